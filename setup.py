@@ -1,0 +1,58 @@
+"""Packaging of llm-interpret; tool settings are in pyproject.toml.
+
+The distribution is called llm-interpret because another library already ships under the name of our
+import package: see "A name to mind" in README.md.
+"""
+
+from pathlib import Path
+
+from setuptools import setup
+
+setup(
+    name="llm-interpret",
+    version="0.1.0",
+    description="Open a Hugging Face language model, operate on its hidden states, and close it unchanged.",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    # transformers_files goes along as data beside install_patch.py, so that the console command finds it.
+    packages=[
+        "interpret",
+        "transformers_files.generation",
+        "transformers_files.models.llama",
+    ],
+    py_modules=["install_patch"],
+    # Versions known to work together; the reasons for each bound are in docs/architecture.md.
+    install_requires=[
+        "transformers==4.34.0",
+        "tokenizers>=0.14.1,<0.15",
+        "huggingface-hub>=0.17.3,<0.18",
+        "torch>=2.4,<=2.13.0",
+        "accelerate==0.31.0",
+        "bitsandbytes>=0.50,<0.51",
+        "safetensors<1",
+        "sentencepiece>=0.2,<0.3",
+        "protobuf>=4.25,<8",
+        "numpy>=2.0.2,<3",
+        "pandas>=3,<4",
+        "gguf>=0.17,<1",
+        "jinja2>=3.1,<4",
+        "rich>=13,<16",
+        "typer>=0.15,<1",
+    ],
+    extras_require={
+        "test": [
+            "hypothesis>=6.100,<7",
+            "mypy>=1.13,<3",
+            "pytest>=8,<10",
+            "ruff>=0.8,<1",
+        ],
+    },
+    entry_points={
+        "console_scripts": [
+            "interpret=interpret.cli:main",
+            "interpret-patch=install_patch:main",
+        ],
+    },
+)
