@@ -1,0 +1,1 @@
+"""Open a Hugging Face language model, operate on its hidden states, and close it unchanged."""

@@ -1,0 +1,253 @@
+"""The public surgery calls, as functions of a model and as methods put on one.
+
+``forward_interpret``, ``generate_interpret`` and ``greedy_search_interpret`` take the arguments of the stock
+call plus ``insert_info`` (see ``spec``). They run the stock code of transformers under ``surgery``, so whatever
+it can decode, they can. The patched transformers calls these functions; ``attach`` binds them to a model
+object without the patch.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from inspect import signature
+from types import MethodType
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from interpret.activations import record
+from interpret.anatomy import anatomy_of, past_length
+from interpret.batches import ends_in_padding, left_padding_order, token_columns, token_counts
+from interpret.errors import SpecError, UnsupportedModelError
+from interpret.spec import plan_surgery
+from interpret.surgery import surgery
+
+InsertInfo = Sequence[Mapping[Any, Any] | None]
+Model = TypeVar("Model", bound=PreTrainedModel)
+
+
+def forward_interpret(
+    model: PreTrainedModel,
+    *args: Any,
+    insert_info: InsertInfo | None = None,
+    output_pre_mlp_states: bool = False,
+    **kwargs: Any,
+) -> Any:
+    """Run the model's forward pass with surgery.
+
+    Args:
+        model: a causal LM of a known family, or its base model.
+        *args: as for the model's own forward.
+        insert_info: one dict (or None) a sample; None runs the stock call. With ``past_key_values``,
+            positions still count from the sample's first token, those in the cache are not edited again,
+            and negative ones are refused.
+        output_pre_mlp_states: also return the states around each MLP.
+        **kwargs: as for the model's own forward. With ``output_hidden_states=True``, ``hidden_states[k]``
+            shows the edited input of layer k; the last entry is the state after the final norm.
+
+    Returns:
+        What the model's own forward returns; with ``output_pre_mlp_states``, a pair of that and a list of L+1
+        pairs ``(pre_mlp, residual)``, each [B, T, D]. Entry l is of layer l-1, with
+        ``residual + mlp(pre_mlp) == hidden_states[l]`` for 0 < l < L; entry L gives the state before the final
+        norm; entry 0 is the input of layer 0 twice.
+
+    Raises:
+        SpecError: if ``insert_info`` does not fit the model and the batch.
+        UnsupportedModelError: if the model is of no known family.
+    """
+    with ExitStack() as stack:
+        if insert_info is not None:
+            prompt = _forward_prompt(model, signature(model.forward).bind_partial(*args, **kwargs).arguments)
+            stack.enter_context(_operate(model, insert_info, prompt))
+        if not output_pre_mlp_states:
+            return model(*args, **kwargs)
+        n_layers = len(anatomy_of(model).layers)
+        names = [f"{site}.{layer}" for layer in range(n_layers) for site in ("mlp_in", "resid_mid")]
+        seen = stack.enter_context(record(model, names))
+        output = model(*args, **kwargs)
+        around = [(seen[f"mlp_in.{layer}"], seen[f"resid_mid.{layer}"]) for layer in range(n_layers)]
+        return output, [(seen["resid_pre.0"], seen["resid_pre.0"]), *around]
+
+
+def generate_interpret(
+    model: PreTrainedModel,
+    inputs: Tensor | None = None,
+    *args: Any,
+    insert_info: InsertInfo | None = None,
+    **kwargs: Any,
+) -> Any:
+    """Run the model's ``generate`` with surgery on the prompt.
+
+    Every decoding mode of transformers 4.34.0 carries it: greedy, sampling, beams, beam sampling, group beams,
+    constrained beams, contrastive search and, for prompts without padding, assisted generation (the assistant
+    itself is not operated on). Prompts padded on the right are moved to the left for decoding, and given back
+    where they stood.
+
+    Args:
+        model: a causal LM of a known family.
+        inputs: as for ``generate``.
+        *args: as for ``generate``.
+        insert_info: one dict (or None) a prompt, whatever the number of beams or returned sequences; negative
+            positions count from the prompt's end. None runs the stock call.
+        **kwargs: as for ``generate``.
+
+    Returns:
+        What ``generate`` returns.
+
+    Raises:
+        SpecError: if ``insert_info`` does not fit the model and the batch.
+        UnsupportedModelError: if the model is of no known family, or the mode cannot carry the surgery.
+    """
+    if insert_info is None:
+        return model.generate(inputs, *args, **kwargs)
+    prompt = _generate_prompt(model, inputs, kwargs)
+    if kwargs.get("assistant_model") is not None and prompt.attention_mask.eq(0).any():
+        raise UnsupportedModelError(
+            "assisted generation of transformers 4.34.0 drops the attention mask, so a padded prompt cannot "
+            "carry surgery; pass the prompt without padding"
+        )
+    if not ends_in_padding(prompt.attention_mask):
+        with _operate(model, insert_info, prompt):
+            return model.generate(inputs, *args, **kwargs)
+    moved = prompt.padded_on_the_left()
+    kwargs = {**kwargs, moved.name: moved.tokens, "attention_mask": moved.attention_mask}
+    with _operate(model, insert_info, moved):
+        output = model.generate(None, *args, **kwargs)
+    return _with_prompt_columns(output, prompt)
+
+
+def greedy_search_interpret(
+    model: PreTrainedModel, input_ids: Tensor, *args: Any, insert_info: InsertInfo | None = None, **kwargs: Any
+) -> Any:
+    """Run the model's ``greedy_search`` with surgery on the prompt.
+
+    Args:
+        model: a causal LM of a known family.
+        input_ids: [B, T], the prompts; without an ``attention_mask`` every column is a token, as in
+            ``greedy_search``.
+        *args: as for ``greedy_search``.
+        insert_info: one dict (or None) a prompt; None runs the stock call.
+        **kwargs: as for ``greedy_search``.
+
+    Returns:
+        What ``greedy_search`` returns.
+
+    Raises:
+        SpecError: if ``insert_info`` does not fit the model and the batch.
+        UnsupportedModelError: if the model is of no known family.
+    """
+    with ExitStack() as stack:
+        if insert_info is not None:
+            mask = kwargs.get("attention_mask")
+            prompt = _Prompt("input_ids", input_ids, torch.ones_like(input_ids) if mask is None else mask)
+            stack.enter_context(_operate(model, insert_info, prompt))
+        return model.greedy_search(input_ids, *args, **kwargs)
+
+
+def attach(model: Model) -> Model:
+    """Give one model object the surgery methods, without touching any file.
+
+    Args:
+        model: a causal LM of a known family; its base model gets ``forward_interpret`` too.
+
+    Returns:
+        The same model. Attaching twice is no different from once; ``detach`` undoes it.
+
+    Raises:
+        UnsupportedModelError: if the model is of no known family.
+    """
+    anatomy_of(model)
+    for owner, methods in _owners(model):
+        for method in methods:
+            setattr(owner, method.__name__, MethodType(method, owner))
+    return model
+
+
+def detach(model: Model) -> Model:
+    """Take the methods of ``attach`` away again, and return the model; a patched class keeps its own."""
+    for owner, methods in _owners(model):
+        for method in methods:
+            vars(owner).pop(method.__name__, None)
+    return model
+
+
+def _owners(model: PreTrainedModel) -> list[tuple[nn.Module, tuple[Any, ...]]]:
+    """List which methods ``attach`` puts on which module."""
+    return [
+        (model.base_model, (forward_interpret,)),
+        (model, (forward_interpret, generate_interpret, greedy_search_interpret)),
+    ]
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """The tokens a call starts from, those in its cache included."""
+
+    name: str
+    """The argument that holds them: ``input_ids`` or ``inputs_embeds``."""
+    tokens: Tensor
+    """[B, T] ids or [B, T, D] embeddings."""
+    attention_mask: Tensor
+    """[B, T], or longer by the columns in the cache."""
+    continues_cache: bool = False
+
+    def padded_on_the_left(self) -> "_Prompt":
+        if self.continues_cache:
+            raise SpecError("right-padded prompts cannot go on from past_key_values; pad them on the left")
+        order = left_padding_order(self.attention_mask)
+        index = order[..., None].expand_as(self.tokens) if self.tokens.dim() == 3 else order
+        return _Prompt(self.name, self.tokens.gather(1, index), self.attention_mask.gather(1, order))
+
+
+def _operate(model: PreTrainedModel, insert_info: InsertInfo, prompt: _Prompt) -> Any:
+    """Check ``insert_info`` against the prompt and return the context that carries it out."""
+    anatomy = anatomy_of(model)
+    mask = prompt.attention_mask
+    plan = plan_surgery(
+        insert_info,
+        token_counts=token_counts(mask),
+        n_layers=len(anatomy.layers),
+        width=anatomy.width,
+        allow_negative_positions=not prompt.continues_cache,
+    )
+    return surgery(anatomy, plan, token_columns(mask))
+
+
+def _forward_prompt(model: PreTrainedModel, arguments: Mapping[str, Any]) -> _Prompt:
+    """Read the tokens and the mask of a forward pass from its arguments."""
+    name = "input_ids" if arguments.get("input_ids") is not None else "inputs_embeds"
+    tokens = arguments.get(name)
+    if tokens is None:
+        raise SpecError("insert_info needs tokens to work on; pass input_ids or inputs_embeds")
+    past = past_length(arguments.get("past_key_values"))
+    mask = arguments.get("attention_mask")
+    if mask is None:
+        mask = torch.ones(tokens.shape[0], past + tokens.shape[1], dtype=torch.long)
+    return _Prompt(name, tokens, mask, continues_cache=past > 0)
+
+
+def _generate_prompt(model: PreTrainedModel, inputs: Tensor | None, kwargs: Mapping[str, Any]) -> _Prompt:
+    """Read the prompts and their mask as ``generate`` will."""
+    name = "inputs_embeds" if kwargs.get("inputs_embeds") is not None else "input_ids"
+    tokens = inputs if inputs is not None else kwargs.get(name)
+    if tokens is None:
+        raise SpecError("insert_info needs a prompt to work on; pass inputs, input_ids or inputs_embeds")
+    mask = kwargs.get("attention_mask")
+    if mask is None:
+        config = kwargs.get("generation_config") or model.generation_config
+        pad, eos = (kwargs.get(key, getattr(config, key)) for key in ("pad_token_id", "eos_token_id"))
+        mask = model._prepare_attention_mask_for_generation(tokens, pad, eos)
+    return _Prompt(name, tokens, mask, continues_cache=kwargs.get("past_key_values") is not None)
+
+
+def _with_prompt_columns(output: Any, prompt: _Prompt) -> Any:
+    """Put prompts that were moved for decoding back where the caller had them."""
+    if prompt.name != "input_ids":  # then no prompt is part of the output
+        return output
+    sequences = output.sequences if isinstance(output, ModelOutput) else output
+    copies = len(sequences) // len(prompt.tokens)
+    sequences[:, : prompt.tokens.shape[1]] = prompt.tokens.repeat_interleave(copies, dim=0)
+    return output
