@@ -22,16 +22,17 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
 
-from interpret.anatomy import Anatomy, anatomy_of, layer_input
+from interpret.anatomy import Anatomy, anatomy_of, keeping_activations, layer_input, only_in_this_thread
 from interpret.errors import InputError, unknown
 
 SITES = ("resid_pre", "attn_out", "resid_mid", "mlp_in", "mlp_out", "resid_post")
 
 
 @contextmanager
-def record(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Record activations of the forward passes made inside the ``with`` block.
+def record(model: PreTrainedModel, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Record activations of the forward passes this thread makes inside the ``with`` block.
 
     Args:
         model: a causal LM of a known family, or its base model.
@@ -39,7 +40,7 @@ def record(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]
 
     Yields:
         A dict that holds, under each name, the tensor of the latest pass, as the model computed it: not
-        detached, not copied. ``resid_pre`` of the same layers comes along.
+        detached, not copied. ``resid_pre`` of the same layers comes along. Gradient checkpointing is off.
 
     Raises:
         InputError: for a name that does not exist in this model.
@@ -52,6 +53,7 @@ def record(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]
     parsed = [_parse(name, len(anatomy.layers)) for name in names]
     seen: dict[str, Tensor] = {}
     with ExitStack() as stack:
+        stack.enter_context(keeping_activations(anatomy.trunk))
         for layer in sorted({layer for _, layer in parsed}):
             sites = {site for site, of in parsed if of == layer}
             for handle in _hook_layer(anatomy, layer, sites, seen):
@@ -64,7 +66,7 @@ def _parse(name: str, n_layers: int) -> tuple[str, int]:
     site, _, layer = name.partition(".")
     if site not in SITES:
         raise InputError(unknown("activation", site, SITES))
-    if not layer.isdecimal() or int(layer) >= n_layers:
+    if layer not in map(str, range(n_layers)):
         raise InputError(f"activation {name!r}: give a layer from 0 to {n_layers - 1}, as in '{site}.0'")
     return site, int(layer)
 
@@ -79,8 +81,10 @@ def _hook_layer(
         return lambda value: seen.__setitem__(f"{site}.{layer}", value)
 
     def keep_rows(site: str) -> Callable[[Tensor], None]:
-        # OPT's MLP sees [B * T, D]: give its tensors the shape of the layer's input again.
-        return lambda value: keep(site)(value.view(seen[f"resid_pre.{layer}"].shape))
+        # OPT's MLP sees [B * T, D]: give its tensors the shape of the layer's input again. Others stay the very
+        # tensors of the graph, which a view is not.
+        shape = f"resid_pre.{layer}"
+        return lambda value: keep(site)(value if value.dim() == 3 else value.view(seen[shape].shape))
 
     def keep_sum(value: Tensor) -> None:
         keep("resid_mid")(seen[f"resid_pre.{layer}"] + value)
@@ -105,11 +109,11 @@ def _on_input(module: nn.Module, keep: Callable[[Tensor], None]) -> RemovableHan
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         keep(layer_input(args, kwargs))
 
-    return module.register_forward_pre_hook(hook, with_kwargs=True)
+    return module.register_forward_pre_hook(only_in_this_thread(hook), with_kwargs=True)
 
 
 def _on_output(module: nn.Module, keep: Callable[[Tensor], None]) -> RemovableHandle:
     def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         keep(output[0] if isinstance(output, tuple) else output)
 
-    return module.register_forward_hook(hook)
+    return module.register_forward_hook(only_in_this_thread(hook))

@@ -4,10 +4,13 @@ This is the only place that knows the module names of a family. To describe a ne
 ``FAMILIES``; docs/architecture.md says how to find its values.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import get_ident
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -79,7 +82,7 @@ class Anatomy:
     block: Block
 
 
-def anatomy_of(model: nn.Module) -> Anatomy:
+def anatomy_of(model: PreTrainedModel) -> Anatomy:
     """Find the parts of a model: a causal LM, or its base model.
 
     Raises:
@@ -98,7 +101,7 @@ def anatomy_of(model: nn.Module) -> Anatomy:
     return Anatomy(family, trunk, layers, model.config.hidden_size, _block(family, model.config))
 
 
-def family_of(model: nn.Module) -> Family:
+def family_of(model: PreTrainedModel) -> Family:
     """Return the table row of a model's family.
 
     Raises:
@@ -143,3 +146,32 @@ def with_layer_input(
     if args:
         return (hidden, *args[1:]), kwargs
     return args, {**kwargs, "hidden_states": hidden}
+
+
+def input_device(model: PreTrainedModel) -> torch.device:
+    """Return where a model takes its input ids; a model with offloaded parameters takes them on the CPU."""
+    return torch.device("cpu") if model.device.type == "meta" else model.device
+
+
+@contextmanager
+def keeping_activations(trunk: PreTrainedModel) -> Iterator[None]:
+    """Turn gradient checkpointing off for the time of a ``with`` block.
+
+    It runs layers without a graph, and again in backward, when the hooks of the block are gone: what they
+    recorded would have no gradient, and what they edited the gradient of another pass.
+    """
+    had = getattr(trunk, "gradient_checkpointing", False)
+    if not had:
+        yield
+        return
+    trunk.gradient_checkpointing = False
+    try:
+        yield
+    finally:
+        trunk.gradient_checkpointing = had
+
+
+def only_in_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep a hook from the passes other threads make through the same model."""
+    thread = get_ident()
+    return lambda *event: hook(*event) if get_ident() == thread else None

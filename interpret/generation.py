@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from interpret.activations import record
@@ -27,6 +27,8 @@ from interpret.surgery import surgery
 
 InsertInfo = Sequence[Mapping[Any, Any] | None]
 Model = TypeVar("Model", bound=PreTrainedModel)
+# Arguments of generate with one entry a column, besides the ids and the mask.
+_ALIGNED = ("inputs_embeds", "token_type_ids", "position_ids")
 
 
 def forward_interpret(
@@ -75,6 +77,7 @@ def forward_interpret(
 def generate_interpret(
     model: PreTrainedModel,
     inputs: Tensor | None = None,
+    generation_config: GenerationConfig | None = None,
     *args: Any,
     insert_info: InsertInfo | None = None,
     **kwargs: Any,
@@ -83,12 +86,13 @@ def generate_interpret(
 
     Every decoding mode of transformers 4.34.0 carries it: greedy, sampling, beams, beam sampling, group beams,
     constrained beams, contrastive search and, for prompts without padding, assisted generation (the assistant
-    itself is not operated on). Prompts padded on the right are moved to the left for decoding, and given back
-    where they stood.
+    itself is not operated on). Prompts padded on the right are moved to the left for decoding; the sequences
+    given back have them where they stood, hidden states and attentions are those of the moved prompts.
 
     Args:
         model: a causal LM of a known family.
         inputs: as for ``generate``.
+        generation_config: as for ``generate``.
         *args: as for ``generate``.
         insert_info: one dict (or None) a prompt, whatever the number of beams or returned sequences; negative
             positions count from the prompt's end. None runs the stock call.
@@ -102,20 +106,18 @@ def generate_interpret(
         UnsupportedModelError: if the model is of no known family, or the mode cannot carry the surgery.
     """
     if insert_info is None:
-        return model.generate(inputs, *args, **kwargs)
-    prompt = _generate_prompt(model, inputs, kwargs)
-    if kwargs.get("assistant_model") is not None and prompt.attention_mask.eq(0).any():
-        raise UnsupportedModelError(
-            "assisted generation of transformers 4.34.0 drops the attention mask, so a padded prompt cannot "
-            "carry surgery; pass the prompt without padding"
-        )
+        return model.generate(inputs, generation_config, *args, **kwargs)
+    if inputs is None:
+        inputs = kwargs.pop("input_ids", None)
+    prompt = _generate_prompt(model, inputs, generation_config, kwargs)
+    _check_decoding(prompt, generation_config or model.generation_config, kwargs)
     if not ends_in_padding(prompt.attention_mask):
         with _operate(model, insert_info, prompt):
-            return model.generate(inputs, *args, **kwargs)
-    moved = prompt.padded_on_the_left()
-    kwargs = {**kwargs, moved.name: moved.tokens, "attention_mask": moved.attention_mask}
+            return model.generate(inputs, generation_config, *args, **kwargs)
+    moved, aligned = _padded_on_the_left(prompt, kwargs)
+    ids = moved.tokens if moved.name == "input_ids" else inputs
     with _operate(model, insert_info, moved):
-        output = model.generate(None, *args, **kwargs)
+        output = model.generate(ids, generation_config, *args, **{**kwargs, **aligned})
     return _with_prompt_columns(output, prompt)
 
 
@@ -194,13 +196,6 @@ class _Prompt:
     """[B, T], or longer by the columns in the cache."""
     continues_cache: bool = False
 
-    def padded_on_the_left(self) -> "_Prompt":
-        if self.continues_cache:
-            raise SpecError("right-padded prompts cannot go on from past_key_values; pad them on the left")
-        order = left_padding_order(self.attention_mask)
-        index = order[..., None].expand_as(self.tokens) if self.tokens.dim() == 3 else order
-        return _Prompt(self.name, self.tokens.gather(1, index), self.attention_mask.gather(1, order))
-
 
 def _operate(model: PreTrainedModel, insert_info: InsertInfo, prompt: _Prompt) -> Any:
     """Check ``insert_info`` against the prompt and return the context that carries it out."""
@@ -223,24 +218,66 @@ def _forward_prompt(model: PreTrainedModel, arguments: Mapping[str, Any]) -> _Pr
     if tokens is None:
         raise SpecError("insert_info needs tokens to work on; pass input_ids or inputs_embeds")
     past = past_length(arguments.get("past_key_values"))
+    columns = past + tokens.shape[1]
     mask = arguments.get("attention_mask")
     if mask is None:
-        mask = torch.ones(tokens.shape[0], past + tokens.shape[1], dtype=torch.long)
+        mask = torch.ones(tokens.shape[0], columns, dtype=torch.long)
+    if mask.shape[1] < columns:
+        raise SpecError(
+            f"attention_mask has {mask.shape[1]} columns; the {past} in the cache and the {tokens.shape[1]} of "
+            f"this pass need {columns}"
+        )
     return _Prompt(name, tokens, mask, continues_cache=past > 0)
 
 
-def _generate_prompt(model: PreTrainedModel, inputs: Tensor | None, kwargs: Mapping[str, Any]) -> _Prompt:
+def _generate_prompt(
+    model: PreTrainedModel, ids: Tensor | None, config: GenerationConfig | None, kwargs: Mapping[str, Any]
+) -> _Prompt:
     """Read the prompts and their mask as ``generate`` will."""
-    name = "inputs_embeds" if kwargs.get("inputs_embeds") is not None else "input_ids"
-    tokens = inputs if inputs is not None else kwargs.get(name)
+    embeddings = kwargs.get("inputs_embeds")
+    tokens = ids if embeddings is None else embeddings
     if tokens is None:
         raise SpecError("insert_info needs a prompt to work on; pass inputs, input_ids or inputs_embeds")
     mask = kwargs.get("attention_mask")
     if mask is None:
-        config = kwargs.get("generation_config") or model.generation_config
-        pad, eos = (kwargs.get(key, getattr(config, key)) for key in ("pad_token_id", "eos_token_id"))
+        config = config or model.generation_config
+        pad, eos = (_setting(name, config, kwargs) for name in ("pad_token_id", "eos_token_id"))
         mask = model._prepare_attention_mask_for_generation(tokens, pad, eos)
+    name = "input_ids" if embeddings is None else "inputs_embeds"
     return _Prompt(name, tokens, mask, continues_cache=kwargs.get("past_key_values") is not None)
+
+
+def _setting(name: str, config: GenerationConfig, kwargs: Mapping[str, Any]) -> Any:
+    """Return a setting of ``generate``: an argument outdoes the configuration."""
+    return kwargs.get(name, getattr(config, name))
+
+
+def _check_decoding(prompt: _Prompt, config: GenerationConfig, kwargs: Mapping[str, Any]) -> None:
+    """Refuse what would run the model on other tokens than the prompt's columns say."""
+    if kwargs.get("assistant_model") is not None and prompt.attention_mask.eq(0).any():
+        raise UnsupportedModelError(
+            "assisted generation of transformers 4.34.0 drops the attention mask, so a padded prompt cannot "
+            "carry surgery; pass the prompt without padding"
+        )
+    if _setting("guidance_scale", config, kwargs) not in (None, 1):
+        raise UnsupportedModelError(
+            "guidance_scale also runs the model on a negative prompt, which surgery would edit as if it were the "
+            "prompt; leave guidance_scale away"
+        )
+
+
+def _padded_on_the_left(prompt: _Prompt, kwargs: Mapping[str, Any]) -> tuple[_Prompt, dict[str, Tensor]]:
+    """Move padding to the left, and with it every argument that has one entry a column."""
+    if prompt.continues_cache:
+        raise SpecError("right-padded prompts cannot go on from past_key_values; pad them on the left")
+    order = left_padding_order(prompt.attention_mask)
+
+    def moved(tensor: Tensor) -> Tensor:
+        return tensor.gather(1, order[..., None].expand_as(tensor) if tensor.dim() == 3 else order)
+
+    aligned = {name: moved(kwargs[name]) for name in _ALIGNED if kwargs.get(name) is not None}
+    aligned["attention_mask"] = moved(prompt.attention_mask)
+    return _Prompt(prompt.name, moved(prompt.tokens), aligned["attention_mask"]), aligned
 
 
 def _with_prompt_columns(output: Any, prompt: _Prompt) -> Any:

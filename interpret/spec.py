@@ -202,16 +202,17 @@ def _positions(positions: list[Any], count: int, allow_negative: bool) -> list[i
 def _position(position: object, count: int, allow_negative: bool) -> int:
     if not isinstance(position, Integral) or isinstance(position, bool):
         raise SpecError(f"position {position!r} is a {type(position).__name__}; positions are integers")
-    if position < 0 and not allow_negative:
+    index = int(position)
+    if index < 0 and not allow_negative:
         raise SpecError(
             f"position {position} counts from an end that moves with past_key_values; count from the start"
         )
-    if not -count <= position < count:
+    if not -count <= index < count:
         raise SpecError(
             f"position {position} does not exist; the sample has {count} tokens, "
             f"positions 0 to {count - 1} or -{count} to -1"
         )
-    return int(position) % count
+    return index % count
 
 
 def _vectors(vectors: object, n_positions: int, width: int) -> Tensor:
@@ -251,7 +252,7 @@ def _check_note(key: str) -> None:
     """Refuse a note that is more likely a layer or an option written wrongly."""
     if key in OPTION_KEYS:
         return
-    if key.lstrip("-").isdecimal():
+    if key.removeprefix("-").isdecimal():
         raise SpecError(f"key {key!r} is a string; layers are integers: use {int(key)}")
     near = get_close_matches(key, OPTION_KEYS, n=1, cutoff=0.8)
     if near:

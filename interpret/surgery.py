@@ -9,14 +9,21 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from inspect import Signature, signature
-from threading import get_ident
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
-from interpret.anatomy import Anatomy, layer_input, past_length, with_layer_input
+from interpret.anatomy import (
+    Anatomy,
+    keeping_activations,
+    layer_input,
+    only_in_this_thread,
+    past_length,
+    with_layer_input,
+)
+from interpret.errors import SpecError
 from interpret.spec import LayerEdit, SurgeryPlan
 
 
@@ -45,7 +52,7 @@ def surgery(anatomy: Anatomy, plan: SurgeryPlan, columns: Tensor) -> Iterator[No
     operation = _Operation(len(columns), {k: _bind(edit, columns) for k, edit in plan.edits.items()}, anatomy)
     with ExitStack() as stack:
         if plan.edits:
-            stack.enter_context(_keeping_activations(anatomy.trunk))
+            stack.enter_context(keeping_activations(anatomy.trunk))
             operation.hook_up(anatomy, stack)
         yield
 
@@ -61,43 +68,54 @@ class _Operation:
     def __init__(self, n_samples: int, edits: Mapping[int, _BoundEdit], anatomy: Anatomy) -> None:
         self.n_samples = n_samples
         self.edits = edits
-        self.thread = get_ident()
         self.trunk_signature: Signature = signature(anatomy.trunk.forward)
-        self.start = 0  # column of the pass's first token
+        self.past = 0  # columns in the cache of the pass under way
+        self.width = 0  # columns of its attention mask, where it has one
         self.edited: dict[int, tuple[Tensor, Tensor]] = {}  # id of a layer's input -> (it, its edited copy)
 
     def hook_up(self, anatomy: Anatomy, stack: ExitStack) -> None:
         """Register every hook, each to be removed when ``stack`` closes."""
         trunk = anatomy.trunk
         handles = [
-            trunk.register_forward_pre_hook(self._only_here(self._enter_pass), with_kwargs=True),
-            trunk.register_forward_hook(self._only_here(self._leave_pass)),
+            trunk.register_forward_pre_hook(only_in_this_thread(self._enter_pass), with_kwargs=True),
+            trunk.register_forward_hook(only_in_this_thread(self._leave_pass)),
         ]
         for layer, bound in self.edits.items():
-            hook = self._only_here(self._edit_input(bound))
-            handles.append(anatomy.layers[layer].register_forward_pre_hook(hook, with_kwargs=True))
+            hook = only_in_this_thread(self._edit_input(bound))
+            # Before the hooks of others, so that those that read the layer's input read what it really is.
+            handles.append(anatomy.layers[layer].register_forward_pre_hook(hook, prepend=True, with_kwargs=True))
         for handle in handles:
             stack.callback(handle.remove)
 
-    def _only_here(self, hook: Callable[..., Any]) -> Callable[..., Any]:
-        """Keep ``hook`` from the passes other threads make through the same model."""
-        return lambda *event: hook(*event) if get_ident() == self.thread else None
-
     def _enter_pass(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         arguments = self.trunk_signature.bind(*args, **kwargs).arguments
-        self.start = past_length(arguments.get("past_key_values"))
+        self.past = past_length(arguments.get("past_key_values"))
+        mask = arguments.get("attention_mask")
+        self.width = 0 if mask is None else mask.shape[1]
         self.edited.clear()
 
     def _edit_input(self, bound: _BoundEdit) -> Callable[..., Any]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             hidden = layer_input(args, kwargs)  # [R, T, D], R a multiple of B
-            if bound.last < self.start or self.start + hidden.shape[1] <= bound.first:
+            # A sliding-window cache forgets columns, the mask does not.
+            start = max(self.past, self.width - hidden.shape[1])
+            if bound.last < start or start + hidden.shape[1] <= bound.first:
                 return None
-            after = _overlay(hidden, bound, self.start, hidden.shape[0] // self.n_samples)
+            after = _overlay(hidden, bound, start, self._copies(hidden))
             self.edited[id(hidden)] = (hidden, after)
             return with_layer_input(args, kwargs, after)
 
         return hook
+
+    def _copies(self, hidden: Tensor) -> int:
+        """Return how many rows of a pass belong to each sample."""
+        copies, rest = divmod(hidden.shape[0], self.n_samples)
+        if rest:
+            raise SpecError(
+                f"insert_info is for {self.n_samples} samples, but the model is run on {hidden.shape[0]} rows; "
+                "a pass under surgery needs the same number of rows for each sample"
+            )
+        return copies
 
     def _leave_pass(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """Show the edited values in ``hidden_states``, which the model collects before our hooks run."""
@@ -138,20 +156,3 @@ def _swap(value: Any, edited: Mapping[int, tuple[Tensor, Tensor]]) -> Any:
     if type(value) is tuple:
         return tuple(_swap(part, edited) for part in value)
     return value
-
-
-@contextmanager
-def _keeping_activations(trunk: nn.Module) -> Iterator[None]:
-    """Turn gradient checkpointing off.
-
-    It would run the layers again in backward, after the hooks are gone, and get the gradients of another pass.
-    """
-    had = getattr(trunk, "gradient_checkpointing", None)
-    if not had:
-        yield
-        return
-    trunk.gradient_checkpointing = False
-    try:
-        yield
-    finally:
-        trunk.gradient_checkpointing = had

@@ -1,0 +1,61 @@
+"""Toy tokenizers of the two kinds language models have: byte-level BPE (GPT-2) and SentencePiece (Llama)."""
+
+import io
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import sentencepiece
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaTokenizerFast, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+TEXTS = [
+    "The Eiffel Tower is in the city of Paris. I love eating pizza with extra cheese.",
+    "[INST] _ _ _ [/INST] Sure, I will repeat for you: Sure, I will summarize the message: hello _",
+    "Anna's apples, Naïve café: 東京 is the capital of Japan!",
+] * 4
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@cache
+def byte_level(*, chat: bool = False) -> PreTrainedTokenizerFast:
+    """A byte-level BPE that adds no special tokens; ``chat`` gives it a chat template."""
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=420,
+        special_tokens=["<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    core.train_from_iterator(TEXTS, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|im_end|>", clean_up_tokenization_spaces=False
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE if chat else None
+    return tokenizer
+
+
+@cache
+def sentence_piece() -> LlamaTokenizerFast:
+    """A Llama tokenizer: SentencePiece with byte fallback, which opens every text with <s>."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXTS),
+        model_writer=model,
+        vocab_size=400,
+        model_type="bpe",
+        byte_fallback=True,
+        minloglevel=2,
+    )
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "tokenizer.model"
+        file.write_bytes(model.getvalue())
+        return LlamaTokenizerFast(vocab_file=str(file), legacy=True)
+
+
+TOKENIZERS: dict[str, PreTrainedTokenizerBase] = {"byte_level": byte_level(), "sentence_piece": sentence_piece()}

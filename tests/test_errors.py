@@ -1,0 +1,40 @@
+import doctest
+import importlib
+
+import pytest
+
+from interpret import errors
+from interpret.errors import unknown
+
+
+def test_unknown_names_the_nearest_and_all_allowed():
+    assert unknown("replacing_mode", "adddition", ["normalized", "addition"]) == (
+        "unknown replacing_mode 'adddition'; did you mean 'addition'? Allowed: normalized, addition"
+    )
+
+
+def test_unknown_guesses_nothing_where_nothing_is_near():
+    assert unknown("option", "xyz", ["left", "right"]) == "unknown option 'xyz'; Allowed: left, right"
+
+
+def test_unknown_takes_names_of_any_kind_and_allowed_from_any_iterable():
+    assert unknown("option", 7, iter(("left", "right"))) == "unknown option 7; Allowed: left, right"
+    assert unknown("option", None, {"left": 1}) == "unknown option None; Allowed: left"
+
+
+@pytest.mark.parametrize("name", ["SpecError", "InputError", "UnsupportedModelError", "ModelError", "RunError"])
+def test_every_error_is_an_interpret_error_drawn_in_the_tree(name):
+    assert issubclass(getattr(errors, name), errors.InterpretError)
+    assert f"+-- {name}" in errors.__doc__
+
+
+@pytest.mark.parametrize("name", ["SpecError", "InputError"])
+def test_errors_of_wrong_values_are_value_errors(name):
+    assert issubclass(getattr(errors, name), ValueError)
+
+
+@pytest.mark.parametrize("name", ["errors", "batches", "spec"])
+def test_every_example_in_a_docstring_runs(name):
+    results = doctest.testmod(importlib.import_module(f"interpret.{name}"))
+    assert results.attempted > 0
+    assert results.failed == 0
