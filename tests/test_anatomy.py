@@ -1,0 +1,121 @@
+import re
+from contextlib import ExitStack
+from threading import Thread
+
+import pytest
+import torch
+from reference.overlay import decoder_layers
+from reference.tiny import KINDS, D, L, tiny_model
+from torch import nn
+from transformers import BertConfig, BertModel, LlamaForSequenceClassification
+
+from interpret.anatomy import (
+    FAMILIES,
+    anatomy_of,
+    family_of,
+    keeping_activations,
+    layer_input,
+    only_in_this_thread,
+    past_length,
+    with_layer_input,
+)
+from interpret.errors import UnsupportedModelError
+
+
+def test_a_model_and_its_base_model_have_the_same_parts(family_model):
+    for model in (family_model, family_model.base_model):
+        anatomy = anatomy_of(model)
+        assert list(anatomy.layers) == list(decoder_layers(family_model))
+        assert len(anatomy.layers) == L
+        assert anatomy.width == D
+
+
+@pytest.mark.parametrize(
+    ("kind", "block"),
+    [
+        ("llama", "sequential"),
+        ("mistral", "sequential"),
+        ("gpt2", "sequential"),
+        ("gptj", "parallel"),
+        ("gpt_neox", "parallel"),
+        ("gpt_neox_sequential", "sequential"),
+        ("opt", "sequential"),
+        ("opt_post_norm", "post_norm"),
+    ],
+)
+def test_the_configuration_decides_how_a_layer_joins_its_halves(kind, block):
+    assert anatomy_of(tiny_model(kind)).block == block
+
+
+def test_every_family_is_tested():
+    assert {tiny_model(kind).config.model_type for kind in KINDS} == set(FAMILIES)
+
+
+def test_other_heads_on_a_known_base_model_are_known(llama):
+    llama.config.num_labels = 2
+    assert len(anatomy_of(LlamaForSequenceClassification(llama.config)).layers) == L
+
+
+def test_an_unknown_family_is_refused_by_name():
+    model = BertModel(
+        BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    )
+    message = (
+        "BertModel (model_type 'bert') is of no known family; known: llama, mistral, gpt2, gptj, gpt_neox, opt. "
+        "docs/architecture.md shows how to describe a new one"
+    )
+    with pytest.raises(UnsupportedModelError, match=f"^{re.escape(message)}$"):
+        family_of(model)
+
+
+def test_a_part_of_a_model_is_no_model(llama):
+    message = "LlamaDecoderLayer (model_type None) is of no known family"
+    with pytest.raises(UnsupportedModelError, match=f"^{re.escape(message)}"):
+        anatomy_of(llama.model.layers[0])
+
+
+def test_a_model_laid_out_otherwise_is_refused(llama):
+    llama.model.blocks = llama.model._modules.pop("layers")
+    message = (
+        "LlamaForCausalLM is not laid out as other llama models: LlamaModel has no attribute `layers`. "
+        "Pass the causal language model, or its base model"
+    )
+    with pytest.raises(UnsupportedModelError, match=f"^{re.escape(message)}$"):
+        anatomy_of(llama)
+    llama.model.layers = llama.model._modules.pop("blocks")
+
+
+def test_past_length_counts_the_columns_of_a_cache(family_model):
+    cache = family_model(torch.tensor([[5, 6, 7]]), use_cache=True).past_key_values
+    assert past_length(cache) == 3
+    assert past_length(None) == 0
+    assert past_length((None,) * L) == 0
+
+
+def test_a_layers_input_is_found_and_replaced_however_it_was_passed():
+    hidden, other = torch.zeros(1), torch.ones(1)
+    assert layer_input((hidden, 1), {}) is hidden
+    assert layer_input((), {"hidden_states": hidden}) is hidden
+    assert with_layer_input((hidden, 1), {"a": 2}, other) == ((other, 1), {"a": 2})
+    assert with_layer_input((), {"hidden_states": hidden, "a": 2}, other) == ((), {"hidden_states": other, "a": 2})
+
+
+def test_checkpointing_comes_back_also_when_the_block_raises(llama):
+    llama.gradient_checkpointing_enable()
+    stack = ExitStack()
+    stack.enter_context(keeping_activations(llama.model))
+    assert not llama.model.gradient_checkpointing
+    stack.__exit__(RuntimeError, RuntimeError("half-way"), None)
+    assert llama.model.gradient_checkpointing
+    with keeping_activations(nn.Linear(1, 1)):
+        pass
+
+
+def test_a_hook_of_this_thread_is_silent_in_another():
+    calls = []
+    hook = only_in_this_thread(lambda *event: calls.append(event))
+    other = Thread(target=hook, args=("there",))
+    other.start()
+    other.join()
+    hook("here")
+    assert calls == [("here",)]
