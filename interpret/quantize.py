@@ -1,0 +1,161 @@
+"""Weights in 8 or 4 bits, on the CPU and on the GPU alike.
+
+Replaces the linear layers of an opened model by those of bitsandbytes: 8 bits as in LLM.int8() (Dettmers et al.
+2022, arXiv:2208.07339), 4 bits as NF4 in blocks of 64 (Dettmers et al. 2023, arXiv:2305.14314). Embeddings, norms
+and the output head stay as they are; hooks, edits of hidden states and gradients to them work as before.
+"""
+
+import importlib
+import logging
+from types import ModuleType
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from interpret.errors import ModelError
+
+Model = TypeVar("Model", bound=PreTrainedModel)
+
+OUTLIER = 6.0
+"""8 bits: input columns with a value beyond this are multiplied in 16 bits, as in the paper."""
+
+
+def quantize_(model: Model, bits: Literal[4, 8], *, device: torch.device | str | None = None) -> Model:
+    """Replace every linear layer but the output head by one with 8-bit or 4-bit weights, in place.
+
+    What it costs, measured on SmolLM2-135M-Instruct against float32, on the CPU, over three texts: relative error
+    ``|q - f| / |f|`` of all logits, cosine of the gradients of the best last logit to the input embeddings, and
+    parameters in memory (of 538 MB; 113 MB are embeddings, which stay)
+
+    ==== =========== ============= ======
+    bits logit error gradient      memory
+    ==== =========== ============= ======
+    8    8% to 12%   0.90 to 0.97  220 MB
+    4    18% to 39%  -0.10 to 0.67 166 MB
+    ==== =========== ============= ======
+
+    So small a model suffers most: the error comes mainly from rounding its hidden states (8 bits) and its
+    weights (4 bits), and large models, which 4 bits are meant for, lose far less. Check a finding in full
+    precision before believing it.
+
+    Args:
+        model: an opened model whose weights are in memory (not offloaded).
+        bits: 8 or 4.
+        device: where each quantised layer goes, one by one, so that the full model is never there; by default
+            each stays where it is. The rest of the model stays where it is.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ModelError: if bitsandbytes cannot be imported, ``bits`` is neither 4 nor 8, weights are offloaded, or
+            there is no linear layer left to quantise. The model is then unchanged.
+
+    Example:
+        >>> quantize_(model, 8)  # doctest: +SKIP
+    """
+    if bits not in (4, 8):
+        raise ModelError(f"weights can be quantised to 8 or 4 bits, not to {bits}")
+    bitsandbytes = _bitsandbytes()
+    places = _linear_places(model)
+    for occurrences in places:
+        parent, name = occurrences[0]
+        linear = getattr(parent, name)
+        new = _eight_bit(bitsandbytes, linear, device) if bits == 8 else _four_bit(bitsandbytes, linear, device)
+        for parent, name in occurrences:
+            setattr(parent, name, new)  # the old layer's memory is free from here on
+    return model
+
+
+def _linear_places(model: PreTrainedModel) -> list[list[tuple[nn.Module, str]]]:
+    """Find the linear layers: for each, all the (parent, attribute) pairs that hold it."""
+    head = model.get_output_embeddings()
+    places: dict[int, list[tuple[nn.Module, str]]] = {}
+    for path, parent in model.named_modules():
+        for name, child in parent.named_children():
+            # Exact types: a subclass (such as bitsandbytes' own) computes something else.
+            if child is head or type(child) not in (nn.Linear, Conv1D):
+                continue
+            if child.weight.is_meta:
+                raise ModelError(
+                    f"the weights of {path}.{name} are offloaded; quantised weights have to stay in memory: "
+                    "leave device_map out, or give one that offloads nothing"
+                )
+            places.setdefault(id(child), []).append((parent, name))
+    if not places:
+        raise ModelError(f"there is no linear layer to quantise in this {type(model).__name__}; is it quantised?")
+    return list(places.values())
+
+
+def _eight_bit(
+    bitsandbytes: ModuleType, linear: nn.Linear | Conv1D, device: torch.device | str | None
+) -> nn.Module:
+    weight = _weight(linear)
+    # Made on "meta": neither memory nor random numbers go into weights that are replaced at once.
+    new = bitsandbytes.nn.Linear8bitLt(
+        weight.shape[1], weight.shape[0], bias=linear.bias is not None,
+        has_fp16_weights=False, threshold=OUTLIER, device="meta",
+    )  # fmt: skip
+    # bitsandbytes quantises when a weight leaves the CPU or, as here, is sent from the CPU to the CPU.
+    parameter = bitsandbytes.nn.Int8Params(weight.cpu(), requires_grad=False, has_fp16_weights=False)
+    new.weight = parameter.to(device or weight.device)
+    return _finish(new, linear, device)
+
+
+def _four_bit(
+    bitsandbytes: ModuleType, linear: nn.Linear | Conv1D, device: torch.device | str | None
+) -> nn.Module:
+    weight = _weight(linear)
+    new = bitsandbytes.nn.Linear4bit(
+        weight.shape[1], weight.shape[0], bias=linear.bias is not None,
+        compute_dtype=weight.dtype, compress_statistics=False, quant_type="nf4", device="meta",
+    )  # fmt: skip
+    # On a CPU with AVX512-BF16, the first pass without gradients would repack the weights for a kernel that
+    # computes in bfloat16 and has no backward pass: every later gradient through the layer would be lost.
+    new.support_avx512bf16_for_cpu = False
+    parameter = bitsandbytes.nn.Params4bit(
+        weight.cpu(), requires_grad=False, compress_statistics=False, quant_type="nf4", module=new
+    )
+    new.weight = parameter.to(device or weight.device)
+    return _finish(new, linear, device)
+
+
+def _weight(linear: nn.Linear | Conv1D) -> Tensor:
+    """Return the weight as nn.Linear has it: [out, in]."""
+    weight: Tensor = linear.weight.detach()
+    return weight.T.contiguous() if isinstance(linear, Conv1D) else weight
+
+
+def _finish(new: nn.Module, linear: nn.Linear | Conv1D, device: torch.device | str | None) -> nn.Module:
+    if linear.bias is not None:
+        new.bias = nn.Parameter(linear.bias.detach().to(device or linear.bias.device), requires_grad=False)
+    new.training = linear.training
+    return new
+
+
+def _bitsandbytes() -> ModuleType:
+    """Import bitsandbytes without the notes on optional parts that it logs on the way."""
+    logger = logging.getLogger("bitsandbytes")
+    silent, propagate = logging.NullHandler(), logger.propagate
+    logger.addHandler(silent)
+    logger.propagate = False
+    try:
+        bitsandbytes = importlib.import_module("bitsandbytes")
+    except ImportError as error:
+        raise ModelError(
+            f"opening a model in 8 or 4 bits needs the package bitsandbytes, which cannot be imported ({error}); "
+            'install it with: pip install "bitsandbytes>=0.50,<0.51"'
+        ) from error
+    finally:
+        logger.propagate = propagate
+        logger.removeHandler(silent)
+    # Logged by every 8-bit layer at every call with float32 inputs.
+    logging.getLogger("bitsandbytes.autograd._functions").addFilter(_is_no_cast_note)
+    return bitsandbytes
+
+
+def _is_no_cast_note(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("MatMul8bitLt: inputs will be cast")
