@@ -46,6 +46,11 @@ LOCK_SECONDS = 10.0
 
 STOCK, PATCHED, OUTDATED, UNKNOWN = "stock", "patched", "patched by another release", "unknown"
 INSTALLED, NOT_INSTALLED, HALF = "installed", "not installed", "half installed"
+ADVICE = {
+    HALF: "; `install` or `restore` finishes it",
+    OUTDATED: "; `install` brings it up to date",
+    UNKNOWN: "; `install` says which file and what to do",
+}
 
 
 class Refused(Exception):
@@ -71,10 +76,6 @@ class Target:
         """The next content, until it is renamed over the file."""
         return self.path.with_name(self.path.name + ".llm-interpret-new")
 
-    def leftovers(self) -> list[Path]:
-        """List the files beside it that are ours."""
-        return [path for path in (self.backup, self.new) if path.exists()]
-
     def read(self) -> tuple[str, bytes]:
         """Return the state of the file and the stock bytes in it (if the state is not unknown)."""
         data = self.path.read_bytes() if self.path.is_file() else b""
@@ -89,12 +90,9 @@ class Target:
         # Bytes after our end marker are somebody else's, and not ours to drop.
         return (OUTDATED, stock) if block.endswith(END) and block.count(END) == 1 else (UNKNOWN, b"")
 
-    def has_good_backup(self) -> bool:
+    def is_backed_up(self) -> bool:
         """Tell whether the backup holds the stock bytes."""
         return self.backup.is_file() and hashlib.sha256(self.backup.read_bytes()).hexdigest() == self.stock_sha256
-
-
-# What is there
 
 
 def find_transformers() -> Path:
@@ -138,14 +136,11 @@ def overall_state(targets: Sequence[Target]) -> str:
         return UNKNOWN
     if any(target.new.exists() for target in targets):
         return HALF
-    if states == {STOCK} and not any(target.leftovers() for target in targets):
+    if states == {STOCK} and not any(target.backup.exists() for target in targets):
         return NOT_INSTALLED
-    if states == {PATCHED} and all(target.has_good_backup() for target in targets):
+    if states == {PATCHED} and all(target.is_backed_up() for target in targets):
         return INSTALLED
     return OUTDATED if OUTDATED in states and STOCK not in states else HALF
-
-
-# The other library with a package called `interpret`
 
 
 def foreign_owners(site: Path) -> list[str]:
@@ -159,9 +154,6 @@ def foreign_owners(site: Path) -> list[str]:
         owns = b"interpret" in top_level.split() or re.search(rb"^interpret(/|\.py,)", record, re.MULTILINE)
         if owns and name != "llm-interpret":
             owners.append(name)
-    package = site / "interpret"
-    if not owners and (package / "__init__.py").is_file() and not is_ours(package):
-        owners.append(str(package))
     return owners
 
 
@@ -188,17 +180,17 @@ def describe_interpret(site: Path) -> str:
     return f"interpret: {spec.origin} is another library's; the methods need llm-interpret's"
 
 
-# Checks before anything is touched
-
-
-def check_version(package: Path) -> None:
-    """Refuse any transformers but the one whose files are known."""
+def checked_targets(package: Path) -> list[Target]:
+    """List the files to patch, and refuse any transformers but the one whose files are known."""
     version = read_version(package)
     if version != VERSION:
         raise Refused(
             f"the transformers in {package} is {version}, and the patch is for {VERSION} only; "
             f"run `pip install transformers=={VERSION}` there"
         )
+    targets = find_targets(package)
+    check_files(targets)
+    return targets
 
 
 def check_files(targets: Sequence[Target]) -> None:
@@ -212,22 +204,10 @@ def check_files(targets: Sequence[Target]) -> None:
             )
 
 
-def check_no_foreign_interpret(package: Path) -> None:
-    """Refuse an environment whose `interpret` is another library's."""
-    owners = foreign_owners(package.parent)
-    if owners:
-        raise Refused(
-            f"{package.parent} has another package called `interpret`, of {' and '.join(owners)}, which "
-            "hides ours; uninstall that one there, or use an environment without it"
-        )
-
-
 def check_writable(package: Path, targets: Sequence[Target]) -> None:
     """Refuse folders this user cannot write to."""
-    folders = [package]
-    for target in targets:
-        folders += [target.path.parent, *(path.parent for path in bytecode_of(target.path))]
-    for folder in folders:
+    files = [path for target in targets for path in (target.path, *bytecode_of(target.path))]
+    for folder in (package, *(path.parent for path in files)):
         if not os.access(folder, os.W_OK | os.X_OK):
             raise Refused(
                 f"{folder} cannot be written by this user; run this as its owner, or use an environment of your "
@@ -241,12 +221,10 @@ def locked(path: Path) -> Iterator[None]:
     deadline = time.monotonic() + LOCK_SECONDS
     handle = try_lock(path)
     if handle is None:
-        print(f"waiting for another install_patch, which holds {path}")
+        print(f"waiting for another install_patch, which holds {path}", flush=True)
     while handle is None:
         if time.monotonic() > deadline:
-            raise Refused(
-                f"another install_patch holds {path} for {LOCK_SECONDS:g} s now; try again when it is done"
-            )
+            raise Refused(f"another install_patch holds {path} for {LOCK_SECONDS:g} s now; try again later")
         time.sleep(0.05)
         handle = try_lock(path)
     with handle:
@@ -266,9 +244,6 @@ def try_lock(path: Path) -> IO[bytes] | None:
             return handle
     handle.close()
     return None
-
-
-# Changing files
 
 
 def bytecode_of(path: Path) -> list[Path]:
@@ -319,7 +294,7 @@ def change_files(targets: Sequence[Target], wanted: str) -> None:
             stock = target.read()[1]
             if target in todo:
                 write_beside(target, target.new, stock + target.block if wanted == PATCHED else stock)
-            if wanted == PATCHED and not target.has_good_backup():
+            if wanted == PATCHED and not target.is_backed_up():
                 write_beside(target, target.backup, stock)
         for target in todo if wanted == PATCHED else reversed(todo):
             swap(target)
@@ -342,15 +317,15 @@ def bring_to(goal: str, package: Path, targets: Sequence[Target]) -> bool:
     return True
 
 
-# The three actions
-
-
 def install(package: Path) -> int:
     """Patch both files."""
-    check_version(package)
-    targets = find_targets(package)
-    check_files(targets)
-    check_no_foreign_interpret(package)
+    targets = checked_targets(package)
+    owners = foreign_owners(package.parent)
+    if owners:
+        raise Refused(
+            f"{package.parent} has another package called `interpret`, of {' and '.join(owners)}, and it hides "
+            "ours; uninstall that one there, or use an environment without it"
+        )
     if bring_to(INSTALLED, package, targets):
         print(*(f"backup  {target.backup}" for target in targets), sep="\n")
         print(f"installed in transformers {VERSION} in {package}")
@@ -362,9 +337,7 @@ def install(package: Path) -> int:
 
 def restore(package: Path) -> int:
     """Give both files their stock bytes back and remove the backups."""
-    check_version(package)
-    targets = find_targets(package)
-    check_files(targets)
+    targets = checked_targets(package)
     if bring_to(NOT_INSTALLED, package, targets):
         print(f"transformers {VERSION} in {package} is as it was published")
     else:
@@ -377,22 +350,17 @@ def status(package: Path) -> int:
     version = read_version(package)
     targets = find_targets(package)
     state = overall_state(targets)
-    print(f"transformers {version} in {package}", "" if version == VERSION else f"(the patch is for {VERSION})")
+    print(f"transformers {version} in {package}" + ("" if version == VERSION else f"; the patch is for {VERSION}"))
     for target in targets:
         print(f"  {target.path.relative_to(package)}: {target.read()[0]}")
-        for leftover in target.leftovers():
-            print(f"    beside it: {leftover.name}")
+        for ours in filter(Path.exists, (target.backup, target.new)):
+            print(f"    beside it: {ours.name}")
     if (package / LOCK_NAME).exists():
         print(f"  {LOCK_NAME}: of a run that is at work or was killed")
     for owner in foreign_owners(package.parent):
         print(f"  another package called `interpret` is here, of {owner}; it hides ours")
     print(describe_interpret(package.parent))
-    advice = {
-        HALF: "; `install` or `restore` finishes it",
-        OUTDATED: "; `install` brings it up to date",
-        UNKNOWN: "; `install` says more",
-    }
-    print(state + advice.get(state, ""))
+    print(state + ADVICE.get(state, ""))
     return 0 if state == INSTALLED and version == VERSION else 1
 
 
@@ -412,10 +380,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return ACTIONS[arguments.action](package)
     except Refused as refusal:
         print(f"refused, nothing changed: {refusal}", file=sys.stderr)
-    except OSError as error:
-        print(f"stopped: {error}; `status` tells how far it came", file=sys.stderr)
-    except KeyboardInterrupt:
-        print("interrupted; `status` tells how far it came", file=sys.stderr)
+    except (OSError, KeyboardInterrupt) as error:
+        print(f"stopped by {error!r}; `status` tells how far it came", file=sys.stderr)
     return 2
 
 
