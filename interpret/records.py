@@ -83,7 +83,7 @@ def from_cells(record_type: type[R], cells: Sequence[str]) -> R:
     """
     layout = _layout(cast(type, record_type))  # mypy takes no type[R] for hashable
     if len(cells) != len(layout):
-        raise ValueError(f"a {record_type.__name__} row has {len(layout)} cells, this one {len(cells)}")
+        raise ValueError(f"a row of {record_type.__name__} has {len(layout)} cells, this one {len(cells)}")
     return record_type(**{known.attribute: _read(known, cell) for known, cell in zip(layout, cells, strict=True)})
 
 
@@ -177,7 +177,7 @@ def _text(kind: Any, value: Any) -> str:
 
 def _json(kind: Any, value: Any) -> str:
     """Write a value as strict JSON, which ``json.dumps`` is not about infinities."""
-    if get_origin(kind) is list:
+    if get_origin(kind) is list and not isinstance(value, str):
         (element,) = get_args(kind)
         return "[" + ", ".join(_json(element, item) for item in value) + "]"
     if kind is str:
