@@ -359,7 +359,7 @@ def _check_table(table: Path, header: bytes, entries: Sequence[_Entry]) -> None:
             raise RunError(f"{table}: its first line is not that of this version's table; {MEND}")
         for entry in entries:
             text = file.read(entry.size - file.tell())
-            if file.tell() != entry.size or zlib.crc32(text) != entry.crc32:
+            if zlib.crc32(text) != entry.crc32:
                 raise RunError(f"{table} was changed after unit {entry.unit!r} was written to it; {MEND}")
 
 

@@ -41,8 +41,8 @@ def byte_level(*, chat: bool = False) -> PreTrainedTokenizerFast:
 
 
 @cache
-def sentence_piece() -> LlamaTokenizerFast:
-    """A Llama tokenizer: SentencePiece with byte fallback, which opens every text with <s>."""
+def sentence_piece_model() -> bytes:
+    """The file of a SentencePiece model with byte fallback."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(TEXTS),
@@ -52,9 +52,15 @@ def sentence_piece() -> LlamaTokenizerFast:
         byte_fallback=True,
         minloglevel=2,
     )
+    return model.getvalue()
+
+
+@cache
+def sentence_piece() -> LlamaTokenizerFast:
+    """A Llama tokenizer, which opens every text with <s>."""
     with TemporaryDirectory() as folder:
         file = Path(folder) / "tokenizer.model"
-        file.write_bytes(model.getvalue())
+        file.write_bytes(sentence_piece_model())
         return LlamaTokenizerFast(vocab_file=str(file), legacy=True)
 
 

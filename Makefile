@@ -1,0 +1,35 @@
+# Two commands for newcomers: `make demo` and `make test`. The README shows the pip and python commands they stand for.
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell command -v $(name) 2>/dev/null)))
+BIN := .venv/bin
+
+.PHONY: demo test lint bench clean
+
+demo: .venv/installed
+	$(BIN)/python install_patch.py
+	$(BIN)/python scripts/get_interpretations_from_examples.py --examples examples/examples.json
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: .venv/installed-for-tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/installed
+	$(BIN)/python benchmarks/bench_surgery.py
+
+clean:
+	rm -rf .venv runs
+
+# Each is made again when the packages asked for change.
+.venv/installed: setup.py pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; say where it is: make PYTHON=/path/to/python3.11"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing the project and its packages into .venv (about a minute, 1.6 GB)"
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+.venv/installed-for-tests: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@

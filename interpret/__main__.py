@@ -1,0 +1,5 @@
+"""``python -m interpret`` is the command ``interpret``."""
+
+from interpret.cli import main
+
+main()

@@ -1,0 +1,263 @@
+"""The commands: arguments, progress, exit codes. The only module that prints.
+
+Exit codes: 0 all that was asked for is done; 2 something the user can mend, said in one message; 130 interrupted.
+"""
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from operator import attrgetter
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+
+from interpret import runs, selfcheck, selfie
+from interpret.chat import MODEL_TEMPLATE, has_template
+from interpret.errors import InputError, InterpretError, unknown
+from interpret.facts import load_examples
+from interpret.interpretation_prompt import InterpretationPrompt, interpretation_prompt
+from interpret.models import load
+from interpret.records import Interpretation
+from interpret.spec import MODES, NORMALIZED
+
+FIRST_ROWS = 10
+
+app = typer.Typer(
+    name="interpret",
+    help="Open a Hugging Face language model, operate on its hidden states, and close it unchanged.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+out, err = Console(), Console(stderr=True)
+
+Model = Annotated[str, typer.Option(help="'demo' (SmolLM2-135M-Instruct), a model folder, or a hub id.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; a GPU is taken if there is one.")]
+Dtype = Annotated[
+    str | None, typer.Option(help="float32, float16 or bfloat16; as stored in the model if left out.")
+]
+Eight = Annotated[bool, typer.Option("--load-in-8bit", help="Quantize the linear layers to 8 bits.")]
+Four = Annotated[bool, typer.Option("--load-in-4bit", help="Quantize the linear layers to 4 bits.")]
+DeviceMap = Annotated[str | None, typer.Option(help="Spread a large model by accelerate, as in 'auto'.")]
+
+
+def main(argv: Sequence[str] | None = None, *, prog_name: str = "interpret") -> None:
+    """Run a command line and exit with its code; a user's mistake is one message, never a traceback."""
+    try:
+        app(args=None if argv is None else list(argv), prog_name=prog_name)
+    except InterpretError as error:
+        err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+        sys.exit(2)
+
+
+@app.callback()
+def _root() -> None:
+    """Keep ``selfie`` a command of its own while there are few."""
+
+
+@app.command("selfie")
+def selfie_command(
+    examples: Annotated[
+        Path, typer.Option(help="JSON file with the prompts; examples/examples.json shows the format.")
+    ],
+    output: Annotated[
+        Path, typer.Option(help="Run folder: table.csv, manifest.json. The same command continues it.")
+    ] = Path("runs/interpretations"),
+    model: Model = "demo",
+    interpretation_prompts: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--interpretation-prompt",
+            help="'summarize', 'repeat', or a text with {slots} in it; may be given several times. "
+            "[default: summarize]",
+        ),
+    ] = None,
+    slots: Annotated[int, typer.Option(min=1, help="Slots that {slots} stands for.")] = 5,
+    layers: Annotated[
+        str,
+        typer.Option(help="Source layers, indices of hidden_states: '3,7', '0:20:5', '-1', 'all'."),
+    ] = "::5",
+    tokens: Annotated[
+        str,
+        typer.Option(
+            help="Source tokens: positions and slices, 'all', 'content' (the prompt's own words), 'last', "
+            "'subject', 'subject_last'."
+        ),
+    ] = "content",
+    insertion_layer: Annotated[int, typer.Option(min=0, help="Layer whose input is edited.")] = 1,
+    replacing_mode: Annotated[str, typer.Option(help="normalized or addition.")] = NORMALIZED,
+    overlay_strength: Annotated[float, typer.Option(help="Share of the inserted state, or its factor.")] = 1.0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Interpretations written side by side.")] = 64,
+    new_tokens: Annotated[int, typer.Option(min=1, help="Longest interpretation, in tokens.")] = 30,
+    prompt_output_tokens: Annotated[
+        int, typer.Option(min=0, help="Longest continuation of the prompt itself.")
+    ] = 30,
+    chat_template: Annotated[
+        str,
+        typer.Option(
+            help="'model' (its own), or a text such as '[INST] {prompt} [/INST]'; not used for raw prompts."
+        ),
+    ] = MODEL_TEMPLATE,
+    device: Device = None,
+    dtype: Dtype = None,
+    device_map: DeviceMap = None,
+    load_in_8bit: Eight = False,
+    load_in_4bit: Four = False,
+    seed: Annotated[int, typer.Option(help="Set and recorded; decoding here is greedy and needs no chance.")] = 0,
+) -> None:
+    """Let a model say what its hidden states hold: one CSV row a prompt, layer, token and interpretation prompt.
+
+    Stopped at any time, the same command goes on where it was.
+    """
+    if replacing_mode not in MODES:
+        raise InputError(unknown("replacing mode", replacing_mode, MODES))
+    arguments = {name: value for name, value in locals().items() if name not in ("examples", "output")}
+    prompts = load_examples(examples)
+    set_seed(seed)
+    lm, tokenizer = load(
+        model,
+        device=device,
+        dtype=dtype,
+        device_map=device_map,
+        load_in_8bit=load_in_8bit,
+        load_in_4bit=load_in_4bit,
+        say=_say,
+    )
+    if chat_template == MODEL_TEMPLATE and not has_template(tokenizer):
+        _say("this model has no chat template: prompts are given to it as they are (see --chat-template)")
+    words = interpretation_prompts or ["summarize"]
+    templates = [
+        interpretation_prompt(tokenizer, one, n_slots=slots, chat_template=chat_template) for one in words
+    ]
+    sources = selfie.plan_sources(
+        lm, tokenizer, prompts, layers=layers, tokens=tokens, chat_template=chat_template
+    )
+    settings = selfie.Settings(
+        insertion_layer=insertion_layer,
+        mode=replacing_mode,
+        strength=overlay_strength,
+        new_tokens=new_tokens,
+        prompt_output_tokens=prompt_output_tokens,
+        batch_size=batch_size,
+    )
+    circumstances = {
+        "batch_size": arguments.pop("batch_size"),
+        "device": str(lm.device),
+        "examples": str(examples),
+    }
+    for name in ("device", "device_map"):
+        arguments.pop(name)
+    identity = {
+        "command": "selfie",
+        **arguments,
+        "weights": _weights(lm),
+        "examples_sha256": runs.file_sha256(examples),
+        "dtype": str(lm.dtype).removeprefix("torch."),
+        "interpretation_prompts": words,
+    }
+    _interpret(lm, tokenizer, sources, templates, settings, output, identity, circumstances)
+
+
+def _interpret(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sources: list[selfie.Source],
+    templates: list[InterpretationPrompt],
+    settings: selfie.Settings,
+    folder: Path,
+    identity: dict[str, Any],
+    circumstances: dict[str, Any],
+) -> None:
+    """Interpret what is pending, prompt by prompt, into the run folder."""
+    units = [source.prompt.name for source in sources]
+    with runs.open_run(folder, Interpretation, identity=identity, circumstances=circumstances, units=units) as run:
+        pending = [source for source in sources if source.prompt.name in run.pending]
+        if len(pending) < len(sources):
+            _say(f"{len(sources) - len(pending)} of {len(sources)} prompts are already done")
+        if pending:
+            records = selfie.interpretations(model, tokenizer, pending, templates, settings)
+            with _progress("Interpreting", records, selfie.count_rows(pending, len(templates))) as counted:
+                for name, rows in groupby(counted, key=attrgetter("name")):
+                    run.write(name, rows)
+    _show(folder)
+
+
+@app.command("check")
+def check_command(
+    model: Annotated[str, typer.Argument(help="'demo', a model folder, or a hub id.")] = "demo",
+    device: Device = None,
+    dtype: Dtype = None,
+    load_in_8bit: Eight = False,
+    load_in_4bit: Four = False,
+) -> None:
+    """Show what is installed, and that surgery changes nothing where nothing is asked for."""
+    for name, value in {**runs.versions(), "patch": selfcheck.patch_state()}.items():
+        out.print(f"{name:<16}{value}", highlight=False)
+    lm, _ = load(model, device=device, dtype=dtype, load_in_8bit=load_in_8bit, load_in_4bit=load_in_4bit, say=_say)
+    for name, value in selfcheck.features(lm).items():
+        out.print(f"{name:<16}{value}", highlight=False)
+    worst = 0.0
+    for result in selfcheck.comparisons(lm):
+        worst = max(worst, result.difference)
+        out.print(f"{result.what:<58}largest difference {result.difference:g}", highlight=False)
+    if worst > 0:
+        raise InterpretError(
+            f"surgery that asks for nothing changed this model's results by up to {worst:g}; 0 expected"
+        )
+    out.print("[green]everything is as in the stock model[/]")
+
+
+def _weights(model: PreTrainedModel) -> str:
+    """Tell which weights these are: the hash of a folder's files, or the commit on the hub."""
+    folder = Path(model.config._name_or_path)
+    return f"sha256 {runs.weights_sha256(folder)}" if folder.is_dir() else f"commit {model.config._commit_hash}"
+
+
+def _say(message: str) -> None:
+    err.print(escape(message), highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _progress(what: str, items: Iterable[Any], total: int) -> Iterator[Iterator[Any]]:
+    """Show a bar with the time left while ``items`` are taken."""
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=err,
+    )
+    with bar:
+        yield iter(bar.track(items, total=total, description=what))
+
+
+def _show(folder: Path) -> None:
+    """Say where the table is, and show its first rows."""
+    records = runs.read_table(folder, Interpretation)
+    table = Table(show_lines=False)
+    for heading in ("prompt", "layer", "token", "interpretation", "relevancy"):
+        table.add_column(heading, overflow="fold")
+    for record in records[:FIRST_ROWS]:
+        where = ["control", ""] if record.layer_idx is None else [str(record.layer_idx), record.current_token]
+        relevancy = max(record.signed_relevancy, default=0.0)
+        cells = [record.name, *where, record.interpretation_text.strip(), f"{relevancy:+.2f}"]
+        table.add_row(*(escape(cell) for cell in cells))
+    out.print(table)
+    out.print(f"{len(records)} rows in {folder / runs.TABLE}", highlight=False, soft_wrap=True)

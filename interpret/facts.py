@@ -1,0 +1,95 @@
+"""Prompt files -> ``Prompt``. Errors name the file, the entry's index and its key.
+
+The file is JSON: ``{"examples": [{"prompt": "...", "category": "...", "raw": false, "subject": "..."}]}``.
+``raw`` and ``subject`` may be left out; keys we do not know are the user's own notes.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from interpret.errors import InputError
+
+KEYS = {"prompt": str, "category": str, "raw": bool, "subject": str}
+REQUIRED = ("prompt", "category")
+WORDS = {str: "a string", bool: "true or false"}
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt of a user's list."""
+
+    name: str
+    """``{category}_{n}``, n counting the prompts of the category from 1 in the order of the file."""
+    text: str
+    """As the user wrote it, before any chat template."""
+    category: str
+    raw: bool = False
+    """True: the model gets the text as it is. False: the text is a user's message in a chat."""
+    subject: str | None = None
+    """What the prompt is about, a literal part of ``text``; for the selectors ``subject`` and ``subject_last``."""
+
+
+def load_examples(path: str | Path) -> list[Prompt]:
+    """Read a prompt file, in its order.
+
+    Raises:
+        InputError: if the file is missing, is not JSON, or an entry is wrong.
+    """
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; give a JSON file like examples/examples.json") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is not JSON: {error}") from None
+    entries = document.get("examples") if isinstance(document, dict) else None
+    if not isinstance(entries, list) or not entries:
+        raise InputError(
+            f'{path} has no examples; expected {{"examples": [{{"prompt": ..., "category": ...}}, ...]}}'
+        )
+    counts: Counter[str] = Counter()
+    prompts = []
+    for index, entry in enumerate(entries):
+        try:
+            prompts.append(_prompt(entry, counts))
+        except InputError as error:
+            raise InputError(f"{path}: examples[{index}]: {error}") from None
+    return prompts
+
+
+def _prompt(entry: object, counts: Counter[str]) -> Prompt:
+    """Check one entry; its errors do not name the file and the index yet."""
+    if not isinstance(entry, dict):
+        raise InputError(f"expected an object with prompt and category, got {entry!r}")
+    _check_keys(entry)
+    text, subject = entry["prompt"], entry.get("subject")
+    if not text.strip():
+        raise InputError('"prompt" is empty')
+    if subject is not None and (not subject or subject not in text):
+        raise InputError(f'"subject" {subject!r} is not a part of the prompt {text!r}')
+    counts[entry["category"]] += 1
+    return Prompt(
+        name=f"{entry['category']}_{counts[entry['category']]}",
+        text=text,
+        category=entry["category"],
+        raw=entry.get("raw", False),
+        subject=subject,
+    )
+
+
+def _check_keys(entry: Mapping[str, Any]) -> None:
+    for key in REQUIRED:
+        if key not in entry:
+            raise InputError(f'"{key}" is missing')
+    for key, value in entry.items():
+        if key in KEYS and not isinstance(value, KEYS[key]):
+            raise InputError(f'"{key}" is {value!r}; expected {WORDS[KEYS[key]]}')
+        near = [] if key in KEYS else get_close_matches(key, KEYS, n=1, cutoff=0.8)
+        if near:
+            raise InputError(f'key "{key}" looks like "{near[0]}"; correct it, or give your note another name')
