@@ -83,7 +83,7 @@ def selfie_command(
         list[str] | None,
         typer.Option(
             "--interpretation-prompt",
-            help="'summarize', 'repeat', or a text with {slots} in it; may be given several times. "
+            help="'summarize', 'repeat', 'about', 'explain', or a text with {slots} in it; may be given several times. "
             "[default: summarize]",
         ),
     ] = None,

@@ -97,6 +97,8 @@ class Shipped:
 SHIPPED = {
     "summarize": Shipped("{slots}", "Sure, I will summarize the message:"),
     "repeat": Shipped("{slots}", "Sure, I will repeat for you:"),
+    "about": Shipped("{slots}", "The message is about"),
+    "explain": Shipped("What is{slots}?", "{slots} is"),
 }
 
 
@@ -107,8 +109,8 @@ def interpretation_prompt(
 
     Args:
         tokenizer: of the model that will read it.
-        words: ``"summarize"`` or ``"repeat"``, which are put into the chat template; or any text with ``{slots}``
-            in it, taken as it is, such as ``"[INST]{slots} [/INST] Sure, I will repeat for you:"``.
+        words: a name in ``SHIPPED``, whose message is put into the chat template; or any text with ``{slots}`` in
+            it, taken as it is, such as ``"[INST]{slots} [/INST] Sure, I will repeat for you:"``.
         n_slots: how many slots ``{slots}`` stands for.
         chat_template: as for ``chat.wrap``.
 

@@ -104,12 +104,8 @@ def _difference(one: Any, other: Any) -> float:
     if isinstance(one, Tensor):
         if one.shape != other.shape:
             return float("inf")
-        # Scores of excluded tokens are -inf in both; their difference is not a number, and none.
-        apart = torch.where(
-            one == other,
-            torch.zeros((), dtype=torch.float64, device=one.device),
-            (one.double() - other.double()).abs(),
-        )
+        # Scores of excluded tokens are -inf in both, and -inf - -inf is not a number.
+        apart = (one.double() - other.double()).abs().masked_fill(one == other, 0.0)
         return float(apart.max()) if apart.numel() else 0.0
     if hasattr(one, "items"):
         return max((_difference(one[name], other[name]) for name in one), default=0.0)

@@ -45,9 +45,10 @@ def test_opening_tokens_can_be_left_out():
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_prompts_stand_in_the_chat_template_with_the_answer_begun(name):
     prompt = interpretation_prompt(byte_level(chat=True), name, n_slots=3)
-    text = prompt.text
-    assert text == f"<|im_start|>user\n _ _ _<|im_end|>\n<|im_start|>assistant\n{SHIPPED[name].answer}"
-    assert (prompt.name, len(prompt.slots)) == (name, 3)
+    shipped = SHIPPED[name]
+    text = f"<|im_start|>user\n{shipped.message}<|im_end|>\n<|im_start|>assistant\n{shipped.answer}"
+    assert prompt.text == text.replace("{slots}", " _ _ _")
+    assert (prompt.name, len(prompt.slots)) == (name, 3 * text.count("{slots}"))
 
 
 def test_shipped_prompts_without_a_chat_template():
@@ -73,7 +74,7 @@ def test_a_text_with_slots_is_taken_as_it_is():
             "sumarize",
             5,
             "unknown interpretation prompt 'sumarize'; did you mean 'summarize'? "
-            "Allowed: summarize, repeat, a text with {slots} in it",
+            "Allowed: summarize, repeat, about, explain, a text with {slots} in it",
         ),
         ("summarize", 0, "0 slots: an interpretation prompt needs at least one"),
     ],
