@@ -34,12 +34,8 @@ from interpret.quantize import quantize_
 Say = Callable[[str], None]
 DeviceMap = str | Mapping[str, int | str | torch.device]
 
-DTYPES = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "float64": torch.float64,
-}
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+"""float64 is not among them: transformers 4.34.0 cannot write the mask of a Llama model in it."""
 _MAP_WORDS = ("auto", "balanced", "balanced_low_0", "sequential")
 """Ways of spreading a model that accelerate knows by name."""
 _HARMLESS_WARNINGS = (".*TypedStorage is deprecated.*", ".*_register_pytree_node.*")
@@ -61,7 +57,7 @@ def load(
     Args:
         name_or_path: a folder as ``save_pretrained`` writes it, an id on the Hugging Face hub, or ``"demo"``:
             SmolLM2-135M-Instruct, which needs no hub (a folder of that name is ``"./demo"``).
-        dtype: ``"float32"``, ``"float16"``, ``"bfloat16"``, ``"float64"`` or a torch dtype; by default as stored.
+        dtype: ``"float32"``, ``"float16"``, ``"bfloat16"`` or the torch dtype; by default as stored.
         device: where the model goes, such as ``"cpu"`` or ``"cuda:1"``; by default the GPU where there is one.
         device_map: instead of ``device``, for models larger than one GPU: ``"auto"`` or a mapping from module
             names to devices, ``"cpu"`` or ``"disk"``, as accelerate takes it. Offloaded weights are fetched
@@ -201,17 +197,22 @@ def _open_tokenizer(source: str) -> PreTrainedTokenizerBase:
 def _open_model(
     source: str, config: PretrainedConfig, dtype: torch.dtype | Literal["auto"], device_map: DeviceMap | None
 ) -> PreTrainedModel:
-    # AutoModelForCausalLM would open an encoder-decoder model without its encoder.
-    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    advice = "Check the files, and device_map where one is given" if device_map else "Check the files"
-    with _explained(f"cannot open the model {source!r}", advice):
+    if config.is_encoder_decoder:
+        # AutoModelForCausalLM would open it without its encoder. With a device map, transformers 4.34.0 loses the
+        # embeddings that encoder and decoder share.
+        if device_map is not None:
+            raise ModelError(
+                f"{source!r} is an encoder-decoder model, which device_map cannot spread: give device"
+            )
+        auto = AutoModelForSeq2SeqLM
+    else:
+        auto = AutoModelForCausalLM
+        # With any map, no random weights are made first, which takes a third of the time. (low_cpu_mem_usage alone
+        # does so, too, but then missing weights go unreported.)
+        device_map = device_map or {"": "cpu"}
+    with _explained(f"cannot open the model {source!r}", "Check the files, and device_map where one is given"):
         model, report = auto.from_pretrained(
-            source,
-            config=config,
-            torch_dtype=dtype,
-            device_map=device_map,
-            low_cpu_mem_usage=True,  # a third of the time: no random weights are made first
-            output_loading_info=True,
+            source, config=config, torch_dtype=dtype, device_map=device_map, output_loading_info=True
         )
     missing = sorted(report["missing_keys"])
     if missing:  # transformers fills them with random numbers and says so in a warning
