@@ -9,7 +9,6 @@ import py_compile
 import re
 import shutil
 import signal
-import stat
 import subprocess
 import sys
 import tempfile
@@ -32,21 +31,14 @@ from interpret import generation as engine
 REPO = Path(__file__).resolve().parents[1]
 OWN = Path(find_spec("transformers").origin).parent
 UTILS, LLAMA = STOCK_SHA256
-METHODS = ["forward_interpret", "generate_interpret", "greedy_search_interpret"]
 IDS = torch.tensor([[5, 17, 3, 80, 41, 9], [60, 2, 33, 7, 12, 90]])
 MARK = b"\n\n" + BEGIN
-SAYS_WHAT_TO_DO = (
-    "this method needs the package `interpret` of llm-interpret, and {}. Run `pip install llm-interpret` in an "
-    "environment that holds no other `interpret` (interpret-core installs one)."
-)
 
 
 def content(folder: Path) -> dict[str, tuple[bytes, int]]:
-    """Read every file under a folder, with its permission bits."""
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return {
-        str(path.relative_to(folder)): (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) for path in files
-    }
+    """Read every file under a folder, bytecode left out, with its permission bits."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mode & 0o7777) for path in files}
 
 
 def make_package(site: Path) -> Path:
@@ -60,7 +52,7 @@ def make_package(site: Path) -> Path:
 
 def python(*arguments: object, path: tuple[Path, ...] = (), **options: Any) -> subprocess.CompletedProcess[str]:
     """Run a new Python that looks for modules in `path` first."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path))}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path)), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-B", *map(str, arguments)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, **options)
 
@@ -105,13 +97,6 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return site
 
 
-def call_patched(library: Path, function: Callable[..., None], *arguments: object) -> None:
-    """Call one of the functions below in a new process, with the patched transformers."""
-    code = f"import sys, test_install_patch as tests; tests.{function.__name__}(*sys.argv[1:])"
-    done = python("-c", code, *arguments, path=(library, REPO / "tests", REPO), cwd=library)
-    assert done.returncode == 0, done.stderr
-
-
 # The patched transformers at work
 
 
@@ -119,12 +104,16 @@ def test_patched_methods_equal_stock_ones_and_attached_ones(library: Path, tmp_p
     model = engine.attach(tiny_model("llama"))
     torch.save(surgery_results(model), tmp_path / "attached.pt")
     engine.detach(model)
-    assert not any(hasattr(owner, name) for owner in (model, model.model) for name in METHODS)
+    names = ("forward_interpret", "generate_interpret", "greedy_search_interpret")
+    assert not any(hasattr(owner, name) for owner in (model, model.model) for name in names)
     (tmp_path / "sources.json").write_text(json.dumps(stock_sources()))
-    call_patched(library, check_patched, tmp_path)
+    code = "import sys, test_install_patch as tests; tests.check_patched(sys.argv[1])"
+    done = python("-c", code, tmp_path, path=(library, REPO / "tests", REPO), cwd=library)
+    assert done.returncode == 0, done.stderr
 
 
 def check_patched(attached: str) -> None:
+    """Compare in the new process: with the stock sources, calls, and what attached methods gave."""
     assert Path.cwd() / "transformers" == OWN
     assert json.loads(Path(attached, "sources.json").read_text()) == stock_sources()
     model = tiny_model("llama")
@@ -174,33 +163,33 @@ import sys
 from transformers import LlamaForCausalLM, LlamaModel
 model, base = (object.__new__(kind) for kind in (LlamaForCausalLM, LlamaModel))
 calls = [base.forward_interpret, model.forward_interpret, model.generate_interpret]
-for call in (*calls, lambda: model.greedy_search_interpret(None)):
-    try:
-        call()
-    except ImportError as error:
-        print(error)
+for sys.path[0] in sys.argv[1:]:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "interpret"]:
+        del sys.modules[name]
+    for call in (*calls, lambda: model.greedy_search_interpret(None)):
+        try:
+            call()
+        except ImportError as error:
+            print(error)
 """
 
 
-@pytest.mark.parametrize(
-    ("module", "source", "message"),
-    [
-        (None, "", SAYS_WHAT_TO_DO.format("there is none")),
-        ("__init__", "", SAYS_WHAT_TO_DO.format("the one found is not it: {}/interpret/__init__.py")),
-        # Ours, in want of something else: the plain message is the right one.
-        ("generation", "import not_there", "No module named 'not_there'"),
-    ],
-)
-def test_call_without_our_interpret_says_what_is_wrong(
-    library: Path, tmp_path: Path, module: str | None, source: str, message: str
-) -> None:
-    (tmp_path / "interpret").mkdir() if module else None
-    if module:
-        (tmp_path / "interpret/__init__.py").touch()
-        (tmp_path / f"interpret/{module}.py").write_text(source)
+def test_call_without_our_interpret_says_what_is_wrong(library: Path, tmp_path: Path) -> None:
+    none, foreign, broken = (tmp_path / name for name in ("none", "foreign", "broken"))
+    for folder in (foreign, broken):
+        (folder / "interpret").mkdir(parents=True)
+        (folder / "interpret/__init__.py").touch()
+    (broken / "interpret/generation.py").write_text("import not_there")
     # Without site-packages' .pth files (-S), an editable installation of ours is not found.
-    done = python("-S", "-c", MISSING, path=(library, tmp_path, OWN.parent), cwd=tmp_path)
-    assert done.stdout.splitlines() == [message.format(tmp_path)] * 4, done.stderr
+    done = python("-S", "-c", MISSING, none, foreign, broken, path=(library, OWN.parent), cwd=tmp_path)
+    message = (
+        "this method needs the package `interpret` of llm-interpret, and {}. Run `pip install llm-interpret` in "
+        "an environment that holds no other `interpret` (interpret-core installs one)."
+    )
+    found = f"the one found is not it: {foreign}/interpret/__init__.py"
+    # Ours, in want of something else: the plain message is the right one.
+    messages = [message.format("there is none"), message.format(found), "No module named 'not_there'"]
+    assert done.stdout.splitlines() == [line for line in messages for _ in range(4)], done.stderr
 
 
 # Installing and restoring
@@ -273,9 +262,8 @@ def test_block_of_another_release_is_named_updated_and_taken_away(package: Path)
     stock = content(package)
     for name in STOCK_SHA256:
         (package / name).write_bytes(stock[name][0] + MARK + b" (early)\nx = 1\n" + END)
-    assert run("status", "--transformers", package)[1].endswith(
-        "patched by another release; `install` brings it up to date\n"
-    )
+    said = run("status", "--transformers", package)[1]
+    assert said.endswith("patched by another release; `install` brings it up to date\n")
     early = content(package)
     install(package)
     assert all(target.read()[0] == "patched" for target in find_targets(package))
@@ -310,15 +298,19 @@ def test_run_killed_at_any_step_can_be_finished_either_way(tmp_path: Path, actio
     stock = content(package)
     install(package)
     patched = content(package)
+    stale = package / "generation/__pycache__/utils.cpython-311.pyc"
+    stale.parent.mkdir()
     met = set()
     for step in range(100):
         write(package, stock if action is install else patched)
+        stale.write_bytes(b"made from the file as it was")
         done = python("-S", "-c", KILLED_RUN, REPO, action.__name__, package, step)
         if done.returncode == 0:
             break
         assert done.returncode == -signal.SIGKILL, done.stderr
         states = [target.read()[0] for target in find_targets(package)]
         assert set(states) <= {"stock", "patched"}, "a file was left in pieces"
+        assert states[0] == ("stock" if action is install else "patched") or not stale.exists()
         capsys.readouterr()
         code = main(["status", "--transformers", str(package)])
         met.add((*states, code, capsys.readouterr().out.splitlines()[-1]))
@@ -359,6 +351,18 @@ def test_two_installs_at_once_take_turns(package: Path) -> None:
     assert [run.returncode for run in runs] == [0, 0]
     assert said == ["already", "patched"]
     assert len(content(package)) == 5
+
+
+def test_lock_on_a_file_its_last_holder_removed_is_none(tmp_path: Path, monkeypatch: Any) -> None:
+    path, lock_now = tmp_path / "lock", install_patch.fcntl.flock
+
+    def lock_when_the_holder_left(handle: Any, flags: int) -> None:
+        path.unlink()
+        path.touch()  # by a third run, which holds this one
+        lock_now(handle, flags)
+
+    monkeypatch.setattr(install_patch.fcntl, "flock", lock_when_the_holder_left)
+    assert install_patch.try_lock(path) is None
 
 
 # Refusals: each changes nothing
@@ -468,32 +472,32 @@ def test_folder_that_cannot_be_written_is_refused(closed: str) -> None:
         (folder / closed).chmod(0o555)
         before = content(folder)
         done = python("-c", AS_NOBODY, package, cwd=folder)
+        own = "python -m venv venv && venv/bin/pip install transformers==4.34.0"
         assert (done.returncode, done.stderr) == (
             2,
-            f"refused, nothing changed: {folder / closed} cannot be written by this user; run this as its owner, "
-            "or use an environment of your own: "
-            "python -m venv venv && venv/bin/pip install transformers==4.34.0\n",
+            f"refused, nothing changed: {folder / closed} cannot be written by this user; "
+            f"run this as its owner, or use an environment of your own: {own}\n",
         )
         assert content(folder) == before
         (folder / closed).chmod(0o777)
         assert python("-c", AS_NOBODY, package, cwd=folder).returncode == 0
 
 
-def test_full_disk_leaves_everything_as_it_was(package: Path, monkeypatch: Any, capsys: Any) -> None:
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_full_disk_and_ctrl_c_leave_all_as_it_was(
+    package: Path, error: BaseException, monkeypatch: Any, capsys: Any
+) -> None:
     before = content(package)
-    sync, left = os.fsync, iter(range(3))
+    syncs = iter([None, None, None, error])  # of four files
 
-    def fail_at_the_fourth(file: int) -> None:
-        if next(left, None) is None:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        sync(file)
+    def sync(file: int) -> None:
+        if (failure := next(syncs)) is not None:
+            raise failure
 
-    monkeypatch.setattr(os, "fsync", fail_at_the_fourth)
+    monkeypatch.setattr(os, "fsync", sync)
     assert main(["install", "--transformers", str(package)]) == 2
     assert content(package) == before
-    assert capsys.readouterr().err == (
-        "stopped by OSError(28, 'No space left on device'); `status` tells how far it came\n"
-    )
+    assert capsys.readouterr().err == f"stopped by {error!r}; `status` tells how far it came\n"
 
 
 def test_lock_held_too_long_is_refused(package: Path, monkeypatch: Any) -> None:
@@ -505,9 +509,10 @@ def test_lock_held_too_long_is_refused(package: Path, monkeypatch: Any) -> None:
 
 
 def test_what_is_no_transformers_is_refused(tmp_path: Path) -> None:
-    message = f"{tmp_path} is not the folder of a transformers package: no __version__ in its __init__.py"
+    folder = tmp_path / "nothing"
+    message = f"{folder} is not the folder of a transformers package: no __version__ in its __init__.py"
     for action in (install, restore, install_patch.status):
-        refuses(action, tmp_path, message)
+        refuses(action, folder, message)
 
 
 def test_damaged_additions_are_refused_and_crlf_is_not(package: Path, tmp_path: Path, monkeypatch: Any) -> None:
@@ -525,10 +530,8 @@ def test_damaged_additions_are_refused_and_crlf_is_not(package: Path, tmp_path: 
 def test_system_without_file_locks_is_refused(package: Path, monkeypatch: Any, capsys: Any) -> None:
     monkeypatch.setattr(install_patch, "fcntl", None)
     assert main(["--transformers", str(package)]) == 2
-    assert capsys.readouterr().err == (
-        "refused, nothing changed: this needs the file locks of Linux or macOS; "
-        "interpret.attach(model) needs no patch\n"
-    )
+    reason = "this needs the file locks of Linux or macOS; interpret.attach(model) needs no patch"
+    assert capsys.readouterr().err == f"refused, nothing changed: {reason}\n"
 
 
 # As a script and as a command
