@@ -46,8 +46,13 @@ def record(model: PreTrainedModel, names: Sequence[str]) -> Iterator[dict[str, T
         InputError: for a name that does not exist in this model.
         UnsupportedModelError: for a model of no known family.
 
-    >>> with record(model, ["resid_post.1"]) as seen:  # doctest: +SKIP
-    ...     _ = model(input_ids)
+    >>> import torch
+    >>> from transformers import GPT2Config, GPT2LMHeadModel
+    >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=8, n_layer=2, n_head=2))
+    >>> with record(model, ["resid_post.1"]) as seen:
+    ...     _ = model(torch.tensor([[3, 1, 4]]))
+    >>> seen["resid_post.1"].shape
+    torch.Size([1, 3, 8])
     """
     anatomy = anatomy_of(model)
     parsed = [_parse(name, len(anatomy.layers)) for name in names]

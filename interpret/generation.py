@@ -45,7 +45,7 @@ def forward_interpret(
         *args: as for the model's own forward.
         insert_info: one dict (or None) a sample; None runs the stock call. With ``past_key_values``,
             positions still count from the sample's first token, those in the cache are not edited again,
-            and negative ones are refused.
+            and negative ones are refused; so are those of chunks still to come.
         output_pre_mlp_states: also return the states around each MLP.
         **kwargs: as for the model's own forward. With ``output_hidden_states=True``, ``hidden_states[k]``
             shows the edited input of layer k; the last entry is the state after the final norm.
@@ -53,12 +53,20 @@ def forward_interpret(
     Returns:
         What the model's own forward returns; with ``output_pre_mlp_states``, a pair of that and a list of L+1
         pairs ``(pre_mlp, residual)``, each [B, T, D]. Entry l is of layer l-1, with
-        ``residual + mlp(pre_mlp) == hidden_states[l]`` for 0 < l < L; entry L gives the state before the final
-        norm; entry 0 is the input of layer 0 twice.
+        ``residual + mlp(pre_mlp) == hidden_states[l]`` for 0 < l < L where layer l itself is not edited; entry L
+        gives the state before the final norm; entry 0 is the input of layer 0 twice. Only post-norm layers
+        (OPT-350m) norm that sum before they pass it on.
 
     Raises:
         SpecError: if ``insert_info`` does not fit the model and the batch.
         UnsupportedModelError: if the model is of no known family.
+
+    >>> from transformers import GPT2Config, GPT2LMHeadModel
+    >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=4, n_layer=2, n_head=2))
+    >>> info = [{1: ([0], torch.ones(1, 1, 4))}]
+    >>> ids = torch.tensor([[3, 1, 4]])
+    >>> forward_interpret(model, ids, insert_info=info, output_hidden_states=True).hidden_states[1][0, 0].tolist()
+    [1.0, 1.0, 1.0, 1.0]
     """
     with ExitStack() as stack:
         if insert_info is not None:

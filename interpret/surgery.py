@@ -119,7 +119,8 @@ class _Operation:
 
     def _leave_pass(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """Show the edited values in ``hidden_states``, which the model collects before our hooks run."""
-        return _swap(output, self.edited) if self.edited else None
+        edited, self.edited = self.edited, {}  # held no longer than the pass: these are whole hidden states
+        return _swap(output, edited) if edited else None
 
 
 def _overlay(hidden: Tensor, bound: _BoundEdit, start: int, copies: int) -> Tensor:

@@ -1,4 +1,5 @@
 import re
+from threading import Thread
 
 import pytest
 import torch
@@ -100,6 +101,16 @@ def test_recording_sees_edited_inputs_whichever_came_first(family_model):
         forward_interpret(family_model, IDS, insert_info=[{2: ([3], vector)}, None])
     assert torch.equal(seen["resid_pre.2"][0, 3], vector[0, 0])
     assert torch.equal(seen["resid_post.1"], plain)
+
+
+def test_passes_of_other_threads_are_not_recorded(family_model):
+    expected, _ = recorded(family_model)
+    with record(family_model, ALL) as seen:
+        family_model(IDS)
+        other = Thread(target=family_model, args=(IDS + 1,))
+        other.start()
+        other.join()
+    assert all(torch.equal(seen[name], expected[name]) for name in ALL)
 
 
 def test_checkpointing_does_not_cut_recorded_tensors_from_the_graph(llama):

@@ -33,7 +33,7 @@ def test_errors_of_wrong_values_are_value_errors(name):
     assert issubclass(getattr(errors, name), ValueError)
 
 
-@pytest.mark.parametrize("name", ["errors", "batches", "spec"])
+@pytest.mark.parametrize("name", ["errors", "batches", "spec", "activations", "generation"])
 def test_every_example_in_a_docstring_runs(name):
     results = doctest.testmod(importlib.import_module(f"interpret.{name}"))
     assert results.attempted > 0

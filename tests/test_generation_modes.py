@@ -122,6 +122,14 @@ def test_padding_on_either_side_changes_no_token(family_model, mode, side):
         assert torch.equal(together[row * copies : (row + 1) * copies, 5:], alone[:, len(ids) :])
 
 
+def test_an_edit_lives_on_through_the_cache(family_model):
+    cached, uncached = (
+        generate_interpret(family_model, IDS, insert_info=INFOS, max_new_tokens=N_NEW, use_cache=use_cache)
+        for use_cache in (True, False)
+    )
+    assert torch.equal(cached, uncached)
+
+
 @pytest.mark.parametrize("mode", ["sampling three", "beam sampling", "contrastive"])
 def test_right_padded_prompts_decode_as_left_padded_ones(llama, mode):
     outputs = {}

@@ -1,9 +1,11 @@
 """What one forward pass under surgery computes, against formulas and the slow reference."""
 
 import threading
+import weakref
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reference.overlay import reference_forward
@@ -190,6 +192,40 @@ def test_half_precision_is_mixed_in_float32_and_rounded_once(family_model, vecto
     assert output.logits.dtype == plain.logits.dtype
     assert output.hidden_states[1].dtype == torch.bfloat16
     assert torch.equal(output.hidden_states[1][0, 2], expected.bfloat16())
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "opt"])
+def test_a_model_whose_weights_are_brought_in_by_accelerate_is_edited_alike(kind):
+    infos = [{0: ([1], vectors(1)), 2: ([3], vectors(1))}, None]
+    plain, offloaded = tiny_model(kind), cpu_offload(tiny_model(kind), execution_device=torch.device("cpu"))
+    assert {p.device.type for p in offloaded.parameters()} == {"meta"}
+    with torch.no_grad():
+        expected = forward_interpret(plain, IDS, insert_info=infos, output_hidden_states=True)
+        ours = forward_interpret(offloaded, IDS, insert_info=infos, output_hidden_states=True)
+    assert torch.equal(ours.logits, expected.logits)
+    assert all(torch.equal(a, b) for a, b in zip(ours.hidden_states, expected.hidden_states, strict=True))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_vectors_follow_the_model_to_its_device(family_model):
+    infos = [{0: ([1], vectors(1)), 2: ([3], vectors(1).cuda())}, None]
+    expected = forward_interpret(family_model, IDS, insert_info=infos).logits
+    ours = forward_interpret(family_model.cuda(), IDS.cuda(), insert_info=infos).logits
+    torch.testing.assert_close(ours.cpu(), expected, **CLOSE)
+    family_model.cpu()
+
+
+def test_states_are_held_no_longer_than_the_pass_that_edits_them(llama):
+    held = []
+    watch = llama.model.layers[1].register_forward_hook(
+        lambda _, args, output: held.append(weakref.ref(output[0]))
+    )
+    anatomy = anatomy_of(llama)
+    plan = plan_surgery([{2: ([0], vectors(1))}, None], token_counts=[5, 5], n_layers=L, width=D)
+    with torch.no_grad(), surgery(anatomy, plan, torch.arange(5).repeat(2, 1)):
+        llama(IDS)
+        assert [reference() for reference in held] == [None]
+    watch.remove()
 
 
 def test_caller_data_is_left_as_it_is(family_model):
