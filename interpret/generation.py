@@ -117,8 +117,9 @@ def generate_interpret(
         return model.generate(inputs, generation_config, *args, **kwargs)
     if inputs is None:
         inputs = kwargs.pop("input_ids", None)
-    prompt = _generate_prompt(model, inputs, generation_config, kwargs)
-    _check_decoding(prompt, generation_config or model.generation_config, kwargs)
+    config = generation_config or _default_config(model)
+    prompt = _generate_prompt(model, inputs, config, kwargs)
+    _check_decoding(prompt, config, kwargs)
     if not ends_in_padding(prompt.attention_mask):
         with _operate(model, insert_info, prompt):
             return model.generate(inputs, generation_config, *args, **kwargs)
@@ -239,7 +240,7 @@ def _forward_prompt(model: PreTrainedModel, arguments: Mapping[str, Any]) -> _Pr
 
 
 def _generate_prompt(
-    model: PreTrainedModel, ids: Tensor | None, config: GenerationConfig | None, kwargs: Mapping[str, Any]
+    model: PreTrainedModel, ids: Tensor | None, config: GenerationConfig, kwargs: Mapping[str, Any]
 ) -> _Prompt:
     """Read the prompts and their mask as ``generate`` will."""
     embeddings = kwargs.get("inputs_embeds")
@@ -248,11 +249,22 @@ def _generate_prompt(
         raise SpecError("insert_info needs a prompt to work on; pass inputs, input_ids or inputs_embeds")
     mask = kwargs.get("attention_mask")
     if mask is None:
-        config = config or model.generation_config
         pad, eos = (_setting(name, config, kwargs) for name in ("pad_token_id", "eos_token_id"))
         mask = model._prepare_attention_mask_for_generation(tokens, pad, eos)
     name = "input_ids" if embeddings is None else "inputs_embeds"
     return _Prompt(name, tokens, mask, continues_cache=kwargs.get("past_key_values") is not None)
+
+
+def _default_config(model: PreTrainedModel) -> GenerationConfig:
+    """Return the configuration ``generate`` falls back on.
+
+    One made from the model's own, and not changed since, follows it: setting ``model.config.pad_token_id``
+    after loading is common.
+    """
+    config = model.generation_config
+    if config._from_model_config and config._original_object_hash == hash(config):
+        return GenerationConfig.from_model_config(model.config)
+    return config
 
 
 def _setting(name: str, config: GenerationConfig, kwargs: Mapping[str, Any]) -> Any:

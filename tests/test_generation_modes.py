@@ -212,6 +212,19 @@ def test_without_a_mask_padding_is_what_generate_takes_for_it(llama, where):
     assert not torch.equal(ours, inferred)
 
 
+# Stock generate says that settings of a model's configuration count, and will not for ever.
+@pytest.mark.filterwarnings("ignore:You have modified the pretrained model configuration:UserWarning")
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_pad_id_set_on_the_model_after_loading_is_seen(llama, side):
+    batch = pad([[5, 6, 7, 8, 9], [20, 30, 40]], PAD, side=side)
+    arguments = {"insert_info": INFOS, "max_new_tokens": N_NEW}
+    expected = generate_interpret(llama, batch.input_ids, attention_mask=batch.attention_mask, **arguments)
+    llama.config.pad_token_id = None
+    llama.generation_config = GenerationConfig.from_model_config(llama.config)
+    llama.config.pad_token_id = PAD
+    assert torch.equal(generate_interpret(llama, batch.input_ids, **arguments), expected)
+
+
 def test_a_mask_is_inferred_from_padding_ids_as_generate_does(llama):
     batch = pad([[5, 6, 7, 8, 9], [20, 30, 40]], PAD)
     ours = generate_interpret(llama, batch.input_ids, insert_info=INFOS, max_new_tokens=N_NEW)
