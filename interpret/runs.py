@@ -123,9 +123,9 @@ class Run:
             _append_durably(table, text)
             _append_durably(journal, json.dumps(asdict(entry)).encode() + b"\n")
         except BaseException as error:
-            with suppress(OSError):
-                _cut(table, size)
+            with suppress(OSError):  # the claim goes before what it claims
                 _cut(journal, journal_size)
+                _cut(table, size)
             if isinstance(error, OSError):
                 raise RunError(
                     f"{error.filename}: cannot write unit {unit!r}: {error.strerror}; {done} of {len(self.units)} "
@@ -275,8 +275,8 @@ def _locked(path: Path) -> Iterator[None]:
         except BlockingIOError:
             raise RunError(f"{path.parent} is being written by another process; wait for it or stop it") from None
         yield
-        fcntl.flock(descriptor, fcntl.LOCK_UN)  # a forked child may still hold the descriptor
     finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing is not enough while a forked child holds the descriptor
         os.close(descriptor)
 
 

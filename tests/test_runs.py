@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -66,6 +67,14 @@ def manifest_of(folder: Path) -> dict[str, Any]:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.fixture(autouse=True)
+def _no_wait_for_the_disk() -> Iterator[None]:
+    """No power is cut in this process, which opens a thousand runs; the order of syncs has a test of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -208,9 +217,8 @@ def cuts(old: bytes, new: bytes) -> Iterator[bytes]:
 
 
 def test_killed_at_any_byte_of_any_file_a_run_ends_with_the_same_table(
-    tmp_path: Path, unbroken: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, unbroken: dict[str, bytes]
 ) -> None:
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # hundreds of runs; no power is cut here
     folder = tmp_path / "run"
     states = [(b"", b"")]
     with opened(folder) as run:
@@ -320,6 +328,21 @@ def test_an_interrupted_write_leaves_nothing_of_its_unit(
     assert_ends_like(tmp_path, unbroken)
 
 
+def test_killed_while_taking_back_a_failed_unit_a_run_ends_with_the_same_table(
+    tmp_path: Path, unbroken: dict[str, bytes], stop_at: Stop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(tmp_path) as run:
+        work(run, until=1)
+        stop_at(
+            1, OSError(errno.EIO, "Input/output error"), [(os, "fsync")]
+        )  # the journal's, its line all written
+        stop_at(1, Killed(), [(os, "truncate")])
+        with pytest.raises(Killed):
+            run.write("b", rows_of("b"))
+        monkeypatch.undo()
+    assert_ends_like(tmp_path, unbroken)
+
+
 def test_each_step_is_on_the_disk_before_the_next_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[str] = []
 
@@ -362,15 +385,20 @@ class Row:
 units = [f"unit {number}" for number in range(int(sys.argv[3]))]
 with open_run(sys.argv[2], Row, identity={"seed": 7}, circumstances={}, units=units) as run:
     for unit in run.pending:
+        sys.stdin.readline()
         run.write(unit, [Row(unit, "\\n, é" * 9, [number / 7]) for number in range(40)])
         print(unit, flush=True)
 """
 
 
 def worker(folder: Path, units: int, before: Sequence[str] = (), **options: Any) -> subprocess.Popen[bytes]:
-    """Start a process that writes a run of ``units`` units, 40 rows each, naming each when it is safe."""
+    """Start a process that writes a run of ``units`` units, 40 rows each, naming each when it is safe.
+
+    Given a pipe as ``stdin``, it waits for a line there before each unit.
+    """
     command = [*before, sys.executable, "-c", WORKER, interpret.__path__[0], str(folder), str(units)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, **{**pipes, **options})
 
 
 def finish(process: subprocess.Popen[bytes]) -> tuple[list[str], str]:
@@ -382,15 +410,15 @@ def finish(process: subprocess.Popen[bytes]) -> tuple[list[str], str]:
 def test_a_process_killed_again_and_again_ends_with_the_table_of_an_unbroken_one(tmp_path: Path) -> None:
     units, choose, named = 60, random.Random(1), []
     for after in (0, 1, 5, 9, 13):
-        with worker(tmp_path / "killed", units) as process:
+        with worker(tmp_path / "killed", units, stdin=subprocess.PIPE) as process:
+            assert process.stdin is not None
             assert process.stdout is not None
-            for _ in range(after):
-                named.append(process.stdout.readline().decode().strip())
-            # Somewhere in the next units, or, the first time, in the start of the interpreter or of the run.
-            try:
-                process.wait(timeout=choose.random() * (0.004 if after else 0.08))
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
+            process.stdin.write(b"go\n" * (after + 3))
+            process.stdin.flush()
+            named += [process.stdout.readline().decode().strip() for _ in range(after)]
+            # Then in one of three more units; the first time, perhaps before there is any.
+            time.sleep(choose.random() * (0.004 if after else 0.08))
+            process.kill()
             named += finish(process)[0]
             assert process.returncode == -signal.SIGKILL
     assert 28 <= len(named) < units
@@ -651,8 +679,23 @@ def test_the_lock_is_given_back_also_after_an_error(tmp_path: Path) -> None:
         raise ZeroDivisionError
     with (tmp_path / "progress.jsonl").open("r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        descriptors = [str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.exists()]
-    assert sum(str(tmp_path) in target for target in descriptors) == 1
+        left = [link for link in Path("/proc/self/fd").iterdir() if in_folder(link, tmp_path)]
+    assert len(left) == 1, "a descriptor was left open"
+
+
+def test_the_lock_is_given_back_even_while_a_child_holds_its_descriptor(tmp_path: Path) -> None:
+    with opened(tmp_path):
+        held = [os.dup(int(link.name)) for link in Path("/proc/self/fd").iterdir() if in_folder(link, tmp_path)]
+    assert held
+    with opened(tmp_path) as run:
+        assert run.pending == UNITS
+    for descriptor in held:
+        os.close(descriptor)
+
+
+def in_folder(descriptor: Path, folder: Path) -> bool:
+    """Whether a link of /proc/self/fd points into a folder."""
+    return descriptor.exists() and descriptor.readlink().is_relative_to(folder)
 
 
 # Mistakes of the code that writes
