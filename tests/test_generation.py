@@ -238,6 +238,7 @@ def test_states_around_the_mlp_have_gradients_under_checkpointing(llama):
             "right-padded prompts cannot go on from past_key_values; pad them on the left",
         ),
     ],
+    ids=["no tokens", "no prompt", "other batch", "end that moves", "short mask", "right padding on a cache"],
 )
 def test_a_call_that_gives_surgery_nothing_to_work_on_is_refused(llama, call, message):
     with pytest.raises(SpecError, match=f"^{re.escape(message)}$"):
