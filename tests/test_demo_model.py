@@ -34,9 +34,8 @@ TEMPLATE = "{% for message in messages %}{{ '<|im_start|>' + message['content'] 
 def tokenizer() -> Tokenizer:
     """A byte-level BPE tokenizer made by the library itself: what the converted one must agree with."""
     reference = Tokenizer(models.BPE())
-    reference.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
+    # Trained with numbers in one piece: "19" is a token, and only the splitting of digits keeps it from use.
+    reference.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     reference.decoder = decoders.ByteLevel()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -44,7 +43,10 @@ def tokenizer() -> Tokenizer:
         vocab_size=320, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
     reference.train_from_iterator(["Paris is the capital of France, in the café of 1969"] * 50, trainer)
-    assert reference.get_vocab_size() > 256 + len(special), "there must be merges"
+    assert "19" in reference.get_vocab()
+    reference.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     return reference
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from huggingface_hub import utils as hub
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import (
@@ -319,11 +320,17 @@ def test_other_people_s_bugs_are_not_dressed_up_as_ours(saved: Path, monkeypatch
 
 def logging_state() -> tuple[object, ...]:
     root = logging.getLogger()
-    bars = transformers_logging.is_progress_bar_enabled()
-    return (tuple(root.handlers), root.level, transformers_logging.get_verbosity(), bars)
+    bars = (transformers_logging.is_progress_bar_enabled(), hub.are_progress_bars_disabled())
+    return (tuple(root.handlers), root.level, transformers_logging.get_verbosity(), *bars)
 
 
-def test_loading_leaves_logging_as_it_was(saved: Path, folder: Path) -> None:
+@pytest.mark.parametrize("bars", [True, False])
+def test_loading_leaves_logging_as_it_was(
+    bars: bool, saved: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transformers_logging, "_tqdm_active", bars)
+    monkeypatch.setattr("huggingface_hub.utils._tqdm._hf_hub_progress_bars_disabled", not bars)
+    monkeypatch.setattr(transformers_logging._get_library_root_logger(), "level", logging.INFO)
     before = logging_state()
     load(saved, device_map=spread(**{"model.layers.1": "disk"}))
     cut_weights(folder)
@@ -333,7 +340,13 @@ def test_loading_leaves_logging_as_it_was(saved: Path, folder: Path) -> None:
 
 
 def test_nothing_is_printed_in_a_process_of_its_own(saved: Path) -> None:
-    script = f"from interpret.models import load\nload({str(saved)!r}, load_in_8bit=True)\n"
+    script = (
+        "import logging\n"
+        "from interpret.models import load\n"
+        f"load({str(saved)!r}, load_in_8bit=True)\n"
+        f"load({str(saved)!r}, device_map={spread(**{'model.layers.1': 'disk'})})\n"
+        "assert not logging.root.handlers\n"
+    )
     # transformers 4.34.0 itself, when imported, uses a name that torch has renamed.
     done = subprocess.run(
         [sys.executable, "-W", "ignore::FutureWarning", "-c", script], capture_output=True, text=True

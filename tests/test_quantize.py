@@ -193,6 +193,7 @@ def test_without_bitsandbytes_the_error_says_what_to_install(monkeypatch: pytest
 def test_bitsandbytes_says_nothing_of_its_own() -> None:
     """In a process of its own, since bitsandbytes speaks when first imported."""
     script = (
+        "import logging; logging.basicConfig()\n"
         "import sys; sys.path.insert(0, 'tests')\n"
         "from test_quantize import llama, logits, quantize_\n"
         "for bits in (8, 4):\n"
