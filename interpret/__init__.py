@@ -1,1 +1,57 @@
-"""Open a Hugging Face language model, operate on its hidden states, and close it unchanged."""
+"""Open a Hugging Face language model, operate on its hidden states, and close it unchanged.
+
+The public names; everything else may change between versions. docs/architecture.md shows how they fit together.
+"""
+
+import warnings
+
+with warnings.catch_warnings():
+    # transformers 4.34.0 registers its outputs through a name torch has since renamed; nothing a user could mend.
+    warnings.filterwarnings("ignore", message=".*_register_pytree_node.*")
+    from interpret.activations import record
+    from interpret.errors import (
+        InputError,
+        InterpretError,
+        ModelError,
+        RunError,
+        SpecError,
+        UnsupportedModelError,
+    )
+    from interpret.facts import Prompt, load_examples
+    from interpret.generation import (
+        attach,
+        detach,
+        forward_interpret,
+        generate_interpret,
+        greedy_search_interpret,
+    )
+    from interpret.interpretation_prompt import InterpretationPrompt, interpretation_prompt
+    from interpret.models import load
+    from interpret.records import Interpretation
+    from interpret.runs import read_table
+    from interpret.selfie import Settings, interpretations, plan_sources
+
+__all__ = [
+    "InputError",
+    "InterpretError",
+    "Interpretation",
+    "InterpretationPrompt",
+    "ModelError",
+    "Prompt",
+    "RunError",
+    "Settings",
+    "SpecError",
+    "UnsupportedModelError",
+    "attach",
+    "detach",
+    "forward_interpret",
+    "generate_interpret",
+    "greedy_search_interpret",
+    "interpretation_prompt",
+    "interpretations",
+    "load",
+    "load_examples",
+    "plan_sources",
+    "read_table",
+    "record",
+]

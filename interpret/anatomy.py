@@ -134,6 +134,15 @@ def past_length(past_key_values: Any) -> int:
     return past_key_values[0][0].shape[-2]
 
 
+def shared_past(past_key_values: Any, n_columns: int, n_rows: int) -> Any:
+    """Return the first columns of a one-row cache for ``n_rows`` rows, without copying; None for no columns."""
+    if not n_columns:
+        return None
+    return tuple(
+        tuple(part[:, :, :n_columns].expand(n_rows, -1, -1, -1) for part in layer) for layer in past_key_values
+    )
+
+
 def layer_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     """Return the hidden states [B, T, D] from the arguments of a layer's call."""
     return args[0] if args else kwargs["hidden_states"]

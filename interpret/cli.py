@@ -4,6 +4,7 @@ Exit codes: 0 all that was asked for is done; 2 something the user can mend, sai
 """
 
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
@@ -25,7 +26,7 @@ from rich.progress import (
 from rich.table import Table
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from interpret import runs, selfcheck, selfie
+from interpret import provenance, runs, selfcheck, selfie
 from interpret.chat import MODEL_TEMPLATE, has_template
 from interpret.errors import InputError, InterpretError, unknown
 from interpret.facts import load_examples
@@ -58,6 +59,9 @@ DeviceMap = Annotated[str | None, typer.Option(help="Spread a large model by acc
 
 def main(argv: Sequence[str] | None = None, *, prog_name: str = "interpret") -> None:
     """Run a command line and exit with its code; a user's mistake is one message, never a traceback."""
+    # transformers 4.34.0 uses names that torch has since renamed; nothing a user could mend.
+    warnings.filterwarnings("ignore", message=".*_register_pytree_node.*")
+    warnings.filterwarnings("ignore", message=".*TypedStorage is deprecated.*")
     try:
         app(args=None if argv is None else list(argv), prog_name=prog_name)
     except InterpretError as error:
@@ -83,8 +87,8 @@ def selfie_command(
         list[str] | None,
         typer.Option(
             "--interpretation-prompt",
-            help="'summarize', 'repeat', 'about', 'explain', or a text with {slots} in it; may be given several times. "
-            "[default: summarize]",
+            help="'summarize', 'repeat', 'about', 'explain', or a text with {slots} in it; may be given several "
+            "times. [default: summarize]",
         ),
     ] = None,
     slots: Annotated[int, typer.Option(min=1, help="Slots that {slots} stands for.")] = 5,
@@ -166,7 +170,7 @@ def selfie_command(
         "command": "selfie",
         **arguments,
         "weights": _weights(lm),
-        "examples_sha256": runs.file_sha256(examples),
+        "examples_sha256": provenance.file_sha256(examples),
         "dtype": str(lm.dtype).removeprefix("torch."),
         "interpretation_prompts": words,
     }
@@ -206,7 +210,7 @@ def check_command(
     load_in_4bit: Four = False,
 ) -> None:
     """Show what is installed, and that surgery changes nothing where nothing is asked for."""
-    for name, value in {**runs.versions(), "patch": selfcheck.patch_state()}.items():
+    for name, value in {**provenance.versions(), "patch": selfcheck.patch_state()}.items():
         out.print(f"{name:<16}{value}", highlight=False)
     lm, _ = load(model, device=device, dtype=dtype, load_in_8bit=load_in_8bit, load_in_4bit=load_in_4bit, say=_say)
     for name, value in selfcheck.features(lm).items():
@@ -225,7 +229,9 @@ def check_command(
 def _weights(model: PreTrainedModel) -> str:
     """Tell which weights these are: the hash of a folder's files, or the commit on the hub."""
     folder = Path(model.config._name_or_path)
-    return f"sha256 {runs.weights_sha256(folder)}" if folder.is_dir() else f"commit {model.config._commit_hash}"
+    return (
+        f"sha256 {provenance.weights_sha256(folder)}" if folder.is_dir() else f"commit {model.config._commit_hash}"
+    )
 
 
 def _say(message: str) -> None:
@@ -251,13 +257,16 @@ def _progress(what: str, items: Iterable[Any], total: int) -> Iterator[Iterator[
 def _show(folder: Path) -> None:
     """Say where the table is, and show its first rows."""
     records = runs.read_table(folder, Interpretation)
-    table = Table(show_lines=False)
-    for heading in ("prompt", "layer", "token", "interpretation", "relevancy"):
-        table.add_column(heading, overflow="fold")
+    table = Table()
+    for heading in ("prompt", "layer", "token"):
+        table.add_column(heading, min_width=8, no_wrap=True)
+    table.add_column("interpretation", width=max(20, out.width - 60), no_wrap=True)
+    table.add_column("relevancy", no_wrap=True)
     for record in records[:FIRST_ROWS]:
         where = ["control", ""] if record.layer_idx is None else [str(record.layer_idx), record.current_token]
+        text = " ".join(record.interpretation_text.split())
         relevancy = max(record.signed_relevancy, default=0.0)
-        cells = [record.name, *where, record.interpretation_text.strip(), f"{relevancy:+.2f}"]
+        cells = [record.name, *where, text, f"{relevancy:+.2f}"]
         table.add_row(*(escape(cell) for cell in cells))
     out.print(table)
     out.print(f"{len(records)} rows in {folder / runs.TABLE}", highlight=False, soft_wrap=True)

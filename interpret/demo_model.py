@@ -266,17 +266,13 @@ _OTHER_TENSORS = {
     "output_norm.weight": "model.norm.weight",
     "output.weight": "lm_head.weight",
 }
+_SPECIAL = {"bos": "bos", "eos": "eos", "pad": "padding"}
 _CONTROL = 3
 """GGUF's token type of special tokens."""
 
 
 def convert(gguf_file: Path, folder: Path) -> None:
-    """Write the Llama model in ``gguf_file`` into ``folder`` as ``from_pretrained`` reads it, weights as float32.
-
-    Args:
-        gguf_file: a Llama model with a byte-level BPE tokenizer, in any number format the gguf package reads.
-        folder: an existing folder.
-    """
+    """Write the Llama model with byte-level BPE in ``gguf_file`` into an existing folder, weights as float32."""
     from gguf import GGUFReader  # here, since only a conversion needs it
 
     reader = GGUFReader(gguf_file)
@@ -298,10 +294,7 @@ def _write_weights(path: Path, tensors: list[Any], metadata: Metadata) -> None:
     from gguf import dequantize
     from safetensors.numpy import save_file
 
-    heads = {
-        "attn_q": metadata("llama.attention.head_count"),
-        "attn_k": metadata("llama.attention.head_count_kv"),
-    }
+    heads = {"attn_q": metadata("llama.attention.head_count"), "attn_k": metadata("llama.attention.head_count_kv")}
     weights: dict[str, Array] = {}
     for tensor in tensors:
         weight = dequantize(tensor.data, tensor.tensor_type)  # [rows, columns], or [D] for norms
@@ -368,13 +361,11 @@ def _ending(metadata: Metadata) -> dict[str, int]:
     return {f"{name}_token_id": metadata(f"tokenizer.ggml.{key}_token_id") for name, key in _SPECIAL.items()}
 
 
-_SPECIAL = {"bos": "bos", "eos": "eos", "pad": "padding"}
-
-
 def _tokenizer(metadata: Metadata) -> dict[str, object]:
     """Lay out ``tokenizer.json``: byte-level BPE, every digit a token of its own."""
     tokens = metadata("tokenizer.ggml.tokens")
     types = metadata("tokenizer.ggml.token_type")
+    digits = {"type": "Digits", "individual_digits": True}
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     return {
@@ -387,10 +378,7 @@ def _tokenizer(metadata: Metadata) -> dict[str, object]:
             if kind == _CONTROL
         ],
         "normalizer": None,
-        "pre_tokenizer": {
-            "type": "Sequence",
-            "pretokenizers": [{"type": "Digits", "individual_digits": True}, byte_level],
-        },
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [digits, byte_level]},
         "post_processor": None,
         "decoder": byte_level,
         "model": {

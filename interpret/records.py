@@ -246,7 +246,7 @@ class Interpretation:
     prompt_output: str
     """What the model generates after the prompt, decoded."""
     prompt_token_list: list[str]
-    """[T] the tokens of prompt and prompt_output, a piece of text each."""
+    """[T] the tokens of the prompt, a piece of text each: ``prompt_token_list[token_idx]`` is the current token."""
     category: str
     """The example's own label."""
     layer_idx: int | None

@@ -6,12 +6,7 @@ last such line is a unit cut off half-way, dropped at the next opening. ``manife
 numbers (identity, compared whenever the run is continued) and how they came about (circumstances, only recorded).
 """
 
-import fcntl
-import hashlib
-import importlib.metadata
 import json
-import os
-import platform
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,13 +16,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from interpret.disk import append_durably, cut, locked, sync
 from interpret.errors import RunError
 from interpret.records import csv_header, from_csv, to_csv
 
 TABLE, MANIFEST, PROGRESS = "table.csv", "manifest.json", "progress.jsonl"
 FORMAT = "llm-interpret run, format 1"
-LIBRARIES = ("llm-interpret", "torch", "transformers", "tokenizers", "accelerate", "bitsandbytes", "numpy")
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.gguf")
 MEND = "give another --output folder, or delete this one"
 
 R = TypeVar("R")
@@ -120,12 +114,12 @@ class Run:
         entry = _Entry(unit, rows, size + len(text), zlib.crc32(text), dropped)
         self._open = False  # what a disk holds after a failed write only the next opening knows, which reads it
         try:
-            _append_durably(table, text)
-            _append_durably(journal, json.dumps(asdict(entry)).encode() + b"\n")
+            append_durably(table, text)
+            append_durably(journal, json.dumps(asdict(entry)).encode() + b"\n")
         except BaseException as error:
             with suppress(OSError):  # the claim goes before what it claims
-                _cut(journal, journal_size)
-                _cut(table, size)
+                cut(journal, journal_size)
+                cut(table, size)
             if isinstance(error, OSError):
                 raise RunError(
                     f"{error.filename}: cannot write unit {unit!r}: {error.strerror}; {done} of {len(self.units)} "
@@ -172,7 +166,7 @@ def open_run(
         with _os_errors_named(folder):
             _refuse_foreign(folder)
             folder.mkdir(parents=True, exist_ok=True)
-            lock.enter_context(_locked(folder / PROGRESS))
+            lock.enter_context(locked(folder / PROGRESS))
             manifest = _load_manifest(folder / MANIFEST)
             entries, journal_size = _read_journal(folder / PROGRESS)
             if manifest is not None:
@@ -182,7 +176,7 @@ def open_run(
             run = Run(folder, record_type, units, entries)
             manifest = _opened(manifest, wanted, dict(circumstances), run)
             _save(manifest, run)
-            _cut(folder / PROGRESS, journal_size)
+            cut(folder / PROGRESS, journal_size)
             _restore_table(folder / TABLE, csv_header(record_type), entries)
         try:
             yield run
@@ -221,41 +215,6 @@ def read_table(folder_or_csv: Path | str, record_type: type[R]) -> list[R]:
         raise RunError(f"{table}: {error}") from None
 
 
-def versions() -> dict[str, str]:
-    """Return the versions that results depend on: Python, platform, and each installed library, by name."""
-    found = {"python": platform.python_version(), "platform": platform.platform()}
-    for name in LIBRARIES:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
-
-
-def file_sha256(path: Path | str) -> str:
-    """Return the sha256 of a file's bytes, in hex.
-
-    Raises:
-        RunError: if it cannot be read.
-    """
-    try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def weights_sha256(folder: Path | str) -> str:
-    """Return one sha256 for the weights in a model folder: that of its weight files' names and sha256s, by name.
-
-    Raises:
-        RunError: if there are none, or one cannot be read.
-    """
-    for pattern in WEIGHTS:
-        if files := sorted(Path(folder).glob(pattern)):
-            lines = "".join(f"{file_sha256(file)}  {file.name}\n" for file in files)
-            return hashlib.sha256(lines.encode()).hexdigest()
-    raise RunError(f"{folder}: no weights there; looked for {', '.join(WEIGHTS)}")
-
-
 @contextmanager
 def _os_errors_named(folder: Path) -> Iterator[None]:
     """Give what the operating system refuses the words of a run."""
@@ -263,21 +222,6 @@ def _os_errors_named(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise RunError(f"{error.filename or folder}: cannot open or close the run: {error.strerror}") from error
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a file against every other process; the lock ends with this one, however it ends."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # writable: network file systems ask for that
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"{path.parent} is being written by another process; wait for it or stop it") from None
-        yield
-    finally:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing is not enough while a forked child holds the descriptor
-        os.close(descriptor)
 
 
 def _refuse_foreign(folder: Path) -> None:
@@ -366,45 +310,16 @@ def _check_table(table: Path, header: bytes, entries: Sequence[_Entry]) -> None:
 def _restore_table(table: Path, header: bytes, entries: Sequence[_Entry]) -> None:
     """Bring the table to the header and the units of the journal, dropping one that was cut off half-way."""
     if entries or (table.exists() and table.stat().st_size >= len(header)):
-        _cut(table, _table_size(entries, header))
+        cut(table, _table_size(entries, header))
         return
     table.write_bytes(b"")
-    _append_durably(table, header)
-    _sync(table.parent)
+    append_durably(table, header)
+    sync(table.parent)
 
 
 def _table_size(entries: Sequence[_Entry], header: bytes) -> int:
     """Return the bytes of the table that are known to be whole."""
     return entries[-1].size if entries else len(header)
-
-
-def _append_durably(path: Path, data: bytes) -> None:
-    """Write at the end of a file, and return when the disk has it."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
-    try:
-        while data:  # a disk that is nearly full takes a part, and refuses the next
-            data = data[os.write(descriptor, data) :]
-        os.fsync(descriptor)
-    except OSError as error:
-        error.filename = str(path)
-        raise
-    finally:
-        os.close(descriptor)
-
-
-def _cut(path: Path, size: int) -> None:
-    """Drop what a file holds beyond ``size`` bytes."""
-    if path.stat().st_size > size:
-        os.truncate(path, size)
-
-
-def _sync(folder: Path) -> None:
-    """Make new names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _opened(
@@ -431,9 +346,9 @@ def _save(manifest: dict[str, Any], run: Run) -> None:
         return
     temporary = run.folder / f".{MANIFEST}.tmp"
     temporary.write_bytes(b"")
-    _append_durably(temporary, text)
+    append_durably(temporary, text)
     temporary.replace(path)
-    _sync(run.folder)
+    sync(run.folder)
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

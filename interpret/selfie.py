@@ -7,6 +7,7 @@ stand its probability with the insertion and without it; their difference tells 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,11 +19,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from interpret.anatomy import anatomy_of, input_device
+from interpret.anatomy import anatomy_of, input_device, shared_past
 from interpret.chat import MODEL_TEMPLATE, as_it_is, wrap
 from interpret.errors import InputError
 from interpret.facts import Prompt
-from interpret.generation import generate_interpret
+from interpret.generation import forward_interpret, generate_interpret
 from interpret.interpretation_prompt import InterpretationPrompt
 from interpret.records import Interpretation
 from interpret.selectors import select
@@ -127,16 +128,17 @@ def interpretations(
         UnsupportedModelError: if the model is of no known family.
     """
     _check_fit(model, sources, templates, settings)
-    controls = {template: _read(model, template, None, settings)[0] for template in templates}
+    primed = [_prime(model, template) for template in templates]
+    controls = [_read(model, one, None, settings)[0] for one in primed]
     for source in sources:
         states = _hidden_states(model, source)  # [N, D]
         output = _continue(model, source.tokenised.ids, settings.prompt_output_tokens)
-        for template in templates:
-            row = _RowWriter(tokenizer, source, template, tokenizer.decode(output))
-            yield row.write(controls[template], "control")
+        for one, control in zip(primed, controls, strict=True):
+            row = _RowWriter(tokenizer, source, one.template, tokenizer.decode(output))
+            yield row.write(control, "control")
             for start in range(0, len(states), settings.batch_size):
                 batch = slice(start, start + settings.batch_size)
-                readings = _read(model, template, states[batch], settings)
+                readings = _read(model, one, states[batch], settings)
                 for (layer, token), reading in zip(source.pairs[batch], readings, strict=True):
                     yield row.write(reading, "interpretation", layer, token)
 
@@ -214,27 +216,62 @@ def _continue(model: PreTrainedModel, ids: Sequence[int], new_tokens: int) -> li
     return _until_end(output[0, len(ids) :].tolist(), config.eos_token_id)
 
 
-def _read(
-    model: PreTrainedModel, template: InterpretationPrompt, states: Tensor | None, settings: Settings
-) -> list[Reading]:
-    """Let the model write what states [N, D] say, greedily; for None, one reading with nothing inserted."""
-    rows = 1 if states is None else len(states)
+@dataclass(frozen=True)
+class _Primed:
+    """A template the model has read once with nothing inserted: what all its interpretations share."""
+
+    template: InterpretationPrompt
+    past: Any
+    """Keys and values of its T columns, one row."""
+    first: Tensor
+    """[V] probabilities of the token after it."""
+
+
+@torch.no_grad()
+def _prime(model: PreTrainedModel, template: InterpretationPrompt) -> _Primed:
+    ids = torch.tensor([template.ids], device=input_device(model))  # [1, T]
+    output = model(ids, attention_mask=torch.ones_like(ids), use_cache=True)
+    return _Primed(template, output.past_key_values, _softmax(output.logits[0, -1]))
+
+
+def _read(model: PreTrainedModel, primed: _Primed, states: Tensor | None, settings: Settings) -> list[Reading]:
+    """Let the model write what states [N, D] say, greedily; for None, one reading with nothing inserted.
+
+    The columns before the first slot come from the primed template; those up to the last are read here, so that
+    stock decoding, which goes on from a cache by one token only, starts at the last.
+    """
+    template, rows = primed.template, 1 if states is None else len(states)
     prompt = torch.tensor([template.ids] * rows, device=input_device(model))  # [N, T]
+    mask = torch.ones_like(prompt)
+    info = None if states is None else [_insertion(template, state, settings) for state in states]
+    start, last = min(template.slots[0], len(template.ids) - 1), len(template.ids) - 1
+    past = shared_past(primed.past, start, rows)
+    if start < last:
+        with torch.no_grad():
+            past = forward_interpret(
+                model.base_model,
+                prompt[:, start:last],
+                attention_mask=mask[:, :last],
+                past_key_values=past,
+                use_cache=True,
+                insert_info=info,
+            ).past_key_values
     config = _greedy(model, settings.new_tokens)
     kept = _KeepProbabilities()
     written = generate_interpret(
         model,
         prompt,
-        attention_mask=torch.ones_like(prompt),
+        attention_mask=mask,
+        past_key_values=past,
         generation_config=config,
         logits_processor=LogitsProcessorList([kept]),
-        insert_info=None if states is None else [_insertion(template, state, settings) for state in states],
-    )
+        insert_info=info,
+    )[:, len(template.ids) :]  # [N, new]
     p_with = torch.stack(kept.steps, dim=1)  # [N, new]
-    p_without = p_with if states is None else _probabilities(model, written, start=len(template.ids))
+    p_without = p_with if states is None else _without_insertion(model, primed, written)
     readings = []
     for row, with_, without in zip(written.tolist(), p_with.tolist(), p_without.tolist(), strict=True):
-        ids = _until_end(row[len(template.ids) :], config.eos_token_id)
+        ids = _until_end(row, config.eos_token_id)
         readings.append(Reading(ids, with_[: len(ids)], without[: len(ids)]))
     return readings
 
@@ -264,16 +301,30 @@ class _KeepProbabilities(LogitsProcessor):
         self.steps: list[Tensor] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        self.steps.append(scores.softmax(-1).amax(-1))  # [N, V] -> [N]
+        self.steps.append(_softmax(scores).amax(-1))  # [N, V] -> [N]
         return scores
 
 
 @torch.no_grad()
-def _probabilities(model: PreTrainedModel, ids: Tensor, *, start: int) -> Tensor:
-    """Return the probability of each token from ``start`` on, given those before it: [N, T] -> [N, T - start]."""
-    states = model.base_model(ids, attention_mask=torch.ones_like(ids), use_cache=False)[0]  # [N, T, D]
-    logits = model.get_output_embeddings()(states[:, start - 1 : -1]).float()  # [N, T - start, V]
-    return logits.softmax(-1).gather(-1, ids[:, start:, None]).squeeze(-1)
+def _without_insertion(model: PreTrainedModel, primed: _Primed, written: Tensor) -> Tensor:
+    """Return the probability of each written token, [N, new], where the template has nothing inserted."""
+    rows, new = written.shape
+    length = len(primed.template.ids)
+    first = primed.first[written[:, 0]].unsqueeze(1)  # [N, 1]
+    if new == 1:
+        return first
+    states = model.base_model(
+        written[:, :-1],
+        attention_mask=written.new_ones(rows, length + new - 1),
+        past_key_values=shared_past(primed.past, length, rows),
+    )[0]  # [N, new - 1, D]
+    rest = _softmax(model.get_output_embeddings()(states)).gather(-1, written[:, 1:, None])
+    return torch.cat([first, rest.squeeze(-1)], dim=1)
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    """Return probabilities over the last dimension, computed in float32 at least."""
+    return logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
 
 def _until_end(ids: list[int], end: int | list[int] | None) -> list[int]:

@@ -53,8 +53,14 @@ def test_content_is_found_where_the_template_says_the_same_words():
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("[INST] [/INST]", "chat template '[INST] [/INST]' has no single {prompt}; write it once, where the prompt goes"),
-        ("{prompt}{prompt}", "chat template '{prompt}{prompt}' has no single {prompt}; write it once, where the prompt"),
+        (
+            "[INST] [/INST]",
+            "chat template '[INST] [/INST]' has no single {prompt}; write it once, where the prompt goes",
+        ),
+        (
+            "{prompt}{prompt}",
+            "chat template '{prompt}{prompt}' has no single {prompt}; write it once, where the prompt",
+        ),
     ],
 )
 def test_a_template_needs_one_place_for_the_prompt(template, message):

@@ -47,11 +47,15 @@ def rows_of(model, tokenizer, prompts=PROMPTS, settings=SETTINGS, made=None, **s
 
 def reference_reading(model, template, state, settings, layer):
     """Ids, P with and P without, by full passes alone."""
-    info = None if state is None else {
-        layer: (list(template.slots), state.expand(1, len(template.slots), -1)),
-        "overlay_strength": settings.strength,
-        "replacing_mode": settings.mode,
-    }
+    info = (
+        None
+        if state is None
+        else {
+            layer: (list(template.slots), state.expand(1, len(template.slots), -1)),
+            "overlay_strength": settings.strength,
+            "replacing_mode": settings.mode,
+        }
+    )
     ids = reference_greedy(model, template.ids, info, settings.new_tokens)
     start = len(template.ids)
     readings = []
@@ -121,7 +125,11 @@ def test_one_row_for_each_prompt_template_layer_and_token_and_a_control():
     places = [(row.repeat_prompt_name, row.layer_idx, row.token_idx) for row in rows]
     tokens = sorted({row.token_idx for row in rows if row.token_idx is not None})
     wanted = [("", None)] + [(layer, token) for layer in range(L + 1) for token in tokens]
-    expected = [(name, layer or None if layer == "" else layer, token) for name in ("say", "repeat") for layer, token in wanted]
+    expected = [
+        (name, layer or None if layer == "" else layer, token)
+        for name in ("say", "repeat")
+        for layer, token in wanted
+    ]
     assert places == expected
     assert "Eiffel Tower" in "".join(rows[0].prompt_token_list[token] for token in tokens)
 
@@ -152,7 +160,12 @@ def test_batch_size_changes_no_row(kind):
         rows_of(model, tokenizer, settings=replace(SETTINGS, batch_size=size), layers="all", tokens="::2")
         for size in (1, 5)
     )
-    numbers = ("interpretation_prob", "probability_without_insertion", "signed_relevancy", "interpretation_weights")
+    numbers = (
+        "interpretation_prob",
+        "probability_without_insertion",
+        "signed_relevancy",
+        "interpretation_weights",
+    )
     for a, b in zip(one, five, strict=True):
         for name in numbers:
             assert getattr(a, name) == pytest.approx(getattr(b, name), abs=1e-5)
@@ -208,7 +221,10 @@ def test_sentence_piece_models_are_interpreted_too():
     ("selectors", "message"),
     [
         ({"layers": "5"}, "layer 5 does not exist; there are layers 0 to 4, or -5 to -1"),
-        ({"tokens": "subject"}, "prompt taste_1: token selector 'subject' needs a \"subject\", which this prompt does"),
+        (
+            {"tokens": "subject"},
+            "prompt taste_1: token selector 'subject' needs a \"subject\", which this prompt does",
+        ),
         ({"tokens": "99"}, "prompt taste_1: token 99 does not exist; there are tokens 0 to "),
         ({"tokens": "contents"}, "prompt taste_1: unknown token selector 'contents'; did you mean 'content'?"),
     ],

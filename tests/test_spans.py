@@ -3,7 +3,7 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reference.toy_tokenizers import TOKENIZERS, byte_level, sentence_piece_model, sentence_piece
+from reference.toy_tokenizers import TOKENIZERS, byte_level, sentence_piece, sentence_piece_model
 from transformers import LlamaTokenizer
 
 from interpret.chat import as_it_is, wrap
@@ -71,7 +71,10 @@ def test_a_subject_selector_needs_a_subject():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("to be or not to be", "subject 'be' occurs more than once in the prompt 'to be or not to be'; write more of it"),
+        (
+            "to be or not to be",
+            "subject 'be' occurs more than once in the prompt 'to be or not to be'; write more of it",
+        ),
         ("hello", "subject 'be' is not a part of the prompt 'hello'"),
     ],
 )

@@ -1,0 +1,53 @@
+"""Writing files so that what was said to be written outlives a kill or a power cut."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from interpret.errors import RunError
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a file against every other process; the lock ends with this one, however it ends."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # writable: network file systems ask for that
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f"{path.parent} is being written by another process; wait for it or stop it") from None
+        yield
+    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing is not enough while a forked child holds the descriptor
+        os.close(descriptor)
+
+
+def append_durably(path: Path, data: bytes) -> None:
+    """Write at the end of a file, and return when the disk has it."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+    try:
+        while data:  # a disk that is nearly full takes a part, and refuses the next
+            data = data[os.write(descriptor, data) :]
+        os.fsync(descriptor)
+    except OSError as error:
+        error.filename = str(path)
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def cut(path: Path, size: int) -> None:
+    """Drop what a file holds beyond ``size`` bytes."""
+    if path.stat().st_size > size:
+        os.truncate(path, size)
+
+
+def sync(folder: Path) -> None:
+    """Make new names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
