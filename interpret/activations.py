@@ -76,9 +76,7 @@ def _parse(name: str, n_layers: int) -> tuple[str, int]:
     return site, int(layer)
 
 
-def _hook_layer(
-    anatomy: Anatomy, layer: int, sites: set[str], seen: dict[str, Tensor]
-) -> Iterator[RemovableHandle]:
+def _hook_layer(anatomy: Anatomy, layer: int, sites: set[str], seen: dict[str, Tensor]) -> Iterator[RemovableHandle]:
     """Register the hooks that record ``sites`` of one layer into ``seen``."""
     block, family = anatomy.layers[layer], anatomy.family
 

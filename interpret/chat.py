@@ -48,9 +48,7 @@ def wrap(tokenizer: PreTrainedTokenizerBase, message: str, template: str = MODEL
     """
     if template != MODEL_TEMPLATE:
         if template.count(FIELD) != 1:
-            raise InputError(
-                f"chat template {template!r} has no single {FIELD}; write it once, where the prompt goes"
-            )
+            raise InputError(f"chat template {template!r} has no single {FIELD}; write it once, where the prompt goes")
         before, after = template.split(FIELD)
         return _between(before, message, after, add_special_tokens=True)
     if not has_template(tokenizer):
@@ -59,9 +57,7 @@ def wrap(tokenizer: PreTrainedTokenizerBase, message: str, template: str = MODEL
     # The space around the words is left to the template: some keep it, some take it away.
     before, mark, after = _render(tokenizer, message.replace(words, _MARK, 1)).partition(_MARK)
     if not mark or _MARK in after:
-        raise InputError(
-            "the model's chat template does not show the user's message once; give a template of your own"
-        )
+        raise InputError("the model's chat template does not show the user's message once; give a template of your own")
     return _between(before, words, after, add_special_tokens=False)
 
 

@@ -7,8 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import groupby
-from operator import attrgetter
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,9 +48,7 @@ out, err = Console(), Console(stderr=True)
 
 Model = Annotated[str, typer.Option(help="'demo' (SmolLM2-135M-Instruct), a model folder, or a hub id.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; a GPU is taken if there is one.")]
-Dtype = Annotated[
-    str | None, typer.Option(help="float32, float16 or bfloat16; as stored in the model if left out.")
-]
+Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16; as stored in the model if left out.")]
 Eight = Annotated[bool, typer.Option("--load-in-8bit", help="Quantize the linear layers to 8 bits.")]
 Four = Annotated[bool, typer.Option("--load-in-4bit", help="Quantize the linear layers to 4 bits.")]
 DeviceMap = Annotated[str | None, typer.Option(help="Spread a large model by accelerate, as in 'auto'.")]
@@ -108,14 +105,10 @@ def selfie_command(
     overlay_strength: Annotated[float, typer.Option(help="Share of the inserted state, or its factor.")] = 1.0,
     batch_size: Annotated[int, typer.Option(min=1, help="Interpretations written side by side.")] = 64,
     new_tokens: Annotated[int, typer.Option(min=1, help="Longest interpretation, in tokens.")] = 30,
-    prompt_output_tokens: Annotated[
-        int, typer.Option(min=0, help="Longest continuation of the prompt itself.")
-    ] = 30,
+    prompt_output_tokens: Annotated[int, typer.Option(min=0, help="Longest continuation of the prompt itself.")] = 30,
     chat_template: Annotated[
         str,
-        typer.Option(
-            help="'model' (its own), or a text such as '[INST] {prompt} [/INST]'; not used for raw prompts."
-        ),
+        typer.Option(help="'model' (its own), or a text such as '[INST] {prompt} [/INST]'; not used for raw prompts."),
     ] = MODEL_TEMPLATE,
     device: Device = None,
     dtype: Dtype = None,
@@ -145,12 +138,8 @@ def selfie_command(
     if chat_template == MODEL_TEMPLATE and not has_template(tokenizer):
         _say("this model has no chat template: prompts are given to it as they are (see --chat-template)")
     words = interpretation_prompts or ["summarize"]
-    templates = [
-        interpretation_prompt(tokenizer, one, n_slots=slots, chat_template=chat_template) for one in words
-    ]
-    sources = selfie.plan_sources(
-        lm, tokenizer, prompts, layers=layers, tokens=tokens, chat_template=chat_template
-    )
+    templates = [interpretation_prompt(tokenizer, one, n_slots=slots, chat_template=chat_template) for one in words]
+    sources = selfie.plan_sources(lm, tokenizer, prompts, layers=layers, tokens=tokens, chat_template=chat_template)
     settings = selfie.Settings(
         insertion_layer=insertion_layer,
         mode=replacing_mode,
@@ -159,13 +148,14 @@ def selfie_command(
         prompt_output_tokens=prompt_output_tokens,
         batch_size=batch_size,
     )
+    selfie.check_request(lm, sources, templates, settings)
     circumstances = {
-        "batch_size": arguments.pop("batch_size"),
-        "device": str(lm.device),
+        "versions": provenance.versions(),
         "examples": str(examples),
+        "device": str(lm.device),
+        **{name: arguments.pop(name) for name in ("batch_size", "device_map")},
     }
-    for name in ("device", "device_map"):
-        arguments.pop(name)
+    del arguments["device"]
     identity = {
         "command": "selfie",
         **arguments,
@@ -196,8 +186,14 @@ def _interpret(
         if pending:
             records = selfie.interpretations(model, tokenizer, pending, templates, settings)
             with _progress("Interpreting", records, selfie.count_rows(pending, len(templates))) as counted:
-                for name, rows in groupby(counted, key=attrgetter("name")):
-                    run.write(name, rows)
+                try:
+                    for source in pending:
+                        # Taken by number: waiting for the next prompt's first row would leave this one unsafe.
+                        rows = islice(counted, selfie.count_rows([source], len(templates)))
+                        run.write(source.prompt.name, rows)
+                except KeyboardInterrupt:
+                    _say(f"stopped with {len(run.finished)} of {len(units)} prompts safe; the same command continues")
+                    raise typer.Exit(130) from None
     _show(folder)
 
 
@@ -229,9 +225,7 @@ def check_command(
 def _weights(model: PreTrainedModel) -> str:
     """Tell which weights these are: the hash of a folder's files, or the commit on the hub."""
     folder = Path(model.config._name_or_path)
-    return (
-        f"sha256 {provenance.weights_sha256(folder)}" if folder.is_dir() else f"commit {model.config._commit_hash}"
-    )
+    return f"sha256 {provenance.weights_sha256(folder)}" if folder.is_dir() else f"commit {model.config._commit_hash}"
 
 
 def _say(message: str) -> None:

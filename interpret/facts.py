@@ -50,9 +50,7 @@ def load_examples(path: str | Path) -> list[Prompt]:
         raise InputError(f"{path} is not JSON: {error}") from None
     entries = document.get("examples") if isinstance(document, dict) else None
     if not isinstance(entries, list) or not entries:
-        raise InputError(
-            f'{path} has no examples; expected {{"examples": [{{"prompt": ..., "category": ...}}, ...]}}'
-        )
+        raise InputError(f'{path} has no examples; expected {{"examples": [{{"prompt": ..., "category": ...}}, ...]}}')
     counts: Counter[str] = Counter()
     prompts = []
     for index, entry in enumerate(entries):

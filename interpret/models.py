@@ -201,9 +201,7 @@ def _open_model(
         # AutoModelForCausalLM would open it without its encoder. With a device map, transformers 4.34.0 loses the
         # embeddings that encoder and decoder share.
         if device_map is not None:
-            raise ModelError(
-                f"{source!r} is an encoder-decoder model, which device_map cannot spread: give device"
-            )
+            raise ModelError(f"{source!r} is an encoder-decoder model, which device_map cannot spread: give device")
         auto = AutoModelForSeq2SeqLM
     else:
         auto = AutoModelForCausalLM

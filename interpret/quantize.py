@@ -105,9 +105,7 @@ def _check(linear: nn.Linear | Conv1D, name: str, bits: int) -> None:
         )
 
 
-def _eight_bit(
-    bitsandbytes: ModuleType, linear: nn.Linear | Conv1D, device: torch.device | str | None
-) -> nn.Module:
+def _eight_bit(bitsandbytes: ModuleType, linear: nn.Linear | Conv1D, device: torch.device | str | None) -> nn.Module:
     weight = _weight(linear)
     # Made on "meta": neither memory nor random numbers go into weights that are replaced at once.
     new = bitsandbytes.nn.Linear8bitLt(
@@ -120,9 +118,7 @@ def _eight_bit(
     return _finish(new, linear, device)
 
 
-def _four_bit(
-    bitsandbytes: ModuleType, linear: nn.Linear | Conv1D, device: torch.device | str | None
-) -> nn.Module:
+def _four_bit(bitsandbytes: ModuleType, linear: nn.Linear | Conv1D, device: torch.device | str | None) -> nn.Module:
     weight = _weight(linear)
     new = bitsandbytes.nn.Linear4bit(
         weight.shape[1], weight.shape[0], bias=linear.bias is not None,

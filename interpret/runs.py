@@ -276,9 +276,7 @@ def _check_same(
     for number, entry in enumerate(entries):
         unit = units[number] if number < len(units) else None
         if entry.unit != unit:
-            raise RunError(
-                f"{folder} holds another run: its unit {number} is {entry.unit!r}, here {unit!r}; {MEND}"
-            )
+            raise RunError(f"{folder} holds another run: its unit {number} is {entry.unit!r}, here {unit!r}; {MEND}")
     counts = manifest["counts"]
     if len(entries) < counts["kept"] + counts["dropped"]:
         raise RunError(f"{folder / PROGRESS} has lost lines since {MANIFEST} counted them; {MEND}")

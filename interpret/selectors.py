@@ -42,9 +42,7 @@ def _part(kind: str, part: str, count: int, names: Mapping[str, Sequence[int]]) 
         return names[part]
     if _INDEX.fullmatch(part):
         if not -count <= int(part) < count:
-            raise InputError(
-                f"{kind} {part} does not exist; there are {kind}s 0 to {count - 1}, or -{count} to -1"
-            )
+            raise InputError(f"{kind} {part} does not exist; there are {kind}s 0 to {count - 1}, or -{count} to -1")
         return [int(part) % count]
     bounds = _SLICE.fullmatch(part)
     if not bounds or bounds[3] in ("0", "+0", "-0"):

@@ -28,7 +28,7 @@ from interpret.interpretation_prompt import InterpretationPrompt
 from interpret.records import Interpretation
 from interpret.selectors import select
 from interpret.spans import TokenisedPrompt, select_tokens, tokenise
-from interpret.spec import MODE, NORMALIZED, STRENGTH
+from interpret.spec import MODE, NORMALIZED, STRENGTH, plan_surgery
 
 
 @dataclass(frozen=True)
@@ -124,10 +124,9 @@ def interpretations(
         settings: see ``Settings``.
 
     Raises:
-        InputError: if a prompt or a template with its answer is longer than the model's context.
-        UnsupportedModelError: if the model is of no known family.
+        InterpretError: as ``check_request``.
     """
-    _check_fit(model, sources, templates, settings)
+    check_request(model, sources, templates, settings)
     primed = [_prime(model, template) for template in templates]
     controls = [_read(model, one, None, settings)[0] for one in primed]
     for source in sources:
@@ -141,6 +140,36 @@ def interpretations(
                 readings = _read(model, one, states[batch], settings)
                 for (layer, token), reading in zip(source.pairs[batch], readings, strict=True):
                     yield row.write(reading, "interpretation", layer, token)
+
+
+def check_request(
+    model: PreTrainedModel,
+    sources: Sequence[Source],
+    templates: Sequence[InterpretationPrompt],
+    settings: Settings,
+) -> None:
+    """Refuse what ``interpretations`` could not carry out, before anything runs.
+
+    Raises:
+        InputError: if a prompt or a template with what follows it is longer than the model's context, which some
+            families answer with nonsense.
+        SpecError: if the insertion does not fit the model.
+        UnsupportedModelError: if the model is of no known family.
+    """
+    longest = model.config.max_position_embeddings
+    wanted = [(f"prompt {s.prompt.name}", len(s.tokenised.ids), settings.prompt_output_tokens) for s in sources]
+    wanted += [(f"interpretation prompt {t.name!r}", len(t.ids), settings.new_tokens) for t in templates]
+    for what, length, new in wanted:
+        if length + new > longest:
+            raise InputError(f"{what} has {length} tokens; with {new} new ones it exceeds the model's {longest}")
+    anatomy = anatomy_of(model)
+    for template in templates:
+        plan_surgery(
+            [_insertion(template, torch.zeros(anatomy.width), settings)],
+            token_counts=[len(template.ids)],
+            n_layers=len(anatomy.layers),
+            width=anatomy.width,
+        )
 
 
 def count_rows(sources: Sequence[Source], n_templates: int) -> int:
@@ -157,9 +186,7 @@ class _RowWriter:
     template: InterpretationPrompt
     prompt_output: str
 
-    def write(
-        self, reading: Reading, kind: str, layer: int | None = None, token: int | None = None
-    ) -> Interpretation:
+    def write(self, reading: Reading, kind: str, layer: int | None = None, token: int | None = None) -> Interpretation:
         signed = [with_ - without for with_, without in zip(reading.p_with, reading.p_without, strict=True)]
         tokenised = self.source.tokenised
         return Interpretation(
@@ -181,21 +208,6 @@ class _RowWriter:
             signed_relevancy=signed,
             kind=kind,
         )
-
-
-def _check_fit(
-    model: PreTrainedModel,
-    sources: Sequence[Source],
-    templates: Sequence[InterpretationPrompt],
-    settings: Settings,
-) -> None:
-    """Refuse what would run past the model's context: some families answer that with nonsense."""
-    longest = model.config.max_position_embeddings
-    wanted = [(f"prompt {s.prompt.name}", len(s.tokenised.ids), settings.prompt_output_tokens) for s in sources]
-    wanted += [(f"interpretation prompt {t.name!r}", len(t.ids), settings.new_tokens) for t in templates]
-    for what, length, new in wanted:
-        if length + new > longest:
-            raise InputError(f"{what} has {length} tokens; with {new} new ones it exceeds the model's {longest}")
 
 
 @torch.no_grad()

@@ -26,9 +26,7 @@ class TokenisedPrompt:
     """Positions of the subject's tokens, where the prompt has one."""
 
 
-def tokenise(
-    tokenizer: PreTrainedTokenizerBase, chat_text: ChatText, subject: str | None = None
-) -> TokenisedPrompt:
+def tokenise(tokenizer: PreTrainedTokenizerBase, chat_text: ChatText, subject: str | None = None) -> TokenisedPrompt:
     """Tokenise a prompt and find its content and its subject.
 
     Args:
@@ -43,9 +41,7 @@ def tokenise(
         raise InputError(
             f"{type(tokenizer).__name__} cannot tell where a token stands in the text; use a fast tokenizer"
         )
-    encoded = tokenizer(
-        chat_text.text, add_special_tokens=chat_text.add_special_tokens, return_offsets_mapping=True
-    )
+    encoded = tokenizer(chat_text.text, add_special_tokens=chat_text.add_special_tokens, return_offsets_mapping=True)
     ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
     if not ids:
         raise InputError(f"prompt {chat_text.text!r} has no tokens")

@@ -105,9 +105,7 @@ def plan_surgery(
     [2]
     """
     if not isinstance(insert_info, Sequence) or isinstance(insert_info, str):
-        raise SpecError(
-            f"insert_info is a {type(insert_info).__name__}; give a list with one dict (or None) a sample"
-        )
+        raise SpecError(f"insert_info is a {type(insert_info).__name__}; give a list with one dict (or None) a sample")
     if len(insert_info) != len(token_counts):
         raise SpecError(
             f"insert_info has {len(insert_info)} entries for a batch of {len(token_counts)} samples; "
@@ -204,9 +202,7 @@ def _position(position: object, count: int, allow_negative: bool) -> int:
         raise SpecError(f"position {position!r} is a {type(position).__name__}; positions are integers")
     index = int(position)
     if index < 0 and not allow_negative:
-        raise SpecError(
-            f"position {position} counts from an end that moves with past_key_values; count from the start"
-        )
+        raise SpecError(f"position {position} counts from an end that moves with past_key_values; count from the start")
     if not -count <= index < count:
         raise SpecError(
             f"position {position} does not exist; the sample has {count} tokens, "

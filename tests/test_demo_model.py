@@ -176,9 +176,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.usefixtures("offline")
-def test_converted_model_computes_what_the_original_computes(
-    original: LlamaForCausalLM, source: DemoSource
-) -> None:
+def test_converted_model_computes_what_the_original_computes(original: LlamaForCausalLM, source: DemoSource) -> None:
     converted = LlamaForCausalLM.from_pretrained(demo_model_folder(source=source))
     assert torch.equal(logits(converted), logits(original))
     assert converted.dtype == torch.float32

@@ -294,9 +294,7 @@ def test_greedy_search_without_a_mask_takes_every_column_for_a_token(llama):
     ids[0, 0] = 0  # the padding id, yet a token
     ours = greedy_search_interpret(llama, ids, insert_info=INFO, **arguments)
     mask = torch.ones_like(ids)
-    assert torch.equal(
-        ours, greedy_search_interpret(llama, ids, insert_info=INFO, attention_mask=mask, **arguments)
-    )
+    assert torch.equal(ours, greedy_search_interpret(llama, ids, insert_info=INFO, attention_mask=mask, **arguments))
 
 
 METHODS = ("forward_interpret", "generate_interpret", "greedy_search_interpret")

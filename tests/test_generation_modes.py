@@ -229,9 +229,7 @@ def test_a_mask_is_inferred_from_padding_ids_as_generate_does(llama):
     batch = pad([[5, 6, 7, 8, 9], [20, 30, 40]], PAD)
     ours = generate_interpret(llama, batch.input_ids, insert_info=INFOS, max_new_tokens=N_NEW)
     mask = batch.attention_mask
-    expected = generate_interpret(
-        llama, batch.input_ids, attention_mask=mask, insert_info=INFOS, max_new_tokens=N_NEW
-    )
+    expected = generate_interpret(llama, batch.input_ids, attention_mask=mask, insert_info=INFOS, max_new_tokens=N_NEW)
     assert torch.equal(ours, expected)
 
 
@@ -309,9 +307,7 @@ def test_an_unknown_argument_is_refused_as_by_generate(llama, insert_info):
 @pytest.mark.parametrize("mode", MODES)
 def test_a_wrong_spec_is_refused_in_every_mode_before_anything_runs(llama, mode):
     llama.register_forward_pre_hook(lambda *_: pytest.fail("the model ran"))
-    with pytest.raises(
-        SpecError, match=r"^insert_info\[1\]: layer 4 does not exist; this model has layers 0 to 3$"
-    ):
+    with pytest.raises(SpecError, match=r"^insert_info\[1\]: layer 4 does not exist; this model has layers 0 to 3$"):
         generate_interpret(llama, IDS, insert_info=[None, {4: ([0], vectors(1))}], **MODES[mode])
     llama._forward_pre_hooks.clear()
 

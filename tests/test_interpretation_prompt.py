@@ -20,9 +20,7 @@ def test_every_slot_is_one_placeholder_whatever_stands_beside_it(kind, sequence)
     assert {tokenizer.decode([prompt.ids[slot]]).strip() for slot in prompt.slots} == {"_"}
     # What is not a slot is the texts, each by itself, after the opening tokens.
     others = [token for i, token in enumerate(prompt.ids) if i not in prompt.slots]
-    texts = [
-        token for part in sequence if part != 0 for token in tokenizer(part, add_special_tokens=False).input_ids
-    ]
+    texts = [token for part in sequence if part != 0 for token in tokenizer(part, add_special_tokens=False).input_ids]
     assert others == tokenizer("").input_ids + texts
 
 
@@ -87,14 +85,10 @@ def test_a_wrong_prompt_is_an_error(words, n_slots, message):
 
 
 def test_a_sequence_without_slots_is_an_error():
-    with pytest.raises(
-        InputError, match="^interpretation prompt 'mine' has no slot, so nothing could be inserted$"
-    ):
+    with pytest.raises(InputError, match="^interpretation prompt 'mine' has no slot, so nothing could be inserted$"):
         InterpretationPrompt(byte_level(), ("text",), name="mine")
 
 
 def test_a_placeholder_of_several_tokens_is_an_error():
-    with pytest.raises(
-        InputError, match="^placeholder 'qzx' is not one token for this tokenizer; choose another$"
-    ):
+    with pytest.raises(InputError, match="^placeholder 'qzx' is not one token for this tokenizer; choose another$"):
         InterpretationPrompt(byte_level(), (0,), placeholder="qzx")

@@ -236,9 +236,7 @@ def test_a_missing_gpu_is_named(saved: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("name", ["./nowhere", "~/nowhere", "/nowhere", "a/b/c"])
 def test_a_missing_folder_is_named(name: str) -> None:
-    with pytest.raises(
-        ModelError, match=f"there is no folder '{name}': give an existing folder, an id on the hub"
-    ):
+    with pytest.raises(ModelError, match=f"there is no folder '{name}': give an existing folder, an id on the hub"):
         load(name)
 
 
@@ -348,7 +346,5 @@ def test_nothing_is_printed_in_a_process_of_its_own(saved: Path) -> None:
         "assert not logging.root.handlers\n"
     )
     # transformers 4.34.0 itself, when imported, uses a name that torch has renamed.
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore::FutureWarning", "-c", script], capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-W", "ignore::FutureWarning", "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -95,9 +95,7 @@ def test_every_number_format_can_be_quantised(bits: int, dtype: torch.dtype) -> 
 @pytest.mark.parametrize("bits", [8, 4])
 def test_all_linear_layers_but_the_head_are_replaced(make: Callable[[], PreTrainedModel], bits: int) -> None:
     plain, model = make(), quantize_(make(), bits)
-    replaced = {
-        name for name, module in plain.named_modules() if type(module) is not type(model.get_submodule(name))
-    }
+    replaced = {name for name, module in plain.named_modules() if type(module) is not type(model.get_submodule(name))}
     per_layer = 7 if make is llama else 4
     assert len(replaced) == 2 * per_layer
     head = model.get_output_embeddings()
@@ -199,9 +197,7 @@ def test_bitsandbytes_says_nothing_of_its_own() -> None:
         "for bits in (8, 4):\n"
         "    logits(quantize_(llama(), bits))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore::FutureWarning", "-c", script], capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-W", "ignore::FutureWarning", "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 

@@ -130,9 +130,7 @@ def test_pandas_and_json_read_the_same_values(rows: list[Every]) -> None:
         for name in ("wholes", "texts", "answers"):
             assert json.loads(cells[name]) == getattr(record, name)
         assert same(json.loads(cells["numbers"]), [None if math.isnan(x) else x for x in record.numbers])
-        assert same(
-            json.loads(cells["grid"]), [[None if math.isnan(x) else x for x in row] for row in record.grid]
-        )
+        assert same(json.loads(cells["grid"]), [[None if math.isnan(x) else x for x in row] for row in record.grid])
 
 
 @relaxed

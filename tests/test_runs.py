@@ -317,9 +317,7 @@ def test_an_interrupted_write_leaves_nothing_of_its_unit(
             run.write("b", rows_of("b"))
         monkeypatch.undo()
         assert contents(tmp_path) == before
-        with pytest.raises(
-            ValueError, match=f"^{re.escape(str(tmp_path))} is closed: nothing more can be written"
-        ):
+        with pytest.raises(ValueError, match=f"^{re.escape(str(tmp_path))} is closed: nothing more can be written"):
             run.write("b", rows_of("b"))
     assert_ends_like(tmp_path, unbroken)
 
@@ -329,9 +327,7 @@ def test_killed_while_taking_back_a_failed_unit_a_run_ends_with_the_same_table(
 ) -> None:
     with opened(tmp_path) as run:
         work(run, until=1)
-        stop_at(
-            1, OSError(errno.EIO, "Input/output error"), [(os, "fsync")]
-        )  # the journal's, its line all written
+        stop_at(1, OSError(errno.EIO, "Input/output error"), [(os, "fsync")])  # the journal's, its line all written
         stop_at(1, Killed(), [(os, "truncate")])
         with pytest.raises(Killed):
             run.write("b", rows_of("b"))
@@ -459,9 +455,7 @@ def test_a_full_disk_keeps_what_is_safe_and_goes_on_later(tmp_path: Path) -> Non
     assert_goes_on(tmp_path)
 
 
-def assert_stopped_full(
-    folder: Path, named: list[str], error: str, reason: str, seen_as: Path | None = None
-) -> None:
+def assert_stopped_full(folder: Path, named: list[str], error: str, reason: str, seen_as: Path | None = None) -> None:
     """Find all units that were named as safe, nothing else, and an error that says so."""
     safe, table = len(named), (seen_as or folder) / "table.csv"
     assert 0 < safe < 20
@@ -517,9 +511,7 @@ def test_a_failed_journal_line_takes_its_rows_back(
     assert_ends_like(tmp_path, unbroken)
 
 
-def test_the_callers_own_error_comes_through_and_its_run_goes_on(
-    tmp_path: Path, unbroken: dict[str, bytes]
-) -> None:
+def test_the_callers_own_error_comes_through_and_its_run_goes_on(tmp_path: Path, unbroken: dict[str, bytes]) -> None:
     def interrupted(folder: Path) -> None:
         with opened(folder) as run:
             work(run, until=2)
@@ -644,9 +636,7 @@ def test_a_table_with_another_header_is_refused(tmp_path: Path, done: int) -> No
     with opened(tmp_path) as run:
         work(run, until=done)
     edit(tmp_path, lambda table: b"U" + table[1:])
-    refused(
-        tmp_path, f"{tmp_path / 'table.csv'}: its first line is not that of this version's table; {WHAT_TO_DO}"
-    )
+    refused(tmp_path, f"{tmp_path / 'table.csv'}: its first line is not that of this version's table; {WHAT_TO_DO}")
 
 
 def test_a_table_deleted_after_units_were_written_is_refused(half: Path) -> None:
@@ -766,9 +756,7 @@ def test_reading_what_is_not_there_names_it(tmp_path: Path) -> None:
 
 def test_reading_another_kind_of_table_names_its_columns(tmp_path: Path, unbroken: dict[str, bytes]) -> None:
     (tmp_path / "mine.csv").write_bytes(unbroken["table.csv"])
-    columns = (
-        r"row 0: its columns are \['unit', 'text', 'scores'\], those of Interpretation are \['name', .*'kind'\]"
-    )
+    columns = r"row 0: its columns are \['unit', 'text', 'scores'\], those of Interpretation are \['name', .*'kind'\]"
     with pytest.raises(RunError, match=f"^{re.escape(str(tmp_path / 'mine.csv'))}: {columns}$"):
         read_table(tmp_path / "mine.csv", Interpretation)
 

@@ -122,15 +122,10 @@ def test_rows_say_where_they_come_from():
 def test_one_row_for_each_prompt_template_layer_and_token_and_a_control():
     model, tokenizer = speaking_model(), byte_level(chat=True)
     rows = rows_of(model, tokenizer, prompts=PROMPTS[1:], layers="all", tokens="subject")
-    places = [(row.repeat_prompt_name, row.layer_idx, row.token_idx) for row in rows]
     tokens = sorted({row.token_idx for row in rows if row.token_idx is not None})
-    wanted = [("", None)] + [(layer, token) for layer in range(L + 1) for token in tokens]
-    expected = [
-        (name, layer or None if layer == "" else layer, token)
-        for name in ("say", "repeat")
-        for layer, token in wanted
-    ]
-    assert places == expected
+    places = [(None, None)] + [(layer, token) for layer in range(L + 1) for token in tokens]
+    expected = [(name, *place) for name in ("say", "repeat") for place in places]
+    assert [(row.repeat_prompt_name, row.layer_idx, row.token_idx) for row in rows] == expected
     assert "Eiffel Tower" in "".join(rows[0].prompt_token_list[token] for token in tokens)
 
 

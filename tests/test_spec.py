@@ -211,8 +211,7 @@ def test_a_bad_spec_is_refused_with_its_whole_message(name):
 
 def test_negative_positions_are_refused_where_the_end_moves():
     message = (
-        "insert_info[0]: layer 1: position -1 counts from an end that moves with past_key_values; "
-        "count from the start"
+        "insert_info[0]: layer 1: position -1 counts from an end that moves with past_key_values; count from the start"
     )
     with pytest.raises(SpecError, match=f"^{re.escape(message)}$"):
         plan(first({1: ([-1], vectors(1))}), allow_negative_positions=False)

@@ -217,9 +217,7 @@ def test_vectors_follow_the_model_to_its_device(family_model):
 
 def test_states_are_held_no_longer_than_the_pass_that_edits_them(llama):
     held = []
-    watch = llama.model.layers[1].register_forward_hook(
-        lambda _, args, output: held.append(weakref.ref(output[0]))
-    )
+    watch = llama.model.layers[1].register_forward_hook(lambda _, args, output: held.append(weakref.ref(output[0])))
     anatomy = anatomy_of(llama)
     plan = plan_surgery([{2: ([0], vectors(1))}, None], token_counts=[5, 5], n_layers=L, width=D)
     with torch.no_grad(), surgery(anatomy, plan, torch.arange(5).repeat(2, 1)):
@@ -250,9 +248,7 @@ def test_hooks_are_gone_and_checkpointing_back_when_a_layer_raises(family_model)
 
     handle = layer.register_forward_pre_hook(fail)
     with pytest.raises(RuntimeError, match="half-way"):
-        forward_interpret(
-            family_model, IDS, insert_info=[{1: ([0], vectors(1))}, None], output_pre_mlp_states=True
-        )
+        forward_interpret(family_model, IDS, insert_info=[{1: ([0], vectors(1))}, None], output_pre_mlp_states=True)
     handle.remove()
     assert seen[0] > 1
     assert hooks_on(family_model) == 0
@@ -342,9 +338,7 @@ def test_any_plan_on_any_batch_computes_what_the_reference_does(operation):
     kind, rows, infos, side = operation
     model, batch = tiny_model(kind), pad(rows, 0, side=side)
     with torch.no_grad():
-        edited = forward_interpret(
-            model, **model_inputs(model, batch), insert_info=infos, output_hidden_states=True
-        )
+        edited = forward_interpret(model, **model_inputs(model, batch), insert_info=infos, output_hidden_states=True)
         for row, (ids, info) in enumerate(zip(rows, infos, strict=True)):
             expected, tokens = reference_forward(model, ids, info), batch.attention_mask[row].bool()
             torch.testing.assert_close(edited.logits[row, tokens], expected.logits, rtol=1e-4, atol=1e-3)

@@ -96,9 +96,7 @@ def reference_greedy(
 
 
 @contextmanager
-def edited_model(
-    model: PreTrainedModel, infos: Sequence[Mapping[Any, Any] | None], n_prompt: int
-) -> Iterator[None]:
+def edited_model(model: PreTrainedModel, infos: Sequence[Mapping[Any, Any] | None], n_prompt: int) -> Iterator[None]:
     """Edit every pass of more than one token at raw columns.
 
     Right for a batch of unpadded prompts of ``n_prompt`` > 1 tokens under any stock decoding whose later passes
