@@ -92,7 +92,7 @@ def selfie_command(
     layers: Annotated[
         str,
         typer.Option(help="Source layers, indices of hidden_states: '3,7', '0:20:5', '-1', 'all'."),
-    ] = "::5",
+    ] = "3:-1:5",
     tokens: Annotated[
         str,
         typer.Option(
@@ -235,17 +235,16 @@ def _say(message: str) -> None:
 @contextmanager
 def _progress(what: str, items: Iterable[Any], total: int) -> Iterator[Iterator[Any]]:
     """Show a bar with the time left while ``items`` are taken."""
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=err,
-    )
-    with bar:
-        yield iter(bar.track(items, total=total, description=what))
+    parts = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    with Progress(TextColumn("{task.description}"), *parts, console=err) as bar:
+        task = bar.add_task(what, total=total)
+
+        def counted() -> Iterator[Any]:
+            for item in items:
+                bar.advance(task)
+                yield item
+
+        yield counted()
 
 
 def _show(folder: Path) -> None:

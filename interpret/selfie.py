@@ -82,7 +82,7 @@ def plan_sources(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
     *,
-    layers: str = "::5",
+    layers: str = "3:-1:5",
     tokens: str = "content",
     chat_template: str = MODEL_TEMPLATE,
 ) -> list[Source]:

@@ -1,0 +1,129 @@
+"""The shape of the project: who imports whom, what is public, what the README shows, what scripts may be."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import interpret
+
+TOP = Path(__file__).parents[1]
+PACKAGE = TOP / "interpret"
+# A module imports only from layers strictly below its own; docs/architecture.md tells each module's job.
+LAYERS = [
+    {"errors", "records"},
+    {"anatomy", "batches", "chat", "demo_model", "disk", "facts", "provenance", "quantize", "selectors", "spec"},
+    {"activations", "interpretation_prompt", "models", "spans", "surgery"},
+    {"generation"},
+    {"selfcheck", "selfie"},
+    {"runs"},
+    {"cli"},
+    {"__init__"},
+    {"__main__"},
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+
+
+def own_imports(path: Path) -> set[str]:
+    """Modules of ours a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "interpret":
+            below = node.module.split(".")[1:2]
+            found |= set(below) or {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("interpret.")}
+    return found
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def test_every_module_has_a_layer():
+    assert {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in modules()} == set(LEVEL)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_imports_only_from_layers_below(path):
+    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    for name in own_imports(path) - {own}:
+        assert LEVEL[name] < LEVEL[own], f"{own} imports {name}, which is not below it"
+
+
+def test_only_the_command_line_prints():
+    for path in modules():
+        calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        printing = [call for call in calls if isinstance(call, ast.Name) and call.id == "print"]
+        assert not printing or path.name == "cli.py", path
+
+
+def test_transformers_is_version_bound_in_two_places_only():
+    """What differs between its versions: cache layouts, layer calls and the methods generate is made of."""
+    words = re.compile(r"past_key_values\[|hidden_states\"\]|greedy_search\(|_prepare_\w+\(")
+    for path in modules():
+        if path.name not in ("anatomy.py", "generation.py"):
+            assert not words.findall(path.read_text()), path
+
+
+def test_every_public_name_is_exported_and_documented():
+    assert interpret.__all__ == sorted(interpret.__all__, key=lambda name: (not name[0].isupper(), name))
+    for name in interpret.__all__:
+        assert getattr(interpret, name).__doc__, name
+    source = ast.parse((PACKAGE / "__init__.py").read_text())
+    imported = {alias.name for node in ast.walk(source) if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert imported == set(interpret.__all__)
+
+
+def test_scripts_are_thin():
+    for path in (TOP / "scripts").glob("*.py"):
+        assert len(path.read_text().splitlines()) <= 40, path
+
+
+def test_importing_the_package_prints_and_warns_nothing():
+    done = subprocess.run([sys.executable, "-c", "import interpret"], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+def readme_blocks() -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", (TOP / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_the_readmes_code_runs_as_it_stands(monkeypatch, tmp_path):
+    blocks = readme_blocks()
+    assert len(blocks) >= 2
+    monkeypatch.chdir(TOP)
+    names: dict[str, object] = {"folder": tmp_path}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)
+
+
+def test_the_readme_tells_every_column():
+    from interpret.records import Interpretation, columns
+
+    readme = (TOP / "README.md").read_text()
+    for name in columns(Interpretation):
+        assert re.search(rf"^\| `{re.escape(name)}` \|", readme, re.MULTILINE), name
+
+
+def test_the_readme_tells_every_option():
+    from interpret.cli import app
+    from typer.main import get_command
+
+    readme = (TOP / "README.md").read_text()
+    for option in get_command(app).commands["selfie"].params:
+        assert option.opts[0] == "--help" or f"`{option.opts[0]}" in readme, option.opts[0]
+
+
+def test_the_files_tell_no_machine_and_no_registry():
+    tracked = subprocess.run(["git", "ls-files"], cwd=TOP, capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )
+    for name in filter(None, tracked):
+        if name == "tests/test_structure.py" or not (TOP / name).is_file():
+            continue
+        text = (TOP / name).read_bytes().decode("utf-8", "ignore")
+        assert not re.search(r"(?<![\w.])/(root|work|home)/|index-url|--find-links", text), name
