@@ -21,6 +21,34 @@ Block = Literal["sequential", "parallel", "post_norm"]
 parallel: attention and MLP both read the input. post_norm: norms stand after each sum."""
 
 
+Fused = Literal["", "thirds", "heads"]
+"""How one projection holds queries, keys and values. thirds: all queries, all keys, all values.
+heads: query, key and value of each head beside each other."""
+Rotary = Literal["", "halves", "pairs"]
+"""Which features of a head turn together, where positions are rotations: feature i with feature i + half the
+width, or each feature with its neighbour."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The modules of a layer's two halves; paths start at the layer."""
+
+    attention_norm: str
+    projections: tuple[str, ...]
+    """Queries, keys and values: three modules, or one that holds all."""
+    attention_out: str
+    """Its input is the heads' outputs beside each other."""
+    up: str
+    """Into the MLP's neurons."""
+    activation: str
+    down: str
+    """Out of the MLP's neurons; its input is what they say."""
+    gate: str = ""
+    """Where there is one, neurons are ``activation(gate) * up``; elsewhere ``activation(up)``."""
+    fused: Fused = ""
+    rotary: Rotary = ""
+
+
 @dataclass(frozen=True)
 class Family:
     """The module names of a family; paths start at the module named in the line above."""
@@ -39,6 +67,9 @@ class Family:
     """The module whose output is the MLP's, below a layer."""
     mlp_norm: str
     """The norm before the MLP, below a layer; its input is the residual stream in sequential layers."""
+    parts: Parts
+    final: tuple[str, ...]
+    """What stands between the last layer and the head, below the trunk; some models lack some of it."""
     block: Block = "sequential"
     parallel_if: str = ""
     """The configuration flag that turns the layers parallel, where there is one."""
@@ -46,8 +77,18 @@ class Family:
     """The configuration flag that keeps norms before attention and MLP, where there is one."""
 
 
+def _separate(attention: str, out: str, norm: str, up: str, activation: str, down: str, **more: Any) -> Parts:
+    """Describe a layer whose queries, keys and values have a projection each."""
+    names = tuple(f"{attention}.{letter}_proj" for letter in "qkv")
+    return Parts(norm, names, f"{attention}.{out}", up, activation, down, **more)
+
+
 def _llama_like(name: str) -> Family:
-    return Family(name, "", "layers", "self_attn", "mlp", "mlp", "post_attention_layernorm")
+    parts = _separate(
+        "self_attn", "o_proj", "input_layernorm", "mlp.up_proj", "mlp.act_fn", "mlp.down_proj",
+        gate="mlp.gate_proj", rotary="halves",
+    )  # fmt: skip
+    return Family(name, "", "layers", "self_attn", "mlp", "mlp", "post_attention_layernorm", parts, ("norm",))
 
 
 FAMILIES: dict[str, Family] = {
@@ -55,15 +96,28 @@ FAMILIES: dict[str, Family] = {
     for family in (
         _llama_like("llama"),
         _llama_like("mistral"),
-        Family("gpt2", "", "h", "attn", "mlp", "mlp", "ln_2"),
-        Family("gptj", "", "h", "attn", "mlp", "mlp", "ln_1", block="parallel"),
+        Family(
+            "gpt2", "", "h", "attn", "mlp", "mlp", "ln_2",
+            Parts("ln_1", ("attn.c_attn",), "attn.c_proj", "mlp.c_fc", "mlp.act", "mlp.c_proj", fused="thirds"),
+            ("ln_f",),
+        ),
+        Family(
+            "gptj", "", "h", "attn", "mlp", "mlp", "ln_1",
+            _separate("attn", "out_proj", "ln_1", "mlp.fc_in", "mlp.act", "mlp.fc_out", rotary="pairs"),
+            ("ln_f",), block="parallel",
+        ),
         Family(
             "gpt_neox", "", "layers", "attention", "mlp", "mlp", "post_attention_layernorm",
-            parallel_if="use_parallel_residual",
+            Parts(
+                "input_layernorm", ("attention.query_key_value",), "attention.dense",
+                "mlp.dense_h_to_4h", "mlp.act", "mlp.dense_4h_to_h", fused="heads", rotary="halves",
+            ),
+            ("final_layer_norm",), parallel_if="use_parallel_residual",
         ),
         Family(
             "opt", "decoder", "layers", "self_attn", "fc1", "fc2", "final_layer_norm",
-            post_norm_unless="do_layer_norm_before",
+            _separate("self_attn", "out_proj", "self_attn_layer_norm", "fc1", "activation_fn", "fc2"),
+            ("final_layer_norm", "project_out"), post_norm_unless="do_layer_norm_before",
         ),
     )
 }  # fmt: skip
@@ -122,6 +176,31 @@ def _block(family: Family, config: Any) -> Block:
     if family.post_norm_unless and not getattr(config, family.post_norm_unless):
         return "post_norm"
     return family.block
+
+
+def attention_scale(config: Any, layer: int) -> float:
+    """Return what the products of queries and keys are multiplied by; two settings of GPT-2 change the usual."""
+    head_width = config.hidden_size // config.num_attention_heads
+    scale = head_width**-0.5 if getattr(config, "scale_attn_weights", True) else 1.0
+    return scale / (layer + 1) if getattr(config, "scale_attn_by_inverse_layer_idx", False) else scale
+
+
+def rotation(attention: Any, kind: Rotary, like: Tensor, n_tokens: int) -> tuple[Tensor, Tensor] | None:
+    """Return cosines and sines, each [T, width], that turn the first ``width`` features of a head; None for none.
+
+    Args:
+        attention: the attention module of a layer.
+        kind: how its family pairs features.
+        like: any tensor of the wanted dtype and device.
+        n_tokens: length T of the whole sequence, on which some models' rotations depend.
+    """
+    if kind == "halves":
+        cos, sin = attention.rotary_emb(like, seq_len=n_tokens)
+        return cos[0, 0, :n_tokens].to(like), sin[0, 0, :n_tokens].to(like)
+    if kind == "pairs":
+        sin, cos = attention.embed_positions[:n_tokens].to(like).repeat_interleave(2, dim=-1).chunk(2, dim=-1)
+        return cos, sin
+    return None
 
 
 def past_length(past_key_values: Any) -> int:
