@@ -37,7 +37,7 @@ def check(model: PreTrainedModel, inputs: dict[str, Any], neutral: list[Any], re
     inserted = torch.cat([info[LAYER][1] for info in real])
     assert torch.equal(edited.hidden_states[LAYER][:, SLOTS], inserted.to(model.device))
     assert not torch.equal(stock.logits, edited.logits)
-    decoding = {"do_sample": False, "max_new_tokens": 4, "pad_token_id": 2}
+    decoding: dict[str, Any] = {"do_sample": False, "max_new_tokens": 4, "pad_token_id": 2}
     plain = model.generate(**inputs, **decoding)
     assert torch.equal(plain, interpret.generate_interpret(model, **inputs, **decoding, insert_info=neutral))
 
@@ -74,10 +74,15 @@ def main() -> None:
     model, _ = interpret.load(asked.model, device=asked.device)
     chance = torch.Generator().manual_seed(0)
     ids = torch.randint(100, 1000, (asked.samples, asked.tokens), generator=chance).to(model.device)
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     neutral, real = (plan(model.config.hidden_size, asked.samples, strength) for strength in (0.0, 1.0))
     check(model, inputs, neutral, real)
-    decoding = {"do_sample": False, "min_new_tokens": NEW_TOKENS, "max_new_tokens": NEW_TOKENS, "pad_token_id": 2}
+    decoding: dict[str, Any] = {
+        "do_sample": False,
+        "min_new_tokens": NEW_TOKENS,
+        "max_new_tokens": NEW_TOKENS,
+        "pad_token_id": 2,
+    }
     where = torch.cuda.get_device_name() if model.device.type == "cuda" else platform.processor() or "CPU"
     print(f"{where}, {torch.get_num_threads()} threads, torch {torch.__version__}, transformers", end=" ")
     print(f"{transformers.__version__}; {asked.model}, {asked.samples} samples of {asked.tokens} tokens")

@@ -20,6 +20,8 @@ from interpret.records import Interpretation, columns
 
 TOP = Path(__file__).parents[1]
 SCRIPT = TOP / "scripts" / "get_interpretations_from_examples.py"
+# As the tests' own process: another number of threads adds in another order, which shows in last digits.
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 LISTS = [
     "interpretation",
     "prompt_token_list",
@@ -82,7 +84,8 @@ def test_the_script_is_the_command(model_folder, examples, tmp_path):
     argv = arguments(model_folder, examples, tmp_path / "one")
     assert run(*argv) == 0
     argv[argv.index(str(tmp_path / "one"))] = str(tmp_path / "two")
-    done = subprocess.run([sys.executable, SCRIPT, *argv[1:]], capture_output=True, text=True, timeout=120, check=False)
+    command = [sys.executable, SCRIPT, *argv[1:]]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=ONE_THREAD)
     assert (done.returncode, "Warning" in done.stderr) == (0, False), done.stderr
     assert (tmp_path / "one" / "table.csv").read_bytes() == (tmp_path / "two" / "table.csv").read_bytes()
 
@@ -120,9 +123,8 @@ def test_killed_and_run_again_it_ends_with_the_table_of_an_unbroken_run(model_fo
     entries = [{"prompt": f"I love pizza {n}", "category": "c"} for n in range(30)]
     (tmp_path / "examples.json").write_text(json.dumps({"examples": entries}))
     argv = arguments(model_folder, tmp_path / "examples.json", tmp_path / "killed", "--new-tokens", "20")
-    process = subprocess.Popen(
-        [sys.executable, SCRIPT, *argv[1:]], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen([sys.executable, SCRIPT, *argv[1:]], **silent, env=ONE_THREAD)
     journal, end = tmp_path / "killed" / "progress.jsonl", time.monotonic() + 60
     while time.monotonic() < end and not (journal.exists() and journal.read_bytes().count(b"\n") >= 3):
         time.sleep(0.01)

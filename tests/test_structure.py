@@ -110,8 +110,9 @@ def test_the_readme_tells_every_column():
 
 
 def test_the_readme_tells_every_option():
-    from interpret.cli import app
     from typer.main import get_command
+
+    from interpret.cli import app
 
     readme = (TOP / "README.md").read_text()
     for option in get_command(app).commands["selfie"].params:
