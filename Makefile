@@ -2,19 +2,25 @@
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell command -v $(name) 2>/dev/null)))
 BIN := .venv/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench browser clean
 
 demo: .venv/installed
 	$(BIN)/python install_patch.py
 	$(BIN)/python scripts/get_interpretations_from_examples.py --examples examples/examples.json
 
-test: lint
+test: lint browser
 	$(BIN)/python -m pytest
 
 lint: .venv/installed-for-tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The tests of the pages drive a real Chromium; where it is missing and cannot be installed they are skipped, aloud.
+browser:
+	@command -v chromedriver >/dev/null || { echo "installing Chromium for the tests of the pages"; \
+	  timeout 300 sh -c 'apt-get update && apt-get install -y --no-install-recommends chromium chromium-driver' \
+	  >/dev/null 2>&1; } || echo "no Chromium here: the tests of the pages in a browser will be skipped"
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/bench_surgery.py

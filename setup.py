@@ -19,9 +19,11 @@ setup(
     # transformers_files goes along as data beside install_patch.py, so that the console command finds it.
     packages=[
         "interpret",
+        "interpret.report",
         "transformers_files.generation",
         "transformers_files.models.llama",
     ],
+    package_data={"interpret.report": ["*.html", "*.css", "*.js"]},
     py_modules=["install_patch"],
     # Versions known to work together; the reasons for each bound are in docs/architecture.md.
     install_requires=[
@@ -47,6 +49,7 @@ setup(
             "mypy>=1.13,<3",
             "pytest>=8,<10",
             "ruff>=0.8,<1",
+            "selenium>=4.20,<5",
         ],
     },
     entry_points={

@@ -1,0 +1,473 @@
+"use strict";
+// Draws the records in <script id="data">: one prompt and one interpretation prompt at a time, layers down, tokens
+// across. `state` holds every choice of the reader; each handler changes it and has drawn again what depends on it.
+
+const data = JSON.parse(byId("data").textContent);
+const rows = data.rows.map(cells => Object.fromEntries(data.columns.map((name, i) => [name, cells[i]])));
+const readings = rows.filter(row => row.kind === "interpretation");
+const TOKEN_FULL = 0.5; // a token's score of full colour
+const SHADES = {
+  mean: { name: "mean relevancy", full: 0.3, of: scores => scores.reduce((sum, one) => sum + one, 0) / scores.length },
+  highest: { name: "highest relevancy", full: 1, of: scores => Math.max(...scores) },
+};
+const state = { prompt: 0, template: 0, shade: "mean", hidden: new Set(), layer: null, token: null, open: false };
+
+// ---- Small tools
+
+function byId(id) { return document.getElementById(id); }
+
+function element(tag, properties = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name in made) made[name] = value; else made.setAttribute(name, value);
+  }
+  made.append(...children.filter(child => child !== null));
+  return made;
+}
+
+function distinct(values) {
+  return [...new Set(values)].sort((a, b) => (a ?? -1) - (b ?? -1));
+}
+
+function signed(score, digits = 2) {
+  if (score === null || Number.isNaN(score)) return "no score";
+  const text = Math.abs(score).toFixed(digits);
+  if (Number(text) === 0) return text;
+  return (score < 0 ? "−" : "+") + text;
+}
+
+function scoresOf(row) { return row.signed.filter(one => one !== null).map(one => one / data.scale); }
+
+function probability(scaled) { return scaled === null ? null : scaled / data.scale; }
+
+function scoreOf(row, shade = state.shade) {
+  const scores = scoresOf(row);
+  return scores.length ? SHADES[shade].of(scores) : null;
+}
+
+// The one place where a score becomes a colour; the style sheet knows the two hues.
+function shadeBy(target, score, full) {
+  if (score === null) return;
+  target.classList.add(score < 0 ? "negative" : "positive");
+  target.style.setProperty("--strength", Math.min(1, Math.abs(score) / full).toFixed(3));
+}
+
+function promptTokens(prompt = state.prompt) { return data.prompts[prompt].tokens.map(index => data.pieces[index]); }
+
+function clipped(text, length) {
+  const line = text.trim().replace(/\s+/gu, " ");
+  return line.length > length ? [...line].slice(0, length).join("") + "…" : line;
+}
+
+// A token as a heading: its spaces and line ends visible.
+function pieceMarks(piece) {
+  const marks = { " ": "·", "\n": "↵", "\t": "⇥", "\r": "␍" };
+  const parts = piece.split(/([ \n\t\r])/u).filter(part => part !== "");
+  return parts.map(part => (part in marks ? element("span", { className: "mark" }, marks[part]) : part));
+}
+
+function nameOf(layer, token) {
+  const at = layer === null ? "No layer" : `Layer ${layer}`;
+  return token === null ? at : `${at}, token ${token} “${promptTokens()[token]}”`;
+}
+
+// ---- What is to be seen
+
+function ofChoice(row) { return row.prompt === state.prompt && row.template === state.template; }
+
+function shown() { return readings.filter(row => ofChoice(row) && !state.hidden.has(row.layer)); }
+
+function key(row) { return [row.prompt, row.template, row.layer, row.token].join(); }
+
+const byPlace = new Map();
+for (const row of readings) byPlace.set(key(row), [...(byPlace.get(key(row)) ?? []), row]);
+
+function rowsAt(layer, token) { return byPlace.get(key({ ...state, layer, token })) ?? []; }
+
+// The rows of other kinds that belong to a cell: of each kind those of its layer, and of its token, where there are any.
+function besides(layer, token) {
+  const narrow = (some, name, value) => {
+    const same = some.filter(row => row[name] === value);
+    return same.length ? same : some;
+  };
+  const others = rows.filter(row => ofChoice(row) && row.kind !== "interpretation");
+  return distinct(others.map(row => row.kind)).flatMap(kind =>
+    narrow(narrow(others.filter(row => row.kind === kind), "layer", layer), "token", token));
+}
+
+// ---- Filters
+
+function promptLabel(prompt, index) {
+  const read = readings.filter(row => row.prompt === index && row.token !== null).map(row => row.token);
+  const words = read.length ? promptTokens(index).slice(Math.min(...read), Math.max(...read) + 1).join("") : prompt.text;
+  return `${prompt.name}: ${clipped(words, 70)}`;
+}
+
+function drawFilters() {
+  const options = (labels, values) => labels.map((label, i) => new Option(label, values[i]));
+  byId("prompt").replaceChildren(...options(data.prompts.map(promptLabel), [...data.prompts.keys()]));
+  byId("template").replaceChildren(...options(data.templates.map(one => one.name), [...data.templates.keys()]));
+  byId("shade").replaceChildren(...options(Object.values(SHADES).map(one => one.name), Object.keys(SHADES)));
+  for (const id of ["prompt", "template", "shade"]) byId(id).value = state[id];
+  byId("layers").replaceChildren(...distinct(readings.map(row => row.layer)).map(layerChip));
+}
+
+function layerChip(layer) {
+  const box = element("input", { type: "checkbox", checked: !state.hidden.has(layer) });
+  box.addEventListener("change", () => {
+    if (box.checked) state.hidden.delete(layer); else state.hidden.add(layer);
+    drawGrid();
+  });
+  return element("label", {}, box, element("span", {}, String(layer ?? "none")));
+}
+
+function hideLayers(layers) {
+  state.hidden = new Set(layers);
+  drawFilters();
+  drawGrid();
+}
+
+function listenToFilters() {
+  for (const id of ["prompt", "template"]) {
+    byId(id).addEventListener("change", () => { state[id] = Number(byId(id).value); draw(); });
+  }
+  byId("shade").addEventListener("change", () => { state.shade = byId("shade").value; drawLegend(); drawGrid(); });
+  byId("all-layers").addEventListener("click", () => hideLayers([]));
+  byId("no-layers").addEventListener("click", () => hideLayers(readings.map(row => row.layer)));
+}
+
+// ---- The prompt and the scale
+
+function drawTexts() {
+  const read = new Set(readings.filter(ofChoice).map(row => row.token));
+  const tokens = promptTokens().map((piece, index) => {
+    const properties = { className: read.has(index) ? "read" : "", title: `token ${index}` };
+    const made = element("span", { ...properties, "data-token": index }, ...withLineEnds(piece));
+    if (read.has(index)) made.addEventListener("click", () => goTo(state.layer, index));
+    return made;
+  });
+  byId("tokens").replaceChildren(...tokens);
+  const output = data.prompts[state.prompt].output;
+  byId("continuation").textContent = output ? `The model goes on: ${output.trim()}` : "";
+  byId("template-text").textContent = data.templates[state.template].text;
+}
+
+function drawLegend() {
+  const shade = SHADES[state.shade];
+  const ends = { "legend-low": -shade.full, "legend-high": shade.full, "token-low": -TOKEN_FULL, "token-high": TOKEN_FULL };
+  for (const [id, end] of Object.entries(ends)) byId(id).textContent = signed(end, 1);
+  const relevancy = "P(token | state inserted) − P(token | nothing inserted)";
+  byId("legend-words").textContent = `Colour: ${shade.name} of an interpretation's tokens, each ${relevancy}`;
+  byId("token-high").textContent += ` ${relevancy}`;
+}
+
+// ---- The grid
+
+function drawGrid() {
+  const visible = shown();
+  const layers = distinct(visible.map(row => row.layer));
+  const tokens = distinct(visible.map(row => row.token));
+  if (!layers.includes(state.layer)) state.layer = layers[0] ?? null;
+  if (!tokens.includes(state.token)) state.token = tokens[0] ?? null;
+  byId("grid").replaceChildren(gridHead(tokens), element("tbody", {}, ...layers.map(layer => gridRow(layer, tokens))));
+  byId("frame").hidden = !visible.length;
+  byId("nothing").hidden = visible.length > 0;
+  byId("nothing").textContent = readings.some(ofChoice)
+    ? "No layer is chosen." : "This prompt has no interpretations by this interpretation prompt.";
+  if (visible.length) showOpen(); else close();
+}
+
+function gridHead(tokens) {
+  const headings = tokens.map(token => {
+    const piece = token === null ? "vector" : promptTokens()[token];
+    const position = element("span", { className: "position" }, String(token ?? ""));
+    return element("th", { scope: "col", role: "columnheader" }, position,
+      element("span", { className: "piece" }, ...pieceMarks(piece)));
+  });
+  const corner = element("th", { scope: "col", role: "columnheader" }, "layer");
+  return element("thead", {}, element("tr", { role: "row" }, corner, ...headings));
+}
+
+function gridRow(layer, tokens) {
+  const heading = element("th", { scope: "row", role: "rowheader" }, String(layer ?? "none"));
+  return element("tr", { role: "row" }, heading, ...tokens.map(token => gridCell(layer, token)));
+}
+
+function gridCell(layer, token) {
+  const found = rowsAt(layer, token);
+  const cell = element("td", { role: "gridcell", tabIndex: -1 });
+  cell.dataset.layer = layer;
+  cell.dataset.token = token;
+  if (!found.length) {
+    cell.className = "missing";
+    cell.setAttribute("aria-label", "not interpreted");
+    return cell;
+  }
+  const score = scoreOf(found[0]);
+  const more = found.length > 1 ? ` and ${found.length - 1} more` : "";
+  cell.append(firstWords(found[0].text), element("span", { className: "score" }, signed(score) + more));
+  shadeBy(cell, score, SHADES[state.shade].full);
+  return cell;
+}
+
+function firstWords(text) {
+  const words = clipped(text, 90);
+  if (words) return element("span", { className: "words", dir: "auto" }, words);
+  return element("span", { className: "words wordless" }, ...(text ? pieceMarks(text.slice(0, 90)) : ["nothing"]));
+}
+
+function cellAt(layer, token) {
+  return byId("grid").querySelector(`td[data-layer="${layer}"][data-token="${token}"]`);
+}
+
+// ---- Moving and opening
+
+// Make a cell the one that Tab reaches, and mark it and its token where it is open.
+function mark() {
+  const chosen = cellAt(state.layer, state.token);
+  for (const cell of byId("grid").querySelectorAll("td")) {
+    const here = cell === chosen;
+    cell.tabIndex = here ? 0 : -1;
+    cell.setAttribute("aria-selected", here && state.open);
+  }
+  for (const token of byId("tokens").children) {
+    token.classList.toggle("here", state.open && token.dataset.token === String(state.token));
+  }
+}
+
+function goTo(layer, token) {
+  state.layer = layer;
+  state.token = token;
+  const cell = cellAt(layer, token);
+  cell?.focus({ preventScroll: true });
+  showOpen();
+  cell?.scrollIntoView({ block: "nearest", inline: "nearest" });
+}
+
+function open(layer, token) {
+  const first = !state.open;
+  state.open = true;
+  goTo(layer, token);
+  if (first) byId("frame").scrollIntoView({ block: "nearest" }); // out from behind the dock
+}
+
+function close() {
+  const inside = byId("dock").contains(document.activeElement);
+  state.open = false;
+  showOpen();
+  if (inside) cellAt(state.layer, state.token)?.focus();
+}
+
+// Bring the dock in line with the state.
+function showOpen() {
+  mark();
+  document.documentElement.classList.toggle("open", state.open);
+  byId("dock").hidden = !state.open;
+  if (state.open) drawDock();
+  remember();
+}
+
+function listenToGrid() {
+  byId("grid").addEventListener("click", event => {
+    const cell = event.target.closest("td");
+    if (cell) open(...place(cell));
+  });
+  byId("grid").addEventListener("keydown", event => {
+    const cell = event.target.closest("td");
+    if (!cell) return;
+    if (event.key === "Enter" || event.key === " ") openOrEnter(...place(cell));
+    else if (!moveFrom(cell, event)) return;
+    event.preventDefault();
+  });
+  byId("close").addEventListener("click", close);
+  document.addEventListener("keydown", event => { if (event.key === "Escape" && state.open) close(); });
+}
+
+function place(cell) {
+  return [cell.dataset.layer, cell.dataset.token].map(text => (text === "null" ? null : Number(text)));
+}
+
+// Enter opens a cell; once it is open, Enter goes into the text.
+function openOrEnter(layer, token) {
+  const entered = state.open && state.layer === layer && state.token === token;
+  open(layer, token);
+  if (entered) byId("dock-title").focus();
+}
+
+function moveFrom(cell, event) {
+  const table = [...byId("grid").tBodies[0].rows].map(row => [...row.querySelectorAll("td")]);
+  const down = table.findIndex(row => row.includes(cell));
+  const across = table[down].indexOf(cell);
+  const [last, end] = [table.length - 1, table[0].length - 1];
+  const to = {
+    ArrowUp: [down - 1, across],
+    ArrowDown: [down + 1, across],
+    ArrowLeft: [down, across - 1],
+    ArrowRight: [down, across + 1],
+    Home: [event.ctrlKey ? 0 : down, 0],
+    End: [event.ctrlKey ? last : down, end],
+    PageUp: [0, across],
+    PageDown: [last, across],
+  }[event.key];
+  if (!to) return false;
+  const within = (value, most) => Math.min(Math.max(value, 0), most);
+  goTo(...place(table[within(to[0], last)][within(to[1], end)]));
+  return true;
+}
+
+// ---- The dock: the full text, and beside it what the same prompt yields otherwise
+
+function drawDock() {
+  const own = rowsAt(state.layer, state.token);
+  byId("dock-title").replaceChildren(...pieceTitle());
+  const none = own.length ? [] : [element("p", { className: "note" }, "This state was not interpreted.")];
+  const cards = [...own, ...besides(state.layer, state.token)].map(card);
+  byId("cards").replaceChildren(...none, ...cards);
+  byId("dock").scrollTop = 0;
+  byId("said").textContent = `${nameOf(state.layer, state.token)}: ${own.map(row => row.text).join("; ") || "nothing"}`;
+}
+
+function pieceTitle() {
+  const at = state.layer === null ? "No layer" : `Layer ${state.layer}`;
+  if (state.token === null) return [at];
+  const piece = element("span", { className: "piece" }, ...pieceMarks(promptTokens()[state.token]));
+  return [`${at}, token ${state.token} `, piece];
+}
+
+function card(row) {
+  const own = row.kind === "interpretation";
+  return element("article", { className: own ? "card own" : "card" },
+    element("h3", {}, cardTitle(row)),
+    element("p", { className: "figures" }, figures(row)),
+    ...(row.pieces ? shadedText(row) : plainText(row)),
+    scoreTable(row),
+    furtherValues(row));
+}
+
+function cardTitle(row) {
+  if (row.kind === "interpretation") return "Interpretation";
+  if (row.kind === "control") return "Control: nothing inserted";
+  const name = row.kind.replaceAll("_", " ");
+  const from = row.layer === null && row.token === null ? "" : `: ${nameOf(row.layer, row.token).toLowerCase()}`;
+  return name.charAt(0).toUpperCase() + name.slice(1) + from;
+}
+
+function figures(row) {
+  if (!row.ids.length) return "0 tokens: the model ended at once";
+  const count = `${row.ids.length} token${row.ids.length === 1 ? "" : "s"}`;
+  if (row.kind === "control") return count;
+  return `${count} · relevancy: mean ${signed(scoreOf(row, "mean"))}, highest ${signed(scoreOf(row, "highest"))}`;
+}
+
+// Each piece with the colour of its score; the text itself below where the pieces do not join to it.
+function shadedText(row) {
+  const pieces = piecesOf(row);
+  const spans = pieces.map((piece, i) => {
+    const span = element("span", { title: tokenTitle(row, i) }, ...withLineEnds(piece));
+    shadeBy(span, probability(row.signed[i]), TOKEN_FULL);
+    return span;
+  });
+  const reading = element("p", { className: "reading", dir: "auto" }, ...spans);
+  if (pieces.join("") === row.text) return [reading];
+  const note = "Its pieces do not join to the text letter by letter; the text itself:";
+  return [reading, element("p", { className: "figures" }, note),
+    element("p", { className: "reading", dir: "auto" }, ...withLineEnds(row.text))];
+}
+
+// Without the pieces nobody knows which letters a score belongs to: the scores follow the text in order.
+function plainText(row) {
+  const boxes = row.signed.map((score, i) => {
+    const box = element("span", { title: tokenTitle(row, i) }, String(i + 1));
+    shadeBy(box, probability(score), TOKEN_FULL);
+    return box;
+  });
+  const text = element("p", { className: "reading", dir: "auto" }, ...withLineEnds(row.text));
+  if (row.kind === "control" || !boxes.length) return [text];
+  const note = "One box a token, in order: this run's table does not hold the tokens' own texts.";
+  return [text, element("div", { className: "strip" }, ...boxes), element("p", { className: "quiet" }, note)];
+}
+
+function piecesOf(row) { return row.pieces.map(index => data.pieces[index]); }
+
+function withLineEnds(text) {
+  return text.split(/(\n)/u).filter(part => part !== "").map(part =>
+    (part === "\n" ? element("span", { className: "newline" }, part) : part));
+}
+
+function tokenScores(row, i) {
+  const [inserted, difference] = [row.with[i], row.signed[i]].map(probability);
+  const without = inserted === null || difference === null ? null : Math.max(0, inserted - difference);
+  const number = value => (value === null ? "no score" : value.toFixed(3));
+  return [number(inserted), number(without), signed(difference, 3)];
+}
+
+function tokenTitle(row, i) {
+  const [inserted, without, difference] = tokenScores(row, i);
+  return `token ${i + 1}, id ${row.ids[i]}\n${difference}: ${inserted} with the state, ${without} without`;
+}
+
+function scoreTable(row) {
+  if (!row.ids.length) return null;
+  const line = (tag, texts) => element("tr", {}, ...texts.map(text => element(tag, {}, ...[text].flat())));
+  const labels = row.pieces ? piecesOf(row).map(piece => element("span", { className: "piece" }, ...pieceMarks(piece)))
+    : row.ids.map((id, i) => `${i + 1}, id ${id}`);
+  const body = labels.map((label, i) => line("td", [label, ...tokenScores(row, i)]));
+  const head = line("th", ["token", "P inserted", "P nothing inserted", "relevancy"]);
+  return element("details", {}, element("summary", {}, "Scores of each token"), element("table", {}, head, ...body));
+}
+
+function furtherValues(row) {
+  const values = Object.entries(row.more).filter(([, value]) => value !== null && value !== "");
+  if (!values.length) return null;
+  return element("dl", {}, ...values.map(([name, value]) =>
+    element("div", {}, element("dt", {}, name.replaceAll("_", " ")), element("dd", {}, String(value)))));
+}
+
+// ---- The address keeps the place, so that a reload or a colleague's click comes back to it
+
+let waiting = 0;
+
+// A held key moves faster than a browser lets a page change its address.
+function remember() {
+  clearTimeout(waiting);
+  waiting = setTimeout(writeAddress, 200);
+}
+
+function writeAddress() {
+  const choices = new URLSearchParams({ prompt: state.prompt, template: state.template, shade: state.shade });
+  if (state.hidden.size) choices.set("hidden", [...state.hidden].join());
+  if (state.open) choices.set("open", [state.layer, state.token].join());
+  history.replaceState(null, "", `#${choices}`);
+}
+
+function readAddress() {
+  const choices = new URLSearchParams(location.hash.slice(1));
+  const number = (name, most) => Math.min(Math.max(Math.trunc(Number(choices.get(name))) || 0, 0), most);
+  const numbers = name => (choices.get(name) ?? "").split(",").map(text => (text === "" ? null : Number(text)));
+  state.prompt = number("prompt", data.prompts.length - 1);
+  state.template = number("template", data.templates.length - 1);
+  if (Object.hasOwn(SHADES, choices.get("shade"))) state.shade = choices.get("shade");
+  state.hidden = new Set(choices.has("hidden") ? numbers("hidden") : []);
+  state.open = choices.has("open");
+  if (state.open) [state.layer, state.token] = numbers("open");
+}
+
+function draw() {
+  drawTexts();
+  drawLegend();
+  drawGrid();
+}
+
+function start() {
+  readAddress();
+  drawFilters();
+  draw();
+  if (!state.open) return;
+  state.open = false;
+  open(state.layer, state.token);
+}
+
+listenToFilters();
+listenToGrid();
+window.addEventListener("hashchange", start);
+start();
