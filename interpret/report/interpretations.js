@@ -231,7 +231,9 @@ function mark() {
     cell.setAttribute("aria-selected", here && state.open);
   }
   for (const token of byId("tokens").children) {
-    token.classList.toggle("here", state.open && token.dataset.token === String(state.token));
+    const here = token.dataset.token === String(state.token);
+    token.classList.toggle("here", here && state.open);
+    if (here) byId("tokens").parentElement.scrollTop = token.offsetTop - token.offsetHeight;
   }
 }
 
@@ -348,7 +350,7 @@ function cardTitle(row) {
   if (row.kind === "interpretation") return "Interpretation";
   if (row.kind === "control") return "Control: nothing inserted";
   const name = row.kind.replaceAll("_", " ");
-  const from = row.layer === null && row.token === null ? "" : `: ${nameOf(row.layer, row.token).toLowerCase()}`;
+  const from = row.layer === null && row.token === null ? "" : ` (${nameOf(row.layer, row.token)})`;
   return name.charAt(0).toUpperCase() + name.slice(1) + from;
 }
 
