@@ -1,0 +1,11 @@
+"""Many patched runs of one base run, sharing what they have in common, exactly.
+
+``cells`` says what can be restored and held, ``metrics`` what is read; ``layers`` runs a decoder layer part by part,
+``recorded`` keeps the base and the donor run, ``columns`` runs the cells of one token, ``engine`` puts it together.
+"""
+
+from interpret.sweep.cells import Cell, Pin, grid, window_around
+from interpret.sweep.engine import SweepResult, sweep
+from interpret.sweep.metrics import Metric
+
+__all__ = ["Cell", "Metric", "Pin", "SweepResult", "grid", "sweep", "window_around"]

@@ -1,0 +1,111 @@
+"""What a sweep computes: cells, each one patched run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Literal, get_args
+
+from interpret.errors import InputError, unknown
+
+Site = Literal["hidden", "attention", "mlp", "head", "neuron"]
+"""What is restored: the output of a decoder layer, of its attention, of its MLP, of one attention head (before
+the heads are mixed) or of one MLP neuron (after the activation)."""
+SITES = get_args(Site)
+PINNED = ("attention", "mlp")
+PIN_LAYERS = ("later", "all")
+
+
+@dataclass(frozen=True)
+class Pin:
+    """Holds a module's output, at the cell's token, at the values of the base run: severs it."""
+
+    site: Literal["attention", "mlp"]
+    layers: Literal["later", "all"] = "later"
+    """later: in the layers after the restored ones. all: everywhere but where the site itself is restored, which
+    differs from "later" only within and before the restored layers."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One patched run: the base run with the donor's values at one token."""
+
+    site: Site
+    token: int
+    start: int
+    """The first restored layer."""
+    stop: int
+    """One past the last restored layer."""
+    unit: int | None = None
+    """Which head or neuron."""
+    pins: tuple[Pin, ...] = ()
+
+    def restores(self, site: str, layer: int) -> bool:
+        """Tell whether the donor's value is written at this site of this layer."""
+        return self.site == site and self.start <= layer < self.stop
+
+    def holds(self, site: str, layer: int) -> bool:
+        """Tell whether the base's value is written at this site of this layer."""
+        return not self.restores(site, layer) and any(
+            pin.site == site and (pin.layers == "all" or layer >= self.stop) for pin in self.pins
+        )
+
+
+def grid(
+    site: Site,
+    *,
+    n_tokens: int,
+    n_layers: int,
+    window: int = 1,
+    unit: int | None = None,
+    pins: Sequence[Pin] = (),
+) -> list[Cell]:
+    """Return the cells of every token and layer, token by token.
+
+    >>> [(cell.token, cell.start, cell.stop) for cell in grid("mlp", n_tokens=1, n_layers=3, window=2)]
+    [(0, 0, 1), (0, 0, 2), (0, 1, 3)]
+    """
+    windows = [window_around(layer, window, n_layers) for layer in range(n_layers)]
+    return [Cell(site, token, *layers, unit, tuple(pins)) for token in range(n_tokens) for layers in windows]
+
+
+def window_around(layer: int, width: int, n_layers: int) -> tuple[int, int]:
+    """Return the first and one past the last layer of a window (ROME, ``trace_important_window``).
+
+    >>> window_around(4, 10, 30), window_around(6, 3, 30), window_around(3, 10, 4)
+    ((0, 9), (5, 8), (0, 4))
+    """
+    if width < 1:
+        raise InputError(f"window {width} holds no layer: give a width of at least 1")
+    return max(0, layer - width // 2), min(n_layers, layer + ceil(width / 2))
+
+
+def check_cells(cells: Sequence[Cell], n_tokens: int, n_layers: int, n_heads: int, n_neurons: int) -> None:
+    """Check that every cell exists in the model and the prompt.
+
+    Raises:
+        InputError: naming the first cell that does not.
+    """
+    for index, cell in enumerate(cells):
+        problem = _problem(cell, n_tokens, n_layers, {"head": n_heads, "neuron": n_neurons})
+        if problem:
+            raise InputError(f"cells[{index}]: {problem}")
+
+
+def _problem(cell: Cell, n_tokens: int, n_layers: int, units: dict[str, int]) -> str:
+    """Say what is wrong with a cell; "" for nothing."""
+    if cell.site not in SITES:
+        return unknown("site", cell.site, SITES)
+    if not 0 <= cell.token < n_tokens:
+        return f"token {cell.token} does not exist; this prompt has tokens 0 to {n_tokens - 1}"
+    if not 0 <= cell.start < cell.stop <= n_layers:
+        return f"layers {cell.start} to {cell.stop - 1} do not exist; this model has layers 0 to {n_layers - 1}"
+    if cell.site in units and (cell.unit is None or not 0 <= cell.unit < units[cell.site]):
+        return f"{cell.site} {cell.unit} does not exist; a layer has {cell.site}s 0 to {units[cell.site] - 1}"
+    if cell.site not in units and cell.unit is not None:
+        return f"site {cell.site} has no units, but unit is {cell.unit}; leave it out"
+    for pin in cell.pins:
+        if pin.site not in PINNED:
+            return unknown("site of a pin", pin.site, PINNED)
+        if pin.layers not in PIN_LAYERS:
+            return unknown("layers of a pin", pin.layers, PIN_LAYERS)
+    return ""

@@ -1,0 +1,186 @@
+"""One column of a sweep: the cells of one token and the same pins, run through the layers together."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from interpret.sweep.cells import Cell
+from interpret.sweep.layers import Layer, Past, Point, run_layer
+from interpret.sweep.recorded import Run, mask_for
+
+_UNITS: dict[str, Point] = {"head": "head", "neuron": "neuron"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """Cells of one token and the same pins, in the order of their first layers."""
+
+    cells: tuple[Cell, ...]
+    indices: tuple[int, ...]
+    """Of the cells in the sweep."""
+
+    @property
+    def token(self) -> int:
+        """The token all cells restore."""
+        return self.cells[0].token
+
+    def pieces(self, size: int) -> "Iterator[Column]":
+        """Return columns of at most ``size`` of the cells, in their order."""
+        for start in range(0, len(self.cells), size):
+            end = start + size
+            yield Column(self.cells[start:end], self.indices[start:end])
+
+    def layer_tokens(self, n_layers: int, n_tokens: int, n_read: int) -> int:
+        """Return how many tokens of one sample go through a layer."""
+        computed = n_tokens - self.token
+        total = 0
+        for cell in self.cells:
+            whole = max(0, n_layers - 2 - cell.start) * computed
+            last = min(computed, n_read) if cell.start < n_layers - 1 else 0
+            total += whole + last + (cell.site != "hidden")
+        return total
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Cells that are computed at once."""
+
+    cells: tuple[Cell, ...]
+    x: Tensor
+    """[C, S, N, D], the output of the latest layer at tokens t to T; after the last layer, of those read."""
+
+
+def run_column(
+    layers: Sequence[Layer], base: Run, donor: Run, column: Column, *, n_read: int, window: int | None, chunk: int
+) -> Iterator[Tensor]:
+    """Run a column through all layers.
+
+    Args:
+        layers: of the model.
+        base: the runs that are patched, of S samples.
+        donor: where the restored values come from.
+        column: what is restored.
+        n_read: how many positions, the last ones, are wanted after the last layer.
+        window: how far back a token sees, where that is limited.
+        chunk: how many cells are computed at once.
+
+    Yields:
+        The last layer's output, [C, S, M, D], M the positions read from the column's token on; together the
+        cells in their order.
+    """
+    chunks: list[_Chunk] = []
+    n_tokens, token = base.states[0].shape[1], column.token
+    for index, layer in enumerate(layers):
+        first = max(token, n_tokens - n_read) - token if index == len(layers) - 1 else 0
+        step = _Step(layer, index, token, first, base, donor, window)
+        chunks = [_Chunk(old.cells, step.run(old)) for old in chunks]
+        joining = tuple(cell for cell in column.cells if cell.start == index)
+        for some in _pieces(joining, chunk):
+            new = _Chunk(some, step.joined(some))
+            if chunks and len(chunks[-1].cells) + len(some) <= chunk:
+                last = chunks.pop()
+                new = _Chunk(last.cells + some, torch.cat([last.x, new.x.to(last.x.device)]))
+            chunks.append(new)
+    for done in chunks:
+        yield done.x
+
+
+def _pieces(cells: tuple[Cell, ...], size: int) -> Iterator[tuple[Cell, ...]]:
+    for start in range(0, len(cells), size):
+        yield cells[start : start + size]
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One layer of a column."""
+
+    layer: Layer
+    index: int
+    token: int
+    first: int
+    """Of the column's tokens, those before it do not leave the layer."""
+    base: Run
+    donor: Run
+    window: int | None
+
+    def run(self, chunk: _Chunk) -> Tensor:
+        """Run cells that started before: their next state, [C, S, N - first, D]."""
+        return self._through(chunk.cells, chunk.x, self.first)
+
+    def joined(self, cells: tuple[Cell, ...]) -> Tensor:
+        """Return the state after this layer of cells that start in it: the base's, but for the column's token."""
+        if self.first:
+            # The token's output is not read, nor is anything after it: these cells differ from the base nowhere.
+            raise AssertionError("a cell that changes nothing was run")
+        x = self.base.states[self.index + 1][:, self.token :].expand(len(cells), -1, -1, -1).clone()
+        if all(cell.site == "hidden" for cell in cells):
+            x[:, :, 0] = self.donor.states[self.index + 1][:, self.token]
+        else:
+            before = self.base.states[self.index][:, self.token : self.token + 1]
+            x[:, :, :1] = self._through(cells, before.expand(len(cells), -1, -1, -1), 0)
+        return x
+
+    def _through(self, cells: tuple[Cell, ...], x: Tensor, first: int) -> Tensor:
+        """Run the layer on x, [C, S, N, D], tokens from t on, with all that is written into it."""
+        x = x.to(self.layer.device)
+        n_tokens = x.shape[2]
+        keys, values = (
+            part[:, :, : self.token] for part in (self.base.past[self.index].keys, self.base.past[self.index].values)
+        )
+        mask = mask_for(n_tokens, self.token, self.window, x)
+        tap = _Writer(cells, self, n_tokens)
+        output, _ = run_layer(self.layer, x, Past(keys, values), mask, tap, first)
+        rows = [row for row, cell in enumerate(cells) if cell.restores("hidden", self.index)]
+        if rows and not first:
+            output[rows, :, 0] = self.donor.states[self.index + 1][:, self.token]
+        return output
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """Writes the donor's and the base's values at the column's token."""
+
+    cells: tuple[Cell, ...]
+    step: _Step
+    n_tokens: int
+
+    def given(self, point: Point) -> Tensor | None:
+        restored, held = self._rows(point)
+        for rows, run in ((restored, self.step.donor), (held, self.step.base)):
+            if len(rows) == len(self.cells):
+                value = self._value(run, point)
+                return value.expand(len(self.step.base.states[0]), -1)
+        return None
+
+    def at(self, point: Point, value: Tensor) -> Tensor:
+        restored, held = self._rows(point)
+        if value.shape[2] < self.n_tokens or len(self.cells) in (len(restored), len(held)) and point not in _UNITS:
+            return value
+        if restored and point in _UNITS:
+            self._write_units(point, value, restored)
+        elif restored:
+            value[restored, :, 0] = self._value(self.step.donor, point)
+        if held:
+            value[held, :, 0] = self._value(self.step.base, point)
+        return value
+
+    def _rows(self, point: Point) -> tuple[list[int], list[int]]:
+        """Return the rows of the cells that have the donor's value at a point, and those that have the base's."""
+        index = self.step.index
+        restored = [row for row, cell in enumerate(self.cells) if cell.restores(point, index)]
+        held = [row for row, cell in enumerate(self.cells) if cell.holds(point, index)]
+        return restored, held
+
+    def _value(self, run: Run, point: Point) -> Tensor:
+        """Return what passed a point at the column's token, [S, width]."""
+        return run.points[point][self.step.index][:, self.step.token]
+
+    def _write_units(self, point: Point, value: Tensor, rows: list[int]) -> None:
+        """Write one head or neuron of the donor's into each row."""
+        width = self.step.layer.head_width if point == "head" else 1
+        units = [self.cells[row].unit for row in rows]
+        donor = self._value(self.step.donor, point).unflatten(-1, (-1, width))  # [S, units, width]
+        # Indexed rows and units come first: [rows, S, width].
+        value.unflatten(-1, (-1, width))[rows, :, 0, units] = donor[:, units].transpose(0, 1)

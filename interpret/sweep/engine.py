@@ -1,0 +1,295 @@
+"""Many patched runs of one base run, each exactly what a full forward pass with that change gives.
+
+Restoring a value at token t of layer l changes nothing before layer l and nothing at tokens before t. So all cells
+of a token, a column, run together: at each layer the cells that start there join, only tokens from t on are computed,
+against the base run's keys and values for those before, and only the positions a metric reads leave the last layer.
+Tokens that are the same in both runs need no run at all. Letters are those of ``layers``.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from interpret.anatomy import anatomy_of, input_device
+from interpret.errors import InputError, UnsupportedModelError
+from interpret.sweep.cells import Cell, Pin, check_cells
+from interpret.sweep.columns import Column, run_column
+from interpret.sweep.layers import Layer, Module, Point, final_modules, first_layer_input, layers_of, through
+from interpret.sweep.metrics import Metric, check_metrics, read, together
+from interpret.sweep.recorded import Run, record_run
+
+CPU_MEMORY = 1 << 30
+"""Bytes a sweep may use on a CPU beside the two recorded runs, where the caller does not say."""
+CPU_CHUNK = 1024
+"""Tokens computed at once on a CPU: enough for matrix products at full speed, few enough for its caches."""
+HEAD_CHUNK = 64
+"""Positions sent through the head at once; a vocabulary's logits are large."""
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """The metrics of every patched run."""
+
+    cells: tuple[Cell, ...]
+    values: Mapping[str, Tensor]
+    """Name of a metric -> [cells, S], float64 on the CPU."""
+    base: Mapping[str, Tensor]
+    """Name of a metric -> [S], of the base runs as they are."""
+    donor: Mapping[str, Tensor]
+    """Name of a metric -> [S], or [1] where there is one donor for all."""
+    layer_tokens: int
+    """How many tokens were sent through a decoder layer, in all."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What all columns of a sweep share."""
+
+    layers: list[Layer]
+    final: list[Module]
+    """Between the last layer and the head."""
+    head: Module
+    metrics: Mapping[str, Metric]
+    n_read: int
+    """How many positions, the last ones, the metrics read."""
+    window: int | None
+    """How far back a token sees, where that is limited."""
+    base: Run
+    donor: Run
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is run at once: cells of a column, for some samples."""
+
+    column: Column
+    samples: slice
+    chunk: int
+    """Cells computed at once."""
+
+    def halves(self) -> "list[_Job]":
+        """Return two jobs of half the cells, or else half the samples; none where both are one."""
+        column, samples = self.column, self.samples
+        middle = len(column.cells) // 2
+        if middle:
+            return [
+                replace(self, column=part, chunk=max(1, self.chunk // 2))
+                for part in column.pieces(len(column.cells) - middle)
+            ]
+        middle = (samples.start + samples.stop) // 2
+        if middle > samples.start:
+            parts = (slice(samples.start, middle), slice(middle, samples.stop))
+            return [replace(self, samples=part) for part in parts]
+        return []
+
+
+@torch.no_grad()
+def sweep(
+    model: PreTrainedModel,
+    base: Tensor,
+    donor: Tensor,
+    cells: Sequence[Cell],
+    metrics: Mapping[str, Metric],
+    *,
+    memory: int | None = None,
+) -> SweepResult:
+    """Compute every patched run of ``cells``.
+
+    Args:
+        model: a causal LM of a known family, in evaluation mode.
+        base: the runs to patch: S rows of T token ids, [S, T] int64, or of word embeddings, [S, T, width].
+        donor: the runs the restored values come from, in the same forms; S rows, or one for all.
+        cells: what to restore, and where.
+        metrics: what to read off the last positions, each under a name.
+        memory: bytes that may be used beside the two recorded runs; by default 1 GiB on a CPU and half of what is
+            free on a GPU. What does not fit all the same is halved and tried again.
+
+    Returns:
+        The metrics of every cell and sample.
+
+    Raises:
+        InputError: if the runs, a cell or a metric are wrong.
+        UnsupportedModelError: if the model is of no known family, or does not compute as its family does.
+
+    >>> from transformers import GPT2Config, GPT2LMHeadModel
+    >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=8, n_layer=2, n_head=2)).eval()
+    >>> base, donor = torch.tensor([[3, 1, 4]]), torch.tensor([[3, 2, 4]])
+    >>> found = sweep(model, base, donor, [Cell("hidden", 2, 1, 2)], {"p": Metric("probability", (7,))})
+    >>> torch.allclose(found.values["p"][0], found.donor["p"])
+    True
+    """
+    anatomy = anatomy_of(model)
+    base, donor = _embedded(model, "base", base), _embedded(model, "donor", donor)
+    _check_runs(model, base, donor)
+    head = model.get_output_embeddings()
+    n_read = check_metrics(metrics, head.weight.shape[0], base.shape[1])
+    starts = [first_layer_input(anatomy, run) for run in (base, donor)]
+    n_heads = model.config.num_attention_heads
+    layers = layers_of(model, anatomy, starts[0], base.shape[1])
+    check_cells(cells, base.shape[1], len(layers), n_heads, layers[0].up(starts[0][:1, :1]).shape[-1])
+    window = getattr(model.config, "sliding_window", None)
+    base_run, donor_run = (
+        record_run(layers, start, points, window) for start, points in zip(starts, _points(cells), strict=True)
+    )
+    plan = _Plan(layers, final_modules(anatomy), head, metrics, n_read, window, base_run, donor_run)
+    _check_family(model, donor, plan)
+    return _result(plan, tuple(cells), _Limits.of(memory, starts[0], n_heads))
+
+
+def _embedded(model: PreTrainedModel, name: str, run: Tensor) -> Tensor:
+    """Return the word embeddings of a run, [B, T, width], on the model's device."""
+    run = run.to(input_device(model))
+    if run.dim() == 2 and not run.is_floating_point():
+        return model.get_input_embeddings()(run)
+    if run.dim() == 3 and run.is_floating_point():
+        return run.to(model.dtype)
+    raise InputError(
+        f"{name} has shape {tuple(run.shape)} and dtype {run.dtype}; "
+        "give token ids [samples, tokens] or word embeddings [samples, tokens, width]"
+    )
+
+
+def _check_runs(model: PreTrainedModel, base: Tensor, donor: Tensor) -> None:
+    if model.training:
+        raise InputError("the model is in training mode, where dropout makes every run another: call model.eval()")
+    if base.shape[1] != donor.shape[1]:
+        raise InputError(
+            f"the donor has {donor.shape[1]} tokens, the base {base.shape[1]}: "
+            "values are restored token by token, so both need the same length"
+        )
+    if len(donor) not in (1, len(base)):
+        raise InputError(f"{len(donor)} donor rows for {len(base)} base rows: give as many, or one for all")
+
+
+def _points(cells: Iterable[Cell]) -> tuple[set[Point], set[Point]]:
+    """Return which points of the base's layers must be recorded, and which of the donor's."""
+    base, donor = set(), set()
+    for cell in cells:
+        base |= {pin.site for pin in cell.pins}
+        donor |= {cell.site} - {"hidden"}
+    return cast(set[Point], base), cast(set[Point], donor)
+
+
+def _check_family(model: PreTrainedModel, embeddings: Tensor, plan: _Plan) -> None:
+    """Compare a run made of parts with the model's own: adapters and hooks of others may compute otherwise."""
+    anatomy = anatomy_of(model)
+    own = anatomy.trunk(inputs_embeds=embeddings[:1], use_cache=False)[0].float()
+    ours = through(plan.final, plan.donor.states[-1][:1]).float()
+    tolerance = 1e-3 if embeddings.dtype == torch.float32 else 0.1
+    if (own - ours.to(own.device)).norm() > tolerance * own.norm():
+        raise UnsupportedModelError(
+            f"{type(model).__name__} does not compute what other {anatomy.family.name} models do: its layers, run "
+            "part by part, give another result. Remove adapters and hooks from its layers"
+        )
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """How much may be computed at once."""
+
+    tokens: int
+    """In one call of a layer."""
+    kept: int
+    """Between two layers."""
+
+    @classmethod
+    def of(cls, memory: int | None, start: Tensor, n_heads: int) -> "_Limits":
+        """Divide the memory: half for the states between layers, half for what a layer allocates.
+
+        Args:
+            memory: bytes, or None for the default.
+            start: [S, T, D], what enters the first layer.
+            n_heads: of the attention.
+        """
+        on_gpu = start.device.type == "cuda"
+        if memory is None:
+            memory = torch.cuda.mem_get_info(start.device)[0] // 2 if on_gpu else CPU_MEMORY
+        state = start.shape[2] * start.element_size()
+        # A layer holds about twenty states a token (the MLP's neurons weigh most), and three copies of the scores.
+        work = 20 * state + 12 * n_heads * start.shape[1]
+        tokens = max(1, memory // 2 // work)
+        return cls(tokens if on_gpu else min(tokens, CPU_CHUNK), max(1, memory // 2 // (2 * state)))
+
+    def jobs(self, column: Column, n_samples: int, n_tokens: int) -> Iterator[_Job]:
+        """Split a column of N tokens into what fits."""
+        samples = max(1, min(n_samples, self.tokens // n_tokens))
+        cells = max(1, self.kept // (samples * n_tokens))
+        chunk = max(1, self.tokens // (samples * n_tokens))
+        for start in range(0, n_samples, samples):
+            for part in column.pieces(cells):
+                yield _Job(part, slice(start, min(start + samples, n_samples)), chunk)
+
+
+def _result(plan: _Plan, cells: tuple[Cell, ...], limits: _Limits) -> SweepResult:
+    """Run what has to be run; everything else is the base run."""
+    base, donor = (_read(plan, run.states[-1][:, -plan.n_read :]) for run in (plan.base, plan.donor))  # [metrics, S, K]
+    n_samples, n_tokens = plan.base.states[0].shape[:2]
+    values = base[:, None].repeat(1, len(cells), 1, 1)  # [metrics, cells, S, K]
+    count = sum(len(run.states[0]) for run in (plan.base, plan.donor)) * n_tokens * len(plan.layers)
+    for column in _columns(cells, _first_difference(plan), n_tokens - plan.n_read, len(plan.layers)):
+        count += n_samples * column.layer_tokens(len(plan.layers), n_tokens, plan.n_read)
+        for job in limits.jobs(column, n_samples, n_tokens - column.token):
+            for done, parts in _run(plan, job):
+                # Positions before the column's token are the base's.
+                values[:, list(done.column.indices), done.samples, -parts.shape[-1] :] = parts
+    return SweepResult(cells, _named(plan, values), _named(plan, base), _named(plan, donor), count)
+
+
+def _named(plan: _Plan, parts: Tensor) -> dict[str, Tensor]:
+    return {
+        name: together(metric, part).cpu() for (name, metric), part in zip(plan.metrics.items(), parts, strict=True)
+    }
+
+
+def _first_difference(plan: _Plan) -> int:
+    """Return the first token at which any sample of the runs differs; T where none does."""
+    differs = (plan.base.states[0] != plan.donor.states[0]).any(dim=-1).any(dim=0)
+    return int(differs.nonzero()[0]) if differs.any() else len(differs)
+
+
+def _columns(cells: tuple[Cell, ...], first_difference: int, first_read: int, n_layers: int) -> list[Column]:
+    """Group the cells that must be run.
+
+    Left out are tokens at which the runs do not differ yet, and the last layer's output at tokens that are not read.
+    """
+    groups: dict[tuple[int, tuple[Pin, ...]], list[int]] = {}
+    for index, cell in enumerate(cells):
+        if cell.token >= first_difference and (cell.start < n_layers - 1 or cell.token >= first_read):
+            groups.setdefault((cell.token, cell.pins), []).append(index)
+    ordered = (sorted(group, key=lambda index: cells[index].start) for group in groups.values())
+    return [Column(tuple(cells[index] for index in group), tuple(group)) for group in ordered]
+
+
+def _run(plan: _Plan, job: _Job) -> list[tuple[_Job, Tensor]]:
+    """Return what a job's cells add to the metrics, [metrics, C, S, M]; two halves where it does not fit."""
+    try:
+        return [(job, _run_whole(plan, job))]
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error) or not job.halves():
+            raise
+    # Outside of the except block, where the traceback would hold the tensors that did not fit.
+    return [done for half in job.halves() for done in _run(plan, half)]
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def _run_whole(plan: _Plan, job: _Job) -> Tensor:
+    base, donor = plan.base.of(job.samples), plan.donor.of(job.samples)
+    states = run_column(plan.layers, base, donor, job.column, n_read=plan.n_read, window=plan.window, chunk=job.chunk)
+    return torch.cat([_read(plan, x.flatten(0, 1)).unflatten(1, x.shape[:2]) for x in states], dim=1)
+
+
+def _read(plan: _Plan, states: Tensor) -> Tensor:
+    """Return what the positions of some runs, [R, M, D], add to the metrics: [metrics, R, M]."""
+    rows = max(1, HEAD_CHUNK // states.shape[1])
+    parts = [
+        read(tuple(plan.metrics.values()), plan.head(through(plan.final, some)).float(), plan.n_read)
+        for some in states.split(rows)
+    ]
+    return torch.cat(parts, dim=1)

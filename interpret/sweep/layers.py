@@ -1,0 +1,285 @@
+"""A decoder layer, run part by part, so that a sweep can compute only what differs and write in between.
+
+The names of the parts come from ``anatomy``; what they compute is the same in all its families. Shapes: C cells,
+S noise samples, N tokens computed, P tokens before them, H heads, G key-value heads, W width of a head, F neurons.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from interpret.anatomy import (
+    Anatomy,
+    Block,
+    Fused,
+    Rotary,
+    attention_scale,
+    input_device,
+    layer_input,
+    only_in_this_thread,
+    rotation,
+)
+
+Module = Callable[[Tensor], Tensor]
+Point = Literal["head", "attention", "neuron", "mlp"]
+"""Where a layer can be read and written: the heads' outputs beside each other [..., H * W], the output of the
+attention [..., D], the neurons [..., F], the output of the MLP [..., D]."""
+
+
+class Tap(Protocol):
+    """Reads and writes what passes the points of a layer."""
+
+    def given(self, point: Point) -> Tensor | None:
+        """Return what every cell has at the first token, [S, D], where that is known beforehand."""
+
+    def at(self, point: Point, value: Tensor) -> Tensor:
+        """Take what passes, [C, S, up to N, width], and return what shall pass.
+
+        Fewer than N tokens are the last ones: the first token is not among them.
+        """
+
+
+@dataclass(frozen=True)
+class Past:
+    """Keys and values of the tokens before those computed, the same for all cells; rotated already."""
+
+    keys: Tensor
+    """[S, G, P, W]."""
+    values: Tensor
+    """[S, G, P, W]."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The modules of one decoder layer, and what its attention needs to know."""
+
+    block: Block
+    attention_norm: Module
+    projections: tuple[Module, ...]
+    fused: Fused
+    attention_out: Module
+    mlp_norm: Module
+    gate: Module | None
+    up: Module
+    activation: Module
+    down: Module
+    head_width: int
+    n_heads: int
+    n_key_heads: int
+    scale: float
+    rotary: Rotary
+    rotation: tuple[Tensor, Tensor] | None
+    """Cosines and sines, each [T, width]."""
+    device: torch.device
+
+
+def layers_of(model: PreTrainedModel, anatomy: Anatomy, like: Tensor, n_tokens: int) -> list[Layer]:
+    """Find the parts of every layer; ``like`` has the dtype of the hidden states, ``n_tokens`` is T."""
+    config, parts = model.config, anatomy.family.parts
+
+    def found(index: int, block: nn.Module) -> Layer:
+        device = _device_of(block, model)
+        part: Callable[[str], Any] = block.get_submodule
+        return Layer(
+            block=anatomy.block,
+            attention_norm=part(parts.attention_norm),
+            projections=tuple(part(name) for name in parts.projections),
+            fused=parts.fused,
+            attention_out=part(parts.attention_out),
+            mlp_norm=part(anatomy.family.mlp_norm),
+            gate=part(parts.gate) if parts.gate else None,
+            up=part(parts.up),
+            # OPT keeps a plain function here.
+            activation=_attribute(block, parts.activation),
+            down=part(parts.down),
+            head_width=config.hidden_size // config.num_attention_heads,
+            n_heads=config.num_attention_heads,
+            n_key_heads=getattr(config, "num_key_value_heads", config.num_attention_heads),
+            scale=attention_scale(config, index),
+            rotary=parts.rotary,
+            rotation=rotation(part(anatomy.family.attention), parts.rotary, like.to(device), n_tokens),
+            device=device,
+        )
+
+    return [found(index, block) for index, block in enumerate(anatomy.layers)]
+
+
+def _attribute(module: nn.Module, path: str) -> Any:
+    for name in path.split("."):
+        module = getattr(module, name)
+    return module
+
+
+def _device_of(block: nn.Module, model: PreTrainedModel) -> torch.device:
+    """Return where a layer computes; offloaded parameters come to where the model takes its input."""
+    parameter = next(block.parameters(), None)
+    return input_device(model) if parameter is None or parameter.device.type == "meta" else parameter.device
+
+
+def final_modules(anatomy: Anatomy) -> list[Module]:
+    """Return what stands between the last layer and the head."""
+    modules = [getattr(anatomy.trunk, name, None) for name in anatomy.family.final]
+    return [module for module in modules if module is not None]
+
+
+def through(modules: list[Module], state: Tensor) -> Tensor:
+    """Run a state through modules one after the other."""
+    for module in modules:
+        state = module(state)
+    return state
+
+
+class _StopError(Exception):
+    """Raised before the first layer: what comes after it is not wanted."""
+
+
+def first_layer_input(anatomy: Anatomy, embeddings: Tensor) -> Tensor:
+    """Return what enters layer 0, [B, T, D], for the outputs of the word embeddings, [B, T, width]."""
+    seen: list[Tensor] = []
+
+    def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen.append(layer_input(args, kwargs))
+        raise _StopError
+
+    with _hooked(anatomy.layers[0].register_forward_pre_hook(only_in_this_thread(stop), with_kwargs=True)):
+        try:
+            anatomy.trunk(inputs_embeds=embeddings, use_cache=False)
+        except _StopError:
+            pass
+    return seen[0]
+
+
+@contextmanager
+def _hooked(handle: Any) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def run_layer(layer: Layer, x: Tensor, past: Past, mask: Tensor, tap: Tap, first: int = 0) -> tuple[Tensor, Past]:
+    """Run one layer for all cells at once.
+
+    Args:
+        layer: its parts.
+        x: [C, S, N, D], the layer's input at the tokens computed.
+        past: keys and values of the P tokens before.
+        mask: [N, P + N], 0 where a token sees another and -inf elsewhere.
+        tap: sees and replaces what passes the points.
+        first: tokens before this one only give keys and values; the output is that of tokens ``first`` to N.
+
+    Returns:
+        The layer's output, [C, S, N - first, D], and the keys and values of the first cell's N tokens.
+    """
+    normed = x if layer.block == "post_norm" else layer.attention_norm(x)
+    attention, own = _attention(layer, normed, past, mask, tap, first)
+    x = x[:, :, first:]
+    if layer.block == "parallel":
+        return x + attention + _mlp(layer, x, tap, first), own
+    x = x + attention
+    if layer.block == "post_norm":
+        x = layer.attention_norm(x)
+        return layer.mlp_norm(x + _mlp(layer, x, tap, first)), own
+    return x + _mlp(layer, x, tap, first), own
+
+
+def _attention(layer: Layer, normed: Tensor, past: Past, mask: Tensor, tap: Tap, first: int) -> tuple[Tensor, Past]:
+    """Return the output of the attention at tokens ``first`` to N, and the N tokens' keys and values."""
+    given = tap.given("attention") if first == 0 else None
+    start = first if given is None else 1
+    queries, keys, values = _project(layer, normed, start, past.keys.shape[2])
+    own = Past(keys[0].transpose(1, 2), values[0].transpose(1, 2))
+    if start == normed.shape[2]:
+        assert given is not None
+        return tap.at("attention", given[None, :, None].expand(len(normed), -1, -1, -1)), own
+    mixed = _attend(queries, keys, values, past, mask[start:], layer.scale)
+    output = layer.attention_out(tap.at("head", mixed))
+    return tap.at("attention", _with_first(given, output)), own
+
+
+def _with_first(given: Tensor | None, rest: Tensor) -> Tensor:
+    """Put the first token's value, [S, D], before those of the others, [C, S, N - 1, D]."""
+    if given is None:
+        return rest
+    return torch.cat([given[None, :, None].expand(len(rest), -1, -1, -1), rest], dim=2)
+
+
+def _project(layer: Layer, normed: Tensor, start: int, n_past: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return queries [C, S, N - start, H, W] and keys and values [C, S, N, G, W], rotated to their positions."""
+    if layer.fused == "thirds":
+        packed = layer.projections[0](normed).unflatten(-1, (3, layer.n_heads, layer.head_width))
+        queries, keys, values = packed.unbind(dim=-3)
+        queries = queries[:, :, start:]
+    elif layer.fused == "heads":
+        packed = layer.projections[0](normed).unflatten(-1, (layer.n_heads, 3, layer.head_width))
+        queries, keys, values = packed.unbind(dim=-2)
+        queries = queries[:, :, start:]
+    else:
+        ask, key, value = layer.projections
+        queries = ask(normed[:, :, start:]).unflatten(-1, (layer.n_heads, layer.head_width))
+        keys, values = (
+            project(normed).unflatten(-1, (layer.n_key_heads, layer.head_width)) for project in (key, value)
+        )
+    if layer.rotation is not None:
+        positions = slice(n_past, n_past + normed.shape[2])
+        cos, sin = (table[positions, None] for table in layer.rotation)  # [N, 1, width]
+        queries = _rotate(queries, cos[start:], sin[start:], layer.rotary)
+        keys = _rotate(keys, cos, sin, layer.rotary)
+    return queries, keys, values
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor, kind: Rotary) -> Tensor:
+    """Turn the first features of each head, x [C, S, N, H, W], by the angles of each token, [N, 1, width]."""
+    width = cos.shape[-1]
+    turning = x[..., :width]
+    if kind == "halves":
+        left, right = turning.chunk(2, dim=-1)
+        across = torch.cat([-right, left], dim=-1)
+    else:
+        across = torch.stack([-turning[..., 1::2], turning[..., ::2]], dim=-1).flatten(-2)
+    turned = turning * cos + across * sin
+    return turned if width == x.shape[-1] else torch.cat([turned, x[..., width:]], dim=-1)
+
+
+def _attend(queries: Tensor, keys: Tensor, values: Tensor, past: Past, mask: Tensor, scale: float) -> Tensor:
+    """Return the heads' outputs beside each other, [C, S, N, H * W].
+
+    The past is shared: its keys meet the queries of all cells in one product a sample and head, uncopied.
+    """
+    C, S, N, H, W = queries.shape
+    G, P = past.keys.shape[1:3]
+    own = keys.shape[2]
+    # Sample and key-value head first, then cells: [S, G, C, H / G, N, W].
+    queries = queries.unflatten(3, (G, H // G)).permute(1, 3, 0, 4, 2, 5).reshape(S * G, -1, W)
+    keys = keys.permute(1, 3, 0, 2, 4).reshape(S * G * C, own, W)
+    values = values.permute(1, 3, 0, 2, 4).reshape(S * G * C, own, W)
+    scores = torch.bmm(queries.reshape(S * G * C, -1, W), keys.transpose(1, 2)).view(S, G, C, H // G, N, own)
+    if P:
+        before = torch.bmm(queries, past.keys.reshape(S * G, P, W).transpose(1, 2))
+        scores = torch.cat([before.view(S, G, C, H // G, N, P), scores], dim=-1)
+    weights = torch.softmax(scores * scale + mask, dim=-1, dtype=torch.float32).to(values.dtype)
+    mixed = torch.bmm(weights[..., P:].reshape(S * G * C, -1, own), values)
+    if P:
+        shared = weights[..., :P].reshape(S * G, -1, P)
+        mixed = mixed + torch.bmm(shared, past.values.reshape(S * G, P, W)).view_as(mixed)
+    return mixed.view(S, G, C, H // G, N, W).permute(2, 0, 4, 1, 3, 5).reshape(C, S, N, H * W)
+
+
+def _mlp(layer: Layer, x: Tensor, tap: Tap, first: int) -> Tensor:
+    """Return the output of the MLP, [C, S, N, D], for the stream it reads before the norm."""
+    given = tap.given("mlp") if first == 0 else None
+    if given is not None:
+        x = x[:, :, 1:]
+        if not x.shape[2]:
+            return tap.at("mlp", given[None, :, None].expand(len(x), -1, -1, -1))
+    normed = x if layer.block == "post_norm" else layer.mlp_norm(x)
+    if layer.gate is None:
+        neurons = layer.activation(layer.up(normed))
+    else:
+        neurons = layer.activation(layer.gate(normed)) * layer.up(normed)
+    return tap.at("mlp", _with_first(given, layer.down(tap.at("neuron", neurons))))

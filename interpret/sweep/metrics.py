@@ -1,0 +1,96 @@
+"""What is read off the last positions of a run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from interpret.errors import InputError, unknown
+
+Kind = Literal["probability", "log_probability", "logit", "logit_difference"]
+KINDS = get_args(Kind)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number a run, about the tokens that should come next.
+
+    An answer of K tokens is read at the last K positions: the runs then hold the prompt and the first K - 1 tokens
+    of the answer. Log-probabilities, logits and differences are summed over these, probabilities multiplied.
+    """
+
+    kind: Kind
+    answer: tuple[int, ...]
+    """K token ids."""
+    foil: tuple[int, ...] | None = None
+    """K token ids whose logits are taken off, for ``logit_difference``."""
+
+
+def check_metrics(metrics: Mapping[str, Metric], vocabulary: int, n_tokens: int) -> int:
+    """Check the metrics of a sweep and return the number of positions they read.
+
+    Raises:
+        InputError: naming the metric that is wrong.
+    """
+    if not metrics:
+        raise InputError("a sweep needs at least one metric")
+    for name, metric in metrics.items():
+        problem = _problem(metric, vocabulary, n_tokens)
+        if problem:
+            raise InputError(f"metrics[{name!r}]: {problem}")
+    return max(len(metric.answer) for metric in metrics.values())
+
+
+def _problem(metric: Metric, vocabulary: int, n_tokens: int) -> str:
+    """Say what is wrong with a metric; "" for nothing."""
+    if metric.kind not in KINDS:
+        return unknown("kind", metric.kind, KINDS)
+    if not metric.answer:
+        return "the answer has no tokens"
+    if len(metric.answer) > n_tokens:
+        return f"an answer of {len(metric.answer)} tokens cannot be read off runs of {n_tokens} tokens"
+    if (metric.foil is not None) != (metric.kind == "logit_difference"):
+        return "a foil is for logit_difference, and only for it"
+    if metric.foil is not None and len(metric.foil) != len(metric.answer):
+        return f"the foil has {len(metric.foil)} tokens, the answer {len(metric.answer)}; give equally many"
+    for token in (*metric.answer, *(metric.foil or ())):
+        if not 0 <= token < vocabulary:
+            return f"token id {token} does not exist; the vocabulary has 0 to {vocabulary - 1}"
+    return ""
+
+
+def read(metrics: Sequence[Metric], logits: Tensor, n_read: int) -> Tensor:
+    """Return what each position adds to each metric, [metrics, R, M], float64.
+
+    Args:
+        metrics: what to read.
+        logits: [R, M, V], of the last M of the ``n_read`` positions.
+        n_read: how many positions the longest answer has.
+    """
+    rows, positions = logits.shape[:2]
+    total = None
+    parts = torch.zeros(len(metrics), rows, positions, dtype=torch.float64, device=logits.device)
+    for part, metric in zip(parts, metrics, strict=True):
+        m = min(len(metric.answer), positions)
+        value = logits[:, -m:].gather(-1, _ids(metric.answer, m, logits))[..., 0].double()
+        if metric.foil is not None:
+            value = value - logits[:, -m:].gather(-1, _ids(metric.foil, m, logits))[..., 0].double()
+        elif metric.kind != "logit":
+            total = torch.logsumexp(logits, dim=-1).double() if total is None else total
+            value = value - total[:, -m:]
+        part[:, -m:] = value
+    return parts
+
+
+def _ids(tokens: tuple[int, ...], n_last: int, logits: Tensor) -> Tensor:
+    """Return the last token ids, once a row: [R, n_last, 1]."""
+    ids = torch.tensor(tokens[-n_last:], device=logits.device)
+    return ids[None, :, None].expand(len(logits), -1, -1)
+
+
+def together(metric: Metric, parts: Tensor) -> Tensor:
+    """Return the metric, [R], from what its positions add, [R, K]."""
+    total = parts.sum(dim=-1)
+    return total.exp() if metric.kind == "probability" else total

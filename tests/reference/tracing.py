@@ -1,0 +1,106 @@
+"""Patched runs the slow, obvious way: for each cell a full forward pass with plain hooks, nothing shared.
+
+Knows nothing of ``interpret``: it has its own map of every family's modules and its own hooks.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from reference.overlay import decoder_layers
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+# Below a layer: the attention, the projection out of its heads, the MLP's output, the projection out of its neurons.
+MODULES = {
+    "llama": ("self_attn", "self_attn.o_proj", "mlp", "mlp.down_proj"),
+    "mistral": ("self_attn", "self_attn.o_proj", "mlp", "mlp.down_proj"),
+    "gpt2": ("attn", "attn.c_proj", "mlp", "mlp.c_proj"),
+    "gptj": ("attn", "attn.out_proj", "mlp", "mlp.fc_out"),
+    "gpt_neox": ("attention", "attention.dense", "mlp", "mlp.dense_4h_to_h"),
+    "opt": ("self_attn", "self_attn.out_proj", "fc2", "fc2"),
+}
+Edit = Callable[[Tensor], Tensor | None]
+"""Takes [S, T, width]; returns what stands there instead, or None."""
+
+
+def hooked(model: PreTrainedModel, layer: int, site: str, edit: Edit, n_samples: int) -> Any:
+    """Put an edit on one site of one layer: on a module's output, or on its input for heads and neurons."""
+    block = decoder_layers(model)[layer]
+    attention, heads, mlp, neurons = (block.get_submodule(name) for name in MODULES[model.config.model_type])
+
+    def edited(value: Tensor) -> Tensor:
+        # OPT's MLP works on [S * T, width].
+        after = edit(value.view(n_samples, -1, value.shape[-1]))
+        return value if after is None else after.view(value.shape)
+
+    def on_input(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (edited(args[0]), *args[1:])
+
+    def on_output(module: nn.Module, args: Any, output: Any) -> Any:
+        return (edited(output[0]), *output[1:]) if isinstance(output, tuple) else edited(output)
+
+    if site in ("head", "neuron"):
+        return {"head": heads, "neuron": neurons}[site].register_forward_pre_hook(on_input)
+    return {"hidden": block, "attention": attention, "mlp": mlp}[site].register_forward_hook(on_output)
+
+
+def run(model: PreTrainedModel, embeddings: Tensor, edits: Mapping[tuple[int, str], Edit]) -> Tensor:
+    """Return the logits, [S, T, V], of a pass with an edit on each (layer, site)."""
+    with ExitStack() as stack, torch.no_grad():
+        for (layer, site), edit in edits.items():
+            stack.callback(hooked(model, layer, site, edit, len(embeddings)).remove)
+        return model(inputs_embeds=embeddings, use_cache=False).logits
+
+
+def recorded(model: PreTrainedModel, embeddings: Tensor) -> dict[tuple[int, str], Tensor]:
+    """Return every site of every layer of a plain pass, [S, T, width]."""
+    seen: dict[tuple[int, str], Tensor] = {}
+
+    def keep(key: tuple[int, str]) -> Edit:
+        return lambda value: seen.__setitem__(key, value.clone())
+
+    for site in ("hidden", "attention", "mlp", "head", "neuron"):
+        run(model, embeddings, {(layer, site): keep((layer, site)) for layer in range(len(decoder_layers(model)))})
+    return seen
+
+
+def patched(
+    model: PreTrainedModel,
+    base: Tensor,
+    donor: Tensor,
+    *,
+    site: str,
+    token: int,
+    layers: Sequence[int],
+    unit: int | None = None,
+    pins: Mapping[str, Sequence[int]] | None = None,
+) -> Tensor:
+    """Return the logits of the base runs with the donor's values at one token.
+
+    Args:
+        model: a causal LM.
+        base: [S, T, width] word embeddings of the runs to patch.
+        donor: [S, T, width], or [1, T, width] for all.
+        site: ``hidden``, ``attention``, ``mlp``, ``head`` or ``neuron``.
+        token: where.
+        layers: which layers are restored.
+        unit: which head or neuron.
+        pins: for ``attention`` and ``mlp``, the layers where the base's own output is put back.
+    """
+    good, bad = recorded(model, donor), recorded(model, base)
+    width = {"head": model.config.hidden_size // model.config.num_attention_heads, "neuron": 1}.get(site)
+    features = slice(None) if width is None else slice(unit * width, (unit + 1) * width)
+
+    def write(values: Tensor, features: slice) -> Edit:
+        def edit(value: Tensor) -> Tensor:
+            value = value.clone()
+            value[:, token, features] = values[:, token, features]
+            return value
+
+        return edit
+
+    edits = {(layer, pin): write(bad[layer, pin], slice(None)) for pin in pins or {} for layer in pins[pin]}
+    edits |= {(layer, site): write(good[layer, site], features) for layer in layers}
+    return run(model, base, edits)
