@@ -27,9 +27,11 @@ with warnings.catch_warnings():
     )
     from interpret.interpretation_prompt import InterpretationPrompt, interpretation_prompt
     from interpret.models import load
+    from interpret.readings import Settings
     from interpret.records import Interpretation
     from interpret.runs import read_table
-    from interpret.selfie import Settings, interpretations, plan_sources
+    from interpret.selfie import interpret, interpret_vectors, interpretations
+    from interpret.sources import plan_sources
 
 __all__ = [
     "InputError",
@@ -47,6 +49,8 @@ __all__ = [
     "forward_interpret",
     "generate_interpret",
     "greedy_search_interpret",
+    "interpret",
+    "interpret_vectors",
     "interpretation_prompt",
     "interpretations",
     "load",

@@ -25,12 +25,13 @@ from rich.progress import (
 from rich.table import Table
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from interpret import provenance, runs, selfcheck, selfie
+from interpret import provenance, runs, selfcheck, selfie, sources
 from interpret.chat import MODEL_TEMPLATE, has_template
 from interpret.errors import InputError, InterpretError, unknown
 from interpret.facts import load_examples
 from interpret.interpretation_prompt import InterpretationPrompt, interpretation_prompt
 from interpret.models import load
+from interpret.readings import SAME, Settings
 from interpret.records import Interpretation
 from interpret.spec import MODES, NORMALIZED
 
@@ -100,10 +101,20 @@ def selfie_command(
             "'subject', 'subject_last'."
         ),
     ] = "content",
-    insertion_layer: Annotated[int, typer.Option(min=0, help="Layer whose input is edited.")] = 1,
+    site: Annotated[
+        str, typer.Option(help="'hidden' (residual stream), 'attn_out' or 'mlp_out': where the states are taken from.")
+    ] = sources.HIDDEN,
+    insertion_layer: Annotated[
+        str, typer.Option(help="Layer whose input is edited, or 'same' for the source's own.")
+    ] = "1",
     replacing_mode: Annotated[str, typer.Option(help="normalized or addition.")] = NORMALIZED,
     overlay_strength: Annotated[float, typer.Option(help="Share of the inserted state, or its factor.")] = 1.0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Interpretations written side by side.")] = 64,
+    wrong_vector: Annotated[
+        bool, typer.Option(help="Also score each interpretation under another token's state.")
+    ] = True,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Interpretations written side by side; from memory if left out.")
+    ] = None,
     new_tokens: Annotated[int, typer.Option(min=1, help="Longest interpretation, in tokens.")] = 30,
     prompt_output_tokens: Annotated[int, typer.Option(min=0, help="Longest continuation of the prompt itself.")] = 30,
     chat_template: Annotated[
@@ -115,7 +126,7 @@ def selfie_command(
     device_map: DeviceMap = None,
     load_in_8bit: Eight = False,
     load_in_4bit: Four = False,
-    seed: Annotated[int, typer.Option(help="Set and recorded; decoding here is greedy and needs no chance.")] = 0,
+    seed: Annotated[int, typer.Option(help="Chooses the wrong states; decoding is greedy and needs no chance.")] = 0,
 ) -> None:
     """Let a model say what its hidden states hold: one CSV row a prompt, layer, token and interpretation prompt.
 
@@ -139,16 +150,20 @@ def selfie_command(
         _say("this model has no chat template: prompts are given to it as they are (see --chat-template)")
     words = interpretation_prompts or ["summarize"]
     templates = [interpretation_prompt(tokenizer, one, n_slots=slots, chat_template=chat_template) for one in words]
-    sources = selfie.plan_sources(lm, tokenizer, prompts, layers=layers, tokens=tokens, chat_template=chat_template)
-    settings = selfie.Settings(
-        insertion_layer=insertion_layer,
+    planned = sources.plan_sources(
+        lm, tokenizer, prompts, layers=layers, tokens=tokens, site=site, chat_template=chat_template
+    )
+    settings = Settings(
+        insertion_layer=_insertion_layer(insertion_layer),
         mode=replacing_mode,
         strength=overlay_strength,
         new_tokens=new_tokens,
         prompt_output_tokens=prompt_output_tokens,
+        wrong_vector=wrong_vector,
+        seed=seed,
         batch_size=batch_size,
     )
-    selfie.check_request(lm, sources, templates, settings)
+    selfie.check_request(lm, planned, templates, settings)
     circumstances = {
         "versions": provenance.versions(),
         "examples": str(examples),
@@ -164,27 +179,35 @@ def selfie_command(
         "dtype": str(lm.dtype).removeprefix("torch."),
         "interpretation_prompts": words,
     }
-    _interpret(lm, tokenizer, sources, templates, settings, output, identity, circumstances)
+    _interpret(lm, tokenizer, planned, templates, settings, output, identity, circumstances)
+
+
+def _insertion_layer(words: str) -> Any:
+    if words != SAME and not words.isdecimal():
+        raise InputError(f"insertion layer {words!r}; give a layer's number, or '{SAME}'")
+    return words if words == SAME else int(words)
 
 
 def _interpret(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    sources: list[selfie.Source],
+    planned: list[sources.Source],
     templates: list[InterpretationPrompt],
-    settings: selfie.Settings,
+    settings: Settings,
     folder: Path,
     identity: dict[str, Any],
     circumstances: dict[str, Any],
 ) -> None:
     """Interpret what is pending, prompt by prompt, into the run folder."""
-    units = [source.prompt.name for source in sources]
+    units = [source.prompt.name for source in planned]
     with runs.open_run(folder, Interpretation, identity=identity, circumstances=circumstances, units=units) as run:
-        pending = [source for source in sources if source.prompt.name in run.pending]
-        if len(pending) < len(sources):
-            _say(f"{len(sources) - len(pending)} of {len(sources)} prompts are already done")
+        pending = [source for source in planned if source.prompt.name in run.pending]
+        if len(pending) < len(planned):
+            _say(f"{len(planned) - len(pending)} of {len(planned)} prompts are already done")
         if pending:
-            records = selfie.interpretations(model, tokenizer, pending, templates, settings)
+            records = selfie.interpretations(
+                model, tokenizer, planned, templates, settings, skip=run.finished, say=_say
+            )
             with _progress("Interpreting", records, selfie.count_rows(pending, len(templates))) as counted:
                 try:
                     for source in pending:
@@ -248,18 +271,23 @@ def _progress(what: str, items: Iterable[Any], total: int) -> Iterator[Iterator[
 
 
 def _show(folder: Path) -> None:
-    """Say where the table is, and show its first rows."""
+    """Say where the table is, show its first rows, and fail if rows did."""
     records = runs.read_table(folder, Interpretation)
     table = Table()
     for heading in ("prompt", "layer", "token"):
         table.add_column(heading, min_width=8, no_wrap=True)
-    table.add_column("interpretation", width=max(20, out.width - 60), no_wrap=True)
-    table.add_column("relevancy", no_wrap=True)
+    table.add_column("interpretation", width=max(20, out.width - 55), no_wrap=True)
+    table.add_column("gain", no_wrap=True)
     for record in records[:FIRST_ROWS]:
         where = ["control", ""] if record.layer_idx is None else [str(record.layer_idx), record.current_token]
-        text = " ".join(record.interpretation_text.split())
-        relevancy = max(record.signed_relevancy, default=0.0)
-        cells = [record.name, *where, text, f"{relevancy:+.2f}"]
+        gain = "" if record.gain_over_nothing is None else f"{record.gain_over_nothing:+.2f}"
+        cells = [record.name, *where, " ".join(record.interpretation_text.split()), gain]
         table.add_row(*(escape(cell) for cell in cells))
     out.print(table)
+    out.print("gain: how much likelier the text is than with nothing inserted, in nats a token")
     out.print(f"{len(records)} rows in {folder / runs.TABLE}", highlight=False, soft_wrap=True)
+    failed = sum(record.kind == "failed" for record in records)
+    if failed:
+        raise InterpretError(
+            f"{failed} states were not finite and have empty rows of the kind 'failed'; try --dtype float32"
+        )

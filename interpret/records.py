@@ -250,7 +250,8 @@ class Interpretation:
     category: str
     """The example's own label."""
     layer_idx: int | None
-    """Index into ``hidden_states`` of the state read: 0 embeddings, k input of layer k; None in a control row."""
+    """Index into ``hidden_states`` of the state read: 0 embeddings, k input of layer k, L after the final norm; for
+    other sites the layer itself; None in a control row."""
     interpretation_weights: list[float]
     """[G] relevancy |P_with - P_without| of each generated token, a difference of probabilities in [0, 1]."""
     interpretation_prob: list[float]
@@ -261,9 +262,25 @@ class Interpretation:
     """The name of the interpretation prompt."""
     interpretation_text: str
     """The interpretation, decoded."""
+    interpretation_tokens: list[str]
+    """[G] the interpretation, decoded token by token."""
     probability_without_insertion: list[float]
     """[G] P_without: probability of the same tokens at the same places with nothing inserted."""
     signed_relevancy: list[float]
     """[G] P_with - P_without: positive where the inserted state made the token likelier."""
+    wrong_token_idx: int | None
+    """Position of the token whose state of the same layer was inserted to compare; None where none was."""
+    probability_with_wrong_vector: list[float]
+    """[G] probability of the same tokens with that wrong state inserted; empty where there was none."""
+    gain_over_nothing: float | None
+    """Mean of ln(P_with / P_without) over the G tokens, in nats a token; None in a control row or if G is 0."""
+    gain_over_wrong_vector: float | None
+    """Mean of ln(P_with / P with the wrong state), likewise."""
+    says_more_than_controls: bool | None
+    """Whether both gains are above 0: the text belongs to its own state rather than to the controls."""
+    site: str
+    """Where the state was taken from: ``hidden`` (the residual stream), ``attn_out`` or ``mlp_out``."""
+    insertion_layer: int | None
+    """The layer whose input was edited; None in a control row."""
     kind: str
     """``interpretation``, or ``control``: what the interpretation prompt yields with nothing inserted."""

@@ -2,106 +2,28 @@
 
 A hidden state of a prompt is inserted into the slots of an interpretation prompt, and what the model then
 writes is its interpretation (SelfIE: Chen, Vondrick, Mao 2024, arXiv 2403.10949). Next to each written token
-stand its probability with the insertion and without it; their difference tells how much it owes to the state.
+stand its probability with the insertion, without it, and with a wrong state in its place; the differences tell
+how much it owes to the state.
 """
 
-from collections.abc import Iterator, Sequence
+import random
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import (
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import anatomy_of, input_device, shared_past
-from interpret.chat import MODEL_TEMPLATE, as_it_is, wrap
-from interpret.errors import InputError
+from interpret.anatomy import anatomy_of
+from interpret.decoding import Written, automatic_batch_size, prime, write_after
+from interpret.errors import InputError, SpecError
 from interpret.facts import Prompt
-from interpret.generation import forward_interpret, generate_interpret
 from interpret.interpretation_prompt import InterpretationPrompt
+from interpret.readings import SAME, Reading, Settings, State, insertion, log_gain, read, read_nothing
 from interpret.records import Interpretation
-from interpret.selectors import select
-from interpret.spans import TokenisedPrompt, select_tokens, tokenise
-from interpret.spec import MODE, NORMALIZED, STRENGTH, plan_surgery
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How hidden states are interpreted."""
-
-    insertion_layer: int = 1
-    """The layer whose input is edited; 1 means after layer 0."""
-    mode: str = NORMALIZED
-    """``replacing_mode`` of the insertion."""
-    strength: float = 1.0
-    """``overlay_strength`` of the insertion."""
-    new_tokens: int = 30
-    """Longest interpretation, in tokens."""
-    prompt_output_tokens: int = 30
-    """Longest continuation of the prompt itself, in tokens; 0 for none."""
-    batch_size: int = 64
-    """Interpretations written side by side; changes no number."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """A prompt, and which of its hidden states are to be interpreted."""
-
-    prompt: Prompt
-    tokenised: TokenisedPrompt
-    layers: Sequence[int]
-    """Indices of ``hidden_states``: l is the input of layer l, L the state after the final norm."""
-    tokens: Sequence[int]
-    """Positions in the prompt."""
-
-    @property
-    def pairs(self) -> list[tuple[int, int]]:
-        """(layer, token) of every state, layer by layer."""
-        return [(layer, token) for layer in self.layers for token in self.tokens]
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What the model wrote for one state, without the end-of-text token and what follows it."""
-
-    ids: list[int]
-    p_with: list[float]
-    """Probability of each token in the run that wrote it."""
-    p_without: list[float]
-    """Probability of each token after the same ones, where nothing is inserted."""
-
-
-def plan_sources(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Prompt],
-    *,
-    layers: str = "3:-1:5",
-    tokens: str = "content",
-    chat_template: str = MODEL_TEMPLATE,
-) -> list[Source]:
-    """Tokenise prompts and resolve the selectors, all before any work is done.
-
-    Raises:
-        InputError: naming the prompt, if a selector does not fit it.
-    """
-    n_states = len(anatomy_of(model).layers) + 1
-    chosen = select("layer", layers, n_states)
-    sources = []
-    for prompt in prompts:
-        try:
-            chat_text = as_it_is(prompt.text) if prompt.raw else wrap(tokenizer, prompt.text, chat_template)
-            tokenised = tokenise(tokenizer, chat_text, prompt.subject)
-            sources.append(Source(prompt, tokenised, chosen, select_tokens(tokens, tokenised)))
-        except InputError as error:
-            raise InputError(f"prompt {prompt.name}: {error}") from None
-    return sources
+from interpret.sources import HIDDEN, Source, source_of_pairs, states_of
+from interpret.spec import plan_surgery
 
 
 def interpretations(
@@ -110,11 +32,15 @@ def interpretations(
     sources: Sequence[Source],
     templates: Sequence[InterpretationPrompt],
     settings: Settings = Settings(),  # noqa: B008 - frozen
+    *,
+    skip: Collection[str] = (),
+    say: Callable[[str], None] = lambda line: None,
 ) -> Iterator[Interpretation]:
-    """Interpret every chosen hidden state of every prompt with every template.
+    """Interpret every chosen state of every prompt with every template.
 
-    For each prompt and template comes first a control row, what the model writes where nothing is inserted, then
-    a row for each state, layer by layer.
+    For each prompt and template comes first a control row, what the model writes where nothing is inserted, then a
+    row for each state; a state that is not finite gets an empty row of the kind ``failed``. Prompts are worked on
+    together up to a batch, so memory does not grow with their number.
 
     Args:
         model: a causal LM of a known family.
@@ -122,24 +48,35 @@ def interpretations(
         sources: from ``plan_sources``.
         templates: interpretation prompts.
         settings: see ``Settings``.
+        skip: names of prompts that need no rows, because a run that is continued has them.
+        say: receives one line when a batch has to be made smaller.
 
     Raises:
         InterpretError: as ``check_request``.
+        ModelError: if not even one interpretation fits in memory.
     """
     check_request(model, sources, templates, settings)
-    primed = [_prime(model, template) for template in templates]
-    controls = [_read(model, one, None, settings)[0] for one in primed]
-    for source in sources:
-        states = _hidden_states(model, source)  # [N, D]
-        output = _continue(model, source.tokenised.ids, settings.prompt_output_tokens)
-        for one, control in zip(primed, controls, strict=True):
-            row = _RowWriter(tokenizer, source, one.template, tokenizer.decode(output))
-            yield row.write(control, "control")
-            for start in range(0, len(states), settings.batch_size):
-                batch = slice(start, start + settings.batch_size)
-                readings = _read(model, one, states[batch], settings)
-                for (layer, token), reading in zip(source.pairs[batch], readings, strict=True):
-                    yield row.write(reading, "interpretation", layer, token)
+    primed = [prime(model, template) for template in templates]
+    controls = [read_nothing(model, one, settings) for one in primed]
+    size = settings.batch_size or min(automatic_batch_size(model, one, settings.new_tokens) for one in primed)
+    for group in _groups(sources, size):
+        if all(source.prompt.name in skip for source in group):
+            continue
+        states = [state for source in group for state in _states(model, source, settings)]
+        prompts = [source.tokenised.ids for source in group]
+        outputs = write_after(model, prompts, settings.prompt_output_tokens)
+        readings = [list(read(model, one, states, settings, size, say)) for one in primed]
+        first = 0
+        for source, output in zip(group, outputs, strict=True):
+            own = slice(first, first + len(source.pairs))
+            first = own.stop
+            if source.prompt.name in skip:
+                continue
+            for template, control, texts in zip(templates, controls, readings, strict=True):
+                row = _RowWriter(tokenizer, source, template, settings, tokenizer.decode(output))
+                yield row.write(control, "control")
+                for pair, reading in zip(source.pairs, texts[own], strict=True):
+                    yield row.write(reading, "interpretation" if reading else "failed", *pair)
 
 
 def check_request(
@@ -152,29 +89,79 @@ def check_request(
 
     Raises:
         InputError: if a prompt or a template with what follows it is longer than the model's context, which some
-            families answer with nonsense.
+            families answer with nonsense, or ``"same"`` is asked for a state that no layer reads.
         SpecError: if the insertion does not fit the model.
         UnsupportedModelError: if the model is of no known family.
     """
-    longest = model.config.max_position_embeddings
+    longest, n_layers = model.config.max_position_embeddings, len(anatomy_of(model).layers)
     wanted = [(f"prompt {s.prompt.name}", len(s.tokenised.ids), settings.prompt_output_tokens) for s in sources]
     wanted += [(f"interpretation prompt {t.name!r}", len(t.ids), settings.new_tokens) for t in templates]
     for what, length, new in wanted:
         if length + new > longest:
             raise InputError(f"{what} has {length} tokens; with {new} new ones it exceeds the model's {longest}")
-    anatomy = anatomy_of(model)
+    for source in sources:
+        if settings.insertion_layer == SAME and any(layer == n_layers for layer, _ in source.pairs):
+            raise InputError(
+                f"prompt {source.prompt.name}: the state after the final norm, {n_layers}, is the input of no layer; "
+                f"with insertion layer 'same', choose layers 0 to {n_layers - 1}"
+            )
+    probe = torch.zeros(anatomy_of(model).width)
     for template in templates:
-        plan_surgery(
-            [_insertion(template, torch.zeros(anatomy.width), settings)],
-            token_counts=[len(template.ids)],
-            n_layers=len(anatomy.layers),
-            width=anatomy.width,
-        )
+        _check_insertion(model, template, insertion(template, 0, probe, settings))
+
+
+def _check_insertion(model: PreTrainedModel, template: InterpretationPrompt, info: dict[Any, Any]) -> None:
+    anatomy = anatomy_of(model)
+    counts, n_layers = [len(template.ids)], len(anatomy.layers)
+    try:
+        plan_surgery([info], token_counts=counts, n_layers=n_layers, width=anatomy.width)
+    except SpecError as error:
+        raise SpecError(str(error).replace("insert_info[0]", "insertion")) from None
 
 
 def count_rows(sources: Sequence[Source], n_templates: int) -> int:
     """Return how many records ``interpretations`` will yield."""
     return n_templates * sum(1 + len(source.pairs) for source in sources)
+
+
+def _groups(sources: Sequence[Source], size: int) -> Iterator[list[Source]]:
+    """Join neighbouring prompts until they fill a batch: the same groups whichever of them are still to do."""
+    group: list[Source] = []
+    for source in sources:
+        group.append(source)
+        if sum(len(one.pairs) for one in group) >= size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _states(model: PreTrainedModel, source: Source, settings: Settings) -> list[State]:
+    """Return the states of ``source.pairs``, from one pass over the prompt."""
+    wrong = _wrong_tokens(source, settings) if settings.wrong_vector else [None] * len(source.pairs)
+    sites = states_of(model, source)  # layer -> [T, D]
+    return [
+        State(
+            source.prompt.name, layer, token, sites[layer][token], None if other is None else sites[layer][other], other
+        )
+        for (layer, token), other in zip(source.pairs, wrong, strict=True)
+    ]
+
+
+def _wrong_tokens(source: Source, settings: Settings) -> list[int | None]:
+    """Choose for each state another token of the same prompt whose state of the same layer takes its place.
+
+    Among the tokens asked for, where there are several, so that most wrong states are read anyway. The choice hangs
+    on the seed, the prompt and the layer alone.
+    """
+    chosen: list[int | None] = []
+    for layer, token in source.pairs:
+        asked = list(dict.fromkeys(other for of, other in source.pairs if of == layer))
+        others = asked if len(asked) > 1 else [token, *(t for t in range(len(source.tokenised.ids)) if t != token)]
+        chance = random.Random(f"{settings.seed} {source.prompt.name} {layer}")
+        step = chance.randrange(1, len(others)) if len(others) > 1 else 0
+        chosen.append(others[(others.index(token) + step) % len(others)] if step else None)
+    return chosen
 
 
 @dataclass(frozen=True)
@@ -184,162 +171,154 @@ class _RowWriter:
     tokenizer: PreTrainedTokenizerBase
     source: Source
     template: InterpretationPrompt
+    settings: Settings
     prompt_output: str
 
-    def write(self, reading: Reading, kind: str, layer: int | None = None, token: int | None = None) -> Interpretation:
-        signed = [with_ - without for with_, without in zip(reading.p_with, reading.p_without, strict=True)]
-        tokenised = self.source.tokenised
+    def write(
+        self, reading: Reading | None, kind: str, layer: int | None = None, token: int | None = None
+    ) -> Interpretation:
+        reading = reading or Reading(Written([], []), [], [], None)
+        written, tokenised, decode = reading.written, self.source.tokenised, self.tokenizer.decode
+        signed = [own - other for own, other in zip(written.probabilities, reading.p_without, strict=True)]
+        gain = None if layer is None else log_gain(written.probabilities, reading.p_without)
+        wrong_gain = log_gain(written.probabilities, reading.p_wrong) if reading.p_wrong else None
+        gains = [one for one in (gain, wrong_gain) if one is not None]
+        where = self.settings.insertion_layer
         return Interpretation(
             name=self.source.prompt.name,
             prompt=tokenised.text,
             current_token="" if token is None else tokenised.pieces[token],
             token_idx=token,
-            interpretation=reading.ids,
+            interpretation=written.ids,
             prompt_output=self.prompt_output,
             prompt_token_list=list(tokenised.pieces),
             category=self.source.prompt.category,
             layer_idx=layer,
             interpretation_weights=[abs(difference) for difference in signed],
-            interpretation_prob=reading.p_with,
+            interpretation_prob=written.probabilities,
             repeat_prompt=self.template.text,
             repeat_prompt_name=self.template.name,
-            interpretation_text=self.tokenizer.decode(reading.ids, clean_up_tokenization_spaces=False),
+            interpretation_text=decode(written.ids, clean_up_tokenization_spaces=False),
+            interpretation_tokens=[decode([one], clean_up_tokenization_spaces=False) for one in written.ids],
             probability_without_insertion=reading.p_without,
             signed_relevancy=signed,
+            wrong_token_idx=reading.wrong_token,
+            probability_with_wrong_vector=reading.p_wrong,
+            gain_over_nothing=gain,
+            gain_over_wrong_vector=wrong_gain,
+            says_more_than_controls=min(gains) > 0 if gains else None,
+            site=self.source.site,
+            insertion_layer=None if layer is None else layer if isinstance(where, str) else where,
             kind=kind,
         )
 
 
-@torch.no_grad()
-def _hidden_states(model: PreTrainedModel, source: Source) -> Tensor:
-    """Return the states of ``source.pairs`` in one pass over the prompt: [N, D]."""
-    ids = torch.tensor([source.tokenised.ids], device=input_device(model))  # [1, T]
-    output = model.base_model(ids, attention_mask=torch.ones_like(ids), output_hidden_states=True)
-    return torch.stack([output.hidden_states[layer][0, token] for layer, token in source.pairs])
+def interpret(
+    original_prompt: str | Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    interpretation_prompt: InterpretationPrompt | Sequence[InterpretationPrompt],
+    model: PreTrainedModel,
+    tokens_to_interpret: Sequence[tuple[int, int]],
+    bs: int | None = None,
+    max_new_tokens: int = 30,
+    k: int | Literal["same"] = 1,
+    *,
+    site: str = HIDDEN,
+) -> dict[str, list[Any]]:
+    """Interpret states of one prompt or several, with one interpretation prompt or several, and return a table.
 
+    Args:
+        original_prompt: the prompts, as the model reads them.
+        tokenizer: the model's.
+        interpretation_prompt: what the states are inserted into.
+        model: a causal LM of a known family.
+        tokens_to_interpret: (layer, token) pairs, the same for each prompt; negative ones count from the end.
+            Layers are indices of ``hidden_states``.
+        bs: interpretations written side by side; chosen from memory if None.
+        max_new_tokens: longest interpretation.
+        k: the layer whose input is edited, or ``"same"`` for the source's own.
+        site: ``"hidden"``, ``"attn_out"`` or ``"mlp_out"``.
 
-def _continue(model: PreTrainedModel, ids: Sequence[int], new_tokens: int) -> list[int]:
-    """Return what the model writes after a prompt, greedily, without the end-of-text token."""
-    if not new_tokens:
-        return []
-    prompt = torch.tensor([ids], device=input_device(model))
-    config = _greedy(model, new_tokens)
-    output = model.generate(prompt, attention_mask=torch.ones_like(prompt), generation_config=config)
-    return _until_end(output[0, len(ids) :].tolist(), config.eos_token_id)
+    Returns:
+        Columns of equal length, as ``pandas.DataFrame`` takes them, a row for each prompt, interpretation prompt and
+        pair: ``prompt``, ``interpretation`` (text), ``layer``, ``token``, ``token_decoded``, ``relevancy_score``
+        ([G] |P with - P without| of each written token); and ``interpretation_prompt`` (text), ``probability`` and
+        ``probability_without_insertion`` ([G] each), ``signed_relevancy`` ([G]), ``gain_over_nothing`` (nats a token)
+        and ``control`` (the text where nothing is inserted).
 
-
-@dataclass(frozen=True)
-class _Primed:
-    """A template the model has read once with nothing inserted: what all its interpretations share."""
-
-    template: InterpretationPrompt
-    past: Any
-    """Keys and values of its T columns, one row."""
-    first: Tensor
-    """[V] probabilities of the token after it."""
-
-
-@torch.no_grad()
-def _prime(model: PreTrainedModel, template: InterpretationPrompt) -> _Primed:
-    ids = torch.tensor([template.ids], device=input_device(model))  # [1, T]
-    output = model(ids, attention_mask=torch.ones_like(ids), use_cache=True)
-    return _Primed(template, output.past_key_values, _softmax(output.logits[0, -1]))
-
-
-def _read(model: PreTrainedModel, primed: _Primed, states: Tensor | None, settings: Settings) -> list[Reading]:
-    """Let the model write what states [N, D] say, greedily; for None, one reading with nothing inserted.
-
-    The columns before the first slot come from the primed template; those up to the last are read here, so that
-    stock decoding, which goes on from a cache by one token only, starts at the last.
+    Raises:
+        InputError: if a prompt, layer or token does not exist.
     """
-    template, rows = primed.template, 1 if states is None else len(states)
-    prompt = torch.tensor([template.ids] * rows, device=input_device(model))  # [N, T]
-    mask = torch.ones_like(prompt)
-    info = None if states is None else [_insertion(template, state, settings) for state in states]
-    start, last = min(template.slots[0], len(template.ids) - 1), len(template.ids) - 1
-    past = shared_past(primed.past, start, rows)
-    if start < last:
-        with torch.no_grad():
-            past = forward_interpret(
-                model.base_model,
-                prompt[:, start:last],
-                attention_mask=mask[:, :last],
-                past_key_values=past,
-                use_cache=True,
-                insert_info=info,
-            ).past_key_values
-    config = _greedy(model, settings.new_tokens)
-    kept = _KeepProbabilities()
-    written = generate_interpret(
-        model,
-        prompt,
-        attention_mask=mask,
-        past_key_values=past,
-        generation_config=config,
-        logits_processor=LogitsProcessorList([kept]),
-        insert_info=info,
-    )[:, len(template.ids) :]  # [N, new]
-    p_with = torch.stack(kept.steps, dim=1)  # [N, new]
-    p_without = p_with if states is None else _without_insertion(model, primed, written)
-    readings = []
-    for row, with_, without in zip(written.tolist(), p_with.tolist(), p_without.tolist(), strict=True):
-        ids = _until_end(row, config.eos_token_id)
-        readings.append(Reading(ids, with_[: len(ids)], without[: len(ids)]))
-    return readings
+    prompts = [original_prompt] if isinstance(original_prompt, str) else original_prompt
+    if isinstance(interpretation_prompt, InterpretationPrompt):
+        interpretation_prompt = [interpretation_prompt]
+    sources = [
+        source_of_pairs(model, tokenizer, Prompt(f"prompt_{number}", text, "", raw=True), tokens_to_interpret, site)
+        for number, text in enumerate(prompts)
+    ]
+    settings = Settings(k, new_tokens=max_new_tokens, prompt_output_tokens=0, wrong_vector=False, batch_size=bs)
+    table: dict[str, list[Any]] = {}
+    control = ""
+    for row in interpretations(model, tokenizer, sources, interpretation_prompt, settings):
+        if row.kind == "control":
+            control = row.interpretation_text
+            continue
+        cells = {
+            "prompt": row.prompt,
+            "interpretation": row.interpretation_text,
+            "layer": row.layer_idx,
+            "token": row.token_idx,
+            "token_decoded": row.current_token,
+            "relevancy_score": row.interpretation_weights,
+            "interpretation_prompt": row.repeat_prompt,
+            "probability": row.interpretation_prob,
+            "probability_without_insertion": row.probability_without_insertion,
+            "signed_relevancy": row.signed_relevancy,
+            "gain_over_nothing": row.gain_over_nothing,
+            "control": control,
+        }
+        for name, cell in cells.items():
+            table.setdefault(name, []).append(cell)
+    return table
 
 
-def _insertion(template: InterpretationPrompt, state: Tensor, settings: Settings) -> dict[int | str, object]:
-    """Return the ``insert_info`` entry that puts one state [D] into every slot."""
-    vectors = state.expand(1, len(template.slots), -1)  # [1, P, D]
-    return {
-        settings.insertion_layer: (template.slots, vectors),
-        MODE: settings.mode,
-        STRENGTH: settings.strength,
-    }
+def interpret_vectors(
+    vecs: Tensor | Sequence[Tensor],
+    model: PreTrainedModel,
+    interpretation_prompt: InterpretationPrompt,
+    tokenizer: PreTrainedTokenizerBase,
+    bs: int | None = None,
+    k: int = 1,
+    max_new_tokens: int = 30,
+) -> list[str]:
+    """Say what arbitrary vectors mean to the model.
 
+    Args:
+        vecs: [N, D], or N tensors [D].
+        model: a causal LM of a known family.
+        interpretation_prompt: what the vectors are inserted into.
+        tokenizer: the model's.
+        bs: vectors read side by side; chosen from memory if None.
+        k: the layer whose input is edited.
+        max_new_tokens: longest interpretation.
 
-def _greedy(model: PreTrainedModel, new_tokens: int) -> GenerationConfig:
-    """Return a plain greedy search: what a checkpoint's own configuration adds would change the probabilities."""
-    own = model.generation_config
-    end = own.eos_token_id if own.eos_token_id is not None else model.config.eos_token_id
-    pad = own.pad_token_id if own.pad_token_id is not None else (end[0] if isinstance(end, list) else end)
-    return GenerationConfig(max_new_tokens=new_tokens, do_sample=False, eos_token_id=end, pad_token_id=pad)
+    Returns:
+        N texts.
 
-
-class _KeepProbabilities(LogitsProcessor):
-    """Keeps the probability of the token greedy search takes at each step, and changes nothing."""
-
-    def __init__(self) -> None:
-        self.steps: list[Tensor] = []
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        self.steps.append(_softmax(scores).amax(-1))  # [N, V] -> [N]
-        return scores
-
-
-@torch.no_grad()
-def _without_insertion(model: PreTrainedModel, primed: _Primed, written: Tensor) -> Tensor:
-    """Return the probability of each written token, [N, new], where the template has nothing inserted."""
-    rows, new = written.shape
-    length = len(primed.template.ids)
-    first = primed.first[written[:, 0]].unsqueeze(1)  # [N, 1]
-    if new == 1:
-        return first
-    states = model.base_model(
-        written[:, :-1],
-        attention_mask=written.new_ones(rows, length + new - 1),
-        past_key_values=shared_past(primed.past, length, rows),
-    )[0]  # [N, new - 1, D]
-    rest = _softmax(model.get_output_embeddings()(states)).gather(-1, written[:, 1:, None])
-    return torch.cat([first, rest.squeeze(-1)], dim=1)
-
-
-def _softmax(logits: Tensor) -> Tensor:
-    """Return probabilities over the last dimension, computed in float32 at least."""
-    return logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
-
-
-def _until_end(ids: list[int], end: int | list[int] | None) -> list[int]:
-    """Cut ``ids`` before the first end-of-text token."""
-    ends = end if isinstance(end, list) else [end]
-    return ids[: next((i for i, token in enumerate(ids) if token in ends), len(ids))]
+    Raises:
+        InputError: if a vector is of another width or not finite; the message names its index.
+    """
+    width = anatomy_of(model).width
+    for index, vector in enumerate(vecs):
+        if tuple(vector.shape) != (width,):
+            raise InputError(f"vecs[{index}] has shape {list(vector.shape)}; the model's hidden width is {width}")
+        if not vector.isfinite().all():
+            raise InputError(f"vecs[{index}] is not finite; an interpretation of NaN or infinity means nothing")
+    settings = Settings(k, new_tokens=max_new_tokens, wrong_vector=False)
+    check_request(model, [], [interpretation_prompt], settings)
+    primed = prime(model, interpretation_prompt)
+    states = [State("", k, index, vector) for index, vector in enumerate(vecs)]
+    size = bs or automatic_batch_size(model, primed, max_new_tokens)
+    readings = read(model, primed, states, settings, size, lambda line: None)
+    texts = [reading.written.ids if reading else [] for reading in readings]
+    return [tokenizer.decode(ids, clean_up_tokenization_spaces=False) for ids in texts]

@@ -29,6 +29,8 @@ LISTS = [
     "interpretation_prob",
     "probability_without_insertion",
     "signed_relevancy",
+    "interpretation_tokens",
+    "probability_with_wrong_vector",
 ]
 
 
@@ -73,7 +75,11 @@ def test_the_table_has_the_documented_columns_and_every_list_cell_is_json(model_
     assert list(table["name"].unique()) == ["a_1", "b_1", "c_1", "a_2"]
     for name in LISTS:
         assert all(isinstance(json.loads(cell), list) for cell in table[name])
-    lengths = table[[*LISTS]].drop(columns="prompt_token_list").map(lambda cell: len(json.loads(cell)))
+    lengths = (
+        table[[*LISTS]]
+        .drop(columns=["prompt_token_list", "probability_with_wrong_vector"])
+        .map(lambda cell: len(json.loads(cell)))
+    )
     assert (lengths.nunique(axis=1) == 1).all()
     shown = capsys.readouterr().out
     assert f"{len(table)} rows in {tmp_path / 'run' / 'table.csv'}" in shown.replace("\n", "")
@@ -142,8 +148,8 @@ def test_killed_and_run_again_it_ends_with_the_table_of_an_unbroken_run(model_fo
 def test_interrupted_it_says_what_is_safe(model_folder, examples, tmp_path, capsys, monkeypatch):
     real = selfie.interpretations
 
-    def interrupted(*args):
-        for record in real(*args):
+    def interrupted(*args, **options):
+        for record in real(*args, **options):
             if record.name == "c_1":
                 raise KeyboardInterrupt
             yield record
@@ -202,8 +208,10 @@ def test_another_runs_folder_is_refused_and_left_alone(model_folder, examples, t
         (["--model", "./none"], "error: there is no folder './none'"),
         (["--interpretation-prompt", "sumarize"], "error: unknown interpretation prompt 'sumarize'; did you mean"),
         (["--replacing-mode", "nomralized"], "error: unknown replacing mode 'nomralized'; did you mean 'normalized'?"),
-        (["--overlay-strength", "2"], "error: insert_info[0]: overlay_strength 2.0 is outside 0 to 1"),
-        (["--insertion-layer", "4"], "error: insert_info[0]: layer 4 does not exist; this model has layers 0 to 3"),
+        (["--overlay-strength", "2"], "error: insertion: overlay_strength 2.0 is outside 0 to 1"),
+        (["--insertion-layer", "4"], "error: insertion: layer 4 does not exist; this model has layers 0 to 3"),
+        (["--insertion-layer", "one"], "error: insertion layer 'one'; give a layer's number, or 'same'"),
+        (["--site", "atn_out"], "error: unknown site 'atn_out'; did you mean 'attn_out'?"),
         (["--chat-template", "x"], "error: chat template 'x' has no single {prompt}"),
         (["--dtype", "float23"], "error: unknown dtype 'float23'; did you mean 'float32'?"),
         (["--new-tokens", "64"], "error: interpretation prompt 'summarize' has "),

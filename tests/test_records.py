@@ -20,7 +20,20 @@ PUBLISHED = [
     *("category", "layer_idx", "interpretation_weights", "interpretation_prob"),
     *("repeat_prompt", "repeat_prompt_name"),
 ]
-OURS = ["interpretation_text", "probability_without_insertion", "signed_relevancy", "kind"]
+OURS = [
+    "interpretation_text",
+    "interpretation_tokens",
+    "probability_without_insertion",
+    "signed_relevancy",
+    "wrong_token_idx",
+    "probability_with_wrong_vector",
+    "gain_over_nothing",
+    "gain_over_wrong_vector",
+    "says_more_than_controls",
+    "site",
+    "insertion_layer",
+    "kind",
+]
 
 
 @dataclass(frozen=True)
@@ -88,6 +101,14 @@ def interpretation(**changes: object) -> Interpretation:
         "interpretation_text": "Paris is",
         "probability_without_insertion": [0.2, 0.0],
         "signed_relevancy": [-0.1, 0.25],
+        "interpretation_tokens": [" Paris", " is"],
+        "wrong_token_idx": 2,
+        "probability_with_wrong_vector": [0.2, 0.5],
+        "gain_over_nothing": 0.25,
+        "gain_over_wrong_vector": None,
+        "says_more_than_controls": True,
+        "site": "hidden",
+        "insertion_layer": 1,
         "kind": "interpretation",
     }
     return Interpretation(**{**values, **changes})  # type: ignore[arg-type]
@@ -145,7 +166,7 @@ def test_plain_read_csv_gives_every_interpretation_column_its_type() -> None:
     rows = [interpretation(), interpretation(kind="control", current_token="", token_idx=None, layer_idx=None)]
     frame = pd.read_csv(BytesIO(csv_header(Interpretation) + to_csv(rows)))
     lists = [known.name for known in fields(Interpretation) if str(known.type).startswith("list")]
-    assert len(lists) == 6
+    assert len(lists) == 8
     for name in lists:
         assert [json.loads(cell) for cell in frame[name]] == [getattr(row, name) for row in rows]
     assert frame["token_idx"][0] == 4
@@ -210,7 +231,7 @@ def test_a_cell_that_is_not_of_its_column_is_named(name: str, cell: str, message
 
 def test_a_bad_row_is_named() -> None:
     table = csv_header(Interpretation) + to_csv([interpretation()]) + b"short,row\n"
-    with pytest.raises(ValueError, match="^row 2: a row of Interpretation has 17 cells, this one 2$"):
+    with pytest.raises(ValueError, match="^row 2: a row of Interpretation has 25 cells, this one 2$"):
         from_csv(Interpretation, table)
 
 

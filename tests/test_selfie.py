@@ -1,24 +1,29 @@
 """Self-interpretation against the slow reference: one state at a time, every token by a full forward pass."""
 
+import gc
 import re
 from dataclasses import replace
 
 import pytest
 import torch
-from reference.overlay import reference_forward, reference_greedy
+from reference.overlay import decoder_layers, reference_forward, reference_greedy
 from reference.tiny import L, hooks_on, tiny_model
 from reference.toy_tokenizers import byte_level, sentence_piece
 
-from interpret.errors import InputError
+from interpret import readings
+from interpret.errors import InputError, ModelError
 from interpret.facts import Prompt
 from interpret.interpretation_prompt import InterpretationPrompt
-from interpret.selfie import Settings, count_rows, interpretations, plan_sources
+from interpret.readings import Settings
+from interpret.selfie import count_rows, interpretations
+from interpret.sources import plan_sources
 
 PROMPTS = [
     Prompt("taste_1", "I love pizza", "taste"),
     Prompt("fact_1", "The Eiffel Tower is in", "fact", raw=True, subject="Eiffel Tower"),
 ]
-SETTINGS = Settings(new_tokens=5, prompt_output_tokens=4, batch_size=3)
+SETTINGS = Settings(new_tokens=5, prompt_output_tokens=4, batch_size=3, wrong_vector=False)
+SCORED = replace(SETTINGS, wrong_vector=True)
 
 
 def speaking_model(kind: str = "llama"):
@@ -149,17 +154,21 @@ def test_prompt_output_is_what_the_model_writes_after_the_prompt():
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
-def test_batch_size_changes_no_row(kind):
+@pytest.mark.parametrize("size", [5, None])
+def test_batch_size_changes_no_row(kind, size):
     model, tokenizer = speaking_model(kind), byte_level(chat=True)
     one, five = (
-        rows_of(model, tokenizer, settings=replace(SETTINGS, batch_size=size), layers="all", tokens="::2")
-        for size in (1, 5)
+        rows_of(model, tokenizer, settings=replace(SCORED, batch_size=size), layers="1:4:2", tokens="::2")
+        for size in (1, size)
     )
     numbers = (
         "interpretation_prob",
         "probability_without_insertion",
+        "probability_with_wrong_vector",
         "signed_relevancy",
         "interpretation_weights",
+        "gain_over_nothing",
+        "gain_over_wrong_vector",
     )
     for a, b in zip(one, five, strict=True):
         for name in numbers:
@@ -250,3 +259,196 @@ def test_gradients_are_not_recorded():
     model, tokenizer = speaking_model(), byte_level(chat=True)
     rows_of(model, tokenizer, layers="1", tokens="0")
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_wrong_states_are_other_tokens_of_the_same_prompt_and_layer_and_score_the_same_text():
+    model, tokenizer = speaking_model(), byte_level(chat=True)
+    rows = rows_of(model, tokenizer, settings=SCORED, layers="1,3", tokens="content")
+    by_name = {template.name: template for template in templates(tokenizer)}
+    for row in rows:
+        if row.kind == "control":
+            assert (row.wrong_token_idx, row.probability_with_wrong_vector) == (None, [])
+            assert (row.gain_over_nothing, row.says_more_than_controls) == (None, None)
+            continue
+        assert row.wrong_token_idx not in (None, row.token_idx)
+        template = by_name[row.repeat_prompt_name]
+        ids = tokenizer(row.prompt, add_special_tokens=False).input_ids
+        with torch.no_grad():
+            states = model(torch.tensor([ids]), output_hidden_states=True).hidden_states
+            wrong = states[row.layer_idx][0, row.wrong_token_idx]
+            info = {1: (list(template.slots), wrong.expand(1, len(template.slots), -1))}
+            text = [*template.ids, *row.interpretation]
+            logits = reference_forward(model, text, info, len(template.ids)).logits
+        expected = [logits[i - 1].softmax(-1)[text[i]].item() for i in range(len(template.ids), len(text))]
+        assert row.probability_with_wrong_vector == pytest.approx(expected, abs=1e-6)
+        if not row.interpretation:
+            assert (row.gain_over_nothing, row.gain_over_wrong_vector, row.says_more_than_controls) == (None,) * 3
+            continue
+        gain = torch.tensor(row.interpretation_prob).log() - torch.tensor(expected).log()
+        assert row.gain_over_wrong_vector == pytest.approx(gain.mean().item(), abs=1e-4)
+        gain = torch.tensor(row.interpretation_prob).log() - torch.tensor(row.probability_without_insertion).log()
+        assert row.gain_over_nothing == pytest.approx(gain.mean().item(), abs=1e-4)
+        assert row.says_more_than_controls == (min(row.gain_over_nothing, row.gain_over_wrong_vector) > 0)
+
+
+def test_wrong_states_hang_on_the_seed_alone():
+    model, tokenizer = speaking_model(), byte_level(chat=True)
+    chosen = [
+        [row.wrong_token_idx for row in rows_of(model, tokenizer, settings=replace(SCORED, seed=seed), layers="1")]
+        for seed in (0, 0, 1, 2, 3, 4)
+    ]
+    assert chosen[0] == chosen[1]
+    assert any(other != chosen[0] for other in chosen)
+
+
+def test_a_single_token_asked_for_is_compared_with_one_not_asked_for():
+    model, tokenizer = speaking_model(), byte_level(chat=True)
+    rows = rows_of(model, tokenizer, PROMPTS[1:], SCORED, layers="1", tokens="last")
+    assert rows[1].wrong_token_idx in range(rows[1].token_idx)
+
+
+def test_a_prompt_of_one_token_has_no_wrong_state():
+    model, tokenizer = speaking_model(), byte_level(chat=True)
+    rows = rows_of(model, tokenizer, [Prompt("c_1", "a", "c", raw=True)], SCORED, layers="1", tokens="all")
+    assert (rows[1].wrong_token_idx, rows[1].gain_over_wrong_vector) == (None, None)
+    assert rows[1].says_more_than_controls == (rows[1].gain_over_nothing > 0)
+
+
+@pytest.mark.parametrize("site", ["attn_out", "mlp_out"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "opt"])
+def test_states_may_come_from_attention_and_mlp(kind, site):
+    model, tokenizer = speaking_model(kind), byte_level(chat=True)
+    rows = rows_of(model, tokenizer, PROMPTS[1:], layers="0,-1", tokens="last", site=site)
+    assert [row.layer_idx for row in rows] == [None, 0, L - 1] * 2
+    assert {row.site for row in rows} == {site}
+    template = templates(tokenizer)[0]
+    ids = tokenizer(rows[0].prompt, add_special_tokens=False).input_ids
+    seen = {}
+    layer = decoder_layers(model)[L - 1]
+    names = {"llama": ("self_attn", "mlp"), "gpt2": ("attn", "mlp"), "opt": ("self_attn", "fc2")}[kind]
+    module = layer.get_submodule(names[site == "mlp_out"])
+    handle = module.register_forward_hook(
+        lambda module, args, out: seen.update(out=out[0] if isinstance(out, tuple) else out)
+    )
+    with torch.no_grad():
+        model(torch.tensor([ids]))
+    handle.remove()
+    state = seen["out"].reshape(1, len(ids), -1)[0, -1]
+    expected, p_with, _ = reference_reading(model, template, state, SETTINGS, 1)
+    assert rows[2].interpretation == expected
+    assert rows[2].interpretation_prob == pytest.approx(p_with, abs=1e-6)
+
+
+def test_same_inserts_each_state_at_its_own_layer():
+    model, tokenizer = speaking_model(), byte_level(chat=True)
+    settings = replace(SETTINGS, insertion_layer="same", batch_size=9)
+    rows = rows_of(model, tokenizer, PROMPTS[1:], settings, layers="0,2,3", tokens="1,2")
+    ids = tokenizer(rows[0].prompt, add_special_tokens=False).input_ids
+    with torch.no_grad():
+        states = model(torch.tensor([ids]), output_hidden_states=True).hidden_states
+    template = templates(tokenizer)[0]
+    for row in rows[1:7]:
+        assert row.insertion_layer == row.layer_idx
+        state = states[row.layer_idx][0, row.token_idx]
+        expected, p_with, _ = reference_reading(model, template, state, settings, row.layer_idx)
+        assert row.interpretation == expected
+        assert row.interpretation_prob == pytest.approx(p_with, abs=1e-6)
+
+
+def test_same_has_no_place_for_the_state_after_the_final_norm():
+    message = (
+        "prompt taste_1: the state after the final norm, 4, is the input of no layer; with insertion layer 'same', "
+    )
+    with pytest.raises(InputError, match=f"^{re.escape(message)}choose layers 0 to 3$"):
+        rows_of(
+            speaking_model(), byte_level(chat=True), settings=replace(SETTINGS, insertion_layer="same"), layers="all"
+        )
+
+
+def test_prompts_are_worked_on_in_the_same_groups_whichever_are_still_to_do():
+    model, tokenizer = speaking_model(), byte_level(chat=True)
+    prompts = [Prompt(f"c_{n}", f"I love pizza {n}", "c", raw=True) for n in range(5)]
+    sources = plan_sources(model, tokenizer, prompts, layers="1", tokens="0,1")
+    made, settings = templates(tokenizer), replace(SCORED, batch_size=4)
+    whole = list(interpretations(model, tokenizer, sources, made, settings))
+    for done in range(6):
+        skip = [prompt.name for prompt in prompts[:done]]
+        rest = list(interpretations(model, tokenizer, sources, made, settings, skip=skip))
+        assert rest == [row for row in whole if row.name not in skip]
+
+
+def test_a_state_that_is_not_finite_costs_only_its_own_row():
+    model, tokenizer = speaking_model(), byte_level(chat=True)
+    sound = rows_of(model, tokenizer, PROMPTS[1:], layers="0", tokens="0,1")
+    broken = tokenizer(PROMPTS[1].text, add_special_tokens=False).input_ids[1]
+    assert broken not in [token for template in templates(tokenizer) for token in template.ids]
+    with torch.no_grad():
+        model.get_input_embeddings().weight[broken] = float("nan")
+    rows = rows_of(model, tokenizer, PROMPTS[1:], replace(SETTINGS, prompt_output_tokens=0), layers="0", tokens="0,1")
+    assert [row.kind for row in rows] == ["control", "interpretation", "failed"] * 2
+    assert rows[2].interpretation == rows[2].interpretation_prob == []
+    assert rows[1].interpretation == sound[1].interpretation
+
+
+@pytest.mark.parametrize(
+    "error", [torch.cuda.OutOfMemoryError("no"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_a_batch_that_does_not_fit_is_halved_and_said_so(monkeypatch, error):
+    model, tokenizer = speaking_model(), byte_level(chat=True)
+    calm = rows_of(model, tokenizer, layers="all", tokens="0,1", settings=replace(SETTINGS, batch_size=100))
+    sizes, real = [], readings.start_inserted
+
+    def cramped(model, primed, insertions):
+        sizes.append(len(insertions))
+        if len(insertions) > 6:
+            raise error
+        return real(model, primed, insertions)
+
+    monkeypatch.setattr(readings, "start_inserted", cramped)
+    said = []
+    sources = plan_sources(model, tokenizer, PROMPTS, layers="all", tokens="0,1")
+    settings = replace(SETTINGS, batch_size=100)
+    rows = list(interpretations(model, tokenizer, sources, templates(tokenizer), settings, say=said.append))
+    assert [row.interpretation for row in rows] == [row.interpretation for row in calm]
+    assert max(sizes) == 20
+    assert said[:2] == [
+        "a batch did not fit in memory: going on with batches of 10",
+        "a batch did not fit in memory: going on with batches of 5",
+    ]
+
+
+def test_not_even_one_row_fitting_is_an_error(monkeypatch):
+    def cramped(model, primed, insertions):
+        raise torch.cuda.OutOfMemoryError("no")
+
+    monkeypatch.setattr(readings, "start_inserted", cramped)
+    with pytest.raises(ModelError, match="^not even one interpretation fits in memory; use a smaller dtype, or fewer"):
+        rows_of(speaking_model(), byte_level(chat=True), layers="1", tokens="0")
+
+
+def test_other_runtime_errors_are_not_taken_for_a_lack_of_memory(monkeypatch):
+    def broken(model, primed, insertions):
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(readings, "start_inserted", broken)
+    with pytest.raises(RuntimeError, match="^shapes do not fit$"):
+        rows_of(speaking_model(), byte_level(chat=True), layers="1", tokens="0")
+
+
+def test_memory_does_not_grow_with_the_number_of_prompts():
+    model, tokenizer = speaking_model(), byte_level(chat=True)
+    peaks = []
+    for count in (3, 24):
+        prompts = [Prompt(f"c_{n}", f"I love pizza {n}", "c", raw=True) for n in range(count)]
+        sources = plan_sources(model, tokenizer, prompts, layers="1", tokens="all")
+        gc.collect()
+        before, peak = live_tensor_bytes(), 0
+        settings = replace(SETTINGS, batch_size=8)
+        for _ in interpretations(model, tokenizer, sources, templates(tokenizer), settings):
+            peak = max(peak, live_tensor_bytes() - before)
+        peaks.append(peak)
+    assert peaks[1] <= 1.1 * peaks[0]
+
+
+def live_tensor_bytes():
+    return sum(one.numel() * one.element_size() for one in gc.get_objects() if issubclass(type(one), torch.Tensor))
