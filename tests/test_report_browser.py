@@ -217,15 +217,98 @@ def test_each_token_of_the_text_has_the_colour_of_its_own_score(page):
     assert second.get_attribute("title") == "token 2, id 101\n−0.200: 0.400 with the state, 0.600 without"
 
 
-@pytest.mark.skipif(with_columns() is WithPieces, reason="every table holds the pieces now")
-def test_tables_without_pieces_show_the_scores_in_order_below_the_text(page, tmp_path):
-    path = tmp_path / "plain.html"
-    path.write_text(interpretation_page([made(), made(layer_idx=1, token_idx=1)], {}), encoding="utf-8")
-    page.opened(file=path)
-    page.cell(1, 1).click()
-    assert page.read()["Interpretation"] == " a tall tower"
+@pytest.mark.parametrize(
+    ("text", "pieces", "expected"),
+    [
+        ("a tall\n", ["a", " tall", "\n"], [["a", [0]], [" tall", [1]], ["\n", [2]]]),
+        ("a tall one", ["a", "tall", "", "one"], [["a", [0]], [" tall", [1]], ["", [2]], [" one", [3]]]),
+        ("so 🙂 ok", ["so", " \ufffd", "\ufffd", "\ufffd", " ok"], [["so", [0]], [" 🙂", [1, 2, 3]], [" ok", [4]]]),
+        ("🙂 ok", ["\ufffd", "\ufffd", "ok"], [["🙂 ", [0, 1]], ["ok", [2]]]),
+        ("語\ufffd", ["\ufffd", "\ufffd", "\ufffd"], [["語\ufffd", [0, 1, 2]]]),
+        ("a b and more", ["a", " b"], [["a", [0]], [" b", [1]], [" and more", []]]),
+        ("other words", ["a", "tall"], None),
+        ("", [], []),
+    ],
+    ids=[
+        "exact",
+        "without spaces",
+        "parts, spaces",
+        "parts, no spaces",
+        "only parts",
+        "a rest",
+        "another text",
+        "empty",
+    ],
+)
+def test_tokens_are_found_in_the_text_they_make_up(page, text, pieces, expected):
+    cut = page.run("return slices(arguments[0], arguments[1])", text, pieces)
+    assert cut == expected
+    assert cut is None or "".join(one for one, _ in cut) == text
+
+
+def written(page, tmp_path, records):
+    """Another page, opened."""
+    path = tmp_path / "other.html"
+    path.write_text(interpretation_page(records, {}), encoding="utf-8")
+    return page.opened(file=path)
+
+
+def test_where_tokens_cannot_be_found_the_scores_follow_the_text_in_order(page, tmp_path):
+    unclear = made(record=WithPieces, layer_idx=1, token_idx=1, interpretation_text="other words")
+    written(page, tmp_path, [unclear]).cell(1, 1).click()
+    assert page.read()["Interpretation"] == "other words"
     assert [box.text for box in page.all(".strip span")] == ["1", "2", "3"]
     assert page.run(f"return {RGB}", page.all(".strip span")[1])[3] == pytest.approx(0.8, abs=0.01)
+
+
+SCORED = with_columns(
+    ("interpretation_tokens", list[str]),
+    ("probability_with_wrong_vector", list[float]),
+    ("wrong_token_idx", int | None),
+    ("gain_over_nothing", float | None),
+    ("gain_over_wrong_vector", float | None),
+    ("says_more_than_controls", bool | None),
+    ("site", str),
+)
+
+
+def test_gains_over_the_controls_are_marked_shown_and_choosable(page, tmp_path):
+    gains = {"gain_over_nothing": 1.5, "gain_over_wrong_vector": -0.25, "wrong_token_idx": 3, "site": "mlp_out"}
+    wrong = {"probability_with_wrong_vector": [0.125, 0.25, 0.5]}
+    more = made(record=SCORED, layer_idx=0, token_idx=0, says_more_than_controls=True, **gains, **wrong)
+    less = made(record=SCORED, layer_idx=0, token_idx=1, says_more_than_controls=False, **gains, **wrong)
+    written(page, tmp_path, [more, less])
+    assert [page.cell(0, token).text.split("\n")[-1] for token in (0, 1)] == ["−0.40 ◆", "−0.40"]
+    assert page.one("#legend-own").is_displayed()
+    page.choose("shade", "gain over nothing")
+    assert page.cell(0, 0).text.endswith("+1.50 ◆")
+    page.choose("shade", "gain over a wrong state")
+    assert page.cell(0, 0).text.endswith("−0.25 ◆")
+    page.cell(0, 0).click()
+    text = page.one(".card").text
+    for shown in (
+        "gain over nothing +1.50",
+        "gain over a wrong state −0.25",
+        "site\nmlp_out",
+        "3 “ Tower”",
+        "◆ says more",
+    ):
+        assert shown in text
+    page.one(".card summary").click()
+    assert page.one(".card tr:nth-child(3)").text == "·tall 0.300 0.700 −0.400 0.250"
+
+
+def test_gains_are_not_offered_where_no_row_has_one(page, tmp_path):
+    written(page, tmp_path, [made(record=with_columns(), layer_idx=0, token_idx=0)])
+    assert [one.text for one in Select(page.one("#shade")).options] == ["mean relevancy", "highest relevancy"]
+    assert not page.one("#legend-own").is_displayed()
+
+
+def test_a_state_that_failed_says_so_in_its_cell(page, tmp_path):
+    written(page, tmp_path, [made(layer_idx=0, token_idx=0), made([], layer_idx=0, token_idx=1, kind="failed")])
+    assert page.cell(0, 1).text == "failed\nno score"
+    page.cell(0, 1).click()
+    assert page.one(".card").text == "Failed\nThis state could not be interpreted: it is not finite."
 
 
 def test_one_cell_is_reached_by_tab_and_the_others_by_arrows(page):

@@ -4,12 +4,24 @@
 
 const data = JSON.parse(byId("data").textContent);
 const rows = data.rows.map(cells => Object.fromEntries(data.columns.map((name, i) => [name, cells[i]])));
-const readings = rows.filter(row => row.kind === "interpretation");
+const readings = rows.filter(row => ["interpretation", "failed"].includes(row.kind));
 const TOKEN_FULL = 0.5; // a token's score of full colour
+const RELEVANCY = "P(token | state inserted) − P(token | nothing inserted)";
+const LIKELIER = "how much likelier its tokens are than with";
+// How a cell may be coloured: by a number of its row, `full` being the one of full colour.
 const SHADES = {
-  mean: { name: "mean relevancy", full: 0.3, of: scores => scores.reduce((sum, one) => sum + one, 0) / scores.length },
-  highest: { name: "highest relevancy", full: 1, of: scores => Math.max(...scores) },
+  mean: { name: "mean relevancy", full: 0.3, of: meanRelevancy, says: `mean over its tokens of ${RELEVANCY}` },
+  highest: { name: "highest relevancy", full: 1, of: highestRelevancy, says: `highest of its tokens' ${RELEVANCY}` },
+  nothing: {
+    name: "gain over nothing", full: 3, of: row => numeric(row.gain_over_nothing),
+    says: `${LIKELIER} nothing inserted: mean of ln(P / P), in nats a token`,
+  },
+  wrong: {
+    name: "gain over a wrong state", full: 3, of: row => numeric(row.gain_over_wrong_vector),
+    says: `${LIKELIER} another token's state inserted: mean of ln(P / P), in nats a token`,
+  },
 };
+const OWN = "◆"; // stands where a row says more of its own state than of the controls'
 const state = { prompt: 0, template: 0, shade: "mean", hidden: new Set(), layer: null, token: null, open: false };
 
 // ---- Small tools
@@ -40,10 +52,19 @@ function scoresOf(row) { return row.signed.filter(one => one !== null).map(one =
 
 function probability(scaled) { return scaled === null ? null : scaled / data.scale; }
 
-function scoreOf(row, shade = state.shade) {
+function meanRelevancy(row) {
   const scores = scoresOf(row);
-  return scores.length ? SHADES[shade].of(scores) : null;
+  return scores.length ? scores.reduce((sum, one) => sum + one, 0) / scores.length : null;
 }
+
+function highestRelevancy(row) {
+  const scores = scoresOf(row);
+  return scores.length ? Math.max(...scores) : null;
+}
+
+function numeric(value) { return typeof value === "number" ? value : null; }
+
+function scoreOf(row) { return SHADES[state.shade].of(row); }
 
 // The one place where a score becomes a colour; the style sheet knows the two hues.
 function shadeBy(target, score, full) {
@@ -90,7 +111,7 @@ function besides(layer, token) {
     const same = some.filter(row => row[name] === value);
     return same.length ? same : some;
   };
-  const others = rows.filter(row => ofChoice(row) && row.kind !== "interpretation");
+  const others = rows.filter(row => ofChoice(row) && !readings.includes(row));
   return distinct(others.map(row => row.kind)).flatMap(kind =>
     narrow(narrow(others.filter(row => row.kind === kind), "layer", layer), "token", token));
 }
@@ -107,7 +128,8 @@ function drawFilters() {
   const options = (labels, values) => labels.map((label, i) => new Option(label, values[i]));
   byId("prompt").replaceChildren(...options(data.prompts.map(promptLabel), [...data.prompts.keys()]));
   byId("template").replaceChildren(...options(data.templates.map(one => one.name), [...data.templates.keys()]));
-  byId("shade").replaceChildren(...options(Object.values(SHADES).map(one => one.name), Object.keys(SHADES)));
+  const shades = Object.entries(SHADES).filter(([, shade]) => readings.some(row => shade.of(row) !== null));
+  byId("shade").replaceChildren(...options(shades.map(([, shade]) => shade.name), shades.map(([name]) => name)));
   for (const id of ["prompt", "template", "shade"]) byId(id).value = state[id];
   byId("layers").replaceChildren(...distinct(readings.map(row => row.layer)).map(layerChip));
 }
@@ -156,9 +178,9 @@ function drawLegend() {
   const shade = SHADES[state.shade];
   const ends = { "legend-low": -shade.full, "legend-high": shade.full, "token-low": -TOKEN_FULL, "token-high": TOKEN_FULL };
   for (const [id, end] of Object.entries(ends)) byId(id).textContent = signed(end, 1);
-  const relevancy = "P(token | state inserted) − P(token | nothing inserted)";
-  byId("legend-words").textContent = `Colour: ${shade.name} of an interpretation's tokens, each ${relevancy}`;
-  byId("token-high").textContent += ` ${relevancy}`;
+  byId("legend-words").textContent = `Colour: ${shade.says}`;
+  byId("token-high").textContent += ` ${RELEVANCY}`;
+  byId("legend-own").hidden = !readings.some(row => row.says_more_than_controls);
 }
 
 // ---- The grid
@@ -204,16 +226,18 @@ function gridCell(layer, token) {
     return cell;
   }
   const score = scoreOf(found[0]);
+  const own = found[0].says_more_than_controls ? ` ${OWN}` : "";
   const more = found.length > 1 ? ` and ${found.length - 1} more` : "";
-  cell.append(firstWords(found[0].text), element("span", { className: "score" }, signed(score) + more));
+  cell.append(firstWords(found[0]), element("span", { className: "score" }, signed(score) + own + more));
   shadeBy(cell, score, SHADES[state.shade].full);
   return cell;
 }
 
-function firstWords(text) {
-  const words = clipped(text, 90);
+function firstWords(row) {
+  const words = clipped(row.text, 90);
   if (words) return element("span", { className: "words", dir: "auto" }, words);
-  return element("span", { className: "words wordless" }, ...(text ? pieceMarks(text.slice(0, 90)) : ["nothing"]));
+  const instead = row.kind === "failed" ? ["failed"] : row.text ? pieceMarks(row.text.slice(0, 90)) : ["nothing"];
+  return element("span", { className: "words wordless" }, ...instead);
 }
 
 function cellAt(layer, token) {
@@ -337,8 +361,7 @@ function pieceTitle() {
 }
 
 function card(row) {
-  const own = row.kind === "interpretation";
-  return element("article", { className: own ? "card own" : "card" },
+  return element("article", { className: readings.includes(row) ? "card own" : "card" },
     element("h3", {}, cardTitle(row)),
     element("p", { className: "figures" }, figures(row)),
     ...(row.pieces ? shadedText(row) : plainText(row)),
@@ -348,6 +371,7 @@ function card(row) {
 
 function cardTitle(row) {
   if (row.kind === "interpretation") return "Interpretation";
+  if (row.kind === "failed") return "Failed";
   if (row.kind === "control") return "Control: nothing inserted";
   const name = row.kind.replaceAll("_", " ");
   const from = row.layer === null && row.token === null ? "" : ` (${nameOf(row.layer, row.token)})`;
@@ -355,28 +379,66 @@ function cardTitle(row) {
 }
 
 function figures(row) {
+  if (row.kind === "failed") return "This state could not be interpreted: it is not finite.";
   if (!row.ids.length) return "0 tokens: the model ended at once";
-  const count = `${row.ids.length} token${row.ids.length === 1 ? "" : "s"}`;
-  if (row.kind === "control") return count;
-  return `${count} · relevancy: mean ${signed(scoreOf(row, "mean"))}, highest ${signed(scoreOf(row, "highest"))}`;
+  const parts = [`${row.ids.length} token${row.ids.length === 1 ? "" : "s"}`];
+  if (row.kind !== "control") {
+    const shades = Object.values(SHADES).filter(shade => shade.of(row) !== null);
+    parts.push(...shades.map(shade => `${shade.name} ${signed(shade.of(row))}`));
+  }
+  if (row.says_more_than_controls) parts.push(`${OWN} says more than the controls`);
+  return parts.join(" · ");
 }
 
-// Each piece with the colour of its score; the text itself below where the pieces do not join to it.
+// The text, each token's letters with the colour of its score.
 function shadedText(row) {
-  const pieces = piecesOf(row);
-  const spans = pieces.map((piece, i) => {
-    const span = element("span", { title: tokenTitle(row, i) }, ...withLineEnds(piece));
-    shadeBy(span, probability(row.signed[i]), TOKEN_FULL);
+  const spans = slices(row.text, piecesOf(row));
+  if (spans === null) return plainText(row);
+  const shaded = spans.map(([text, tokens]) => {
+    const span = element("span", { title: tokens.map(i => tokenTitle(row, i)).join("\n") }, ...withLineEnds(text));
+    const scores = tokens.map(i => probability(row.signed[i])).filter(score => score !== null);
+    if (scores.length) shadeBy(span, scores.reduce((sum, one) => sum + one, 0) / scores.length, TOKEN_FULL);
     return span;
   });
-  const reading = element("p", { className: "reading", dir: "auto" }, ...spans);
-  if (pieces.join("") === row.text) return [reading];
-  const note = "Its pieces do not join to the text letter by letter; the text itself:";
-  return [reading, element("p", { className: "figures" }, note),
-    element("p", { className: "reading", dir: "auto" }, ...withLineEnds(row.text))];
+  return [element("p", { className: "reading", dir: "auto" }, ...shaded)];
 }
 
-// Without the pieces nobody knows which letters a score belongs to: the scores follow the text in order.
+// Cut a text where its tokens end: [[slice, tokens], ...], or null where they cannot be found in it. A token written
+// alone may lack the space before it, or be a part of a character (\ufffd): then several share a slice.
+function slices(text, pieces) {
+  const cut = [];
+  let [at, parts] = [0, []]; // how far the text is cut, and the tokens since whose letters are not told apart
+  for (const [i, piece] of pieces.entries()) {
+    const [start, end] = placeOf(piece, text, at, parts.length > 0) ?? [];
+    if (end === undefined) {
+      if (!parts.length && !isPart(piece)) return null;
+      parts.push(i);
+      continue;
+    }
+    if (parts.length) cut.push([text.slice(at, start), parts]);
+    cut.push([text.slice(start, end), [i]]);
+    [at, parts] = [end, []];
+  }
+  return at < text.length || parts.length ? [...cut, [text.slice(at), parts]] : cut;
+}
+
+function isPart(piece) { return piece.includes("\ufffd"); }
+
+// [start, end] of a piece in a text: right at a place, with the spaces there if it lacks them, or anywhere behind it.
+function placeOf(piece, text, at, behind) {
+  if (isPart(piece)) return null;
+  const bare = piece.trimStart();
+  if (behind) {
+    const found = bare ? [piece, bare].find(one => text.includes(one, at + 1)) : undefined;
+    const start = text.indexOf(found, at + 1);
+    return found === undefined ? null : [start, start + found.length];
+  }
+  if (text.startsWith(piece, at)) return [at, at + piece.length];
+  const start = at + text.slice(at).search(/\S|$/u);
+  return text.startsWith(bare, start) ? [at, start + bare.length] : null;
+}
+
+// Where nobody knows which letters a score belongs to, the scores follow the text in order.
 function plainText(row) {
   const boxes = row.signed.map((score, i) => {
     const box = element("span", { title: tokenTitle(row, i) }, String(i + 1));
@@ -385,7 +447,7 @@ function plainText(row) {
   });
   const text = element("p", { className: "reading", dir: "auto" }, ...withLineEnds(row.text));
   if (row.kind === "control" || !boxes.length) return [text];
-  const note = "One box a token, in order: this run's table does not hold the tokens' own texts.";
+  const note = "One box a token, in order: the tokens' own texts are not known, or do not make up this text.";
   return [text, element("div", { className: "strip" }, ...boxes), element("p", { className: "quiet" }, note)];
 }
 
@@ -396,16 +458,19 @@ function withLineEnds(text) {
     (part === "\n" ? element("span", { className: "newline" }, part) : part));
 }
 
+// P with the state, without it, their difference, and P with the wrong state if one was tried.
 function tokenScores(row, i) {
-  const [inserted, difference] = [row.with[i], row.signed[i]].map(probability);
+  const [inserted, difference, wrong] = [row.with[i], row.signed[i], row.wrong[i] ?? null].map(probability);
   const without = inserted === null || difference === null ? null : Math.max(0, inserted - difference);
-  const number = value => (value === null ? "no score" : value.toFixed(3));
-  return [number(inserted), number(without), signed(difference, 3)];
+  const decimals = value => (value === null ? "no score" : value.toFixed(3));
+  const scores = [decimals(inserted), decimals(without), signed(difference, 3)];
+  return row.wrong.length ? [...scores, decimals(wrong)] : scores;
 }
 
 function tokenTitle(row, i) {
-  const [inserted, without, difference] = tokenScores(row, i);
-  return `token ${i + 1}, id ${row.ids[i]}\n${difference}: ${inserted} with the state, ${without} without`;
+  const [inserted, without, difference, wrong] = tokenScores(row, i);
+  const third = wrong === undefined ? "" : `, ${wrong} with a wrong one`;
+  return `token ${i + 1}, id ${row.ids[i]}\n${difference}: ${inserted} with the state, ${without} without${third}`;
 }
 
 function scoreTable(row) {
@@ -414,15 +479,21 @@ function scoreTable(row) {
   const labels = row.pieces ? piecesOf(row).map(piece => element("span", { className: "piece" }, ...pieceMarks(piece)))
     : row.ids.map((id, i) => `${i + 1}, id ${id}`);
   const body = labels.map((label, i) => line("td", [label, ...tokenScores(row, i)]));
-  const head = line("th", ["token", "P inserted", "P nothing inserted", "relevancy"]);
+  const headings = ["token", "P inserted", "P nothing inserted", "relevancy", "P wrong state"];
+  const head = line("th", headings.slice(0, row.wrong.length ? 5 : 4));
   return element("details", {}, element("summary", {}, "Scores of each token"), element("table", {}, head, ...body));
 }
 
 function furtherValues(row) {
-  const values = Object.entries(row.more).filter(([, value]) => value !== null && value !== "");
-  if (!values.length) return null;
-  return element("dl", {}, ...values.map(([name, value]) =>
-    element("div", {}, element("dt", {}, name.replaceAll("_", " ")), element("dd", {}, String(value)))));
+  const elsewhere = ["gain_over_nothing", "gain_over_wrong_vector", "says_more_than_controls"];
+  const names = data.further.filter(name => !elsewhere.includes(name) && row[name] !== null && row[name] !== "");
+  if (!names.length) return null;
+  return element("dl", {}, ...names.map(name =>
+    element("div", {}, element("dt", {}, name.replaceAll("_", " ")), element("dd", {}, valueText(row, name)))));
+}
+
+function valueText(row, name) {
+  return name === "wrong_token_idx" ? `${row[name]} “${promptTokens()[row[name]]}”` : String(row[name]);
 }
 
 // ---- The address keeps the place, so that a reload or a colleague's click comes back to it

@@ -22,14 +22,13 @@ from interpret.records import Interpretation
 SCALE = 10_000
 """Probabilities are kept to four decimals, as whole numbers of this part."""
 
-# What a row of the page is made of; other columns that hold a single value are shown by their names.
+# Fields the page has a form of its own for; of the others single values go along under their own names.
 _KNOWN = {
     *("name", "prompt", "current_token", "token_idx", "interpretation", "prompt_output", "prompt_token_list"),
     *("category", "layer_idx", "interpretation_weights", "interpretation_prob", "repeat_prompt"),
-    *("repeat_prompt_name", "interpretation_text", "probability_without_insertion", "signed_relevancy", "kind"),
-    "interpretation_tokens",
+    *("repeat_prompt_name", "interpretation_text", "interpretation_tokens", "probability_without_insertion"),
+    *("signed_relevancy", "probability_with_wrong_vector", "kind"),
 }
-_COLUMNS = ("prompt", "template", "kind", "layer", "token", "text", "ids", "pieces", "with", "signed", "more")
 _PARTS = {
     "identity": "What decided the numbers",
     "circumstances": "How they came about",
@@ -86,7 +85,8 @@ def _check(number: int, record: Interpretation) -> None:
 def _data(records: Sequence[Interpretation]) -> dict[str, Any]:
     """Put the records in the form the page reads: each prompt, interpretation prompt and piece of text once.
 
-    A row points into ``prompts``, ``templates`` and, for its pieces, ``pieces``; a prompt's tokens do too.
+    A row is the list of its ``columns``; it points into ``prompts``, ``templates`` and, for its pieces, ``pieces``; a
+    prompt's tokens do too.
     """
     prompts: dict[tuple[Any, ...], int] = {}
     templates: dict[tuple[str, str], int] = {}
@@ -96,7 +96,7 @@ def _data(records: Sequence[Interpretation]) -> dict[str, Any]:
         tokens = tuple(_number(pieces, piece) for piece in record.prompt_token_list)
         prompt = (record.name, record.prompt, record.category, record.prompt_output, tokens)
         own = getattr(record, "interpretation_tokens", None)
-        cells = {
+        row = {
             "prompt": _number(prompts, prompt),
             "template": _number(templates, (record.repeat_prompt_name, record.repeat_prompt)),
             "kind": record.kind,
@@ -107,16 +107,17 @@ def _data(records: Sequence[Interpretation]) -> dict[str, Any]:
             "pieces": None if own is None else [_number(pieces, piece) for piece in own],
             "with": [_scaled(value) for value in record.interpretation_prob],
             "signed": [_scaled(value) for value in record.signed_relevancy],
-            "more": _more(record),
+            "wrong": [_scaled(value) for value in getattr(record, "probability_with_wrong_vector", [])],
         }
-        rows.append([cells[name] for name in _COLUMNS])
+        rows.append(row | _further(record))
     return {
         "scale": SCALE,
         "prompts": [dict(zip(("name", "text", "category", "output", "tokens"), one, strict=True)) for one in prompts],
         "templates": [dict(zip(("name", "text"), one, strict=True)) for one in templates],
         "pieces": list(pieces),
-        "columns": _COLUMNS,
-        "rows": rows,
+        "further": list(_further(records[0])),
+        "columns": list(rows[0]),
+        "rows": [list(row.values()) for row in rows],
     }
 
 
@@ -130,15 +131,17 @@ def _scaled(value: float) -> int | None:
     return round(value * SCALE) if math.isfinite(value) else None
 
 
-def _more(record: Interpretation) -> dict[str, Any]:
-    """Return the single values of columns this page has no place of its own for."""
+def _further(record: Interpretation) -> dict[str, Any]:
+    """Return the single values of the fields that have no form of their own on the page."""
     others = {field.name: getattr(record, field.name) for field in fields(record) if field.name not in _KNOWN}
-    return {name: _readable(value) for name, value in others.items() if not isinstance(value, list)}
+    return {name: _short(value) for name, value in others.items() if not isinstance(value, list)}
 
 
-def _readable(value: Any) -> Any:
-    """Write a number that JSON lacks as its name."""
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+def _short(value: Any) -> Any:
+    """Round a number, and write one that JSON lacks as its name."""
+    if not isinstance(value, float):
+        return value
+    return round(value, 4) if math.isfinite(value) else str(value)
 
 
 def _script_safe(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import fields, make_dataclass
+from dataclasses import Field, fields, make_dataclass
 from html.parser import HTMLParser
 from typing import Any
 
@@ -34,12 +34,19 @@ def made(pieces: Sequence[str] = (" a", " tall", " tower"), *, record: type = In
         "signed_relevancy": signed,
         "kind": "control" if values.get("layer_idx") is None else "interpretation",
     }
-    if "interpretation_tokens" in {field.name for field in fields(record)}:
+    known = {field.name: field for field in fields(record)}
+    if "interpretation_tokens" in known:
         row["interpretation_tokens"] = list(pieces)
-    row |= values
+    row |= {name: _nothing(field) for name, field in known.items() if name not in row} | values
     if row["token_idx"] is not None:
         row["current_token"] = row["prompt_token_list"][row["token_idx"]]
     return record(**row)
+
+
+def _nothing(field: Field) -> Any:
+    """The value of a column that a test does not care about."""
+    kind = str(field.type)
+    return None if "None" in kind else [] if "list" in kind else "" if "str" in kind else 0
 
 
 def with_columns(*extra: tuple[str, type]) -> type:
@@ -110,8 +117,10 @@ def read_back(page: str) -> list[dict[str, Any]]:
             "probability_without_insertion": [round(one - two, 4) for one, two in zip(given, signed, strict=True)],
             "signed_relevancy": signed,
             "kind": row["kind"],
-            **row["more"],
+            **{name: row[name] for name in data["further"]},
         }
+        if "probability_with_wrong_vector" in {field.name for field in fields(Interpretation)}:
+            record["probability_with_wrong_vector"] = [one / data["scale"] for one in row["wrong"]]
         if row["pieces"] is not None:
             record["interpretation_tokens"] = [data["pieces"][index] for index in row["pieces"]]
         found.append(record)
