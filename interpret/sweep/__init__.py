@@ -4,8 +4,8 @@
 ``recorded`` keeps the base and the donor run, ``columns`` runs the cells of one token, ``engine`` puts it together.
 """
 
-from interpret.sweep.cells import Cell, Pin, grid, window_around
+from interpret.sweep.cells import Cell, Pin, Site, grid, window_around
 from interpret.sweep.engine import SweepResult, sweep
 from interpret.sweep.metrics import Metric
 
-__all__ = ["Cell", "Metric", "Pin", "SweepResult", "grid", "sweep", "window_around"]
+__all__ = ["Cell", "Metric", "Pin", "Site", "SweepResult", "grid", "sweep", "window_around"]
