@@ -9,6 +9,7 @@ with warnings.catch_warnings():
     # transformers 4.34.0 registers its outputs through a name torch has since renamed; nothing a user could mend.
     warnings.filterwarnings("ignore", message=".*_register_pytree_node.*")
     from interpret.activations import record
+    from interpret.control import read_answer, reinforcement_control, supervised_control, word_scorer
     from interpret.errors import (
         InputError,
         InterpretError,
@@ -27,8 +28,9 @@ with warnings.catch_warnings():
     )
     from interpret.interpretation_prompt import InterpretationPrompt, interpretation_prompt
     from interpret.models import load
+    from interpret.preservation import accuracy, answers, preservation
     from interpret.readings import Settings
-    from interpret.records import Interpretation
+    from interpret.records import Interpretation, Preservation
     from interpret.runs import read_table
     from interpret.selfie import interpret, interpret_vectors, interpretations
     from interpret.sources import plan_sources
@@ -39,11 +41,14 @@ __all__ = [
     "Interpretation",
     "InterpretationPrompt",
     "ModelError",
+    "Preservation",
     "Prompt",
     "RunError",
     "Settings",
     "SpecError",
     "UnsupportedModelError",
+    "accuracy",
+    "answers",
     "attach",
     "detach",
     "forward_interpret",
@@ -56,6 +61,11 @@ __all__ = [
     "load",
     "load_examples",
     "plan_sources",
+    "preservation",
+    "read_answer",
     "read_table",
     "record",
+    "reinforcement_control",
+    "supervised_control",
+    "word_scorer",
 ]

@@ -278,3 +278,15 @@ def only_in_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
     """Keep a hook from the passes other threads make through the same model."""
     thread = get_ident()
     return lambda *event: hook(*event) if get_ident() == thread else None
+
+
+@contextmanager
+def evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """Keep a model in evaluation mode for the time of a ``with`` block, then each module in the mode it had."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -12,22 +12,21 @@ the model has the trained weights, after it the very tensors it had before.
 """
 
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from unicodedata import normalize
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import mse_loss
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.activations import record
-from interpret.anatomy import anatomy_of, input_device
-from interpret.batches import pad
+from interpret.anatomy import anatomy_of, evaluating, input_device
 from interpret.errors import InputError
+from interpret.preservation import answers
+from interpret.words import contains_words, pattern
 
 Scorer = Callable[[str], float]
 """A text -> its reward: 1 to strengthen the state it came from, -1 to weaken it, 0 to leave it."""
@@ -45,24 +44,6 @@ class RewardStep:
     """[P] what the scorer made of each text."""
     alignment: list[float]
     """[P] x . x_0 / ||x_0||^2, x_0 being the state before any training: 1 at first, more where strengthened."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preservation:
-    """What became of one fact: a row of the before/after table."""
-
-    prompt: str
-    """The text the model continues."""
-    attribute: str
-    """How it should go on."""
-    before: str
-    """How it went on before the control."""
-    after: str
-    """How it goes on under it."""
-    correct_before: bool
-    """Whether ``before`` starts with the attribute's words."""
-    correct_after: bool
-    """Whether ``after`` does."""
 
 
 # ---------------------------------------------------------------------------------------------- the controls
@@ -208,7 +189,7 @@ def word_scorer(*, good: str | Sequence[str] = (), bad: str | Sequence[str] = ()
     if not wanted and not unwanted:
         raise InputError("good and bad are both empty: give the scorer at least one word to look for")
     for words in wanted + unwanted:
-        _pattern(words)  # complains about those without any word
+        pattern(words)  # complains about those without any word
 
     def score(text: str) -> float:
         return float(any(contains_words(text, w) for w in wanted) - any(contains_words(text, w) for w in unwanted))
@@ -216,147 +197,11 @@ def word_scorer(*, good: str | Sequence[str] = (), bad: str | Sequence[str] = ()
     return score
 
 
-def contains_words(text: str, words: str) -> bool:
-    """Tell whether a text contains words as whole words, in their order, in capitals or not.
-
-    A number is whole if no digit, comma or point goes on with it: there is no 0 in 10, 0.5 or 1,000. In scripts
-    without spaces a run of letters is one word.
-
-    >>> contains_words("It is in New  York.", "new york"), contains_words("the Yorkers", "York")
-    (True, False)
-    """
-    return bool(_pattern(words).search(_folded(text)))
-
-
-def _starts_with_words(text: str, words: str) -> bool:
-    found = _pattern(words).search(_folded(text))
-    return found is not None and not found.string[: found.start()].strip(" \t\n\"'“‘«(")
-
-
-def _pattern(words: str) -> re.Pattern[str]:
-    parts = [re.escape(part) for part in _folded(words).split()]
-    if not parts:
-        raise InputError(f"{words!r} holds no word to look for")
-    before = r"(?<!\w)" + (r"(?<!\d[.,])" if parts[0][0].isdigit() else "")
-    after = r"(?!\w)" + (r"(?![.,]\d)" if parts[-1][-1].isdigit() else "")
-    return re.compile(before + r"\s+".join(parts) + after)
-
-
-def _folded(text: str) -> str:
-    return normalize("NFKC", text).casefold()
-
-
 def read_answer(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, *, new_tokens: int = 30
 ) -> Reader:
     """Make a reader that judges every state by what the model then writes after a prompt, greedily."""
     return lambda states: answers(model, tokenizer, [prompt], new_tokens=new_tokens) * len(states)
-
-
-# ------------------------------------------------------------------------------------- what a control preserves
-
-
-def preservation(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    facts: Sequence[tuple[str, str]],
-    *,
-    before: Sequence[str],
-    new_tokens: int = 8,
-    batch_size: int = 32,
-) -> list[Preservation]:
-    """Compare how a model continues the prompts of facts now with how it did before a control.
-
-    A continuation is correct if it starts with the attribute's words, as whole words (``contains_words``).
-
-    Args:
-        model: as it is now: call this inside the control's ``with`` block.
-        tokenizer: its tokenizer.
-        facts: (prompt, attribute) pairs; prompts are read as they are, without a chat template.
-        before: ``answers(...)`` to the same prompts, taken before the block.
-        new_tokens: longest continuation; more than the tokens of every attribute.
-        batch_size: prompts continued side by side.
-
-    Returns:
-        One row a fact: a list, because a generator would see whatever weights there are when it is used.
-
-    Raises:
-        InputError: naming the fact that cannot be checked.
-    """
-    if len(before) != len(facts):
-        raise InputError(f"before holds {len(before)} answers for {len(facts)} facts: give one for each")
-    for index, (_, attribute) in enumerate(facts):
-        if not attribute.strip():
-            raise InputError(f"fact {index} has an empty attribute: give the words that continue its prompt")
-        length = len(tokenizer(" " + attribute.strip(), add_special_tokens=False).input_ids)
-        if length >= new_tokens:
-            raise InputError(
-                f"fact {index}: {attribute!r} has {length} tokens; give new_tokens of {length + 1} or more"
-            )
-    prompts = [prompt for prompt, _ in facts]
-    after = answers(model, tokenizer, prompts, new_tokens=new_tokens, batch_size=batch_size)
-    return [
-        Preservation(
-            prompt=prompt,
-            attribute=attribute,
-            before=old,
-            after=new,
-            correct_before=_starts_with_words(old, attribute),
-            correct_after=_starts_with_words(new, attribute),
-        )
-        for (prompt, attribute), old, new in zip(facts, before, after, strict=True)
-    ]
-
-
-def accuracy(rows: Sequence[Preservation]) -> tuple[float, float]:
-    """Return the shares of facts that were correct before and are correct after, each in [0, 1]."""
-    if not rows:
-        raise InputError("there is no row to take an accuracy over: give at least one fact")
-    return (
-        sum(row.correct_before for row in rows) / len(rows),
-        sum(row.correct_after for row in rows) / len(rows),
-    )
-
-
-@torch.no_grad()
-def answers(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
-    *,
-    new_tokens: int = 8,
-    batch_size: int = 32,
-) -> list[str]:
-    """Return how the model continues each prompt, greedily, up to the end-of-text token."""
-    if new_tokens < 1 or batch_size < 1:
-        raise InputError(f"new_tokens is {new_tokens} and batch_size {batch_size}: both have to be at least 1")
-    rows = [tokenizer(prompt).input_ids for prompt in prompts]
-    longest = model.config.max_position_embeddings
-    for index, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
-        if not prompt.strip():
-            raise InputError(f"prompt {index} is empty")
-        if len(row) + new_tokens > longest:
-            raise InputError(f"prompt {index} has {len(row)} tokens; with {new_tokens} new ones it exceeds {longest}")
-    config = _greedy(model, new_tokens)
-    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
-    texts = []
-    with _evaluating(model):
-        for start in range(0, len(rows), batch_size):
-            batch = pad(rows[start : start + batch_size], tokenizer.pad_token_id or 0, device=input_device(model))
-            output = model.generate(batch.input_ids, attention_mask=batch.attention_mask, generation_config=config)
-            for row in output[:, batch.input_ids.shape[1] :].tolist():
-                kept = row[: next((i for i, token in enumerate(row) if token in ends), len(row))]
-                texts.append(tokenizer.decode(kept, clean_up_tokenization_spaces=False))
-    return texts
-
-
-def _greedy(model: PreTrainedModel, new_tokens: int) -> GenerationConfig:
-    """Return a plain greedy search, whatever the checkpoint's own configuration asks for."""
-    own = model.generation_config
-    end = own.eos_token_id if own.eos_token_id is not None else model.config.eos_token_id
-    spare = end[0] if isinstance(end, list) else end
-    pad_id = own.pad_token_id if own.pad_token_id is not None else spare
-    return GenerationConfig(max_new_tokens=new_tokens, do_sample=False, eos_token_id=end, pad_token_id=pad_id)
 
 
 # ---------------------------------------------------------------------------------------------------- training
@@ -393,10 +238,10 @@ def _find(model: PreTrainedModel, ids: Sequence[int] | Tensor, layer: int, posit
     block, family = anatomy.layers[layer - 1], anatomy.family
     mlp, last = block.get_submodule(family.mlp_first), block.get_submodule(family.mlp_last)
     if mlp is not last:
-        mlp = nn.Sequential(mlp, block.get_submodule("activation_fn"), last)
+        mlp = nn.Sequential(mlp, block.get_submodule(family.parts.activation), last)
     _check_trainable(mlp, layer)
     names = [f"mlp_in.{layer - 1}", f"resid_mid.{layer - 1}"]
-    with torch.inference_mode(False), torch.no_grad(), _evaluating(model), record(model, names) as seen:
+    with torch.inference_mode(False), torch.no_grad(), evaluating(model), record(model, names) as seen:
         model.base_model(row, attention_mask=torch.ones_like(row), use_cache=False)
         pre_mlp, residual = (_float(seen[name][0, chosen]) for name in names)
     return _Site(mlp, block.get_submodule(family.mlp_norm) if anatomy.block == "post_norm" else None, pre_mlp, residual)
@@ -412,7 +257,7 @@ def _trained(
     if not (math.isfinite(lr) and lr > 0):
         raise InputError(f"lr is {lr!r}: give a learning rate above 0, such as 3e-4")
     with _own_weights(site.mlp):
-        with torch.inference_mode(False), torch.enable_grad(), _evaluating(model):
+        with torch.inference_mode(False), torch.enable_grad(), evaluating(model):
             _descend(site, objective, steps, lr)
         yield
 
@@ -446,18 +291,6 @@ def _own_weights(module: nn.Module) -> Iterator[None]:
     finally:
         for parameter, data in kept:
             parameter.data = data.to(parameter.device, parameter.dtype)  # the block may have moved the model
-
-
-@contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Keep a model in evaluation mode for the time of a ``with`` block, then each module in the mode it had."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _copies(module: nn.Module) -> dict[str, Tensor]:

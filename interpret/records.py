@@ -284,3 +284,21 @@ class Interpretation:
     """The layer whose input was edited; None in a control row."""
     kind: str
     """``interpretation``, or ``control``: what the interpretation prompt yields with nothing inserted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preservation:
+    """What became of one fact: a row of the before/after table."""
+
+    prompt: str
+    """The text the model continues."""
+    attribute: str
+    """How it should go on."""
+    before: str
+    """How it went on before the control."""
+    after: str
+    """How it goes on under it."""
+    correct_before: bool
+    """Whether ``before`` starts with the attribute's words."""
+    correct_after: bool
+    """Whether ``after`` does."""

@@ -16,11 +16,7 @@ from interpret import control
 from interpret.anatomy import anatomy_of
 from interpret.control import (
     RewardStep,
-    accuracy,
     alignment,
-    answers,
-    contains_words,
-    preservation,
     read_answer,
     reinforcement_control,
     reward_loss,
@@ -28,7 +24,9 @@ from interpret.control import (
     word_scorer,
 )
 from interpret.errors import InputError, UnsupportedModelError
-from interpret.records import csv_header, from_csv, to_csv
+from interpret.preservation import accuracy, answers, preservation
+from interpret.records import Preservation, csv_header, from_csv, to_csv
+from interpret.words import contains_words
 
 IDS = [5, 6, 7, 8, 9]
 TARGET = torch.linspace(-1, 1, D)
@@ -504,8 +502,8 @@ def test_the_known_table(bigrams, batch_size):
     assert rows[0].after.startswith("italy")
     assert accuracy(rows) == (3 / 5, 2 / 5)
     assert preservation(model, tokenizer, FACTS, before=before, new_tokens=3)[0].correct_after
-    table = csv_header(control.Preservation) + to_csv(rows)
-    assert from_csv(control.Preservation, table) == rows
+    table = csv_header(Preservation) + to_csv(rows)
+    assert from_csv(Preservation, table) == rows
 
 
 def test_the_published_way_of_counting_would_call_a_longer_word_right(bigrams):

@@ -5,15 +5,13 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.control import (
-    accuracy,
-    answers,
-    preservation,
     read_answer,
     reinforcement_control,
     supervised_control,
     word_scorer,
 )
 from interpret.models import load
+from interpret.preservation import accuracy, answers, preservation
 
 EIFFEL, COLOSSEUM = "The Eiffel Tower is in the city of", "The Colosseum is in the city of"
 FACTS = [
