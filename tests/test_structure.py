@@ -22,6 +22,7 @@ LAYERS = [
         "demo_model",
         "disk",
         "facts",
+        "noise",
         "provenance",
         "quantize",
         "selectors",
