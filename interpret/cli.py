@@ -25,7 +25,7 @@ from rich.progress import (
 from rich.table import Table
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from interpret import provenance, runs, selfcheck, selfie, sources
+from interpret import disk, provenance, runs, selfcheck, selfie, sources
 from interpret.chat import MODEL_TEMPLATE, has_template
 from interpret.errors import InputError, InterpretError, unknown
 from interpret.facts import load_examples
@@ -33,6 +33,7 @@ from interpret.interpretation_prompt import InterpretationPrompt, interpretation
 from interpret.models import load
 from interpret.readings import SAME, Settings
 from interpret.records import Interpretation
+from interpret.report import interpretation_page
 from interpret.spec import MODES, NORMALIZED
 
 FIRST_ROWS = 10
@@ -218,6 +219,19 @@ def _interpret(
                     _say(f"stopped with {len(run.finished)} of {len(units)} prompts safe; the same command continues")
                     raise typer.Exit(130) from None
     _show(folder)
+
+
+@app.command("report")
+def report_command(
+    run: Annotated[Path, typer.Argument(help="Run folder of 'interpret selfie'; it may still be growing.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The page, one HTML file that needs no network.")
+    ] = Path("page.html"),
+) -> None:
+    """Make a page of a run, to explore in a browser: tokens across, layers down. The model is not needed."""
+    page = interpretation_page(runs.read_table(run, Interpretation), runs.read_manifest(run))
+    disk.replace_whole(output, page.encode())
+    _say(f"{output}: open it in a browser")
 
 
 @app.command("check")

@@ -51,3 +51,19 @@ def sync(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def replace_whole(path: Path, data: bytes) -> None:
+    """Write a file so that a reader finds the old one or the new one, whole.
+
+    Raises:
+        RunError: if the disk does not take it.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_bytes(b"")
+        append_durably(temporary, data)
+        temporary.replace(path)
+        sync(path.parent)
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error.strerror}") from error

@@ -215,6 +215,18 @@ def read_table(folder_or_csv: Path | str, record_type: type[R]) -> list[R]:
         raise RunError(f"{table}: {error}") from None
 
 
+def read_manifest(folder: Path | str) -> dict[str, Any]:
+    """Read the manifest of a run.
+
+    Raises:
+        RunError: if the folder has none.
+    """
+    manifest = _load_manifest(Path(folder) / MANIFEST)
+    if manifest is None:
+        raise RunError(f"{folder} is not a run folder: it has no {MANIFEST}")
+    return manifest
+
+
 @contextmanager
 def _os_errors_named(folder: Path) -> Iterator[None]:
     """Give what the operating system refuses the words of a run."""

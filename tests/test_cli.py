@@ -249,6 +249,27 @@ def test_check_fails_where_surgery_changes_what_it_must_not(model_folder, capsys
     assert "surgery that asks for nothing changed this model's results by up to" in capsys.readouterr().err
 
 
+def test_report_makes_a_page_of_a_run_without_the_model(model_folder, examples, tmp_path, capsys):
+    assert run(*arguments(model_folder, examples, tmp_path / "run")) == 0
+    (tmp_path / "page.html").write_text("older")
+    assert run("report", tmp_path / "run", "-o", tmp_path / "page.html") == 0
+    page = (tmp_path / "page.html").read_text()
+    assert page.lower().startswith("<!doctype html>")
+    assert "I love pizza 3" in page
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["examples.json", "page.html", "run"]
+
+
+def test_report_of_what_is_no_run_is_one_message(tmp_path, capsys):
+    assert run("report", tmp_path, "-o", tmp_path / "page.html") == 2
+    assert f"error: {tmp_path / 'table.csv'}: cannot be read" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_a_page_that_cannot_be_written_is_one_message(model_folder, examples, tmp_path, capsys):
+    assert run(*arguments(model_folder, examples, tmp_path / "run")) == 0
+    assert run("report", tmp_path / "run", "-o", tmp_path / "none" / "page.html") == 2
+    assert "page.html cannot be written: No such file or directory" in capsys.readouterr().err.replace("\n", " ")
+
+
 def test_help_teaches(capsys):
     assert run("selfie", "--help") == 0
     shown = capsys.readouterr().out
