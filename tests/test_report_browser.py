@@ -290,7 +290,7 @@ def test_gains_over_the_controls_are_marked_shown_and_choosable(page, tmp_path):
         "gain over nothing +1.50",
         "gain over a wrong state −0.25",
         "site\nmlp_out",
-        "3 “ Tower”",
+        "wrong state\nof token 3 “ Tower”",
         "◆ says more",
     ):
         assert shown in text

@@ -7,18 +7,18 @@ const rows = data.rows.map(cells => Object.fromEntries(data.columns.map((name, i
 const readings = rows.filter(row => ["interpretation", "failed"].includes(row.kind));
 const TOKEN_FULL = 0.5; // a token's score of full colour
 const RELEVANCY = "P(token | state inserted) − P(token | nothing inserted)";
-const LIKELIER = "how much likelier its tokens are than with";
+const GAIN = "mean over its tokens, in nats, of ln(P with the state / P with";
 // How a cell may be coloured: by a number of its row, `full` being the one of full colour.
 const SHADES = {
   mean: { name: "mean relevancy", full: 0.3, of: meanRelevancy, says: `mean over its tokens of ${RELEVANCY}` },
   highest: { name: "highest relevancy", full: 1, of: highestRelevancy, says: `highest of its tokens' ${RELEVANCY}` },
   nothing: {
-    name: "gain over nothing", full: 3, of: row => numeric(row.gain_over_nothing),
-    says: `${LIKELIER} nothing inserted: mean of ln(P / P), in nats a token`,
+    name: "gain over nothing", full: 2, of: row => numeric(row.gain_over_nothing),
+    says: `${GAIN} nothing inserted)`,
   },
   wrong: {
-    name: "gain over a wrong state", full: 3, of: row => numeric(row.gain_over_wrong_vector),
-    says: `${LIKELIER} another token's state inserted: mean of ln(P / P), in nats a token`,
+    name: "gain over a wrong state", full: 2, of: row => numeric(row.gain_over_wrong_vector),
+    says: `${GAIN} another token's state)`,
   },
 };
 const OWN = "◆"; // stands where a row says more of its own state than of the controls'
@@ -489,11 +489,13 @@ function furtherValues(row) {
   const names = data.further.filter(name => !elsewhere.includes(name) && row[name] !== null && row[name] !== "");
   if (!names.length) return null;
   return element("dl", {}, ...names.map(name =>
-    element("div", {}, element("dt", {}, name.replaceAll("_", " ")), element("dd", {}, valueText(row, name)))));
+    element("div", {}, ...labelled(name, row[name]))));
 }
 
-function valueText(row, name) {
-  return name === "wrong_token_idx" ? `${row[name]} “${promptTokens()[row[name]]}”` : String(row[name]);
+function labelled(name, value) {
+  const [label, text] = name === "wrong_token_idx" ? ["wrong state", `of token ${value} “${promptTokens()[value]}”`]
+    : [name.replaceAll("_", " "), String(value)];
+  return [element("dt", {}, label), element("dd", {}, text)];
 }
 
 // ---- The address keeps the place, so that a reload or a colleague's click comes back to it
