@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference.interpretation_records import Outline, WithPieces, made, read_back, with_columns
+from reference.interpretation_records import Outline, made, read_back, with_columns
 
 from interpret.errors import InputError
+from interpret.records import Interpretation
 from interpret.report import interpretation_page
 
 TOP = Path(__file__).parents[1]
@@ -47,23 +48,32 @@ HOSTILE = {
 }
 
 
-def grid_of(record=WithPieces, **values):
+def grid_of(**values):
     """A control and two layers of four tokens."""
     cells = [(layer, token) for layer in (0, 5) for token in range(4)]
     return [
-        made(record=record, **values),
-        *(made(record=record, layer_idx=layer, token_idx=token, **values) for layer, token in cells),
+        made(**values),
+        *(made(layer_idx=layer, token_idx=token, **values) for layer, token in cells),
     ]
 
 
-@pytest.mark.parametrize("record", [WithPieces, with_columns()], ids=["with pieces", "as the table is"])
-def test_every_field_of_every_record_is_in_the_page(record):
+def test_every_field_of_every_record_is_in_the_page():
     records = [
-        *grid_of(record),
-        *grid_of(record, name="fact_2", prompt="Other", prompt_token_list=["Oth", "er", "!", "?"], category="more"),
-        *grid_of(record, repeat_prompt_name="about", repeat_prompt="_ is about"),
-        made([" noise"], record=record, layer_idx=5, token_idx=1, kind="wrong_vector"),
-        made([], record=record, layer_idx=8, token_idx=0),
+        *grid_of(),
+        *grid_of(name="fact_2", prompt="Other", prompt_token_list=["Oth", "er", "!", "?"], category="more"),
+        *grid_of(repeat_prompt_name="about", repeat_prompt="_ is about"),
+        made([" noise"], layer_idx=5, token_idx=1, kind="another", site="mlp_out", insertion_layer=1),
+        made(
+            [" one"],
+            layer_idx=5,
+            token_idx=2,
+            wrong_token_idx=3,
+            probability_with_wrong_vector=[0.25],
+            gain_over_nothing=1.5,
+            gain_over_wrong_vector=-0.25,
+            says_more_than_controls=False,
+        ),
+        made([], layer_idx=8, token_idx=0),
     ]
     assert read_back(interpretation_page(records, MANIFEST)) == [asdict(one) for one in records]
 
@@ -73,7 +83,6 @@ def test_hostile_text_changes_nothing_but_itself(text):
     names = ("name", "prompt", "prompt_output", "category", "repeat_prompt", "repeat_prompt_name")
     record = made(
         [text, "ok", text],
-        record=WithPieces,
         **dict.fromkeys(names, text),
         prompt_token_list=[text, text + "!"],
         token_idx=1,
@@ -82,21 +91,19 @@ def test_hostile_text_changes_nothing_but_itself(text):
     )
     page = interpretation_page([record], {"identity": {"model": text, text: text}, text: [text]})
     assert read_back(page) == [asdict(record)]
-    plain = interpretation_page(
-        [made(record=WithPieces, layer_idx=0, token_idx=1)], {"identity": {"model": "m", "n": "n"}, "o": ["o"]}
-    )
+    plain = interpretation_page([made(layer_idx=0, token_idx=1)], {"identity": {"model": "m", "n": "n"}, "o": ["o"]})
     assert Outline(page).tags == Outline(plain).tags
 
 
 @given(st.text(max_size=30))
 @settings(deadline=None, max_examples=25)
 def test_any_text_survives(text):
-    record = made([text], record=WithPieces, layer_idx=0, token_idx=0, prompt_token_list=[text], prompt=text)
+    record = made([text], layer_idx=0, token_idx=0, prompt_token_list=[text], prompt=text)
     assert read_back(interpretation_page([record], {})) == [asdict(record)]
 
 
 def test_a_lone_surrogate_survives_being_written():
-    record = made(["\udc80"], record=WithPieces, layer_idx=0, token_idx=0)
+    record = made(["\udc80"], layer_idx=0, token_idx=0)
     page = interpretation_page([record], {"identity": {"model": "\udc80"}})
     assert read_back(page.encode().decode()) == [asdict(record)]
 
@@ -120,8 +127,7 @@ def test_single_values_of_further_columns_go_along():
     assert (row["evidence"], row["source"], "lists" in row) == ("nan", "mlp", False)
 
 
-@pytest.mark.parametrize("record", [WithPieces, with_columns()], ids=["with pieces", "as the table is"])
-def test_a_thousand_interpretations_fit_into_3_mb(record):
+def test_a_thousand_interpretations_fit_into_3_mb():
     chance = random.Random(0)
     vocabulary = [
         "".join(chance.choices("abcdefghijklmnopqrstuvwxyzéß語", k=chance.randint(2, 9))) for _ in range(20_000)
@@ -140,7 +146,14 @@ def test_a_thousand_interpretations_fit_into_3_mb(record):
             }
             ids = [chance.randrange(100_000, 200_000) for _ in pieces]
             place = {"layer_idx": n // 10, "token_idx": n % 10}
-            records.append(made(pieces, record=record, **shared, **place, interpretation=ids, signed_relevancy=signed))
+            gains = {
+                "gain_over_nothing": 1.23456,
+                "gain_over_wrong_vector": -0.123456,
+                "says_more_than_controls": False,
+            }
+            wrong = {"probability_with_wrong_vector": [chance.random() for _ in pieces], "wrong_token_idx": 7, **gains}
+            row = shared | place | wrong | {"interpretation": ids, "signed_relevancy": signed}
+            records.append(made(pieces, **row))
     size = len(interpretation_page(records, MANIFEST).encode())
     assert 1_000_000 < size < 3_000_000
 
@@ -209,14 +222,18 @@ def test_no_records_are_refused():
         ({"token_idx": -1}, r"^records\[1\]: token_idx -1, but prompt 'fact_1' has 4 tokens$"),
         ({"interpretation_prob": [0.5]}, r"^records\[1\]: 3 tokens in interpretation, but 1 in interpretation_prob$"),
         (
+            {"probability_with_wrong_vector": [0.5]},
+            r"^records\[1\]: 3 tokens in interpretation, but 1 in probability_with_wrong_vector$",
+        ),
+        (
             {"interpretation_tokens": [" a"]},
             r"^records\[1\]: 3 tokens in interpretation, but 1 in interpretation_tokens$",
         ),
     ],
 )
 def test_a_record_that_contradicts_itself_is_named(values, message):
-    good = made(record=WithPieces, layer_idx=0, token_idx=0)
-    wrong = WithPieces(**{**asdict(good), **values})
+    good = made(layer_idx=0, token_idx=0)
+    wrong = Interpretation(**{**asdict(good), **values})
     with pytest.raises(InputError, match=message):
         interpretation_page([good, wrong], MANIFEST)
 

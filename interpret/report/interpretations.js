@@ -364,7 +364,7 @@ function card(row) {
   return element("article", { className: readings.includes(row) ? "card own" : "card" },
     element("h3", {}, cardTitle(row)),
     element("p", { className: "figures" }, figures(row)),
-    ...(row.pieces ? shadedText(row) : plainText(row)),
+    ...shadedText(row),
     scoreTable(row),
     furtherValues(row));
 }
@@ -438,7 +438,7 @@ function placeOf(piece, text, at, behind) {
   return text.startsWith(bare, start) ? [at, start + bare.length] : null;
 }
 
-// Where nobody knows which letters a score belongs to, the scores follow the text in order.
+// Where it is not clear which letters a score belongs to, the scores follow the text in order.
 function plainText(row) {
   const boxes = row.signed.map((score, i) => {
     const box = element("span", { title: tokenTitle(row, i) }, String(i + 1));
@@ -447,7 +447,7 @@ function plainText(row) {
   });
   const text = element("p", { className: "reading", dir: "auto" }, ...withLineEnds(row.text));
   if (row.kind === "control" || !boxes.length) return [text];
-  const note = "One box a token, in order: the tokens' own texts are not known, or do not make up this text.";
+  const note = "One box a token, in order: the tokens' own texts do not make up this text.";
   return [text, element("div", { className: "strip" }, ...boxes), element("p", { className: "quiet" }, note)];
 }
 
@@ -476,8 +476,7 @@ function tokenTitle(row, i) {
 function scoreTable(row) {
   if (!row.ids.length) return null;
   const line = (tag, texts) => element("tr", {}, ...texts.map(text => element(tag, {}, ...[text].flat())));
-  const labels = row.pieces ? piecesOf(row).map(piece => element("span", { className: "piece" }, ...pieceMarks(piece)))
-    : row.ids.map((id, i) => `${i + 1}, id ${id}`);
+  const labels = piecesOf(row).map(piece => element("span", { className: "piece" }, ...pieceMarks(piece)));
   const body = labels.map((label, i) => line("td", [label, ...tokenScores(row, i)]));
   const headings = ["token", "P inserted", "P nothing inserted", "relevancy", "P wrong state"];
   const head = line("th", headings.slice(0, row.wrong.length ? 5 : 4));

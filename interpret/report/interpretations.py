@@ -29,6 +29,7 @@ _KNOWN = {
     *("repeat_prompt_name", "interpretation_text", "interpretation_tokens", "probability_without_insertion"),
     *("signed_relevancy", "probability_with_wrong_vector", "kind"),
 }
+_SCORES = ("interpretation_prob", "signed_relevancy", "probability_with_wrong_vector")
 _PARTS = {
     "identity": "What decided the numbers",
     "circumstances": "How they came about",
@@ -76,10 +77,12 @@ def _check(number: int, record: Interpretation) -> None:
     if index is not None and not 0 <= index < tokens:
         raise InputError(f"records[{number}]: token_idx {index}, but prompt {record.name!r} has {tokens} tokens")
     wanted = len(record.interpretation)
-    for name in ("interpretation_prob", "signed_relevancy", "interpretation_tokens"):
-        values = getattr(record, name, None)
-        if values is not None and len(values) != wanted:
-            raise InputError(f"records[{number}]: {wanted} tokens in interpretation, but {len(values)} in {name}")
+    lists = {name: len(getattr(record, name)) for name in ("interpretation_tokens", *_SCORES)}
+    if not record.probability_with_wrong_vector:  # none was tried
+        del lists["probability_with_wrong_vector"]
+    for name, length in lists.items():
+        if length != wanted:
+            raise InputError(f"records[{number}]: {wanted} tokens in interpretation, but {length} in {name}")
 
 
 def _data(records: Sequence[Interpretation]) -> dict[str, Any]:
@@ -95,7 +98,6 @@ def _data(records: Sequence[Interpretation]) -> dict[str, Any]:
     for record in records:
         tokens = tuple(_number(pieces, piece) for piece in record.prompt_token_list)
         prompt = (record.name, record.prompt, record.category, record.prompt_output, tokens)
-        own = getattr(record, "interpretation_tokens", None)
         row = {
             "prompt": _number(prompts, prompt),
             "template": _number(templates, (record.repeat_prompt_name, record.repeat_prompt)),
@@ -104,10 +106,10 @@ def _data(records: Sequence[Interpretation]) -> dict[str, Any]:
             "token": record.token_idx,
             "text": record.interpretation_text,
             "ids": record.interpretation,
-            "pieces": None if own is None else [_number(pieces, piece) for piece in own],
+            "pieces": [_number(pieces, piece) for piece in record.interpretation_tokens],
             "with": [_scaled(value) for value in record.interpretation_prob],
             "signed": [_scaled(value) for value in record.signed_relevancy],
-            "wrong": [_scaled(value) for value in getattr(record, "probability_with_wrong_vector", [])],
+            "wrong": [_scaled(value) for value in record.probability_with_wrong_vector],
         }
         rows.append(row | _further(record))
     return {

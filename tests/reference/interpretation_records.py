@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import Field, fields, make_dataclass
+from dataclasses import make_dataclass
 from html.parser import HTMLParser
 from typing import Any
 
@@ -30,33 +30,27 @@ def made(pieces: Sequence[str] = (" a", " tall", " tower"), *, record: type = In
         "repeat_prompt": "[INST] _ _ [/INST] It says:",
         "repeat_prompt_name": "summarize",
         "interpretation_text": "".join(pieces),
+        "interpretation_tokens": list(pieces),
         "probability_without_insertion": [round(one - two, 4) for one, two in zip(given, signed, strict=True)],
         "signed_relevancy": signed,
+        "wrong_token_idx": None,
+        "probability_with_wrong_vector": [],
+        "gain_over_nothing": None,
+        "gain_over_wrong_vector": None,
+        "says_more_than_controls": None,
+        "site": "hidden",
+        "insertion_layer": None,
         "kind": "control" if values.get("layer_idx") is None else "interpretation",
     }
-    known = {field.name: field for field in fields(record)}
-    if "interpretation_tokens" in known:
-        row["interpretation_tokens"] = list(pieces)
-    row |= {name: _nothing(field) for name, field in known.items() if name not in row} | values
+    row |= values
     if row["token_idx"] is not None:
         row["current_token"] = row["prompt_token_list"][row["token_idx"]]
     return record(**row)
 
 
-def _nothing(field: Field) -> Any:
-    """The value of a column that a test does not care about."""
-    kind = str(field.type)
-    return None if "None" in kind else [] if "list" in kind else "" if "str" in kind else 0
-
-
 def with_columns(*extra: tuple[str, type]) -> type:
-    """Interpretation with the columns of ``extra`` that it does not have yet."""
-    known = {field.name for field in fields(Interpretation)}
-    new = [column for column in extra if column[0] not in known]
-    return make_dataclass("More", new, bases=(Interpretation,), frozen=True, kw_only=True) if new else Interpretation
-
-
-WithPieces = with_columns(("interpretation_tokens", list[str]))
+    """Interpretation with further columns."""
+    return make_dataclass("More", extra, bases=(Interpretation,), frozen=True, kw_only=True)
 
 
 class Outline(HTMLParser):
@@ -98,7 +92,7 @@ def read_back(page: str) -> list[dict[str, Any]]:
         row = dict(zip(data["columns"], cells, strict=True))
         prompt, template = data["prompts"][row["prompt"]], data["templates"][row["template"]]
         tokens = [data["pieces"][index] for index in prompt["tokens"]]
-        given, signed = ([one / data["scale"] for one in row[name]] for name in ("with", "signed"))
+        given, signed, wrong = ([one / data["scale"] for one in row[name]] for name in ("with", "signed", "wrong"))
         record = {
             "name": prompt["name"],
             "prompt": prompt["text"],
@@ -115,13 +109,11 @@ def read_back(page: str) -> list[dict[str, Any]]:
             "repeat_prompt_name": template["name"],
             "interpretation_text": row["text"],
             "probability_without_insertion": [round(one - two, 4) for one, two in zip(given, signed, strict=True)],
+            "interpretation_tokens": [data["pieces"][index] for index in row["pieces"]],
             "signed_relevancy": signed,
+            "probability_with_wrong_vector": wrong,
             "kind": row["kind"],
             **{name: row[name] for name in data["further"]},
         }
-        if "probability_with_wrong_vector" in {field.name for field in fields(Interpretation)}:
-            record["probability_with_wrong_vector"] = [one / data["scale"] for one in row["wrong"]]
-        if row["pieces"] is not None:
-            record["interpretation_tokens"] = [data["pieces"][index] for index in row["pieces"]]
         found.append(record)
     return found
