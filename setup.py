@@ -46,7 +46,10 @@ setup(
     extras_require={
         "test": [
             "hypothesis>=6.100,<7",
+            "ipykernel>=6.29,<8",
             "mypy>=1.13,<3",
+            "nbclient>=0.10,<1",
+            "nbformat>=5.10,<6",
             "pytest>=8,<10",
             "ruff>=0.8,<1",
             "selenium>=4.20,<5",

@@ -8,6 +8,7 @@ import warnings
 with warnings.catch_warnings():
     # transformers 4.34.0 registers its outputs through a name torch has since renamed; nothing a user could mend.
     warnings.filterwarnings("ignore", message=".*_register_pytree_node.*")
+    warnings.filterwarnings("ignore", message="IProgress not found")  # its progress bars, in a notebook
     from interpret.activations import record
     from interpret.control import read_answer, reinforcement_control, supervised_control, word_scorer
     from interpret.errors import (

@@ -1,0 +1,46 @@
+"""The demo notebook, run as a user runs it."""
+
+import time
+from pathlib import Path
+
+import nbclient
+import nbformat
+import pytest
+
+NOTEBOOK = Path(__file__).parents[2] / "scripts" / "interpretation_demo.ipynb"
+
+
+@pytest.fixture(scope="module")
+def run():
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    start = time.monotonic()
+    nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(NOTEBOOK.parent)}}).execute()
+    return notebook, time.monotonic() - start
+
+
+def outputs(notebook):
+    return [output for cell in notebook.cells for output in cell.get("outputs", [])]
+
+
+# The kernel talks over a local socket of its own, which pyzmq remarks on.
+@pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::DeprecationWarning")
+def test_the_notebook_runs_and_shows_what_its_text_promises(run):
+    notebook, _ = run
+    shown = "".join(output.get("text", "") for output in outputs(notebook))
+    with_pizza = next(line for line in shown.splitlines() if line.startswith("with pizza"))
+    nothing = next(line for line in shown.splitlines() if line.startswith("nothing inserted"))
+    assert "Italian" in with_pizza
+    assert "Italian" not in nothing
+    assert "say more about their own state than about the controls" in shown
+    pages = [output["data"]["text/html"] for output in outputs(notebook) if "data" in output]
+    assert any("<iframe" in page for page in pages)
+
+
+def test_the_notebook_says_nothing_on_the_error_stream(run):
+    assert [output["text"] for output in outputs(run[0]) if output.get("name") == "stderr"] == []
+
+
+def test_the_committed_notebook_carries_no_outputs():
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    assert outputs(notebook) == []
+    assert NOTEBOOK.stat().st_size < 20_000
