@@ -32,7 +32,7 @@ class Cell:
     site: Site
     token: int
     start: int
-    """The first restored layer."""
+    """The first restored layer; for ``hidden`` -1 is the input of layer 0."""
     stop: int
     """One past the last restored layer."""
     unit: int | None = None
@@ -97,7 +97,8 @@ def _problem(cell: Cell, n_tokens: int, n_layers: int, units: dict[str, int]) ->
         return unknown("site", cell.site, SITES)
     if not 0 <= cell.token < n_tokens:
         return f"token {cell.token} does not exist; this prompt has tokens 0 to {n_tokens - 1}"
-    if not 0 <= cell.start < cell.stop <= n_layers:
+    lowest = -1 if cell.site == "hidden" else 0
+    if not lowest <= cell.start < cell.stop <= n_layers:
         return f"layers {cell.start} to {cell.stop - 1} do not exist; this model has layers 0 to {n_layers - 1}"
     if cell.site in units and (cell.unit is None or not 0 <= cell.unit < units[cell.site]):
         return f"{cell.site} {cell.unit} does not exist; a layer has {cell.site}s 0 to {units[cell.site] - 1}"

@@ -1,4 +1,4 @@
-"""One column of a sweep: the cells of one token and the same pins, run through the layers together."""
+"""One column of a sweep: the cells of one token, site and pins, run through the layers together."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _UNITS: dict[str, Point] = {"head": "head", "neuron": "neuron"}
 
 @dataclass(frozen=True)
 class Column:
-    """Cells of one token and the same pins, in the order of their first layers."""
+    """Cells of one token, one site and the same pins, in the order of their first layers."""
 
     cells: tuple[Cell, ...]
     indices: tuple[int, ...]
@@ -70,11 +70,11 @@ def run_column(
         The last layer's output, [C, S, M, D], M the positions read from the column's token on; together the
         cells in their order.
     """
-    chunks: list[_Chunk] = []
     n_tokens, token = base.states[0].shape[1], column.token
-    for index, layer in enumerate(layers):
+    chunks: list[_Chunk] = []
+    for index in range(-1, len(layers)):
         first = max(token, n_tokens - n_read) - token if index == len(layers) - 1 else 0
-        step = _Step(layer, index, token, first, base, donor, window)
+        step = _Step(layers[max(0, index)], index, token, first, base, donor, window)
         chunks = [_Chunk(old.cells, step.run(old)) for old in chunks]
         joining = tuple(cell for cell in column.cells if cell.start == index)
         for some in _pieces(joining, chunk):
@@ -98,6 +98,7 @@ class _Step:
 
     layer: Layer
     index: int
+    """Of the layer; -1 stands for what enters layer 0, where cells can only start."""
     token: int
     first: int
     """Of the column's tokens, those before it do not leave the layer."""
@@ -111,11 +112,8 @@ class _Step:
 
     def joined(self, cells: tuple[Cell, ...]) -> Tensor:
         """Return the state after this layer of cells that start in it: the base's, but for the column's token."""
-        if self.first:
-            # The token's output is not read, nor is anything after it: these cells differ from the base nowhere.
-            raise AssertionError("a cell that changes nothing was run")
         x = self.base.states[self.index + 1][:, self.token :].expand(len(cells), -1, -1, -1).clone()
-        if all(cell.site == "hidden" for cell in cells):
+        if cells[0].site == "hidden":
             x[:, :, 0] = self.donor.states[self.index + 1][:, self.token]
         else:
             before = self.base.states[self.index][:, self.token : self.token + 1]

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from interpret.anatomy import anatomy_of, input_device
 from interpret.errors import InputError, UnsupportedModelError
-from interpret.sweep.cells import Cell, Pin, check_cells
+from interpret.sweep.cells import Cell, Pin, Site, check_cells
 from interpret.sweep.columns import Column, run_column
 from interpret.sweep.layers import Layer, Module, Point, final_modules, first_layer_input, layers_of, through
 from interpret.sweep.metrics import Metric, check_metrics, read, together
@@ -256,10 +256,10 @@ def _columns(cells: tuple[Cell, ...], first_difference: int, first_read: int, n_
 
     Left out are tokens at which the runs do not differ yet, and the last layer's output at tokens that are not read.
     """
-    groups: dict[tuple[int, tuple[Pin, ...]], list[int]] = {}
+    groups: dict[tuple[int, Site, tuple[Pin, ...]], list[int]] = {}
     for index, cell in enumerate(cells):
         if cell.token >= first_difference and (cell.start < n_layers - 1 or cell.token >= first_read):
-            groups.setdefault((cell.token, cell.pins), []).append(index)
+            groups.setdefault((cell.token, cell.site, cell.pins), []).append(index)
     ordered = (sorted(group, key=lambda index: cells[index].start) for group in groups.values())
     return [Column(tuple(cells[index] for index in group), tuple(group)) for group in ordered]
 

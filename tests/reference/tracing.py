@@ -3,7 +3,7 @@
 Knows nothing of ``interpret``: it has its own map of every family's modules and its own hooks.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -54,14 +54,14 @@ def run(model: PreTrainedModel, embeddings: Tensor, edits: Mapping[tuple[int, st
         return model(inputs_embeds=embeddings, use_cache=False).logits
 
 
-def recorded(model: PreTrainedModel, embeddings: Tensor) -> dict[tuple[int, str], Tensor]:
-    """Return every site of every layer of a plain pass, [S, T, width]."""
+def recorded(model: PreTrainedModel, embeddings: Tensor, sites: Iterable[str]) -> dict[tuple[int, str], Tensor]:
+    """Return some sites of every layer of a plain pass, [S, T, width]."""
     seen: dict[tuple[int, str], Tensor] = {}
 
     def keep(key: tuple[int, str]) -> Edit:
         return lambda value: seen.__setitem__(key, value.clone())
 
-    for site in ("hidden", "attention", "mlp", "head", "neuron"):
+    for site in sites:
         run(model, embeddings, {(layer, site): keep((layer, site)) for layer in range(len(decoder_layers(model)))})
     return seen
 
@@ -85,11 +85,11 @@ def patched(
         donor: [S, T, width], or [1, T, width] for all.
         site: ``hidden``, ``attention``, ``mlp``, ``head`` or ``neuron``.
         token: where.
-        layers: which layers are restored.
+        layers: which layers are restored; -1, for ``hidden``, is the input of layer 0.
         unit: which head or neuron.
         pins: for ``attention`` and ``mlp``, the layers where the base's own output is put back.
     """
-    good, bad = recorded(model, donor), recorded(model, base)
+    good, bad = recorded(model, donor, [site]), recorded(model, base, pins or [])
     width = {"head": model.config.hidden_size // model.config.num_attention_heads, "neuron": 1}.get(site)
     features = slice(None) if width is None else slice(unit * width, (unit + 1) * width)
 
@@ -102,5 +102,9 @@ def patched(
         return edit
 
     edits = {(layer, pin): write(bad[layer, pin], slice(None)) for pin in pins or {} for layer in pins[pin]}
-    edits |= {(layer, site): write(good[layer, site], features) for layer in layers}
+    edits |= {(layer, site): write(good[layer, site], features) for layer in layers if layer >= 0}
+    if -1 in layers:
+        # Positions are added to word embeddings alike, so restoring these restores the input of layer 0.
+        base = base.clone()
+        base[:, token] = donor[:, token]
     return run(model, base, edits)

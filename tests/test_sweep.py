@@ -1,0 +1,529 @@
+import re
+from contextlib import contextmanager
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from reference.overlay import decoder_layers
+from reference.tiny import KINDS, D, L, V, hooks_on, tiny_model
+from reference.tracing import patched, run
+from torch import nn
+
+from interpret.errors import InputError, UnsupportedModelError
+from interpret.sweep import Cell, Metric, Pin, columns, engine, grid, sweep, window_around
+
+CLOSE = {"rtol": 1e-5, "atol": 1e-9}
+T, S, ANSWER = 6, 3, 5
+MODELS = {kind: tiny_model(kind) for kind in KINDS}
+P = {"p": Metric("probability", (ANSWER,))}
+
+
+def runs(model, seed=0, *, n_tokens=T, n_samples=S, n_donors=1, corrupted=slice(1, 3)):
+    """Random runs, as embeddings: donors [1 or S, T, width], and bases [S, T, width] with noise on some tokens."""
+    chance = torch.Generator().manual_seed(seed)
+    ids = torch.randint(0, V, (n_donors, n_tokens), generator=chance)
+    donor = model.get_input_embeddings()(ids).detach()
+    base = donor.repeat(n_samples // n_donors, 1, 1)
+    base[:, corrupted] += 0.5 * torch.randn(base[:, corrupted].shape, generator=chance)
+    return base, donor
+
+
+def brute_force(model, base, donor, cell):
+    """The logits, [S, T, V], of a cell's full forward pass."""
+    pins = {pin.site: held_layers(cell, pin) for pin in cell.pins}
+    restored = range(cell.start, cell.stop)
+    return patched(model, base, donor, site=cell.site, token=cell.token, layers=restored, unit=cell.unit, pins=pins)
+
+
+def held_layers(cell, pin):
+    layers = range(L) if pin.layers == "all" else range(cell.stop, L)
+    restored = range(cell.start, cell.stop) if pin.site == cell.site else ()
+    return [layer for layer in layers if layer not in restored]
+
+
+def probability(logits):
+    return logits[:, -1].double().softmax(-1)[:, ANSWER]
+
+
+def assert_exact(model, base, donor, cells, found):
+    for cell, values in zip(cells, found.values["p"], strict=True):
+        torch.testing.assert_close(values, probability(brute_force(model, base, donor, cell)), **CLOSE)
+
+
+# ------------------------------------------------------------------------------------------------- exactness
+
+PINS = [Pin(site, layers) for site in ("attention", "mlp") for layers in ("later", "all")]
+
+
+@st.composite
+def random_cells(draw):
+    site = draw(st.sampled_from(["hidden", "attention", "mlp", "head", "neuron"]))
+    start = draw(st.integers(-1 if site == "hidden" else 0, L - 1))
+    unit = {"head": st.integers(0, 3), "neuron": st.integers(0, 47)}.get(site, st.none())
+    pins = draw(st.lists(st.sampled_from(PINS), max_size=2, unique_by=lambda pin: pin.site))
+    stop = draw(st.integers(start + 1, L))
+    return Cell(site, draw(st.integers(0, T - 1)), start, stop, draw(unit), tuple(pins))
+
+
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    kind=st.sampled_from(list(KINDS)),
+    cells=st.lists(random_cells(), min_size=1, max_size=5),
+    seed=st.integers(0, 9),
+    samples=st.sampled_from([(1, 1), (3, 1), (2, 2)]),
+    first=st.integers(0, T - 1),
+    memory=st.sampled_from([None, 1, 60_000]),
+)
+def test_every_sweep_is_its_forward_passes(kind, cells, seed, samples, first, memory):
+    model = MODELS[kind]
+    n_samples, n_donors = samples
+    base, donor = runs(model, seed, n_samples=n_samples, n_donors=n_donors, corrupted=slice(first, first + 2))
+    found = sweep(model, base, donor, cells, P, memory=memory)
+    assert_exact(model, base, donor, cells, found)
+    torch.testing.assert_close(found.base["p"], probability(run(model, base, {})), **CLOSE)
+    torch.testing.assert_close(found.donor["p"], probability(run(model, donor, {})), **CLOSE)
+
+
+def test_a_whole_grid_is_its_forward_passes(family_model):
+    base, donor = runs(family_model)
+    cells = grid("hidden", n_tokens=T, n_layers=L)
+    assert_exact(family_model, base, donor, cells, sweep(family_model, base, donor, cells, P))
+
+
+@pytest.mark.parametrize("site", ["hidden", "attention", "mlp", "head", "neuron"])
+@pytest.mark.parametrize("kind", ["llama", "gptj", "opt_post_norm"])
+def test_each_site_alone_changes_the_run(kind, site):
+    """Guards the comparisons above from being between two runs in which nothing happened."""
+    model = MODELS[kind]
+    base, donor = runs(model)
+    unit = 1 if site in ("head", "neuron") else None
+    found = sweep(model, base, donor, [Cell(site, 2, 0, 3, unit)], P)
+    assert (found.values["p"][0] / found.base["p"] - 1).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("pin", PINS[::2], ids=lambda pin: pin.site)
+def test_a_pin_changes_the_run(pin):
+    base, donor = runs(MODELS["llama"])
+    plain, pinned = (Cell("hidden", 1, 0, 1, None, pins) for pins in ((), (pin,)))
+    values = sweep(MODELS["llama"], base, donor, [plain, pinned], P).values["p"]
+    assert (values[0] / values[1] - 1).abs().max() > 1e-3
+
+
+def test_base_may_be_another_prompt_in_ids(family_model):
+    base, donor = torch.tensor([[3, 9, 4, 8], [7, 7, 4, 8]]), torch.tensor([[3, 2, 4, 8]])
+    cells = grid("mlp", n_tokens=4, n_layers=L, window=3)
+    embed = family_model.get_input_embeddings()
+    found = sweep(family_model, base, donor, cells, P)
+    assert_exact(family_model, embed(base).detach(), embed(donor).detach(), cells, found)
+
+
+def test_a_sliding_window_of_attention_is_respected():
+    model = tiny_model("mistral")
+    model.config.sliding_window = 2
+    base, donor = runs(model)
+    cells = grid("hidden", n_tokens=T, n_layers=L)
+    found = sweep(model, base, donor, cells, P)
+    assert_exact(model, base, donor, cells, found)
+    wide = sweep(MODELS["mistral"], base, donor, cells, P)
+    assert not torch.allclose(found.values["p"], wide.values["p"])
+
+
+@pytest.mark.parametrize("setting", [{"scale_attn_weights": False}, {"scale_attn_by_inverse_layer_idx": True}])
+def test_the_settings_of_gpt2s_attention_are_respected(setting):
+    model = tiny_model("gpt2")
+    model.config.update(setting)
+    for block in model.transformer.h:
+        for name, value in setting.items():
+            setattr(block.attn, name, value)
+    base, donor = runs(model)
+    cells = grid("hidden", n_tokens=T, n_layers=L)
+    assert_exact(model, base, donor, cells, sweep(model, base, donor, cells, P))
+
+
+def test_half_precision_follows_the_model():
+    model = tiny_model("llama").bfloat16()
+    base, donor = runs(model)
+    cells = grid("hidden", n_tokens=T, n_layers=L)
+    found = sweep(model, base, donor, cells, P)
+    full = sweep(MODELS["llama"], base.float(), donor.float(), cells, P)
+    assert found.values["p"].dtype == torch.float64
+    torch.testing.assert_close(found.values["p"], full.values["p"], rtol=0.2, atol=2e-3)
+
+
+# --------------------------------------------------------------------------------------- what must come out
+
+
+def test_restoring_the_input_of_layer_0_of_a_one_token_subject_gives_the_clean_run(family_model):
+    base, donor = runs(family_model, corrupted=slice(2, 3))
+    found = sweep(family_model, base, donor, [Cell("hidden", 2, -1, 0)], P)
+    torch.testing.assert_close(found.values["p"][0], found.donor["p"].expand(S), **CLOSE)
+    assert not torch.allclose(found.base["p"], found.donor["p"].expand(S), rtol=1e-2)
+
+
+def test_restoring_the_last_state_gives_the_clean_run(family_model):
+    base, donor = runs(family_model)
+    found = sweep(family_model, base, donor, [Cell("hidden", T - 1, L - 1, L)], P)
+    torch.testing.assert_close(found.values["p"][0], found.donor["p"].expand(S), **CLOSE)
+
+
+@pytest.mark.parametrize("pins", [(), (PINS[0],), (PINS[3],), (PINS[1], PINS[2])])
+def test_pins_at_the_restored_runs_own_values_change_nothing(family_model, pins):
+    base, _ = runs(family_model)
+    donor = base.clone()
+    donor[:, 0, ::2] += 1  # so that the later tokens' cells are run, though their embeddings are the same
+    cells = [Cell("hidden", token, -1, 0, None, pins) for token in range(1, T)]
+    found = sweep(family_model, base, donor, cells, P)
+    assert found.layer_tokens > 2 * S * T * L
+    torch.testing.assert_close(found.values["p"], found.base["p"].expand(T - 1, S), **CLOSE)
+    assert not torch.allclose(found.base["p"], found.donor["p"], rtol=1e-2)
+
+
+@pytest.mark.parametrize("site", ["hidden", "attention", "mlp"])
+def test_a_run_restored_from_itself_is_itself(family_model, site):
+    base, _ = runs(family_model)
+    found = sweep(family_model, base, base, grid(site, n_tokens=T, n_layers=L, window=2), P)
+    assert all(torch.equal(row, found.base["p"]) for row in found.values["p"])
+
+
+def test_neurons_of_a_linear_toy_add_up_to_the_mlp():
+    """Without a final norm the last layer's MLP at the last token moves a logit linearly."""
+    model = tiny_model("opt")
+    model.model.decoder.final_layer_norm = None
+    base, donor = runs(model)
+    last = {"token": T - 1, "start": L - 1, "stop": L}
+    cells = [Cell("mlp", **last), *(Cell("neuron", **last, unit=unit) for unit in range(48))]
+    found = sweep(model, base, donor, cells, {"logit": Metric("logit", (ANSWER,))})
+    effects = found.values["logit"] - found.base["logit"]
+    torch.testing.assert_close(effects[1:].sum(dim=0), effects[0], rtol=1e-4, atol=1e-4)
+    assert effects[0].abs().min() > 0.01
+
+
+def test_heads_of_a_linear_toy_add_up_to_the_attention():
+    model = tiny_model("gptj")  # parallel: the attention of the last layer goes to the output alone
+    model.transformer.ln_f = nn.Identity()
+    base, donor = runs(model)
+    last = {"token": T - 1, "start": L - 1, "stop": L}
+    cells = [Cell("attention", **last), *(Cell("head", **last, unit=unit) for unit in range(4))]
+    found = sweep(model, base, donor, cells, {"logit": Metric("logit", (ANSWER,))})
+    effects = found.values["logit"] - found.base["logit"]
+    torch.testing.assert_close(effects[1:].sum(dim=0), effects[0], rtol=1e-4, atol=1e-4)
+    assert effects[0].abs().min() > 0.01
+
+
+def test_windows_are_romes():
+    assert [window_around(layer, 10, 4) for layer in range(4)] == [(0, 4)] * 4
+    assert [window_around(layer, 3, 4) for layer in range(4)] == [(0, 2), (0, 3), (1, 4), (2, 4)]
+    assert window_around(20, 10, 30) == (15, 25)
+
+
+# -------------------------------------------------------------------------------------------------- metrics
+
+
+def test_several_metrics_are_read_in_one_sweep(family_model):
+    base, donor = runs(family_model)
+    cells = grid("hidden", n_tokens=T, n_layers=L)[6:12]
+    metrics = {
+        "p": Metric("probability", (ANSWER,)),
+        "log p": Metric("log_probability", (ANSWER,)),
+        "logit": Metric("logit", (ANSWER,)),
+        "difference": Metric("logit_difference", (ANSWER,), (7,)),
+    }
+    found = sweep(family_model, base, donor, cells, metrics)
+    for index, cell in enumerate(cells):
+        logits = brute_force(family_model, base, donor, cell)[:, -1].double()
+        expected = {
+            "p": logits.softmax(-1)[:, ANSWER],
+            "log p": logits.log_softmax(-1)[:, ANSWER],
+            "logit": logits[:, ANSWER],
+            "difference": logits[:, ANSWER] - logits[:, 7],
+        }
+        for name in metrics:
+            torch.testing.assert_close(found.values[name][index], expected[name], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gpt_neox"])
+def test_an_answer_of_several_tokens_is_read_at_several_positions(kind):
+    model, answer = MODELS[kind], (5, 8, 3)
+    ids = torch.tensor([[10, 11, 12, 13, *answer[:-1]]])
+    donor = model.get_input_embeddings()(ids).detach()
+    base = donor.repeat(2, 1, 1)
+    base[:, 1] += torch.randn(2, base.shape[-1], generator=torch.Generator().manual_seed(1))
+    cells = [cell for site in ("hidden", "attention") for cell in grid(site, n_tokens=6, n_layers=L)]
+    metrics = {"p": Metric("probability", answer), "last": Metric("log_probability", answer[-1:])}
+    found = sweep(model, base, donor, cells, metrics)
+    for index, cell in enumerate(cells):
+        logs = brute_force(model, base, donor, cell)[:, -3:].double().log_softmax(-1)
+        steps = logs.gather(-1, torch.tensor(answer).expand(2, 3)[..., None])[..., 0]
+        torch.testing.assert_close(found.values["p"][index], steps.sum(-1).exp(), **CLOSE)
+        torch.testing.assert_close(found.values["last"][index], steps[:, -1], rtol=1e-5, atol=1e-5)
+
+
+# ----------------------------------------------------------------------------------------------- what it costs
+
+
+@contextmanager
+def counted(module):
+    """Count the tokens that go through a module."""
+    counts = []
+    handle = module.register_forward_hook(lambda module, args, output: counts.append(output[..., 0].numel()))
+    yield counts
+    handle.remove()
+
+
+def layer_calls(model, cells, base, donor):
+    """Tokens through each layer's MLP in a sweep, beyond the recorded runs and the check against the model."""
+    found = []
+    for layer in decoder_layers(model):
+        with counted(layer.mlp.down_proj) as counts:
+            sweep(model, base, donor, cells, P)
+        found.append(sum(counts) - (S + 1) * T - T)
+    return found
+
+
+def test_only_tokens_from_the_restored_one_on_are_computed():
+    base, donor = runs(MODELS["llama"])
+    # Starts in layer 1; layer 2 computes tokens 2 to 5, the last layer the last one.
+    assert layer_calls(MODELS["llama"], [Cell("hidden", 2, 1, 2)], base, donor) == [0, 0, S * 4, S]
+    # The layer in which an MLP is restored computes one token; the MLP's own output is known there.
+    assert layer_calls(MODELS["llama"], [Cell("attention", 2, 1, 2)], base, donor) == [0, S, S * 4, S]
+    assert layer_calls(MODELS["llama"], [Cell("mlp", 2, 1, 2)], base, donor) == [0, 0, S * 4, S]
+    # A severed MLP is not computed at its token.
+    severed = Cell("hidden", 2, 1, 2, None, (Pin("mlp"),))
+    assert layer_calls(MODELS["llama"], [severed], base, donor) == [0, 0, S * 3, S]
+
+
+def test_what_differs_nowhere_is_not_run():
+    base, donor = runs(MODELS["llama"])
+    nothing = [Cell("hidden", 0, 1, 2), Cell("hidden", 3, L - 1, L), Cell("mlp", 0, 0, L)]
+    assert layer_calls(MODELS["llama"], nothing, base, donor) == [0] * L
+    found = sweep(MODELS["llama"], base, donor, nothing, P)
+    assert all(torch.equal(row, found.base["p"]) for row in found.values["p"])
+
+
+def test_each_layer_is_called_once_for_a_column():
+    base, donor = runs(MODELS["llama"])
+    cells = [cell for cell in grid("hidden", n_tokens=T, n_layers=L) if cell.token in (1, 4)]
+    with counted(MODELS["llama"].model.layers[2].mlp.down_proj) as counts:
+        sweep(MODELS["llama"], base, donor, cells, P)
+    assert counts == [S * T, T, T, 2 * S * 5, 2 * S * 2]  # base, donor, check, and a call a column for two cells
+
+
+def test_the_count_of_layer_tokens_is_what_was_computed():
+    model = MODELS["llama"]
+    base, donor = runs(model)
+    cells = [cell for site in ("hidden", "attention") for cell in grid(site, n_tokens=T, n_layers=L)]
+    total = 0
+    for layer in decoder_layers(model):
+        with counted(layer.mlp.down_proj) as counts:
+            found = sweep(model, base, donor, cells, P)
+        total += sum(counts) - T  # the check against the model's own pass
+    assert found.layer_tokens == total
+
+
+def test_only_positions_that_are_read_reach_the_head():
+    base, donor = runs(MODELS["llama"])
+    with counted(MODELS["llama"].lm_head) as counts:
+        sweep(MODELS["llama"], base, donor, [Cell("hidden", 2, 1, 2)], P)
+    assert sum(counts) == S + 1 + S
+
+
+# --------------------------------------------------------------------------------------------------- memory
+
+
+def test_a_small_memory_gives_the_same_values():
+    model = MODELS["gpt2"]
+    base, donor = runs(model)
+    cells = [cell for site in ("hidden", "mlp") for cell in grid(site, n_tokens=T, n_layers=L, window=2)]
+    free = sweep(model, base, donor, cells, P).values["p"]
+    for memory in (1, 30_000, 300_000):
+        torch.testing.assert_close(sweep(model, base, donor, cells, P, memory=memory).values["p"], free, **CLOSE)
+
+
+def largest_job(model, base, donor, cells, memory, monkeypatch):
+    sizes = []
+    whole = engine.run_column
+
+    def watched(layers, base, donor, column, **rest):
+        sizes.append((len(column.cells), len(base.states[0]), rest["chunk"]))
+        return whole(layers, base, donor, column, **rest)
+
+    monkeypatch.setattr(engine, "run_column", watched)
+    sweep(model, base, donor, cells, P, memory=memory)
+    return tuple(max(size) for size in zip(*sizes, strict=True))
+
+
+def test_memory_bounds_what_is_run_at_once(monkeypatch):
+    base, donor = runs(MODELS["llama"])
+    cells = grid("hidden", n_tokens=T, n_layers=L)
+    assert largest_job(MODELS["llama"], base, donor, cells, 1, monkeypatch) == (1, 1, 1)
+    cells_at_once, samples, _ = largest_job(MODELS["llama"], base, donor, cells, None, monkeypatch)
+    assert (cells_at_once, samples) == (L, S)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), MemoryError()]
+)
+def test_what_does_not_fit_is_halved_and_tried_again(monkeypatch, error):
+    model = MODELS["llama"]
+    base, donor = runs(model)
+    cells = grid("hidden", n_tokens=T, n_layers=L)
+    expected = sweep(model, base, donor, cells, P).values["p"]
+    whole, refused = engine.run_column, []
+
+    def small_only(layers, base, donor, column, **rest):
+        if len(column.cells) * len(base.states[0]) > 2:
+            refused.append(column)
+            raise error
+        return whole(layers, base, donor, column, **rest)
+
+    monkeypatch.setattr(engine, "run_column", small_only)
+    torch.testing.assert_close(sweep(model, base, donor, cells, P).values["p"], expected, **CLOSE)
+    assert refused
+
+
+@pytest.mark.parametrize(
+    ("error", "tried"),
+    [(MemoryError(), [(2, 4), (1, 4), (1, 2), (1, 1)]), (RuntimeError("shapes do not fit"), [(2, 4)])],
+)
+def test_what_cannot_be_halved_or_is_another_error_is_raised(monkeypatch, error, tried):
+    calls = []
+
+    def refuse(layers, base, donor, column, **rest):
+        calls.append((len(column.cells), len(base.states[0])))
+        raise error
+
+    monkeypatch.setattr(engine, "run_column", refuse)
+    base, donor = runs(MODELS["llama"], n_samples=4)
+    with pytest.raises(type(error)):
+        sweep(MODELS["llama"], base, donor, [Cell("hidden", 1, 0, 1), Cell("hidden", 1, 1, 2)], P)
+    assert calls == tried
+
+
+# ------------------------------------------------------------------------------------------------- bad input
+
+GOOD = Cell("hidden", 1, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        (
+            Cell("hiden", 1, 0, 1),
+            "unknown site 'hiden'; did you mean 'hidden'? Allowed: hidden, attention, mlp, head, neuron",
+        ),
+        (Cell("hidden", 6, 0, 1), "token 6 does not exist; this prompt has tokens 0 to 5"),
+        (Cell("hidden", -1, 0, 1), "token -1 does not exist; this prompt has tokens 0 to 5"),
+        (Cell("mlp", 1, -1, 1), "layers -1 to 0 do not exist; this model has layers 0 to 3"),
+        (Cell("hidden", 1, 2, 5), "layers 2 to 4 do not exist; this model has layers 0 to 3"),
+        (Cell("hidden", 1, 2, 2), "layers 2 to 1 do not exist; this model has layers 0 to 3"),
+        (Cell("head", 1, 0, 1), "head None does not exist; a layer has heads 0 to 3"),
+        (Cell("head", 1, 0, 1, 4), "head 4 does not exist; a layer has heads 0 to 3"),
+        (Cell("neuron", 1, 0, 1, 48), "neuron 48 does not exist; a layer has neurons 0 to 47"),
+        (Cell("mlp", 1, 0, 1, 2), "site mlp has no units, but unit is 2; leave it out"),
+        (
+            Cell("hidden", 1, 0, 1, None, (Pin("head"),)),
+            "unknown site of a pin 'head'; Allowed: attention, mlp",
+        ),
+        (
+            Cell("hidden", 1, 0, 1, None, (Pin("mlp", "latter"),)),
+            "unknown layers of a pin 'latter'; did you mean 'later'? Allowed: later, all",
+        ),
+    ],
+)
+def test_a_cell_that_does_not_exist_is_refused_by_index(cell, message):
+    base, donor = runs(MODELS["llama"])
+    with pytest.raises(InputError, match=f"^{re.escape(f'cells[1]: {message}')}$"):
+        sweep(MODELS["llama"], base, donor, [GOOD, cell], P)
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        (
+            Metric("probabilty", (1,)),
+            "unknown kind 'probabilty'; did you mean 'probability'? "
+            "Allowed: probability, log_probability, logit, logit_difference",
+        ),
+        (Metric("logit", ()), "the answer has no tokens"),
+        (Metric("logit", (1,) * 7), "an answer of 7 tokens cannot be read off runs of 6 tokens"),
+        (Metric("logit", (1,), (2,)), "a foil is for logit_difference, and only for it"),
+        (Metric("logit_difference", (1,)), "a foil is for logit_difference, and only for it"),
+        (Metric("logit_difference", (1,), (2, 3)), "the foil has 2 tokens, the answer 1; give equally many"),
+        (Metric("logit", (97,)), "token id 97 does not exist; the vocabulary has 0 to 96"),
+        (Metric("logit_difference", (1,), (-1,)), "token id -1 does not exist; the vocabulary has 0 to 96"),
+    ],
+)
+def test_a_metric_that_cannot_be_read_is_refused_by_name(metric, message):
+    base, donor = runs(MODELS["llama"])
+    message = f"metrics['m']: {message}"
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        sweep(MODELS["llama"], base, donor, [GOOD], {"m": metric})
+
+
+def test_a_sweep_without_metrics_is_refused():
+    with pytest.raises(InputError, match=r"^a sweep needs at least one metric$"):
+        sweep(MODELS["llama"], *runs(MODELS["llama"]), [GOOD], {})
+
+
+def test_a_donor_of_another_length_is_refused():
+    message = "the donor has 3 tokens, the base 4: values are restored token by token, so both need the same length"
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        sweep(MODELS["llama"], torch.tensor([[1, 2, 3, 4]]), torch.tensor([[1, 2, 3]]), [GOOD], P)
+
+
+def test_donors_that_are_neither_one_nor_as_many_are_refused():
+    message = "2 donor rows for 3 base rows: give as many, or one for all"
+    with pytest.raises(InputError, match=f"^{message}$"):
+        sweep(MODELS["llama"], torch.ones(3, 4).long(), torch.ones(2, 4).long(), [GOOD], P)
+
+
+@pytest.mark.parametrize("shape", [(4,), (1, 2, 3, 4)])
+def test_runs_of_the_wrong_shape_are_refused(shape):
+    message = (
+        f"base has shape {shape} and dtype torch.int64; "
+        "give token ids [samples, tokens] or word embeddings [samples, tokens, width]"
+    )
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        sweep(MODELS["llama"], torch.ones(shape).long(), torch.ones(1, 4).long(), [GOOD], P)
+
+
+def test_training_mode_is_refused(llama):
+    llama.train()
+    message = "the model is in training mode, where dropout makes every run another: call model.eval()"
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        sweep(llama, *runs(llama), [GOOD], P)
+    llama.eval()
+
+
+def test_a_model_that_computes_otherwise_is_refused(family_model):
+    handle = decoder_layers(family_model)[1].register_forward_hook(
+        lambda module, args, output: (output[0] * 1.5, *output[1:])
+    )
+    name, family = type(family_model).__name__, family_model.config.model_type
+    message = (
+        f"{name} does not compute what other {family} models do: its layers, run part by part, give another result. "
+        "Remove adapters and hooks from its layers"
+    )
+    with pytest.raises(UnsupportedModelError, match=f"^{re.escape(message)}$"):
+        sweep(family_model, *runs(family_model), [GOOD], P)
+    handle.remove()
+
+
+def test_no_hook_and_no_graph_is_left_also_when_the_sweep_raises(family_model, monkeypatch):
+    found = sweep(family_model, *runs(family_model), [GOOD], P)
+    assert not found.values["p"].requires_grad
+    assert hooks_on(family_model) == 0
+    monkeypatch.setattr(columns, "run_layer", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        sweep(family_model, *runs(family_model), [Cell("mlp", 1, 0, 1)], P)
+    assert hooks_on(family_model) == 0
+
+
+def test_runs_are_left_as_they_were(family_model):
+    base, donor = runs(family_model)
+    before = base.clone(), donor.clone()
+    sweep(family_model, base, donor, grid("hidden", n_tokens=T, n_layers=L, window=2), P)
+    assert torch.equal(base, before[0])
+    assert torch.equal(donor, before[1])
+    assert base.shape[-1] in (D, 16)
