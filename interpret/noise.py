@@ -95,7 +95,7 @@ def noise_of(
 
 def _ready(noise: ArrayLike, shape: tuple[int, int, int]) -> Floats:
     """Check noise that was given as an array."""
-    array = np.array(noise.cpu() if isinstance(noise, Tensor) else noise, dtype=np.float64)
+    array = torch.as_tensor(noise).detach().double().cpu().numpy()
     if array.ndim != 3 or array.shape[1:] != shape[1:] or not len(array):
         raise InputError(
             f"noise has shape {array.shape}; this prompt needs [samples, {shape[1]} subject tokens, {shape[2]}]"

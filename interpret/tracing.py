@@ -361,7 +361,7 @@ def _continuation(tokenizer: PreTrainedTokenizerBase, tokens: TokenisedPrompt, a
     if list(both[: len(tokens.ids)]) != list(tokens.ids):
         raise InputError(
             f"answer {answer!r} grows together with the end of the prompt {tokens.text!r} into other tokens; "
-            "end the prompt with a whole word"
+            "end the prompt with a whole word, without a space after it"
         )
     return tuple(both[len(tokens.ids) :])
 
