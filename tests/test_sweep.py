@@ -57,26 +57,31 @@ PINS = [Pin(site, layers) for site in ("attention", "mlp") for layers in ("later
 
 
 @st.composite
-def random_cells(draw):
+def random_column(draw):
+    """Up to four cells of one token, site and pins, which a sweep runs together."""
     site = draw(st.sampled_from(["hidden", "attention", "mlp", "head", "neuron"]))
-    start = draw(st.integers(-1 if site == "hidden" else 0, L - 1))
+    token = draw(st.integers(0, T - 1))
+    pins = tuple(draw(st.lists(st.sampled_from(PINS), max_size=2, unique_by=lambda pin: pin.site)))
+    layer = st.integers(-1 if site == "hidden" else 0, L)
+    windows = st.lists(layer, min_size=2, max_size=2, unique=True).map(sorted)
     unit = {"head": st.integers(0, 3), "neuron": st.integers(0, 47)}.get(site, st.none())
-    pins = draw(st.lists(st.sampled_from(PINS), max_size=2, unique_by=lambda pin: pin.site))
-    stop = draw(st.integers(start + 1, L))
-    return Cell(site, draw(st.integers(0, T - 1)), start, stop, draw(unit), tuple(pins))
+    return [
+        Cell(site, token, start, stop, unit, pins)
+        for (start, stop), unit in draw(st.lists(st.tuples(windows, unit), min_size=1, max_size=4))
+    ]
 
 
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     kind=st.sampled_from(list(KINDS)),
-    cells=st.lists(random_cells(), min_size=1, max_size=5),
+    random_columns=st.lists(random_column(), min_size=1, max_size=2),
     seed=st.integers(0, 9),
     samples=st.sampled_from([(1, 1), (3, 1), (2, 2)]),
     first=st.integers(0, T - 1),
     memory=st.sampled_from([None, 1, 60_000]),
 )
-def test_every_sweep_is_its_forward_passes(kind, cells, seed, samples, first, memory):
-    model = MODELS[kind]
+def test_every_sweep_is_its_forward_passes(kind, random_columns, seed, samples, first, memory):
+    model, cells = MODELS[kind], [cell for column in random_columns for cell in column]
     n_samples, n_donors = samples
     base, donor = runs(model, seed, n_samples=n_samples, n_donors=n_donors, corrupted=slice(first, first + 2))
     found = sweep(model, base, donor, cells, P, memory=memory)
@@ -359,6 +364,16 @@ def test_memory_bounds_what_is_run_at_once(monkeypatch):
     assert largest_job(MODELS["llama"], base, donor, cells, 1, monkeypatch) == (1, 1, 1)
     cells_at_once, samples, _ = largest_job(MODELS["llama"], base, donor, cells, None, monkeypatch)
     assert (cells_at_once, samples) == (L, S)
+
+
+def test_no_layer_is_given_more_tokens_than_the_memory_holds(monkeypatch):
+    monkeypatch.setattr(engine, "CPU_CHUNK", 40)
+    base, donor = runs(MODELS["llama"])
+    cells = grid("hidden", n_tokens=T, n_layers=L, window=2) * 2
+    with counted(MODELS["llama"].model.layers[2].mlp.down_proj) as counts:
+        sweep(MODELS["llama"], base, donor, cells, P)
+    assert max(counts) <= 40
+    assert max(counts) > 20  # as many as fit go together
 
 
 @pytest.mark.parametrize(
