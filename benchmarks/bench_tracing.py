@@ -1,16 +1,18 @@
-"""What a causal trace costs: the plain way against the sweep engine, on facts the demo model knows.
+"""What a causal trace costs: the plain ways against the sweep engine, on facts the demo model knows.
 
 python benchmarks/bench_tracing.py
 
 The plain way is a full batch of forward passes, one clean and one for each noise sample, with hooks, for every cell
 of the grid (Meng et al. 2022, ``causal_trace.py``). Both run in turns in one process on the same noise, and must
-agree to 1e-5; printed are the medians of the paired ratios, the tokens each sends through a decoder layer, and the
-rate of matrix arithmetic as a share of a large matrix product's in the same run.
+agree (both round in float32, thirty layers deep); printed are the medians of the paired ratios, the tokens each sends
+through a decoder layer, and the rate of matrix arithmetic as a share of a large matrix product's in the same run.
+Another plain way, ``generate`` with one prompt and one draw of noise a cell, is timed beside the three mediators.
 """
 
 import argparse
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
@@ -36,6 +38,8 @@ FACTS = [
 ]
 ALL: tuple[Mediator, ...] = ("hidden", "attn_severed", "mlp_severed")
 TARGETS = {"hidden": 6.0, "three": 5.5}
+GENERATE_TARGET = 12.0
+AGREEMENT = 1e-4
 
 
 @dataclass(frozen=True)
@@ -81,55 +85,52 @@ def cells_of(fact: Fact, n_layers: int, mediators: Sequence[Mediator]) -> list[C
 
 
 class Plain:
-    """A full batch of forward passes a cell: row 0 clean, the others corrupted, states copied from row 0."""
+    """A full batch of forward passes a cell, row 0 clean and the others corrupted, with hooks."""
 
-    def __init__(self, model: PreTrainedModel, clean: Tensor, corrupted: Tensor, answer: int) -> None:
-        self.model, self.answer = model, answer
-        self.batch = torch.cat([clean, corrupted])
-        self.pinned = self.record_corrupted()
+    def __init__(self, model: PreTrainedModel, fact: Fact) -> None:
+        self.model, self.answer = model, fact.answer
+        self.batch = torch.cat([fact.clean, fact.corrupted])
+        self.layers = range(len(model.model.layers))
+        self.recorded = self.record()
 
-    def module(self, layer: int, site: str) -> torch.nn.Module:
-        block = self.model.model.layers[layer]
-        return {"hidden": block, "attention": block.self_attn, "mlp": block.mlp}[site]
-
-    def record_corrupted(self) -> dict[tuple[int, str], Tensor]:
-        """Keep what attention and MLPs give in the corrupted runs, once for all cells."""
-        names = {"attention": "attn_out", "mlp": "mlp_out"}
-        layers = range(len(self.model.model.layers))
-        with interpret.record(self.model, [f"{name}.{layer}" for name in names.values() for layer in layers]) as seen:
+    def record(self) -> dict[tuple[int, str], Tensor]:
+        """Keep what every site gives in all rows, once for all cells: {(layer, site): [1 + S, T, D]}."""
+        names = {"hidden": "resid_post", "attention": "attn_out", "mlp": "mlp_out"}
+        wanted = [f"{name}.{layer}" for name in names.values() for layer in self.layers]
+        with interpret.record(self.model, wanted) as seen:
             self.model(inputs_embeds=self.batch, use_cache=False)
-        return {(layer, site): seen[f"{name}.{layer}"] for site, name in names.items() for layer in layers}
+        return {(layer, site): seen[f"{name}.{layer}"] for site, name in names.items() for layer in self.layers}
 
     def cell(self, cell: Cell) -> float:
         """Return the score of one cell."""
+        with self.patched(cell, corrupted=slice(1, None)):
+            logits = self.model(inputs_embeds=self.batch, use_cache=False).logits
+        return float(logits[1:, -1].softmax(dim=-1)[:, self.answer].mean())
 
-        def restore(module: Any, args: Any, output: Any) -> None:
-            hidden = output[0] if isinstance(output, tuple) else output
-            hidden[1:, cell.token] = hidden[0, cell.token].clone()
+    @contextmanager
+    def patched(self, cell: Cell, corrupted: slice, rows: slice | None = None) -> Iterator[None]:
+        """Put a cell's hooks on the model, which write into the corrupted rows; these are ``rows`` of a pass."""
 
-        def pin(layer: int, site: str) -> Callable[..., None]:
+        def writing(values: Tensor) -> Callable[..., None]:
             def hook(module: Any, args: Any, output: Any) -> None:
                 hidden = output[0] if isinstance(output, tuple) else output
-                hidden[1:, cell.token] = self.pinned[layer, site][1:, cell.token]
+                hidden[rows or corrupted, cell.token] = values[:, cell.token]
 
             return hook
 
-        layers = range(len(self.model.model.layers))
-        handles = [
-            self.module(layer, pinned.site).register_forward_hook(pin(layer, pinned.site))
-            for pinned in cell.pins
-            for layer in layers
-            if cell.holds(pinned.site, layer)
-        ]
-        handles += [
-            self.module(layer, cell.site).register_forward_hook(restore) for layer in range(cell.start, cell.stop)
-        ]
-        try:
-            logits = self.model(inputs_embeds=self.batch, use_cache=False).logits
-        finally:
-            for handle in handles:
-                handle.remove()
-        return float(logits[1:, -1].softmax(dim=-1)[:, self.answer].mean())
+        hooks = {(layer, cell.site): self.recorded[layer, cell.site][:1] for layer in range(cell.start, cell.stop)}
+        for pin in cell.pins:
+            held = [layer for layer in self.layers if cell.holds(pin.site, layer)]
+            hooks |= {(layer, pin.site): self.recorded[layer, pin.site][corrupted] for layer in held}
+        with ExitStack() as stack:
+            for (layer, site), values in hooks.items():
+                stack.callback(self.module(layer, site).register_forward_hook(writing(values)).remove)
+            yield
+
+    def module(self, layer: int, site: str) -> torch.nn.Module:
+        """Return what gives a site's output."""
+        block = self.model.model.layers[layer]
+        return {"hidden": block, "attention": block.self_attn, "mlp": block.mlp}[site]
 
 
 def matmul_rate(size: int = 1024, times: int = 6) -> float:
@@ -158,7 +159,7 @@ def compare(
     model: PreTrainedModel, fact: Fact, cells: list[Cell], asked: argparse.Namespace
 ) -> tuple[Timing, SweepResult]:
     """Time both ways in turns; the plain one on some cells at a time, each costing the same."""
-    plain = Plain(model, fact.clean, fact.corrupted, fact.answer)
+    plain = Plain(model, fact)
     metric = {"p": Metric("probability", (fact.answer,))}
     timing = Timing([], [], [])
     chance = np.random.default_rng(0)
@@ -181,7 +182,7 @@ def compare(
                 timing.ours.append(perf_counter() - start)
         ours = found.values["p"].mean(dim=1).numpy()[chosen]
         timing.worst = max(timing.worst, float(np.abs(ours / np.array(scores) - 1).max()))
-    assert timing.worst < 1e-4, f"the two ways differ by {timing.worst:.1e}"
+    assert timing.worst < AGREEMENT, f"the two ways differ by {timing.worst:.1e}"
     return timing, found
 
 
@@ -212,13 +213,63 @@ def report(model: PreTrainedModel, fact: Fact, name: str, cells: list[Cell], ask
     return ratios
 
 
+def report_generate(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fact: Fact, cells: list[Cell], asked: argparse.Namespace
+) -> list[float]:
+    """Time a ``generate`` of one token for each cell, as Knowledge-Tracing does, against ours with all samples.
+
+    It traces no state of the last layer with a severed module, and makes two runs that restore nothing.
+    """
+    n_layers = len(model.model.layers)
+    calls = fact.n_tokens * (3 * n_layers - 2) + 2
+    plain = Plain(model, fact)
+    ids = tokenizer(fact.prompt, return_tensors="pt")
+    stock = {"max_new_tokens": 1, "do_sample": False, "pad_token_id": 0}
+    ratios = []
+    for _ in range(asked.runs):
+        start = perf_counter()
+        for index in range(asked.cells):
+            cell = cells[index * len(cells) // asked.cells]
+            with plain.patched(cell, corrupted=slice(1, 2), rows=slice(0, 1)):
+                model.generate(**ids, **stock)
+        each = (perf_counter() - start) / asked.cells
+        start = perf_counter()
+        sweep(model, fact.corrupted, fact.clean, cells, {"p": Metric("probability", (fact.answer,))})
+        ratios.append(each * calls / (perf_counter() - start))
+    print(f"generate T={fact.n_tokens:2}  {calls} calls of batch 1, one draw of noise: ratio {median(ratios):.2f}")
+    return ratios
+
+
+def report_growth(model: PreTrainedModel, facts: Sequence[Fact]) -> None:
+    """Print how the time of a hidden-state grid grows with layers, tokens and facts."""
+    whole, fact = model.model.layers, facts[0]
+
+    def seconds(fact: Fact, n_tokens: int) -> float:
+        cells = grid("hidden", n_tokens=n_tokens, n_layers=len(model.model.layers))
+        start = perf_counter()
+        base, donor = fact.corrupted[:, :n_tokens], fact.clean[:, :n_tokens]
+        sweep(model, base, donor, cells, {"p": Metric("probability", (fact.answer,))})
+        return perf_counter() - start
+
+    try:
+        for n_layers in (10, 20, 30):
+            model.model.layers = whole[:n_layers]
+            print(f"growth   {n_layers} layers, {fact.n_tokens:2} tokens: {seconds(fact, fact.n_tokens):6.2f} s")
+    finally:
+        model.model.layers = whole
+    for n_tokens in range(fact.first + 2, fact.n_tokens + 1, 2):
+        print(f"growth   {len(whole)} layers, {n_tokens:2} tokens: {seconds(fact, n_tokens):6.2f} s")
+    for n_facts in range(1, len(facts) + 1):
+        print(f"growth   {n_facts} facts: {sum(seconds(fact, fact.n_tokens) for fact in facts[:n_facts]):6.2f} s")
+
+
 @torch.no_grad()
 def main() -> None:
     """Print a line for each fact and set of mediators."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=10)
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--cells", type=int, default=20, help="cells the plain way runs in each turn")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--cells", type=int, default=12, help="cells the plain way runs in each turn")
     parser.add_argument("--all", action="store_true", help="the plain way runs every cell")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--facts", type=int, default=len(FACTS))
@@ -236,6 +287,9 @@ def main() -> None:
         ratios = [report(model, fact, name, cells_of(fact, n_layers, mediators), asked) for fact in facts]
         middle = median(ratio for some in ratios for ratio in some)
         print(f"{name:8} median ratio {middle:.2f}, target {TARGETS[name]}")
+    ratios = [report_generate(model, tokenizer, fact, cells_of(fact, n_layers, ALL), asked) for fact in facts]
+    print(f"generate median ratio {median(ratio for some in ratios for ratio in some):.2f}, target {GENERATE_TARGET}")
+    report_growth(model, facts)
 
 
 if __name__ == "__main__":
