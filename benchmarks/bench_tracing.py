@@ -66,6 +66,7 @@ def prepare(
 ) -> Fact:
     """Corrupt a fact's subject by noise of three standard deviations."""
     tokens = tokenise(tokenizer, as_it_is(prompt), subject)
+    assert tokens.subject is not None
     span = tokens.subject[0], tokens.subject[-1] + 1
     ids = torch.tensor([list(tokens.ids)])
     clean = model.get_input_embeddings()(ids)
