@@ -10,6 +10,7 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message=".*_register_pytree_node.*")
     warnings.filterwarnings("ignore", message="IProgress not found")  # its progress bars, in a notebook
     from interpret.activations import record
+    from interpret.averaging import average
     from interpret.control import read_answer, reinforcement_control, supervised_control, word_scorer
     from interpret.errors import (
         InputError,
@@ -35,6 +36,7 @@ with warnings.catch_warnings():
     from interpret.runs import read_table
     from interpret.selfie import interpret, interpret_vectors, interpretations
     from interpret.sources import plan_sources
+    from interpret.tracing import TraceResult, TraceSettings, trace, trace_mediators
 
 __all__ = [
     "InputError",
@@ -47,10 +49,13 @@ __all__ = [
     "RunError",
     "Settings",
     "SpecError",
+    "TraceResult",
+    "TraceSettings",
     "UnsupportedModelError",
     "accuracy",
     "answers",
     "attach",
+    "average",
     "detach",
     "forward_interpret",
     "generate_interpret",
@@ -68,5 +73,7 @@ __all__ = [
     "record",
     "reinforcement_control",
     "supervised_control",
+    "trace",
+    "trace_mediators",
     "word_scorer",
 ]

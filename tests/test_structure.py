@@ -17,6 +17,7 @@ LAYERS = [
     {"errors", "records"},
     {
         "anatomy",
+        "averaging",
         "batches",
         "chat",
         "demo_model",
