@@ -175,7 +175,11 @@ def describe_interpret(site: Path) -> str:
         sys.path[:] = before
     if spec is None or spec.origin is None:
         return f"interpret: not found by {sys.executable}; the methods need it: pip install llm-interpret"
-    if is_ours(Path(spec.origin).parent):
+    try:
+        ours = is_ours(Path(spec.origin).parent)
+    except OSError as error:  # the patch itself is done by now
+        return f"interpret: {spec.origin} cannot be read by this user: {error.strerror}"
+    if ours:
         return f"interpret: {spec.origin}"
     return f"interpret: {spec.origin} is another library's; the methods need llm-interpret's"
 

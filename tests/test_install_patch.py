@@ -494,6 +494,17 @@ def test_folder_that_cannot_be_written_is_refused(closed: str) -> None:
         assert python("-c", AS_NOBODY, package, cwd=folder).returncode == 0
 
 
+def test_an_interpret_this_user_may_not_read_does_not_stop_the_patch(
+    package: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    def closed(folder: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+
+    monkeypatch.setattr(install_patch, "is_ours", closed)
+    assert main(["install", "--transformers", str(package)]) == 0
+    assert re.search(r"^interpret: .* cannot be read by this user: Permission denied$", capsys.readouterr().out, re.M)
+
+
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
 def test_full_disk_and_ctrl_c_leave_all_as_it_was(
     package: Path, error: BaseException, monkeypatch: Any, capsys: Any
