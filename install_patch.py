@@ -171,14 +171,13 @@ def describe_interpret(site: Path) -> str:
     sys.path[:] = [str(site), *others]
     try:
         spec = find_spec("interpret")
+        ours = spec is not None and spec.origin is not None and is_ours(Path(spec.origin).parent)
+    except OSError as error:  # the patch itself is done by now; a folder on the way may be closed to this user
+        return f"interpret: {error.filename} cannot be read by this user: {error.strerror}"
     finally:
         sys.path[:] = before
     if spec is None or spec.origin is None:
         return f"interpret: not found by {sys.executable}; the methods need it: pip install llm-interpret"
-    try:
-        ours = is_ours(Path(spec.origin).parent)
-    except OSError as error:  # the patch itself is done by now
-        return f"interpret: {spec.origin} cannot be read by this user: {error.strerror}"
     if ours:
         return f"interpret: {spec.origin}"
     return f"interpret: {spec.origin} is another library's; the methods need llm-interpret's"

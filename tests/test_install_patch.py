@@ -494,13 +494,14 @@ def test_folder_that_cannot_be_written_is_refused(closed: str) -> None:
         assert python("-c", AS_NOBODY, package, cwd=folder).returncode == 0
 
 
+@pytest.mark.parametrize("asked", ["is_ours", "find_spec"])  # finders of editable installs look at the folder, too
 def test_an_interpret_this_user_may_not_read_does_not_stop_the_patch(
-    package: Path, monkeypatch: Any, capsys: Any
+    package: Path, monkeypatch: Any, capsys: Any, asked: str
 ) -> None:
-    def closed(folder: Path) -> bool:
+    def closed(folder: object) -> bool:
         raise PermissionError(errno.EACCES, "Permission denied", str(folder))
 
-    monkeypatch.setattr(install_patch, "is_ours", closed)
+    monkeypatch.setattr(install_patch, asked, closed)
     assert main(["install", "--transformers", str(package)]) == 0
     assert re.search(r"^interpret: .* cannot be read by this user: Permission denied$", capsys.readouterr().out, re.M)
 
