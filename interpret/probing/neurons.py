@@ -53,8 +53,12 @@ def reading_weights(model: PreTrainedModel, layer: int) -> Tensor:
     parts = anatomy.family.parts
     paths = [path for path in (parts.up, parts.gate) if path]
     weights = [plain_weight(anatomy.layers[layer].get_submodule(path), f"layer {layer}: {path}") for path in paths]
-    unit = [nn.functional.normalize(weight.float(), dim=1) for weight in weights]
-    return unit[0] if len(unit) == 1 else torch.cat(unit, dim=1).mul_(0.5**0.5)
+    n_neurons, width = weights[0].shape
+    unit = torch.empty(n_neurons, len(weights) * width, dtype=torch.float32, device=weights[0].device)
+    for part, weight in zip(unit.split(width, dim=1), weights, strict=True):
+        part.copy_(weight)  # in place from here on: a layer of a large model is a gigabyte
+        part.div_(part.norm(dim=1, keepdim=True).clamp_min_(1e-12).mul_(len(weights) ** 0.5))
+    return unit
 
 
 def count_neurons(model: PreTrainedModel, layer: int) -> int:
