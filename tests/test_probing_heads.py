@@ -1,5 +1,7 @@
 """Heads, held against the model's own ``output_attentions``, plain products of weights, and plain loops."""
 
+import doctest
+import importlib
 import math
 import re
 
@@ -378,7 +380,7 @@ def test_induction_scores_are_means_over_the_repetition(family_model):
     handle = embedding.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
     induction_scores(family_model, n_tokens=6, n_sequences=3, seed=4)
     handle.remove()
-    ids = seen[0]
+    ids = torch.cat(seen)  # each sequence is read once
     assert ids.shape == (3, 13)
     assert torch.equal(ids[:, 1:7], ids[:, 7:])
     assert (ids[:, 0] == 1).all()
@@ -529,3 +531,10 @@ def test_bad_input_is_refused(llama, call, message):
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         call(llama)
     assert hooks_on(llama) == 0
+
+
+@pytest.mark.parametrize("name", ["heads", "composition"])
+def test_the_examples_run(name):
+    result = doctest.testmod(importlib.import_module(f"interpret.probing.{name}"))
+    assert result.attempted
+    assert not result.failed

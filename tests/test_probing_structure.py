@@ -239,6 +239,6 @@ def test_a_module_that_fails_leaves_the_model_as_it_was(gpt2):
 
 
 def test_the_examples_run():
-    module = importlib.import_module("interpret.probing.structure")
-    assert doctest.testmod(module).attempted
-    assert not doctest.testmod(module).failed
+    result = doctest.testmod(importlib.import_module("interpret.probing.structure"))
+    assert result.attempted
+    assert not result.failed

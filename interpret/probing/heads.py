@@ -298,10 +298,10 @@ def induction_scores(model: PreTrainedModel, *, n_tokens: int = 50, n_sequences:
         raise InputError(f"n_tokens is {n_tokens}: twice that, and what opens a text, is above the model's {limit}")
     at = torch.arange(first + n_tokens, ids.shape[1])
     scores = []
-    for layer in range(len(anatomy_of(model).layers)):
-        pattern = attention_patterns(model, ids, layers=[layer])[layer].float()
-        scores.append(pattern[:, :, at, at - n_tokens + 1].mean(dim=(0, 2)))
-    return torch.stack(scores)
+    for row in ids:  # all layers of one sequence at a time: that is little to hold
+        patterns = torch.cat(list(attention_patterns(model, row[None]).values()))  # [L, H, T, T]
+        scores.append(patterns[:, :, at, at - n_tokens + 1].float().mean(dim=2))
+    return torch.stack(scores).mean(dim=0)
 
 
 def check_heads(model: PreTrainedModel, heads: Sequence[Head]) -> dict[int, list[int]]:
