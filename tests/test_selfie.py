@@ -288,8 +288,9 @@ def test_gradients_are_not_recorded():
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_wrong_states_are_other_tokens_of_the_same_prompt_and_layer_and_score_the_same_text():
-    model, tokenizer = speaking_model(), byte_level(chat=True)
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_wrong_states_are_other_tokens_of_the_same_prompt_and_layer_and_score_the_same_text(kind):
+    model, tokenizer = speaking_model(kind), byte_level(chat=True)
     rows = rows_of(model, tokenizer, settings=SCORED, layers="1,3", tokens="content")
     by_name = {template.name: template for template in templates(tokenizer)}
     for row in rows:
