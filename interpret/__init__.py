@@ -47,15 +47,19 @@ with warnings.catch_warnings():
     from interpret.probing.cache import ActivationCache, activation_cache
     from interpret.probing.composition import composition_scores, head_weights, strongest_compositions
     from interpret.probing.heads import ablated_heads, attention_patterns, induction_scores, patched_heads, top_attended
-    from interpret.probing.knowledge import KnowledgeProber, NeuronEffect
+    from interpret.probing.knowledge import KnowledgeProber
     from interpret.probing.lenses import logit_lens
     from interpret.probing.logit_attribution import logit_attribution
     from interpret.probing.stream import residual_decomposition, residual_movement
     from interpret.readings import Settings
     from interpret.records import (
+        HeadView,
         Interpretation,
+        LensReading,
         LocationAverage,
         LocationCell,
+        LogitShare,
+        NeuronEffect,
         Preservation,
         TokenScore,
         TraceAverage,
@@ -79,15 +83,18 @@ __all__ = [
     "Fact",
     "FactFile",
     "FilterCounts",
+    "HeadView",
     "HookNames",
     "InputError",
     "InterpretError",
     "Interpretation",
     "InterpretationPrompt",
     "KnowledgeProber",
+    "LensReading",
     "LocationAverage",
     "LocationCell",
     "LocationGrid",
+    "LogitShare",
     "ModelError",
     "NeuronEffect",
     "Preservation",

@@ -21,7 +21,7 @@ from interpret.probing.edits import check_index, editing
 Token = int | Literal["last", "mean", "max"]
 """At which token a neuron is read: the last, the mean or the maximum over all tokens but those the tokenizer adds, or
 one token, counted from 0 as the tokenizer gives them or from -1 backwards."""
-_CHOICES = ("last", "mean", "max")
+CHOICES = ("last", "mean", "max")
 
 
 def plain_weight(module: nn.Module, name: str) -> Tensor:
@@ -53,8 +53,12 @@ def reading_weights(model: PreTrainedModel, layer: int) -> Tensor:
     parts = anatomy.family.parts
     paths = [path for path in (parts.up, parts.gate) if path]
     weights = [plain_weight(anatomy.layers[layer].get_submodule(path), f"layer {layer}: {path}") for path in paths]
-    unit = [nn.functional.normalize(weight.float(), dim=1) for weight in weights]
-    return unit[0] if len(unit) == 1 else torch.cat(unit, dim=1).mul_(0.5**0.5)
+    n_neurons, width = weights[0].shape
+    unit = torch.empty(n_neurons, len(weights) * width, dtype=torch.float32, device=weights[0].device)
+    for part, weight in zip(unit.split(width, dim=1), weights, strict=True):
+        part.copy_(weight)  # in place from here on: a layer of a large model is a gigabyte
+        part.div_(part.norm(dim=1, keepdim=True).clamp_min_(1e-12).mul_(len(weights) ** 0.5))
+    return unit
 
 
 def count_neurons(model: PreTrainedModel, layer: int) -> int:
@@ -95,11 +99,7 @@ def neuron_values(
         check_index("layer", layer, len(anatomy_of(model).layers))
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}: give at least 1")
-    encoded = [tokenizer(text, return_special_tokens_mask=True) for text in texts]
-    weights = [
-        _token_weights(text, one["special_tokens_mask"], token) for text, one in zip(texts, encoded, strict=True)
-    ]
-    rows = [one["input_ids"] for one in encoded]
+    rows, weights = _read_at(tokenizer, texts, token)
     values: dict[int, list[Tensor]] = {layer: [] for layer in layers}
     with torch.no_grad(), evaluating(model):
         for first in range(0, len(rows), batch_size):
@@ -109,11 +109,31 @@ def neuron_values(
     return {layer: torch.cat(parts) for layer, parts in values.items()}
 
 
+def check_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], token: Token) -> None:
+    """Refuse texts that do not have the token at which neurons are to be read.
+
+    Raises:
+        InputError: naming the text.
+    """
+    _read_at(tokenizer, texts, token)
+
+
+def _read_at(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], token: Token
+) -> tuple[list[list[int]], list[list[float]]]:
+    """Return the token ids of each text, and what each token counts for."""
+    encoded = [tokenizer(text, return_special_tokens_mask=True) for text in texts]
+    weights = [
+        _token_weights(text, one["special_tokens_mask"], token) for text, one in zip(texts, encoded, strict=True)
+    ]
+    return [one["input_ids"] for one in encoded], weights
+
+
 def _token_weights(text: str, added: Sequence[int], token: Token) -> list[float]:
     """Return what each token of a text counts for: they sum to 1, or are 1 where a maximum is taken."""
     own = [float(not bit) for bit in added]
-    if isinstance(token, str) and token not in _CHOICES:
-        raise InputError(unknown("token", token, [*_CHOICES, "a position such as 0 or -1"]))
+    if isinstance(token, str) and token not in CHOICES:
+        raise InputError(unknown("token", token, [*CHOICES, "a position such as 0 or -1"]))
     if not any(own) or (isinstance(token, int) and not -len(own) <= token < len(own)):
         asked = f"token {token}" if isinstance(token, int) and any(own) else "token of its own"
         raise InputError(f"{text!r} has no {asked}: it is {len(own)} token{'s'[: len(own) != 1]} long")
