@@ -219,7 +219,7 @@ def test_lime_finds_what_each_token_of_an_additive_function_is_worth():
 
 
 def test_lime_is_the_weighted_ridge_of_whole_passes(family_model):
-    """The definition as one least-squares problem: samples by the roots of their weights, and a row for each penalty."""
+    """The definition as one least-squares problem: a row for each sample and each penalty."""
     step, n, width, penalty = step_of(family_model, function=probability), 60, 0.4, 0.05
     free = [at for at, special in enumerate(step.special.tolist()) if not special]
     there = token_masks(n, len(free), 0.3, 0).numpy()
