@@ -330,6 +330,7 @@ def test_a_planted_peak_is_recovered():
 def test_prompts_count_once_whatever_their_length():
     short, long = np.full((4, 2), 1.0), np.full((12, 2), 0.0)
     rows = cells("a", "mlp_out", short, span=(0, 1)) + cells("b", "mlp_out", long, span=(0, 1))
+    assert location_grids(rows)[0].tokens == (" t0", " t1", " t2", " t3")
     averages = location_averages(location_grids(rows), scheme="kt")["mlp_out"]
     np.testing.assert_array_equal(averages.mean[2], [0.5, 0.5])  # further: 2 tokens of one, 10 of the other
 
