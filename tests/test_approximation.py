@@ -323,6 +323,7 @@ def test_what_screening_says_is_exact_is_that_of_a_full_trace(kind):
         np.testing.assert_allclose(one.result.scores[mask], exact[name].scores[mask], atol=1e-6)
         np.testing.assert_array_equal(one.result.scores[~mask], one.approximate.scores[~mask])
         np.testing.assert_allclose(one.approximate.scores, estimates[name].scores, rtol=1e-6)
+        np.testing.assert_allclose(one.approximate.sample_scores, estimates[name].sample_scores, rtol=1e-6)
         assert not one.approximate.exact.any()
         sizes = np.abs(one.approximate.indirect_effects)
         assert sizes[mask].min() >= sizes[~mask].max()

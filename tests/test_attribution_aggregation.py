@@ -108,6 +108,11 @@ def test_a_word_does_not_reach_over_the_end_of_the_prompt_nor_into_special_token
     assert found.tokens == ("<s>", "Eiffel", "Paris")
 
 
+def test_a_letter_of_sentence_piece_in_bytes_stays_in_its_word():
+    found = attribution(one(tokens=("▁M", "<0xC3>", "<0xBC>", "▁Par", "is"))).aggregate(subwords=True).sequences[0]
+    assert found.tokens == ("▁M<0xC3><0xBC>", "▁Paris")
+
+
 def test_words_of_the_source_are_merged_too():
     extra = {"source_tokens": ("▁a", "b", "▁c"), "source_ids": (1, 2, 3), "source_scores": np.ones((3, 2))}
     found = attribution(one(**extra)).aggregate(subwords=True).sequences[0]

@@ -122,6 +122,21 @@ def test_gradient_shap_is_captums_at_the_same_draws(kind, monkeypatch):
         assert_near(found[: len(ids), step], expected[0].detach().numpy())
 
 
+def test_gradient_shap_puts_noise_of_the_given_size_on_each_sample():
+    n, model, noise = 5, wide_model("llama"), 0.05
+    found = scores("llama", "gradient_shap", n_samples=n, seed=4, noise=noise, baseline="mean")
+    for step, (ids, target) in enumerate(prefixes(TARGET)):
+        x = embeddings_of(model, ids)
+        start = model.get_input_embeddings().weight.detach().mean(0).expand_as(x)
+        generator = torch.Generator().manual_seed(4)
+        expected = torch.zeros_like(x)
+        for share in torch.rand(n, generator=generator):
+            way = x + noise * torch.randn(x.shape, generator=generator) - start
+            point = (start + share * way).requires_grad_()
+            expected += way * torch.autograd.grad(probability_of(model, point, target).sum(), point)[0] / n
+        assert_near(found[: len(ids), step], expected[0].detach().numpy())
+
+
 def test_gradient_shap_draws_by_its_seed_alone():
     state = torch.get_rng_state()
     first = scores("gpt2", "gradient_shap", noise=0.1, seed=1)

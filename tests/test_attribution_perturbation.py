@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -215,6 +216,28 @@ def test_lime_finds_what_each_token_of_an_additive_function_is_worth():
     assert spearman > 0.9
     torch.testing.assert_close(found.float(), truth, atol=0.25, rtol=0.25)
     assert 0.9 < step.details["r2"] <= 1
+
+
+def test_lime_is_the_weighted_ridge_of_whole_passes(family_model):
+    """The definition as one least-squares problem: a row for each sample and each penalty."""
+    step, n, width, penalty = step_of(family_model, function=probability), 60, 0.4, 0.05
+    free = [at for at, special in enumerate(step.special.tolist()) if not special]
+    there = token_masks(n, len(free), 0.3, 0).numpy()
+    values, replacement = [], step.baseline("eos")
+    with torch.no_grad():
+        for row in there:
+            embeddings = step.embeddings.clone()
+            for at, bit in zip(free, row, strict=True):
+                embeddings[:, at] = embeddings[:, at] if bit else replacement[:, at]
+            values.append(whole_pass(step, embeddings).item())
+    weights = np.exp(-(((there == 0).mean(1) / width) ** 2))
+    roots = np.sqrt(weights / weights.mean())
+    samples = roots[:, None] * np.column_stack([np.ones(n), there])
+    shrunk = np.column_stack([np.zeros(len(free)), np.sqrt(penalty * n) * np.eye(len(free))])
+    left, right = np.vstack([samples, shrunk]), np.concatenate([roots * values, np.zeros(len(free))])
+    expected = np.linalg.lstsq(left, right, rcond=None)[0][1:]
+    found = lime(step, n_samples=n, kernel_width=width, penalty=penalty)[free].numpy()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
 def test_lime_without_a_penalty_is_exact_where_the_function_is_linear():

@@ -89,8 +89,17 @@ def test_there_is_a_row_for_each_example_step_and_token_before_it(model_folder, 
     assert [row.position for row in rows] == [position for frame in frames for position in frame["position"]]
     assert [row.step_token for row in rows] == [token for frame in frames for token in frame["step_token"]]
     assert list(dict.fromkeys(row.name for row in rows)) == ["a_1", "b_1", "c_1"]
+    lengths = dict(zip(("a_1", "b_1", "c_1"), (len(tokenizer(text).input_ids) for text in texts), strict=True))
+    assert [row.in_prompt for row in rows] == [row.position < lengths[row.name] for row in rows]
     values = [each.sequences[0].step_scores["probability"].tolist() for each in found]
     assert [row.value for row in rows if row.position == 0] == [value for of_one in values for value in of_one]
+
+
+@pytest.mark.parametrize("target", ["Paris", " Paris"])
+def test_one_space_stands_between_a_prompt_and_its_target(model_folder, opened, tmp_path, target):
+    assert one(model_folder, "--target", target, "--json", tmp_path / "out.json") == 0
+    (found,) = Attribution.load(tmp_path / "out.json").sequences
+    assert list(found.token_ids) == opened[1](f"{TEXT} Paris").input_ids
 
 
 def test_layer_methods_have_rows_of_each_activation(model_folder, opened, tmp_path):

@@ -170,6 +170,36 @@ def test_what_is_written_is_what_generate_writes(toy):
         assert list(found) == begin(toy) + new[: new.index(end) if end in new else None]
 
 
+def test_a_translation_stops_at_its_end_and_holds_no_padding(toy):
+    languages = languages_of(toy.model, toy.tokenizer, *flags(toy).values())
+    sources = [source_ids(toy, text) for text in TEXTS]
+    plain = write_translations(toy.model, sources, languages, 5)
+    passes = []
+
+    def tempted(module, args, logits):
+        passes.append(1)
+        logits = logits.clone()
+        logits[..., toy.tokenizer.pad_token_id] += 1e4
+        if len(passes) == 2:
+            logits[0, :, toy.tokenizer.eos_token_id] += 1e3
+        return logits
+
+    handle = toy.model.get_output_embeddings().register_forward_hook(tempted)
+    first, second = write_translations(toy.model, sources, languages, 5)
+    handle.remove()
+    assert len(plain[0]) > len(begin(toy)) + 1, "ends too early to tell"
+    assert (first, second) == (plain[0][: len(begin(toy)) + 1], plain[1])
+
+
+def test_given_translations_are_all_looked_at_before_the_first_is_attributed(toy):
+    passes = []
+    handle = toy.model.get_encoder().register_forward_hook(lambda *_: passes.append(1))
+    with pytest.raises(InputError, match="'' has no tokens"):
+        run(toy, targets=[TRANSLATIONS[0], ""], batch_size=1)
+    handle.remove()
+    assert not passes
+
+
 def test_written_translations_are_attributed_as_given_ones(toy):
     written = run(toy, targets=None, max_new_tokens=4)
     for batch_size in (1, 2):

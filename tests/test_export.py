@@ -13,8 +13,8 @@ from interpret.records import TraceCell
 MEDIATORS = ("hidden", "attn_severed", "mlp_severed")
 
 
-def effects_of(seed):
-    return np.random.default_rng(seed).uniform(-0.1, 0.5, (5 + seed, 4))
+def effects_of(seed, mediator):
+    return np.random.default_rng([seed, len(mediator)]).uniform(-0.1, 0.5, (5 + seed, 4))
 
 
 def stored(folder, names, mediators=MEDIATORS):
@@ -22,7 +22,7 @@ def stored(folder, names, mediators=MEDIATORS):
         for seed, name in enumerate(names):
             opened.write(
                 name,
-                [row for one in mediators for row in cells(effects_of(seed).tolist(), name=name, mediator=one)],
+                [row for one in mediators for row in cells(effects_of(seed, one).tolist(), name=name, mediator=one)],
             )
     return folder
 
@@ -49,11 +49,15 @@ def test_lists_are_over_the_rows_of_the_file(tmp_path, capsys):
     }
     assert found["demo-valid_index"] == [1, 4]
     assert found["demo-te"] == pytest.approx([0, 0.6, 0, 0, 0.6, 0])
-    for name, layers in (("ie_wo_sever", 4), ("ie_w_attn_sever", 3), ("ie_w_mlp_sever", 3)):
+    for mediator, name, layers in (
+        ("hidden", "ie_wo_sever", 4),
+        ("attn_severed", "ie_w_attn_sever", 3),
+        ("mlp_severed", "ie_w_mlp_sever", 3),
+    ):
         grids = found[f"demo-{name}"]
         assert [tuple(grid.shape) for grid in grids] == [(layers, n) for n in (0, 5, 0, 0, 6, 0)]
-        np.testing.assert_array_equal(grids[1], effects_of(0).T[:layers])
-        np.testing.assert_array_equal(grids[4], effects_of(1).T[:layers])
+        np.testing.assert_array_equal(grids[1], effects_of(0, mediator).T[:layers])
+        np.testing.assert_array_equal(grids[4], effects_of(1, mediator).T[:layers])
     assert "5 files, 2 of 6 rows traced" in capsys.readouterr().err
 
 

@@ -93,6 +93,20 @@ def test_what_others_put_on_a_layer_is_called(change):
 
 
 @torch.no_grad()
+def test_what_others_put_before_a_layer_is_called():
+    module, x = layer_of("bias"), inputs("cells")
+    product = quick(module)
+    module.register_forward_pre_hook(lambda module, args: (2 * args[0],))
+    assert torch.allclose(product(x), 2 * x @ module.weight.T + module.bias, atol=1e-4)
+
+
+def test_a_layer_that_takes_a_view_is_given_what_has_one():
+    module, x = layer_of("conv"), inputs("a slice")
+    assert torch.is_grad_enabled(), "else the layer itself is not called"
+    assert torch.allclose(quick(module)(x), x @ module.weight + module.bias, atol=1e-5)
+
+
+@torch.no_grad()
 def test_other_kinds_of_layers_are_left_alone():
     adapted, x = Adapted(24, 40), inputs("cells")
     norm = nn.LayerNorm(24)

@@ -15,6 +15,7 @@ from reference.tiny import tiny_model
 from reference.toy_tokenizers import byte_level
 
 from interpret import cli, locations, plots, runs
+from interpret.buckets import token_buckets
 from interpret.errors import InputError
 from interpret.fact_files import Fact, load_facts
 from interpret.location_tables import location_averages, location_grids, location_summary
@@ -329,8 +330,25 @@ def test_a_planted_peak_is_recovered():
 def test_prompts_count_once_whatever_their_length():
     short, long = np.full((4, 2), 1.0), np.full((12, 2), 0.0)
     rows = cells("a", "mlp_out", short, span=(0, 1)) + cells("b", "mlp_out", long, span=(0, 1))
+    assert location_grids(rows)[0].tokens == (" t0", " t1", " t2", " t3")
     averages = location_averages(location_grids(rows), scheme="kt")["mlp_out"]
     np.testing.assert_array_equal(averages.mean[2], [0.5, 0.5])  # further: 2 tokens of one, 10 of the other
+
+
+def test_the_table_of_averages_is_each_prompts_mean_first():
+    found = location_summary(location_grids(planted()))
+    scores: dict = {}
+    for cell in planted():
+        n = int(cell.name[-1])
+        bucket = token_buckets(6 + n, (1, 3 + n % 2))[cell.token_idx]
+        if bucket is not None:
+            scores.setdefault((cell.site, bucket, cell.layer_idx), {}).setdefault(cell.name, []).append(cell.score)
+    assert {(row.site, row.bucket, row.layer_idx) for row in found} == set(scores)
+    for row in found:
+        of_prompts = [np.mean(own) for own in scores[row.site, row.bucket, row.layer_idx].values()]
+        assert (row.mean_score, row.n) == (pytest.approx(np.mean(of_prompts)), len(of_prompts))
+        assert row.low <= row.mean_score <= row.high
+    assert {row.n for row in found} == {2, 4}, "every second subject has a middle"
 
 
 @pytest.fixture

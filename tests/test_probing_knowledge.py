@@ -158,12 +158,19 @@ def test_a_scan_holds_every_neuron_once_as_its_probe_says(llama):
     prober = KnowledgeProber(llama, TOKENIZER)
     effects = prober.scan(PAIRS, [0, 2], token="mean")
     assert sorted((e.layer, e.neuron) for e in effects) == [(k, n) for k in (0, 2) for n in range(48)]
-    assert [e.p_value for e in effects] == sorted(e.p_value for e in effects)
+    order = [(e.p_value, -abs(e.hedges_g)) for e in effects]
+    assert order == sorted(order)
     for effect in effects[::17]:
         alone = prober.knowledge_probe(PAIRS, (effect.layer, effect.neuron), token="mean")
         assert effect.hedges_g == pytest.approx(alone.hedges_g, rel=1e-4)
         assert effect.p_value == alone.p_value
     assert from_csv(NeuronEffect, csv_header(NeuronEffect) + to_csv(effects)) == effects
+
+
+def test_q_values_of_a_scan_count_the_neurons_of_all_its_layers(llama):
+    effects = KnowledgeProber(llama, TOKENIZER).scan(PAIRS, [0, 2])
+    raised = [effect.p_value * len(effects) / rank for rank, effect in enumerate(effects, 1)]
+    assert [effect.q_value for effect in effects] == pytest.approx([min(raised[at:]) for at in range(len(raised))])
 
 
 def test_a_scan_of_several_layers_is_one_pass(llama):

@@ -288,8 +288,9 @@ def test_gradients_are_not_recorded():
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_wrong_states_are_other_tokens_of_the_same_prompt_and_layer_and_score_the_same_text():
-    model, tokenizer = speaking_model(), byte_level(chat=True)
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_wrong_states_are_other_tokens_of_the_same_prompt_and_layer_and_score_the_same_text(kind):
+    model, tokenizer = speaking_model(kind), byte_level(chat=True)
     rows = rows_of(model, tokenizer, settings=SCORED, layers="1,3", tokens="content")
     by_name = {template.name: template for template in templates(tokenizer)}
     for row in rows:
@@ -368,14 +369,17 @@ def test_states_may_come_from_attention_and_mlp(kind, site):
 
 def test_same_inserts_each_state_at_its_own_layer():
     model, tokenizer = speaking_model(), byte_level(chat=True)
-    settings = replace(SETTINGS, insertion_layer="same", batch_size=9)
-    rows = rows_of(model, tokenizer, PROMPTS[1:], settings, layers="0,2,3", tokens="1,2")
-    ids = tokenizer(rows[0].prompt, add_special_tokens=False).input_ids
-    with torch.no_grad():
-        states = model(torch.tensor([ids]), output_hidden_states=True).hidden_states
+    # One batch of two prompts: its layers go up, and then begin again.
+    settings = replace(SETTINGS, insertion_layer="same", batch_size=12)
     template = templates(tokenizer)[0]
-    for row in rows[1:7]:
+    rows = rows_of(model, tokenizer, settings=settings, made=[template], layers="0,2,3", tokens="1,2")
+    read = [row for row in rows if row.kind == "interpretation"]
+    assert [row.layer_idx for row in read] == [0, 0, 2, 2, 3, 3] * 2
+    for row in read:
         assert row.insertion_layer == row.layer_idx
+        ids = tokenizer(row.prompt, add_special_tokens=False).input_ids
+        with torch.no_grad():
+            states = model(torch.tensor([ids]), output_hidden_states=True).hidden_states
         state = states[row.layer_idx][0, row.token_idx]
         expected, p_with, _ = reference_reading(model, template, state, settings, row.layer_idx)
         assert row.interpretation == expected

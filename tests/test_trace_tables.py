@@ -127,6 +127,14 @@ def test_the_table_of_averages_is_each_prompts_mean_first():
     assert further.low <= further.average_indirect_effect <= further.high
 
 
+def test_the_table_of_averages_counts_the_prompts_that_have_a_bucket():
+    effects = effects_with_peak(2, 1, shape=(6, 4))
+    rows = cells(effects, name="a", span=(0, 3)) + cells(effects, name="b", span=(0, 2))
+    counts = {row.bucket: row.n for row in trace_averages(trace_grids(rows))}
+    assert counts.pop("middle_subject") == 1
+    assert set(counts.values()) == {2}
+
+
 def test_the_peak_of_the_average_is_where_it_was_put_and_empty_buckets_have_none():
     rows = [row for n in range(4) for row in cells(effects_with_peak(2, 3), name=f"known_{n}", span=(2, 3))]
     peaks = {peak.bucket: peak for peak in bucket_peaks(bucket_averages(trace_grids(rows)))}

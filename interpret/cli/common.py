@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,10 +17,11 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret import provenance
 from interpret.fact_runs import drop_counts
+from interpret.models import load
 from interpret.runs import MANIFEST, TABLE, Run, read_manifest
 
 out, err = Console(), Console(stderr=True)
@@ -33,6 +35,37 @@ Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16; a
 Eight = Annotated[bool, typer.Option("--load-in-8bit", help="Quantize the linear layers to 8 bits.")]
 Four = Annotated[bool, typer.Option("--load-in-4bit", help="Quantize the linear layers to 4 bits.")]
 DeviceMap = Annotated[str | None, typer.Option(help="Spread a large model by accelerate, as in 'auto'.")]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model as the options asked for it, and what a manifest tells of that."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    identity: dict[str, Any]
+    """Which model and weights, and how their numbers are kept."""
+    circumstances: dict[str, Any]
+    """Versions and device."""
+
+
+def open_model(
+    model: str, device: str | None, dtype: str | None, device_map: str | None, load_in_8bit: bool, load_in_4bit: bool
+) -> Opened:
+    """Open the model that the options name; they are those of ``models.load``.
+
+    Raises:
+        ModelError: as ``models.load`` does.
+    """
+    quantized = {"load_in_8bit": load_in_8bit, "load_in_4bit": load_in_4bit}
+    lm, tokenizer = load(model, device=device, dtype=dtype, device_map=device_map, **quantized, say=say)
+    kept = str(lm.dtype).removeprefix("torch.")
+    return Opened(
+        lm,
+        tokenizer,
+        {"model": model, "weights": weights(lm), "dtype": kept, **quantized},
+        {"versions": provenance.versions(), "device": str(lm.device), "device_map": device_map},
+    )
 
 
 def weights(model: PreTrainedModel) -> str:

@@ -17,10 +17,9 @@ from interpret.cli.common import (
     Four,
     Model,
     finish_units,
+    open_model,
     out,
-    say,
     tell_dropped,
-    weights,
 )
 from interpret.errors import InputError, unknown
 from interpret.fact_files import load_facts
@@ -29,7 +28,6 @@ from interpret.knowledge import RULES, Rule
 from interpret.location_runs import NOT_LOCATED, LocationPlan
 from interpret.location_tables import location_averages, location_grids
 from interpret.locations import CONTRAST, location_plan
-from interpret.models import load
 from interpret.records import LocationCell
 from interpret.trace_tables import bucket_peaks
 
@@ -75,29 +73,21 @@ def locate_command(
     """
     function = attributed_function(attributed_fn)
     plan = LocationPlan(load_facts(facts), limit=limit, only_known=only_known, rule=_rule(rule), attributed_fn=function)
-    opened = {"load_in_8bit": load_in_8bit, "load_in_4bit": load_in_4bit}
-    lm, tokenizer = load(model, device=device, dtype=dtype, device_map=device_map, **opened, say=say)
-    location_plan(lm, tokenizer, function)  # what is wrong for every fact is said before a folder is made
+    opened = open_model(model, device, dtype, device_map, load_in_8bit, load_in_4bit)
+    # What is wrong for every fact is said before a folder is made.
+    location_plan(opened.model, opened.tokenizer, function)
     identity = {
         "command": "locate",
-        "model": model,
-        "weights": weights(lm),
-        "dtype": str(lm.dtype).removeprefix("torch."),
+        **opened.identity,
         "facts_sha256": provenance.file_sha256(facts),
         "attributed_fn": function,
         "filter": only_known,
         "rule": rule,
-        **opened,
     }
-    circumstances = {
-        "versions": provenance.versions(),
-        "facts": str(facts),
-        "device": str(lm.device),
-        "device_map": device_map,
-        "limit": limit,
-    }
+    circumstances = {**opened.circumstances, "facts": str(facts), "limit": limit}
     with runs.open_run(output, LocationCell, identity=identity, circumstances=circumstances, units=plan.units) as run:
-        finish_units(run, location_runs.write_locations(run, lm, tokenizer, plan), "Locating", "facts")
+        located = location_runs.write_locations(run, opened.model, opened.tokenizer, plan)
+        finish_units(run, located, "Locating", "facts")
     rows = runs.read_table(output, LocationCell)
     if rows:
         _show(rows)

@@ -1,14 +1,12 @@
 """``interpret probe``: what the parts of a model hold and write, each kind a command of its own."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
 import typer
 from rich.markup import escape
 from rich.table import Table
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret import provenance, runs, selectors
 from interpret.anatomy import anatomy_of
@@ -20,15 +18,15 @@ from interpret.cli.common import (
     Eight,
     Four,
     Model,
+    Opened,
     finish_units,
+    open_model,
     out,
     say,
     tell_dropped,
-    weights,
 )
 from interpret.errors import InputError, unknown
 from interpret.facts import load_examples
-from interpret.models import load
 from interpret.neuron_runs import NeuronPlan, check_plan, write_neurons
 from interpret.pair_files import load_pairs, pairs_of_facts
 from interpret.probe_runs import (
@@ -67,30 +65,6 @@ Tokens = Annotated[
 Output = Annotated[Path, typer.Option(help="Run folder: table.csv, manifest.json. The same command continues it.")]
 
 
-@dataclass(frozen=True)
-class _Opened:
-    """A model as the options asked for it, and what a manifest tells of that."""
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    identity: dict[str, Any]
-    circumstances: dict[str, Any]
-
-
-def _open(
-    model: str, device: str | None, dtype: str | None, device_map: str | None, eight: bool, four: bool
-) -> _Opened:
-    quantized = {"load_in_8bit": eight, "load_in_4bit": four}
-    lm, tokenizer = load(model, device=device, dtype=dtype, device_map=device_map, **quantized, say=say)
-    kept = str(lm.dtype).removeprefix("torch.")
-    return _Opened(
-        lm,
-        tokenizer,
-        {"model": model, "weights": weights(lm), "dtype": kept, **quantized},
-        {"versions": provenance.versions(), "device": str(lm.device), "device_map": device_map},
-    )
-
-
 @probe.command("lens")
 def lens_command(
     examples: Examples,
@@ -109,7 +83,7 @@ def lens_command(
 
     Lists the likeliest tokens, and rank and probability of 'target' and 'foil' where a prompt of the file has them.
     """
-    opened = _open(model, device, dtype, device_map, load_in_8bit, load_in_4bit)
+    opened = open_model(model, device, dtype, device_map, load_in_8bit, load_in_4bit)
     asked = {"command": "probe lens", "tokens": tokens, "top": top, "chat_template": chat_template}
     read = lens_probe(opened.model, opened.tokenizer, top)
     rows = _run(output, LensReading, opened, read, asked, examples)
@@ -147,7 +121,7 @@ def logits_command(
 
     The answer is the first token of 'target', or what the model finds likeliest; a 'foil' is parted beside it.
     """
-    opened = _open(model, device, dtype, device_map, load_in_8bit, load_in_4bit)
+    opened = open_model(model, device, dtype, device_map, load_in_8bit, load_in_4bit)
     asked = {"command": "probe logits", "chat_template": chat_template}
     rows = _run(output, LogitShare, opened, logits_probe(opened.model, opened.tokenizer), asked, examples)
     sums: dict[tuple[str, int, int], list[float]] = {}
@@ -181,7 +155,7 @@ def heads_command(
     load_in_4bit: Four = False,
 ) -> None:
     """List the tokens every head looks at, and how much it is an induction head: a CSV row a head and token."""
-    opened = _open(model, device, dtype, device_map, load_in_8bit, load_in_4bit)
+    opened = open_model(model, device, dtype, device_map, load_in_8bit, load_in_4bit)
     asked = {"command": "probe heads", "tokens": tokens, "top": top, "chat_template": chat_template}
     rows = _run(output, HeadView, opened, heads_probe(opened.model, top), asked, examples)
     best = sorted({(row.induction_score, row.layer, row.head) for row in rows}, reverse=True)
@@ -227,7 +201,7 @@ def neurons_command(
     """
     texts, source = _texts(pairs, facts)
     where = _token(token)
-    opened = _open(model, device, dtype, device_map, load_in_8bit, load_in_4bit)
+    opened = open_model(model, device, dtype, device_map, load_in_8bit, load_in_4bit)
     chosen = selectors.select("layer", layers, len(anatomy_of(opened.model).layers))
     plan = NeuronPlan(texts, chosen, where, permutations, seed, batch_size)
     check_plan(opened.tokenizer, plan)
@@ -289,7 +263,7 @@ def _token(words: str) -> Token:
         raise InputError(unknown("token", words, [*CHOICES, "a position such as 0 or -2"])) from None
 
 
-def _run(output: Path, record: type[R], opened: _Opened, read: Probe, asked: dict[str, Any], examples: Path) -> list[R]:
+def _run(output: Path, record: type[R], opened: Opened, read: Probe, asked: dict[str, Any], examples: Path) -> list[R]:
     """Probe the prompts of a file, and return the rows."""
     where = {key: asked[key] for key in ("tokens", "chat_template") if key in asked}
     prompts = probed_prompts(opened.tokenizer, load_examples(examples), **where)

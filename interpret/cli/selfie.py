@@ -11,11 +11,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from interpret import provenance, runs, selfie, sources
 from interpret.chat import MODEL_TEMPLATE, has_template
-from interpret.cli.common import Device, DeviceMap, Dtype, Eight, Four, Model, out, progress, say, weights
+from interpret.cli.common import Device, DeviceMap, Dtype, Eight, Four, Model, open_model, out, progress, say
 from interpret.errors import InputError, InterpretError, unknown
 from interpret.facts import load_examples
 from interpret.interpretation_prompt import InterpretationPrompt, interpretation_prompt
-from interpret.models import load
 from interpret.readings import SAME, Settings
 from interpret.records import Interpretation
 from interpret.spec import MODES, NORMALIZED
@@ -87,15 +86,8 @@ def selfie_command(
     arguments = {name: value for name, value in locals().items() if name not in ("examples", "output")}
     prompts = load_examples(examples)
     set_seed(seed)
-    lm, tokenizer = load(
-        model,
-        device=device,
-        dtype=dtype,
-        device_map=device_map,
-        load_in_8bit=load_in_8bit,
-        load_in_4bit=load_in_4bit,
-        say=say,
-    )
+    opened = open_model(model, device, dtype, device_map, load_in_8bit, load_in_4bit)
+    lm, tokenizer = opened.model, opened.tokenizer
     if chat_template == MODEL_TEMPLATE and not has_template(tokenizer):
         say("this model has no chat template: prompts are given to it as they are (see --chat-template)")
     words = interpretation_prompts or ["summarize"]
@@ -114,19 +106,14 @@ def selfie_command(
         batch_size=batch_size,
     )
     selfie.check_request(lm, planned, templates, settings)
-    circumstances = {
-        "versions": provenance.versions(),
-        "examples": str(examples),
-        "device": str(lm.device),
-        **{name: arguments.pop(name) for name in ("batch_size", "device_map")},
-    }
-    del arguments["device"]
+    for name in ("device", "device_map", "batch_size"):
+        del arguments[name]
+    circumstances = {**opened.circumstances, "examples": str(examples), "batch_size": batch_size}
     identity = {
         "command": "selfie",
         **arguments,
-        "weights": weights(lm),
+        **opened.identity,
         "examples_sha256": provenance.file_sha256(examples),
-        "dtype": str(lm.dtype).removeprefix("torch."),
         "interpretation_prompts": words,
     }
     _interpret(lm, tokenizer, planned, templates, settings, output, identity, circumstances)

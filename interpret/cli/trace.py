@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from rich.table import Table
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret import provenance, runs, trace_runs, trace_tables
 from interpret.buckets import Scheme
@@ -18,11 +17,11 @@ from interpret.cli.common import (
     Dtype,
     Eight,
     Four,
+    Opened,
     finish_units,
+    open_model,
     out,
-    say,
     tell_dropped,
-    weights,
 )
 from interpret.configs import METHODS, TraceConfig, load_config
 from interpret.errors import InputError, unknown
@@ -30,7 +29,6 @@ from interpret.fact_files import load_facts
 from interpret.fact_runs import BAD_ROW
 from interpret.hook_names import check_module_names
 from interpret.knowledge import RULES
-from interpret.models import load
 from interpret.records import TraceCell, TracePeak
 from interpret.trace_inputs import check_settings
 from interpret.trace_runs import NOT_TRACED, TracePlan
@@ -133,23 +131,18 @@ def trace_command(
         only_known=only_known,
         rule=wanted.rule,
     )
-    opened: dict[str, Any] = {"load_in_8bit": load_in_8bit, "load_in_4bit": load_in_4bit}
-    lm, tokenizer = load(
-        wanted.model, device=wanted.device, dtype=wanted.dtype, device_map=device_map, **opened, say=say
-    )
+    opened = open_model(wanted.model, wanted.device, wanted.dtype, device_map, load_in_8bit, load_in_4bit)
     if wanted.hook_layer is not None:
-        check_module_names(lm, wanted.hook_layer)
+        check_module_names(opened.model, wanted.hook_layer)
     circumstances = {
-        "versions": provenance.versions(),
+        **opened.circumstances,
         "facts": str(path),
-        "device": str(lm.device),
-        "device_map": device_map,
         "limit": limit,
         "memory": wanted.settings.memory,
         "buckets": wanted.buckets,
     }
-    identity = _identity(lm, wanted, path, only_known=only_known) | opened
-    _trace(lm, tokenizer, plan, folder, identity, circumstances)
+    identity = opened.identity | _identity(wanted, path, only_known=only_known)
+    _trace(opened, plan, folder, identity, circumstances)
     _finish(folder, wanted.buckets)
 
 
@@ -177,14 +170,11 @@ def _paths(wanted: TraceConfig, facts: Path | None, output: Path | None) -> tupl
     return facts or Path(str(wanted.data)), output or Path(wanted.output or "runs/trace")
 
 
-def _identity(lm: PreTrainedModel, wanted: TraceConfig, facts: Path, *, only_known: bool) -> dict[str, Any]:
-    """Return everything that decides the numbers."""
+def _identity(wanted: TraceConfig, facts: Path, *, only_known: bool) -> dict[str, Any]:
+    """Return everything but the model that decides the numbers."""
     settings = wanted.settings
     return {
         "command": "trace",
-        "model": wanted.model,
-        "weights": weights(lm),
-        "dtype": str(lm.dtype).removeprefix("torch."),
         "facts_sha256": provenance.file_sha256(facts),
         "mediators": list(wanted.mediators),
         "method": wanted.method,
@@ -200,8 +190,7 @@ def _identity(lm: PreTrainedModel, wanted: TraceConfig, facts: Path, *, only_kno
 
 
 def _trace(
-    lm: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    opened: Opened,
     plan: TracePlan,
     folder: Path,
     identity: dict[str, Any],
@@ -210,7 +199,7 @@ def _trace(
     """Trace what is pending, fact by fact, into the run folder."""
     units = plan.units
     with runs.open_run(folder, TraceCell, identity=identity, circumstances=circumstances, units=units) as run:
-        finish_units(run, trace_runs.write_traces(run, lm, tokenizer, plan), "Tracing", "facts")
+        finish_units(run, trace_runs.write_traces(run, opened.model, opened.tokenizer, plan), "Tracing", "facts")
 
 
 def _finish(folder: Path, scheme: Scheme) -> None:
