@@ -5,7 +5,7 @@ This is the only place that knows the module names of a family. To describe a ne
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from threading import get_ident
 from typing import Any, Literal
@@ -254,6 +254,23 @@ def keeping_activations(trunk: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         trunk.gradient_checkpointing = had
+
+
+@contextmanager
+def last_attention_only(layers: Sequence[nn.Module]) -> Iterator[None]:
+    """Let layers keep the attention of the last token alone, [B, H, 1, T], in passes that ask for it without a cache.
+
+    A model holds the patterns of all its layers until its pass is over; whole, they grow with the square of the text.
+    """
+
+    def cut(module: nn.Module, args: tuple[Any, ...], output: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        # Without a cache, patterns stand after the hidden states: of a text itself, and of its source if there is one.
+        return (output[0], *(pattern[:, :, -1:].clone() for pattern in output[1:]))
+
+    with ExitStack() as stack:
+        for layer in layers:
+            stack.callback(layer.register_forward_hook(only_in_this_thread(cut)).remove)
+        yield
 
 
 def only_in_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:

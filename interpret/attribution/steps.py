@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import anatomy_of, input_device, keeping_activations
+from interpret.anatomy import anatomy_of, input_device, keeping_activations, last_attention_only
 from interpret.attribution.functions import Reading
 from interpret.attribution.result import Floats
 from interpret.errors import InputError, unknown
@@ -68,6 +68,13 @@ class Step:
     def logits(self, embeddings: Tensor) -> Tensor:
         """Return the logits of the next token after embeddings of any text, [B, T, D] -> [B, V]."""
         return next_logits(self.model, embeddings)
+
+    @torch.no_grad()
+    def attentions(self) -> list[Tensor]:
+        """Return where the last token of the text looks, [H, T] of each layer, on its device."""
+        with last_attention_only(anatomy_of(self.model).layers):
+            output = self.model.base_model(inputs_embeds=self.embeddings, output_attentions=True, use_cache=False)
+        return [weights[0, :, -1] for weights in output.attentions]
 
     def read(self, logits: Tensor, embeddings: Tensor) -> Tensor:
         """Return what is attributed, where the text's own pass is done.

@@ -19,6 +19,18 @@ Alignment = Sequence[tuple[int, int]]
 """Pairs (step of the text, step of the foil)."""
 
 
+class UnalignedError(InputError):
+    """A text and its contrast differ in length, and nothing says which of their steps belong together."""
+
+    def __init__(self, number: int, n_steps: int, n_foil_steps: int) -> None:
+        """Take the number of the input, and how many tokens follow the prompt in the text and in its contrast."""
+        self.n_steps, self.n_foil_steps = n_steps, n_foil_steps
+        super().__init__(
+            f"contrast_targets[{number}] has {n_foil_steps} tokens after the prompt, the text {n_steps}: "
+            "say which are held against which, as in alignment=[[(0, 0)]], pairs (step, step of the contrast)"
+        )
+
+
 @dataclass(frozen=True)
 class Text:
     """One input: T tokens, of which G are attributed."""
@@ -32,6 +44,9 @@ class Text:
     """One past the column of the last."""
     foils: tuple[Foil | None, ...]
     """[G]."""
+    n_source: int = 0
+    """Of a translation: its first so many tokens are the source, and the prompt is that and what the decoder begins
+    with."""
 
 
 @dataclass(frozen=True)
@@ -206,10 +221,7 @@ def _aligned(n_steps: int, n_foil_steps: int, steps: range, alignment: Alignment
     """
     if alignment is None:
         if n_steps != n_foil_steps:
-            raise InputError(
-                f"contrast_targets[{number}] has {n_foil_steps} tokens after the prompt, the text {n_steps}: "
-                "say which are held against which, as in alignment=[[(0, 0)]], pairs (step, step of the contrast)"
-            )
+            raise UnalignedError(number, n_steps, n_foil_steps)
         return list(steps)
     for step, foil_step in alignment:
         if not (0 <= step < n_steps and 0 <= foil_step < n_foil_steps):
