@@ -18,7 +18,7 @@ from interpret.attribution.plan import Plan
 from interpret.attribution.result import Attributed, Attribution, How
 from interpret.attribution.targets import Alignment, Inputs, UnalignedError, one_for_each
 from interpret.chat import ChatText, as_it_is, wrap
-from interpret.errors import InputError
+from interpret.errors import InputError, ModelError
 from interpret.facts import Prompt
 from interpret.records import TokenScore
 from interpret.runs import Run
@@ -148,7 +148,7 @@ def write_attributions(
             try:
                 found = _attribution(plan, question, reduction, alignment)
                 rows = token_scores(question, found)
-            except InputError as error:
+            except (InputError, ModelError) as error:  # the latter: it does not fit in memory
                 run.drop(question.name, f"{NOT_ATTRIBUTED}: {error}")
             else:
                 found.save(_file(run.folder, number), overwrite=True, compress=True)

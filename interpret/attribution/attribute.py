@@ -1,6 +1,7 @@
 """The one call: prompts -> which tokens, or which activations, decide what follows them."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,10 @@ from interpret.attribution.languages import languages_of
 from interpret.attribution.plan import Plan, plan_attribution
 from interpret.attribution.result import Attributed, Attribution, Floats, side_by_side
 from interpret.attribution.seq2seq import attributed_translation, translated_texts
-from interpret.attribution.steps import Step, array, embed, gathered_details, head, hidden_states
+from interpret.attribution.steps import Room, Step, array, embed, gathered_details, head, hidden_states
 from interpret.attribution.targets import Alignment, Inputs, Text, one_for_each, texts_of
+from interpret.errors import InputError
+from interpret.memory import unless_too_large
 
 
 def attribute(
@@ -103,13 +106,21 @@ def attributions(plan: Plan, inputs: Inputs) -> Iterator[Attributed]:
     """Yield the attribution of each input, in order; no more than one batch of texts is held at a time.
 
     Raises:
-        InputError: for texts that do not fit; where all texts are given, before the first is attributed.
+        InputError: for texts that do not fit, before the first is attributed where all are given; for one that is too
+            large for the memory.
     """
     one = attributed if plan.languages is None else attributed_translation
     if inputs.targets is not None:
         check_texts(plan, inputs)
     for texts in _batches(plan, inputs):
-        yield from (one(plan, text) for text in texts)
+        for text in texts:
+            found = unless_too_large(partial(one, plan, text))
+            if found is None:
+                raise InputError(
+                    f"a text of {len(text.ids)} tokens does not fit in memory, not even one pass at a time: "
+                    "shorten it, use a smaller dtype, or another device"
+                )
+            yield found
 
 
 def check_texts(plan: Plan, inputs: Inputs) -> None:
@@ -130,8 +141,11 @@ def _batches(plan: Plan, inputs: Inputs) -> Iterator[list[Text]]:
 
 def attributed(plan: Plan, text: Text) -> Attributed:
     """Attribute one text."""
+    room = Room()
     steps = [
-        Step(plan.model, plan.tokenizer, text.ids[:column], text.ids[column], foil, plan.function, plan.batch_size)
+        Step(
+            plan.model, plan.tokenizer, text.ids[:column], text.ids[column], foil, plan.function, plan.batch_size, room
+        )
         for column, foil in zip(range(text.start, text.stop), text.foils, strict=True)
     ]
     step_scores = _step_scores(plan, text, steps)

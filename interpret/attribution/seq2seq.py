@@ -7,22 +7,23 @@ G of them attributed, B rows, D width of an embedding, V size of the vocabulary.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
 from interpret.anatomy import input_device, last_attention_only
 from interpret.attribution.languages import Languages
 from interpret.attribution.plan import Plan
 from interpret.attribution.result import Attributed, Floats, side_by_side
-from interpret.attribution.steps import Step, array, gathered_details, head
+from interpret.attribution.steps import Room, Step, array, gathered_details, head
 from interpret.attribution.targets import Inputs, Text, text_of
 from interpret.batches import pad
 from interpret.errors import InputError
+from interpret.memory import in_batches
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,10 @@ class TranslationStep(Step):
         """[S + T] bool: which tokens are special ones, those that name a language included."""
         special = self.flags | set(self.tokenizer.all_special_ids)
         return torch.tensor([token in special for token in self.ids], device=self.embeddings.device)
+
+    def layers(self) -> list[nn.Module]:
+        """Return the layers of encoder and decoder."""
+        return [*self.model.get_encoder().layers, *self.model.get_decoder().layers]
 
     def logits(self, embeddings: Tensor) -> Tensor:
         """Return the logits of the next token, [B, S + T, D] -> [B, V], float32 at least."""
@@ -83,7 +88,8 @@ def translated_texts(plan: Plan, inputs: Inputs, first: int) -> list[Text]:
     numbers = range(len(inputs.prompts))[first : first + plan.batch_size]
     sources = [languages.source_ids(inputs.prompts[number]) for number in numbers]
     if inputs.targets is None:
-        wholes = write_translations(plan.model, sources, languages, plan.max_new_tokens)
+        writing = partial(write_translations, plan.model, languages=languages, new_tokens=plan.max_new_tokens)
+        wholes = list(in_batches(sources, len(sources), writing, lambda _: None))
     else:
         wholes = [_given(languages, "targets", number, inputs.targets[number]) for number in numbers]
     texts = []
@@ -138,7 +144,7 @@ def write_translations(
 def attributed_translation(plan: Plan, text: Text) -> Attributed:
     """Attribute one translation."""
     assert plan.languages is not None
-    n_source = text.n_source
+    n_source, room = text.n_source, Room()
     steps = [
         TranslationStep(
             plan.model,
@@ -148,6 +154,7 @@ def attributed_translation(plan: Plan, text: Text) -> Attributed:
             foil,
             plan.function,
             plan.batch_size,
+            room,
             n_source=n_source,
             flags=plan.languages.flags,
         )

@@ -6,6 +6,7 @@ of the whole text; steps those after the prompt, from 0.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from transformers import PreTrainedTokenizerBase
 
@@ -14,6 +15,7 @@ from interpret.attribution.plan import Plan
 from interpret.attribution.steps import Foil
 from interpret.decoding import write_after
 from interpret.errors import InputError
+from interpret.memory import in_batches
 
 Alignment = Sequence[tuple[int, int]]
 """Pairs (step of the text, step of the foil)."""
@@ -102,7 +104,7 @@ def texts_of(plan: Plan, inputs: Inputs, first: int) -> list[Text]:
     numbers = range(len(inputs.prompts))[first : first + plan.batch_size]
     prompts = [_prompt_ids(plan.tokenizer, inputs.prompts[number], number) for number in numbers]
     if inputs.targets is None:
-        written = write_after(plan.model, prompts, plan.max_new_tokens)
+        written = in_batches(prompts, len(prompts), partial(_written, plan), lambda _: None)
         wholes = [(*ids, *new) for ids, new in zip(prompts, written, strict=True)]
     else:
         wholes = [
@@ -114,6 +116,10 @@ def texts_of(plan: Plan, inputs: Inputs, first: int) -> list[Text]:
         text_of(plan, inputs, number, ids, len(prompt), _foil_ids(plan, inputs, number, prompt))
         for number, prompt, ids in rows
     ]
+
+
+def _written(plan: Plan, prompts: Sequence[tuple[int, ...]]) -> list[list[int]]:
+    return write_after(plan.model, prompts, plan.max_new_tokens)
 
 
 def _foil_ids(plan: Plan, inputs: Inputs, number: int, prompt_ids: tuple[int, ...]) -> tuple[int, ...] | None:
