@@ -22,8 +22,13 @@ from interpret.attribution.steps import Room, Step
 from interpret.errors import InputError
 
 GRADIENTS = [name for name, method in METHODS.items() if method.gradients]
-POINTS = {"integrated_gradients": {"n_steps": 8}, "layer_integrated_gradients": {"n_steps": 8, "layers": ["mlp_out.1"]}}
-POINTS["gradient_shap"] = {"n_samples": 8}
+POINTS = {
+    "integrated_gradients": {"n_steps": 8},
+    "gradient_shap": {"n_samples": 8},
+    # What follows in its layer depends on it.
+    "layer_integrated_gradients": {"n_steps": 8, "layers": ["attn_out.1"]},
+}
+"""Options of methods that take several points."""
 
 
 class Memory:
