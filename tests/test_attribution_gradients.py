@@ -231,7 +231,20 @@ def test_gradients_come_through_quantised_weights(kind, bits, cosine, method):
     assert all(weight.grad is None for weight in models[0].parameters())
 
 
-@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.gradients])
+@pytest.mark.parametrize("method", list(METHODS))
+def test_no_method_moves_the_model(method, monkeypatch):
+    """A quantised model, or one that is spread over devices, may not be moved."""
+
+    def refuse(module, *args, **options):
+        raise AssertionError(f"{type(module).__name__} is moved")
+
+    model = wide_model("llama")
+    for name in ("to", "cpu", "cuda", "float", "half"):
+        monkeypatch.setattr(torch.nn.Module, name, refuse)
+    attribute(model, TOKENIZER, PROMPT, TARGET, method=method)
+
+
+@pytest.mark.parametrize("method", list(METHODS))
 def test_nothing_is_left_on_the_model(method):
     model = wide_model("opt")
     before = {name: weight.clone() for name, weight in model.state_dict().items()}

@@ -12,6 +12,7 @@ import torch
 from reference.plain_attribution import PROMPT, TARGET, TOKENIZER, ids_of, wide_model
 from reference.tiny import D, L
 from reference.toy_translation import toy_translation
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from interpret.anatomy import anatomy_of, checkpointed
 from interpret.attribution.attribute import attribute
@@ -20,6 +21,7 @@ from interpret.attribution.gradients import deeplift, gradient, saliency
 from interpret.attribution.methods import METHODS
 from interpret.attribution.steps import Room, Step
 from interpret.errors import InputError
+from interpret.quantize import quantize_
 
 GRADIENTS = [name for name, method in METHODS.items() if method.gradients]
 POINTS = {
@@ -138,6 +140,15 @@ def test_layers_that_are_run_again_keep_only_what_enters_them(kind):
     entering = L * len(step.ids) * D * 4
     outside = memory.peak - entering
     assert plain.peak - outside > 8 * entering
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_quantised_layers_can_be_run_again(bits):
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=450, n_embd=64, n_layer=2, n_head=4, n_positions=32, initializer_range=0.1)
+    model = quantize_(GPT2LMHeadModel(config).eval(), bits)
+    expected, found = (saliency(step_of(model, room=Room(checkpointing=again))) for again in (False, True))
+    torch.testing.assert_close(found, expected)
 
 
 def test_dropout_is_the_same_when_layers_are_run_again():
