@@ -38,7 +38,6 @@ setup(
         "torch>=2.4,<=2.13.0",
         "accelerate==0.31.0",
         "bitsandbytes>=0.50,<0.51",
-        "captum>=0.9,<0.10",
         "safetensors<1",
         "sentencepiece>=0.2,<0.3",
         "protobuf>=4.25,<8",
@@ -53,6 +52,7 @@ setup(
     ],
     extras_require={
         "test": [
+            "captum>=0.9,<0.10",
             "hypothesis>=6.100,<7",
             "ipykernel>=6.29,<8",
             "mypy>=1.13,<3",
