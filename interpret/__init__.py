@@ -16,6 +16,19 @@ with warnings.catch_warnings():
     from interpret.attribution.methods import list_methods
     from interpret.attribution.result import Attributed, Attribution, AttributionInfo
     from interpret.averaging import average
+    from interpret.bench.experiment import Experiment
+    from interpret.bench.hypothesis import HypothesisTest, hypothesis_test
+    from interpret.bench.log import LoggedRun
+    from interpret.bench.plots import (
+        attention_figure,
+        induction_figure,
+        neuron_figure,
+        norm_figure,
+        query_key_figure,
+        residual_figure,
+        trajectory_figure,
+    )
+    from interpret.bench.profiling import Profiled, profile
     from interpret.buckets import average_buckets, bucket_means, token_buckets
     from interpret.configs import TraceConfig, load_config
     from interpret.control import read_answer, reinforcement_control, supervised_control, word_scorer
@@ -76,10 +89,12 @@ __all__ = [
     "Attribution",
     "AttributionInfo",
     "BadFact",
+    "Experiment",
     "Fact",
     "FactFile",
     "FilterCounts",
     "HookNames",
+    "HypothesisTest",
     "InputError",
     "InterpretError",
     "Interpretation",
@@ -88,9 +103,11 @@ __all__ = [
     "LocationAverage",
     "LocationCell",
     "LocationGrid",
+    "LoggedRun",
     "ModelError",
     "NeuronEffect",
     "Preservation",
+    "Profiled",
     "Prompt",
     "Reading",
     "RunError",
@@ -112,6 +129,7 @@ __all__ = [
     "answers",
     "approximate_trace",
     "attach",
+    "attention_figure",
     "attention_patterns",
     "attribute",
     "average",
@@ -124,6 +142,8 @@ __all__ = [
     "generate_interpret",
     "greedy_search_interpret",
     "head_weights",
+    "hypothesis_test",
+    "induction_figure",
     "induction_scores",
     "interpret",
     "interpret_vectors",
@@ -142,9 +162,13 @@ __all__ = [
     "location_summary",
     "logit_attribution",
     "logit_lens",
+    "neuron_figure",
+    "norm_figure",
     "patched_heads",
     "plan_sources",
     "preservation",
+    "profile",
+    "query_key_figure",
     "rank_correlation",
     "read_answer",
     "read_table",
@@ -152,6 +176,7 @@ __all__ = [
     "register_step_function",
     "reinforcement_control",
     "residual_decomposition",
+    "residual_figure",
     "residual_movement",
     "screen",
     "strongest_compositions",
@@ -163,5 +188,6 @@ __all__ = [
     "trace_grids",
     "trace_mediators",
     "trace_peaks",
+    "trajectory_figure",
     "word_scorer",
 ]
