@@ -373,12 +373,28 @@ def test_a_disk_that_takes_nothing_is_one_message(exp, monkeypatch):
         exp.log(same)(1)
 
 
-def test_source_is_the_functions_own():
-    @pytest.fixture
-    def decorated():
-        return 1
+OTHER_FILES = ["def other():\n    pass\n", "Some prose, an open (bracket\n", "  odd\n indentation\n", ""]
 
-    names = {}
-    exec(compile("def same(x):\n    return x * 2", __file__, "exec"), names)
+
+@pytest.mark.parametrize("text", OTHER_FILES)
+def test_code_under_the_name_of_another_file_is_known_by_its_bytecode(tmp_path, text):
+    file = tmp_path / "other.py"
+    file.write_text(text)
+
+    def source(code):
+        names = {}
+        exec(compile(code, str(file), "exec"), names)
+        return source_of(names["double"])
+
+    first = source("def double(x):\n    return x * 2")
+    assert "bytecode" in json.loads(first)
+    assert source("\n\ndef double(x):\n    return x * 2") == first, "wherever it stands"
+    assert source("def double(x):\n    return x * 3") != first
+    assert source("def double(x):\n    return [y * 2 for y in x]") != source(
+        "def double(x):\n    return [y for y in x]"
+    )
+
+
+def test_source_is_the_functions_own(exp):
     assert source_of(same) == "def same(x):\n    return x\n"
-    assert "bytecode" in json.loads(source_of(names["same"])), "what stands in the file is something else"
+    assert source_of(exp.log(same)) == source_of(same)

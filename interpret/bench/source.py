@@ -5,6 +5,7 @@ import hashlib
 import inspect
 import json
 import textwrap
+import tokenize
 from collections.abc import Callable
 from pathlib import Path
 from types import CodeType
@@ -22,7 +23,7 @@ def source_of(function: Callable[..., Any]) -> str:
     try:
         text = textwrap.dedent(inspect.getsource(innermost))
         found = ast.parse(text).body[0]
-    except (OSError, TypeError, SyntaxError, IndexError):
+    except (OSError, TypeError, SyntaxError, IndexError, tokenize.TokenError):
         return _bytecode(innermost.__code__)
     # Code that was compiled from a string may bear the name of a file that says something else.
     named = isinstance(found, ast.FunctionDef | ast.AsyncFunctionDef) and found.name == innermost.__name__
@@ -31,8 +32,15 @@ def source_of(function: Callable[..., Any]) -> str:
 
 def _bytecode(code: CodeType) -> str:
     """Write what a code object does, without where it stands, as JSON."""
-    constants = [_bytecode(each) if isinstance(each, CodeType) else repr(each) for each in code.co_consts]
+    constants = [_constant(each) for each in code.co_consts]
     return json.dumps({"bytecode": code.co_code.hex(), "names": code.co_names, "constants": constants})
+
+
+def _constant(value: Any) -> str:
+    if isinstance(value, CodeType):
+        return _bytecode(value)
+    # The order of a set is another in each process.
+    return repr(sorted(value, key=repr)) if isinstance(value, frozenset) else repr(value)
 
 
 def model_identity(model: PreTrainedModel) -> dict[str, Any]:
