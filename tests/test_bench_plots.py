@@ -85,12 +85,12 @@ def test_attention_is_that_of_the_head(model):
 
 def test_products_are_those_of_queries_and_keys(model, cache):
     # GPT-2 has no rotations: its attention is the softmax of the scaled products.
-    figure = query_key_figure(cache, 1, 3)
-    queries, keys = cache["q.1"][0, :, 3], cache["k.1"][0, :, 3 * cache["k.1"].shape[2] // H]
+    figure = query_key_figure(cache, 1, 2)
+    queries, keys = cache["q.1"][0, :, 2], cache["k.1"][0, :, 2 * cache["k.1"].shape[2] // H]
     np.testing.assert_allclose(drawn(figure), lower((queries @ keys.T).numpy()), rtol=1e-5)
     if model.config.model_type == "gpt2":
         scores = torch.from_numpy(drawn(figure)).nan_to_num(-torch.inf) / (D // H) ** 0.5
-        own = attention_patterns(model, IDS)[1][0, 3]
+        own = attention_patterns(model, IDS)[1][0, 2]
         torch.testing.assert_close(scores.softmax(-1).float(), own, rtol=1e-4, atol=1e-5)
     (image,) = figure.axes[0].get_images()
     assert image.cmap.name == SIGNED
