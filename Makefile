@@ -27,6 +27,7 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/bench_selfie.py
 	$(BIN)/python benchmarks/bench_tracing.py
 	$(BIN)/python benchmarks/bench_attribution.py
+	$(BIN)/python benchmarks/bench_probing.py
 
 clean:
 	rm -rf .venv runs

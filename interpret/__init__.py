@@ -58,17 +58,37 @@ with warnings.catch_warnings():
     from interpret.models import load
     from interpret.preservation import accuracy, answers, preservation
     from interpret.probing.cache import ActivationCache, activation_cache
-    from interpret.probing.composition import composition_scores, head_weights, strongest_compositions
-    from interpret.probing.heads import ablated_heads, attention_patterns, induction_scores, patched_heads, top_attended
-    from interpret.probing.knowledge import KnowledgeProber, NeuronEffect
+    from interpret.probing.composition import (
+        RelationalSubspaces,
+        composition_scores,
+        head_weights,
+        relational_subspaces,
+        strongest_compositions,
+    )
+    from interpret.probing.head_flow import information_flow, reading_heads, writing_heads
+    from interpret.probing.heads import (
+        ablated_heads,
+        attention_patterns,
+        induction_scores,
+        merged_heads,
+        patched_heads,
+        top_attended,
+    )
+    from interpret.probing.knowledge import KnowledgeProber
     from interpret.probing.lenses import logit_lens
     from interpret.probing.logit_attribution import logit_attribution
     from interpret.probing.stream import residual_decomposition, residual_movement
+    from interpret.probing.structure import deleted_layers, permuted_layers, replaced_layers
+    from interpret.probing.top_inputs import TopActivation, top_activating
     from interpret.readings import Settings
     from interpret.records import (
+        HeadView,
         Interpretation,
+        LensReading,
         LocationAverage,
         LocationCell,
+        LogitShare,
+        NeuronEffect,
         Preservation,
         TokenScore,
         TraceAverage,
@@ -93,6 +113,7 @@ __all__ = [
     "Fact",
     "FactFile",
     "FilterCounts",
+    "HeadView",
     "HookNames",
     "HypothesisTest",
     "InputError",
@@ -100,21 +121,25 @@ __all__ = [
     "Interpretation",
     "InterpretationPrompt",
     "KnowledgeProber",
+    "LensReading",
     "LocationAverage",
     "LocationCell",
     "LocationGrid",
     "LoggedRun",
+    "LogitShare",
     "ModelError",
     "NeuronEffect",
     "Preservation",
     "Profiled",
     "Prompt",
     "Reading",
+    "RelationalSubspaces",
     "RunError",
     "Screening",
     "Settings",
     "SpecError",
     "TokenScore",
+    "TopActivation",
     "TraceAverage",
     "TraceCell",
     "TraceConfig",
@@ -137,6 +162,7 @@ __all__ = [
     "bucket_means",
     "check_module_names",
     "composition_scores",
+    "deleted_layers",
     "detach",
     "forward_interpret",
     "generate_interpret",
@@ -145,6 +171,7 @@ __all__ = [
     "hypothesis_test",
     "induction_figure",
     "induction_scores",
+    "information_flow",
     "interpret",
     "interpret_vectors",
     "interpretation_prompt",
@@ -162,9 +189,11 @@ __all__ = [
     "location_summary",
     "logit_attribution",
     "logit_lens",
+    "merged_heads",
     "neuron_figure",
     "norm_figure",
     "patched_heads",
+    "permuted_layers",
     "plan_sources",
     "preservation",
     "profile",
@@ -172,9 +201,12 @@ __all__ = [
     "rank_correlation",
     "read_answer",
     "read_table",
+    "reading_heads",
     "record",
     "register_step_function",
     "reinforcement_control",
+    "relational_subspaces",
+    "replaced_layers",
     "residual_decomposition",
     "residual_figure",
     "residual_movement",
@@ -182,6 +214,7 @@ __all__ = [
     "strongest_compositions",
     "supervised_control",
     "token_buckets",
+    "top_activating",
     "top_attended",
     "trace",
     "trace_facts",
@@ -190,4 +223,5 @@ __all__ = [
     "trace_peaks",
     "trajectory_figure",
     "word_scorer",
+    "writing_heads",
 ]

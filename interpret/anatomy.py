@@ -185,6 +185,11 @@ def attention_scale(config: Any, layer: int) -> float:
     return scale / (layer + 1) if getattr(config, "scale_attn_by_inverse_layer_idx", False) else scale
 
 
+def numbered(layer: nn.Module) -> list[Any]:
+    """Return the modules of a layer that know its place, as ``layer_idx``: GPT-2's attention, whose scale may vary."""
+    return [module for module in layer.modules() if isinstance(getattr(module, "layer_idx", None), int)]
+
+
 def rotation(attention: Any, kind: Rotary, like: Tensor, n_tokens: int) -> tuple[Tensor, Tensor] | None:
     """Return cosines and sines, each [T, width], that turn the first ``width`` features of a head; None for none.
 

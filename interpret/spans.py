@@ -81,6 +81,28 @@ def find_once(part: str, chat_text: ChatText) -> tuple[int, int]:
     return start + at, start + at + len(part)
 
 
+def continuation(tokenizer: PreTrainedTokenizerBase, chat_text: ChatText, words: str) -> tuple[int, ...]:
+    """Return the tokens that words have after a prompt, after a space where neither brings one.
+
+    Raises:
+        InputError: if there are no words, or they grow together with the end of the prompt.
+    """
+    prompt = chat_text.text
+    if not words.strip():
+        raise InputError(f"answer {words!r} has no tokens; leave it out to take the likeliest next token")
+    space = "" if words[0].isspace() or prompt[-1].isspace() else " "
+    before, both = (
+        tokenizer(text, add_special_tokens=chat_text.add_special_tokens).input_ids
+        for text in (prompt, prompt + space + words)
+    )
+    if both[: len(before)] != before:
+        raise InputError(
+            f"answer {words!r} grows together with the end of the prompt {prompt!r} into other tokens; "
+            "end the prompt with a whole word, without a space after it"
+        )
+    return tuple(both[len(before) :])
+
+
 def select_tokens(selector: str, prompt: TokenisedPrompt) -> list[int]:
     """Return the positions a token selector names in this prompt.
 

@@ -17,7 +17,7 @@ from interpret.anatomy import input_device
 from interpret.chat import ChatText, as_it_is
 from interpret.errors import InputError, unknown
 from interpret.noise import corrupt, noise_of, parse_noise
-from interpret.spans import TokenisedPrompt, tokenise
+from interpret.spans import TokenisedPrompt, continuation, tokenise
 
 Target = Literal["first", "whole"]
 TARGETS = ("first", "whole")
@@ -165,22 +165,8 @@ def _answer_ids(
     if answer is None:
         prompt = torch.tensor([list(tokens.ids)], device=input_device(model))
         return (int(model(input_ids=prompt, use_cache=False).logits[0, -1].argmax()),)
-    expected = _continuation(tokenizer, tokens, answer)
+    expected = continuation(tokenizer, as_it_is(tokens.text), answer)
     return expected if target == "whole" else expected[:1]
-
-
-def _continuation(tokenizer: PreTrainedTokenizerBase, tokens: TokenisedPrompt, answer: str) -> tuple[int, ...]:
-    """Return the tokens an answer has after the prompt, after a space where neither brings one."""
-    if not answer.strip():
-        raise InputError(f"answer {answer!r} has no tokens; leave it out to take the likeliest next token")
-    space = "" if answer[0].isspace() or tokens.text[-1].isspace() else " "
-    both = tokenise(tokenizer, as_it_is(tokens.text + space + answer)).ids
-    if list(both[: len(tokens.ids)]) != list(tokens.ids):
-        raise InputError(
-            f"answer {answer!r} grows together with the end of the prompt {tokens.text!r} into other tokens; "
-            "end the prompt with a whole word, without a space after it"
-        )
-    return tuple(both[len(tokens.ids) :])
 
 
 def _counterfactual_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, tokens: TokenisedPrompt) -> Sequence[int]:

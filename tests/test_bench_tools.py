@@ -76,20 +76,23 @@ def test_every_tool_can_be_made_and_tells_what_it_does(exp):
 
 
 def test_tools_of_several_functions_have_the_model_in_place(exp):
-    @exp.use_tools("heads", "residual", "cache", "composition", "profile", "record")
-    def use(heads, residual, cache, composition, profile, record):
+    @exp.use_tools("heads", "residual", "cache", "composition", "profile", "record", "structure")
+    def use(heads, residual, cache, composition, profile, record, structure):
         ids = torch.tensor([[5, 6, 7]])
         with record(["resid_post.1"]) as seen, heads.ablated_heads([(0, 1)]):
             exp.model(ids)
+        with structure.deleted_layers([2]):
+            assert len(exp.model.transformer.h) == 3
         return (
             heads.attention_patterns(ids)[0].shape,
+            len(heads.writing_heads(cache([[5, 6, 7]]))),
             len(residual.residual_movement(cache([[5, 6, 7]]))),
             composition.head_weights(0).queries.dim(),
             profile([[5, 6, 7]], repeats=1).ms.sum() > 0,
             seen["resid_post.1"].shape,
         )
 
-    assert use() == ((1, 4, 3, 3), 4, 3, True, (1, 3, 32))
+    assert use() == ((1, 4, 3, 3), 16, 4, 3, True, (1, 3, 32))
 
 
 def test_a_tool_is_made_once_and_only_when_it_is_needed(exp):

@@ -11,7 +11,17 @@ from typer.main import get_command
 
 import interpret
 from interpret.cli import app
-from interpret.records import Interpretation, LocationCell, TokenScore, TraceCell, columns
+from interpret.records import (
+    HeadView,
+    Interpretation,
+    LensReading,
+    LocationCell,
+    LogitShare,
+    NeuronEffect,
+    TokenScore,
+    TraceCell,
+    columns,
+)
 
 TOP = Path(__file__).parents[1]
 PACKAGE = TOP / "interpret"
@@ -45,13 +55,13 @@ LAYERS = [
         "spans",
         "surgery",
     },
-    {"generation", "noise", "recorded", "sources", "trace_tables", "trunk"},
+    {"generation", "noise", "pair_files", "recorded", "sources", "trace_tables", "trunk"},
     {"location_tables", "prefix_tree", "rows"},
     {"decoding", "sweep", "trace_inputs"},
     {"knowledge", "preservation", "readings"},
     {"attribution", "control", "probing", "selfcheck", "selfie", "tracing"},
     {"approximation", "configs", "locations", "plots", "report", "runs"},
-    {"attribution_runs", "bench", "fact_runs", "fact_traces"},
+    {"attribution_runs", "bench", "fact_runs", "fact_traces", "neuron_runs", "probe_runs"},
     {"location_runs", "trace_runs"},
     {"cli"},
     {"__init__"},
@@ -159,6 +169,10 @@ SECTIONS = [
     ("Where is a fact?", TraceCell, ["trace", "figures"]),
     ("Which tokens decide?", TokenScore, ["attribute"]),
     ("Which tokens decide?", LocationCell, ["locate"]),
+    ("What does each part write?", LensReading, ["probe lens"]),
+    ("What does each part write?", LogitShare, ["probe logits"]),
+    ("What does each part write?", HeadView, ["probe heads"]),
+    ("What does each part write?", NeuronEffect, ["probe neurons"]),
 ]
 
 
@@ -166,14 +180,17 @@ SECTIONS = [
 def test_the_readme_tells_every_column(title, record, commands):
     section = readme_section(title)
     for name in columns(record):
-        assert re.search(rf"^\| `{re.escape(name)}` \|", section, re.MULTILINE), name
+        assert re.search(rf"^\|[^|]*`{re.escape(name)}`[^|]*\|", section, re.MULTILINE), name
 
 
 @pytest.mark.parametrize(("title", "record", "commands"), SECTIONS)
 def test_the_readme_tells_every_option(title, record, commands):
     section = readme_section(title)
     for command in commands:
-        for option in get_command(app).commands[command].params:
+        found = get_command(app)
+        for word in command.split():
+            found = found.commands[word]
+        for option in found.params:
             for name in (*option.opts, *option.secondary_opts):
                 told = f"`{name}" in section or (not name.startswith("--") and f" {name} " in section)
                 assert told or name == "--help" or option.param_type_name == "argument", name

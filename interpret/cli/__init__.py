@@ -18,6 +18,7 @@ from interpret.cli.compare import compare_command
 from interpret.cli.export import export_command
 from interpret.cli.figures import figures_command
 from interpret.cli.locate import locate_command
+from interpret.cli.probe import probe
 from interpret.cli.report import report_command
 from interpret.cli.selfie import selfie_command
 from interpret.cli.trace import trace_command
@@ -35,6 +36,7 @@ app.command("selfie")(selfie_command)
 app.command("trace")(trace_command)
 app.command("attribute")(attribute_command)
 app.command("locate")(locate_command)
+app.add_typer(probe, name="probe")
 app.command("figures")(figures_command)
 app.command("compare")(compare_command)
 app.command("export")(export_command)

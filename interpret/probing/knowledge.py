@@ -1,8 +1,8 @@
 """What single MLP neurons know: which tell true statements from false ones, and which stand among others like them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -12,29 +12,10 @@ from interpret.errors import InputError
 from interpret.probing.edits import check_index
 from interpret.probing.effects import effect_sizes, permutation_p_values, q_values
 from interpret.probing.neurons import Token, count_neurons, neuron_values, reading_weights, scaled_neuron
+from interpret.records import NeuronEffect
 
 Pairs = Sequence[tuple[str, str]]
 _CHUNK_BYTES = 1 << 28
-
-
-@dataclass(frozen=True)
-class NeuronEffect:
-    """How far what a neuron says differs between true and false texts."""
-
-    layer: int
-    neuron: int
-    true_mean: float
-    """Mean over the true texts of what the neuron says."""
-    false_mean: float
-    cohens_d: float
-    """Difference of the means by the pooled standard deviation; above 0 where the neuron says more about true texts."""
-    hedges_g: float
-    """Cohen's d without its bias in small sets."""
-    p_value: float
-    """Two-sided, of the mean difference within pairs, by permuting which text of a pair is the true one."""
-    q_value: float
-    """p_value adjusted for all neurons tested in the same call (Benjamini and Hochberg); p_value itself for one."""
-    n_pairs: int
 
 
 class KnowledgeProber:
@@ -142,10 +123,7 @@ class KnowledgeProber:
         if not chosen:
             raise InputError("layers is empty: name at least one layer")
         values = self._values(true_false_pairs, chosen, token, batch_size)
-        effects = [effect for layer in chosen for effect in _effects(layer, values[layer], n_permutations, seed)]
-        adjusted = q_values(torch.tensor([effect.p_value for effect in effects], dtype=torch.float64))
-        found = [replace(effect, q_value=q) for effect, q in zip(effects, adjusted.tolist(), strict=True)]
-        return sorted(found, key=lambda effect: (effect.p_value, -abs(effect.hedges_g)))
+        return ranked_effects(values.items(), n_permutations=n_permutations, seed=seed)
 
     def intervene(
         self, neuron: tuple[int, int], scale: float = 0.0, column: int | None = None
@@ -155,13 +133,39 @@ class KnowledgeProber:
 
     def _values(self, pairs: Pairs, layers: Sequence[int], token: Token, batch_size: int) -> dict[int, Tensor]:
         """Return what the neurons of each layer say, [2 * N, F], the true texts first."""
-        if len(pairs) < 2:
-            raise InputError(
-                f"true_false_pairs holds {len(pairs)} pair{'s'[: len(pairs) != 1]}: the true and the false set need at "
-                "least 2 texts each, or there is no spread to compare with"
-            )
+        check_pairs(pairs)
         texts = [true for true, _ in pairs] + [false for _, false in pairs]
         return neuron_values(self.model, self.tokenizer, texts, layers, token=token, batch_size=batch_size)
+
+
+def check_pairs(pairs: Pairs) -> None:
+    """Refuse fewer than two pairs, between which nothing varies.
+
+    Raises:
+        InputError: for fewer.
+    """
+    if len(pairs) < 2:
+        raise InputError(
+            f"true_false_pairs holds {len(pairs)} pair{'s'[: len(pairs) != 1]}: the true and the false set need at "
+            "least 2 texts each, or there is no spread to compare with"
+        )
+
+
+def ranked_effects(values: Iterable[tuple[int, Tensor]], *, n_permutations: int, seed: int) -> list[NeuronEffect]:
+    """Compare what neurons say about true and about false texts; the surest, then the largest, first.
+
+    Args:
+        values: layer by layer, what its neurons say, [2 * N, F]: about the true texts of N pairs, then the false.
+        n_permutations: as in ``KnowledgeProber.knowledge_probe``.
+        seed: as there.
+
+    Raises:
+        InputError: if ``n_permutations`` is below 1.
+    """
+    effects = [effect for layer, of_layer in values for effect in _effects(layer, of_layer, n_permutations, seed)]
+    adjusted = q_values(torch.tensor([effect.p_value for effect in effects], dtype=torch.float64))
+    found = [replace(effect, q_value=q) for effect, q in zip(effects, adjusted.tolist(), strict=True)]
+    return sorted(found, key=lambda effect: (effect.p_value, -abs(effect.hedges_g)))
 
 
 def _concentration(unit: Tensor, first: int, last: int, k: int) -> Tensor:

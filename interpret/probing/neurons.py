@@ -21,7 +21,7 @@ from interpret.probing.edits import check_index, editing
 Token = int | Literal["last", "mean", "max"]
 """At which token a neuron is read: the last, the mean or the maximum over all tokens but those the tokenizer adds, or
 one token, counted from 0 as the tokenizer gives them or from -1 backwards."""
-_CHOICES = ("last", "mean", "max")
+CHOICES = ("last", "mean", "max")
 
 
 def plain_weight(module: nn.Module, name: str) -> Tensor:
@@ -53,8 +53,12 @@ def reading_weights(model: PreTrainedModel, layer: int) -> Tensor:
     parts = anatomy.family.parts
     paths = [path for path in (parts.up, parts.gate) if path]
     weights = [plain_weight(anatomy.layers[layer].get_submodule(path), f"layer {layer}: {path}") for path in paths]
-    unit = [nn.functional.normalize(weight.float(), dim=1) for weight in weights]
-    return unit[0] if len(unit) == 1 else torch.cat(unit, dim=1).mul_(0.5**0.5)
+    n_neurons, width = weights[0].shape
+    unit = torch.empty(n_neurons, len(weights) * width, dtype=torch.float32, device=weights[0].device)
+    for part, weight in zip(unit.split(width, dim=1), weights, strict=True):
+        part.copy_(weight)  # in place from here on: a layer of a large model is a gigabyte
+        part.div_(part.norm(dim=1, keepdim=True).clamp_min_(1e-12).mul_(len(weights) ** 0.5))
+    return unit
 
 
 def count_neurons(model: PreTrainedModel, layer: int) -> int:
@@ -95,11 +99,7 @@ def neuron_values(
         check_index("layer", layer, len(anatomy_of(model).layers))
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}: give at least 1")
-    encoded = [tokenizer(text, return_special_tokens_mask=True) for text in texts]
-    weights = [
-        _token_weights(text, one["special_tokens_mask"], token) for text, one in zip(texts, encoded, strict=True)
-    ]
-    rows = [one["input_ids"] for one in encoded]
+    rows, weights = _read_at(tokenizer, texts, token)
     values: dict[int, list[Tensor]] = {layer: [] for layer in layers}
     with torch.no_grad(), evaluating(model):
         for first in range(0, len(rows), batch_size):
@@ -109,11 +109,31 @@ def neuron_values(
     return {layer: torch.cat(parts) for layer, parts in values.items()}
 
 
+def check_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], token: Token) -> None:
+    """Refuse texts that do not have the token at which neurons are to be read.
+
+    Raises:
+        InputError: naming the text.
+    """
+    _read_at(tokenizer, texts, token)
+
+
+def _read_at(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], token: Token
+) -> tuple[list[list[int]], list[list[float]]]:
+    """Return the token ids of each text, and what each token counts for."""
+    encoded = [tokenizer(text, return_special_tokens_mask=True) for text in texts]
+    weights = [
+        _token_weights(text, one["special_tokens_mask"], token) for text, one in zip(texts, encoded, strict=True)
+    ]
+    return [one["input_ids"] for one in encoded], weights
+
+
 def _token_weights(text: str, added: Sequence[int], token: Token) -> list[float]:
     """Return what each token of a text counts for: they sum to 1, or are 1 where a maximum is taken."""
     own = [float(not bit) for bit in added]
-    if isinstance(token, str) and token not in _CHOICES:
-        raise InputError(unknown("token", token, [*_CHOICES, "a position such as 0 or -1"]))
+    if isinstance(token, str) and token not in CHOICES:
+        raise InputError(unknown("token", token, [*CHOICES, "a position such as 0 or -1"]))
     if not any(own) or (isinstance(token, int) and not -len(own) <= token < len(own)):
         asked = f"token {token}" if isinstance(token, int) and any(own) else "token of its own"
         raise InputError(f"{text!r} has no {asked}: it is {len(own)} token{'s'[: len(own) != 1]} long")
@@ -129,34 +149,50 @@ def _run(
     model: PreTrainedModel, rows: list[list[int]], layers: Sequence[int], weights: list[list[float]], maximum: bool
 ) -> dict[int, Tensor]:
     """Run one batch, and return what is read at each layer, [B, F]."""
-    anatomy = anatomy_of(model)
     seen: dict[int, Tensor] = {}
-    # Padded on the right, where no token sees the padding.
-    batch = pad(rows, pad_id=0, side="right", device=input_device(model))
-    counted = torch.zeros(batch.input_ids.shape)  # [B, T]
+    counted = torch.zeros(len(rows), max(len(row) for row in rows))  # [B, T]
     for row, own in zip(counted, weights, strict=True):
         row[: len(own)] = torch.tensor(own)
 
-    def keep(layer: int) -> Callable[..., None]:
+    def keep(layer: int, value: Tensor) -> None:
+        here, value = counted.to(value.device), value.float()
+        if maximum:
+            read = value.masked_fill(here[..., None] == 0, -torch.inf).amax(dim=1)
+        else:
+            read = torch.einsum("bt,btf->bf", here, value)
+        seen[layer] = read.cpu()
+
+    run_neurons(model, rows, layers, keep)
+    return seen
+
+
+def run_neurons(
+    model: PreTrainedModel, rows: Sequence[Sequence[int]], layers: Sequence[int], read: Callable[[int, Tensor], None]
+) -> None:
+    """Run B rows of token ids side by side, and show what the neurons of some layers say while it is there.
+
+    Args:
+        model: a causal LM of a known family.
+        rows: token ids; they are padded on the right, where no token sees the padding.
+        layers: which layers.
+        read: is called with each layer and what its neurons say, [B, T, F], T being the length of the longest row.
+    """
+    anatomy = anatomy_of(model)
+    batch = pad(rows, pad_id=0, side="right", device=input_device(model))
+
+    def show(layer: int) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             value = layer_input(args, kwargs)
-            value = value.view(*counted.shape, value.shape[-1]).float()  # [B, T, F]; OPT's are [B * T, F]
-            here = counted.to(value.device)
-            if maximum:
-                read = value.masked_fill(here[..., None] == 0, -torch.inf).amax(dim=1)
-            else:
-                read = torch.einsum("bt,btf->bf", here, value)
-            seen[layer] = read.cpu()
+            read(layer, value.view(*batch.input_ids.shape, value.shape[-1]))  # OPT's are [B * T, F]
 
         return hook
 
     with ExitStack() as stack:
         for layer in layers:
             module = anatomy.layers[layer].get_submodule(anatomy.family.parts.down)
-            hook = only_in_this_thread(keep(layer))
+            hook = only_in_this_thread(show(layer))
             stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
         anatomy.trunk(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
-    return seen
 
 
 @contextmanager

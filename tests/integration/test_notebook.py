@@ -1,5 +1,6 @@
 """The demo notebook, run as a user runs it."""
 
+import re
 import time
 from pathlib import Path
 
@@ -32,6 +33,10 @@ def test_the_notebook_runs_and_shows_what_its_text_promises(run):
     assert "Italian" in with_pizza
     assert "Italian" not in nothing
     assert "say more about their own state than about the controls" in shown
+    total, logit = re.search(r"sum of all shares ([\d.]+), the logit ([\d.]+)", shown).groups()
+    assert float(total) == pytest.approx(float(logit), abs=2e-3)
+    assert re.search(r"[1-9]\d* of 9216 neurons differ", shown)
+    assert re.search(r"P\(Paris\) is 0\.\d+, and 0\.\d+ without neuron", shown)
     pages = [output["data"]["text/html"] for output in outputs(notebook) if "data" in output]
     assert any("<iframe" in page for page in pages)
 
