@@ -20,6 +20,7 @@ setup(
     packages=[
         "interpret",
         "interpret.attribution",
+        "interpret.bench",
         "interpret.cli",
         "interpret.probing",
         "interpret.records",
@@ -46,6 +47,7 @@ setup(
         "gguf>=0.17,<1",
         "jinja2>=3.1,<4",
         "matplotlib>=3.9,<4",
+        "mpmath>=1.3,<2",
         "pyyaml>=6,<7",
         "rich>=13,<16",
         "typer>=0.15,<1",
@@ -60,6 +62,7 @@ setup(
             "nbformat>=5.10,<6",
             "pytest>=8,<10",
             "ruff>=0.8,<1",
+            "scipy>=1.14,<2",
             "selenium>=4.20,<5",
         ],
     },

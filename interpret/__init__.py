@@ -16,6 +16,19 @@ with warnings.catch_warnings():
     from interpret.attribution.methods import list_methods
     from interpret.attribution.result import Attributed, Attribution, AttributionInfo
     from interpret.averaging import average
+    from interpret.bench.experiment import Experiment
+    from interpret.bench.hypothesis import HypothesisTest, hypothesis_test
+    from interpret.bench.log import LoggedRun
+    from interpret.bench.plots import (
+        attention_figure,
+        induction_figure,
+        neuron_figure,
+        norm_figure,
+        query_key_figure,
+        residual_figure,
+        trajectory_figure,
+    )
+    from interpret.bench.profiling import Profiled, profile
     from interpret.buckets import average_buckets, bucket_means, token_buckets
     from interpret.configs import TraceConfig, load_config
     from interpret.control import read_answer, reinforcement_control, supervised_control, word_scorer
@@ -96,11 +109,13 @@ __all__ = [
     "Attribution",
     "AttributionInfo",
     "BadFact",
+    "Experiment",
     "Fact",
     "FactFile",
     "FilterCounts",
     "HeadView",
     "HookNames",
+    "HypothesisTest",
     "InputError",
     "InterpretError",
     "Interpretation",
@@ -110,10 +125,12 @@ __all__ = [
     "LocationAverage",
     "LocationCell",
     "LocationGrid",
+    "LoggedRun",
     "LogitShare",
     "ModelError",
     "NeuronEffect",
     "Preservation",
+    "Profiled",
     "Prompt",
     "Reading",
     "RelationalSubspaces",
@@ -137,6 +154,7 @@ __all__ = [
     "answers",
     "approximate_trace",
     "attach",
+    "attention_figure",
     "attention_patterns",
     "attribute",
     "average",
@@ -150,6 +168,8 @@ __all__ = [
     "generate_interpret",
     "greedy_search_interpret",
     "head_weights",
+    "hypothesis_test",
+    "induction_figure",
     "induction_scores",
     "information_flow",
     "interpret",
@@ -170,10 +190,14 @@ __all__ = [
     "logit_attribution",
     "logit_lens",
     "merged_heads",
+    "neuron_figure",
+    "norm_figure",
     "patched_heads",
     "permuted_layers",
     "plan_sources",
     "preservation",
+    "profile",
+    "query_key_figure",
     "rank_correlation",
     "read_answer",
     "read_table",
@@ -184,6 +208,7 @@ __all__ = [
     "relational_subspaces",
     "replaced_layers",
     "residual_decomposition",
+    "residual_figure",
     "residual_movement",
     "screen",
     "strongest_compositions",
@@ -196,6 +221,7 @@ __all__ = [
     "trace_grids",
     "trace_mediators",
     "trace_peaks",
+    "trajectory_figure",
     "word_scorer",
     "writing_heads",
 ]

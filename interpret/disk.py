@@ -39,6 +39,34 @@ def append_durably(path: Path, data: bytes) -> None:
         os.close(descriptor)
 
 
+def append_line(path: Path, line: bytes) -> int:
+    """Write a line at the end of a file of lines, when other processes have written theirs; made if it is not there.
+
+    What a kill has left of a last line goes.
+
+    Args:
+        path: of the file.
+        line: without its end.
+
+    Returns:
+        How many bytes of such a last line were dropped.
+    """
+    there = path.exists()
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        whole = path.read_bytes().rfind(b"\n") + 1
+        torn = path.stat().st_size - whole
+        cut(path, whole)
+        append_durably(path, line + b"\n")
+        if not there:
+            sync(path.parent)
+        return torn
+    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
+
+
 def cut(path: Path, size: int) -> None:
     """Drop what a file holds beyond ``size`` bytes."""
     if path.stat().st_size > size:
