@@ -20,6 +20,7 @@ setup(
     packages=[
         "interpret",
         "interpret.attribution",
+        "interpret.bench",
         "interpret.cli",
         "interpret.probing",
         "interpret.records",
@@ -38,7 +39,6 @@ setup(
         "torch>=2.4,<=2.13.0",
         "accelerate==0.31.0",
         "bitsandbytes>=0.50,<0.51",
-        "captum>=0.9,<0.10",
         "safetensors<1",
         "sentencepiece>=0.2,<0.3",
         "protobuf>=4.25,<8",
@@ -47,12 +47,14 @@ setup(
         "gguf>=0.17,<1",
         "jinja2>=3.1,<4",
         "matplotlib>=3.9,<4",
+        "mpmath>=1.3,<2",
         "pyyaml>=6,<7",
         "rich>=13,<16",
         "typer>=0.15,<1",
     ],
     extras_require={
         "test": [
+            "captum>=0.9,<0.10",
             "hypothesis>=6.100,<7",
             "ipykernel>=6.29,<8",
             "mypy>=1.13,<3",
@@ -60,6 +62,7 @@ setup(
             "nbformat>=5.10,<6",
             "pytest>=8,<10",
             "ruff>=0.8,<1",
+            "scipy>=1.14,<2",
             "selenium>=4.20,<5",
         ],
     },

@@ -16,6 +16,19 @@ with warnings.catch_warnings():
     from interpret.attribution.methods import list_methods
     from interpret.attribution.result import Attributed, Attribution, AttributionInfo
     from interpret.averaging import average
+    from interpret.bench.experiment import Experiment
+    from interpret.bench.hypothesis import HypothesisTest, hypothesis_test
+    from interpret.bench.log import LoggedRun
+    from interpret.bench.plots import (
+        attention_figure,
+        induction_figure,
+        neuron_figure,
+        norm_figure,
+        query_key_figure,
+        residual_figure,
+        trajectory_figure,
+    )
+    from interpret.bench.profiling import Profiled, profile
     from interpret.buckets import average_buckets, bucket_means, token_buckets
     from interpret.configs import TraceConfig, load_config
     from interpret.control import read_answer, reinforcement_control, supervised_control, word_scorer
@@ -45,12 +58,28 @@ with warnings.catch_warnings():
     from interpret.models import load
     from interpret.preservation import accuracy, answers, preservation
     from interpret.probing.cache import ActivationCache, activation_cache
-    from interpret.probing.composition import composition_scores, head_weights, strongest_compositions
-    from interpret.probing.heads import ablated_heads, attention_patterns, induction_scores, patched_heads, top_attended
+    from interpret.probing.composition import (
+        RelationalSubspaces,
+        composition_scores,
+        head_weights,
+        relational_subspaces,
+        strongest_compositions,
+    )
+    from interpret.probing.head_flow import information_flow, reading_heads, writing_heads
+    from interpret.probing.heads import (
+        ablated_heads,
+        attention_patterns,
+        induction_scores,
+        merged_heads,
+        patched_heads,
+        top_attended,
+    )
     from interpret.probing.knowledge import KnowledgeProber
     from interpret.probing.lenses import logit_lens
     from interpret.probing.logit_attribution import logit_attribution
     from interpret.probing.stream import residual_decomposition, residual_movement
+    from interpret.probing.structure import deleted_layers, permuted_layers, replaced_layers
+    from interpret.probing.top_inputs import TopActivation, top_activating
     from interpret.readings import Settings
     from interpret.records import (
         HeadView,
@@ -80,11 +109,13 @@ __all__ = [
     "Attribution",
     "AttributionInfo",
     "BadFact",
+    "Experiment",
     "Fact",
     "FactFile",
     "FilterCounts",
     "HeadView",
     "HookNames",
+    "HypothesisTest",
     "InputError",
     "InterpretError",
     "Interpretation",
@@ -94,17 +125,21 @@ __all__ = [
     "LocationAverage",
     "LocationCell",
     "LocationGrid",
+    "LoggedRun",
     "LogitShare",
     "ModelError",
     "NeuronEffect",
     "Preservation",
+    "Profiled",
     "Prompt",
     "Reading",
+    "RelationalSubspaces",
     "RunError",
     "Screening",
     "Settings",
     "SpecError",
     "TokenScore",
+    "TopActivation",
     "TraceAverage",
     "TraceCell",
     "TraceConfig",
@@ -119,6 +154,7 @@ __all__ = [
     "answers",
     "approximate_trace",
     "attach",
+    "attention_figure",
     "attention_patterns",
     "attribute",
     "average",
@@ -126,12 +162,16 @@ __all__ = [
     "bucket_means",
     "check_module_names",
     "composition_scores",
+    "deleted_layers",
     "detach",
     "forward_interpret",
     "generate_interpret",
     "greedy_search_interpret",
     "head_weights",
+    "hypothesis_test",
+    "induction_figure",
     "induction_scores",
+    "information_flow",
     "interpret",
     "interpret_vectors",
     "interpretation_prompt",
@@ -149,26 +189,39 @@ __all__ = [
     "location_summary",
     "logit_attribution",
     "logit_lens",
+    "merged_heads",
+    "neuron_figure",
+    "norm_figure",
     "patched_heads",
+    "permuted_layers",
     "plan_sources",
     "preservation",
+    "profile",
+    "query_key_figure",
     "rank_correlation",
     "read_answer",
     "read_table",
+    "reading_heads",
     "record",
     "register_step_function",
     "reinforcement_control",
+    "relational_subspaces",
+    "replaced_layers",
     "residual_decomposition",
+    "residual_figure",
     "residual_movement",
     "screen",
     "strongest_compositions",
     "supervised_control",
     "token_buckets",
+    "top_activating",
     "top_attended",
     "trace",
     "trace_facts",
     "trace_grids",
     "trace_mediators",
     "trace_peaks",
+    "trajectory_figure",
     "word_scorer",
+    "writing_heads",
 ]

@@ -4,14 +4,16 @@ This is the only place that knows the module names of a family. To describe a ne
 ``FAMILIES``; docs/architecture.md says how to find its values.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from threading import get_ident
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from interpret.errors import InputError, UnsupportedModelError
@@ -185,6 +187,11 @@ def attention_scale(config: Any, layer: int) -> float:
     return scale / (layer + 1) if getattr(config, "scale_attn_by_inverse_layer_idx", False) else scale
 
 
+def numbered(layer: nn.Module) -> list[Any]:
+    """Return the modules of a layer that know its place, as ``layer_idx``: GPT-2's attention, whose scale may vary."""
+    return [module for module in layer.modules() if isinstance(getattr(module, "layer_idx", None), int)]
+
+
 def rotation(attention: Any, kind: Rotary, like: Tensor, n_tokens: int) -> tuple[Tensor, Tensor] | None:
     """Return cosines and sines, each [T, width], that turn the first ``width`` features of a head; None for none.
 
@@ -256,10 +263,98 @@ def keeping_activations(trunk: PreTrainedModel) -> Iterator[None]:
         trunk.gradient_checkpointing = had
 
 
+@contextmanager
+def last_attention_only(layers: Sequence[nn.Module]) -> Iterator[None]:
+    """Let layers keep the attention of the last token alone, [B, H, 1, T], in passes that ask for it without a cache.
+
+    A model holds the patterns of all its layers until its pass is over; whole, they grow with the square of the text.
+    """
+
+    def cut(module: nn.Module, args: tuple[Any, ...], output: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        # Without a cache, patterns stand after the hidden states: of a text itself, and of its source if there is one.
+        return (output[0], *(pattern[:, :, -1:].clone() for pattern in output[1:]))
+
+    with ExitStack() as stack:
+        for layer in layers:
+            stack.callback(layer.register_forward_hook(only_in_this_thread(cut)).remove)
+        yield
+
+
+@contextmanager
+def checkpointed(layers: Sequence[nn.Module]) -> Iterator[None]:
+    """Let layers keep nothing for backward but their input, in passes this thread makes inside the ``with`` block.
+
+    Backward, also after the block, runs a layer again: in the mode its modules had, with the random numbers they drew,
+    and with the hooks of this thread that are there then. Stock checkpointing asks for a model in training mode.
+    """
+    thread = _passing_thread()
+
+    def again(layer: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if _passing_thread() != thread or not torch.is_grad_enabled():
+                return forward(*args, **kwargs)
+            modes = [(module, module.training) for module in layer.modules()]
+
+            def forward_as_now(*args: Any, **kwargs: Any) -> Any:
+                with _standing_in(thread), _in_modes(modes):
+                    return forward(*args, **kwargs)
+
+            return checkpoint(forward_as_now, *args, use_reentrant=False, **kwargs)
+
+        return run
+
+    with ExitStack() as stack:
+        # A layer that stands in several places is changed once.
+        for layer in {id(layer): layer for layer in layers}.values():
+            stack.callback(_put_back, layer, vars(layer).get("forward"))
+            layer.forward = again(layer, layer.forward)
+        yield
+
+
+def _put_back(layer: nn.Module, own: Callable[..., Any] | None) -> None:
+    """Give a layer the forward of its class again, or one that accelerate had put on it."""
+    if own is None:
+        del layer.forward
+    else:
+        layer.forward = own
+
+
+@contextmanager
+def _in_modes(modes: Sequence[tuple[nn.Module, bool]]) -> Iterator[None]:
+    """Put modules into training or evaluation mode for the time of a ``with`` block."""
+    before = [(module, module.training) for module, _ in modes]
+    try:
+        for module, training in modes:
+            module.training = training
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
+
+
+_for_thread = threading.local()
+
+
+@contextmanager
+def _standing_in(thread: int) -> Iterator[None]:
+    """Compute a pass of another thread: autograd has threads of its own."""
+    before = getattr(_for_thread, "ident", None)
+    _for_thread.ident = thread
+    try:
+        yield
+    finally:
+        _for_thread.ident = before
+
+
+def _passing_thread() -> int:
+    """Return the thread whose pass this one computes."""
+    return getattr(_for_thread, "ident", None) or get_ident()
+
+
 def only_in_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
     """Keep a hook from the passes other threads make through the same model."""
-    thread = get_ident()
-    return lambda *event: hook(*event) if get_ident() == thread else None
+    thread = _passing_thread()
+    return lambda *event: hook(*event) if _passing_thread() == thread else None
 
 
 def check_evaluating(model: PreTrainedModel) -> None:

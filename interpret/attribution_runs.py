@@ -1,22 +1,24 @@
 """Attributions of a prompt file in a run folder: one unit a prompt, one row a score.
 
 ``attributions/`` holds one file a prompt, numbered as in the file, which is whole before the prompt's rows are written;
-``collected`` puts them together again, for the page and for one JSON file.
+``collected`` reads them again, one at a time, for the page and for one JSON file.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from interpret.attribution.attribute import attributions
+from interpret.attribution.attribute import attributions, check_texts
 from interpret.attribution.plan import Plan
 from interpret.attribution.result import Attributed, Attribution, How
-from interpret.attribution.targets import Alignment, Inputs, one_for_each, texts_of
+from interpret.attribution.targets import Alignment, Inputs, UnalignedError, one_for_each
 from interpret.chat import ChatText, as_it_is, wrap
-from interpret.errors import InputError
+from interpret.errors import InputError, ModelError
 from interpret.facts import Prompt
 from interpret.records import TokenScore
 from interpret.runs import Run
@@ -92,17 +94,33 @@ def inputs_of(plan: Plan, question: Question, alignment: Alignment | None) -> In
     if plan.contrast is not None:
         if question.foil is None:
             raise InputError('there is no foil to hold it against; give one, with --foil or the key "foil"')
-        foil = _continued(question.prompt, question.foil)
-    target = None if question.target is None else _continued(question.prompt, question.target)
+        foil = _whole(plan, question.prompt, question.foil)
+    target = None if question.target is None else _whole(plan, question.prompt, question.target)
     pairs = None if foil is None or alignment is None else [alignment]
     inputs = one_for_each(question.prompt, target, foil, pairs)
     if target is not None:
-        texts_of(plan, inputs, 0)
+        with _alignment_by_option():
+            check_texts(plan, inputs)
     return inputs
 
 
-def _continued(prompt: str, words: str) -> str:
+def _whole(plan: Plan, prompt: str, words: str) -> str:
+    """Return a target as ``attribute`` takes it: the prompt and the words after it, or a translation alone."""
+    if plan.languages is not None:
+        return words
     return prompt + ("" if prompt[-1].isspace() or words[:1].isspace() else " ") + words
+
+
+@contextmanager
+def _alignment_by_option() -> Iterator[None]:
+    """Word what is missing as the command's option, not as an argument of the library."""
+    try:
+        yield
+    except UnalignedError as error:
+        raise InputError(
+            f"the foil has {error.n_foil_steps} tokens, the target {error.n_steps}: say which are held against which, "
+            "with --align, such as 0:0,1:0 (token of the target, token of the foil)"
+        ) from None
 
 
 def write_attributions(
@@ -130,7 +148,7 @@ def write_attributions(
             try:
                 found = _attribution(plan, question, reduction, alignment)
                 rows = token_scores(question, found)
-            except InputError as error:
+            except (InputError, ModelError) as error:  # the latter: it does not fit in memory
                 run.drop(question.name, f"{NOT_ATTRIBUTED}: {error}")
             else:
                 found.save(_file(run.folder, number), overwrite=True, compress=True)
@@ -139,7 +157,9 @@ def write_attributions(
 
 
 def _attribution(plan: Plan, question: Question, reduction: Reduction, alignment: Alignment | None) -> Attribution:
-    found = Attribution(list(attributions(plan, inputs_of(plan, question, alignment))), plan.info)
+    inputs = inputs_of(plan, question, alignment)
+    with _alignment_by_option():
+        found = Attribution(list(attributions(plan, inputs)), plan.info)
     return found.aggregate(reduction.how, normalize=reduction.normalize, subwords=reduction.subwords)
 
 
@@ -147,19 +167,39 @@ def _file(folder: Path, number: int) -> Path:
     return folder / FILES / f"{number:05d}.json.gz"
 
 
-def collected(folder: Path, asked: Sequence[Question], kept: Sequence[str]) -> Attribution:
-    """Put the prompts of a run together into one attribution.
+def collected(folder: Path, numbers: Sequence[int]) -> Attribution:
+    """Put prompts of a run together into one attribution, whose inputs are read when they are asked for.
 
     Args:
         folder: of the run.
-        asked: all prompts of the run, in order.
-        kept: the names of those that were attributed, at least one.
+        numbers: which of the run's prompts, at least one; all of them attributed.
 
     Raises:
-        InputError: if a file cannot be read.
+        InputError: if a file cannot be read, now or later.
     """
-    found = [Attribution.load(_file(folder, number)) for number, one in enumerate(asked) if one.name in kept]
-    return Attribution([one for each in found for one in each.sequences], found[0].info)
+    return Attribution(_Stored(folder, numbers), Attribution.load(_file(folder, numbers[0])).info)
+
+
+@dataclass(frozen=True)
+class _Stored(Sequence[Attributed]):
+    """Prompts of a run, of which none is held: each is read from its file whenever it is asked for."""
+
+    folder: Path
+    numbers: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @overload
+    def __getitem__(self, place: int) -> Attributed: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> "_Stored": ...
+
+    def __getitem__(self, place: int | slice) -> "Attributed | _Stored":
+        if isinstance(place, slice):
+            return _Stored(self.folder, self.numbers[place])
+        return Attribution.load(_file(self.folder, self.numbers[place])).sequences[0]
 
 
 def token_scores(question: Question, found: Attribution) -> list[TokenScore]:
@@ -174,7 +214,8 @@ def token_scores(question: Question, found: Attribution) -> list[TokenScore]:
     rows = []
     for step, column in enumerate(range(one.start, one.stop)):
         reported = [float(one.step_scores[name][step]) for name in others]
-        for activation, position, score in _seen(one, step, column):
+        for side, activation, position, score in _seen(one, step, column):
+            tokens = one.tokens if side == "target" else one.source_tokens or ()
             rows.append(
                 TokenScore(
                     name=question.name,
@@ -185,8 +226,8 @@ def token_scores(question: Question, found: Attribution) -> list[TokenScore]:
                     value=float(one.step_scores[attributed_fn][step]),
                     activation=activation,
                     position=position,
-                    token=one.tokens[position],
-                    in_prompt=position < one.n_prompt,
+                    token=tokens[position],
+                    in_prompt=side == "source" or (one.source_tokens is None and position < one.n_prompt),
                     score=score,
                     step_score_names=others,
                     step_scores=reported,
@@ -195,11 +236,11 @@ def token_scores(question: Question, found: Attribution) -> list[TokenScore]:
     return rows
 
 
-def _seen(one: Attributed, step: int, column: int) -> Iterator[tuple[str, int, float]]:
-    """Yield activation, position and score of what a step has read: everything before its own token."""
-    for (_, activation), values in one.parts().items():
-        of_step = values[:column, step]
+def _seen(one: Attributed, step: int, column: int) -> Iterator[tuple[str, str, int, float]]:
+    """Yield side, activation, position and score of what a step has read: a source, and all before its own token."""
+    for (side, activation), values in one.parts().items():
+        of_step = values[:, step] if side == "source" else values[:column, step]
         if not np.isfinite(of_step).all():
             raise InputError("scores are not finite; open the model in float32")
         for position, score in enumerate(of_step.tolist()):
-            yield activation, position, score
+            yield side, activation, position, score

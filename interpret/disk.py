@@ -3,8 +3,9 @@
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from interpret.errors import RunError
 
@@ -38,6 +39,34 @@ def append_durably(path: Path, data: bytes) -> None:
         os.close(descriptor)
 
 
+def append_line(path: Path, line: bytes) -> int:
+    """Write a line at the end of a file of lines, when other processes have written theirs; made if it is not there.
+
+    What a kill has left of a last line goes.
+
+    Args:
+        path: of the file.
+        line: without its end.
+
+    Returns:
+        How many bytes of such a last line were dropped.
+    """
+    there = path.exists()
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        whole = path.read_bytes().rfind(b"\n") + 1
+        torn = path.stat().st_size - whole
+        cut(path, whole)
+        append_durably(path, line + b"\n")
+        if not there:
+            sync(path.parent)
+        return torn
+    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
+
+
 def cut(path: Path, size: int) -> None:
     """Drop what a file holds beyond ``size`` bytes."""
     if path.stat().st_size > size:
@@ -59,11 +88,27 @@ def replace_whole(path: Path, data: bytes) -> None:
     Raises:
         RunError: if the disk does not take it.
     """
+    with replacing(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Give a file to write to, which takes the place of ``path`` when the ``with`` block ends without an error.
+
+    Raises:
+        RunError: if the disk does not take it.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        temporary.write_bytes(b"")
-        append_durably(temporary, data)
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
         sync(path.parent)
     except OSError as error:
         raise RunError(f"{path} cannot be written: {error.strerror}") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -33,21 +34,21 @@ def in_batches(
     """
     at = 0
     while at < len(rows):
-        results = _unless_too_large(work, rows[at : at + size])
+        results = unless_too_large(partial(work, rows[at : at + size]))
         if results is not None:
             yield from results
             at += size
         elif size == 1:
-            raise ModelError("not even one interpretation fits in memory; use a smaller dtype, or fewer new tokens")
+            raise ModelError("not even one text fits in memory; use a smaller dtype, or fewer new tokens")
         else:
             size = (min(size, len(rows) - at) + 1) // 2
             say(f"a batch did not fit in memory: going on with batches of {size}")
 
 
-def _unless_too_large(work: Callable[[Sequence[T]], list[Any]], rows: Sequence[T]) -> list[Any] | None:
+def unless_too_large(work: Callable[[], T]) -> T | None:
     """Return None where the work does not fit; its tensors are gone by then, as the error that held them is."""
     try:
-        return work(rows)
+        return work()
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

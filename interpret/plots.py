@@ -95,7 +95,7 @@ def prompt_figure(traced: Sequence[TraceGrid], *, window: int | None = None) -> 
     Raises:
         InputError: if there is no grid, or they are not of one fact.
     """
-    first, answer = _same_fact(traced), _shown(traced[0].answer).strip()
+    first, answer = _same_fact(traced), shown(traced[0].answer).strip()
     title = f"{first.name}: p({answer}) is {first.p_clean:.3f}, {first.p_corrupted:.3f} with noise on the subject (*)"
     panels = {_label(grid.mediator, window): grid.scores for grid in traced}
     return _token_heatmaps(first, panels, centre=first.p_corrupted, unit=f"p({answer})", title=title + _warning(traced))
@@ -171,7 +171,7 @@ def located_fact_figure(located: Sequence[LocationGrid]) -> Figure:
         InputError: if there is no grid, or they are not of one fact.
     """
     first, (words, _) = _same_fact(located), _location_words(located)
-    title = f"{first.name}: what speaks for {_shown(first.answer).strip()}; the subject has a star (*)"
+    title = f"{first.name}: what speaks for {shown(first.answer).strip()}; the subject has a star (*)"
     panels = {words.titles[grid.site]: grid.effects for grid in located}
     return _token_heatmaps(first, panels, centre=0.0, unit=words.unit, title=title)
 
@@ -256,7 +256,7 @@ class _Words:
 
 def _token_heatmaps(first: Grid, panels_of: Mapping[str, Floats], *, centre: float, unit: str, title: str) -> Figure:
     """Draw arrays of one fact, [T, L] under the title of each panel, on one scale around ``centre``."""
-    tokens = [_shown(token) for token in first.tokens]
+    tokens = [shown(token) for token in first.tokens]
     rows, longest, drawn = len(tokens), max(map(len, tokens)), list(panels_of.values())
     # In inches: a row of text each, and room for the longest token at the left.
     height, left = 0.17 * rows + 1.5, 0.45 + 0.066 * (longest + 1)
@@ -419,7 +419,7 @@ def _starred(grid: Grid, token: int, text: str) -> str:
     return f"{text}*" if start <= token < end else text
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
     """Return a token as matplotlib can draw it: white space visible, no formulas, no character the font lacks."""
     known = _characters()
     visible = text.replace("\n", "\u21b5").replace("\t", "\u2192").replace("\r", "\u21b5")

@@ -38,6 +38,15 @@ def test_the_default_is_the_mean_head_of_the_last_layer(family_model):
     assert found.sum().item() == pytest.approx(1)
 
 
+def test_no_pattern_is_kept_whole(family_model):
+    kept = []
+    handle = family_model.base_model.register_forward_hook(lambda module, args, output: kept.extend(output.attentions))
+    attention(step_of(family_model), layers=None)
+    handle.remove()
+    assert [pattern.shape for pattern in kept] == [(1, H, 1, len(IDS))] * L
+    assert {pattern.untyped_storage().nbytes() for pattern in kept} == {H * len(IDS) * 4}, "a view keeps the whole"
+
+
 def test_all_layers_and_heads_are_the_plain_mean_of_output_attentions(family_model):
     torch.testing.assert_close(attention(step_of(family_model), layers=None), patterns(family_model).mean((0, 1)))
 

@@ -27,6 +27,7 @@ from transformers.activations import GELUActivation, NewGELUActivation, SiLUActi
 from interpret import InputError, attribute
 from interpret.attribution import gradients
 from interpret.attribution.methods import METHODS
+from interpret.attribution.steps import Room
 from interpret.quantize import quantize_
 
 
@@ -79,6 +80,18 @@ def test_integrated_gradients_add_up_to_the_change_of_the_value(kind, baseline):
         assert np.nansum(found[:, step]) == pytest.approx(change.item(), abs=tolerance)
 
 
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("batch_size", [1, 3, 50])
+def test_integrated_gradients_are_captums(kind, batch_size):
+    model = wide_model(kind)
+    found = scores(kind, "integrated_gradients", n_steps=7, baseline=7, batch_size=batch_size)
+    for step, (ids, target) in enumerate(prefixes(TARGET)):
+        x, start = embeddings_of(model, ids), embeddings_of(model, [7] * len(ids))
+        captums = captum.attr.IntegratedGradients(lambda x, target=target: probability_of(model, x, target))
+        expected = captums.attribute(x, start, n_steps=7, method="gausslegendre")
+        assert_near(found[: len(ids), step], expected[0].detach().numpy())
+
+
 def test_integrated_gradients_say_by_how_much_they_miss_the_change():
     (one,) = attribute(
         wide_model("gpt2"), TOKENIZER, PROMPT, TARGET, method="integrated_gradients", n_steps=3
@@ -96,7 +109,7 @@ def test_all_path_methods_are_the_same_on_a_line():
     line = torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(0))
 
     class Line:
-        embeddings, batch_size, details = torch.ones(1, 4, 8) * 2, 3, {}
+        embeddings, batch_size, room, details = torch.ones(1, 4, 8) * 2, 3, Room(), {}
 
         def value(self, embeddings):
             return (embeddings * line).sum((1, 2))
@@ -233,7 +246,20 @@ def test_gradients_come_through_quantised_weights(kind, bits, cosine, method):
     assert all(weight.grad is None for weight in models[0].parameters())
 
 
-@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.gradients])
+@pytest.mark.parametrize("method", list(METHODS))
+def test_no_method_moves_the_model(method, monkeypatch):
+    """A quantised model, or one that is spread over devices, may not be moved."""
+
+    def refuse(module, *args, **options):
+        raise AssertionError(f"{type(module).__name__} is moved")
+
+    model = wide_model("llama")
+    for name in ("to", "cpu", "cuda", "float", "half"):
+        monkeypatch.setattr(torch.nn.Module, name, refuse)
+    attribute(model, TOKENIZER, PROMPT, TARGET, method=method)
+
+
+@pytest.mark.parametrize("method", list(METHODS))
 def test_nothing_is_left_on_the_model(method):
     model = wide_model("opt")
     before = {name: weight.clone() for name, weight in model.state_dict().items()}

@@ -120,6 +120,7 @@ def test_an_attribution_that_cannot_be_written_leaves_the_old_file(tmp_path):
         with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
             save(attribution, path, overwrite=True)
         assert_same(load(path), made())
+        assert [one.name for one in tmp_path.iterdir()] == [path.name]
     with pytest.raises(InputError, match="^the info holds what cannot be saved as JSON: Out of range float"):
         save(made(options={"width": float("nan")}), path, overwrite=True)
 

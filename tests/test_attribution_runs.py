@@ -1,5 +1,6 @@
 """``interpret attribute``: what is written, what is shown, what is refused, and runs that are stopped half-way."""
 
+import gc
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ from reference.toy_tokenizers import byte_level
 
 import interpret
 from interpret import attribution_runs, cli, runs
-from interpret.attribution.result import Attribution
+from interpret.attribution.result import Attributed, Attribution
 from interpret.attribution_runs import questions
 from interpret.errors import InputError
 from interpret.facts import Prompt, load_examples
@@ -193,6 +194,43 @@ def test_the_json_is_the_whole_attribution_and_the_page_shows_it(model_folder, o
     assert "rows in" not in said.out, "a single prompt leaves no folder"
 
 
+def held(kind):
+    """How many objects of a class there are just now."""
+    return sum(type(each) is kind for each in gc.get_objects())
+
+
+@pytest.mark.parametrize("n_prompts", [3, 12])
+def test_one_prompt_is_held_at_a_time_whatever_is_written(model_folder, tmp_path, monkeypatch, n_prompts):
+    stored, read, most = Attribution.load, [], []
+
+    def counted(path):
+        most.append(held(Attributed))
+        read.append(path.name)
+        return stored(path)
+
+    monkeypatch.setattr(Attribution, "load", counted)
+    files = ["--json", tmp_path / "out.json.gz", "--html", tmp_path / "page.html"]
+    argv = [*arguments(model_folder, file_of(tmp_path, entries(n_prompts)), tmp_path / "run"), *files]
+    gc.collect()  # what other tests left
+    before = held(Attributed)
+    assert run(*argv) == 0
+    assert len(set(read)) == n_prompts
+    assert max(most) - before <= 3
+    monkeypatch.undo()
+    assert len(Attribution.load(tmp_path / "out.json.gz").sequences) == n_prompts
+    page = (tmp_path / "page.html").read_text()
+    assert page.count('<section class="input"') == page.count('<a href="#input-') == n_prompts
+
+
+def test_what_is_not_shown_is_counted(model_folder, tmp_path, capsys):
+    argv = arguments(model_folder, file_of(tmp_path, entries(6, target="the city, extra")), tmp_path / "run")
+    assert run(*argv) == 0
+    steps = {(row.name, row.step) for row in table_of(tmp_path / "run")}
+    of_each = len(steps) // 6
+    assert (of_each * 2 < 10 < of_each * 3, len(steps) % 6) == (True, 0)
+    assert f"and {of_each * 3 - 10} steps and 3 prompts more" in capsys.readouterr().out
+
+
 def test_a_prompt_that_cannot_be_attributed_is_dropped_with_its_reason(model_folder, tmp_path, capsys):
     rows = entries(3, target="yes", foil="sun")
     del rows[1]["foil"]
@@ -258,6 +296,9 @@ def test_another_method_is_another_run(model_folder, tmp_path, capsys):
 # ------------------------------------------------------------------------------------------------ mistakes
 
 
+ALIGN = "say which are held against which, with --align, such as 0:0,1:0 (token of the target, token of the foil)"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -275,7 +316,8 @@ def test_another_method_is_another_run(model_folder, tmp_path, capsys):
         (["--foil", "Rome", "--contrast", "same"], "unknown contrast 'same'; Allowed: same_context, own_prefix"),
         (["--foil", "Rome", "--attributed-fn", "logit"], "nothing reads the contrast: ask for 'contrast_prob_diff'"),
         (["--attributed-fn", "contrast_prob_diff"], "there is no foil to hold it against; give one, with --foil"),
-        (["--target", "Paris", "--foil", "Rome is it"], "say which are held against which"),
+        (["--target", "the city", "--foil", "extra cheese pizza"], f"the foil has 3 tokens, the target 2: {ALIGN}"),
+        (["--source-language", "en"], "source_language and target_language are for translation models; leave them out"),
         (["--examples", "x.json"], "give --prompt with a text, or --examples with a file of prompts"),
     ],
 )
@@ -285,6 +327,11 @@ def test_a_users_mistake_is_one_message_and_exit_code_2(model_folder, tmp_path, 
     assert message in said.partition("error: ")[2]
     assert "Traceback" not in said
     assert not (tmp_path / "run").exists(), "the corrected command would be taken for another run"
+
+
+def test_an_alignment_of_what_is_written_is_asked_for_by_its_option(model_folder, capsys):
+    assert one(model_folder, "--foil", "extra cheese pizza", "--new-tokens", "1") == 2
+    assert f"the foil has 3 tokens, the target 1: {ALIGN}" in capsys.readouterr().err
 
 
 def test_a_file_that_is_there_is_refused_before_any_work(model_folder, tmp_path, capsys):

@@ -127,6 +127,24 @@ def test_lime_masks_neither_special_tokens_nor_languages(toy):
     assert one.details["r2"].shape == (one.stop - one.start,)
 
 
+@pytest.mark.parametrize(("layers", "rows"), [(None, [1]), ((0, 2), [0, 1])])
+def test_attention_is_the_decoders_across_and_to_itself(toy, layers, rows):
+    chosen = {} if layers is None else {"layers": layers}
+    one = run(toy, method="attention", heads=[0], **chosen).sequences[0]
+    for step, (source, decoder, _) in enumerate(plain_steps(toy, TEXTS[0], TRANSLATIONS[0])):
+        with torch.no_grad():
+            ids = {"input_ids": torch.tensor([source]), "decoder_input_ids": torch.tensor([decoder])}
+            output = toy.model(**ids, output_attentions=True)
+        across, own = (
+            torch.stack([found[row][0, 0, -1] for row in rows]).mean(0)
+            for found in (output.cross_attentions, output.decoder_attentions)
+        )
+        assert one.source_scores[:, step] == pytest.approx(across.numpy(), abs=1e-6)
+        assert one.scores[: len(decoder), step] == pytest.approx(own.numpy(), abs=1e-6)
+    assert one.source_scores.sum(0) == pytest.approx(1)
+    assert np.nansum(one.scores, axis=0) == pytest.approx(1)
+
+
 def test_a_contrast_is_read_after_the_same_source(toy):
     foils = ["hello Tower", "capital of Paris"]
     options = {"attributed_fn": "contrast_prob_diff", "contrast_targets": foils, "method": "input_x_gradient"}
@@ -295,13 +313,13 @@ def test_another_encoder_decoder_family_is_refused():
         languages_of(config_of(model_type="marian", share_encoder_decoder_embeddings=False), None, None, None)
 
 
-FITTING = "saliency, input_x_gradient, integrated_gradients, gradient_shap, occlusion, lime"
+FITTING = "saliency, input_x_gradient, integrated_gradients, gradient_shap, attention, occlusion, lime"
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "attention"}, f"method 'attention' is not for encoder-decoder models; these are: {FITTING}"),
+        ({"method": "deeplift"}, f"method 'deeplift' is not for encoder-decoder models; these are: {FITTING}"),
         (
             {"method": "layer_deeplift"},
             f"method 'layer_deeplift' is not for encoder-decoder models; these are: {FITTING}",

@@ -1,5 +1,7 @@
 """Heads, held against the model's own ``output_attentions``, plain products of weights, and plain loops."""
 
+import doctest
+import importlib
 import math
 import re
 
@@ -12,14 +14,21 @@ from transformers import PreTrainedTokenizerFast
 from transformers.pytorch_utils import Conv1D
 
 from interpret.anatomy import anatomy_of
+from interpret.batches import pad, token_columns
 from interpret.errors import InputError, UnsupportedModelError
-from interpret.probing.composition import composition_scores, head_weights, strongest_compositions
+from interpret.probing.composition import (
+    composition_scores,
+    head_weights,
+    relational_subspaces,
+    strongest_compositions,
+)
 from interpret.probing.heads import (
     Attended,
     ablated_heads,
     attention_patterns,
     head_outputs,
     induction_scores,
+    merged_heads,
     patched_heads,
     top_attended,
 )
@@ -77,6 +86,22 @@ def test_padding_looks_at_nothing_and_changes_nothing(family_model):
         torch.testing.assert_close(patterns[layer][:1, :, :3, :3], alone[layer], **CLOSE)
         assert not patterns[layer][0, :, 3:].any()
         assert not patterns[layer][0, :, :, 3:].any()
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_prompt_is_read_alike_on_either_side_of_its_padding(family_model, side):
+    batch = pad([[5, 6, 7], [20, 30, 40, 50, 60]], 0, side=side)
+    patterns = attention_patterns(family_model, batch.input_ids, batch.attention_mask)
+    outputs = head_outputs(family_model, batch.input_ids, batch.attention_mask, layers=range(L))
+    alone = attention_patterns(family_model, IDS[:1, :3])
+    outputs_alone = head_outputs(family_model, IDS[:1, :3], layers=range(L))
+    at = token_columns(batch.attention_mask)[0, :3]
+    for layer in range(L):
+        torch.testing.assert_close(patterns[layer][:1, :, at[:, None], at], alone[layer], **CLOSE)
+        torch.testing.assert_close(outputs[layer][:1, at], outputs_alone[layer], **CLOSE)
+        padding = batch.attention_mask[0] == 0
+        assert not patterns[layer][0, :, padding].any()
+        assert patterns[layer][0, :, at][..., padding].max() < 1e-6
 
 
 def normed_input(model, layer):
@@ -210,6 +235,37 @@ def test_patching_counts_columns_through_the_cache(llama):
         torch.testing.assert_close(logits(llama, IDS[:1, 4:], past_key_values=past)[:, -1], whole, **CLOSE)
 
 
+def test_merged_heads_say_the_blend_and_others_what_they_said(family_model):
+    stock, said = logits(family_model), said_by_heads(family_model, 1)
+    expected = said.clone()
+    expected[:, :, 0] = 0.25 * said[:, :, 0] + 0.75 * said[:, :, 2]
+    expected[:, :, 2] = said[:, :, 0]  # as it was before the other merge
+    with merged_heads(family_model, {(1, 0): (2, 0.75), (1, 2): (0, 1.0), (3, 1): (3, 0.5)}):
+        torch.testing.assert_close(said_by_heads(family_model, 1), expected, **CLOSE)
+        assert not torch.allclose(logits(family_model), stock, atol=1e-3)
+    assert torch.equal(logits(family_model), stock)
+    assert hooks_on(family_model) == 0
+
+
+def test_merging_by_nothing_or_with_itself_changes_nothing(family_model):
+    stock = logits(family_model)
+    with merged_heads(family_model, {(1, 0): (2, 0.0), (2, 3): (3, 0.5)}):
+        assert torch.equal(logits(family_model), stock)
+
+
+def test_a_head_merged_wholly_says_what_the_other_says(gpt2):
+    """That is the other's columns of the output projection given to both."""
+    with merged_heads(gpt2, {(2, 3): (1, 1.0)}):
+        merged = logits(gpt2)
+    projection = gpt2.transformer.h[2].attn.c_proj
+    before = projection.weight.detach().clone()
+    projection.weight.data[W : 2 * W] += before[3 * W :]
+    projection.weight.data[3 * W :] = 0
+    expected = logits(gpt2)
+    projection.weight.data.copy_(before)
+    torch.testing.assert_close(merged, expected, **CLOSE)
+
+
 def plain_heads(model, layer):
     """Each head's (queries, keys, values [W, D], output [D, W]), by slices of the weights."""
     block, scale = anatomy_of(model).layers[layer], 1.0
@@ -240,6 +296,35 @@ def test_circuits_of_heads_are_slices_of_the_weights(family_model):
         for head, (queries, keys, values, output) in enumerate(plain_heads(family_model, layer)):
             torch.testing.assert_close(weights.qk(head), (queries.t() @ keys).detach(), **CLOSE)
             torch.testing.assert_close(weights.ov(head), (output @ values).detach(), **CLOSE)
+
+
+def test_relational_subspaces_are_the_svd_of_each_qk(family_model):
+    found = relational_subspaces(family_model, 2, k=W)
+    top = relational_subspaces(family_model, 2, k=3)
+    assert (top.values.shape, top.queries.shape, top.keys.shape) == ((H, 3), (H, D, 3), (H, D, 3))
+    for head, (queries, keys, _, _) in enumerate(plain_heads(family_model, 2)):
+        qk = (queries.t() @ keys).detach()
+        left, values, right = torch.linalg.svd(qk)
+        torch.testing.assert_close(found.values[head], values[:W], **CLOSE)
+        torch.testing.assert_close(top.values[head], values[:3], **CLOSE)
+        for own, plain in ((top.queries[head], left), (top.keys[head], right.t())):
+            torch.testing.assert_close((own * plain[:, :3]).sum(0).abs(), torch.ones(3), **CLOSE)
+        restored = found.queries[head] @ found.values[head].diag() @ found.keys[head].t()
+        torch.testing.assert_close(restored, qk, **CLOSE)
+        best = top.queries[head] @ top.values[head].diag() @ top.keys[head].t()
+        torch.testing.assert_close((qk - best).norm(), values[3:].norm(), **CLOSE)
+
+
+def test_norms_without_weights_scale_nothing(gpt2):
+    plain = nn.LayerNorm(D, elementwise_affine=False)
+    ones = nn.LayerNorm(D)
+    block, own = gpt2.transformer.h[1], gpt2.transformer.h[1].ln_1
+    block.ln_1 = ones
+    expected = head_weights(gpt2, 1).queries
+    block.ln_1 = plain
+    assert torch.equal(head_weights(gpt2, 1).queries, expected)
+    block.ln_1 = own
+    assert not torch.equal(head_weights(gpt2, 1).queries, expected)
 
 
 def test_values_carried_by_ov_are_what_the_attention_writes(llama):
@@ -295,7 +380,7 @@ def test_induction_scores_are_means_over_the_repetition(family_model):
     handle = embedding.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
     induction_scores(family_model, n_tokens=6, n_sequences=3, seed=4)
     handle.remove()
-    ids = seen[0]
+    ids = torch.cat(seen)  # each sequence is read once
     assert ids.shape == (3, 13)
     assert torch.equal(ids[:, 1:7], ids[:, 7:])
     assert (ids[:, 0] == 1).all()
@@ -361,7 +446,11 @@ def test_nothing_is_left_after_an_exception_in_the_block(llama):
             assert hooks_on(llama) == 2
             llama(torch.tensor([[V]]))
 
-    for context in (ablated_heads(llama, [(1, 1)]), patched_heads(llama, [(1, 1)], IDS)):
+    for context in (
+        ablated_heads(llama, [(1, 1)]),
+        patched_heads(llama, [(1, 1)], IDS),
+        merged_heads(llama, {(1, 1): (0, 0.5)}),
+    ):
         with pytest.raises(IndexError):
             fail(context)
         assert hooks_on(llama) == 0
@@ -407,6 +496,14 @@ ERRORS = [
         lambda m: run_in(m, patched_heads(m, [(0, 0)], torch.cat([IDS, IDS]))),
         "the source has 4 rows and the pass 2: give one, or as many",
     ),
+    (lambda m: enter(merged_heads(m, {(4, 0): (1, 0.5)})), NO_LAYER),
+    (lambda m: enter(merged_heads(m, {(0, 4): (1, 0.5)})), NO_HEAD),
+    (lambda m: enter(merged_heads(m, {(0, 1): (4, 0.5)})), NO_HEAD),
+    (lambda m: enter(merged_heads(m, {(0, 1): (2, 1.5)})), "alpha of layer 0, head 1 is 1.5: give 0 to 1"),
+    (lambda m: enter(merged_heads(m, {})), "heads is empty: name at least one, as (layer, head)"),
+    (lambda m: relational_subspaces(m, 4), NO_LAYER),
+    (lambda m: relational_subspaces(m, 0, k=0), "k is 0; W_QK of a head has rank 8, so give 1 to 8"),
+    (lambda m: relational_subspaces(m, 0, k=9), "k is 9; W_QK of a head has rank 8, so give 1 to 8"),
     (lambda m: top_attended(m, word_tokenizer(), "w5", [(0, 4)]), NO_HEAD),
     (
         lambda m: top_attended(m, word_tokenizer(), "w5", [(0, 0)], position=1),
@@ -434,3 +531,10 @@ def test_bad_input_is_refused(llama, call, message):
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         call(llama)
     assert hooks_on(llama) == 0
+
+
+@pytest.mark.parametrize("name", ["heads", "composition"])
+def test_the_examples_run(name):
+    result = doctest.testmod(importlib.import_module(f"interpret.probing.{name}"))
+    assert result.attempted
+    assert not result.failed

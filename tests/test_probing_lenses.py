@@ -7,6 +7,7 @@ import pytest
 import torch
 from reference.tiny import D, L, V, tiny_model
 from reference.toy_tokenizers import byte_level
+from torch import nn
 
 from interpret.anatomy import anatomy_of
 from interpret.errors import InputError
@@ -83,6 +84,36 @@ def test_shares_of_a_logit_add_up_to_it_in_every_family(family_model):
     for prompt, position in PLACES:
         logit = cache["logits"][prompt, position, TARGETS[prompt]].item()
         assert sums[prompt, position] == pytest.approx(logit, abs=1e-4)
+
+
+class BareRMSNorm(nn.Module):
+    """Norms, and has nothing to learn."""
+
+    variance_epsilon = 1e-6
+
+    def forward(self, x):
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm(D, elementwise_affine=False), BareRMSNorm()], ids=["layer", "rms"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "opt_post_norm"])
+def test_norms_without_weights_are_norms_with_weights_of_one(kind, norm):
+    model = tiny_model(kind)
+    anatomy = anatomy_of(model)
+    for layer in anatomy.layers:
+        setattr(layer, anatomy.family.parts.attention_norm, norm)
+        setattr(layer, anatomy.family.mlp_norm, norm)
+    if kind != "opt_post_norm":  # which has no norm there
+        setattr(anatomy.trunk, anatomy.family.final[0], norm)
+    cache = activation_cache(model, None, ROWS)
+    shares = logit_attribution(model, cache, TARGETS, positions=None)
+    sums = shares.groupby(["prompt", "position"]).logit.sum()
+    lens = logit_lens(model, cache, TARGETS, top=0, positions=None)
+    lens = lens.set_index(["layer", "prompt", "position", "token_id"])
+    for prompt, position in PLACES:
+        logit = cache["logits"][prompt, position, TARGETS[prompt]].item()
+        assert sums[prompt, position] == pytest.approx(logit, abs=1e-4)
+        assert lens.logit[L, prompt, position, TARGETS[prompt]] == pytest.approx(logit, abs=1e-4)
 
 
 def test_each_head_and_mlp_of_each_layer_has_its_share(family_model):

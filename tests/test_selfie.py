@@ -461,7 +461,7 @@ def test_not_even_one_row_fitting_is_an_error(monkeypatch):
         raise torch.cuda.OutOfMemoryError("no")
 
     monkeypatch.setattr(readings, "start_inserted", cramped)
-    with pytest.raises(ModelError, match="^not even one interpretation fits in memory; use a smaller dtype, or fewer"):
+    with pytest.raises(ModelError, match="^not even one text fits in memory; use a smaller dtype, or fewer"):
         rows_of(speaking_model(), byte_level(chat=True), layers="1", tokens="0")
 
 

@@ -61,7 +61,7 @@ LAYERS = [
     {"knowledge", "preservation", "readings"},
     {"attribution", "control", "probing", "selfcheck", "selfie", "tracing"},
     {"approximation", "configs", "locations", "plots", "report", "runs"},
-    {"attribution_runs", "fact_runs", "fact_traces", "neuron_runs", "probe_runs"},
+    {"attribution_runs", "bench", "fact_runs", "fact_traces", "neuron_runs", "probe_runs"},
     {"location_runs", "trace_runs"},
     {"cli"},
     {"__init__"},

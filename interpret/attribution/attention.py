@@ -19,7 +19,6 @@ Aggregate = Literal["mean", "max", "min", "single"]
 AGGREGATES = ("mean", "max", "min", "single")
 
 
-@torch.no_grad()
 def attention(
     step: Step,
     *,
@@ -30,10 +29,11 @@ def attention(
 ) -> Tensor:
     """Return how strongly the last token of the text looks at each token, [T]; of one layer's mean head they sum to 1.
 
-    Heads are aggregated in each layer, then layers.
+    Heads are aggregated in each layer, then layers. Of a translation model these are its decoder's: cross-attention
+    over the source, which sums to 1, and self-attention over what the decoder has read, which does so too.
 
     Args:
-        step: the step, of a decoder-only model.
+        step: the step.
         layers: which are read: a number, a span ``(first, one past the last)``, a list, or None for all.
         heads: as ``layers``; the same ones in each layer.
         aggregate_layers: ``mean``, ``max`` or ``min`` over them, token by token; ``single`` asserts there is one.
@@ -42,10 +42,10 @@ def attention(
     Raises:
         InputError: for a layer or head that does not exist, an unknown aggregate, or ``single`` of several.
     """
-    found = step.model.base_model(inputs_embeds=step.embeddings, output_attentions=True, use_cache=False).attentions
+    found = step.attentions()
     chosen = indices("layers", layers, len(found))
     # Only what is chosen is brought together: layers may lie on several devices.
-    rows = [found[layer][0, :, -1].to(step.embeddings.device, torch.float32) for layer in chosen]  # each [H, T]
+    rows = [found[layer].to(step.embeddings.device, torch.float32) for layer in chosen]  # each [H, T]
     of_heads = torch.stack(rows)[:, indices("heads", heads, len(rows[0]))]
     of_layers = aggregated("aggregate_heads", aggregate_heads, of_heads, dim=1)
     return aggregated("aggregate_layers", aggregate_layers, of_layers, dim=0)

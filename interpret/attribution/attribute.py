@@ -1,6 +1,7 @@
 """The one call: prompts -> which tokens, or which activations, decide what follows them."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,11 @@ from interpret.attribution.functions import Contrast
 from interpret.attribution.languages import languages_of
 from interpret.attribution.plan import Plan, plan_attribution
 from interpret.attribution.result import Attributed, Attribution, Floats, side_by_side
-from interpret.attribution.seq2seq import check_names, translations
-from interpret.attribution.steps import Step, array, embed, gathered_details, head, hidden_states
+from interpret.attribution.seq2seq import attributed_translation, translated_texts
+from interpret.attribution.steps import Room, Step, array, embed, gathered_details, head, hidden_states
 from interpret.attribution.targets import Alignment, Inputs, Text, one_for_each, texts_of
+from interpret.errors import InputError
+from interpret.memory import unless_too_large
 
 
 def attribute(
@@ -79,9 +82,6 @@ def attribute(
         >>> found = attribute(model, tokenizer, "The capital of France is", max_new_tokens=1)  # doctest: +SKIP
         >>> found.aggregate().to_frame()  # doctest: +SKIP
     """
-    languages = languages_of(model, tokenizer, source_language, target_language)
-    if languages is not None:
-        check_names(method, [attributed_fn, *step_scores])
     plan = plan_attribution(
         model,
         tokenizer,
@@ -95,31 +95,57 @@ def attribute(
         end=end,
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
+        languages=languages_of(model, tokenizer, source_language, target_language),
         options=options,
     )
     inputs = one_for_each(prompts, targets, contrast_targets, alignment)
-    found = attributions(plan, inputs) if languages is None else translations(plan, inputs, languages)
-    return Attribution(list(found), plan.info)
+    return Attribution(list(attributions(plan, inputs)), plan.info)
 
 
 def attributions(plan: Plan, inputs: Inputs) -> Iterator[Attributed]:
     """Yield the attribution of each input, in order; no more than one batch of texts is held at a time.
 
     Raises:
-        InputError: for texts that do not fit; where all texts are given, before the first is attributed.
+        InputError: for texts that do not fit, before the first is attributed where all are given; for one that is too
+            large for the memory.
     """
-    batches = range(0, len(inputs.prompts), plan.batch_size)
+    one = attributed if plan.languages is None else attributed_translation
     if inputs.targets is not None:
-        for first in batches:
-            texts_of(plan, inputs, first)
-    for first in batches:
-        yield from (attributed(plan, text) for text in texts_of(plan, inputs, first))
+        check_texts(plan, inputs)
+    for texts in _batches(plan, inputs):
+        for text in texts:
+            found = unless_too_large(partial(one, plan, text))
+            if found is None:
+                raise InputError(
+                    f"a text of {len(text.ids)} tokens does not fit in memory, not even one pass at a time: "
+                    "shorten it, use a smaller dtype, or another device"
+                )
+            yield found
+
+
+def check_texts(plan: Plan, inputs: Inputs) -> None:
+    """Read all texts of inputs whose targets are given, a batch at a time, and forget them.
+
+    Raises:
+        InputError: for texts that do not fit.
+    """
+    for _ in _batches(plan, inputs):
+        pass
+
+
+def _batches(plan: Plan, inputs: Inputs) -> Iterator[list[Text]]:
+    read = texts_of if plan.languages is None else translated_texts
+    for first in range(0, len(inputs.prompts), plan.batch_size):
+        yield read(plan, inputs, first)
 
 
 def attributed(plan: Plan, text: Text) -> Attributed:
     """Attribute one text."""
+    room = Room()
     steps = [
-        Step(plan.model, plan.tokenizer, text.ids[:column], text.ids[column], foil, plan.function, plan.batch_size)
+        Step(
+            plan.model, plan.tokenizer, text.ids[:column], text.ids[column], foil, plan.function, plan.batch_size, room
+        )
         for column, foil in zip(range(text.start, text.stop), text.foils, strict=True)
     ]
     step_scores = _step_scores(plan, text, steps)

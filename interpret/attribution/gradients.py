@@ -8,11 +8,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from interpret.anatomy import anatomy_of, only_in_this_thread
+from interpret.attribution.fitting import at_once, in_parts
 from interpret.attribution.steps import Baseline, Step
 from interpret.errors import InputError
 
@@ -38,8 +40,12 @@ def derivatives(value: Tensor, of: Sequence[Tensor], *, again: bool = False) -> 
 
 def gradient(step: Step, embeddings: Tensor) -> Tensor:
     """Return the derivative of a step's value at embeddings, each row at its own: [B, T, D] -> [B, T, D]."""
-    embeddings = embeddings.detach().requires_grad_()
-    return derivatives(step.value(embeddings).sum(), [embeddings])[0]
+
+    def at(some: Tensor) -> Tensor:
+        some = some.detach().requires_grad_()
+        return derivatives(step.value(some).sum(), [some])[0]
+
+    return in_parts(step, embeddings, at)
 
 
 def saliency(step: Step) -> Tensor:
@@ -67,18 +73,30 @@ def integrated_gradients(step: Step, *, n_steps: int = 50, baseline: Baseline = 
     Raises:
         InputError: for no points, or a wrong baseline.
     """
-    from captum.attr import IntegratedGradients  # takes a second, and only this method needs it
-
     check_count("n_steps", n_steps)
-    scores, delta = IntegratedGradients(step.value).attribute(
-        step.embeddings,
-        step.baseline(baseline),
-        n_steps=n_steps,
-        internal_batch_size=step.batch_size,
-        return_convergence_delta=True,
-    )
-    step.details["delta"] = delta.item()
-    return scores[0].detach()
+    x, start = step.embeddings, step.baseline(baseline)
+    total: Tensor | float = 0.0
+    for shares, weights in quadrature(n_steps, step.batch_size, x):
+        total += (weights * gradient(step, (start + shares * (x - start)).to(x))).sum(0)
+    scores = (x - start)[0] * total
+    with torch.no_grad():
+        end, begin = in_parts(step, torch.cat([x, start]), step.value)
+    step.details["delta"] = (scores.sum() - (end - begin)).item()
+    return scores
+
+
+def quadrature(n_points: int, batch_size: int, like: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the points of Gauss-Legendre quadrature on [0, 1] and their weights, each in batches of [B, 1, 1].
+
+    Args:
+        n_points: how many.
+        batch_size: so many at once.
+        like: a tensor on the wanted device; they are of its dtype, float32 at least.
+    """
+    nodes, weights = np.polynomial.legendre.leggauss(n_points)  # on [-1, 1]
+    both = torch.tensor(np.stack([(nodes + 1) / 2, weights / 2]))[:, :, None, None]
+    both = both.to(like.device, torch.promote_types(like.dtype, torch.float32))
+    yield from zip(*(of.split(batch_size) for of in both), strict=True)
 
 
 def gradient_shap(
@@ -130,7 +148,7 @@ def deeplift(step: Step, *, baseline: Baseline = "zero") -> Tensor:
     """
     both = torch.cat([step.embeddings, step.baseline(baseline)]).requires_grad_()  # [2, T, D]
     with rescaled(step.model):
-        (found,) = derivatives(step.value(both)[0], [both])
+        (found,) = at_once(step, lambda: derivatives(step.value(both)[0], [both]))
     x, start = both.detach()
     return (x - start) * found[0]
 

@@ -4,7 +4,7 @@ Letters: R rows, C columns of a grid, G attributed tokens.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -65,9 +65,10 @@ class Panel:
     """Largest absolute score of its grids; 0 where there are none."""
 
 
-def panels(attribution: Attribution) -> list[Panel]:
-    """Return what there is to draw for each input; a width D is summed."""
-    return [_panel(one) for one in attribution.aggregate("sum").sequences]
+def panels(attribution: Attribution) -> Iterator[Panel]:
+    """Yield what there is to draw for each input, one at a time; a width D is summed."""
+    for one in attribution.sequences:
+        yield from map(_panel, Attribution([one], attribution.info).aggregate("sum").sequences)
 
 
 def _panel(one: Attributed) -> Panel:

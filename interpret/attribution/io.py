@@ -8,7 +8,8 @@ import gzip
 import json
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from interpret.attribution.result import Attributed, Attribution, AttributionInfo, Floats
-from interpret.disk import replace_whole
+from interpret.disk import replacing
 from interpret.errors import InputError
 
 FORMAT, VERSION = "interpret.attribution", 1
@@ -49,9 +50,11 @@ def save(attribution: Attribution, path: str | Path, *, overwrite: bool = False,
         raise InputError(f"{path} is named as a compressed file; give compress=True, or another name")
     if path.exists() and not overwrite:
         raise InputError(f"{path} is there already; give overwrite=True to replace it, or another name")
-    data = _written(attribution).encode()
-    # Without a time of writing, so that equal attributions are equal files.
-    replace_whole(path, gzip.compress(data, mtime=0) if compress else data)
+    with replacing(path) as file:
+        # Without a name and a time of writing, so that equal attributions are equal files.
+        with gzip.GzipFile("", "wb", fileobj=file, mtime=0) if compress else nullcontext(file) as target:
+            for text in _written(attribution):
+                target.write(text.encode())
     return path
 
 
@@ -76,13 +79,17 @@ def load(path: str | Path) -> Attribution:
         raise InputError(f"{path} is damaged: {error}") from None
 
 
-def _written(attribution: Attribution) -> str:
-    content = {
-        "format": FORMAT,
-        "version": VERSION,
-        "info": _values(attribution.info),
-        "sequences": [{name: _encoded(value) for name, value in _values(one).items()} for one in attribution.sequences],
-    }
+def _written(attribution: Attribution) -> Iterator[str]:
+    """Yield the file in pieces, so that no more than one input is held of an attribution that is read from a disk."""
+    head = {"format": FORMAT, "version": VERSION, "info": _values(attribution.info)}
+    yield f'{_json(head)[:-1]}, "sequences": ['
+    for number, one in enumerate(attribution.sequences):
+        yield ", " if number else ""
+        yield _json({name: _encoded(value) for name, value in _values(one).items()})
+    yield "]}"
+
+
+def _json(content: Mapping[str, Any]) -> str:
     try:
         return json.dumps(content, ensure_ascii=True, allow_nan=False)
     except (TypeError, ValueError) as error:

@@ -7,15 +7,16 @@ Names are those of ``activations``; letters those of ``steps``.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from interpret.anatomy import Anatomy, anatomy_of, only_in_this_thread
-from interpret.attribution.gradients import check_count, derivatives, rescaled
+from interpret.attribution.fitting import at_once, in_parts
+from interpret.attribution.gradients import check_count, derivatives, quadrature, rescaled
 from interpret.attribution.steps import Baseline, Step, head, hidden_states
 from interpret.errors import InputError, unknown
 
@@ -67,6 +68,10 @@ def layer_gradient_x_activation(steps: Sequence[Step], names: Sequence[str]) -> 
     Returns:
         For each step, under each name, [T, D].
     """
+    return at_once(steps[-1], lambda: _activations_and_gradients(steps, names))
+
+
+def _activations_and_gradients(steps: Sequence[Step], names: Sequence[str]) -> list[dict[str, Tensor]]:
     model, embeddings = steps[-1].model, steps[-1].embeddings.clone().requires_grad_()
     with recording(model, names, 1) as seen:
         states = hidden_states(model, embeddings)
@@ -107,25 +112,26 @@ def layer_integrated_gradients(
 def _integrated(step: Step, names: Sequence[str], n_steps: int, baseline: Tensor) -> dict[str, Tensor]:
     with torch.no_grad(), recording(step.model, names, 2) as seen:
         step.logits(torch.cat([step.embeddings, baseline]))
-    nodes, weights = np.polynomial.legendre.leggauss(n_steps)  # on [-1, 1]
     found = {}
     for name in names:
         x, start = seen[name]
-        total = torch.zeros_like(x)
-        for rows in np.array_split(np.arange(n_steps), -(-n_steps // step.batch_size)):
-            share = torch.tensor((nodes[rows] + 1) / 2, dtype=x.dtype, device=x.device)[:, None, None]
-            weight = torch.tensor(weights[rows] / 2, dtype=x.dtype, device=x.device)[:, None, None]
-            total += (weight * _gradient_at(step, name, start + share * (x - start))).sum(0)
+        total: Tensor | float = 0.0
+        for shares, weights in quadrature(n_steps, step.batch_size, x):
+            points = (start + shares * (x - start)).to(x)
+            total += (weights * in_parts(step, points, partial(_gradient_at, step, name))).sum(0)
         found[name] = (x - start) * total
     return found
 
 
 def _gradient_at(step: Step, name: str, points: Tensor) -> Tensor:
     """Return the derivative of a step's value where an activation has other values, [B, T, D]."""
-    points, embeddings = points.requires_grad_(), step.embeddings.expand(len(points), -1, -1)
-    with tapping(step.model, {name: lambda _: points}, len(points)):
+    points, embeddings = points.detach().requires_grad_(), step.embeddings.expand(len(points), -1, -1)
+    tap: dict[str, Tap] = {name: lambda _: points}
+    with tapping(step.model, tap, len(points)):
         logits = step.logits(embeddings)
-    return derivatives(step.read(logits, embeddings).sum(), [points])[0]
+    value = step.read(logits, embeddings).sum()
+    with tapping(step.model, tap, len(points)):  # layers that are run again in backward read the same
+        return derivatives(value, [points])[0]
 
 
 def layer_deeplift(
@@ -144,7 +150,7 @@ def layer_deeplift(
     Raises:
         InputError: for a wrong baseline.
     """
-    return [_deeplifted(step, names, step.baseline(baseline)) for step in steps]
+    return [at_once(step, partial(_deeplifted, step, names, step.baseline(baseline))) for step in steps]
 
 
 def _deeplifted(step: Step, names: Sequence[str], baseline: Tensor) -> dict[str, Tensor]:

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from interpret.attribution.fitting import in_parts
 from interpret.attribution.steps import Step
 from interpret.errors import UnsupportedModelError
-from interpret.layers import Context, Untapped, run_layer
+from interpret.layers import Context, Past, Untapped, run_layer
 from interpret.prefix_tree import LARGEST_TREE
-from interpret.recorded import Run, record_run
+from interpret.recorded import record_run
 from interpret.trunk import Trunk, check_trunk, trunk_of
 
 
@@ -24,7 +25,8 @@ class _Read:
     """A model that has read the text of a step: T tokens."""
 
     trunk: Trunk
-    run: Run
+    past: list[Past]
+    """Keys and values of each layer."""
 
 
 @torch.no_grad()
@@ -44,11 +46,15 @@ def masked_values(step: Step, masked: Tensor, replacement: Tensor) -> Tensor:
     read = _read(step)
     begins = _begins(different) if read else [0] * len(different)
     values = torch.empty(len(different), dtype=torch.float64, device=masked.device)
-    for rows in _packs(begins, masked.shape[1], step.batch_size):
+
+    def work(rows: Tensor) -> Tensor:
         embeddings = torch.where(different[rows, :, None], replacement, step.embeddings)  # [R, T, D]
-        starts = [begins[row] for row in rows]
+        starts = [begins[row] for row in rows.tolist()]
         logits = step.logits(embeddings) if read is None else _logits(read, embeddings, starts)
-        values[rows] = step.read(logits, embeddings).double()
+        return step.read(logits, embeddings).double()
+
+    for rows in _packs(begins, masked.shape[1], step.batch_size):
+        values[rows] = in_parts(step, torch.tensor(rows, device=masked.device), work)
     return values[place]
 
 
@@ -60,7 +66,7 @@ def _read(step: Step) -> _Read | None:
         check_trunk(step.model, trunk, step.embeddings, run.states[-1])
     except UnsupportedModelError:
         return None
-    return _Read(trunk, run)
+    return _Read(trunk, run.past)
 
 
 def _begins(masked: Tensor) -> list[int]:
@@ -89,19 +95,29 @@ def _logits(read: _Read, embeddings: Tensor, begins: list[int]) -> Tensor:
     entered = read.trunk.enter(embeddings)  # [R, T, D]
     cells = torch.cat([row[begin:] for row, begin in zip(entered, begins, strict=True)])[None, None]  # [1, 1, M, D]
     columns = torch.cat([torch.arange(begin, T) for begin in begins])  # [M]
-    mask = _mask(columns, begins, T, read.trunk.window)
-    for layer, past in zip(read.trunk.layers, read.run.past, strict=True):
+    shared = max(begins)  # no row sees more of the text itself
+    mask = _mask(columns, begins, T, shared, read.trunk.window)
+    for layer, past in zip(read.trunk.layers, read.past, strict=True):
+        past = Past(past.keys[:, :, :shared], past.values[:, :, :shared])
         context = Context(past, mask.to(layer.device), columns.to(layer.device))
         cells, _ = run_layer(layer, cells.to(layer.device), context, Untapped())
     ends = torch.tensor([T - begin for begin in begins]).cumsum(0) - 1
     return read.trunk.logits(cells[0, 0, ends.to(cells.device)])
 
 
-def _mask(columns: Tensor, begins: list[int], n_tokens: int, window: int | None) -> Tensor:
-    """Return what is added to attention scores, [M, T + M]: 0 for the text's beginning and the own rest, else -inf."""
+def _mask(columns: Tensor, begins: list[int], n_tokens: int, shared: int, window: int | None) -> Tensor:
+    """Return what is added to attention scores, [M, P + M]: 0 for the text's beginning and the own rest, else -inf.
+
+    Args:
+        columns: [M], where the tokens of all rests stand.
+        begins: where each rest begins.
+        n_tokens: T.
+        shared: P, the text's first tokens.
+        window: how far back a token sees, where that is limited.
+    """
     row = torch.repeat_interleave(torch.arange(len(begins)), n_tokens - torch.tensor(begins))  # [M]
-    text = torch.arange(n_tokens)
-    before = text < torch.tensor(begins)[row][:, None]  # [M, T]
+    text = torch.arange(shared)
+    before = text < torch.tensor(begins)[row][:, None]  # [M, P]
     own = (row[:, None] == row) & (columns <= columns[:, None])  # [M, M]
     sees = torch.cat([before, own], dim=1)
     if window is not None:

@@ -34,6 +34,8 @@ class Method:
     layers: bool = False
     gradients: bool = True
     """Whether it goes backward through the model."""
+    translations: bool = True
+    """Whether it is for translation models too."""
 
     def options(self) -> dict[str, Any]:
         """Return its options, with their defaults."""
@@ -44,11 +46,11 @@ METHODS: dict[str, Method] = {
     "saliency": Method(saliency),
     "input_x_gradient": Method(input_x_gradient),
     "integrated_gradients": Method(integrated_gradients),
-    "deeplift": Method(deeplift),
+    "deeplift": Method(deeplift, translations=False),
     "gradient_shap": Method(gradient_shap),
-    "layer_gradient_x_activation": Method(layer_gradient_x_activation, layers=True),
-    "layer_integrated_gradients": Method(layer_integrated_gradients, layers=True),
-    "layer_deeplift": Method(layer_deeplift, layers=True),
+    "layer_gradient_x_activation": Method(layer_gradient_x_activation, layers=True, translations=False),
+    "layer_integrated_gradients": Method(layer_integrated_gradients, layers=True, translations=False),
+    "layer_deeplift": Method(layer_deeplift, layers=True, translations=False),
     "attention": Method(attention, gradients=False),
     "occlusion": Method(occlusion, gradients=False),
     "lime": Method(lime, gradients=False),

@@ -7,6 +7,8 @@ reader's place in the grid, the keyboard, and a choice among many attributed tok
 import base64
 import hashlib
 import math
+from collections.abc import Iterator
+from functools import partial
 from importlib import resources
 
 from jinja2 import Environment, StrictUndefined
@@ -14,6 +16,9 @@ from markupsafe import Markup
 
 from interpret.attribution.heat import LEVELS, Panel, facts, full, level, panels, short, title
 from interpret.attribution.result import Attribution
+
+_BUFFERED = 1000
+"""Expressions of the template that are written at once."""
 
 
 def page(attribution: Attribution) -> str:
@@ -23,22 +28,30 @@ def page(attribution: Attribution) -> str:
         attribution: shown input by input: tokens down and attributed tokens across, of layer methods layers down and
             tokens across for each attributed token. A width D is summed. All text is escaped.
     """
+    return "".join(pieces(attribution))
+
+
+def pieces(attribution: Attribution) -> Iterator[str]:
+    """Yield the page in pieces: no more than one input is held of an attribution that is read from a disk."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.globals |= {"short": short, "full": full, "shade": shade, "is_missing": math.isnan}
     style, script = _file("page.css") + _shades(), _file("page.js")
-    text = environment.from_string(_file("page.html")).render(
+    stream = environment.from_string(_file("page.html")).stream(
         title=title(attribution),
         scale="blue: above zero, orange: below zero",
         facts=facts(attribution),
-        panels=panels(attribution),
+        n_inputs=len(attribution.sequences),
+        panels=partial(panels, attribution),
         summary=_summary,
         style=Markup(style),
         script=Markup(script),
         style_hash=_hash(style),
         script_hash=_hash(script),
     )
-    # A lone surrogate has no UTF-8; it becomes its escape.
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    stream.enable_buffering(_BUFFERED)
+    for text in stream:
+        # A lone surrogate has no UTF-8; it becomes its escape.
+        yield text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def shade(value: float, largest: float) -> str:

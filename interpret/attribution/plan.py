@@ -20,6 +20,7 @@ from interpret.attribution.functions import (
     step_functions,
 )
 from interpret.attribution.gradients import check_count
+from interpret.attribution.languages import Languages
 from interpret.attribution.layer_gradients import layer_names
 from interpret.attribution.methods import METHODS, Method
 from interpret.attribution.result import AttributionInfo
@@ -41,6 +42,8 @@ class Plan:
     layers: tuple[str, ...]
     """Names of activations; empty but for layer methods."""
     contrast: Contrast | None
+    languages: Languages | None
+    """Of a translation model; None for a causal one."""
     start: int | None
     end: int | None
     batch_size: int
@@ -63,11 +66,12 @@ def plan_attribution(
     batch_size: int,
     max_new_tokens: int,
     options: Mapping[str, Any],
+    languages: Languages | None = None,
 ) -> Plan:
     """Check what does not depend on an input.
 
-    The arguments are those of ``attribute.attribute``; ``with_foils`` tells whether there are contrast targets, and
-    ``options`` are those of the method and the functions.
+    The arguments are those of ``attribute.attribute``; ``with_foils`` tells whether there are contrast targets,
+    ``languages`` is what ``languages_of`` says of the model, and ``options`` are those of the method and the functions.
 
     Raises:
         InputError: for an argument that is wrong or does not fit the others, or a model that is not ready.
@@ -80,6 +84,8 @@ def plan_attribution(
     functions = {one: FUNCTIONS[one] for one in dict.fromkeys([name, *step_functions(step_scores)])}
     check_count("batch_size", batch_size)
     check_count("max_new_tokens", max_new_tokens)
+    if languages is not None:
+        _check_translating(method, chosen, functions)
     _check_contrast(functions, contrast, with_foils)
     _check_options(method, chosen, functions, options)
     _check_model(model, chosen)
@@ -109,6 +115,7 @@ def plan_attribution(
         step_scores=bound,
         layers=tuple(layer_names(model, [layers] if isinstance(layers, int) else layers)) if chosen.layers else (),
         contrast=contrast,
+        languages=languages,
         start=start,
         end=end,
         batch_size=batch_size,
@@ -124,6 +131,16 @@ def _given(defaults: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str,
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return options as they are saved: a tuple is a span, which as a list would mean something else."""
     return {key: str(value) if isinstance(value, tuple) else value for key, value in options.items()}
+
+
+def _check_translating(name: str, method: Method, functions: Mapping[str, StepFunction]) -> None:
+    """Refuse what needs the layers of a decoder-only model."""
+    if not method.translations:
+        fitting = ", ".join(one for one, each in METHODS.items() if each.translations)
+        raise InputError(f"method {name!r} is not for encoder-decoder models; these are: {fitting}")
+    for one, each in functions.items():
+        if each.dropout:
+            raise InputError(f"{one!r} is not for encoder-decoder models; use 'probability'")
 
 
 def _check_contrast(functions: Mapping[str, StepFunction], contrast: str | None, with_foils: bool) -> None:

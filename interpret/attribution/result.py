@@ -84,7 +84,8 @@ class AttributionInfo:
 class Attribution:
     """The attribution of some inputs."""
 
-    sequences: list[Attributed]
+    sequences: Sequence[Attributed]
+    """A list, or one whose inputs are read from their files when they are asked for."""
     info: AttributionInfo
 
     def aggregate(

@@ -5,28 +5,25 @@ both at once; scores are taken apart afterwards. Letters: S tokens of the source
 G of them attributed, B rows, D width of an embedding, V size of the vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
-from interpret.anatomy import input_device
-from interpret.attribution.functions import FUNCTIONS, step_functions
+from interpret.anatomy import input_device, last_attention_only
 from interpret.attribution.languages import Languages
-from interpret.attribution.methods import METHODS as EVERY_METHOD
 from interpret.attribution.plan import Plan
 from interpret.attribution.result import Attributed, Floats, side_by_side
-from interpret.attribution.steps import Step, array, gathered_details
+from interpret.attribution.steps import Room, Step, array, gathered_details, head
 from interpret.attribution.targets import Inputs, Text, text_of
 from interpret.batches import pad
 from interpret.errors import InputError
-
-METHODS = ("saliency", "input_x_gradient", "integrated_gradients", "gradient_shap", "occlusion", "lime")
-"""Those that work on embeddings alone."""
+from interpret.memory import in_batches
 
 
 @dataclass(frozen=True)
@@ -44,69 +41,63 @@ class TranslationStep(Step):
         special = self.flags | set(self.tokenizer.all_special_ids)
         return torch.tensor([token in special for token in self.ids], device=self.embeddings.device)
 
+    def layers(self) -> list[nn.Module]:
+        """Return the layers of encoder and decoder."""
+        return [*self.model.get_encoder().layers, *self.model.get_decoder().layers]
+
     def logits(self, embeddings: Tensor) -> Tensor:
         """Return the logits of the next token, [B, S + T, D] -> [B, V], float32 at least."""
+        logits = head(self.model, self._decoded(embeddings)[0][:, -1])  # the head reads one column only
+        return logits + getattr(self.model, "final_logits_bias", 0)  # Marian's
+
+    @torch.no_grad()
+    def attentions(self) -> list[Tensor]:
+        """Return where the last token of the decoder looks, in the source and in what it has read, [H, S + T] a layer.
+
+        Each head's weights sum to 1 in the source, and to 1 in what the decoder has read.
+        """
+        with last_attention_only(self.model.get_decoder().layers):
+            output = self._decoded(self.embeddings, output_attentions=True)
+        sides = zip(output.cross_attentions, output.attentions, strict=True)
+        return [torch.cat([cross[0, :, -1], own[0, :, -1]], dim=1) for cross, own in sides]
+
+    def _decoded(self, embeddings: Tensor, **options: bool) -> Any:
+        """Run encoder and decoder, and return what the decoder does."""
         encoder, decoder = self.model.get_encoder(), self.model.get_decoder()
-        output = self.model(
-            # Given embeddings, these models leave out the scaling they do on their own.
-            inputs_embeds=embeddings[:, : self.n_source] * encoder.embed_scale,
-            decoder_inputs_embeds=embeddings[:, self.n_source :] * decoder.embed_scale,
-            use_cache=False,
+        # Given embeddings, these models leave out the scaling they do on their own.
+        source, text = embeddings[:, : self.n_source] * encoder.embed_scale, embeddings[:, self.n_source :]
+        states = encoder(inputs_embeds=source)[0]
+        return decoder(
+            inputs_embeds=text * decoder.embed_scale, encoder_hidden_states=states, use_cache=False, **options
         )
-        logits = output.logits[:, -1]
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def check_names(method: str, functions: Sequence[str]) -> None:
-    """Refuse what needs the layers of a decoder-only model.
+def translated_texts(plan: Plan, inputs: Inputs, first: int) -> list[Text]:
+    """Return one batch of texts, each source and translation in one, written by the model where no targets are given.
 
     Args:
-        method: a method's name.
-        functions: names of step functions that are attributed or reported.
-
-    Raises:
-        InputError: naming what there is.
-    """
-    if method in EVERY_METHOD and method not in METHODS:
-        raise InputError(f"method {method!r} is not for encoder-decoder models; these are: {', '.join(METHODS)}")
-    for name in step_functions(functions):
-        if FUNCTIONS[name].dropout:
-            raise InputError(f"{name!r} is not for encoder-decoder models; use 'probability'")
-
-
-def translations(plan: Plan, inputs: Inputs, languages: Languages) -> Iterator[Attributed]:
-    """Yield the attribution of each input, in order; no more than one batch of texts is held at a time.
-
-    Args:
-        plan: what is done.
+        plan: what is done; of a translation model.
         inputs: sources as prompts, and translations as targets, without their sources; a contrast's are such too.
-        languages: what is read and written.
+        first: number of the batch's first one.
 
     Raises:
-        InputError: for texts that do not fit; where translations are given, before the first is attributed.
+        InputError: for texts that do not fit.
     """
-    batches = range(0, len(inputs.prompts), plan.batch_size)
-    if inputs.targets is not None:
-        for first in batches:
-            _texts(plan, inputs, languages, first)
-    for first in batches:
-        yield from (_attributed(plan, languages, *one) for one in _texts(plan, inputs, languages, first))
-
-
-def _texts(plan: Plan, inputs: Inputs, languages: Languages, first: int) -> list[tuple[Text, int]]:
-    """Return one batch of texts, each source and translation in one, with the length of the source."""
+    languages = plan.languages
+    assert languages is not None
     numbers = range(len(inputs.prompts))[first : first + plan.batch_size]
     sources = [languages.source_ids(inputs.prompts[number]) for number in numbers]
     if inputs.targets is None:
-        wholes = write_translations(plan.model, sources, languages, plan.max_new_tokens)
+        writing = partial(write_translations, plan.model, languages=languages, new_tokens=plan.max_new_tokens)
+        wholes = list(in_batches(sources, len(sources), writing, lambda _: None))
     else:
         wholes = [_given(languages, "targets", number, inputs.targets[number]) for number in numbers]
     texts = []
     for number, source, whole in zip(numbers, sources, wholes, strict=True):
         foils = inputs.contrast_targets
         foil = None if foils is None else (*source, *_given(languages, "contrast_targets", number, foils[number]))
-        n_prompt = len(source) + len(languages.begin)
-        texts.append((text_of(plan, inputs, number, (*source, *whole), n_prompt, foil), len(source)))
+        text = text_of(plan, inputs, number, (*source, *whole), len(source) + len(languages.begin), foil)
+        texts.append(replace(text, n_source=len(source)))
     return texts
 
 
@@ -150,7 +141,10 @@ def write_translations(
     return [(*begin, *(text[: text.index(end)] if end in text else text)) for text in new]
 
 
-def _attributed(plan: Plan, languages: Languages, text: Text, n_source: int) -> Attributed:
+def attributed_translation(plan: Plan, text: Text) -> Attributed:
+    """Attribute one translation."""
+    assert plan.languages is not None
+    n_source, room = text.n_source, Room()
     steps = [
         TranslationStep(
             plan.model,
@@ -160,8 +154,9 @@ def _attributed(plan: Plan, languages: Languages, text: Text, n_source: int) -> 
             foil,
             plan.function,
             plan.batch_size,
+            room,
             n_source=n_source,
-            flags=languages.flags,
+            flags=plan.languages.flags,
         )
         for column, foil in zip(range(text.start, text.stop), text.foils, strict=True)
     ]

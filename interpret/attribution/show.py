@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from interpret.attribution.heat import LEVELS, Band, Grid, Heading, Panel, level, panels, short, title
-from interpret.attribution.page import page
+from interpret.attribution.page import page, pieces
 from interpret.attribution.result import Attribution, Floats
-from interpret.disk import replace_whole
+from interpret.disk import replacing
 from interpret.errors import InputError
 
 _POSITIVE, _NEGATIVE = (34, 88, 196), (164, 76, 8)
@@ -47,7 +47,9 @@ def show(attribution: Attribution, *, html: str | Path | None = None, overwrite:
         path = Path(html)
         if path.exists() and not overwrite:
             raise InputError(f"{path} is there already; give overwrite=True to replace it, or another name")
-        replace_whole(path, page(attribution).encode())
+        with replacing(path) as file:
+            for text in pieces(attribution):
+                file.write(text.encode())
         return path
     console = Console()
     if console.is_jupyter:

@@ -12,10 +12,10 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import anatomy_of, input_device, keeping_activations
+from interpret.anatomy import anatomy_of, input_device, keeping_activations, last_attention_only
 from interpret.attribution.functions import Reading
 from interpret.attribution.result import Floats
 from interpret.errors import InputError, unknown
@@ -33,6 +33,16 @@ class Foil:
     """The tokens before it, where it is read in a text of its own; None where it is read in the target's."""
 
 
+@dataclass
+class Room:
+    """What fits in memory while one text is attributed, learnt by trying; its steps share it."""
+
+    rows: int | None = None
+    """So many rows at once; None: as many as were asked for."""
+    checkpointing: bool = False
+    """Whether layers keep nothing for backward, and are run again there."""
+
+
 @dataclass(frozen=True)
 class Step:
     """One attributed token."""
@@ -47,6 +57,7 @@ class Step:
     """What is attributed, with its options: -> [B]."""
     batch_size: int
     """Rows a method may put through the model side by side."""
+    room: Room = field(default_factory=Room)
     details: dict[str, float] = field(default_factory=dict)
     """What a method says about itself at this step; it may write here."""
 
@@ -61,6 +72,14 @@ class Step:
         special = set(self.tokenizer.all_special_ids)
         return torch.tensor([token in special for token in self.ids], device=self.embeddings.device)
 
+    def layers(self) -> Sequence[nn.Module]:
+        """Return the layers of the model.
+
+        Raises:
+            UnsupportedModelError: if it is of no known family.
+        """
+        return anatomy_of(self.model).layers
+
     def value(self, embeddings: Tensor) -> Tensor:
         """Return what is attributed, for other embeddings of the text: [B, T, D] -> [B], differentiable."""
         return self.read(self.logits(embeddings), embeddings)
@@ -68,6 +87,13 @@ class Step:
     def logits(self, embeddings: Tensor) -> Tensor:
         """Return the logits of the next token after embeddings of any text, [B, T, D] -> [B, V]."""
         return next_logits(self.model, embeddings)
+
+    @torch.no_grad()
+    def attentions(self) -> list[Tensor]:
+        """Return where the last token of the text looks, [H, T] of each layer, on its device."""
+        with last_attention_only(self.layers()):
+            output = self.model.base_model(inputs_embeds=self.embeddings, output_attentions=True, use_cache=False)
+        return [weights[0, :, -1] for weights in output.attentions]
 
     def read(self, logits: Tensor, embeddings: Tensor) -> Tensor:
         """Return what is attributed, where the text's own pass is done.

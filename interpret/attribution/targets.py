@@ -6,6 +6,7 @@ of the whole text; steps those after the prompt, from 0.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from transformers import PreTrainedTokenizerBase
 
@@ -14,9 +15,22 @@ from interpret.attribution.plan import Plan
 from interpret.attribution.steps import Foil
 from interpret.decoding import write_after
 from interpret.errors import InputError
+from interpret.memory import in_batches
 
 Alignment = Sequence[tuple[int, int]]
 """Pairs (step of the text, step of the foil)."""
+
+
+class UnalignedError(InputError):
+    """A text and its contrast differ in length, and nothing says which of their steps belong together."""
+
+    def __init__(self, number: int, n_steps: int, n_foil_steps: int) -> None:
+        """Take the number of the input, and how many tokens follow the prompt in the text and in its contrast."""
+        self.n_steps, self.n_foil_steps = n_steps, n_foil_steps
+        super().__init__(
+            f"contrast_targets[{number}] has {n_foil_steps} tokens after the prompt, the text {n_steps}: "
+            "say which are held against which, as in alignment=[[(0, 0)]], pairs (step, step of the contrast)"
+        )
 
 
 @dataclass(frozen=True)
@@ -32,6 +46,9 @@ class Text:
     """One past the column of the last."""
     foils: tuple[Foil | None, ...]
     """[G]."""
+    n_source: int = 0
+    """Of a translation: its first so many tokens are the source, and the prompt is that and what the decoder begins
+    with."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +104,7 @@ def texts_of(plan: Plan, inputs: Inputs, first: int) -> list[Text]:
     numbers = range(len(inputs.prompts))[first : first + plan.batch_size]
     prompts = [_prompt_ids(plan.tokenizer, inputs.prompts[number], number) for number in numbers]
     if inputs.targets is None:
-        written = write_after(plan.model, prompts, plan.max_new_tokens)
+        written = in_batches(prompts, len(prompts), partial(_written, plan), lambda _: None)
         wholes = [(*ids, *new) for ids, new in zip(prompts, written, strict=True)]
     else:
         wholes = [
@@ -99,6 +116,10 @@ def texts_of(plan: Plan, inputs: Inputs, first: int) -> list[Text]:
         text_of(plan, inputs, number, ids, len(prompt), _foil_ids(plan, inputs, number, prompt))
         for number, prompt, ids in rows
     ]
+
+
+def _written(plan: Plan, prompts: Sequence[tuple[int, ...]]) -> list[list[int]]:
+    return write_after(plan.model, prompts, plan.max_new_tokens)
 
 
 def _foil_ids(plan: Plan, inputs: Inputs, number: int, prompt_ids: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -206,10 +227,7 @@ def _aligned(n_steps: int, n_foil_steps: int, steps: range, alignment: Alignment
     """
     if alignment is None:
         if n_steps != n_foil_steps:
-            raise InputError(
-                f"contrast_targets[{number}] has {n_foil_steps} tokens after the prompt, the text {n_steps}: "
-                "say which are held against which, as in alignment=[[(0, 0)]], pairs (step, step of the contrast)"
-            )
+            raise UnalignedError(number, n_steps, n_foil_steps)
         return list(steps)
     for step, foil_step in alignment:
         if not (0 <= step < n_steps and 0 <= foil_step < n_foil_steps):

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Container, Sequence
 from contextlib import ExitStack
+from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, cast
@@ -10,12 +11,14 @@ from typing import Annotated, Any, cast
 import typer
 from rich.markup import escape
 from rich.table import Table
+from transformers import PreTrainedModel
 
 from interpret import attribution_runs, provenance, runs, selectors
 from interpret.anatomy import anatomy_of
 from interpret.attribution.aggregation import HOWS
 from interpret.attribution.functions import CONTRASTS, FUNCTIONS, Contrast, attributed_function, step_functions
 from interpret.attribution.heat import title, visible
+from interpret.attribution.languages import languages_of
 from interpret.attribution.methods import METHODS
 from interpret.attribution.plan import plan_attribution
 from interpret.attribution.result import Attribution, How
@@ -70,6 +73,14 @@ def attribute_command(
         ),
     ] = None,
     model: Model = "demo",
+    source_language: Annotated[
+        str | None,
+        typer.Option(help="Of M2M100 and NLLB: the code of the language of the prompts, such as en or eng_Latn."),
+    ] = None,
+    target_language: Annotated[
+        str | None,
+        typer.Option(help="Of translation models: the code of the language to write, such as fr or fra_Latn."),
+    ] = None,
     method: Annotated[str, typer.Option(help=f"How: {', '.join(METHODS)}.")] = "input_x_gradient",
     attributed_fn: Annotated[
         str | None,
@@ -144,6 +155,7 @@ def attribute_command(
     _check_free([html_file, json_file], overwrite)
     opened = {"load_in_8bit": load_in_8bit, "load_in_4bit": load_in_4bit}
     lm, tokenizer = load(model, device=device, dtype=dtype, device_map=device_map, **opened, say=say)
+    languages = languages_of(lm, tokenizer, source_language, target_language)
     plan = plan_attribution(
         lm,
         tokenizer,
@@ -152,11 +164,12 @@ def attribute_command(
         contrast=_contrast(contrast) if needs_foil else None,
         with_foils=needs_foil or foil is not None,
         step_scores=reported,
-        layers=_layers(layers, len(anatomy_of(lm).layers)),
+        layers=_layers(layers, lm),
         start=start,
         end=end,
         batch_size=batch_size,
         max_new_tokens=new_tokens,
+        languages=languages,
         options=chosen,
     )
     asked = attribution_runs.questions(tokenizer, prompts, chat_template)
@@ -185,12 +198,12 @@ def attribute_command(
         with runs.open_run(folder, TokenScore, identity=identity, circumstances=circumstances, units=names) as run:
             steps_done = attribution_runs.write_attributions(run, plan, asked, reduction, alignment=pairs)
             finish_units(run, steps_done, "Attributing", "prompts")
-        rows, dropped = runs.read_table(folder, TokenScore), runs.read_manifest(folder)["dropped"]
-        if passing and dropped:
-            raise InputError(dropped[names[0]])
-        _write_and_show(folder, rows, asked, dropped, html_file, json_file, overwrite)
+        manifest = runs.read_manifest(folder)
+        if passing and manifest["dropped"]:
+            raise InputError(manifest["dropped"][names[0]])
+        _write_and_show(folder, asked, manifest["dropped"], html_file, json_file, overwrite)
         if not passing:
-            tell_dropped(folder, len(rows), "prompts", "attributed", (NOT_ATTRIBUTED,))
+            tell_dropped(folder, manifest["counts"]["rows"], "prompts", "attributed", (NOT_ATTRIBUTED,))
 
 
 def _prompts(prompt: str | None, target: str | None, foil: str | None, examples: Path | None) -> list[Prompt]:
@@ -253,10 +266,11 @@ def _options(words: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _layers(words: str | None, n_layers: int) -> list[int | str] | None:
+def _layers(words: str | None, lm: PreTrainedModel) -> list[int | str] | None:
     """Read '0:20:5,-1' into numbers; names of activations stay as they are."""
     if words is None:
         return None
+    n_layers = lm.config.decoder_layers if lm.config.is_encoder_decoder else len(anatomy_of(lm).layers)
     found: list[int | str] = []
     for part in (part.strip() for part in words.split(",")):
         found += [part] if part[:1].isalpha() and part != "all" else selectors.select("layer", part, n_layers)
@@ -272,45 +286,54 @@ def _check_free(files: Sequence[Path | None], overwrite: bool) -> None:
 
 def _write_and_show(
     folder: Path,
-    rows: Sequence[TokenScore],
     asked: Sequence[Question],
     dropped: Container[str],
     html: Path | None,
     json_file: Path | None,
     overwrite: bool,
 ) -> None:
-    """Write what was asked for beside the run, and show the first steps."""
-    kept = [one.name for one in asked if one.name not in dropped]
+    """Write what was asked for beside the run, and show the first steps; no more than one prompt is held."""
+    kept = [number for number, one in enumerate(asked) if one.name not in dropped]
     if not kept:
         return
-    found = attribution_runs.collected(folder, asked, kept)
+    found = attribution_runs.collected(folder, kept)
     if json_file is not None:
         say(f"wrote {found.save(json_file, overwrite=overwrite, compress=json_file.suffix == '.gz')}")
     if html is not None:
         say(f"wrote {found.show(html=html, overwrite=overwrite)}")
-    _show(rows, found)
+    _show([asked[number] for number in kept], found)
 
 
-def _show(rows: Sequence[TokenScore], found: Attribution) -> None:
+def _show(asked: Sequence[Question], found: Attribution) -> None:
     """Show the first steps, and what did most to them."""
     info = found.info
     table = Table("prompt", "token", info.attributed_fn, "what did most to it")
-    of_steps: dict[tuple[str, int], list[TokenScore]] = {}
-    for row in rows:
-        of_steps.setdefault((row.name, row.step), []).append(row)
-    for (name, _), of_one in list(of_steps.items())[:FIRST_STEPS]:
-        most = sorted(of_one, key=lambda row: -abs(row.score))[:MOST_TOKENS]
-        words = ", ".join(f"{_place(row)} {row.score:+.3g}" for row in most)
-        table.add_row(
-            *(escape(cell) for cell in (name, visible(of_one[0].step_token), f"{of_one[0].value:.3g}", words))
-        )
+    shown, left = 0, 0
+    for question, one in zip(asked, found.sequences, strict=True):
+        rows = attribution_runs.token_scores(question, Attribution([one], info))
+        of_steps = [list(of_one) for _, of_one in groupby(rows, key=lambda row: row.step)]
+        room = FIRST_STEPS - table.row_count
+        for of_one in of_steps[:room]:
+            table.add_row(*map(escape, _cells(of_one, translated=one.source_tokens is not None)))
+        shown, left = shown + 1, len(of_steps) - room
+        if left >= 0:
+            break
     meaning = f", {info.contrast}" if info.contrast else ""
     out.print(f"{title(found)}{meaning}, in: {info.unit}", highlight=False, soft_wrap=True)
     out.print(table)
-    if len(of_steps) > FIRST_STEPS:
-        out.print(f"and {len(of_steps) - FIRST_STEPS} steps more", highlight=False)
+    more = [f"{count} {what}" for count, what in ((left, "steps"), (len(asked) - shown, "prompts")) if count > 0]
+    if more:
+        out.print(f"and {' and '.join(more)} more", highlight=False)
 
 
-def _place(row: TokenScore) -> str:
-    """Name a token, and the activation at it."""
-    return f"{row.position} {visible(row.token)}" + (f" {row.activation}" if row.activation else "")
+def _cells(rows: Sequence[TokenScore], *, translated: bool) -> tuple[str, str, str, str]:
+    """Return what is shown of one step: prompt, token, value, and what did most to it."""
+    most = sorted(rows, key=lambda row: -abs(row.score))[:MOST_TOKENS]
+    words = ", ".join(f"{_place(row, translated)} {row.score:+.3g}" for row in most)
+    return rows[0].name, visible(rows[0].step_token), f"{rows[0].value:.3g}", words
+
+
+def _place(row: TokenScore, translated: bool) -> str:
+    """Name a token, the activation at it, and of a translation its side."""
+    side = ("source " if row.in_prompt else "target ") if translated else ""
+    return f"{side}{row.position} {visible(row.token)}" + (f" {row.activation}" if row.activation else "")

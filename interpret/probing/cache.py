@@ -125,7 +125,7 @@ def activation_cache(
     {'heads.1': (2, 3, 2, 4), 'logits': (2, 3, 50)}
     """
     wanted = select_names(model, names)
-    rows = _rows(model, tokenizer, prompts)
+    rows = token_rows(model, tokenizer, prompts)
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}: give at least 1")
     store: _Memory | Folder = _Memory(rows) if to is None else start(to, rows, wanted)
@@ -136,12 +136,16 @@ def activation_cache(
     return ActivationCache(rows, wanted, store.finish())
 
 
-def _rows(
+def token_rows(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase | None,
     prompts: Sequence[str] | Sequence[Sequence[int]],
 ) -> Rows:
-    """Return the token ids of the prompts, checked."""
+    """Return the token ids of prompts that are texts or token ids.
+
+    Raises:
+        InputError: for no prompts, one without tokens or longer than the model reads, or texts without a tokenizer.
+    """
     if isinstance(prompts, str) or not len(prompts):
         raise InputError("prompts: give a list of at least one text, or of rows of token ids")
     rows, longest = [], model.config.max_position_embeddings

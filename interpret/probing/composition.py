@@ -7,7 +7,7 @@ L layers, H heads, D hidden width, W width of a head.
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -32,6 +32,17 @@ class HeadWeights:
     values: Tensor
     output: Tensor
     """[H, D, W]."""
+
+    def reading(self, kind: Kind) -> tuple[Tensor, Tensor]:
+        """Return what the heads read by, R, in two factors [H, D, W] and [H, W, D], whose product it is.
+
+        R is ``W_QK^T`` for ``query``, ``W_QK`` for ``key`` and ``W_OV`` for ``value``.
+        """
+        return {
+            "query": (self.keys.transpose(1, 2), self.queries),
+            "key": (self.queries.transpose(1, 2), self.keys),
+            "value": (self.output, self.values),
+        }[kind]
 
     def qk(self, head: int) -> Tensor:
         """Return W_QK of a head, [D, D]: the first index is the token's that looks. Not scaled."""
@@ -90,9 +101,57 @@ def _norm_scale(anatomy: Anatomy, layer: int) -> Tensor:
     """Return what the norm before the attention multiplies features by, [D]; 1 where it stands behind."""
     if anatomy.block == "post_norm":
         return torch.ones(())
-    norm = anatomy.layers[layer].get_submodule(anatomy.family.parts.attention_norm)
-    scale: Tensor = norm.get_parameter("weight").detach().float()
-    return scale
+    norm: Any = anatomy.layers[layer].get_submodule(anatomy.family.parts.attention_norm)
+    scale: Tensor | None = getattr(norm, "weight", None)  # some norms have none
+    return torch.ones(()) if scale is None else scale.detach().float()
+
+
+@dataclass(frozen=True)
+class RelationalSubspaces:
+    """What the heads of a layer look by: ``W_QK = sum over i of values[i] * queries[:, i] keys[:, i]^T``."""
+
+    values: Tensor
+    """[H, k] float32, the largest singular values of W_QK, the largest first."""
+    queries: Tensor
+    """[H, D, k], unit vectors: directions in the token that looks ..."""
+    keys: Tensor
+    """[H, D, k]: ... and those in the tokens looked at that they are held against. Only pairs have a sign."""
+
+
+@torch.no_grad()
+def relational_subspaces(model: PreTrainedModel, layer: int, k: int = 3) -> RelationalSubspaces:
+    """Return the pairs of directions by which the heads of a layer relate tokens: the SVD of each W_QK.
+
+    A head looks from a token with much of ``queries[:, i]`` at tokens with much of ``keys[:, i]``, as strongly as
+    ``values[i]`` says. Not scaled; the norm's scale is folded in, as in ``head_weights``.
+
+    Args:
+        model: a causal LM of a known family.
+        layer: which layer.
+        k: pairs of directions a head, W at most.
+
+    Raises:
+        InputError: for a layer outside the model, or k not from 1 to W.
+        UnsupportedModelError: for a model of no known family, or quantised or adapted weights.
+
+    >>> from transformers import GPT2Config, GPT2LMHeadModel
+    >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=8, n_layer=2, n_head=2))
+    >>> relational_subspaces(model, 1, k=2).queries.shape
+    torch.Size([2, 8, 2])
+    """
+    weights = head_weights(model, layer)
+    rank = min(weights.queries.shape[1:])
+    if not 1 <= k <= rank:
+        raise InputError(f"k is {k}; W_QK of a head has rank {rank}, so give 1 to {rank}")
+    # W_QK is [D, D] of rank W: of Q^T = A B and K^T = C E only B E^T, [W, W], needs the SVD.
+    query_basis, query_core = torch.linalg.qr(weights.queries.double().transpose(1, 2))
+    key_basis, key_core = torch.linalg.qr(weights.keys.double().transpose(1, 2))
+    left, values, right = torch.linalg.svd(query_core @ key_core.transpose(1, 2))
+    return RelationalSubspaces(
+        values[:, :k].float(),
+        (query_basis @ left[:, :, :k]).float(),
+        (key_basis @ right.transpose(1, 2)[:, :, :k]).float(),
+    )
 
 
 @torch.no_grad()
@@ -112,36 +171,40 @@ def composition_scores(model: PreTrainedModel, kind: Kind) -> Tensor:
         InputError: for another kind.
         UnsupportedModelError: for a model of no known family, or quantised or adapted weights.
     """
-    if kind not in get_args(Kind):
-        raise InputError(unknown("kind", kind, get_args(Kind)))
+    check_kind(kind)
     heads = [head_weights(model, layer) for layer in range(len(anatomy_of(model).layers))]
     n_layers, n_heads = len(heads), model.config.num_attention_heads
     scores = torch.full((n_layers, n_heads, n_layers, n_heads), torch.nan)
-    written = [_halves(layer.output, layer.values) for layer in heads]
+    written = [grams(layer.output, layer.values) for layer in heads]
     for late, reader in enumerate(heads):
-        # R = left right, [D, W] [W, D].
-        left, right = {
-            "query": (reader.keys.transpose(1, 2), reader.queries),
-            "key": (reader.queries.transpose(1, 2), reader.keys),
-            "value": (reader.output, reader.values),
-        }[kind]
-        left_gram, right_gram = left.transpose(1, 2) @ left, right @ right.transpose(1, 2)  # [H, W, W]
-        read_norm = _product_norm(left_gram, right_gram)
+        left, right = reader.reading(kind)
+        left_gram, right_gram = grams(left, right)
+        read_norm = product_norm(left_gram, right_gram)
         for early in range(late):
             output_gram, value_gram = written[early]
             between = torch.einsum("rwd,ldv->lrwv", right, heads[early].output)  # [H early, H late, W, W]
             inner = (left_gram[None] @ between) * (between @ value_gram[:, None])
             whole = inner.sum(dim=(-1, -2)).clamp_min(0).sqrt()
-            scores[early, :, late] = whole / (read_norm[None] * _product_norm(output_gram, value_gram)[:, None])
+            scores[early, :, late] = whole / (read_norm[None] * product_norm(output_gram, value_gram)[:, None])
     return scores
 
 
-def _halves(output: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the Gram matrices, [H, W, W] each, of both factors of W_OV."""
-    return output.transpose(1, 2) @ output, values @ values.transpose(1, 2)
+def check_kind(kind: str) -> None:
+    """Refuse what heads do not read through.
+
+    Raises:
+        InputError: for another kind than ``query``, ``key`` and ``value``.
+    """
+    if kind not in get_args(Kind):
+        raise InputError(unknown("kind", kind, get_args(Kind)))
 
 
-def _product_norm(left_gram: Tensor, right_gram: Tensor) -> Tensor:
+def grams(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """Return A^T A and B B^T of each head, [H, W, W] both, for the factors A [H, D, W] and B [H, W, D] of a circuit."""
+    return left.transpose(1, 2) @ left, right @ right.transpose(1, 2)
+
+
+def product_norm(left_gram: Tensor, right_gram: Tensor) -> Tensor:
     """Return norm(A B) of each head, [H], from A^T A and B B^T: its square is the trace of their product."""
     return (left_gram * right_gram).sum(dim=(-1, -2)).clamp_min(0).sqrt()
 

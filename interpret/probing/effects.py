@@ -17,18 +17,19 @@ def effect_sizes(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """Return Cohen's d and Hedges' g of ``left`` over ``right``, [F] float64 each.
 
     d is the difference of the means by the pooled standard deviation (each set's own with n - 1); g is d times
-    ``1 - 3 / (4 * (2 * N) - 9)``, which takes out d's bias in small sets. Where neither set varies both are 0 for equal
+    ``1 - 3 / (4 * (N + M) - 9)``, which takes out d's bias in small sets. Where neither set varies both are 0 for equal
     means, and else infinite.
 
     Args:
         left: [N, F], N at least 2.
-        right: [N, F].
+        right: [M, F], M at least 2.
     """
     left, right = left.double(), right.double()
+    n, m = len(left), len(right)
     difference = left.mean(dim=0) - right.mean(dim=0)
-    pooled = ((left.var(dim=0) + right.var(dim=0)) / 2).sqrt()
+    pooled = (((n - 1) * left.var(dim=0) + (m - 1) * right.var(dim=0)) / (n + m - 2)).sqrt()
     d = torch.where(difference == 0, 0.0, difference / pooled)
-    return d, d * (1 - 3 / (8 * len(left) - 9))
+    return d, d * (1 - 3 / (4 * (n + m) - 9))
 
 
 def permutation_p_values(differences: Tensor, *, n_permutations: int, seed: int) -> Tensor:

@@ -8,6 +8,7 @@ width of a head.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.anatomy import anatomy_of, evaluating, input_device, layer_input, only_in_this_thread
+from interpret.batches import position_ids
 from interpret.errors import InputError, UnsupportedModelError
 from interpret.probing.edits import Edit, check_index, editing
 
@@ -47,12 +49,13 @@ def attention_patterns(
 ) -> dict[int, Tensor]:
     """Return whom each head looks at: layer -> probabilities [B, H, T, T] on the CPU, ``[b, h, q, k]`` of q for k.
 
-    Rows sum to 1; those of padding are 0. Nothing is kept of layers that are not named.
+    Rows sum to 1; those of padding are 0. q and k are columns, padding included: ``batches.token_columns`` tells in
+    which a token of a prompt stands. Nothing is kept of layers that are not named.
 
     Args:
         model: a causal LM of a known family; it is run without dropout.
         input_ids: [B, T].
-        attention_mask: [B, T], 0 at padding; on the right, unless the model finds positions by the mask.
+        attention_mask: [B, T], 0 at padding, on either side: positions count from a row's first token.
         layers: which layers; all if None.
 
     Raises:
@@ -221,6 +224,47 @@ def patched_heads(
         yield
 
 
+@contextmanager
+def merged_heads(model: PreTrainedModel, merges: Mapping[Head, tuple[int, float]]) -> Iterator[None]:
+    """Blend what heads say with what others of their layers say, in every pass the calling thread makes in the block.
+
+    Head a says ``(1 - alpha) * z_a + alpha * z_b``, z being what the heads say before the output projection and before
+    any merge; so a's own part of that projection writes the blend, and b goes on as it is.
+
+    Args:
+        model: a causal LM of a known family.
+        merges: layer and number of head a -> number of head b of the same layer, and alpha. At alpha 0 nothing
+            changes, at 1 head a says what b says.
+
+    Raises:
+        InputError: for a layer or head outside the model, alpha outside 0 to 1, or no merge at all.
+
+    >>> from transformers import GPT2Config, GPT2LMHeadModel
+    >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=8, n_layer=2, n_head=2)).eval()
+    >>> with merged_heads(model, {(1, 0): (1, 0.5)}):
+    ...     _ = model(torch.tensor([[3, 1, 4]]))
+    """
+    by_layer = check_heads(model, list(merges))
+    for (layer, head), (other, alpha) in merges.items():
+        check_index("head", other, model.config.num_attention_heads)
+        if not 0 <= alpha <= 1:
+            raise InputError(f"alpha of layer {layer}, head {head} is {alpha}: give 0 to 1")
+
+    def merge(layer: int) -> Edit:
+        def edit(value: Tensor, start: int) -> Tensor:
+            parted = value.unflatten(-1, (model.config.num_attention_heads, -1))  # [B, T, H, W]
+            merged = parted.clone()
+            for head in by_layer[layer]:
+                other, alpha = merges[layer, head]
+                merged[:, :, head] = torch.lerp(parted[:, :, head], parted[:, :, other], alpha)
+            return merged.flatten(-2)
+
+        return edit
+
+    with editing(model, _at_heads(model, by_layer, merge)):
+        yield
+
+
 def induction_scores(model: PreTrainedModel, *, n_tokens: int = 50, n_sequences: int = 4, seed: int = 0) -> Tensor:
     """Return how much each head looks for what came after the present token before, [L, H] float32.
 
@@ -254,10 +298,10 @@ def induction_scores(model: PreTrainedModel, *, n_tokens: int = 50, n_sequences:
         raise InputError(f"n_tokens is {n_tokens}: twice that, and what opens a text, is above the model's {limit}")
     at = torch.arange(first + n_tokens, ids.shape[1])
     scores = []
-    for layer in range(len(anatomy_of(model).layers)):
-        pattern = attention_patterns(model, ids, layers=[layer])[layer].float()
-        scores.append(pattern[:, :, at, at - n_tokens + 1].mean(dim=(0, 2)))
-    return torch.stack(scores)
+    for row in ids:  # all layers of one sequence at a time: that is little to hold
+        patterns = torch.cat(list(attention_patterns(model, row[None]).values()))  # [L, H, T, T]
+        scores.append(patterns[:, :, at, at - n_tokens + 1].float().mean(dim=2))
+    return torch.stack(scores).mean(dim=0)
 
 
 def check_heads(model: PreTrainedModel, heads: Sequence[Head]) -> dict[int, list[int]]:
@@ -297,6 +341,8 @@ def _run(
     inputs = {"input_ids": input_ids.to(device)}
     if attention_mask is not None:
         inputs["attention_mask"] = attention_mask.to(device)
+        if "position_ids" in signature(anatomy.trunk.forward).parameters:  # others find positions by the mask
+            inputs["position_ids"] = position_ids(inputs["attention_mask"])
     with ExitStack() as stack, torch.no_grad(), evaluating(model):
         for layer, hook in hooks.items():
             module = anatomy.layers[layer].get_submodule(path)

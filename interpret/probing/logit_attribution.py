@@ -104,7 +104,8 @@ def _shares(anatomy: Anatomy, head: Any, token: int, held: dict[str, Tensor]) ->
     passed = []
     for module in filter(None, (getattr(anatomy.trunk, name, None) for name in anatomy.family.final)):
         passed.append((module, stream))
-        stream = module(stream.to(next(module.parameters()).device)).cpu()
+        device = next((parameter.device for parameter in module.parameters()), stream.device)
+        stream = module(stream.to(device)).cpu()
     reads = head.weight[token].detach().cpu().double().expand(stream.shape)  # [P, width]
     bias: Tensor | None = getattr(head, "bias", None)
     if bias is not None:
@@ -165,7 +166,8 @@ def _pulled_back(module: Any, x: Tensor, reads: Tensor) -> tuple[Tensor, Tensor]
     """
     bias: Tensor | None = getattr(module, "bias", None)
     constant = reads.new_zeros(len(reads)) if bias is None else reads @ bias.detach().cpu().double()
-    weight = module.weight.detach().cpu().double()
+    held: Tensor | None = getattr(module, "weight", None)  # some norms only norm
+    weight = reads.new_ones(()) if held is None else held.detach().cpu().double()
     if isinstance(module, nn.Linear):
         return reads @ weight, constant
     centred = isinstance(module, nn.LayerNorm)

@@ -149,34 +149,50 @@ def _run(
     model: PreTrainedModel, rows: list[list[int]], layers: Sequence[int], weights: list[list[float]], maximum: bool
 ) -> dict[int, Tensor]:
     """Run one batch, and return what is read at each layer, [B, F]."""
-    anatomy = anatomy_of(model)
     seen: dict[int, Tensor] = {}
-    # Padded on the right, where no token sees the padding.
-    batch = pad(rows, pad_id=0, side="right", device=input_device(model))
-    counted = torch.zeros(batch.input_ids.shape)  # [B, T]
+    counted = torch.zeros(len(rows), max(len(row) for row in rows))  # [B, T]
     for row, own in zip(counted, weights, strict=True):
         row[: len(own)] = torch.tensor(own)
 
-    def keep(layer: int) -> Callable[..., None]:
+    def keep(layer: int, value: Tensor) -> None:
+        here, value = counted.to(value.device), value.float()
+        if maximum:
+            read = value.masked_fill(here[..., None] == 0, -torch.inf).amax(dim=1)
+        else:
+            read = torch.einsum("bt,btf->bf", here, value)
+        seen[layer] = read.cpu()
+
+    run_neurons(model, rows, layers, keep)
+    return seen
+
+
+def run_neurons(
+    model: PreTrainedModel, rows: Sequence[Sequence[int]], layers: Sequence[int], read: Callable[[int, Tensor], None]
+) -> None:
+    """Run B rows of token ids side by side, and show what the neurons of some layers say while it is there.
+
+    Args:
+        model: a causal LM of a known family.
+        rows: token ids; they are padded on the right, where no token sees the padding.
+        layers: which layers.
+        read: is called with each layer and what its neurons say, [B, T, F], T being the length of the longest row.
+    """
+    anatomy = anatomy_of(model)
+    batch = pad(rows, pad_id=0, side="right", device=input_device(model))
+
+    def show(layer: int) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             value = layer_input(args, kwargs)
-            value = value.view(*counted.shape, value.shape[-1]).float()  # [B, T, F]; OPT's are [B * T, F]
-            here = counted.to(value.device)
-            if maximum:
-                read = value.masked_fill(here[..., None] == 0, -torch.inf).amax(dim=1)
-            else:
-                read = torch.einsum("bt,btf->bf", here, value)
-            seen[layer] = read.cpu()
+            read(layer, value.view(*batch.input_ids.shape, value.shape[-1]))  # OPT's are [B * T, F]
 
         return hook
 
     with ExitStack() as stack:
         for layer in layers:
             module = anatomy.layers[layer].get_submodule(anatomy.family.parts.down)
-            hook = only_in_this_thread(keep(layer))
+            hook = only_in_this_thread(show(layer))
             stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
         anatomy.trunk(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
-    return seen
 
 
 @contextmanager

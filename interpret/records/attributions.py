@@ -82,7 +82,7 @@ class TokenScore:
     step: int
     """Which of the tokens after the prompt is attributed, from 0; of merged tokens, which group."""
     step_position: int
-    """Its position in the whole text, from 0."""
+    """Its position in the whole text, from 0; of a translation model, in what the decoder reads."""
     step_token: str
     """The attributed token, as the tokenizer writes it; joined where tokens were merged."""
     value: float
@@ -90,11 +90,11 @@ class TokenScore:
     activation: str
     """Such as ``mlp_out.3``, of layer methods; empty where embeddings or tokens are scored."""
     position: int
-    """Position of the token the score is of."""
+    """Position of the token the score is of; of a translation model, in the source or in what the decoder reads."""
     token: str
     """That token, written likewise."""
     in_prompt: bool
-    """Whether it is the prompt's, or was written before this step."""
+    """Whether it is the prompt's, or was written before this step; of a translation model, whether the source's."""
     score: float
     """What it does to ``value``: as the method defines it, summed over the width as was asked."""
     step_score_names: list[str]

@@ -109,6 +109,8 @@ def toy_translation(kind: str) -> Toy:
         for parameter in model.parameters():
             if parameter.requires_grad:  # tables of sinuses stay
                 parameter.normal_(std=0.3, generator=generator)
+        if kind == "marian":
+            model.final_logits_bias.normal_(generator=generator)
     assert model.config.is_encoder_decoder
     assert len(tokenizer) <= model.config.vocab_size
     return Toy(model, tokenizer, source, target)

@@ -1,0 +1,71 @@
+"""What a function and a model are, in words and hashes that are the same whenever they are."""
+
+import ast
+import hashlib
+import inspect
+import json
+import textwrap
+import tokenize
+from collections.abc import Callable
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from interpret import provenance
+
+
+def source_of(function: Callable[..., Any]) -> str:
+    """Return the source of a function, its decorators included; where there is none, as at a prompt, its bytecode."""
+    innermost = inspect.unwrap(function)
+    try:
+        text = textwrap.dedent(inspect.getsource(innermost))
+        found = ast.parse(text).body[0]
+    except (OSError, TypeError, SyntaxError, IndexError, tokenize.TokenError):
+        return _bytecode(innermost.__code__)
+    # Code that was compiled from a string may bear the name of a file that says something else.
+    named = isinstance(found, ast.FunctionDef | ast.AsyncFunctionDef) and found.name == innermost.__name__
+    return text if named else _bytecode(innermost.__code__)
+
+
+def _bytecode(code: CodeType) -> str:
+    """Write what a code object does, without where it stands, as JSON."""
+    constants = [_constant(each) for each in code.co_consts]
+    return json.dumps({"bytecode": code.co_code.hex(), "names": code.co_names, "constants": constants})
+
+
+def _constant(value: Any) -> str:
+    if isinstance(value, CodeType):
+        return _bytecode(value)
+    # The order of a set is another in each process.
+    return repr(sorted(value, key=repr)) if isinstance(value, frozenset) else repr(value)
+
+
+def model_identity(model: PreTrainedModel) -> dict[str, Any]:
+    """Tell which model this is: its name, which weights, and their number formats.
+
+    Weights are told by the hash of the files they came from, or the commit on the hub; those of a model that was
+    made in memory by the hash of their values. A change in memory to weights that came from files is not seen.
+    """
+    name = str(model.config._name_or_path)
+    commit = getattr(model.config, "_commit_hash", None)
+    if name and Path(name).is_dir():
+        weights = f"files {provenance.weights_sha256(name)}"
+    else:
+        weights = f"commit {commit}" if commit else f"values {_values_sha256(model)}"
+    return {
+        "name": name,
+        "class": type(model).__name__,
+        "weights": weights,
+        "dtypes": sorted({str(parameter.dtype).removeprefix("torch.") for parameter in model.parameters()}),
+    }
+
+
+def _values_sha256(model: PreTrainedModel) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,144 @@
+"""The tools a bench hands out: what this package does to a model, by short names, with the model in its place already.
+
+A tool keeps the name and the other arguments of the public function it stands for; tools of several functions
+(``residual``, ``heads``, ``composition``, ``control``, ``structure``) have them as attributes.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType, SimpleNamespace
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from interpret.activations import record
+from interpret.attribution.attribute import attribute
+from interpret.bench.profiling import profile
+from interpret.control import reinforcement_control, supervised_control
+from interpret.interpretation_prompt import InterpretationPrompt
+from interpret.preservation import preservation
+from interpret.probing.cache import activation_cache
+from interpret.probing.composition import composition_scores, head_weights, relational_subspaces
+from interpret.probing.head_flow import information_flow, reading_heads, writing_heads
+from interpret.probing.heads import (
+    ablated_heads,
+    attention_patterns,
+    induction_scores,
+    merged_heads,
+    patched_heads,
+    top_attended,
+)
+from interpret.probing.knowledge import KnowledgeProber
+from interpret.probing.lenses import logit_lens
+from interpret.probing.logit_attribution import logit_attribution
+from interpret.probing.stream import residual_decomposition, residual_movement
+from interpret.probing.structure import deleted_layers, permuted_layers, replaced_layers
+from interpret.probing.top_inputs import top_activating
+from interpret.selfie import interpret
+from interpret.tracing import trace, trace_mediators
+
+Make = Callable[[PreTrainedModel, PreTrainedTokenizerBase], Any]
+
+
+@dataclass(frozen=True)
+class Tool:
+    """Something a bench can hand out."""
+
+    about: str
+    """What it does, in a line."""
+    make: Make
+    """Makes it for a model and its tokenizer."""
+
+
+def _with_both(function: Callable[..., Any]) -> Make:
+    """Bind a function that takes the model and the tokenizer first."""
+    return lambda model, tokenizer: partial(function, model, tokenizer)
+
+
+def _with_tokenizer(function: Callable[..., Any]) -> Make:
+    """Bind a function that takes the model first, and the tokenizer by name."""
+    return lambda model, tokenizer: partial(function, model, tokenizer=tokenizer)
+
+
+def _with_model(*functions: Callable[..., Any]) -> Make:
+    """Bind functions that take the model first, side by side under their names."""
+    return lambda model, tokenizer: SimpleNamespace(**{each.__name__: partial(each, model) for each in functions})
+
+
+def _heads(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> SimpleNamespace:
+    heads = _with_model(
+        attention_patterns,
+        ablated_heads,
+        patched_heads,
+        merged_heads,
+        induction_scores,
+        writing_heads,
+        reading_heads,
+    )(model, tokenizer)
+    heads.top_attended = partial(top_attended, model, tokenizer)
+    heads.information_flow = partial(information_flow, model, tokenizer)
+    return heads
+
+
+def _interpret(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Callable[..., dict[str, list[Any]]]:
+    def interpret_states(
+        original_prompt: str, interpretation_prompt: InterpretationPrompt, tokens: Any, **options: Any
+    ) -> dict[str, list[Any]]:
+        return interpret(original_prompt, tokenizer, interpretation_prompt, model, tokens, **options)
+
+    return interpret_states
+
+
+TOOLS: Mapping[str, Tool] = MappingProxyType(
+    {
+        "attribute": Tool("attribute(prompts, targets): which tokens decide what is written", _with_both(attribute)),
+        "cache": Tool("cache(prompts, names): activations by name", _with_both(activation_cache)),
+        "composition": Tool(
+            "composition.composition_scores(kind), .head_weights(layer), .relational_subspaces(layer): what heads' "
+            "weights say",
+            _with_model(composition_scores, head_weights, relational_subspaces),
+        ),
+        "control": Tool(
+            "control.supervised_control(...), .reinforcement_control(...): an MLP trained for a with block",
+            _with_model(supervised_control, reinforcement_control),
+        ),
+        "heads": Tool(
+            "heads.attention_patterns(ids), .top_attended(text, heads), .induction_scores(), .writing_heads(cache), "
+            ".reading_heads(cache, kind), .information_flow(prompt, source, destination), .ablated_heads(heads), "
+            ".patched_heads(heads, ids), .merged_heads(merges): attention heads",
+            _heads,
+        ),
+        "interpret": Tool(
+            "interpret(prompt, interpretation_prompt, [(layer, token)]): what hidden states say", _interpret
+        ),
+        "k_prober": Tool("k_prober.scan(pairs, layers), ...: neurons that tell true from false", KnowledgeProber),
+        "logit_attribution": Tool(
+            "logit_attribution(cache, tokens): who wrote a logit", _with_tokenizer(logit_attribution)
+        ),
+        "logit_lens": Tool("logit_lens(cache, tokens): what each layer would say", _with_tokenizer(logit_lens)),
+        "preservation": Tool("preservation(facts): what a change did to facts", _with_both(preservation)),
+        "profile": Tool("profile(prompts): milliseconds and bytes, layer by layer", _with_both(profile)),
+        "record": Tool(
+            "record(names): activations of any pass, for a with block",
+            lambda model, tokenizer: partial(record, model),
+        ),
+        "residual": Tool(
+            "residual.residual_decomposition(cache), .residual_movement(cache): how the stream moves",
+            _with_model(residual_decomposition, residual_movement),
+        ),
+        "structure": Tool(
+            "structure.deleted_layers(layers), .replaced_layers(replacements), .permuted_layers(order): the model with "
+            "other layers, for a with block",
+            _with_model(deleted_layers, replaced_layers, permuted_layers),
+        ),
+        "top_activating": Tool(
+            "top_activating(prompts, neurons): the tokens at which neurons say most", _with_both(top_activating)
+        ),
+        "trace": Tool("trace(prompt, subject, answer): where a fact is", _with_both(trace)),
+        "trace_mediators": Tool(
+            "trace_mediators(prompt, subject, answer): where a fact is, by several mediators",
+            _with_both(trace_mediators),
+        ),
+    }
+)

@@ -1,0 +1,282 @@
+"""Python values -> JSON and back, equal: numbers, texts, containers, tensors, arrays, tables and dataclasses.
+
+JSON says by itself what a number, a text, a list or a dict with text keys is; everything else is a dict whose key
+``$`` tells its kind. Tensors and arrays of more than ``INLINE`` numbers go into a safetensors file each, named after
+the hash of its bytes, so that equal ones share a file.
+"""
+
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from interpret.disk import replace_whole
+from interpret.errors import InputError, RunError
+
+INLINE = 1000
+KIND = "$"
+
+
+@dataclass(frozen=True)
+class Unkept:
+    """Stands for a value of a kind that cannot be stored."""
+
+    type: str
+    """The name of its class."""
+    text: str
+    """How it prints, cut after 1000 characters."""
+
+
+class Unstorable(InputError):
+    """A value of a kind that cannot be stored; the message says where it stands."""
+
+
+class Encoder:
+    """Encodes values, and writes their large tensors into a folder.
+
+    Args:
+        folder: where the files go; made when the first is written.
+        keep_text: whether a value that cannot be stored becomes an ``Unkept``; an error otherwise.
+    """
+
+    def __init__(self, folder: Path, *, keep_text: bool = False) -> None:
+        self._folder = folder
+        self._keep_text = keep_text
+
+    def encode(self, value: Any, where: str) -> Any:
+        """Return a value as JSON has it.
+
+        Args:
+            value: what is stored.
+            where: what to call it in an error.
+
+        Raises:
+            Unstorable: for a value, or a part of it, of a kind that cannot be stored.
+            RunError: if the disk does not take a tensor.
+        """
+        encode = self._encoder(value)
+        if encode is not None:
+            return encode(value, where)
+        if self._keep_text:
+            return {KIND: "unkept", "type": type(value).__qualname__, "text": repr(value)[:1000]}
+        raise Unstorable(f"{where} is of the type {type(value).__qualname__}, which cannot be stored")
+
+    def _encoder(self, value: Any) -> Callable[[Any, str], Any] | None:
+        """Choose how a value is encoded; None where it cannot be."""
+        if value is None or type(value) in (bool, int, str):
+            return lambda value, where: value
+        if type(value) in _ENCODERS:
+            return _ENCODERS[type(value)].__get__(self)
+        if isinstance(value, Tensor):
+            storable = value.layout == torch.strided and not value.is_quantized and value.device.type != "meta"
+            return self._tensor if storable else None
+        if isinstance(value, np.ndarray | np.generic):
+            return self._array if value.dtype.kind in "biuf" and value.dtype.isnative else None
+        if isinstance(value, PurePath):
+            return lambda value, where: {KIND: "path", "value": str(value)}
+        if isinstance(value, pd.DataFrame):
+            return self._frame if _is_plain(value) else None
+        if is_dataclass(value) and not isinstance(value, type) and "<locals>" not in type(value).__qualname__:
+            return self._dataclass
+        return None
+
+    def _float(self, value: float, where: str) -> Any:
+        return value if math.isfinite(value) else {KIND: "float", "value": str(value)}
+
+    def _list(self, value: list[Any], where: str) -> Any:
+        return [self.encode(item, f"{where}[{index}]") for index, item in enumerate(value)]
+
+    def _tuple(self, value: tuple[Any, ...], where: str) -> Any:
+        return {KIND: "tuple", "items": self._list(list(value), where)}
+
+    def _set(self, value: set[Any] | frozenset[Any], where: str) -> Any:
+        items = [self.encode(item, f"an item of {where}") for item in value]
+        return {KIND: type(value).__name__, "items": sorted(items, key=lambda item: json.dumps(item, sort_keys=True))}
+
+    def _dict(self, value: dict[Any, Any], where: str) -> Any:
+        if all(type(key) is str for key in value) and KIND not in value:
+            return {key: self.encode(item, f"{where}[{key!r}]") for key, item in value.items()}
+        items = [
+            [self.encode(key, f"a key of {where}"), self.encode(item, f"{where}[{key!r}]")]
+            for key, item in value.items()
+        ]
+        return {KIND: "dict", "items": items}
+
+    def _tensor(self, value: Tensor, where: str, kind: str = "tensor") -> Any:
+        value = value.detach().cpu().contiguous()
+        whole = {KIND: kind, "dtype": str(value.dtype).removeprefix("torch."), "shape": list(value.shape)}
+        if value.numel() <= INLINE and not value.is_complex() and bool(value.double().isfinite().all()):
+            return whole | {"values": value.flatten().tolist()}
+        data = save({"value": value})
+        name = f"{hashlib.sha256(data).hexdigest()[:32]}.safetensors"
+        if not (self._folder / name).exists():
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise RunError(f"{self._folder} cannot be made: {error.strerror}") from error
+            replace_whole(self._folder / name, data)
+        return whole | {"file": name}
+
+    def _array(self, value: np.ndarray | np.generic, where: str) -> Any:
+        kind = "array" if isinstance(value, np.ndarray) else "scalar"
+        return self._tensor(torch.from_numpy(np.array(value, order="C")), where, kind)
+
+    def _frame(self, value: pd.DataFrame, where: str) -> Any:
+        columns = [
+            self._column(value.iloc[:, number], f"{where}[{name!r}]") for number, name in enumerate(value.columns)
+        ]
+        names = self._column(value.columns, f"the columns of {where}")
+        return {KIND: "frame", "names": names, "columns": columns, "index": self._index(value.index, where)}
+
+    def _index(self, index: pd.Index, where: str) -> Any:
+        if type(index) is pd.RangeIndex:
+            return {"range": [index.start, index.stop, index.step], "name": self.encode(index.name, where)}
+        return self._column(index, f"the index of {where}")
+
+    def _column(self, column: pd.Series | pd.Index, where: str) -> Any:
+        """Encode what holds values of one type under a name."""
+        numeric = isinstance(column.dtype, np.dtype) and column.dtype.kind in "biuf"
+        values = column.to_numpy() if numeric else column.tolist()
+        return {
+            "dtype": str(column.dtype),
+            "name": self.encode(column.name, f"the name of {where}"),
+            "values": self.encode(values, where),
+        }
+
+    def _dataclass(self, value: Any, where: str) -> Any:
+        kind = type(value)
+        held = {field.name: self.encode(getattr(value, field.name), f"{where}.{field.name}") for field in fields(value)}
+        return {KIND: "dataclass", "type": f"{kind.__module__}:{kind.__qualname__}", "fields": held}
+
+
+# Keyed by the very type: a subclass, such as a namedtuple, would come back as another type.
+_ENCODERS: dict[type, Any] = {
+    float: Encoder._float,
+    list: Encoder._list,
+    tuple: Encoder._tuple,
+    set: Encoder._set,
+    frozenset: Encoder._set,
+    dict: Encoder._dict,
+}
+
+
+def _is_plain(frame: pd.DataFrame) -> bool:
+    """Tell whether a table has one level of names and columns of numbers, truth values, texts or Python objects."""
+    axes = (frame.index, frame.columns)
+    if any(isinstance(axis, pd.MultiIndex) for axis in axes):
+        return False
+    dtypes = [*frame.dtypes, *(axis.dtype for axis in axes)]
+    return all(str(dtype) in ("object", "str") or getattr(dtype, "kind", "") in "biuf" for dtype in dtypes) and all(
+        isinstance(dtype, np.dtype) or str(dtype) == "str" for dtype in dtypes
+    )
+
+
+def decode(stored: Any, folder: Path) -> Any:
+    """Return a value that was encoded.
+
+    Args:
+        stored: as an ``Encoder`` gave it.
+        folder: where the files of large tensors are.
+
+    Raises:
+        RunError: if a file is missing or another, or the module of a dataclass has not been imported.
+    """
+    if isinstance(stored, list):
+        return [decode(item, folder) for item in stored]
+    if not isinstance(stored, dict):
+        return stored
+    if KIND not in stored:
+        return {key: decode(item, folder) for key, item in stored.items()}
+    try:
+        return _DECODERS[stored[KIND]](stored, folder)
+    except KeyError as error:
+        raise RunError(f"a stored value of the kind {stored[KIND]!r} cannot be read: {error} is not known") from None
+
+
+def _read_float(stored: dict[str, Any], folder: Path) -> float:
+    return float(stored["value"])
+
+
+def _read_items(kind: Callable[[Any], Any]) -> Callable[[dict[str, Any], Path], Any]:
+    return lambda stored, folder: kind(decode(stored["items"], folder))
+
+
+def _read_tensor(stored: dict[str, Any], folder: Path) -> Tensor:
+    if "values" in stored:
+        return torch.tensor(stored["values"], dtype=getattr(torch, stored["dtype"])).view(stored["shape"])
+    path = folder / stored["file"]
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read: {error.strerror}") from error
+    if not path.name.startswith(hashlib.sha256(data).hexdigest()[:32]):
+        raise RunError(f"{path} is not what was written: its hash is another than its name")
+    value: Tensor = load(data)["value"]
+    return value
+
+
+def _read_array(stored: dict[str, Any], folder: Path) -> np.ndarray:
+    value: np.ndarray = _read_tensor(stored, folder).numpy()
+    return value
+
+
+def _read_frame(stored: dict[str, Any], folder: Path) -> pd.DataFrame:
+    index = _read_index(stored["index"], folder)
+    columns = [pd.Series(_values(column, folder), index=index) for column in stored["columns"]]
+    frame = pd.concat(columns, axis=1) if columns else pd.DataFrame(index=index)
+    frame.columns = _read_index(stored["names"], folder)
+    return frame
+
+
+def _read_index(stored: dict[str, Any], folder: Path) -> pd.Index:
+    name = decode(stored["name"], folder)
+    if "range" in stored:
+        return pd.RangeIndex(*stored["range"], name=name)
+    return pd.Index(_values(stored, folder), name=name)
+
+
+def _values(stored: dict[str, Any], folder: Path) -> Any:
+    """Return what a column holds, in its type."""
+    return pd.array(decode(stored["values"], folder), dtype=stored["dtype"])
+
+
+def _read_dataclass(stored: dict[str, Any], folder: Path) -> Any:
+    module, _, name = stored["type"].partition(":")
+    kind: Any = sys.modules.get(module)  # nothing is imported because a file says so
+    for part in name.split("."):
+        kind = getattr(kind, part, None)
+    if not isinstance(kind, type) or not is_dataclass(kind):
+        raise RunError(f"a stored value is a {name} of {module}: import that module before reading it")
+    held = {key: decode(value, folder) for key, value in stored["fields"].items()}
+    if held.keys() != {field.name for field in fields(kind)}:
+        raise RunError(f"a stored {name} has the fields {', '.join(held)}, which are not those of today's {name}")
+    value = object.__new__(kind)  # as it was: nothing is computed, or checked, again
+    for key, item in held.items():
+        object.__setattr__(value, key, item)
+    return value
+
+
+_DECODERS: dict[str, Callable[[dict[str, Any], Path], Any]] = {
+    "float": _read_float,
+    "tuple": _read_items(tuple),
+    "set": _read_items(set),
+    "frozenset": _read_items(frozenset),
+    "dict": _read_items(dict),
+    "path": lambda stored, folder: Path(stored["value"]),
+    "tensor": _read_tensor,
+    "array": _read_array,
+    "scalar": lambda stored, folder: _read_array(stored, folder)[()],
+    "frame": _read_frame,
+    "dataclass": _read_dataclass,
+    "unkept": lambda stored, folder: Unkept(stored["type"], stored["text"]),
+}
