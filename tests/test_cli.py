@@ -11,9 +11,7 @@ from pathlib import Path
 
 import pandas
 import pytest
-import torch
-from reference.tiny import tiny_model
-from reference.toy_tokenizers import byte_level
+from reference.commands import run, saved_model
 
 from interpret import cli, runs, selfie
 from interpret.records import Interpretation, columns
@@ -36,14 +34,7 @@ LISTS = [
 
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    model = tiny_model("llama")
-    torch.manual_seed(0)
-    model.resize_token_embeddings(420)
-    model.config.eos_token_id = model.generation_config.eos_token_id = 1
-    model.save_pretrained(folder)
-    byte_level(chat=True).save_pretrained(folder)
-    return folder
+    return saved_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture
@@ -58,13 +49,6 @@ def arguments(model_folder, examples, output, *more):
     quick = ["--new-tokens", "3", "--prompt-output-tokens", "2", "--layers", "0,2", "--tokens", "content"]
     paths = ["--model", str(model_folder), "--examples", str(examples), "--output", str(output)]
     return ["selfie", *paths, "--device", "cpu", *quick, *more]
-
-
-def run(*argv):
-    """Run a command line in this process; return its exit code."""
-    with pytest.raises(SystemExit) as exit_:
-        cli.main([str(argument) for argument in argv])
-    return exit_.value.code or 0
 
 
 def test_the_table_has_the_documented_columns_and_every_list_cell_is_json(model_folder, examples, tmp_path, capsys):

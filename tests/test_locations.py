@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from reference.commands import run
 from reference.tiny import tiny_model
 from reference.toy_tokenizers import byte_level
 
-from interpret import cli, locations, plots, runs
+from interpret import locations, plots, runs
 from interpret.buckets import token_buckets
 from interpret.errors import InputError
 from interpret.fact_files import Fact, load_facts
@@ -70,13 +71,6 @@ def file_of(folder, rows):
 def arguments(model_folder, facts, output, *more):
     paths = ["--model", str(model_folder), "--facts", str(facts), "--output", str(output)]
     return ["locate", *paths, "--device", "cpu", "--no-filter", *(str(argument) for argument in more)]
-
-
-def run(*argv):
-    """Run a command line in this process; return its exit code."""
-    with pytest.raises(SystemExit) as exit_:
-        cli.main([str(argument) for argument in argv])
-    return exit_.value.code or 0
 
 
 def table_of(folder):

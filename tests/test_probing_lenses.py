@@ -56,6 +56,17 @@ def test_followed_tokens_stand_once_and_in_order_among_the_likeliest(gpt2):
     assert list(lens.columns) == "prompt position layer token_id token logit probability rank".split()
 
 
+def test_equal_logits_share_a_rank():
+    model = tiny_model("llama")
+    with torch.no_grad():
+        model.lm_head.weight[[7, 9, 11]] = 0  # whatever the state, their logits are 0
+    lens = logit_lens(model, activation_cache(model, None, ROWS[:1]), [7, 9, 11], top=V)
+    for _, here in lens.groupby("layer"):
+        expected = [1 + sum(here.logit > logit) for logit in here.logit]
+        assert here["rank"].tolist() == expected
+        assert here[here.token_id.isin([7, 9, 11])]["rank"].nunique() == 1
+
+
 def test_tokens_are_asked_for_and_written_by_the_tokenizer():
     tokenizer, model = byte_level(), tiny_model("gpt2")
     model.resize_token_embeddings(len(tokenizer))

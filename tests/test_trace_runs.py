@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from reference.commands import run
 from reference.tiny import tiny_model
 from reference.toy_tokenizers import byte_level
 
-from interpret import cli, runs, trace_runs
+from interpret import runs, trace_runs
 from interpret.errors import InputError
 from interpret.fact_files import Fact, load_facts
 from interpret.fact_traces import sized_for, trace_cells, trace_fact, trace_facts
@@ -73,13 +74,6 @@ def arguments(model_folder, facts, output, *more):
     quick = ["--samples", "2", "--no-filter", "--window", "3"]
     paths = ["--model", str(model_folder), "--facts", str(facts), "--output", str(output)]
     return ["trace", *paths, "--device", "cpu", *quick, *(str(argument) for argument in more)]
-
-
-def run(*argv):
-    """Run a command line in this process; return its exit code."""
-    with pytest.raises(SystemExit) as exit_:
-        cli.main([str(argument) for argument in argv])
-    return exit_.value.code or 0
 
 
 def table_of(folder):
