@@ -25,7 +25,7 @@ def close(actual, expected):
 def parts(model):
     """Each layer of a model with the names of its parts."""
     anatomy = anatomy_of(model)
-    return [(k, block, anatomy.family.parts) for k, block in enumerate(anatomy.layers)]
+    return [(k, block, anatomy.parts) for k, block in enumerate(anatomy.layers)]
 
 
 def test_every_activation_is_kept_with_the_shape_the_table_tells(family_model):
@@ -36,7 +36,7 @@ def test_every_activation_is_kept_with_the_shape_the_table_tells(family_model):
     F = (
         anatomy_of(family_model)
         .layers[0]
-        .get_submodule(anatomy_of(family_model).family.parts.up)(torch.zeros(1, 1, D))
+        .get_submodule(anatomy_of(family_model).parts.up)(torch.zeros(1, 1, D))
         .shape[-1]
     )
     tails = dict.fromkeys(SITES, (D,)) | {"q": (H, W), "k": (G, W), "v": (G, W), "heads": (H, W), "neurons": (F,)}

@@ -45,7 +45,7 @@ def logits(model, ids=IDS, **arguments):
 def said_by_heads(model, layer, ids=IDS):
     """What enters the output projection in a plain pass, [B, T, H, W]."""
     seen = []
-    module = anatomy_of(model).layers[layer].get_submodule(anatomy_of(model).family.parts.attention_out)
+    module = anatomy_of(model).layers[layer].get_submodule(anatomy_of(model).parts.attention_out)
     handle = module.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach().clone()))
     logits(model, ids)
     handle.remove()
@@ -82,7 +82,7 @@ def test_padding_looks_at_nothing_and_changes_nothing(family_model):
 def normed_input(model, layer):
     """Input of the attention in a plain pass, [B, T, D]."""
     seen = []
-    module = anatomy_of(model).layers[layer].get_submodule(anatomy_of(model).family.parts.attention_norm)
+    module = anatomy_of(model).layers[layer].get_submodule(anatomy_of(model).parts.attention_norm)
     handle = module.register_forward_hook(lambda _, args, output: seen.append(output.detach()))
     logits(model)
     handle.remove()
@@ -162,7 +162,7 @@ def test_ablating_a_head_is_zeroing_its_part_of_the_projection(kind, request):
     with ablated_heads(model, [(2, 3)]):
         ablated = logits(model)
     block = anatomy_of(model).layers[2]
-    module = block.get_submodule(anatomy_of(model).family.parts.attention_out)
+    module = block.get_submodule(anatomy_of(model).parts.attention_out)
     before = module.weight.detach().clone()
     part = module.weight.data if isinstance(module, Conv1D) else module.weight.data.t()
     part[3 * W :] = 0
@@ -214,7 +214,7 @@ def plain_heads(model, layer):
     """Each head's (queries, keys, values [W, D], output [D, W]), by slices of the weights."""
     block, scale = anatomy_of(model).layers[layer], 1.0
     if model.config.model_type != "opt" or model.config.do_layer_norm_before:
-        scale = block.get_submodule(anatomy_of(model).family.parts.attention_norm).weight
+        scale = block.get_submodule(anatomy_of(model).parts.attention_norm).weight
     for head in range(H):
         own = slice(head * W, (head + 1) * W)
         if model.config.model_type == "gpt2":

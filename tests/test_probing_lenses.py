@@ -117,7 +117,7 @@ def test_what_heads_write_adds_up_to_the_attentions_output(family_model):
     cache = activation_cache(family_model, None, ROWS[:1])
     anatomy = anatomy_of(family_model)
     for k, block in enumerate(anatomy.layers):
-        project = block.get_submodule(anatomy.family.parts.attention_out)
+        project = block.get_submodule(anatomy.parts.attention_out)
         writes, bias = head_writes(project, cache[f"heads.{k}"][0])
         assert writes.shape == (5, 4, D)
         torch.testing.assert_close(writes.sum(1) + bias, cache[f"attn_out.{k}"][0], rtol=0, atol=1e-5)

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from interpret.anatomy import base_of, reporting_attention
 from interpret.attribution.steps import Step
 from interpret.errors import InputError, unknown
 
@@ -42,7 +43,9 @@ def attention(
     Raises:
         InputError: for a layer or head that does not exist, an unknown aggregate, or ``single`` of several.
     """
-    found = step.model.base_model(inputs_embeds=step.embeddings, output_attentions=True, use_cache=False).attentions
+    with reporting_attention(step.model):
+        output = base_of(step.model)(inputs_embeds=step.embeddings, output_attentions=True, use_cache=False)
+    found = output.attentions
     chosen = indices("layers", layers, len(found))
     # Only what is chosen is brought together: layers may lie on several devices.
     rows = [found[layer][0, :, -1].to(step.embeddings.device, torch.float32) for layer in chosen]  # each [H, T]

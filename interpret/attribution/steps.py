@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import anatomy_of, input_device, keeping_activations
+from interpret.anatomy import anatomy_of, base_of, embedding_table, input_device, keeping_activations, logits_of
 from interpret.attribution.functions import Reading
 from interpret.attribution.result import Floats
 from interpret.errors import InputError, unknown
@@ -97,8 +97,7 @@ class Step:
         if choice == "zero":
             return torch.zeros_like(self.embeddings)
         if choice == "mean":
-            weight = self.model.get_input_embeddings().weight
-            return weight.detach().mean(0).expand_as(self.embeddings)
+            return embedding_table(self.model).mean(0).expand_as(self.embeddings)
         token = choice if isinstance(choice, int) else self._special_id(choice)
         return embed(self.model, [token] * len(self.ids))
 
@@ -142,12 +141,12 @@ def next_logits(model: PreTrainedModel, embeddings: Tensor) -> Tensor:
 
 def hidden_states(model: PreTrainedModel, embeddings: Tensor) -> Tensor:
     """Return what the head reads, [B, T, D], for embeddings without padding."""
-    return model.base_model(inputs_embeds=embeddings, use_cache=False)[0]
+    return base_of(model)(inputs_embeds=embeddings, use_cache=False)[0]
 
 
 def head(model: PreTrainedModel, states: Tensor) -> Tensor:
     """Return logits, float32 at least, for what the head reads: [..., D] -> [..., V]."""
-    logits = model.get_output_embeddings()(states)
+    logits = logits_of(model, states)
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 

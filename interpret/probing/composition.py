@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from interpret.anatomy import Anatomy, anatomy_of
+from interpret.anatomy import Anatomy, anatomy_of, key_heads
 from interpret.errors import InputError, unknown
 from interpret.probing.edits import check_index
 from interpret.probing.neurons import plain_weight
+from interpret.probing.sites import unfused
 
 Kind = Literal["query", "key", "value"]
 """Through what the later head reads."""
@@ -65,18 +66,17 @@ def head_weights(model: PreTrainedModel, layer: int) -> HeadWeights:
     """
     anatomy, config = anatomy_of(model), model.config
     check_index("layer", layer, len(anatomy.layers))
-    block, parts = anatomy.layers[layer], anatomy.family.parts
+    block, parts = anatomy.layers[layer], anatomy.parts
     n_heads = config.num_attention_heads
-    n_key_heads = getattr(config, "num_key_value_heads", n_heads)
+    n_key_heads = key_heads(config)
 
     def weight(path: str) -> Tensor:
         return plain_weight(block.get_submodule(path), f"layer {layer}: {path}").float()
 
     packed = [weight(path) for path in parts.projections]
-    if parts.fused == "thirds":
-        split = packed[0].unflatten(0, (3, n_heads, -1)).unbind(dim=0)
-    elif parts.fused == "heads":
-        split = packed[0].unflatten(0, (n_heads, 3, -1)).unbind(dim=1)
+    if parts.fused:
+        fused = unfused(packed[0].t(), parts.fused, n_heads, n_key_heads)  # [D, H, W] each
+        split = tuple(part.permute(1, 2, 0) for part in fused)
     else:
         counts = (n_heads, n_key_heads, n_key_heads)
         split = tuple(part.unflatten(0, (count, -1)) for part, count in zip(packed, counts, strict=True))
@@ -88,11 +88,11 @@ def head_weights(model: PreTrainedModel, layer: int) -> HeadWeights:
 
 def _norm_scale(anatomy: Anatomy, layer: int) -> Tensor:
     """Return what the norm before the attention multiplies features by, [D]; 1 where it stands behind."""
-    if anatomy.block == "post_norm":
+    parts = anatomy.parts
+    if anatomy.block == "post_norm" or not parts.attention_norm:
         return torch.ones(())
-    norm = anatomy.layers[layer].get_submodule(anatomy.family.parts.attention_norm)
-    scale: Tensor = norm.get_parameter("weight").detach().float()
-    return scale
+    norm = anatomy.layers[layer].get_submodule(parts.attention_norm)
+    return norm.get_parameter("weight").detach().float() + parts.norm_offset
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from interpret.layers import Point
+from interpret.layers import Point, neurons
 from interpret.memory import is_out_of_memory
 from interpret.recorded import Run, record_run
 from interpret.sweep.cells import Cell, Pin, Site, check_cells
@@ -121,11 +121,10 @@ def sweep(
     trunk = trunk_of(model, base.shape[1])
     n_read = check_metrics(metrics, trunk.n_logits, base.shape[1])
     starts = [trunk.enter(run) for run in (base, donor)]
-    n_neurons = trunk.layers[0].up(starts[0][:1, :1]).shape[-1]
+    n_neurons = neurons(trunk.layers[0], starts[0][:1, :1]).shape[-1]
     check_cells(cells, base.shape[1], len(trunk.layers), model.config.num_attention_heads, n_neurons)
     base_run, donor_run = (
-        record_run(trunk.layers, start, points, trunk.window)
-        for start, points in zip(starts, _points(cells), strict=True)
+        record_run(trunk.layers, start, points) for start, points in zip(starts, _points(cells), strict=True)
     )
     check_trunk(model, trunk, donor[:1], donor_run.states[-1][:1])
     plan = _Plan(trunk, metrics, n_read, base_run, donor_run)
@@ -225,8 +224,7 @@ def _run(plan: _Plan, job: _Job) -> list[tuple[_Job, Tensor]]:
 
 def _run_whole(plan: _Plan, job: _Job) -> Tensor:
     base, donor = plan.base.of(job.samples), plan.donor.of(job.samples)
-    layers, window = plan.trunk.layers, plan.trunk.window
-    states = run_column(layers, base, donor, job.column, n_read=plan.n_read, window=window, chunk=job.chunk)
+    states = run_column(plan.trunk.layers, base, donor, job.column, n_read=plan.n_read, chunk=job.chunk)
     return torch.cat([_read(plan, x.flatten(0, 1)).unflatten(1, x.shape[:2]) for x in states], dim=1)
 
 
