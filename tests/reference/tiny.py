@@ -127,3 +127,20 @@ def hooks_on(model: nn.Module) -> int:
 def first(output: Any) -> torch.Tensor:
     """Return a layer's hidden states: its output, or the first of it where that is a tuple."""
     return output[0] if isinstance(output, tuple) else output
+
+
+def eager(model: PreTrainedModel) -> PreTrainedModel:
+    """Let a model compute its attention where the probabilities can be seen, as all did in transformers 4.34.0."""
+    model.config._attn_implementation = "eager"
+    return model
+
+
+def sibling(model: PreTrainedModel, seed: int) -> PreTrainedModel:
+    """Build another model of a model's family."""
+    return tiny_model(next(name for name, kind in KINDS.items() if kind.family == model.config.model_type), seed)
+
+
+def parts_of_cache(cache: Any) -> list[torch.Tensor]:
+    """List keys and values of each layer of a cache, an object or tuples."""
+    layers = [(layer.keys, layer.values) for layer in cache.layers] if hasattr(cache, "layers") else cache
+    return [part for layer in layers for part in layer]
