@@ -10,6 +10,7 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message=".*_register_pytree_node.*")
     warnings.filterwarnings("ignore", message="IProgress not found")  # its progress bars, in a notebook
     from interpret.activations import record
+    from interpret.anatomy import Family, Parts, register_family
     from interpret.approximation import Screening, approximate_trace, rank_correlation, screen
     from interpret.attribution.attribute import attribute
     from interpret.attribution.functions import Reading, list_step_functions, register_step_function
@@ -78,6 +79,7 @@ __all__ = [
     "BadFact",
     "Fact",
     "FactFile",
+    "Family",
     "FilterCounts",
     "HookNames",
     "InputError",
@@ -90,6 +92,7 @@ __all__ = [
     "LocationGrid",
     "ModelError",
     "NeuronEffect",
+    "Parts",
     "Preservation",
     "Prompt",
     "Reading",
@@ -149,6 +152,7 @@ __all__ = [
     "read_answer",
     "read_table",
     "record",
+    "register_family",
     "register_step_function",
     "reinforcement_control",
     "residual_decomposition",

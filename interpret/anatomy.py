@@ -329,8 +329,9 @@ def rotation(anatomy: Anatomy, layer: int, like: Tensor, n_tokens: int) -> tuple
     """
     kind: Rotary = anatomy.parts.rotary
     attention: Any = anatomy.layers[layer].get_submodule(anatomy.family.attention)
-    if kind == "halves" and hasattr(attention, "rotary_emb"):
-        cos, sin = attention.rotary_emb(like, seq_len=n_tokens)
+    own = getattr(attention, "rotary_emb", None)
+    if kind == "halves" and own is not None and "seq_len" in signature(own.forward).parameters:
+        cos, sin = own(like, seq_len=n_tokens)
         return cos[0, 0, :n_tokens].to(like), sin[0, 0, :n_tokens].to(like)
     if kind == "halves":
         return _rotation_of_trunk(anatomy.trunk, layer, like, n_tokens)
@@ -388,6 +389,11 @@ def past_length(past_key_values: Any) -> int:
         return 0
     length: int = past_key_values[0][0].shape[-2]
     return length
+
+
+def cache_tensors(cache: Any) -> list[tuple[Tensor, Tensor]]:
+    """Return keys and values of each layer of a cache that is an object, [B, G, T, W] each."""
+    return [(layer.keys, layer.values) for layer in cache.layers]
 
 
 def blank_past(n_layers: int, n_rows: int, n_columns: int, like: Tensor) -> Any:

@@ -15,8 +15,9 @@ from types import MethodType
 from typing import Any, TypeVar
 
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import GenerationConfig, MaxLengthCriteria, PreTrainedModel, StoppingCriteriaList
+from transformers import GenerationConfig, GenerationMixin, MaxLengthCriteria, PreTrainedModel, StoppingCriteriaList
 from transformers.utils import ModelOutput
 
 from interpret.activations import record
@@ -188,6 +189,19 @@ def _greedily(model: PreTrainedModel, input_ids: Tensor, arguments: dict[str, An
         return model.generate(input_ids, stopping_criteria=others, **arguments)
     finally:
         model.generation_config = kept
+
+
+def can_be_patched() -> bool:
+    """Whether the installed transformers is the one ``install_patch.py`` adds the methods to."""
+    return transformers.__version__ == "4.34.0"
+
+
+def decoding_modes() -> list[str]:
+    """Return which decoding modes of the installed transformers carry surgery."""
+    modes = ["greedy", "sampling", "beam", "beam sampling"]
+    if hasattr(GenerationMixin, "greedy_search"):
+        return [*modes, "group beam", "constrained beam", "contrastive", "assisted (unpadded)"]
+    return [*modes, "assisted", "prompt lookup", "with dynamic and static caches"]
 
 
 def attach(model: Model) -> Model:

@@ -15,6 +15,7 @@ from reference.overlay import reference_forward, reference_greedy
 from reference.tiny import ALL_KINDS, KINDS, D, L, V, eager, first, tiny_model
 from reference.tracing import patched
 
+from interpret.activations import record
 from interpret.anatomy import FAMILIES, anatomy_of
 from interpret.errors import UnsupportedModelError
 from interpret.generation import attach
@@ -155,8 +156,6 @@ def test_sweeps_by_whole_passes_are_the_same(kind, monkeypatch):
 @EVERY_KIND
 @torch.no_grad()
 def test_recorded_halves_add_up(kind):
-    from interpret.activations import record
-
     model = model_of(kind)
     names = [
         f"{site}.{k}" for k in range(L) for site in ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
