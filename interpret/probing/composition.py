@@ -2,7 +2,8 @@
 
 After Elhage et al. (2021), "A Mathematical Framework for Transformer Circuits". A head is two circuits: whom it looks
 at, ``x_q^T W_QK x_k``, and what it carries, ``W_OV x_k``; both are [D, D] of rank W. Weights are taken with the norm's
-scale before them folded in, without biases; where positions are rotations, W_QK is that of a token for itself. Shapes:
+scale before them folded in, without biases; where positions are rotations, W_QK is that of a token for itself. Norms of
+queries and keys (Qwen3, Gemma 3, OLMo 2) and of what the attention adds (Gemma, OLMo 2) are left out. Shapes:
 L layers, H heads, D hidden width, W width of a head.
 """
 

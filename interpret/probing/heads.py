@@ -304,7 +304,9 @@ def _run(
     inputs = {"input_ids": input_ids.to(device)}
     if attention_mask is not None:
         inputs["attention_mask"] = attention_mask.to(device)
-    with ExitStack() as stack, torch.no_grad(), evaluating(model), reporting_attention(model):
+    with ExitStack() as stack, torch.no_grad(), evaluating(model):
+        if before is not None:
+            stack.enter_context(reporting_attention(model))
         for layer, hook in hooks.items():
             module = anatomy.layers[layer].get_submodule(path)
             if before is not None:
