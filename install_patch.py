@@ -189,7 +189,8 @@ def checked_targets(package: Path) -> list[Target]:
     if version != VERSION:
         raise Refused(
             f"the transformers in {package} is {version}, and the patch is for {VERSION} only; "
-            f"run `pip install transformers=={VERSION}` there"
+            f"run `pip install transformers=={VERSION}` there, or leave it and call `interpret.attach(model)`, which "
+            "gives one model the same methods and changes no file"
         )
     targets = find_targets(package)
     check_files(targets)

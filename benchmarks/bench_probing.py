@@ -78,7 +78,7 @@ def plain_means(model: PreTrainedModel, rows: list[list[int]], layer: int, neuro
         said.append(args[0][0, -1, neuron].item())
 
     anatomy = anatomy_of(model)
-    down = anatomy.layers[layer].get_submodule(anatomy.family.parts.down)
+    down = anatomy.layers[layer].get_submodule(anatomy.parts.down)
     hook = down.register_forward_pre_hook(keep)
     try:
         with torch.no_grad():

@@ -10,6 +10,7 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message=".*_register_pytree_node.*")
     warnings.filterwarnings("ignore", message="IProgress not found")  # its progress bars, in a notebook
     from interpret.activations import record
+    from interpret.anatomy import Family, Parts, register_family
     from interpret.approximation import Screening, approximate_trace, rank_correlation, screen
     from interpret.attribution.attribute import attribute
     from interpret.attribution.functions import Reading, list_step_functions, register_step_function
@@ -112,6 +113,7 @@ __all__ = [
     "Experiment",
     "Fact",
     "FactFile",
+    "Family",
     "FilterCounts",
     "HeadView",
     "HookNames",
@@ -129,6 +131,7 @@ __all__ = [
     "LogitShare",
     "ModelError",
     "NeuronEffect",
+    "Parts",
     "Preservation",
     "Profiled",
     "Prompt",
@@ -203,6 +206,7 @@ __all__ = [
     "read_table",
     "reading_heads",
     "record",
+    "register_family",
     "register_step_function",
     "reinforcement_control",
     "relational_subspaces",

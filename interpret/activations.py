@@ -4,10 +4,10 @@
 name (k = layer)      what it holds                                                   shape
 ====================  ==============================================================  =========
 ``resid_pre.k``       input of layer k                                                [B, T, D]
-``attn_out.k``        output of its attention                                         [B, T, D]
+``attn_out.k``        what its attention adds to the stream                           [B, T, D]
 ``resid_mid.k``       residual stream to which the MLP's output is added              [B, T, D]
 ``mlp_in.k``          input of its MLP, after the norm                                [B, T, D]
-``mlp_out.k``         output of its MLP                                               [B, T, D]
+``mlp_out.k``         what its MLP adds to the stream                                 [B, T, D]
 ``resid_post.k``      output of layer k; for the last layer, the state before the     [B, T, D]
                       final norm
 ====================  ==============================================================  =========
@@ -94,12 +94,12 @@ def _hook_layer(anatomy: Anatomy, layer: int, sites: set[str], seen: dict[str, T
 
     yield _on_input(block, keep("resid_pre"))
     if "resid_mid" in sites and anatomy.block == "parallel":
-        yield _on_output(block.get_submodule(family.attention), keep_sum)
+        yield _on_output(block.get_submodule(family.attention_output), keep_sum)
     elif "resid_mid" in sites:
-        at = family.mlp_norm if anatomy.block == "sequential" else family.mlp_first
+        at = family.mlp_norm if family.mlp_norm and anatomy.block == "sequential" else family.mlp_first
         yield _on_input(block.get_submodule(at), keep_rows("resid_mid"))
     if "attn_out" in sites:
-        yield _on_output(block.get_submodule(family.attention), keep("attn_out"))
+        yield _on_output(block.get_submodule(family.attention_output), keep("attn_out"))
     if "mlp_in" in sites:
         yield _on_input(block.get_submodule(family.mlp_first), keep_rows("mlp_in"))
     if "mlp_out" in sites:

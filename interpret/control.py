@@ -23,7 +23,7 @@ from torch.nn.functional import mse_loss
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.activations import record
-from interpret.anatomy import anatomy_of, evaluating, input_device
+from interpret.anatomy import anatomy_of, base_of, evaluating, input_device
 from interpret.errors import InputError
 from interpret.preservation import answers
 from interpret.words import contains_words, pattern
@@ -214,6 +214,8 @@ class _Site:
     mlp: nn.Module
     norm: nn.Module | None
     """Of post-norm layers: what the sum goes through."""
+    after: nn.Module | None
+    """Of some families: what the MLP's output goes through before the sum."""
     pre_mlp: Tensor
     """[P, D]."""
     residual: Tensor
@@ -221,7 +223,10 @@ class _Site:
 
     def write(self, weights: dict[str, Tensor]) -> Tensor:
         """Return x, [P, D], with these weights in place of the MLP's own."""
-        states = self.residual + functional_call(self.mlp, weights, (self.pre_mlp,))
+        written = functional_call(self.mlp, weights, (self.pre_mlp,))
+        if self.after is not None:
+            written = functional_call(self.after, _copies(self.after), (written,))
+        states = self.residual + written
         return states if self.norm is None else functional_call(self.norm, _copies(self.norm), (states,))
 
 
@@ -236,15 +241,17 @@ def _find(model: PreTrainedModel, ids: Sequence[int] | Tensor, layer: int, posit
     row = _checked_ids(model, ids)  # [1, T]
     chosen = _checked_positions(positions, row.shape[1])
     block, family = anatomy.layers[layer - 1], anatomy.family
-    mlp, last = block.get_submodule(family.mlp_first), block.get_submodule(family.mlp_last)
-    if mlp is not last:
-        mlp = nn.Sequential(mlp, block.get_submodule(family.parts.activation), last)
+    mlp = block.get_submodule(family.mlp_first)
+    after = family.parts.mlp_after if family.parts is not None else ""
+    if family.mlp_last not in (family.mlp_first, after):
+        mlp = nn.Sequential(mlp, block.get_submodule(anatomy.parts.activation), block.get_submodule(family.mlp_last))
     _check_trainable(mlp, layer)
     names = [f"mlp_in.{layer - 1}", f"resid_mid.{layer - 1}"]
     with torch.inference_mode(False), torch.no_grad(), evaluating(model), record(model, names) as seen:
-        model.base_model(row, attention_mask=torch.ones_like(row), use_cache=False)
+        base_of(model)(row, attention_mask=torch.ones_like(row), use_cache=False)
         pre_mlp, residual = (_float(seen[name][0, chosen]) for name in names)
-    return _Site(mlp, block.get_submodule(family.mlp_norm) if anatomy.block == "post_norm" else None, pre_mlp, residual)
+    norm = block.get_submodule(family.mlp_norm) if anatomy.block == "post_norm" else None
+    return _Site(mlp, norm, block.get_submodule(after) if after else None, pre_mlp, residual)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from interpret.interpretation_prompt import InterpretationPrompt
 from interpret.layers import Context, Past, Untapped, run_layer
 from interpret.memory import total_memory
 from interpret.prefix_tree import PrefixTree, groves, read_tree
-from interpret.recorded import Run, mask_for, record_run
+from interpret.recorded import Run, masks_for, record_run
 from interpret.rows import RowMemory, at_once, run_rows
 from interpret.spec import plan_surgery
 from interpret.surgery import bind, overlay
@@ -88,7 +88,7 @@ def prime(model: PreTrainedModel, template: InterpretationPrompt, new_tokens: in
     """
     trunk = trunk_of(model, len(template.ids) + new_tokens)
     embeddings = trunk.embed(torch.tensor([template.ids], device=trunk.device))  # [1, T, width]
-    run = record_run(trunk.layers, trunk.enter(embeddings), (), trunk.window)
+    run = record_run(trunk.layers, trunk.enter(embeddings), ())
     check_trunk(model, trunk, embeddings, run.states[-1])
     return Primed(model, template, trunk, run, trunk.logits(run.states[-1][:, -1]))
 
@@ -138,7 +138,7 @@ def _read_slots(primed: Primed, insertions: Sequence[Mapping[Any, Any]], memory:
     plan = plan_surgery(insertions, token_counts=[length] * n_rows, n_layers=len(trunk.layers), width=width)
     of_tokens = torch.arange(length).expand(n_rows, -1)
     starts = [_first_layer(insertion) for insertion in insertions]
-    mask = mask_for(n_tokens, first, trunk.window, primed.logits)
+    masks = masks_for(trunk.layers, n_tokens, first, primed.logits)
     cells = primed.run.states[0][:0, None, columns]  # [those that differ by now, 1, N, D]
     for index, (layer, past, own) in enumerate(zip(trunk.layers, primed.run.past, memory, strict=True)):
         plain = primed.run.states[index][:, None, columns].to(layer.device)
@@ -151,7 +151,7 @@ def _read_slots(primed: Primed, insertions: Sequence[Mapping[Any, Any]], memory:
         if not len(cells):
             continue
         shared = Past(past.keys[:, :, :first], past.values[:, :, :first])
-        context = Context(shared, mask.to(layer.device), columns, own.part(0, len(cells)))
+        context = Context(shared, masks[index].to(layer.device), columns, own.part(0, len(cells)))
         only_last = n_tokens - 1 if index == len(trunk.layers) - 1 else 0
         cells, _ = run_layer(layer, cells, context, Untapped(), only_last)
     return trunk.logits(cells[:, 0, -1])

@@ -6,6 +6,7 @@ it can decode, they can. The patched transformers calls these functions; ``attac
 object without the patch.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,12 +15,13 @@ from types import MethodType
 from typing import Any, TypeVar
 
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, GenerationMixin, MaxLengthCriteria, PreTrainedModel, StoppingCriteriaList
 from transformers.utils import ModelOutput
 
 from interpret.activations import record
-from interpret.anatomy import anatomy_of, past_length
+from interpret.anatomy import anatomy_of, base_of, past_length
 from interpret.batches import ends_in_padding, left_padding_order, token_columns, token_counts
 from interpret.errors import SpecError, UnsupportedModelError
 from interpret.spec import plan_surgery
@@ -29,6 +31,12 @@ InsertInfo = Sequence[Mapping[Any, Any] | None]
 Model = TypeVar("Model", bound=PreTrainedModel)
 # Arguments of generate with one entry a column, besides the ids and the mask.
 _ALIGNED = ("inputs_embeds", "token_type_ids", "position_ids")
+# Of greedy_search, in their order; those that are settings of generate, and those that are arguments of it.
+_SETTINGS = (
+    "max_length", "pad_token_id", "eos_token_id", "output_attentions", "output_hidden_states", "output_scores",
+    "return_dict_in_generate",
+)  # fmt: skip
+_GREEDY_ARGUMENTS = ("logits_processor", "stopping_criteria", *_SETTINGS, "synced_gpus", "streamer")
 
 
 def forward_interpret(
@@ -92,10 +100,11 @@ def generate_interpret(
 ) -> Any:
     """Run the model's ``generate`` with surgery on the prompt.
 
-    Every decoding mode of transformers 4.34.0 carries it: greedy, sampling, beams, beam sampling, group beams,
-    constrained beams, contrastive search and, for prompts without padding, assisted generation (the assistant
-    itself is not operated on). Prompts padded on the right are moved to the left for decoding; the sequences
-    given back have them where they stood, hidden states and attentions are those of the moved prompts.
+    Every decoding mode that the installed transformers has carries it: greedy, sampling, beams, beam sampling and
+    assisted generation (the assistant itself is not operated on; 4.34.0 carries it for prompts without padding), with
+    any kind of cache; in 4.34.0 also group beams, constrained beams and contrastive search. Prompts padded on the
+    right are moved to the left for decoding; the sequences given back have them where they stood, hidden states and
+    attentions are those of the moved prompts.
 
     Args:
         model: a causal LM of a known family.
@@ -117,9 +126,10 @@ def generate_interpret(
         return model.generate(inputs, generation_config, *args, **kwargs)
     if inputs is None:
         inputs = kwargs.pop("input_ids", None)
-    config = generation_config or _default_config(model)
-    prompt = _generate_prompt(model, inputs, config, kwargs)
-    _check_decoding(prompt, config, kwargs)
+    settings = _Settings(model, generation_config, kwargs)
+    prompt = _generate_prompt(inputs, settings, kwargs)
+    _check_decoding(prompt, settings, kwargs)
+    kwargs |= _uncompiled(settings)
     if not ends_in_padding(prompt.attention_mask):
         with _operate(model, insert_info, prompt):
             return model.generate(inputs, generation_config, *args, **kwargs)
@@ -134,6 +144,8 @@ def greedy_search_interpret(
     model: PreTrainedModel, input_ids: Tensor, *args: Any, insert_info: InsertInfo | None = None, **kwargs: Any
 ) -> Any:
     """Run the model's ``greedy_search`` with surgery on the prompt.
+
+    Releases of transformers that no longer have ``greedy_search`` do the same by ``generate``.
 
     Args:
         model: a causal LM of a known family.
@@ -155,7 +167,41 @@ def greedy_search_interpret(
             mask = kwargs.get("attention_mask")
             prompt = _Prompt("input_ids", input_ids, torch.ones_like(input_ids) if mask is None else mask)
             stack.enter_context(_operate(model, insert_info, prompt))
-        return model.greedy_search(input_ids, *args, **kwargs)
+        search = getattr(model, "greedy_search", None)
+        if search is not None:
+            return search(input_ids, *args, **kwargs)
+        return _greedily(model, input_ids, {**dict(zip(_GREEDY_ARGUMENTS, args, strict=False)), **kwargs})
+
+
+def _greedily(model: PreTrainedModel, input_ids: Tensor, arguments: dict[str, Any]) -> Any:
+    """Do by ``generate`` what ``greedy_search`` did: none of a model's settings but its ids and outputs count."""
+    criteria = arguments.pop("stopping_criteria", None) or ()
+    own = {name: getattr(model.generation_config, name, None) for name in _SETTINGS[1:]}
+    given = {name: arguments.pop(name, None) for name in _SETTINGS}
+    limits = [one.max_length for one in criteria if isinstance(one, MaxLengthCriteria)]
+    longest = min([*limits, *filter(None, [given.pop("max_length")])], default=sys.maxsize)
+    settings = own | {name: value for name, value in given.items() if value is not None}
+    config = GenerationConfig(max_length=longest, do_sample=False, num_beams=1, disable_compile=True, **settings)
+    others = StoppingCriteriaList(one for one in criteria if not isinstance(one, MaxLengthCriteria))
+    arguments.setdefault("attention_mask", torch.ones_like(input_ids))
+    kept, model.generation_config = model.generation_config, config
+    try:
+        return model.generate(input_ids, stopping_criteria=others, **arguments)
+    finally:
+        model.generation_config = kept
+
+
+def can_be_patched() -> bool:
+    """Whether the installed transformers is the one ``install_patch.py`` adds the methods to."""
+    return transformers.__version__ == "4.34.0"
+
+
+def decoding_modes() -> list[str]:
+    """Return which decoding modes of the installed transformers carry surgery."""
+    modes = ["greedy", "sampling", "beam", "beam sampling"]
+    if hasattr(GenerationMixin, "greedy_search"):
+        return [*modes, "group beam", "constrained beam", "contrastive", "assisted (unpadded)"]
+    return [*modes, "assisted", "prompt lookup", "with dynamic and static caches"]
 
 
 def attach(model: Model) -> Model:
@@ -188,7 +234,7 @@ def detach(model: Model) -> Model:
 def _owners(model: PreTrainedModel) -> list[tuple[nn.Module, tuple[Any, ...]]]:
     """List which methods ``attach`` puts on which module."""
     return [
-        (model.base_model, (forward_interpret,)),
+        (base_of(model), (forward_interpret,)),
         (model, (forward_interpret, generate_interpret, greedy_search_interpret)),
     ]
 
@@ -239,20 +285,35 @@ def _forward_prompt(model: PreTrainedModel, arguments: Mapping[str, Any]) -> _Pr
     return _Prompt(name, tokens, mask, continues_cache=past > 0)
 
 
-def _generate_prompt(
-    model: PreTrainedModel, ids: Tensor | None, config: GenerationConfig, kwargs: Mapping[str, Any]
-) -> _Prompt:
-    """Read the prompts and their mask as ``generate`` will."""
-    embeddings = kwargs.get("inputs_embeds")
-    tokens = ids if embeddings is None else embeddings
-    if tokens is None:
-        raise SpecError("insert_info needs a prompt to work on; pass inputs, input_ids or inputs_embeds")
-    mask = kwargs.get("attention_mask")
-    if mask is None:
-        pad, eos = (_setting(name, config, kwargs) for name in ("pad_token_id", "eos_token_id"))
-        mask = model._prepare_attention_mask_for_generation(tokens, pad, eos)
-    name = "input_ids" if embeddings is None else "inputs_embeds"
-    return _Prompt(name, tokens, mask, continues_cache=kwargs.get("past_key_values") is not None)
+@dataclass(frozen=True)
+class _Settings:
+    """What a call of ``generate`` goes by."""
+
+    model: PreTrainedModel
+    config: GenerationConfig | None
+    """As given."""
+    arguments: Mapping[str, Any]
+    """As given, by name."""
+
+    def __getitem__(self, name: str) -> Any:
+        """Return a setting: an argument outdoes the configuration, and that the model's."""
+        if name in self.arguments:
+            return self.arguments[name]
+        if self.config is None:
+            return getattr(_default_config(self.model), name, None)
+        value = getattr(self.config, name, None)
+        # In 4.34.0 a configuration that is given stands alone.
+        alone = "use_model_defaults" not in _generate_arguments(self.model) and not _settings_are_apart(self.model)
+        return value if value is not None or alone else getattr(self.model.generation_config, name, None)
+
+
+def _generate_arguments(model: PreTrainedModel) -> Mapping[str, Any]:
+    return signature(model.generate).parameters
+
+
+def _settings_are_apart(model: PreTrainedModel) -> bool:
+    """Whether settings of ``generate`` no longer count where they stand in a model's configuration, as in 5.x."""
+    return hasattr(model.config, "_get_generation_parameters")
 
 
 def _default_config(model: PreTrainedModel) -> GenerationConfig:
@@ -262,24 +323,52 @@ def _default_config(model: PreTrainedModel) -> GenerationConfig:
     after loading is common.
     """
     config = model.generation_config
-    if config._from_model_config and config._original_object_hash == hash(config):
+    if _settings_are_apart(model):
+        return config
+    changed: Any = getattr(model.config, "_get_non_default_generation_parameters", lambda: True)()
+    if changed and config._from_model_config and config._original_object_hash == hash(config):
         return GenerationConfig.from_model_config(model.config)
     return config
 
 
-def _setting(name: str, config: GenerationConfig, kwargs: Mapping[str, Any]) -> Any:
-    """Return a setting of ``generate``: an argument outdoes the configuration."""
-    return kwargs.get(name, getattr(config, name))
+def _generate_prompt(ids: Tensor | None, settings: _Settings, kwargs: Mapping[str, Any]) -> _Prompt:
+    """Read the prompts and their mask as ``generate`` will."""
+    embeddings = kwargs.get("inputs_embeds")
+    tokens = ids if embeddings is None else embeddings
+    if tokens is None:
+        raise SpecError("insert_info needs a prompt to work on; pass inputs, input_ids or inputs_embeds")
+    mask = kwargs.get("attention_mask")
+    if mask is None:
+        mask = _inferred_mask(tokens, settings["pad_token_id"], settings["eos_token_id"])
+    name = "input_ids" if embeddings is None else "inputs_embeds"
+    return _Prompt(name, tokens, mask, continues_cache=past_length(kwargs.get("past_key_values")) > 0)
 
 
-def _check_decoding(prompt: _Prompt, config: GenerationConfig, kwargs: Mapping[str, Any]) -> None:
+def _inferred_mask(tokens: Tensor, pad: int | None, eos: int | Sequence[int] | None) -> Tensor:
+    """Return the mask ``generate`` infers: padding ids are padding, unless they also end a text."""
+    ends = [eos] if isinstance(eos, int) else eos or ()
+    if tokens.dim() == 2 and pad is not None and pad not in ends:
+        return tokens.ne(pad).long()
+    return torch.ones(tokens.shape[:2], dtype=torch.long, device=tokens.device)
+
+
+def _uncompiled(settings: _Settings) -> dict[str, Any]:
+    """Return what keeps ``generate`` from compiling the model, which it does on GPUs for static caches: hooks change.
+
+    Releases that never compile know no such setting.
+    """
+    return {"disable_compile": True} if hasattr(GenerationConfig(), "disable_compile") else {}
+
+
+def _check_decoding(prompt: _Prompt, settings: _Settings, kwargs: Mapping[str, Any]) -> None:
     """Refuse what would run the model on other tokens than the prompt's columns say."""
-    if kwargs.get("assistant_model") is not None and prompt.attention_mask.eq(0).any():
+    drops_the_mask = hasattr(settings.model, "assisted_decoding")  # public in 4.34.0 alone
+    if kwargs.get("assistant_model") is not None and drops_the_mask and prompt.attention_mask.eq(0).any():
         raise UnsupportedModelError(
             "assisted generation of transformers 4.34.0 drops the attention mask, so a padded prompt cannot "
             "carry surgery; pass the prompt without padding"
         )
-    if _setting("guidance_scale", config, kwargs) not in (None, 1):
+    if settings["guidance_scale"] not in (None, 1):
         raise UnsupportedModelError(
             "guidance_scale also runs the model on a negative prompt, which surgery would edit as if it were the "
             "prompt; leave guidance_scale away"

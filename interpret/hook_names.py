@@ -74,7 +74,8 @@ def _part(model: PreTrainedModel, anatomy: Anatomy, key: str) -> tuple[str, list
     if key == "clean_replace":
         return "each layer", layers
     if key == "attn_sever":
-        return "the attention of each layer", [layer.get_submodule(family.attention) for layer in layers]
+        attentions = [layer.get_submodule(family.attention_output) for layer in layers]
+        return "the attention of each layer", attentions
     if key == "mlp_sever":
         return "the module that ends the MLP of each layer", [layer.get_submodule(family.mlp_last) for layer in layers]
     if key == "corrupt":

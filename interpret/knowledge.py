@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import evaluating, input_device
+from interpret.anatomy import base_of, evaluating, input_device, logits_of
 from interpret.errors import InputError, unknown
 from interpret.fact_files import Fact
 from interpret.words import starts_with_words
@@ -162,8 +162,8 @@ def _write(model: PreTrainedModel, prompts: Sequence[Sequence[int]], new_tokens:
     token = torch.tensor([list(prompt) for prompt in prompts], device=input_device(model))  # [B, T]
     mask, past, steps = torch.ones_like(token), None, []
     for step in range(new_tokens):
-        output = model.base_model(token, attention_mask=mask, past_key_values=past, use_cache=True)
-        logits = model.get_output_embeddings()(output[0][:, -1])  # [B, V]
+        output = base_of(model)(token, attention_mask=mask, past_key_values=past, use_cache=True)
+        logits = logits_of(model, output[0][:, -1])  # [B, V]
         if step == 0:
             first = logits.softmax(-1, dtype=torch.float32).amax(-1)  # [B]
         token, past = logits.argmax(-1, keepdim=True), output.past_key_values  # [B, 1]

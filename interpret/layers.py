@@ -18,14 +18,19 @@ from interpret.anatomy import (
     Fused,
     Rotary,
     attention_scale,
+    attention_softcap,
+    capped,
+    head_width,
     input_device,
+    key_heads,
     rotation,
+    window_of,
 )
 from interpret.linear import Module, quick
 
 Point = Literal["head", "attention", "neuron", "mlp"]
-"""Where a layer can be read and written: the heads' outputs beside each other [..., H * W], the output of the
-attention [..., D], the neurons [..., F], the output of the MLP [..., D]."""
+"""Where a layer can be read and written: the heads' outputs beside each other [..., H * W], what the attention adds
+to the residual stream [..., D], the neurons [..., F], what the MLP adds [..., D]."""
 
 
 class Tap(Protocol):
@@ -90,16 +95,28 @@ class Layer:
     attention_norm: Module
     projections: tuple[Module, ...]
     fused: Fused
+    query_norm: Module
+    key_norm: Module
+    norms_heads: bool
+    """Whether these norm each head; else all heads beside each other."""
     attention_out: Module
+    attention_after: Module
     mlp_norm: Module
     gate: Module | None
+    """None where there is no gate, or one that is part of ``up``."""
+    gated_up: bool
+    """Whether the first half of what ``up`` gives is the gate."""
     up: Module
     activation: Module
     down: Module
+    mlp_after: Module
     head_width: int
     n_heads: int
     n_key_heads: int
     scale: float
+    softcap: float | None
+    window: int | None
+    """How many tokens back a token sees, where that is limited."""
     rotary: Rotary
     rotation: tuple[Tensor, Tensor] | None
     """Cosines and sines, each [T, width]."""
@@ -107,37 +124,60 @@ class Layer:
 
 
 def layers_of(model: PreTrainedModel, anatomy: Anatomy, like: Tensor, n_tokens: int) -> list[Layer]:
-    """Find the parts of every layer; ``like`` has the dtype of the hidden states, ``n_tokens`` is T."""
-    config, parts = model.config, anatomy.family.parts
+    """Find the parts of every layer; ``like`` has the dtype of the hidden states, ``n_tokens`` is T.
+
+    Raises:
+        UnsupportedModelError: if the family's row does not name the parts.
+    """
+    config, parts = model.config, anatomy.parts
+    width = head_width(config)
 
     def found(index: int, block: nn.Module) -> Layer:
         device = _device_of(block, model)
+        attention = block.get_submodule(anatomy.family.attention)
 
         def part(path: str) -> Any:
-            return quick(block.get_submodule(path))
+            return quick(block.get_submodule(path)) if path else _unchanged
 
         return Layer(
             block=anatomy.block,
             attention_norm=part(parts.attention_norm),
             projections=tuple(part(name) for name in parts.projections),
             fused=parts.fused,
+            query_norm=part(parts.query_norm),
+            key_norm=part(parts.key_norm),
+            norms_heads=not parts.key_norm or _size(block.get_submodule(parts.key_norm)) == width,
             attention_out=part(parts.attention_out),
+            attention_after=part(parts.attention_after),
             mlp_norm=part(anatomy.family.mlp_norm),
-            gate=part(parts.gate) if parts.gate else None,
+            gate=part(parts.gate) if parts.gate not in ("", parts.up) else None,
+            gated_up=parts.gate == parts.up,
             up=part(parts.up),
             # OPT keeps a plain function here.
             activation=_attribute(block, parts.activation),
             down=part(parts.down),
-            head_width=config.hidden_size // config.num_attention_heads,
+            mlp_after=part(parts.mlp_after),
+            head_width=width,
             n_heads=config.num_attention_heads,
-            n_key_heads=getattr(config, "num_key_value_heads", config.num_attention_heads),
-            scale=attention_scale(config, index),
+            n_key_heads=key_heads(config),
+            scale=attention_scale(attention, config, index),
+            softcap=attention_softcap(anatomy.family, config),
+            window=window_of(config, index),
             rotary=parts.rotary,
-            rotation=rotation(block.get_submodule(anatomy.family.attention), parts.rotary, like.to(device), n_tokens),
+            rotation=rotation(anatomy, index, like.to(device), n_tokens),
             device=device,
         )
 
     return [found(index, block) for index, block in enumerate(anatomy.layers)]
+
+
+def _unchanged(x: Tensor) -> Tensor:
+    """Stand for a module that a family does not have."""
+    return x
+
+
+def _size(norm: nn.Module) -> int:
+    return norm.get_parameter("weight").numel()
 
 
 def _attribute(module: nn.Module, path: str) -> Any:
@@ -190,8 +230,8 @@ def _attention(layer: Layer, normed: Tensor, context: Context, tap: Tap, first: 
         return tap.at("attention", given[None, :, None].expand(len(normed), -1, -1, -1)), own
     if context.memory is not None:
         keys, values = context.memory.extended(keys, values)
-    mixed = _attend(queries, keys, values, context.past, context.mask[start:], layer.scale)
-    output = layer.attention_out(tap.at("head", mixed))
+    mixed = _attend(layer, queries, keys, values, context.past, context.mask[start:])
+    output = layer.attention_after(layer.attention_out(tap.at("head", mixed)))
     return tap.at("attention", _with_first(given, output)), own
 
 
@@ -204,20 +244,26 @@ def _with_first(given: Tensor | None, rest: Tensor) -> Tensor:
 
 def _project(layer: Layer, normed: Tensor, start: int, columns: slice | Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return queries [C, S, N - start, H, W] and keys and values [C, S, N, G, W], rotated to their positions."""
-    if layer.fused == "thirds":
-        packed = layer.projections[0](normed).unflatten(-1, (3, layer.n_heads, layer.head_width))
-        queries, keys, values = packed.unbind(dim=-3)
+    heads = (layer.n_heads, layer.n_key_heads, layer.n_key_heads)
+    if layer.fused == "blocks":
+        packed = layer.projections[0](normed)
+        queries, keys, values = packed.split([number * layer.head_width for number in heads], dim=-1)
         queries = queries[:, :, start:]
     elif layer.fused == "heads":
         packed = layer.projections[0](normed).unflatten(-1, (layer.n_heads, 3, layer.head_width))
-        queries, keys, values = packed.unbind(dim=-2)
+        queries, keys, values = (part.flatten(-2) for part in packed.unbind(dim=-2))
         queries = queries[:, :, start:]
     else:
         ask, key, value = layer.projections
-        queries = ask(normed[:, :, start:]).unflatten(-1, (layer.n_heads, layer.head_width))
-        keys, values = (
-            project(normed).unflatten(-1, (layer.n_key_heads, layer.head_width)) for project in (key, value)
-        )
+        queries, keys, values = ask(normed[:, :, start:]), key(normed), value(normed)
+    if not layer.norms_heads:
+        queries, keys = layer.query_norm(queries), layer.key_norm(keys)
+    queries, keys, values = (
+        part.unflatten(-1, (number, layer.head_width))
+        for part, number in zip((queries, keys, values), heads, strict=True)
+    )
+    if layer.norms_heads:
+        queries, keys = layer.query_norm(queries), layer.key_norm(keys)
     if layer.rotation is not None:
         cos, sin = (table[columns, None] for table in layer.rotation)  # [N, 1, width]
         queries = _rotate(queries, cos[start:], sin[start:], layer.rotary)
@@ -238,7 +284,7 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor, kind: Rotary) -> Tensor:
     return turned if width == x.shape[-1] else torch.cat([turned, x[..., width:]], dim=-1)
 
 
-def _attend(queries: Tensor, keys: Tensor, values: Tensor, past: Past, mask: Tensor, scale: float) -> Tensor:
+def _attend(layer: Layer, queries: Tensor, keys: Tensor, values: Tensor, past: Past, mask: Tensor) -> Tensor:
     """Return the heads' outputs beside each other, [C, S, N, H * W], for keys and values [S, G, C, M + N, W].
 
     The past is shared: its keys meet the queries of all cells in one product a sample and head, uncopied.
@@ -252,7 +298,8 @@ def _attend(queries: Tensor, keys: Tensor, values: Tensor, past: Past, mask: Ten
     if P:
         before = torch.bmm(queries, past.keys.reshape(S * G, P, W).transpose(1, 2))
         scores = torch.cat([before.view(S, G, C, H // G, N, P), scores], dim=-1)
-    weights = torch.softmax(scores * scale + mask, dim=-1, dtype=torch.float32).to(values.dtype)
+    scores = capped(scores * layer.scale, layer.softcap)
+    weights = torch.softmax(scores + mask, dim=-1, dtype=torch.float32).to(values.dtype)
     mixed = torch.bmm(weights[..., P:].reshape(S * G * C, -1, own), values)
     if P:
         shared = weights[..., :P].reshape(S * G, -1, P)
@@ -268,8 +315,15 @@ def _mlp(layer: Layer, x: Tensor, tap: Tap, first: int) -> Tensor:
         if not x.shape[2]:
             return tap.at("mlp", given[None, :, None].expand(len(x), -1, -1, -1))
     normed = x if layer.block == "post_norm" else layer.mlp_norm(x)
+    output = layer.mlp_after(layer.down(tap.at("neuron", neurons(layer, normed))))
+    return tap.at("mlp", _with_first(given, output))
+
+
+def neurons(layer: Layer, normed: Tensor) -> Tensor:
+    """Return what the neurons say, [..., F], of what the MLP reads, [..., D]."""
+    if layer.gated_up:
+        gate, up = layer.up(normed).chunk(2, dim=-1)
+        return layer.activation(gate) * up
     if layer.gate is None:
-        neurons = layer.activation(layer.up(normed))
-    else:
-        neurons = layer.activation(layer.gate(normed)) * layer.up(normed)
-    return tap.at("mlp", _with_first(given, layer.down(tap.at("neuron", neurons))))
+        return layer.activation(layer.up(normed))
+    return layer.activation(layer.gate(normed)) * layer.up(normed)

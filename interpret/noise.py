@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import input_device
+from interpret.anatomy import embedding_table, input_device
 from interpret.errors import InputError
 
 Floats = NDArray[np.float64]
@@ -87,7 +87,7 @@ def noise_of(
         return _ready(noise, shape)
     spec = parse_noise(noise)
     if texts is None and spec.code in ("m", "t"):
-        rows = model.get_input_embeddings().weight.detach().double().cpu()
+        rows = embedding_table(model).double().cpu()
     else:
         rows = embedding_rows(model, tokenizer, texts or (subject,))
     return draw(spec, shape, rows, seed)

@@ -102,10 +102,11 @@ def read_tree(trunk: Trunk, tree: PrefixTree, context: Sequence[Past]) -> Tensor
         [N, D], the last layer's output at each node.
     """
     n_before = context[0].keys.shape[2]
-    columns, mask = n_before + torch.tensor(tree.depths), tree.mask(n_before, trunk.window)
+    columns = n_before + torch.tensor(tree.depths)
+    masks = {window: tree.mask(n_before, window) for window in {layer.window for layer in trunk.layers}}
     cells = _entered(trunk, tree, n_before)[None, None]  # one cell, one sample
     for layer, past in zip(trunk.layers, context, strict=True):
-        seen = Context(past, mask.to(layer.device), columns.to(layer.device))
+        seen = Context(past, masks[layer.window].to(layer.device), columns.to(layer.device))
         cells, _ = run_layer(layer, cells.to(layer.device), seen, Untapped())
     return cells[0, 0]
 

@@ -1,6 +1,6 @@
 """A run recorded in full, layer by layer: what other runs that share its beginning go on from."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,20 +31,27 @@ class Run:
         )
 
 
-def record_run(layers: list[Layer], start: Tensor, points: Collection[Point], window: int | None) -> Run:
+def record_run(layers: Sequence[Layer], start: Tensor, points: Collection[Point]) -> Run:
     """Run all layers from what enters the first, [S, T, D], and keep its states."""
     n_tokens = start.shape[1]
     columns = slice(0, n_tokens)
     recorder = _Recorder({point: [] for point in points})
     states, pasts = [start], []
-    for layer in layers:
+    masks = masks_for(layers, n_tokens, 0, start)
+    for layer, mask in zip(layers, masks, strict=True):
         x = states[-1].to(layer.device)
         # As one cell of S samples.
-        context = Context(_no_past(layer, x), mask_for(n_tokens, 0, window, x), columns)
+        context = Context(_no_past(layer, x), mask.to(layer.device), columns)
         output, own = run_layer(layer, x[None], context, recorder)
         states.append(output[0])
         pasts.append(own)
     return Run(states, pasts, recorder.seen)
+
+
+def masks_for(layers: Sequence[Layer], n_tokens: int, n_past: int, like: Tensor) -> list[Tensor]:
+    """Return the mask of each layer, as ``mask_for`` does; layers that see equally far share one."""
+    masks = {window: mask_for(n_tokens, n_past, window, like) for window in {layer.window for layer in layers}}
+    return [masks[layer.window] for layer in layers]
 
 
 def mask_for(n_tokens: int, n_past: int, window: int | None, like: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from interpret.layers import Context, Past, Untapped, run_layer
-from interpret.recorded import mask_for
+from interpret.recorded import masks_for
 from interpret.trunk import Trunk
 
 CPU_TOKENS = 1024
@@ -69,9 +69,9 @@ def run_rows(trunk: Trunk, x: Tensor, shared: Sequence[Past], memory: Sequence[R
     """
     n_before = shared[0].keys.shape[2] + memory[0].length
     columns = slice(n_before, n_before + x.shape[1])
-    mask = mask_for(x.shape[1], n_before, trunk.window, x)
+    masks = masks_for(trunk.layers, x.shape[1], n_before, x)
     cells = x[:, None]  # as cells of one sample
-    for layer, past, own in zip(trunk.layers, shared, memory, strict=True):
+    for layer, mask, past, own in zip(trunk.layers, masks, shared, memory, strict=True):
         context = Context(past, mask.to(layer.device), columns, own)
         cells, _ = run_layer(layer, cells.to(layer.device), context, Untapped())
     return cells[:, 0]

@@ -1,19 +1,19 @@
 """Is the opened model the stock model? Runs that must not differ, and what its family can carry."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
 from transformers import GenerationMixin, LlamaForCausalLM, LlamaModel, PreTrainedModel
 
 from interpret.activations import SITES
-from interpret.anatomy import anatomy_of, input_device
+from interpret.anatomy import anatomy_of, cache_tensors, input_device, reporting_attention
 from interpret.batches import pad
-from interpret.generation import forward_interpret, generate_interpret
-
-MODES = "greedy, sampling, beam, beam sampling, group beam, constrained beam, contrastive, assisted (unpadded)"
+from interpret.generation import can_be_patched, decoding_modes, forward_interpret, generate_interpret
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,9 @@ class Comparison:
 
 
 def patch_state() -> str:
-    """Say whether the installed transformers carries the surgery methods."""
+    """Say which way the surgery methods come to a model: by the patched transformers, or by ``attach``."""
+    if not can_be_patched():
+        return f"not for transformers {transformers.__version__}; use interpret.attach(model)"
     patched = {
         "forward_interpret": (LlamaModel, LlamaForCausalLM),
         "generate_interpret": (GenerationMixin,),
@@ -50,7 +52,8 @@ def features(model: PreTrainedModel) -> dict[str, str]:
         "size": f"{len(anatomy.layers)} layers, hidden width {anatomy.width}",
         "runs as": f"{str(model.dtype).removeprefix('torch.')} on {model.device}",
         "activations": ", ".join(SITES),
-        "decoding": MODES,
+        "sweeps": "part by part" if anatomy.family.parts is not None else "by whole passes",
+        "decoding": ", ".join(decoding_modes()),
     }
 
 
@@ -76,8 +79,9 @@ def comparisons(model: PreTrainedModel) -> Iterator[Comparison]:
         extra |= {"return_dict_in_generate": True, "output_scores": True}
     for asked, plan in plans.items():
         for name, call in passes.items():
-            surgery = forward_interpret(model, **call, insert_info=plan)
-            yield Comparison(f"forward_interpret, {name}, {asked}", _difference(model(**call), surgery))
+            with reporting_attention(model) if name == "attentions" else nullcontext():
+                stock, surgery = model(**call), forward_interpret(model, **call, insert_info=plan)
+            yield Comparison(f"forward_interpret, {name}, {asked}", _difference(stock, surgery))
         for name, call in decoding.items():
             surgery = generate_interpret(model, **call, insert_info=plan)
             yield Comparison(f"generate_interpret, {name}, {asked}", _difference(model.generate(**call), surgery))
@@ -107,6 +111,8 @@ def _difference(one: Any, other: Any) -> float:
         # Scores of excluded tokens are -inf in both, and -inf - -inf is not a number.
         apart = (one.double() - other.double()).abs().masked_fill(one == other, 0.0)
         return float(apart.max()) if apart.numel() else 0.0
+    if hasattr(one, "get_seq_length"):
+        return _difference(cache_tensors(one), cache_tensors(other))
     if hasattr(one, "items"):
         return max((_difference(one[name], other[name]) for name in one), default=0.0)
     if isinstance(one, (tuple, list)):

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.activations import record
-from interpret.anatomy import anatomy_of, input_device
+from interpret.anatomy import anatomy_of, base_of, input_device
 from interpret.chat import MODEL_TEMPLATE, as_it_is, wrap
 from interpret.errors import InputError, unknown
 from interpret.facts import Prompt
@@ -88,5 +88,5 @@ def states_of(model: PreTrainedModel, source: Source) -> dict[int, Tensor]:
     names = {} if source.site == HIDDEN else {layer: f"{source.site}.{layer}" for layer in layers}
     ids = torch.tensor([source.tokenised.ids], device=input_device(model))  # [1, T]
     with record(model, list(names.values())) as seen:
-        output = model.base_model(ids, attention_mask=torch.ones_like(ids), output_hidden_states=True)
+        output = base_of(model)(ids, attention_mask=torch.ones_like(ids), output_hidden_states=True)
     return {layer: seen[names[layer]][0] if names else output.hidden_states[layer][0] for layer in layers}

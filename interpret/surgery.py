@@ -17,6 +17,7 @@ from transformers.utils import ModelOutput
 
 from interpret.anatomy import (
     Anatomy,
+    first_column,
     keeping_activations,
     layer_input,
     only_in_this_thread,
@@ -71,7 +72,7 @@ class _Operation:
         self.edits = edits
         self.trunk_signature: Signature = signature(anatomy.trunk.forward)
         self.past = 0  # columns in the cache of the pass under way
-        self.width = 0  # columns of its attention mask, where it has one
+        self.arguments: Mapping[str, Any] = {}  # of the trunk's call
         self.edited: dict[int, tuple[Tensor, Tensor]] = {}  # id of a layer's input -> (it, its edited copy)
 
     def hook_up(self, anatomy: Anatomy, stack: ExitStack) -> None:
@@ -89,17 +90,14 @@ class _Operation:
             stack.callback(handle.remove)
 
     def _enter_pass(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        arguments = self.trunk_signature.bind(*args, **kwargs).arguments
-        self.past = past_length(arguments.get("past_key_values"))
-        mask = arguments.get("attention_mask")
-        self.width = 0 if mask is None else mask.shape[1]
+        self.arguments = self.trunk_signature.bind(*args, **kwargs).arguments
+        self.past = past_length(self.arguments.get("past_key_values"))
         self.edited.clear()
 
     def _edit_input(self, bound: BoundEdit) -> Callable[..., Any]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             hidden = layer_input(args, kwargs)  # [R, T, D], R a multiple of B
-            # A sliding-window cache forgets columns, the mask does not.
-            start = max(self.past, self.width - hidden.shape[1])
+            start = first_column(self.arguments, hidden.shape[1], self.past)
             if bound.last < start or start + hidden.shape[1] <= bound.first:
                 return None
             after = overlay(hidden, bound, start, self._copies(hidden))

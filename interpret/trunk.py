@@ -9,7 +9,16 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from interpret.anatomy import Anatomy, anatomy_of, blank_past, input_device, layer_input, only_in_this_thread
+from interpret.anatomy import (
+    Anatomy,
+    anatomy_of,
+    blank_past,
+    capped,
+    input_device,
+    layer_input,
+    logit_cap,
+    only_in_this_thread,
+)
 from interpret.errors import UnsupportedModelError
 from interpret.layers import Layer, layers_of
 from interpret.linear import Module, quick
@@ -23,13 +32,9 @@ class Trunk:
     embed: Module
     """Token ids -> word embeddings."""
     layers: list[Layer]
-    final: list[Module]
-    """Between the last layer and the head."""
-    head: Module
+    end: "Exit"
     n_logits: int
     """V."""
-    window: int | None
-    """How far back a token sees, where that is limited."""
     device: torch.device
     """Where the model takes its input."""
 
@@ -39,33 +44,71 @@ class Trunk:
 
     def leave(self, states: Tensor) -> Tensor:
         """Return what the head reads for the last layer's outputs."""
+        return self.end.leave(states)
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Return the logits for the last layer's outputs, [..., D] -> [..., V], float32 at least, where ids are."""
+        return self.end.logits(states)
+
+
+@dataclass(frozen=True)
+class Exit:
+    """What stands after a model's layers."""
+
+    final: list[Module]
+    """Between the last layer and the head."""
+    head: Module
+    cap: float | None
+    """The c by which logits x become ``c * tanh(x / c)``, where there is one."""
+    n_logits: int
+    """V."""
+    device: torch.device
+    """Where the model takes its input."""
+
+    def leave(self, states: Tensor) -> Tensor:
+        """Return what the head reads for the last layer's outputs."""
         for module in self.final:
             states = module(states)
         return states
 
     def logits(self, states: Tensor) -> Tensor:
         """Return the logits for the last layer's outputs, [..., D] -> [..., V], float32 at least, where ids are."""
-        logits = self.head(self.leave(states))
+        logits = capped(self.head(self.leave(states)), self.cap)
         return logits.to(self.device, torch.promote_types(logits.dtype, torch.float32))
+
+
+def exit_of(model: PreTrainedModel) -> Exit:
+    """Find what stands after a model's layers.
+
+    Raises:
+        UnsupportedModelError: if the model is of no known family.
+    """
+    anatomy, head = anatomy_of(model), model.get_output_embeddings()
+    final = [getattr(anatomy.trunk, name, None) for name in anatomy.family.final]
+    return Exit(
+        final=[quick(module) for module in final if module is not None],
+        head=quick(head),
+        cap=logit_cap(model),
+        n_logits=head.weight.shape[0],
+        device=input_device(model),
+    )
 
 
 def trunk_of(model: PreTrainedModel, n_columns: int) -> Trunk:
     """Take a model apart, for sequences of up to ``n_columns`` tokens.
 
     Raises:
-        UnsupportedModelError: if the model is of no known family.
+        UnsupportedModelError: if the model is of no known family, or its row does not name the parts of a layer.
     """
     anatomy, embed, device = anatomy_of(model), model.get_input_embeddings(), input_device(model)
     like = _first_layer_input(anatomy, embed(torch.zeros(1, 1, dtype=torch.long, device=device)), 0)
-    final = [getattr(anatomy.trunk, name, None) for name in anatomy.family.final]
+    end = exit_of(model)
     return Trunk(
         anatomy=anatomy,
         embed=embed,
         layers=layers_of(model, anatomy, like, n_columns),
-        final=[quick(module) for module in final if module is not None],
-        head=quick(model.get_output_embeddings()),
-        n_logits=model.get_output_embeddings().weight.shape[0],
-        window=getattr(model.config, "sliding_window", None),
+        end=end,
+        n_logits=end.n_logits,
         device=device,
     )
 

@@ -5,7 +5,7 @@ from threading import Thread
 import pytest
 import torch
 from reference.overlay import decoder_layers
-from reference.tiny import KINDS, D, L, tiny_model
+from reference.tiny import ALL_KINDS, KINDS, D, L, tiny_model
 from torch import nn
 from transformers import BertConfig, BertModel, LlamaForSequenceClassification
 
@@ -48,7 +48,8 @@ def test_the_configuration_decides_how_a_layer_joins_its_halves(kind, block):
 
 
 def test_every_family_is_tested():
-    assert {tiny_model(kind).config.model_type for kind in KINDS} == set(FAMILIES)
+    assert {ALL_KINDS[kind].family for kind in ALL_KINDS} == set(FAMILIES)
+    assert all(tiny_model(kind).config.model_type == ALL_KINDS[kind].family for kind in KINDS)
 
 
 def test_other_heads_on_a_known_base_model_are_known(llama):
@@ -61,8 +62,10 @@ def test_an_unknown_family_is_refused_by_name():
         BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
     )
     message = (
-        "BertModel (model_type 'bert') is of no known family; known: llama, mistral, gpt2, gptj, gpt_neox, opt. "
-        "docs/architecture.md shows how to describe a new one"
+        f"BertModel (model_type 'bert') is of no known family; known: {', '.join(FAMILIES)}. "
+        "Its layers seem to be 'encoder.layer': 1 times BertLayer with attention (BertAttention), intermediate "
+        "(BertIntermediate), output (BertOutput). "
+        "docs/architecture.md, 'Describing another family', shows how in ten lines"
     )
     with pytest.raises(UnsupportedModelError, match=f"^{re.escape(message)}$"):
         family_of(model)

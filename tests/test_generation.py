@@ -6,11 +6,11 @@ import re
 import pytest
 import torch
 from reference.overlay import decoder_layers, reference_forward
-from reference.tiny import D, L, hooks_on, tiny_model
+from reference.tiny import D, L, eager, hooks_on, parts_of_cache, tiny_model
 from transformers import LogitsProcessorList, MaxLengthCriteria, MinLengthLogitsProcessor, StoppingCriteriaList
 
 from interpret.activations import record
-from interpret.anatomy import anatomy_of
+from interpret.anatomy import anatomy_of, base_of
 from interpret.batches import pad
 from interpret.errors import SpecError, UnsupportedModelError
 from interpret.generation import (
@@ -37,6 +37,8 @@ def tensors_in(value):
     """List the tensors of a nested output, in order."""
     if torch.is_tensor(value):
         return [value]
+    if hasattr(value, "get_seq_length"):
+        return parts_of_cache(value)
     values = value.values() if isinstance(value, dict) else value
     return [tensor for part in values for tensor in tensors_in(part)]
 
@@ -54,13 +56,13 @@ def assert_same_output(ours, theirs, n_tensors=1 + 1 + 2 * L + (L + 1) + L):
 @pytest.mark.parametrize("return_dict", [True, False])
 @pytest.mark.parametrize("nothing", [None, [None, None], [{}, {"note": 1}]])
 def test_a_forward_pass_with_nothing_to_do_is_the_stock_one_to_the_bit(family_model, nothing, return_dict):
-    stock = family_model(IDS, return_dict=return_dict, **EVERYTHING)
+    stock = eager(family_model)(IDS, return_dict=return_dict, **EVERYTHING)
     ours = forward_interpret(family_model, IDS, insert_info=nothing, return_dict=return_dict, **EVERYTHING)
     assert_same_output(ours, stock)
 
 
 def test_an_edited_tuple_holds_what_the_edited_dict_holds(family_model):
-    as_dict = forward_interpret(family_model, IDS, insert_info=INFO, **EVERYTHING)
+    as_dict = forward_interpret(eager(family_model), IDS, insert_info=INFO, **EVERYTHING)
     as_tuple = forward_interpret(family_model, IDS, insert_info=INFO, return_dict=False, **EVERYTHING)
     assert isinstance(as_tuple, tuple)
     assert_same_output(as_tuple, as_dict.to_tuple())
@@ -69,7 +71,7 @@ def test_an_edited_tuple_holds_what_the_edited_dict_holds(family_model):
 
 def test_the_base_model_returns_edited_states_too(family_model):
     whole = forward_interpret(family_model, IDS, insert_info=INFO, output_hidden_states=True).hidden_states
-    below = forward_interpret(family_model.base_model, IDS, insert_info=INFO, output_hidden_states=True)
+    below = forward_interpret(base_of(family_model), IDS, insert_info=INFO, output_hidden_states=True)
     assert_same_output(below.hidden_states, whole, n_tensors=L + 1)
     assert torch.equal(below.last_hidden_state, whole[-1])
 
@@ -84,6 +86,8 @@ def test_editing_layer_0_is_running_edited_input_embeddings(family_model):
     """Where layer 0 reads the embeddings as they are; learnt positions and projections are added before it."""
     if family_model.config.model_type in ("gpt2", "opt"):
         pytest.skip("layer 0 reads embeddings plus positions")
+    if family_model.config.model_type == "gemma2":
+        pytest.skip("in transformers 4.57 layer 0 reads scaled embeddings")
     info = [
         {0: ([1, 3], vectors(2)), "overlay_strength": 0.5},
         {0: ([-1], vectors(1)), "replacing_mode": "addition"},
@@ -121,13 +125,13 @@ def test_hidden_states_are_the_inputs_of_the_layers_and_then_the_normed_output(f
 
 
 def _final_norm(model):
-    if model.config.model_type in ("llama", "mistral"):
-        return model.model.norm
     if model.config.model_type in ("gpt2", "gptj"):
         return model.transformer.ln_f
     if model.config.model_type == "gpt_neox":
         return model.gpt_neox.final_layer_norm
-    return model.model.decoder.final_layer_norm or model.model.decoder.project_out
+    if model.config.model_type == "opt":
+        return model.model.decoder.final_layer_norm or model.model.decoder.project_out
+    return model.model.norm
 
 
 @pytest.mark.parametrize("info", [None, INFO])
@@ -164,7 +168,8 @@ def test_states_around_each_mlp_add_up_to_the_next_layers_input(family_model, in
 def _mlp(model, block, pre_mlp):
     if model.config.model_type == "opt":
         return block.fc2(block.activation_fn(block.fc1(pre_mlp)))
-    return block.mlp(pre_mlp)
+    after = getattr(block, "post_feedforward_layernorm", torch.nn.Identity())
+    return after(block.mlp(pre_mlp))
 
 
 def test_a_training_step_with_checkpointing_has_the_gradients_of_one_without(family_model):
@@ -180,7 +185,7 @@ def test_a_training_step_with_checkpointing_has_the_gradients_of_one_without(fam
     without = gradients()
     family_model.gradient_checkpointing_enable()
     with_checkpointing = gradients()
-    assert anatomy_of(family_model).trunk.gradient_checkpointing
+    assert any(getattr(module, "gradient_checkpointing", False) for module in family_model.modules())
     assert len(without) > 20
     assert without[0].abs().min() > 0
     for one, other in zip(without, with_checkpointing, strict=True):
@@ -264,8 +269,18 @@ def test_greedy_search_takes_the_stock_arguments(family_model, insert_info):
         "return_dict_in_generate": True,
         "attention_mask": batch.attention_mask,
     }
-    if insert_info is None:
+    if insert_info is None and hasattr(family_model, "greedy_search"):
         stock = family_model.greedy_search(batch.input_ids, **arguments)
+    elif insert_info is None:
+        stock = family_model.generate(
+            batch.input_ids,
+            attention_mask=batch.attention_mask,
+            max_length=9,
+            min_length=8,
+            eos_token_id=11,
+            output_scores=True,
+            return_dict_in_generate=True,
+        )
     else:
         stock = family_model.generate(
             batch.input_ids, max_length=9, eos_token_id=11, attention_mask=batch.attention_mask
@@ -313,15 +328,15 @@ def test_attach_gives_the_methods_and_detach_takes_them(family_model):
         lambda model: generate_interpret(model, IDS, insert_info=INFO, max_new_tokens=3),
         lambda model: generate_interpret(model, IDS, insert_info=INFO, max_length=8),
     ]
-    before = set(vars(family_model)), set(vars(family_model.base_model))
+    before = set(vars(family_model)), set(vars(base_of(family_model)))
     assert attach(attach(family_model)) is family_model
     for call, function in zip(calls, functions, strict=True):
         assert torch.equal(call(family_model), function(family_model))
-    below = family_model.base_model.forward_interpret(IDS, insert_info=INFO).last_hidden_state
-    assert torch.equal(below, forward_interpret(family_model.base_model, IDS, insert_info=INFO)[0])
+    below = base_of(family_model).forward_interpret(IDS, insert_info=INFO).last_hidden_state
+    assert torch.equal(below, forward_interpret(base_of(family_model), IDS, insert_info=INFO)[0])
     assert detach(detach(family_model)) is family_model
-    assert (set(vars(family_model)), set(vars(family_model.base_model))) == before
-    assert not any(name in vars(owner) for owner in (family_model, family_model.base_model) for name in METHODS)
+    assert (set(vars(family_model)), set(vars(base_of(family_model)))) == before
+    assert not any(name in vars(owner) for owner in (family_model, base_of(family_model)) for name in METHODS)
 
 
 def test_a_copy_of_an_attached_model_operates_on_itself(llama):
@@ -343,8 +358,9 @@ def test_attach_refuses_a_model_of_no_known_family():
 
 
 def test_no_hook_is_left_when_the_call_is_wrong(llama):
-    with pytest.raises(TypeError, match="unexpected keyword argument 'no_such'"):
-        forward_interpret(llama, IDS, insert_info=INFO, no_such=1)
-    with pytest.raises(TypeError, match="unexpected keyword argument 'no_such'"):
-        forward_interpret(llama, IDS, no_such=1, output_pre_mlp_states=True)
+    both = {"inputs_embeds": torch.zeros(2, 5, D)}
+    with pytest.raises(ValueError, match=r"specify .* input_ids .* inputs_embeds"):
+        forward_interpret(llama, IDS, insert_info=INFO, **both)
+    with pytest.raises(ValueError, match=r"specify .* input_ids .* inputs_embeds"):
+        forward_interpret(llama, IDS, output_pre_mlp_states=True, **both)
     assert hooks_on(llama) == 0

@@ -394,7 +394,8 @@ def test_other_version_is_refused(package: Path, version: str, action: Any) -> N
     (package / "__init__.py").write_text(f'__version__ = "{version}"\n')
     message = (
         f"the transformers in {package} is {version}, and the patch is for 4.34.0 only; "
-        "run `pip install transformers==4.34.0` there"
+        "run `pip install transformers==4.34.0` there, or leave it and call `interpret.attach(model)`, which "
+        "gives one model the same methods and changes no file"
     )
     refuses(action, package, message)
     code, said = run("status", "--transformers", package)

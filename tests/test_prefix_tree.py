@@ -66,7 +66,7 @@ def test_what_is_read_in_a_tree_is_what_full_passes_read(kind):
     model = tiny_model(kind)
     context, texts = [5, 3, 9], [[7, 8, 9], [7, 8, 2, 4], [7], [6, 8, 9], []]
     trunk = trunk_of(model, 8)
-    run = record_run(trunk.layers, trunk.enter(trunk.embed(torch.tensor([context]))), (), trunk.window)
+    run = record_run(trunk.layers, trunk.enter(trunk.embed(torch.tensor([context]))), ())
     (grove,) = groves(texts)
     logits = trunk.logits(read_tree(trunk, grove.tree, run.past))
     assert len(grove.tree.ids) == 8

@@ -4,17 +4,19 @@ import re
 
 import pytest
 import torch
+import transformers
 from reference.tiny import D, L, V, hooks_on, tiny_model
 from reference.toy_tokenizers import byte_level
 
-from interpret.anatomy import anatomy_of
+from interpret.anatomy import anatomy_of, head_width
 from interpret.errors import InputError, RunError, UnsupportedModelError
 from interpret.probing import cache as cache_module
 from interpret.probing.cache import ActivationCache, activation_cache
+from interpret.probing.neurons import count_neurons
 from interpret.probing.sites import SITES, all_names, select_names
 
 ROWS = [[5, 6, 7, 8, 9], [20, 30], [40, 50, 60]]
-CLOSE = {"rtol": 0, "atol": 1e-5}
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 H, W = 4, 8
 
 
@@ -25,7 +27,7 @@ def close(actual, expected):
 def parts(model):
     """Each layer of a model with the names of its parts."""
     anatomy = anatomy_of(model)
-    return [(k, block, anatomy.family.parts) for k, block in enumerate(anatomy.layers)]
+    return [(k, block, anatomy.parts) for k, block in enumerate(anatomy.layers)]
 
 
 def test_every_activation_is_kept_with_the_shape_the_table_tells(family_model):
@@ -33,12 +35,7 @@ def test_every_activation_is_kept_with_the_shape_the_table_tells(family_model):
     assert cache.names == all_names(family_model) == tuple(cache)
     assert len(cache) == len(SITES) * L + 1
     G = getattr(family_model.config, "num_key_value_heads", H)
-    F = (
-        anatomy_of(family_model)
-        .layers[0]
-        .get_submodule(anatomy_of(family_model).family.parts.up)(torch.zeros(1, 1, D))
-        .shape[-1]
-    )
+    W, F = head_width(family_model.config), count_neurons(family_model, 0)
     tails = dict.fromkeys(SITES, (D,)) | {"q": (H, W), "k": (G, W), "v": (G, W), "heads": (H, W), "neurons": (F,)}
     for name in cache:
         tail = (V,) if name == "logits" else tails[name.partition(".")[0]]
@@ -74,6 +71,9 @@ def test_heads_and_neurons_give_the_outputs_through_their_projections(family_mod
     for k, block, names in parts(family_model):
         attention = block.get_submodule(names.attention_out)(cache[f"heads.{k}"].flatten(-2))
         mlp = block.get_submodule(names.down)(cache[f"neurons.{k}"])
+        if names.attention_after:  # what some families add is normed
+            attention, mlp = (block.get_submodule(names.attention_after)(attention),
+                              block.get_submodule(names.mlp_after)(mlp))  # fmt: skip
         close(attention[cache.mask], cache[f"attn_out.{k}"][cache.mask])
         close(mlp[cache.mask], cache[f"mlp_out.{k}"][cache.mask])
 
@@ -84,7 +84,7 @@ def test_the_attentions_input_is_the_normed_stream(family_model):
     post_norm = anatomy_of(family_model).block == "post_norm"
     for k, block, names in parts(family_model):
         stream = cache[f"resid_pre.{k}"]
-        normed = stream if post_norm else block.get_submodule(names.attention_norm)(stream)
+        normed = stream if post_norm or not names.attention_norm else block.get_submodule(names.attention_norm)(stream)
         close(cache[f"attn_in.{k}"][cache.mask], normed[cache.mask])
 
 
@@ -320,6 +320,7 @@ def test_a_cache_of_another_format_is_refused(llama, tmp_path):
         ActivationCache.load(tmp_path)
 
 
+@pytest.mark.skipif(hasattr(transformers, "Cache"), reason="later releases than 4.34.0 have no pretraining_tp")
 def test_parts_that_are_not_called_are_named(llama):
     llama.config.pretraining_tp = 2
     for block in llama.model.layers:

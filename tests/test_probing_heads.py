@@ -7,13 +7,13 @@ import re
 
 import pytest
 import torch
-from reference.tiny import D, L, V, hooks_on
+from reference.tiny import D, L, V, eager, hooks_on
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 from transformers.pytorch_utils import Conv1D
 
-from interpret.anatomy import anatomy_of
+from interpret.anatomy import anatomy_of, head_width
 from interpret.batches import pad, token_columns
 from interpret.errors import InputError, UnsupportedModelError
 from interpret.probing.composition import (
@@ -54,17 +54,17 @@ def logits(model, ids=IDS, **arguments):
 def said_by_heads(model, layer, ids=IDS):
     """What enters the output projection in a plain pass, [B, T, H, W]."""
     seen = []
-    module = anatomy_of(model).layers[layer].get_submodule(anatomy_of(model).family.parts.attention_out)
+    module = anatomy_of(model).layers[layer].get_submodule(anatomy_of(model).parts.attention_out)
     handle = module.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach().clone()))
     logits(model, ids)
     handle.remove()
-    return seen[0].view(*ids.shape, H, W)
+    return seen[0].view(*ids.shape, H, -1)
 
 
 def test_patterns_are_the_models_own(family_model):
     patterns = attention_patterns(family_model, IDS)
     with torch.no_grad():
-        own = family_model(IDS, output_attentions=True).attentions
+        own = eager(family_model)(IDS, output_attentions=True).attentions
     assert list(patterns) == list(range(L))
     for layer in range(L):
         assert torch.equal(patterns[layer], own[layer])
@@ -107,7 +107,7 @@ def test_a_prompt_is_read_alike_on_either_side_of_its_padding(family_model, side
 def normed_input(model, layer):
     """Input of the attention in a plain pass, [B, T, D]."""
     seen = []
-    module = anatomy_of(model).layers[layer].get_submodule(anatomy_of(model).family.parts.attention_norm)
+    module = anatomy_of(model).layers[layer].get_submodule(anatomy_of(model).parts.attention_norm)
     handle = module.register_forward_hook(lambda _, args, output: seen.append(output.detach()))
     logits(model)
     handle.remove()
@@ -187,7 +187,7 @@ def test_ablating_a_head_is_zeroing_its_part_of_the_projection(kind, request):
     with ablated_heads(model, [(2, 3)]):
         ablated = logits(model)
     block = anatomy_of(model).layers[2]
-    module = block.get_submodule(anatomy_of(model).family.parts.attention_out)
+    module = block.get_submodule(anatomy_of(model).parts.attention_out)
     before = module.weight.detach().clone()
     part = module.weight.data if isinstance(module, Conv1D) else module.weight.data.t()
     part[3 * W :] = 0
@@ -268,9 +268,12 @@ def test_a_head_merged_wholly_says_what_the_other_says(gpt2):
 
 def plain_heads(model, layer):
     """Each head's (queries, keys, values [W, D], output [D, W]), by slices of the weights."""
-    block, scale = anatomy_of(model).layers[layer], 1.0
-    if model.config.model_type != "opt" or model.config.do_layer_norm_before:
-        scale = block.get_submodule(anatomy_of(model).family.parts.attention_norm).weight
+    block, scale, W = anatomy_of(model).layers[layer], 1.0, head_width(model.config)
+    if model.config.model_type == "olmo2":
+        scale = 1.0  # the attention reads the stream itself
+    elif model.config.model_type != "opt" or model.config.do_layer_norm_before:
+        scale = block.get_submodule(anatomy_of(model).parts.attention_norm).weight
+        scale = 1 + scale if "gemma" in model.config.model_type else scale
     for head in range(H):
         own = slice(head * W, (head + 1) * W)
         if model.config.model_type == "gpt2":
@@ -281,6 +284,10 @@ def plain_heads(model, layer):
             packed = block.attention.query_key_value.weight
             parts = [packed[head * 3 * W + i * W : head * 3 * W + (i + 1) * W] for i in range(3)]
             output = block.attention.dense.weight
+        elif model.config.model_type == "phi3":
+            queries, keys, values = block.self_attn.qkv_proj.weight.split([H * W, 2 * W, 2 * W])
+            shared = slice(head // 2 * W, (head // 2 + 1) * W)
+            parts, output = [queries[own], keys[shared], values[shared]], block.self_attn.o_proj.weight
         else:
             attention = block.get_submodule(anatomy_of(model).family.attention)
             groups = H // (attention.k_proj.weight.shape[0] // W)
@@ -386,7 +393,7 @@ def test_induction_scores_are_means_over_the_repetition(family_model):
     assert (ids[:, 0] == 1).all()
     assert all(len(set(row[1:7].tolist()) - {0, 1}) == 6 for row in ids)
     with torch.no_grad():
-        attentions = family_model(ids, output_attentions=True).attentions
+        attentions = eager(family_model)(ids, output_attentions=True).attentions
     for layer in range(L):
         for head in range(H):
             probabilities = []
@@ -432,7 +439,7 @@ def test_a_head_built_for_induction_scores_one(gpt2):
 def test_attention_without_probabilities_is_refused(gpt2):
     attention = gpt2.transformer.h[1].attn
     stock = attention.forward
-    attention.forward = lambda *args, **kwargs: stock(*args, **{**kwargs, "output_attentions": False})
+    attention.forward = lambda *args, **kwargs: (stock(*args, **kwargs)[0], None)
     message = "GPT2Attention does not give its probabilities: open the model with eager attention"
     with pytest.raises(UnsupportedModelError, match=f"^{re.escape(message)}$"):
         attention_patterns(gpt2, IDS)

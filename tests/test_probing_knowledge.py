@@ -45,7 +45,7 @@ def weight_of(module):
 
 def plain_neurons(model, text, layer, tokenizer=TOKENIZER):
     """What the neurons of a layer say at each token of a text, [T, F], by plain products."""
-    block, parts = anatomy_of(model).layers[layer], anatomy_of(model).family.parts
+    block, parts = anatomy_of(model).layers[layer], anatomy_of(model).parts
     with record(model, [f"mlp_in.{layer}"]) as seen, torch.no_grad():
         model(torch.tensor([tokenizer(text).input_ids]))
     x = seen[f"mlp_in.{layer}"][0]
@@ -92,7 +92,7 @@ def test_tokens_the_tokenizer_adds_are_read_but_not_counted(llama, token):
 
 def plain_scores(model, layer, k):
     """The definition, neuron by neuron."""
-    block, parts = anatomy_of(model).layers[layer], anatomy_of(model).family.parts
+    block, parts = anatomy_of(model).layers[layer], anatomy_of(model).parts
     rows = []
     for path in filter(None, (parts.up, parts.gate)):
         weight = weight_of(block.get_submodule(path)).detach().double()
@@ -117,7 +117,7 @@ def test_polysemantic_scores_are_those_of_plain_loops(family_model, chunk, monke
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_a_block_of_equal_neurons_ranks_top(kind, request):
     model = request.getfixturevalue(kind)
-    parts = anatomy_of(model).family.parts
+    parts = anatomy_of(model).parts
     planted = [3, 10, 11, 20, 30, 40]
     modules = [anatomy_of(model).layers[2].get_submodule(path) for path in (parts.up, parts.gate) if path]
     before = [module.weight.detach().clone() for module in modules]
@@ -263,7 +263,7 @@ def test_q_values_are_those_of_the_paper():
 def neurons_in(model, layer, ids, **arguments):
     """What enters the MLP's last projection, [B, T, F], in a plain pass."""
     seen = []
-    module = anatomy_of(model).layers[layer].get_submodule(anatomy_of(model).family.parts.down)
+    module = anatomy_of(model).layers[layer].get_submodule(anatomy_of(model).parts.down)
     handle = module.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach().clone()))
     with torch.no_grad():
         output = model(ids, **arguments)

@@ -15,7 +15,7 @@ CONTEXT, TEXTS = [5, 3, 9], [[7, 8, 9, 1], [2, 8, 4, 6], [7, 1, 1, 3]]
 
 def begun(model, room):
     trunk = trunk_of(model, 10)
-    run = record_run(trunk.layers, trunk.enter(trunk.embed(torch.tensor([CONTEXT]))), (), trunk.window)
+    run = record_run(trunk.layers, trunk.enter(trunk.embed(torch.tensor([CONTEXT]))), ())
     return trunk, run.past, [RowMemory.empty(past, len(TEXTS), room) for past in run.past]
 
 

@@ -1,5 +1,6 @@
 """What one forward pass under surgery computes, against formulas and the slow reference."""
 
+import copy
 import threading
 import weakref
 
@@ -141,9 +142,11 @@ def _up_to(info, stop):
 
 def test_tokens_in_the_cache_are_not_edited_again(family_model):
     infos = [{1: ([0], vectors(1))}, {2: ([2], vectors(1))}]
-    cache = family_model(IDS[:, :3], use_cache=True).past_key_values
+    with torch.no_grad():
+        cache = family_model(IDS[:, :3], use_cache=True).past_key_values
     mask = torch.ones(2, 5, dtype=torch.long)
-    plain = family_model(IDS[:, 3:], past_key_values=cache, attention_mask=mask).logits
+    # A cache that is an object grows with each pass that reads it.
+    plain = family_model(IDS[:, 3:], past_key_values=copy.deepcopy(cache), attention_mask=mask).logits
     edited = forward_interpret(
         family_model, IDS[:, 3:], past_key_values=cache, attention_mask=mask, insert_info=infos
     ).logits

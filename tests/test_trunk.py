@@ -37,7 +37,7 @@ def test_layers_run_part_by_part_give_the_models_logits(kind):
     model = tiny_model(kind)
     trunk = trunk_of(model, 5)
     embeddings = trunk.embed(IDS)
-    last = record_run(trunk.layers, trunk.enter(embeddings), (), trunk.window).states[-1]
+    last = record_run(trunk.layers, trunk.enter(embeddings), ()).states[-1]
     assert torch.allclose(trunk.logits(last), model(IDS).logits, atol=1e-4)
     assert trunk.n_logits == model.config.vocab_size
     check_trunk(model, trunk, embeddings, last)

@@ -157,7 +157,7 @@ def deeplift(step: Step, *, baseline: Baseline = "zero") -> Tensor:
 def rescaled(model: PreTrainedModel) -> Iterator[None]:
     """Let the MLPs' activations pass back slopes, for passes whose second half of rows is the baseline of the first."""
     anatomy = anatomy_of(model)
-    path = anatomy.family.parts.activation
+    path = anatomy.parts.activation
     # A module that layers share is hooked once.
     modules = {id(module): module for module in (layer.get_submodule(path) for layer in anatomy.layers)}
     with ExitStack() as stack:

@@ -194,7 +194,7 @@ def _module(anatomy: Anatomy, name: str) -> nn.Module:
     """Return the module whose output an activation is."""
     site, _, layer = name.partition(".")
     block, family = anatomy.layers[int(layer)], anatomy.family
-    paths = {"resid_post": "", "attn_out": family.attention, "mlp_out": family.mlp_last}
+    paths = {"resid_post": "", "attn_out": family.attention_output, "mlp_out": family.mlp_last}
     return block.get_submodule(paths[site])
 
 

@@ -62,7 +62,7 @@ def _read(step: Step) -> _Read | None:
     """Let the model read a text; None where its layers cannot be run part by part, so that texts run whole."""
     try:
         trunk = trunk_of(step.model, len(step.ids))
-        run = record_run(trunk.layers, trunk.enter(step.embeddings), (), trunk.window)
+        run = record_run(trunk.layers, trunk.enter(step.embeddings), ())
         check_trunk(step.model, trunk, step.embeddings, run.states[-1])
     except UnsupportedModelError:
         return None
@@ -96,10 +96,11 @@ def _logits(read: _Read, embeddings: Tensor, begins: list[int]) -> Tensor:
     cells = torch.cat([row[begin:] for row, begin in zip(entered, begins, strict=True)])[None, None]  # [1, 1, M, D]
     columns = torch.cat([torch.arange(begin, T) for begin in begins])  # [M]
     shared = max(begins)  # no row sees more of the text itself
-    mask = _mask(columns, begins, T, shared, read.trunk.window)
+    windows = {layer.window for layer in read.trunk.layers}
+    masks = {window: _mask(columns, begins, T, shared, window) for window in windows}
     for layer, past in zip(read.trunk.layers, read.past, strict=True):
         past = Past(past.keys[:, :, :shared], past.values[:, :, :shared])
-        context = Context(past, mask.to(layer.device), columns.to(layer.device))
+        context = Context(past, masks[layer.window].to(layer.device), columns.to(layer.device))
         cells, _ = run_layer(layer, cells.to(layer.device), context, Untapped())
     ends = torch.tensor([T - begin for begin in begins]).cumsum(0) - 1
     return read.trunk.logits(cells[0, 0, ends.to(cells.device)])

@@ -15,7 +15,16 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import anatomy_of, input_device, keeping_activations, last_attention_only
+from interpret.anatomy import (
+    anatomy_of,
+    base_of,
+    embedding_table,
+    input_device,
+    keeping_activations,
+    last_attention_only,
+    logits_of,
+    reporting_attention,
+)
 from interpret.attribution.functions import Reading
 from interpret.attribution.result import Floats
 from interpret.errors import InputError, unknown
@@ -91,8 +100,8 @@ class Step:
     @torch.no_grad()
     def attentions(self) -> list[Tensor]:
         """Return where the last token of the text looks, [H, T] of each layer, on its device."""
-        with last_attention_only(self.layers()):
-            output = self.model.base_model(inputs_embeds=self.embeddings, output_attentions=True, use_cache=False)
+        with reporting_attention(self.model), last_attention_only(self.layers()):
+            output = base_of(self.model)(inputs_embeds=self.embeddings, output_attentions=True, use_cache=False)
         return [weights[0, :, -1] for weights in output.attentions]
 
     def read(self, logits: Tensor, embeddings: Tensor) -> Tensor:
@@ -123,8 +132,7 @@ class Step:
         if choice == "zero":
             return torch.zeros_like(self.embeddings)
         if choice == "mean":
-            weight = self.model.get_input_embeddings().weight
-            return weight.detach().mean(0).expand_as(self.embeddings)
+            return embedding_table(self.model).mean(0).expand_as(self.embeddings)
         token = choice if isinstance(choice, int) else self._special_id(choice)
         return embed(self.model, [token] * len(self.ids))
 
@@ -168,12 +176,12 @@ def next_logits(model: PreTrainedModel, embeddings: Tensor) -> Tensor:
 
 def hidden_states(model: PreTrainedModel, embeddings: Tensor) -> Tensor:
     """Return what the head reads, [B, T, D], for embeddings without padding."""
-    return model.base_model(inputs_embeds=embeddings, use_cache=False)[0]
+    return base_of(model)(inputs_embeds=embeddings, use_cache=False)[0]
 
 
 def head(model: PreTrainedModel, states: Tensor) -> Tensor:
     """Return logits, float32 at least, for what the head reads: [..., D] -> [..., V]."""
-    logits = model.get_output_embeddings()(states)
+    logits = logits_of(model, states)
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import evaluating, input_device
+from interpret.anatomy import base_of, evaluating, input_device
 from interpret.batches import Batch, pad
 from interpret.errors import InputError, UnsupportedModelError, unknown
 from interpret.probing.cache_files import Folder, load, start
@@ -164,7 +164,7 @@ def token_rows(
 def _run(model: PreTrainedModel, batch: Batch, names: Sequence[str], seen: dict[str, Tensor]) -> dict[str, Tensor]:
     """Run one batch, and return what was asked for, 0 at padding."""
     seen.clear()
-    runner = model if LOGITS in names else model.base_model
+    runner = model if LOGITS in names else base_of(model)
     with torch.no_grad(), evaluating(model):
         output = runner(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
     if LOGITS in names:

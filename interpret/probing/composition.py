@@ -2,7 +2,8 @@
 
 After Elhage et al. (2021), "A Mathematical Framework for Transformer Circuits". A head is two circuits: whom it looks
 at, ``x_q^T W_QK x_k``, and what it carries, ``W_OV x_k``; both are [D, D] of rank W. Weights are taken with the norm's
-scale before them folded in, without biases; where positions are rotations, W_QK is that of a token for itself. Shapes:
+scale before them folded in, without biases; where positions are rotations, W_QK is that of a token for itself. Norms of
+queries and keys (Qwen3, Gemma 3, OLMo 2) and of what the attention adds (Gemma, OLMo 2) are left out. Shapes:
 L layers, H heads, D hidden width, W width of a head.
 """
 
@@ -13,10 +14,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from interpret.anatomy import Anatomy, anatomy_of
+from interpret.anatomy import Anatomy, anatomy_of, key_heads
 from interpret.errors import InputError, unknown
 from interpret.probing.edits import check_index
 from interpret.probing.neurons import plain_weight
+from interpret.probing.sites import unfused
 
 Kind = Literal["query", "key", "value"]
 """Through what the later head reads."""
@@ -76,18 +78,17 @@ def head_weights(model: PreTrainedModel, layer: int) -> HeadWeights:
     """
     anatomy, config = anatomy_of(model), model.config
     check_index("layer", layer, len(anatomy.layers))
-    block, parts = anatomy.layers[layer], anatomy.family.parts
+    block, parts = anatomy.layers[layer], anatomy.parts
     n_heads = config.num_attention_heads
-    n_key_heads = getattr(config, "num_key_value_heads", n_heads)
+    n_key_heads = key_heads(config)
 
     def weight(path: str) -> Tensor:
         return plain_weight(block.get_submodule(path), f"layer {layer}: {path}").float()
 
     packed = [weight(path) for path in parts.projections]
-    if parts.fused == "thirds":
-        split = packed[0].unflatten(0, (3, n_heads, -1)).unbind(dim=0)
-    elif parts.fused == "heads":
-        split = packed[0].unflatten(0, (n_heads, 3, -1)).unbind(dim=1)
+    if parts.fused:
+        fused = unfused(packed[0].t(), parts.fused, n_heads, n_key_heads)  # [D, H, W] each
+        split = tuple(part.permute(1, 2, 0) for part in fused)
     else:
         counts = (n_heads, n_key_heads, n_key_heads)
         split = tuple(part.unflatten(0, (count, -1)) for part, count in zip(packed, counts, strict=True))
@@ -99,11 +100,12 @@ def head_weights(model: PreTrainedModel, layer: int) -> HeadWeights:
 
 def _norm_scale(anatomy: Anatomy, layer: int) -> Tensor:
     """Return what the norm before the attention multiplies features by, [D]; 1 where it stands behind."""
-    if anatomy.block == "post_norm":
+    parts = anatomy.parts
+    if anatomy.block == "post_norm" or not parts.attention_norm:
         return torch.ones(())
-    norm: Any = anatomy.layers[layer].get_submodule(anatomy.family.parts.attention_norm)
+    norm: Any = anatomy.layers[layer].get_submodule(parts.attention_norm)
     scale: Tensor | None = getattr(norm, "weight", None)  # some norms have none
-    return torch.ones(()) if scale is None else scale.detach().float()
+    return torch.ones(()) if scale is None else scale.detach().float() + parts.norm_offset
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from interpret.anatomy import (
     anatomy_of,
+    first_column,
     keeping_activations,
     layer_input,
     only_in_this_thread,
@@ -42,10 +43,8 @@ class _Pass:
         tokens = arguments.get("input_ids")
         tokens = arguments["inputs_embeds"] if tokens is None else tokens
         self.n_rows = len(tokens)
-        self.start = past_length(arguments.get("past_key_values"))
-        mask = arguments.get("attention_mask")
-        if mask is not None:  # A sliding-window cache forgets columns, the mask does not.
-            self.start = max(self.start, mask.shape[1] - tokens.shape[1])
+        past = past_length(arguments.get("past_key_values"))
+        self.start = first_column(arguments, tokens.shape[1], past)
 
     def rewrite(self, edit: Edit) -> Callable[..., Any]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -55,7 +55,7 @@ def writing_heads(
     unit = _unit(direction, anatomy.width)
     scores = []
     for layer, heads in _held(cache, anatomy, "heads", positions):  # [P, H, W]
-        project = anatomy.layers[layer].get_submodule(anatomy.family.parts.attention_out)
+        project = anatomy.layers[layer].get_submodule(anatomy.parts.attention_out)
         writes = head_writes(project, heads)[0].double()  # [P, H, D]
         sizes = writes.norm(dim=-1) if unit is None else (writes @ unit).abs()
         scores.append(sizes.mean(dim=0))
@@ -146,7 +146,7 @@ def information_flow(
         attention = pattern[0, :, destination, source].double()  # [H]
         values = seen[f"v.{layer}"][0, source].cpu()  # [G, W]
         values = values.repeat_interleave(n_heads // len(values), dim=0)
-        project = anatomy.layers[layer].get_submodule(anatomy.family.parts.attention_out)
+        project = anatomy.layers[layer].get_submodule(anatomy.parts.attention_out)
         carried = attention * head_writes(project, values[None])[0][0].double().norm(dim=-1)
         pairs = zip(attention.tolist(), carried.tolist(), strict=True)
         rows += [
@@ -190,7 +190,7 @@ def _unit(direction: Tensor | None, width: int) -> Tensor | None:
 
 def _centred(anatomy: Anatomy, layer: int, x: Tensor) -> Tensor:
     """Return [..., D] without its mean, where the norm before the attention takes it away."""
-    norm = anatomy.layers[layer].get_submodule(anatomy.family.parts.attention_norm)
+    norm = anatomy.layers[layer].get_submodule(anatomy.parts.attention_norm)
     centres = anatomy.block != "post_norm" and isinstance(norm, nn.LayerNorm)
     return x - x.mean(dim=-1, keepdim=True) if centres else x
 

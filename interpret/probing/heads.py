@@ -15,7 +15,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import anatomy_of, evaluating, input_device, layer_input, only_in_this_thread
+from interpret.anatomy import (
+    anatomy_of,
+    evaluating,
+    input_device,
+    layer_input,
+    only_in_this_thread,
+    reporting_attention,
+)
 from interpret.batches import position_ids
 from interpret.errors import InputError, UnsupportedModelError
 from interpret.probing.edits import Edit, check_index, editing
@@ -143,7 +150,7 @@ def head_outputs(
 
         return hook
 
-    _run(model, input_ids, attention_mask, anatomy_of(model).family.parts.attention_out, {k: keep(k) for k in layers})
+    _run(model, input_ids, attention_mask, anatomy_of(model).parts.attention_out, {k: keep(k) for k in layers})
     return outputs
 
 
@@ -323,7 +330,7 @@ def check_heads(model: PreTrainedModel, heads: Sequence[Head]) -> dict[int, list
 def _at_heads(
     model: PreTrainedModel, layers: Mapping[int, object], edit: Callable[[int], Edit]
 ) -> dict[tuple[int, str], Edit]:
-    return {(layer, anatomy_of(model).family.parts.attention_out): edit(layer) for layer in layers}
+    return {(layer, anatomy_of(model).parts.attention_out): edit(layer) for layer in layers}
 
 
 def _run(
@@ -344,6 +351,8 @@ def _run(
         if "position_ids" in signature(anatomy.trunk.forward).parameters:  # others find positions by the mask
             inputs["position_ids"] = position_ids(inputs["attention_mask"])
     with ExitStack() as stack, torch.no_grad(), evaluating(model):
+        if before is not None:
+            stack.enter_context(reporting_attention(model))
         for layer, hook in hooks.items():
             module = anatomy.layers[layer].get_submodule(path)
             if before is not None:

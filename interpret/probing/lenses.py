@@ -15,7 +15,7 @@ from interpret.anatomy import anatomy_of
 from interpret.errors import InputError
 from interpret.probing.cache import ActivationCache
 from interpret.probing.choices import check_holds, columns_of, token_id
-from interpret.trunk import trunk_of
+from interpret.trunk import exit_of
 
 
 def logit_lens(
@@ -57,17 +57,17 @@ def logit_lens(
     n_layers = len(anatomy_of(model).layers)
     names = ["resid_pre.0", *(f"resid_post.{layer}" for layer in range(n_layers))]
     check_holds(cache, names, ["resid_pre.0", "resid_post.*"])
-    trunk = trunk_of(model, 1)
-    followed = [token_id(token, tokenizer, trunk.n_logits) for token in tokens]
-    if not 0 <= top <= trunk.n_logits or not (top or followed):
-        raise InputError(f"top is {top}: give 1 to {trunk.n_logits}, or 0 and some tokens to follow")
+    end = exit_of(model)
+    followed = [token_id(token, tokenizer, end.n_logits) for token in tokens]
+    if not 0 <= top <= end.n_logits or not (top or followed):
+        raise InputError(f"top is {top}: give 1 to {end.n_logits}, or 0 and some tokens to follow")
     columns = [columns_of(cache, prompt, positions) for prompt in range(len(cache.token_ids))]
     rows: list[dict[str, Any]] = []
     for layer, name in enumerate(names):
         stream = cache[name]
         for prompt, at in enumerate(columns):
             with torch.no_grad():
-                logits = trunk.logits(stream[prompt, at].to(trunk.device)).cpu()  # [P, V]
+                logits = end.logits(stream[prompt, at].to(end.device)).cpu()  # [P, V]
             for position, here in zip(at, logits, strict=True):
                 place = {"prompt": prompt, "position": position, "layer": layer}
                 rows += [place | said for said in _said(here, followed, top)]

@@ -8,7 +8,8 @@ linearised at the run itself, with their scale held at the value it had: for a s
 
 and alike for RMSNorm, without the mean, with s = sqrt(mean(x ** 2) + eps). Nothing is left over: the parts add up to
 the logit. The direction in the stream that a logit reads is pulled back from the head through the final norm; where
-norms stand after each sum (OPT-350m) also through those. Computed in float64.
+norms stand after each sum (OPT-350m), or after what a half gives (Gemma 2 and 3, OLMo 2), also through those. Gemma 2
+bends its logits at last, by tanh: there, what is parted is the logit before that. Computed in float64.
 """
 
 from collections.abc import Generator, Iterator, Sequence
@@ -111,7 +112,7 @@ def _shares(anatomy: Anatomy, head: Any, token: int, held: dict[str, Tensor]) ->
     if bias is not None:
         yield "output_bias", -1, -1, bias[token].detach().cpu().double().expand(len(stream))
     for module, before in reversed(passed):
-        reads, constant = _pulled_back(module, before, reads)
+        reads, constant = _pulled_back(module, before, reads, anatomy.parts.norm_offset)
         yield "norm_bias", -1, -1, constant
     for layer in reversed(range(len(anatomy.layers))):
         reads = yield from _layer_shares(anatomy, layer, held, reads)
@@ -130,12 +131,16 @@ def _layer_shares(anatomy: Anatomy, layer: int, held: dict[str, Tensor], reads: 
     yield "mlp", layer, -1, (mlp.double() * reads).sum(-1)
     if post_norm:
         before = held[f"resid_pre.{layer}"] + held[f"attn_out.{layer}"]
-        reads, constant = _pulled_back(block.get_submodule(family.parts.attention_norm), before, reads)
+        reads, constant = _pulled_back(block.get_submodule(anatomy.parts.attention_norm), before, reads)
         yield "norm_bias", layer, -1, constant
-    writes, bias = head_writes(block.get_submodule(family.parts.attention_out), held[f"heads.{layer}"])
-    yield "attention_bias", layer, -1, (bias.double() * reads).sum(-1)
+    writes, bias = head_writes(block.get_submodule(anatomy.parts.attention_out), held[f"heads.{layer}"])
+    by_heads = reads
+    if anatomy.parts.attention_after:
+        after, whole = block.get_submodule(anatomy.parts.attention_after), writes.sum(dim=1) + bias
+        by_heads, _ = _pulled_back(after, whole, reads, anatomy.parts.norm_offset)
+    yield "attention_bias", layer, -1, (bias.double() * by_heads).sum(-1)
     for number, write in enumerate(writes.double().unbind(dim=1)):
-        yield "head", layer, number, (write * reads).sum(-1)
+        yield "head", layer, number, (write * by_heads).sum(-1)
     return reads
 
 
@@ -153,13 +158,14 @@ def head_writes(project: nn.Module, heads: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack(writes).unflatten(0, (-1, n_heads)) - bias, bias
 
 
-def _pulled_back(module: Any, x: Tensor, reads: Tensor) -> tuple[Tensor, Tensor]:
+def _pulled_back(module: Any, x: Tensor, reads: Tensor, offset: float = 0.0) -> tuple[Tensor, Tensor]:
     """Return what is read before a norm or linear layer, where ``reads`` is read after it, and what its bias adds.
 
     Args:
         module: LayerNorm, RMSNorm or Linear.
         x: its input at the run, [P, D].
         reads: a direction in its output at each place, [P, width].
+        offset: what an RMSNorm adds to its weight.
 
     Returns:
         The direction in its input, [P, D], and the bias's share, [P].
@@ -171,10 +177,11 @@ def _pulled_back(module: Any, x: Tensor, reads: Tensor) -> tuple[Tensor, Tensor]
     if isinstance(module, nn.Linear):
         return reads @ weight, constant
     centred = isinstance(module, nn.LayerNorm)
-    if not centred and not hasattr(module, "variance_epsilon"):
+    epsilon = getattr(module, "eps", getattr(module, "variance_epsilon", None))
+    if epsilon is None or not (centred or type(module).__name__.endswith("RMSNorm")):
         raise UnsupportedModelError(f"{type(module).__name__} before the head is no LayerNorm, RMSNorm or Linear")
     x = x.double()
     spread = x - x.mean(-1, keepdim=True) if centred else x
-    epsilon = module.eps if centred else module.variance_epsilon
+    weight = weight if centred else weight + offset
     reads = reads * weight / (spread.pow(2).mean(-1, keepdim=True) + epsilon).sqrt()
     return reads - reads.mean(-1, keepdim=True) if centred else reads, constant

@@ -50,9 +50,11 @@ def reading_weights(model: PreTrainedModel, layer: int) -> Tensor:
     """
     anatomy = anatomy_of(model)
     check_index("layer", layer, len(anatomy.layers))
-    parts = anatomy.family.parts
-    paths = [path for path in (parts.up, parts.gate) if path]
+    parts = anatomy.parts
+    paths = list(dict.fromkeys(path for path in (parts.up, parts.gate) if path))
     weights = [plain_weight(anatomy.layers[layer].get_submodule(path), f"layer {layer}: {path}") for path in paths]
+    if parts.gate == parts.up:
+        weights = list(weights[0].chunk(2)[::-1])
     n_neurons, width = weights[0].shape
     unit = torch.empty(n_neurons, len(weights) * width, dtype=torch.float32, device=weights[0].device)
     for part, weight in zip(unit.split(width, dim=1), weights, strict=True):
@@ -69,8 +71,9 @@ def count_neurons(model: PreTrainedModel, layer: int) -> int:
     """
     anatomy = anatomy_of(model)
     check_index("layer", layer, len(anatomy.layers))
-    up: Any = anatomy.layers[layer].get_submodule(anatomy.family.parts.up)
-    return int(up.nf if isinstance(up, Conv1D) else up.out_features)
+    up: Any = anatomy.layers[layer].get_submodule(anatomy.parts.up)
+    outputs = int(up.nf if isinstance(up, Conv1D) else up.out_features)
+    return outputs // 2 if anatomy.parts.gate == anatomy.parts.up else outputs
 
 
 def neuron_values(
@@ -189,7 +192,7 @@ def run_neurons(
 
     with ExitStack() as stack:
         for layer in layers:
-            module = anatomy.layers[layer].get_submodule(anatomy.family.parts.down)
+            module = anatomy.layers[layer].get_submodule(anatomy.parts.down)
             hook = only_in_this_thread(show(layer))
             stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
         anatomy.trunk(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
@@ -224,5 +227,5 @@ def scaled_neuron(
             value[:, column - start, number] *= scale
         return value
 
-    with editing(model, {(layer, anatomy_of(model).family.parts.down): edit}):
+    with editing(model, {(layer, anatomy_of(model).parts.down): edit}):
         yield

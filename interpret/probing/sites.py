@@ -33,7 +33,7 @@ from transformers import PreTrainedModel
 
 from interpret import activations
 from interpret.activations import record
-from interpret.anatomy import Anatomy, Fused, anatomy_of, layer_input, only_in_this_thread
+from interpret.anatomy import Anatomy, Fused, anatomy_of, key_heads, layer_input, only_in_this_thread
 from interpret.errors import InputError, unknown
 
 SITES = (
@@ -118,9 +118,9 @@ def _hook_layer(
     anatomy: Anatomy, config: Any, layer: int, sites: set[str], seen: dict[str, Tensor]
 ) -> Iterator[RemovableHandle]:
     """Register the hooks that record what is inside the halves of one layer into ``seen``."""
-    block, parts = anatomy.layers[layer], anatomy.family.parts
+    block, parts = anatomy.layers[layer], anatomy.parts
     n_heads = config.num_attention_heads
-    n_key_heads = getattr(config, "num_key_value_heads", n_heads)
+    n_key_heads = key_heads(config)
 
     def keep(site: str) -> Callable[[Tensor], None]:
         return lambda value: seen.__setitem__(f"{site}.{layer}", value)
@@ -133,7 +133,7 @@ def _hook_layer(
         return lambda value: keep(site)(value.view(*seen[f"resid_pre.{layer}"].shape[:2], -1))
 
     def keep_fused(value: Tensor) -> None:
-        for site, part in zip("qkv", _unfused(value, parts.fused, n_heads), strict=True):
+        for site, part in zip("qkv", unfused(value, parts.fused, n_heads, n_key_heads), strict=True):
             if site in sites:
                 keep(site)(part)
 
@@ -151,10 +151,11 @@ def _hook_layer(
         yield _on_input(block.get_submodule(parts.down), keep_rows("neurons"))
 
 
-def _unfused(value: Tensor, fused: Fused, n_heads: int) -> tuple[Tensor, ...]:
-    """Part what one projection gives, [B, T, 3 * H * W], into queries, keys and values, [B, T, H, W] each."""
-    if fused == "thirds":
-        return value.unflatten(-1, (3, n_heads, -1)).unbind(dim=-3)
+def unfused(value: Tensor, fused: Fused, n_heads: int, n_key_heads: int) -> tuple[Tensor, ...]:
+    """Part what one projection gives, [..., (H + 2 G) * W], into queries [..., H, W], keys and values [..., G, W]."""
+    if fused == "blocks":
+        counts = (n_heads, n_key_heads, n_key_heads)
+        return value.unflatten(-1, (sum(counts), -1)).split(counts, dim=-2)
     return value.unflatten(-1, (n_heads, 3, -1)).unbind(dim=-2)
 
 

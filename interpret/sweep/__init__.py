@@ -1,8 +1,8 @@
 """Many patched runs of one base run, sharing what they have in common, exactly.
 
 ``cells`` says what can be restored and held, ``metrics`` what is read, ``columns`` runs the cells of one token,
-``engine`` puts it together. ``attribution`` estimates the same cells from the derivatives ``backward`` finds in the two
-runs of ``two_runs``.
+``engine`` puts it together; ``whole`` does without what is shared. ``attribution`` estimates the same cells from the
+derivatives ``backward`` finds in the two runs of ``two_runs``.
 """
 
 from interpret.sweep.attribution import FirstOrder, first_order

@@ -98,7 +98,7 @@ def first_order(
         base, donor = (embedded(model, name, run).clone() for name, run in (("base", base), ("donor", donor)))
         check_runs(model, base, donor)
         plan = _plan(model, tuple(cells), metric, base.shape[1])
-        donor_run = record_run(plan.trunk.layers, plan.trunk.enter(donor), plan.points, plan.trunk.window)
+        donor_run = record_run(plan.trunk.layers, plan.trunk.enter(donor), plan.points)
         check_trunk(model, plan.trunk, donor[:1], donor_run.states[-1][:1])
         parts = [_estimate(plan, base[rows], donor_run.of(rows)) for rows in _rows(plan, base, memory)]
         effects, lows = (torch.cat(each, dim=-1) for each in zip(*parts, strict=True))
@@ -155,7 +155,7 @@ def _rows(plan: _Plan, base: Tensor, memory: int | None) -> Iterator[slice]:
 def _estimate(plan: _Plan, embeddings: Tensor, donor: Run) -> tuple[Tensor, Tensor]:
     """Return the estimates, [cells, S], and the metric, [S], of some base runs, [S, T, width]."""
     trunk = plan.trunk
-    base = record_run(trunk.layers, trunk.enter(embeddings), plan.points, trunk.window)
+    base = record_run(trunk.layers, trunk.enter(embeddings), plan.points)
     parts, last = _from_the_end(plan, base)
     value = together(plan.metric, parts)
     # d p = p d log p
@@ -190,7 +190,7 @@ def _terms(plan: _Plan, base: Run, donor: Run, last: Tensor) -> dict[tuple[Route
     """Return what restoring a site adds, [S, T] float64 on the CPU, by route, site and layer."""
     terms = {}
     wanted = {(route, cell.site) for route, cell in zip(plan.routes, plan.cells, strict=True)}
-    for at in derivatives(plan.trunk.layers, base, last, set(plan.routes), plan.trunk.window):
+    for at in derivatives(plan.trunk.layers, base, last, set(plan.routes)):
         for route, site in wanted:
             if route not in at.outputs:
                 continue

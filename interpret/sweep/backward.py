@@ -44,9 +44,7 @@ class Derivatives:
     """At the outputs of the modules a route has severed, [S, T, D]."""
 
 
-def derivatives(
-    layers: Sequence[Layer], run: Run, last: Tensor, routes: Iterable[Route], window: int | None
-) -> Iterator[Derivatives]:
+def derivatives(layers: Sequence[Layer], run: Run, last: Tensor, routes: Iterable[Route]) -> Iterator[Derivatives]:
     """Go back through the layers, the last one first.
 
     Every layer is run again, with a graph of its own that is dropped before the next. Derivatives with respect to
@@ -57,7 +55,6 @@ def derivatives(
         run: recorded, of S samples.
         last: [S, T, D], the derivative at the last layer's output.
         routes: which derivatives are wanted.
-        window: how far back a token sees, where that is limited.
 
     Yields:
         One layer's derivatives, of the routes whose layers it is among.
@@ -68,7 +65,7 @@ def derivatives(
         whole = whole.to(layer.device)
         followed |= {route: whole for route in routes if route.top == index + 1}
         outputs = {route: value.to(layer.device) for route, value in followed.items() if route.bottom <= index}
-        step = _Step(layer, x.to(layer.device), run.past[index], mask_beside(x.shape[1], window, x))
+        step = _Step(layer, x.to(layer.device), run.past[index], mask_beside(x.shape[1], layer.window, x))
         whole, read_later = step.whole(whole)
         followed, points = dict[Route, Tensor](), dict[tuple[Route, Point], Tensor]()
         for severed in {route.severed for route in outputs}:

@@ -53,7 +53,7 @@ class _Chunk:
 
 
 def run_column(
-    layers: Sequence[Layer], base: Run, donor: Run, column: Column, *, n_read: int, window: int | None, chunk: int
+    layers: Sequence[Layer], base: Run, donor: Run, column: Column, *, n_read: int, chunk: int
 ) -> Iterator[Tensor]:
     """Run a column through all layers.
 
@@ -63,7 +63,6 @@ def run_column(
         donor: where the restored values come from.
         column: what is restored.
         n_read: how many positions, the last ones, are wanted after the last layer.
-        window: how far back a token sees, where that is limited.
         chunk: how many cells are computed at once.
 
     Yields:
@@ -74,7 +73,7 @@ def run_column(
     chunks: list[_Chunk] = []
     for index in range(-1, len(layers)):
         first = max(token, n_tokens - n_read) - token if index == len(layers) - 1 else 0
-        step = _Step(layers[max(0, index)], index, token, first, base, donor, window)
+        step = _Step(layers[max(0, index)], index, token, first, base, donor)
         chunks = [_Chunk(old.cells, step.run(old)) for old in chunks]
         joining = tuple(cell for cell in column.cells if cell.start == index)
         for some in _pieces(joining, chunk):
@@ -104,7 +103,6 @@ class _Step:
     """Of the column's tokens, those before it do not leave the layer."""
     base: Run
     donor: Run
-    window: int | None
 
     def run(self, chunk: _Chunk) -> Tensor:
         """Run cells that started before: their next state, [C, S, N - first, D]."""
@@ -127,7 +125,7 @@ class _Step:
         keys, values = (
             part[:, :, : self.token] for part in (self.base.past[self.index].keys, self.base.past[self.index].values)
         )
-        mask = mask_for(n_tokens, self.token, self.window, x)
+        mask = mask_for(n_tokens, self.token, self.layer.window, x)
         context = Context(Past(keys, values), mask, slice(self.token, self.token + n_tokens))
         output, _ = run_layer(self.layer, x, context, _Writer(cells, self, n_tokens), first)
         rows = [row for row, cell in enumerate(cells) if cell.restores("hidden", self.index)]

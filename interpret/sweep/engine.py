@@ -3,9 +3,12 @@
 Restoring a value at token t of layer l changes nothing before layer l and nothing at tokens before t. So all cells
 of a token, a column, run together: at each layer the cells that start there join, only tokens from t on are computed,
 against the base run's keys and values for those before, and only the positions a metric reads leave the last layer.
-Tokens that are the same in both runs need no run at all. Letters are those of ``layers``.
+Tokens that are the same in both runs need no run at all. A family that is
+described without its parts is swept by ``whole`` passes. Letters are those of ``layers``.
 """
 
+import sys
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
@@ -14,14 +17,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from interpret.layers import Point
+from interpret.anatomy import anatomy_of
+from interpret.layers import Point, neurons
 from interpret.memory import is_out_of_memory
 from interpret.recorded import Run, record_run
 from interpret.sweep.cells import Cell, Pin, Site, check_cells
 from interpret.sweep.columns import Column, run_column
 from interpret.sweep.metrics import Metric, check_metrics, read, together
 from interpret.sweep.two_runs import check_runs, embedded, first_difference, usable_memory
-from interpret.trunk import Trunk, check_trunk, trunk_of
+from interpret.sweep.whole import whole_passes
+from interpret.trunk import Trunk, check_trunk, exit_of, trunk_of
 
 CPU_CHUNK = 1024
 """Tokens computed at once on a CPU: enough for matrix products at full speed, few enough for its caches."""
@@ -107,7 +112,8 @@ def sweep(
 
     Raises:
         InputError: if the runs, a cell or a metric are wrong.
-        UnsupportedModelError: if the model is of no known family, or does not compute as its family does.
+        UnsupportedModelError: if the model is of no known family, or does not compute as its family does; for a head
+            or neuron of a family that is described without its parts.
 
     >>> from transformers import GPT2Config, GPT2LMHeadModel
     >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=8, n_layer=2, n_head=2)).eval()
@@ -118,18 +124,38 @@ def sweep(
     """
     base, donor = embedded(model, "base", base), embedded(model, "donor", donor)
     check_runs(model, base, donor)
+    if anatomy_of(model).family.parts is None:
+        return _by_whole_passes(model, base, donor, tuple(cells), metrics)
     trunk = trunk_of(model, base.shape[1])
     n_read = check_metrics(metrics, trunk.n_logits, base.shape[1])
     starts = [trunk.enter(run) for run in (base, donor)]
-    n_neurons = trunk.layers[0].up(starts[0][:1, :1]).shape[-1]
+    n_neurons = neurons(trunk.layers[0], starts[0][:1, :1]).shape[-1]
     check_cells(cells, base.shape[1], len(trunk.layers), model.config.num_attention_heads, n_neurons)
     base_run, donor_run = (
-        record_run(trunk.layers, start, points, trunk.window)
-        for start, points in zip(starts, _points(cells), strict=True)
+        record_run(trunk.layers, start, points) for start, points in zip(starts, _points(cells), strict=True)
     )
     check_trunk(model, trunk, donor[:1], donor_run.states[-1][:1])
     plan = _Plan(trunk, metrics, n_read, base_run, donor_run)
     return _result(plan, tuple(cells), _Limits.of(memory, starts[0], model.config.num_attention_heads))
+
+
+def _by_whole_passes(
+    model: PreTrainedModel, base: Tensor, donor: Tensor, cells: tuple[Cell, ...], metrics: Mapping[str, Metric]
+) -> SweepResult:
+    """Compute a sweep of a model whose layers cannot be run part by part."""
+    anatomy = anatomy_of(model)
+    warnings.warn(
+        f"the family {anatomy.family.name!r} is described without its parts: each cell is a whole forward pass, "
+        "which takes longer and gives the same numbers",
+        stacklevel=3,
+    )
+    n_samples, n_tokens = base.shape[:2]
+    n_read = check_metrics(metrics, exit_of(model).n_logits, n_tokens)
+    # One unit: that there is none of its kind is said where it is looked for.
+    check_cells(cells, n_tokens, len(anatomy.layers), model.config.num_attention_heads, sys.maxsize)
+    own, given, values = whole_passes(model, base, donor, cells, tuple(metrics.values()), n_read)
+    count = (n_samples * (len(cells) + 1) + len(donor)) * n_tokens * len(anatomy.layers)
+    return SweepResult(cells, _named(metrics, values), _named(metrics, own), _named(metrics, given), count)
 
 
 def _points(cells: Iterable[Cell]) -> tuple[set[Point], set[Point]]:
@@ -190,13 +216,12 @@ def _result(plan: _Plan, cells: tuple[Cell, ...], limits: _Limits) -> SweepResul
             for done, parts in _run(plan, job):
                 # Positions before the column's token are the base's.
                 values[:, list(done.column.indices), done.samples, -parts.shape[-1] :] = parts
-    return SweepResult(cells, _named(plan, values), _named(plan, base), _named(plan, donor), count)
+    named = [_named(plan.metrics, parts) for parts in (values, base, donor)]
+    return SweepResult(cells, named[0], named[1], named[2], count)
 
 
-def _named(plan: _Plan, parts: Tensor) -> dict[str, Tensor]:
-    return {
-        name: together(metric, part).cpu() for (name, metric), part in zip(plan.metrics.items(), parts, strict=True)
-    }
+def _named(metrics: Mapping[str, Metric], parts: Tensor) -> dict[str, Tensor]:
+    return {name: together(metric, part).cpu() for (name, metric), part in zip(metrics.items(), parts, strict=True)}
 
 
 def _columns(cells: tuple[Cell, ...], first_difference: int, first_read: int, n_layers: int) -> list[Column]:
@@ -225,8 +250,7 @@ def _run(plan: _Plan, job: _Job) -> list[tuple[_Job, Tensor]]:
 
 def _run_whole(plan: _Plan, job: _Job) -> Tensor:
     base, donor = plan.base.of(job.samples), plan.donor.of(job.samples)
-    layers, window = plan.trunk.layers, plan.trunk.window
-    states = run_column(layers, base, donor, job.column, n_read=plan.n_read, window=window, chunk=job.chunk)
+    states = run_column(plan.trunk.layers, base, donor, job.column, n_read=plan.n_read, chunk=job.chunk)
     return torch.cat([_read(plan, x.flatten(0, 1)).unflatten(1, x.shape[:2]) for x in states], dim=1)
 
 

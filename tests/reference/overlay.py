@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from reference.tiny import first
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -27,13 +28,13 @@ class ReferenceRun:
 
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
     """Return the decoder layers of a causal LM."""
-    if model.config.model_type in ("llama", "mistral"):
-        return model.model.layers
     if model.config.model_type in ("gpt2", "gptj"):
         return model.transformer.h
     if model.config.model_type == "gpt_neox":
         return model.gpt_neox.layers
-    return model.model.decoder.layers
+    if model.config.model_type == "opt":
+        return model.model.decoder.layers
+    return model.model.layers
 
 
 def overlaid(hidden: Tensor, row: int, layer: int, info: Mapping[Any, Any] | None, n_tokens: int) -> Tensor:
@@ -74,7 +75,7 @@ def reference_forward(
 
     for index, layer in enumerate(layers):
         handles.append(layer.register_forward_pre_hook(edit_layer(index), with_kwargs=True))
-    handles.append(layers[-1].register_forward_hook(lambda module, args, output: outputs.append(output[0][0])))
+    handles.append(layers[-1].register_forward_hook(lambda module, args, output: outputs.append(first(output)[0])))
     try:
         logits = model(input_ids=torch.tensor([list(row_ids)]), use_cache=False).logits[0]
     finally:

@@ -4,24 +4,13 @@ Every parameter is random, also biases and norms that start as 0 and 1, and larg
 which token comes next.
 """
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
+import transformers
 from torch import nn
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    GPTJConfig,
-    GPTJForCausalLM,
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    OPTConfig,
-    OPTForCausalLM,
-    PretrainedConfig,
-    PreTrainedModel,
-)
+from transformers import PreTrainedModel
 
 L, D, V, PAD = 4, 32, 97, 0
 _COMMON = {"vocab_size": V, "pad_token_id": PAD, "bos_token_id": 1, "eos_token_id": None}
@@ -46,28 +35,70 @@ _OPT = {
     "dropout": 0.0,
 }
 
-# The six families, and the two layouts of GPT-NeoX and OPT that differ in how a layer joins its halves.
-KINDS: dict[str, tuple[type[PreTrainedModel], type[PretrainedConfig], dict[str, object]]] = {
-    "llama": (LlamaForCausalLM, LlamaConfig, _LLAMA_LIKE),
-    "mistral": (MistralForCausalLM, MistralConfig, _LLAMA_LIKE | {"sliding_window": 64}),
-    "gpt2": (GPT2LMHeadModel, GPT2Config, _GPT | _GPT_DROPOUT),
-    "gptj": (GPTJForCausalLM, GPTJConfig, _GPT | _GPT_DROPOUT | {"rotary_dim": 4}),
-    "gpt_neox": (GPTNeoXForCausalLM, GPTNeoXConfig, _NEOX | {"use_parallel_residual": True}),
-    "gpt_neox_sequential": (GPTNeoXForCausalLM, GPTNeoXConfig, _NEOX | {"use_parallel_residual": False}),
-    "opt": (OPTForCausalLM, OPTConfig, _OPT),
+# Every other layer sees three tokens back.
+_WINDOWS = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"] * 2}
+# Heads wider than D / H, as these families have them.
+_WIDE_HEADS = _LLAMA_LIKE | {"head_dim": 16}
+_GEMMA = _WIDE_HEADS | _WINDOWS | {"query_pre_attn_scalar": 16, "final_logit_softcapping": 8.0}
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+
+
+_FAMILY_OF = {"GPTNeoX": "gpt_neox", "Gemma3Text": "gemma3_text"}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What to build."""
+
+    model: str
+    """Name of the class in transformers."""
+    config: str
+    shape: dict[str, Any]
+    needs: str = ""
+    """A name transformers must have, where it is not the model's."""
+
+    @property
+    def family(self) -> str:
+        """The row of the anatomy that describes it."""
+        return _FAMILY_OF.get(self.config.removesuffix("Config"), self.config.removesuffix("Config").lower())
+
+
+# The families, and layouts of some that differ in how a layer joins its halves or turns its heads.
+ALL_KINDS: dict[str, Kind] = {
+    "llama": Kind("LlamaForCausalLM", "LlamaConfig", _LLAMA_LIKE),
+    "llama3": Kind("LlamaForCausalLM", "LlamaConfig", _LLAMA_LIKE | {"rope_scaling": _LLAMA3}, needs="Cache"),
+    "mistral": Kind("MistralForCausalLM", "MistralConfig", _LLAMA_LIKE | {"sliding_window": 64}),
+    "qwen2": Kind("Qwen2ForCausalLM", "Qwen2Config", _LLAMA_LIKE | _WINDOWS | {"use_sliding_window": True}),
+    "qwen3": Kind("Qwen3ForCausalLM", "Qwen3Config", _WIDE_HEADS),
+    "gemma2": Kind("Gemma2ForCausalLM", "Gemma2Config", _GEMMA | {"attn_logit_softcapping": 2.0}),
+    "gemma3": Kind("Gemma3ForCausalLM", "Gemma3TextConfig", _GEMMA),
+    "phi3": Kind("Phi3ForCausalLM", "Phi3Config", _LLAMA_LIKE | {"sliding_window": 4}),
+    "olmo2": Kind("Olmo2ForCausalLM", "Olmo2Config", _LLAMA_LIKE),
+    "gpt2": Kind("GPT2LMHeadModel", "GPT2Config", _GPT | _GPT_DROPOUT),
+    "gptj": Kind("GPTJForCausalLM", "GPTJConfig", _GPT | _GPT_DROPOUT | {"rotary_dim": 4}),
+    "gpt_neox": Kind("GPTNeoXForCausalLM", "GPTNeoXConfig", _NEOX | {"use_parallel_residual": True}),
+    "gpt_neox_sequential": Kind("GPTNeoXForCausalLM", "GPTNeoXConfig", _NEOX | {"use_parallel_residual": False}),
+    "opt": Kind("OPTForCausalLM", "OPTConfig", _OPT),
     # As OPT-350m: norms after each sum, no final norm, word embeddings narrower than the layers.
-    "opt_post_norm": (
-        OPTForCausalLM,
-        OPTConfig,
-        _OPT | {"do_layer_norm_before": False, "word_embed_proj_dim": 16},
+    "opt_post_norm": Kind(
+        "OPTForCausalLM", "OPTConfig", _OPT | {"do_layer_norm_before": False, "word_embed_proj_dim": 16}
     ),
 }
+KINDS = {name: kind for name, kind in ALL_KINDS.items() if hasattr(transformers, kind.needs or kind.model)}
+"""Those the installed transformers can build."""
 
 
 def tiny_model(kind: str, seed: int = 0) -> PreTrainedModel:
     """Build one model of a kind, the same for the same seed."""
-    model_class, config_class, shape = KINDS[kind]
-    model = model_class(config_class(**_COMMON, **shape)).eval()
+    wanted = KINDS[kind]
+    config = getattr(transformers, wanted.config)(**_COMMON, **wanted.shape)
+    model: PreTrainedModel = getattr(transformers, wanted.model)(config).eval()
     generator = torch.Generator().manual_seed(seed)
     norm_weights = {
         id(module.weight)
@@ -87,6 +118,29 @@ def tiny_model(kind: str, seed: int = 0) -> PreTrainedModel:
 
 
 def hooks_on(model: nn.Module) -> int:
-    """Count the hooks registered anywhere in a model."""
+    """Count the hooks registered anywhere in a model; transformers 5 leaves its own, which collect hidden states."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return sum(len(getattr(module, kind)) for module in model.modules() for kind in kinds)
+    hooks = (hook for module in model.modules() for kind in kinds for hook in getattr(module, kind).values())
+    return sum(not hook.__module__.startswith("transformers.") for hook in hooks)
+
+
+def first(output: Any) -> torch.Tensor:
+    """Return a layer's hidden states: its output, or the first of it where that is a tuple."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def eager(model: PreTrainedModel) -> PreTrainedModel:
+    """Let a model compute its attention where the probabilities can be seen, as all did in transformers 4.34.0."""
+    model.config._attn_implementation = "eager"
+    return model
+
+
+def sibling(model: PreTrainedModel, seed: int) -> PreTrainedModel:
+    """Build another model of a model's family."""
+    return tiny_model(next(name for name, kind in KINDS.items() if kind.family == model.config.model_type), seed)
+
+
+def parts_of_cache(cache: Any) -> list[torch.Tensor]:
+    """List keys and values of each layer of a cache, an object or tuples."""
+    layers = [(layer.keys, layer.values) for layer in cache.layers] if hasattr(cache, "layers") else cache
+    return [part for layer in layers for part in layer]

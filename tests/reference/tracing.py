@@ -14,8 +14,14 @@ from transformers import PreTrainedModel
 
 # Below a layer: the attention, the projection out of its heads, the MLP's output, the projection out of its neurons.
 MODULES = {
-    "llama": ("self_attn", "self_attn.o_proj", "mlp", "mlp.down_proj"),
-    "mistral": ("self_attn", "self_attn.o_proj", "mlp", "mlp.down_proj"),
+    **dict.fromkeys(
+        ("llama", "mistral", "qwen2", "qwen3", "phi3"), ("self_attn", "self_attn.o_proj", "mlp", "mlp.down_proj")
+    ),
+    # What these add to the residual stream has been normed.
+    **dict.fromkeys(
+        ("gemma2", "gemma3_text", "olmo2"),
+        ("post_attention_layernorm", "self_attn.o_proj", "post_feedforward_layernorm", "mlp.down_proj"),
+    ),
     "gpt2": ("attn", "attn.c_proj", "mlp", "mlp.c_proj"),
     "gptj": ("attn", "attn.out_proj", "mlp", "mlp.fc_out"),
     "gpt_neox": ("attention", "attention.dense", "mlp", "mlp.dense_4h_to_h"),
@@ -90,7 +96,8 @@ def patched(
         pins: for ``attention`` and ``mlp``, the layers where the base's own output is put back.
     """
     good, bad = recorded(model, donor, [site]), recorded(model, base, pins or [])
-    width = {"head": model.config.hidden_size // model.config.num_attention_heads, "neuron": 1}.get(site)
+    head = getattr(model.config, "head_dim", None) or model.config.hidden_size // model.config.num_attention_heads
+    width = {"head": head, "neuron": 1}.get(site)
     features = slice(None) if width is None else slice(unit * width, (unit + 1) * width)
 
     def write(values: Tensor, features: slice) -> Edit:
