@@ -9,6 +9,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -33,6 +34,8 @@ from interpret.quantize import quantize_
 
 Say = Callable[[str], None]
 DeviceMap = str | Mapping[str, int | str | torch.device]
+Gguf = dict[str, str]
+"""``gguf_file``: the file's name, as ``from_pretrained`` takes it; nothing for other sources."""
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 """float64 is not among them: transformers 4.34.0 cannot write the mask of a Llama model in it."""
@@ -56,7 +59,8 @@ def load(
 
     Args:
         name_or_path: a folder as ``save_pretrained`` writes it, an id on the Hugging Face hub, or ``"demo"``:
-            SmolLM2-135M-Instruct, which needs no hub (a folder of that name is ``"./demo"``).
+            SmolLM2-135M-Instruct, which needs no hub (a folder of that name is ``"./demo"``). With a current
+            transformers also a ``.gguf`` file, whose weights are read as float32, however few bits they have there.
         dtype: ``"float32"``, ``"float16"``, ``"bfloat16"`` or the torch dtype; by default as stored.
         device: where the model goes, such as ``"cpu"`` or ``"cuda:1"``; by default the GPU where there is one.
         device_map: instead of ``device``, for models larger than one GPU: ``"auto"`` or a mapping from module
@@ -80,13 +84,15 @@ def load(
     bits = _bits(load_in_8bit, load_in_4bit)
     torch_dtype = _dtype(dtype)
     place = _place(device, device_map)
-    source = _source(os.fspath(name_or_path), say)
+    source, gguf = _source(os.fspath(name_or_path), say)
     if say:
         say(f"opening {name_or_path}")
     with _quiet():
-        config = _open_config(source)
-        tokenizer = _open_tokenizer(source)
-        model = _open_model(source, config, torch_dtype, device_map)
+        config = _open_config(source, gguf)
+        tokenizer = _open_tokenizer(source, gguf)
+        model = _open_model(source, gguf, config, torch_dtype, device_map)
+        if gguf:
+            model.config._name_or_path = str(Path(source, gguf["gguf_file"]))
         if bits:
             if say:
                 say(f"rounding the weights to {bits} bits")
@@ -152,24 +158,30 @@ def _usable(argument: str, device: int | str | torch.device) -> torch.device:
     return wanted
 
 
-def _source(name: str, say: Say | None) -> str:
-    """Return what ``from_pretrained`` is given: a folder that exists, or an id on the hub."""
+def _source(name: str, say: Say | None) -> tuple[str, Gguf]:
+    """Return what ``from_pretrained`` is given: a folder that exists or an id on the hub, and which file there."""
     if name == "demo":
-        return str(demo_model_folder(say))
+        return str(demo_model_folder(say)), {}
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return str(folder)
+        return str(folder), {}
+    if folder.is_file() and folder.suffix == ".gguf":
+        if find_spec("transformers.modeling_gguf_pytorch_utils") is None:
+            raise ModelError(
+                f"{name!r}: transformers {transformers.__version__} reads no GGUF files; a current one does"
+            )
+        return str(folder.parent), {"gguf_file": folder.name}
     if folder.exists():
         raise ModelError(f"{name!r} is a file: give the folder that holds it, with its config.json and tokenizer")
     if name.startswith((".", "~", "/")) or name.count("/") > 1:
         raise ModelError(f"there is no folder {name!r}: give an existing folder, an id on the hub, or 'demo'")
-    return name
+    return name, {}
 
 
 # ------------------------------------------------------------------------------------------- opening the files
 
 
-def _open_config(source: str) -> PretrainedConfig:
+def _open_config(source: str, gguf: Gguf) -> PretrainedConfig:
     if Path(source).is_dir():
         advice = "A model's folder holds config.json, weights and tokenizer, as save_pretrained writes them"
     else:
@@ -179,15 +191,15 @@ def _open_config(source: str) -> PretrainedConfig:
         )
     with _explained(f"cannot open the model {source!r}", advice):
         try:
-            return AutoConfig.from_pretrained(source)
+            return AutoConfig.from_pretrained(source, **gguf)
         except KeyError as error:
             raise ValueError(f"transformers {transformers.__version__} knows no model type {error}") from error
 
 
-def _open_tokenizer(source: str) -> PreTrainedTokenizerBase:
+def _open_tokenizer(source: str, gguf: Gguf) -> PreTrainedTokenizerBase:
     advice = "Save it beside the model: tokenizer.save_pretrained(folder)"
     with _explained(f"cannot open the tokenizer of {source!r}", advice):
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source, **gguf)
     if tokenizer.pad_token_id is None:
         # A token the model has: a new one would need a row in the embeddings.
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
@@ -195,7 +207,11 @@ def _open_tokenizer(source: str) -> PreTrainedTokenizerBase:
 
 
 def _open_model(
-    source: str, config: PretrainedConfig, dtype: torch.dtype | Literal["auto"], device_map: DeviceMap | None
+    source: str,
+    gguf: Gguf,
+    config: PretrainedConfig,
+    dtype: torch.dtype | Literal["auto"],
+    device_map: DeviceMap | None,
 ) -> PreTrainedModel:
     if config.is_encoder_decoder:
         # AutoModelForCausalLM would open it without its encoder. With a device map, transformers 4.34.0 loses the
@@ -210,7 +226,7 @@ def _open_model(
         device_map = device_map or {"": "cpu"}
     with _explained(f"cannot open the model {source!r}", "Check the files, and device_map where one is given"):
         model, report = auto.from_pretrained(
-            source, config=config, torch_dtype=dtype, device_map=device_map, output_loading_info=True
+            source, config=config, torch_dtype=dtype, device_map=device_map, output_loading_info=True, **gguf
         )
     missing = sorted(report["missing_keys"])
     if missing:  # transformers fills them with random numbers and says so in a warning

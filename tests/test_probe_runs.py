@@ -11,8 +11,10 @@ import interpret
 from interpret import neuron_runs, runs
 from interpret.chat import wrap
 from interpret.errors import RunError
+from interpret.facts import load_examples
 from interpret.models import load
 from interpret.neuron_runs import NeuronPlan, write_neurons
+from interpret.probe_runs import logits_probe, probed_prompts, write_probes
 from interpret.records import HeadView, LensReading, LogitShare, NeuronEffect
 
 TEXT = "The Eiffel Tower is in"
@@ -112,6 +114,13 @@ def test_the_lens_follows_target_and_foil_of_the_prompts_that_have_them(folder, 
     assert all(row.rank == 1 for row in rows if not row.followed)
 
 
+def test_a_foil_that_begins_as_the_target_is_the_targets_token(folder, opened, tmp_path):
+    entry = {"prompt": TEXT, "category": "raw", "raw": True, "target": "Paris", "foil": "Paris Rome"}
+    path = json_file(tmp_path / "examples.json", {"examples": [entry]})
+    assert probe("lens", folder, tmp_path / "run", "--examples", path, "--top", "0") == 0
+    assert {row.followed for row in runs.read_table(tmp_path / "run", LensReading)} == {"target"}
+
+
 def test_the_shares_add_up_to_the_logits_of_answer_and_foil(folder, opened, examples, tmp_path):
     model, tokenizer = opened
     assert probe("logits", folder, tmp_path / "run", "--examples", examples) == 0
@@ -183,9 +192,22 @@ def test_facts_with_foils_serve_as_pairs(folder, opened, tmp_path, capsys):
     texts += [("The tall Tower is in Pisa", "The tall Tower is in Oslo")]
     wanted = effects_of(interpret.KnowledgeProber(model, tokenizer).scan(texts, 1))
     found = effects_of(runs.read_table(tmp_path / "run", NeuronEffect))
-    assert {key: row.true_mean for key, row in found.items()} == pytest.approx(
-        {key: row.true_mean for key, row in wanted.items()}, rel=1e-4, abs=1e-6
-    )
+    for side in ("true_mean", "false_mean"):
+        assert {key: getattr(row, side) for key, row in found.items()} == pytest.approx(
+            {key: getattr(row, side) for key, row in wanted.items()}, rel=1e-4, abs=1e-6
+        )
+
+
+def test_the_seed_says_which_permutations_are_drawn(folder, opened, pairs, tmp_path):
+    drawn = ("--pairs", pairs, "--layers", "0", "--permutations", "20")
+    found = {}
+    for seed in (0, 3):
+        assert probe("neurons", folder, tmp_path / f"run{seed}", *drawn, "--seed", seed) == 0
+        found[seed] = effects_of(runs.read_table(tmp_path / f"run{seed}", NeuronEffect))
+        scan = interpret.KnowledgeProber(*opened).scan(PAIRS, 0, n_permutations=20, seed=seed)
+        wanted = {key: row.p_value for key, row in effects_of(scan).items()}
+        assert {key: row.p_value for key, row in found[seed].items()} == pytest.approx(wanted)
+    assert found[0] != found[3]
 
 
 # --------------------------------------------------------------------------------------------- runs that are stopped
@@ -208,6 +230,23 @@ def test_a_scan_that_is_stopped_goes_on_to_the_same_bytes(n_done, opened, tmp_pa
     go_on(tmp_path / "stopped", n_done)
     assert go_on(tmp_path / "stopped", len(plan.units)) == whole
     assert whole.count(b"\n") == 1 + 2 * interpret.probing.neurons.count_neurons(model, 0)
+
+
+def test_a_prompt_that_is_done_is_not_done_again(opened, examples, tmp_path):
+    model, tokenizer = opened
+    asked = probed_prompts(tokenizer, load_examples(examples))
+    settings = {"identity": {"probe": 1}, "circumstances": {}, "units": [one.name for one in asked]}
+    seen = []
+
+    def count(one):
+        seen.append(one.name)
+        return logits_probe(model, tokenizer)(one)
+
+    for _ in range(2):
+        with runs.open_run(tmp_path / "run", LogitShare, **settings) as open_run:
+            next(write_probes(open_run, count, asked))
+    assert seen == ["raw_1", "chat_1"]
+    assert {row.name for row in runs.read_table(tmp_path / "run", LogitShare)} == {"raw_1", "chat_1"}
 
 
 def test_a_scan_whose_values_are_gone_says_so(opened, tmp_path, monkeypatch):

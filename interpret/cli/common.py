@@ -69,8 +69,10 @@ def open_model(
 
 
 def weights(model: PreTrainedModel) -> str:
-    """Tell which weights these are: the hash of a folder's files, or the commit on the hub."""
+    """Tell which weights these are: the hash of a folder's files or of a GGUF file, or the commit on the hub."""
     folder = Path(model.config._name_or_path)
+    if folder.is_file():
+        return f"sha256 {provenance.file_sha256(folder)}"
     return f"sha256 {provenance.weights_sha256(folder)}" if folder.is_dir() else f"commit {model.config._commit_hash}"
 
 
