@@ -1,8 +1,14 @@
 # Two commands for newcomers: `make demo` and `make test`. The README shows the pip and python commands they stand for.
+# `make test-current` runs the tests that also hold on a current transformers, in an environment of its own.
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell command -v $(name) 2>/dev/null)))
 BIN := .venv/bin
+CURRENT := .venv-current/bin
+# What of the tests depends on transformers; the rest is the same everywhere.
+CURRENT_TESTS := $(addprefix tests/test_,$(addsuffix .py,families new_family anatomy trunk surgery generation \
+  generation_modes activations rows prefix_tree sweep approximation tracing hook_names probing_cache probing_heads \
+  probing_lenses attribution_attention control knowledge current_install))
 
-.PHONY: demo test lint bench browser clean
+.PHONY: demo test test-current lint bench browser clean
 
 demo: .venv/installed
 	$(BIN)/python install_patch.py
@@ -10,6 +16,9 @@ demo: .venv/installed
 
 test: lint browser
 	$(BIN)/python -m pytest
+
+test-current: .venv-current/installed
+	$(CURRENT)/python -m pytest $(CURRENT_TESTS)
 
 lint: .venv/installed-for-tests
 	$(BIN)/ruff check .
@@ -30,7 +39,7 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/bench_probing.py
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv .venv-current runs
 
 # Each is made again when the packages asked for change.
 .venv/installed: setup.py pyproject.toml
@@ -42,4 +51,13 @@ clean:
 
 .venv/installed-for-tests: .venv/installed
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@
+
+# --no-deps: setup.py pins the transformers that install_patch.py patches.
+.venv-current/installed: requirements-current.txt setup.py
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; say where it is: make PYTHON=/path/to/python3.11"; exit 1; }
+	test -x $(CURRENT)/python || $(PYTHON) -m venv .venv-current
+	@echo "installing a current transformers into .venv-current (about a minute, 1.6 GB)"
+	$(CURRENT)/python -m pip install --quiet --requirement requirements-current.txt
+	$(CURRENT)/python -m pip install --quiet --no-deps --editable .
 	touch $@

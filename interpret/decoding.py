@@ -16,6 +16,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from interpret.anatomy import input_device
 from interpret.batches import pad
+from interpret.generation import generating_by
 from interpret.interpretation_prompt import InterpretationPrompt
 from interpret.layers import Context, Past, Untapped, run_layer
 from interpret.memory import total_memory
@@ -210,7 +211,8 @@ def write_after(model: PreTrainedModel, prompts: Sequence[Sequence[int]], new_to
     ends = _ends(model)
     config = GenerationConfig(max_new_tokens=new_tokens, do_sample=False, eos_token_id=ends or None, pad_token_id=0)
     batch = pad(prompts, pad_id=0, device=input_device(model))
-    output = model.generate(batch.input_ids, attention_mask=batch.attention_mask, generation_config=config)
+    with generating_by(model, config):
+        output = model.generate(batch.input_ids, attention_mask=batch.attention_mask, generation_config=config)
     texts = output[:, batch.input_ids.shape[1] :].tolist()
     return [text[: next((i for i, token in enumerate(text) if token in ends), len(text))] for text in texts]
 

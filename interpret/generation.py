@@ -7,8 +7,8 @@ object without the patch.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from inspect import signature
 from types import MethodType
@@ -184,9 +184,19 @@ def _greedily(model: PreTrainedModel, input_ids: Tensor, arguments: dict[str, An
     config = GenerationConfig(max_length=longest, do_sample=False, num_beams=1, disable_compile=True, **settings)
     others = StoppingCriteriaList(one for one in criteria if not isinstance(one, MaxLengthCriteria))
     arguments.setdefault("attention_mask", torch.ones_like(input_ids))
+    with generating_by(model, config):
+        return model.generate(input_ids, stopping_criteria=others, **arguments)
+
+
+@contextmanager
+def generating_by(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
+    """Let a model generate by a configuration alone for the time of a ``with`` block.
+
+    Later releases than 4.34.0 take what a configuration leaves open from the model's own, even where one is given.
+    """
     kept, model.generation_config = model.generation_config, config
     try:
-        return model.generate(input_ids, stopping_criteria=others, **arguments)
+        yield
     finally:
         model.generation_config = kept
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from reference.plain_attribution import N_PROMPT, PROMPT, TARGET, TOKENIZER, ids_of, wide_model
-from reference.tiny import L
+from reference.tiny import L, eager
 from reference.toy_tokenizers import sentence_piece
 
 from interpret.attribution.attention import attention
@@ -26,7 +26,7 @@ def step_of(model):
 @torch.no_grad()
 def patterns(model):
     """[L, H, T], where the last token looks."""
-    found = model(input_ids=torch.tensor([IDS]), output_attentions=True).attentions
+    found = eager(model)(input_ids=torch.tensor([IDS]), output_attentions=True).attentions
     stacked = torch.cat(found)[:, :, -1]
     assert stacked.shape == (L, H, len(IDS))
     return stacked
@@ -112,7 +112,7 @@ def test_the_one_call_chooses_layers_and_heads_too():
     assert found.info.options["layers"] == "(1, 3)"  # as a list it would be the two layers 1 and 3
     ids = ids_of(TARGET)
     with torch.no_grad():
-        whole = model(input_ids=torch.tensor([ids]), output_attentions=True).attentions
+        whole = eager(model)(input_ids=torch.tensor([ids]), output_attentions=True).attentions
     expected = torch.cat(whole)[1:3, [0, 2]].mean((0, 1)).numpy()  # [T, T]
     assert one.scores.shape == (len(ids), 2)
     for step in range(2):

@@ -1,7 +1,7 @@
 """Every family, on the transformers that is installed: the contract the README's table promises, cell by cell.
 
 Each test here is parametrised over all kinds of ``reference.tiny``; those the installed transformers cannot build are
-skipped by the parametrisation, which says so. ``scripts/families.py`` makes the README's table from the same lists.
+skipped by the parametrisation, which says so. ``reference/families.py`` makes the README's table from it.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ import warnings
 import pytest
 import torch
 import transformers
-from reference.families import COLUMNS
+from reference.families import COLUMNS, README, RELEASES, with_table
 from reference.overlay import reference_forward, reference_greedy
 from reference.tiny import ALL_KINDS, KINDS, D, L, V, eager, first, tiny_model
 from reference.tracing import patched
@@ -47,8 +47,18 @@ INFO = [
 ]
 
 
-def test_every_column_of_the_table_has_its_test():
-    assert set(COLUMNS.values()) <= set(globals())
+def test_the_readmes_table_is_that_of_these_tests():
+    assert with_table(README.read_text()) == README.read_text(), "run: python tests/reference/families.py"
+    for name in COLUMNS.values():
+        (marked,) = [mark for mark in globals()[name].pytestmark if mark.args[0] == "kind"]
+        assert [parameter.values for parameter in marked.args[1]] == [(kind,) for kind in ALL_KINDS]
+
+
+def test_kinds_are_skipped_where_the_release_lacks_them_and_nowhere_else():
+    assert {name for name, kind in ALL_KINDS.items() if hasattr(transformers, kind.model)} - {"llama3"} == (
+        KINDS.keys() - {"llama3"}
+    )
+    assert transformers.__version__ in RELEASES
 
 
 @EVERY_KIND

@@ -24,9 +24,12 @@ def at(layers, attention, mlp, embedding):
 
 OPT = at("model.decoder.layers", "self_attn", "fc2", "model.decoder.embed_tokens")
 NEOX = at("gpt_neox.layers", "attention", "mlp", "gpt_neox.embed_in")
+AFTER = at("model.layers", "post_attention_layernorm", "post_feedforward_layernorm", "model.embed_tokens")
 NAMES = {
-    "llama": LLAMA,
-    "mistral": LLAMA,
+    **dict.fromkeys(("llama", "llama3", "mistral", "qwen2", "qwen3"), LLAMA),
+    "phi3": at("model.layers", "self_attn", "mlp", "model.embed_tokens"),
+    # What these add to the residual stream has been normed.
+    **dict.fromkeys(("gemma2", "gemma3", "olmo2"), AFTER),
     "gpt2": at("transformer.h", "attn", "mlp", "transformer.wte"),
     "gptj": at("transformer.h", "attn", "mlp", "transformer.wte"),
     "gpt_neox": NEOX,

@@ -517,7 +517,7 @@ def test_training_mode_is_refused(llama):
 
 def test_a_model_that_computes_otherwise_is_refused(family_model):
     handle = decoder_layers(family_model)[1].register_forward_hook(
-        lambda module, args, output: (output[0] * 1.5, *output[1:])
+        lambda module, args, output: (output[0] * 1.5, *output[1:]) if isinstance(output, tuple) else output * 1.5
     )
     name, family = type(family_model).__name__, family_model.config.model_type
     message = (

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from reference.overlay import decoder_layers
+from reference.tiny import first
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -26,7 +27,7 @@ def state_before_final_norm(model: PreTrainedModel, ids: Sequence[int], layer: i
     """Return what decoder layer ``layer - 1`` writes, [T, D], by a whole pass."""
     outputs: list[Tensor] = []
     block = decoder_layers(model)[layer - 1]
-    handle = block.register_forward_hook(lambda module, args, output: outputs.append(output[0][0]))
+    handle = block.register_forward_hook(lambda module, args, output: outputs.append(first(output)[0]))
     try:
         model(torch.tensor([list(ids)]))
     finally:

@@ -60,8 +60,8 @@ class Kind:
     """Name of the class in transformers."""
     config: str
     shape: dict[str, Any]
-    needs: str = ""
-    """A name transformers must have, where it is not the model's."""
+    since: str = "4.34.0"
+    """The first release of transformers, of those this project knows of, that has it."""
 
     @property
     def family(self) -> str:
@@ -72,14 +72,14 @@ class Kind:
 # The families, and layouts of some that differ in how a layer joins its halves or turns its heads.
 ALL_KINDS: dict[str, Kind] = {
     "llama": Kind("LlamaForCausalLM", "LlamaConfig", _LLAMA_LIKE),
-    "llama3": Kind("LlamaForCausalLM", "LlamaConfig", _LLAMA_LIKE | {"rope_scaling": _LLAMA3}, needs="Cache"),
+    "llama3": Kind("LlamaForCausalLM", "LlamaConfig", _LLAMA_LIKE | {"rope_scaling": _LLAMA3}, "4.43.0"),
     "mistral": Kind("MistralForCausalLM", "MistralConfig", _LLAMA_LIKE | {"sliding_window": 64}),
-    "qwen2": Kind("Qwen2ForCausalLM", "Qwen2Config", _LLAMA_LIKE | _WINDOWS | {"use_sliding_window": True}),
-    "qwen3": Kind("Qwen3ForCausalLM", "Qwen3Config", _WIDE_HEADS),
-    "gemma2": Kind("Gemma2ForCausalLM", "Gemma2Config", _GEMMA | {"attn_logit_softcapping": 2.0}),
-    "gemma3": Kind("Gemma3ForCausalLM", "Gemma3TextConfig", _GEMMA),
-    "phi3": Kind("Phi3ForCausalLM", "Phi3Config", _LLAMA_LIKE | {"sliding_window": 4}),
-    "olmo2": Kind("Olmo2ForCausalLM", "Olmo2Config", _LLAMA_LIKE),
+    "qwen2": Kind("Qwen2ForCausalLM", "Qwen2Config", _LLAMA_LIKE | _WINDOWS | {"use_sliding_window": True}, "4.37.0"),
+    "qwen3": Kind("Qwen3ForCausalLM", "Qwen3Config", _WIDE_HEADS, "4.51.0"),
+    "gemma2": Kind("Gemma2ForCausalLM", "Gemma2Config", _GEMMA | {"attn_logit_softcapping": 2.0}, "4.42.0"),
+    "gemma3": Kind("Gemma3ForCausalLM", "Gemma3TextConfig", _GEMMA, "4.50.0"),
+    "phi3": Kind("Phi3ForCausalLM", "Phi3Config", _LLAMA_LIKE | {"sliding_window": 4}, "4.41.0"),
+    "olmo2": Kind("Olmo2ForCausalLM", "Olmo2Config", _LLAMA_LIKE, "4.47.0"),
     "gpt2": Kind("GPT2LMHeadModel", "GPT2Config", _GPT | _GPT_DROPOUT),
     "gptj": Kind("GPTJForCausalLM", "GPTJConfig", _GPT | _GPT_DROPOUT | {"rotary_dim": 4}),
     "gpt_neox": Kind("GPTNeoXForCausalLM", "GPTNeoXConfig", _NEOX | {"use_parallel_residual": True}),
@@ -90,7 +90,18 @@ ALL_KINDS: dict[str, Kind] = {
         "OPTForCausalLM", "OPTConfig", _OPT | {"do_layer_norm_before": False, "word_embed_proj_dim": 16}
     ),
 }
-KINDS = {name: kind for name, kind in ALL_KINDS.items() if hasattr(transformers, kind.needs or kind.model)}
+
+
+def part_of(kind: Kind, release: str) -> bool:
+    """Whether a release of transformers has a kind."""
+    return _numbers(kind.since) <= _numbers(release)
+
+
+def _numbers(release: str) -> list[int]:
+    return [int(number) for number in release.split(".")[:3]]
+
+
+KINDS = {name: kind for name, kind in ALL_KINDS.items() if part_of(kind, transformers.__version__)}
 """Those the installed transformers can build."""
 
 

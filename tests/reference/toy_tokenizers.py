@@ -61,7 +61,7 @@ def sentence_piece() -> LlamaTokenizerFast:
     with TemporaryDirectory() as folder:
         file = Path(folder) / "tokenizer.model"
         file.write_bytes(sentence_piece_model())
-        return LlamaTokenizerFast(vocab_file=str(file), legacy=True)
+        return LlamaTokenizerFast.from_pretrained(folder, legacy=True, add_bos_token=True)
 
 
 TOKENIZERS: dict[str, PreTrainedTokenizerBase] = {"byte_level": byte_level(), "sentence_piece": sentence_piece()}
