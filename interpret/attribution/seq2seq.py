@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
-from interpret.anatomy import input_device
+from interpret.anatomy import given_embedding_scales, input_device
 from interpret.attribution.functions import FUNCTIONS, step_functions
 from interpret.attribution.languages import Languages
 from interpret.attribution.methods import METHODS as EVERY_METHOD
@@ -46,11 +46,10 @@ class TranslationStep(Step):
 
     def logits(self, embeddings: Tensor) -> Tensor:
         """Return the logits of the next token, [B, S + T, D] -> [B, V], float32 at least."""
-        encoder, decoder = self.model.get_encoder(), self.model.get_decoder()
+        of_source, of_target = given_embedding_scales(self.model)
         output = self.model(
-            # Given embeddings, these models leave out the scaling they do on their own.
-            inputs_embeds=embeddings[:, : self.n_source] * encoder.embed_scale,
-            decoder_inputs_embeds=embeddings[:, self.n_source :] * decoder.embed_scale,
+            inputs_embeds=embeddings[:, : self.n_source] * of_source,
+            decoder_inputs_embeds=embeddings[:, self.n_source :] * of_target,
             use_cache=False,
         )
         logits = output.logits[:, -1]
