@@ -384,6 +384,17 @@ def embedding_table(model: PreTrainedModel) -> Tensor:
     return weight if scale is None else weight * torch.as_tensor(scale).to(weight)
 
 
+def given_embedding_scales(model: PreTrainedModel) -> tuple[float, float]:
+    """Return what embeddings must be multiplied by before a translation model's encoder and decoder are given them.
+
+    Given ids, these models scale their embeddings; given embeddings, most leave it out. Where the embeddings scale
+    themselves (M2M100, NLLB of later releases than 4.34.0) nothing is left to do.
+    """
+    of_source, of_target = (getattr(part, "embed_scale", 1.0) for part in (model.get_encoder(), model.get_decoder()))
+    scales_what_it_is_given = model.config.model_type == "marian" and hasattr(transformers, "Cache")
+    return of_source, 1.0 if scales_what_it_is_given else of_target
+
+
 def past_length(past_key_values: Any) -> int:
     """Return the number of columns a cache holds; 0 for None.
 

@@ -127,7 +127,10 @@ def check_trunk(model: PreTrainedModel, trunk: Trunk, embeddings: Tensor, last: 
     """
     own = trunk.anatomy.trunk(inputs_embeds=embeddings, use_cache=False)[0].float()
     ours = trunk.leave(last).float().to(own.device)
-    tolerance = 1e-3 if embeddings.dtype in (torch.float32, torch.float64) else 0.1
+    # Rounded weights and states make much of the last digits, which two ways to attend do not share.
+    full = (torch.float32, torch.float64)
+    exact = all(part.dtype in full for part in (embeddings, *trunk.anatomy.trunk.parameters()))
+    tolerance = 1e-3 if exact else 0.1
     if (own - ours).norm() > tolerance * own.norm():
         raise UnsupportedModelError(
             f"{type(model).__name__} does not compute what other {trunk.anatomy.family.name} models do: "

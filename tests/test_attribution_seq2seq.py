@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import transformers
 from reference.toy_translation import KINDS, Toy, toy_translation
 
 from interpret.attribution.attribute import attribute
@@ -55,7 +56,12 @@ def embedded(toy, ids):
 def value(toy, source, decoder, target):
     """The probability of a token, by the model's own forward pass, for embeddings [1, S, D] and [1, T, D]."""
     scale = toy.model.config.d_model**0.5
-    output = toy.model(inputs_embeds=source * scale, decoder_inputs_embeds=decoder * scale)
+    of_source, of_target = scale, scale
+    if hasattr(
+        transformers, "Cache"
+    ):  # later releases than 4.34.0 scale in the embeddings, or what the decoder is given
+        of_source, of_target = (scale, 1.0) if toy.model.config.model_type == "marian" else (1.0, 1.0)
+    output = toy.model(inputs_embeds=source * of_source, decoder_inputs_embeds=decoder * of_target)
     return output.logits[0, -1].softmax(-1)[target]
 
 

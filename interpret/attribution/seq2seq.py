@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
-from interpret.anatomy import input_device, last_attention_only
+from interpret.anatomy import given_embedding_scales, input_device, last_attention_only, reporting_attention
 from interpret.attribution.languages import Languages
 from interpret.attribution.plan import Plan
 from interpret.attribution.result import Attributed, Floats, side_by_side
@@ -56,7 +56,7 @@ class TranslationStep(Step):
 
         Each head's weights sum to 1 in the source, and to 1 in what the decoder has read.
         """
-        with last_attention_only(self.model.get_decoder().layers):
+        with reporting_attention(self.model), last_attention_only(self.model.get_decoder().layers):
             output = self._decoded(self.embeddings, output_attentions=True)
         sides = zip(output.cross_attentions, output.attentions, strict=True)
         return [torch.cat([cross[0, :, -1], own[0, :, -1]], dim=1) for cross, own in sides]
@@ -64,12 +64,10 @@ class TranslationStep(Step):
     def _decoded(self, embeddings: Tensor, **options: bool) -> Any:
         """Run encoder and decoder, and return what the decoder does."""
         encoder, decoder = self.model.get_encoder(), self.model.get_decoder()
-        # Given embeddings, these models leave out the scaling they do on their own.
-        source, text = embeddings[:, : self.n_source] * encoder.embed_scale, embeddings[:, self.n_source :]
+        of_source, of_target = given_embedding_scales(self.model)
+        source, text = embeddings[:, : self.n_source] * of_source, embeddings[:, self.n_source :] * of_target
         states = encoder(inputs_embeds=source)[0]
-        return decoder(
-            inputs_embeds=text * decoder.embed_scale, encoder_hidden_states=states, use_cache=False, **options
-        )
+        return decoder(inputs_embeds=text, encoder_hidden_states=states, use_cache=False, **options)
 
 
 def translated_texts(plan: Plan, inputs: Inputs, first: int) -> list[Text]:
