@@ -306,13 +306,14 @@ def test_circuits_of_heads_are_slices_of_the_weights(family_model):
 
 
 def test_relational_subspaces_are_the_svd_of_each_qk(family_model):
-    found = relational_subspaces(family_model, 2, k=W)
+    width = head_width(family_model.config)
+    found = relational_subspaces(family_model, 2, k=width)
     top = relational_subspaces(family_model, 2, k=3)
     assert (top.values.shape, top.queries.shape, top.keys.shape) == ((H, 3), (H, D, 3), (H, D, 3))
     for head, (queries, keys, _, _) in enumerate(plain_heads(family_model, 2)):
         qk = (queries.t() @ keys).detach()
         left, values, right = torch.linalg.svd(qk)
-        torch.testing.assert_close(found.values[head], values[:W], **CLOSE)
+        torch.testing.assert_close(found.values[head], values[:width], **CLOSE)
         torch.testing.assert_close(top.values[head], values[:3], **CLOSE)
         for own, plain in ((top.queries[head], left), (top.keys[head], right.t())):
             torch.testing.assert_close((own * plain[:, :3]).sum(0).abs(), torch.ones(3), **CLOSE)

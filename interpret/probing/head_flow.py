@@ -36,7 +36,8 @@ def writing_heads(
 
     A head writes ``w = W_O z`` at each token, z being its output; the bias of the projection is no head's. Its score is
     the mean of ``norm(w)`` over all prompts and positions, in the units of the stream; with a direction d, the mean of
-    ``|w . d| / norm(d)``. Where norms stand after each sum (OPT-350m), w is what it is before them.
+    ``|w . d| / norm(d)``. Where norms stand after each sum (OPT-350m) or after the
+    attention (Gemma 2 and 3, OLMo 2), w is what it is before them.
 
     Args:
         model: what the cache is of.
