@@ -60,9 +60,10 @@ class KnowledgeProber:
                 f"k_neighbors is {k_neighbors}; layer {layer_idx} has {len(unit)} neurons, so give 2 to {len(unit) - 1}"
             )
         size = max(1, _CHUNK_BYTES // (4 * (k_neighbors * unit.shape[1] + 2 * len(unit))))
-        return torch.cat(
-            [_concentration(unit, first, first + size, k_neighbors) for first in range(0, len(unit), size)]
-        ).cpu()
+        scores = unit.new_empty(len(unit))  # filled in place: small results kept in between scatter the heap
+        for first in range(0, len(unit), size):
+            scores[first : first + size] = _concentration(unit, first, first + size, k_neighbors)
+        return scores.cpu()
 
     def knowledge_probe(
         self,
