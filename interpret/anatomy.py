@@ -297,10 +297,15 @@ def key_heads(config: Any) -> int:
 
 
 def attention_scale(attention: nn.Module, config: Any, layer: int) -> float:
-    """Return what the products of queries and keys are multiplied by; two settings of GPT-2 change the usual."""
+    """Return what the products of queries and keys are multiplied by.
+
+    Two settings of GPT-2 change the usual; torch's own attention (sdpa) leaves them away in transformers 4.57.
+    """
     own = getattr(attention, "scaling", None)
     if isinstance(own, float):
         return own
+    if getattr(config, "_attn_implementation", "eager") == "sdpa":
+        return head_width(config) ** -0.5
     scale = head_width(config) ** -0.5 if getattr(config, "scale_attn_weights", True) else 1.0
     return scale / (layer + 1) if getattr(config, "scale_attn_by_inverse_layer_idx", False) else scale
 

@@ -129,7 +129,7 @@ def generate_interpret(
     settings = _Settings(model, generation_config, kwargs)
     prompt = _generate_prompt(inputs, settings, kwargs)
     _check_decoding(prompt, settings, kwargs)
-    kwargs |= _uncompiled(settings)
+    kwargs |= _uncompiled(model)
     if not ends_in_padding(prompt.attention_mask):
         with _operate(model, insert_info, prompt):
             return model.generate(inputs, generation_config, *args, **kwargs)
@@ -362,12 +362,13 @@ def _inferred_mask(tokens: Tensor, pad: int | None, eos: int | Sequence[int] | N
     return torch.ones(tokens.shape[:2], dtype=torch.long, device=tokens.device)
 
 
-def _uncompiled(settings: _Settings) -> dict[str, Any]:
-    """Return what keeps ``generate`` from compiling the model, which it does on GPUs for static caches: hooks change.
+def _uncompiled(model: PreTrainedModel) -> dict[str, Any]:
+    """Return what keeps ``generate`` from compiling the model: what is compiled goes without our hooks.
 
-    Releases that never compile know no such setting.
+    It compiles on accelerators only, for static caches; releases that never compile know no such setting.
     """
-    return {"disable_compile": True} if hasattr(GenerationConfig(), "disable_compile") else {}
+    compiles = model.device.type != "cpu" and hasattr(GenerationConfig(), "disable_compile")
+    return {"disable_compile": True} if compiles else {}
 
 
 def _check_decoding(prompt: _Prompt, settings: _Settings, kwargs: Mapping[str, Any]) -> None:

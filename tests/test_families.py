@@ -29,11 +29,14 @@ _SKIP = pytest.mark.skip(reason=f"not part of transformers {transformers.__versi
 EVERY_KIND = pytest.mark.parametrize(
     "kind", [pytest.param(kind, marks=() if kind in KINDS else _SKIP) for kind in ALL_KINDS]
 )
-ATTENTIONS = pytest.mark.parametrize("attention", ["eager", "as opened"])
+ATTENTIONS = pytest.mark.parametrize("attention", ["eager", "sdpa"])
 
 
-def model_of(kind, attention="as opened"):
+def model_of(kind, attention=""):
+    """A model of a kind, with the attention asked for where it has it."""
     model = tiny_model(kind)
+    if attention == "sdpa" and getattr(model, "_supports_sdpa", False):
+        model.config._attn_implementation = "sdpa"
     return eager(model) if attention == "eager" else model
 
 

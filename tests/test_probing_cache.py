@@ -8,7 +8,7 @@ import transformers
 from reference.tiny import D, L, V, hooks_on, tiny_model
 from reference.toy_tokenizers import byte_level
 
-from interpret.anatomy import anatomy_of, head_width
+from interpret.anatomy import anatomy_of, base_of, head_width
 from interpret.errors import InputError, RunError, UnsupportedModelError
 from interpret.probing import cache as cache_module
 from interpret.probing.cache import ActivationCache, activation_cache
@@ -200,7 +200,7 @@ def test_the_head_is_run_only_where_logits_are_asked_for(llama):
 
 def test_the_base_model_has_everything_but_logits(family_model):
     whole = activation_cache(family_model, None, ROWS)
-    base = activation_cache(family_model.base_model, None, ROWS)
+    base = activation_cache(base_of(family_model), None, ROWS)
     assert base.names == whole.names[:-1]
     assert all(torch.equal(base[name], whole[name]) for name in base)
 
