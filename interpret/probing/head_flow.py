@@ -36,7 +36,8 @@ def writing_heads(
 
     A head writes ``w = W_O z`` at each token, z being its output; the bias of the projection is no head's. Its score is
     the mean of ``norm(w)`` over all prompts and positions, in the units of the stream; with a direction d, the mean of
-    ``|w . d| / norm(d)``. Where norms stand after each sum (OPT-350m), w is what it is before them.
+    ``|w . d| / norm(d)``. Where norms stand after the attention (Gemma, OLMo 2) or each sum (OPT-350m), w is what it
+    is before them.
 
     Args:
         model: what the cache is of.
@@ -75,10 +76,11 @@ def reading_heads(
 
     The score is that of ``composition_scores`` with the stream in place of what another head writes: the mean over all
     prompts and positions of ``norm(R x) / (norm(R) * norm(x))``, x being the stream before the layer as the norm there
-    leaves it, and R of the head ``W_QK^T`` for ``query``, ``W_QK`` for ``key`` and ``W_OV`` for ``value``, with the
-    Frobenius norm. With a direction d only the part of x along d is read: ``R (x . u) u`` with ``u = d / norm(d)``. It
-    depends neither on how weights are shared out among W_Q and W_K, or W_V and W_O, nor on the size of x: 0 for a head
-    that reads nothing of x, 1 at most, and for random x about ``1 / sqrt(D)``.
+    leaves it (as it is, where there is none), and R of the head ``W_QK^T`` for ``query``, ``W_QK`` for ``key`` and
+    ``W_OV`` for ``value``, with the Frobenius norm. With a direction d only the part of x along d is read:
+    ``R (x . u) u`` with ``u = d / norm(d)``. It depends neither on how weights are shared out among W_Q and W_K, or W_V
+    and W_O, nor on the size of x: 0 for a head that reads nothing of x, 1 at most, and for random x about
+    ``1 / sqrt(D)``.
 
     Args:
         model: what the cache is of.
