@@ -315,6 +315,12 @@ def numbered(layer: nn.Module) -> list[Any]:
     return [module for module in layer.modules() if isinstance(getattr(module, "layer_idx", None), int)]
 
 
+def kind_of_layer(layer: nn.Module) -> str | None:
+    """Return what a layer says its attention is, as in ``config.layer_types``; None where it does not."""
+    said = (getattr(module, name, None) for module in layer.modules() for name in ("attention_type", "layer_type"))
+    return next((kind for kind in said if isinstance(kind, str)), None)
+
+
 def attention_softcap(family: Family, config: Any) -> float | None:
     """Return the c of ``Family.softcap``; torch's own attention (sdpa) leaves it away."""
     if not family.softcap or getattr(config, "_attn_implementation", "eager") == "sdpa":
@@ -497,23 +503,47 @@ def reporting_attention(model: PreTrainedModel) -> Iterator[None]:
         config._attn_implementation = had
 
 
+def attention_modules(model: PreTrainedModel) -> list[nn.Module]:
+    """Return the modules whose patterns a decoder reports, layer by layer; of a translation model two a layer.
+
+    Raises:
+        UnsupportedModelError: if the model is of no known family, and no translation model.
+    """
+    if model.config.is_encoder_decoder:
+        return [part for layer in model.get_decoder().layers for part in (layer.self_attn, layer.encoder_attn)]
+    anatomy = anatomy_of(model)
+    return [layer.get_submodule(anatomy.family.attention) for layer in anatomy.layers]
+
+
 @contextmanager
-def last_attention_only(layers: Sequence[nn.Module]) -> Iterator[None]:
-    """Let layers keep the attention of the last token alone, [B, H, 1, T], in passes that ask for it without a cache.
+def last_attention_only(model: PreTrainedModel) -> Iterator[None]:
+    """Let a decoder keep the attention of the last token alone, [B, H, 1, T], in passes without a cache.
 
     A model holds the patterns of all its layers until its pass is over; whole, they grow with the square of the text.
     """
+    thread = _passing_thread()
 
-    def cut(module: nn.Module, args: tuple[Any, ...], output: Tensor | tuple[Tensor, ...]) -> Any:
-        if isinstance(output, Tensor):  # current releases take patterns from the attention itself, before this hook
-            return None
-        # Without a cache, patterns stand after the hidden states: of a text itself, and of its source if there is one.
-        return (output[0], *(pattern[:, :, -1:].clone() for pattern in output[1:]))
+    def cut(forward: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            output = forward(*args, **kwargs)
+            if _passing_thread() != thread:
+                return output
+            # Without a cache, nothing that stands beside the hidden states has four dimensions but the pattern.
+            return (output[0], *(_last_row(part) for part in output[1:]))
+
+        return run
 
     with ExitStack() as stack:
-        for layer in layers:
-            stack.callback(layer.register_forward_hook(only_in_this_thread(cut)).remove)
+        # Not by hooks: transformers 4.57 takes the patterns between a module's forward and its hooks.
+        for module in attention_modules(model):
+            stack.callback(_put_back, module, vars(module).get("forward"))
+            module.forward = cut(module.forward)
         yield
+
+
+def _last_row(part: Any) -> Any:
+    """Return a copy of the last token's attention, of a pattern [B, H, T, T]; of anything else, that itself."""
+    return part[:, :, -1:].clone() if isinstance(part, Tensor) and part.dim() == 4 else part
 
 
 @contextmanager
@@ -548,7 +578,7 @@ def checkpointed(layers: Sequence[nn.Module]) -> Iterator[None]:
 
 
 def _put_back(layer: nn.Module, own: Callable[..., Any] | None) -> None:
-    """Give a layer the forward of its class again, or one that accelerate had put on it."""
+    """Give a module the forward of its class again, or one that accelerate had put on it."""
     if own is None:
         del layer.forward
     else:

@@ -9,6 +9,7 @@ from reference.plain_attribution import N_PROMPT, PROMPT, TARGET, TOKENIZER, ids
 from reference.tiny import L, eager
 from reference.toy_tokenizers import sentence_piece
 
+from interpret.anatomy import base_of
 from interpret.attribution.attention import attention
 from interpret.attribution.attribute import attribute
 from interpret.attribution.functions import probability
@@ -40,7 +41,8 @@ def test_the_default_is_the_mean_head_of_the_last_layer(family_model):
 
 def test_no_pattern_is_kept_whole(family_model):
     kept = []
-    handle = family_model.base_model.register_forward_hook(lambda module, args, output: kept.extend(output.attentions))
+    base = base_of(family_model)
+    handle = base.register_forward_hook(lambda module, args, output: kept.extend(output.attentions))
     attention(step_of(family_model), layers=None)
     handle.remove()
     assert [pattern.shape for pattern in kept] == [(1, H, 1, len(IDS))] * L

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 from transformers.pytorch_utils import Conv1D
 
-from interpret.anatomy import anatomy_of
+from interpret.anatomy import anatomy_of, head_width, reporting_attention
 from interpret.errors import InputError
 from interpret.probing.cache import activation_cache
 from interpret.probing.composition import composition_scores, head_weights
@@ -19,7 +19,7 @@ from interpret.probing.head_flow import information_flow, reading_heads, writing
 ROWS = [[5, 6, 7, 8, 9], [20, 30], [40, 50, 60]]
 PLACES = [(prompt, position) for prompt, row in enumerate(ROWS) for position in range(len(row))]
 TEXT, IDS = "w5 w6 w7 w8 w9", torch.tensor([[5, 6, 7, 8, 9]])
-H, W = 4, D // 4
+H, W = 4, D // 4  # of Llama and GPT-2; W of others is head_width
 DIRECTION = torch.randn(D, generator=torch.Generator().manual_seed(3))
 KIND_NAMES = ["query", "key", "value"]
 
@@ -50,6 +50,7 @@ def scores_of(frame):
 @pytest.mark.parametrize("positions", [None, (-1,)])
 def test_what_heads_write_is_their_part_of_the_projection(family_model, direction, positions):
     cache = activation_cache(family_model, None, ROWS)
+    W = head_width(family_model.config)
     places = PLACES if positions is None else [(prompt, len(row) - 1) for prompt, row in enumerate(ROWS)]
     scores = scores_of(writing_heads(family_model, cache, direction=direction, positions=positions))
     for layer in range(L):
@@ -68,11 +69,11 @@ def test_what_heads_write_is_their_part_of_the_projection(family_model, directio
 def normed(model, layer, stream):
     """The stream as the attention's norm leaves it, without the norm's own weights."""
     norm = anatomy_of(model).layers[layer].get_submodule(anatomy_of(model).family.parts.attention_norm)
-    if anatomy_of(model).block == "post_norm":
+    if anatomy_of(model).block == "post_norm" or not anatomy_of(model).parts.attention_norm:
         return stream
     if isinstance(norm, nn.LayerNorm):
         return nn.functional.layer_norm(stream, (D,), eps=norm.eps)
-    return stream * torch.rsqrt(stream.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon)
+    return stream * torch.rsqrt(stream.pow(2).mean(-1, keepdim=True) + model.config.rms_norm_eps)
 
 
 @pytest.mark.parametrize("kind", KIND_NAMES)
@@ -148,9 +149,10 @@ def test_a_head_built_to_write_and_read_a_direction_ranks_first(gpt2):
 def test_flow_is_the_models_own_attention_and_what_it_carries(family_model, source, destination):
     flow = information_flow(family_model, word_tokenizer(), TEXT, source, destination)
     assert list(zip(flow.layer, flow["head"], strict=True)) == [(k, h) for k in range(L) for h in range(H)]
-    with torch.no_grad():
+    W = head_width(family_model.config)
+    with torch.no_grad(), reporting_attention(family_model):
         own = family_model(IDS, output_attentions=True).attentions
-    cache = activation_cache(family_model, None, IDS.tolist(), "v.*")
+        cache = activation_cache(family_model, None, IDS.tolist(), "v.*")
     for row in flow.itertuples():
         attention = own[row.layer][0, row.head, destination, source]
         assert row.attention == attention.item()

@@ -58,6 +58,9 @@ def plain_neurons(model, text, layer, tokenizer=TOKENIZER):
     for name in parts.activation.split("."):
         activation = getattr(activation, name)
     with torch.no_grad():
+        if parts.gate == parts.up:  # phi3: both in one projection, the gate first
+            gate, up = product(parts.up).chunk(2, dim=-1)
+            return activation(gate) * up
         if parts.gate:
             return activation(product(parts.gate)) * product(parts.up)
         return activation(product(parts.up))
@@ -94,8 +97,10 @@ def plain_scores(model, layer, k):
     """The definition, neuron by neuron."""
     block, parts = anatomy_of(model).layers[layer], anatomy_of(model).parts
     rows = []
-    for path in filter(None, (parts.up, parts.gate)):
-        weight = weight_of(block.get_submodule(path)).detach().double()
+    weights = [weight_of(block.get_submodule(path)).detach().double() for path in (parts.up, parts.gate) if path]
+    if parts.gate == parts.up:  # phi3: both in one projection
+        weights = weights[0].chunk(2)
+    for weight in weights:
         rows.append(weight / weight.norm(dim=1, keepdim=True))
     unit = torch.cat(rows, dim=1) / math.sqrt(len(rows))
     scores = []

@@ -56,7 +56,7 @@ class TranslationStep(Step):
 
         Each head's weights sum to 1 in the source, and to 1 in what the decoder has read.
         """
-        with reporting_attention(self.model), last_attention_only(self.model.get_decoder().layers):
+        with reporting_attention(self.model), last_attention_only(self.model):
             output = self._decoded(self.embeddings, output_attentions=True)
         sides = zip(output.cross_attentions, output.attentions, strict=True)
         return [torch.cat([cross[0, :, -1], own[0, :, -1]], dim=1) for cross, own in sides]

@@ -100,7 +100,7 @@ class Step:
     @torch.no_grad()
     def attentions(self) -> list[Tensor]:
         """Return where the last token of the text looks, [H, T] of each layer, on its device."""
-        with reporting_attention(self.model), last_attention_only(self.layers()):
+        with reporting_attention(self.model), last_attention_only(self.model):
             output = base_of(self.model)(inputs_embeds=self.embeddings, output_attentions=True, use_cache=False)
         return [weights[0, :, -1] for weights in output.attentions]
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.anatomy import anatomy_of
 from interpret.bench.canvas import LINES, Floats, To, canvas, heatmap, layer_axis, line_canvas, thin_ticks, written
-from interpret.errors import InputError, unknown
+from interpret.errors import InputError, UnsupportedModelError, unknown
 from interpret.plots import STYLE, shown
 from interpret.probing.cache import ActivationCache
 from interpret.probing.choices import check_holds, columns_of
@@ -246,8 +246,14 @@ def norm_figure(model: PreTrainedModel, cache: ActivationCache, *, prompt: int =
     Raises:
         InputError: for a cache that lacks what is needed, a prompt that does not exist, or another ending.
         RunError: if the file cannot be written.
+        UnsupportedModelError: for a model whose norms stand behind attention and MLP, before each sum (OLMo 2).
     """
     anatomy = anatomy_of(model)
+    if anatomy.block == "sequential" and not anatomy.family.mlp_norm:
+        raise UnsupportedModelError(
+            f"{anatomy.family.name} has no norms before attention and MLP, only of what they give before it joins the "
+            "residual stream; what enters those is no site of a cache, so norm_figure cannot draw them"
+        )
     layers = list(range(len(anatomy.layers)))
     # Title, the sites whose sum enters the norm, and the site it gives.
     norms = {

@@ -76,10 +76,11 @@ def reading_heads(
 
     The score is that of ``composition_scores`` with the stream in place of what another head writes: the mean over all
     prompts and positions of ``norm(R x) / (norm(R) * norm(x))``, x being the stream before the layer as the norm there
-    leaves it, and R of the head ``W_QK^T`` for ``query``, ``W_QK`` for ``key`` and ``W_OV`` for ``value``, with the
-    Frobenius norm. With a direction d only the part of x along d is read: ``R (x . u) u`` with ``u = d / norm(d)``. It
-    depends neither on how weights are shared out among W_Q and W_K, or W_V and W_O, nor on the size of x: 0 for a head
-    that reads nothing of x, 1 at most, and for random x about ``1 / sqrt(D)``.
+    leaves it (as it is, where there is none), and R of the head ``W_QK^T`` for ``query``, ``W_QK`` for ``key`` and
+    ``W_OV`` for ``value``, with the Frobenius norm. With a direction d only the part of x along d is read:
+    ``R (x . u) u`` with ``u = d / norm(d)``. It depends neither on how weights are shared out among W_Q and W_K, or W_V
+    and W_O, nor on the size of x: 0 for a head that reads nothing of x, 1 at most, and for random x about
+    ``1 / sqrt(D)``.
 
     Args:
         model: what the cache is of.

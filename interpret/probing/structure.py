@@ -2,7 +2,9 @@
 
 What the stack of layers does as a whole: layers that may go, or change places, at little cost hold little of their
 own. Layers stand in the model's own list, so hooks, caches of keys and values and ``generate`` go by their places in
-the block. Other threads see the change too. Shapes: L layers, D hidden width.
+the block. Where some layers see a window of the text only (Qwen 2, Gemma), a layer takes its window along. GPT-2's
+option to scale attention by the layer's number goes by the place up to transformers 4; from 5 on the scale is fixed
+when a layer is built, which takes it along, too. Other threads see the change. Shapes: L layers, D hidden width.
 """
 
 from collections import Counter
@@ -14,7 +16,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from interpret.anatomy import anatomy_of, numbered
+from interpret.anatomy import anatomy_of, kind_of_layer, numbered
 from interpret.errors import InputError
 from interpret.probing.edits import check_index
 
@@ -123,12 +125,17 @@ def _standing(model: PreTrainedModel, layers: Sequence[nn.Module]) -> Iterator[N
     """Let a model run these layers, each told its place, in the block."""
     anatomy = anatomy_of(model)
     stock = list(anatomy.layers)
-    counts = [(config, config.num_hidden_layers) for config in (model.config, anatomy.trunk.config)]
+    configs = list({id(config): config for config in (model.config, anatomy.trunk.config)}.values())
+    counts = [(config, config.num_hidden_layers) for config in configs]
+    kinds = [(config, config.layer_types) for config in configs if getattr(config, "layer_types", None) is not None]
     numbers = [(part, place, part.layer_idx) for place, layer in enumerate(layers) for part in numbered(layer)]
     try:
         _put(anatomy.layers, layers)
         for config, _ in counts:
             config.num_hidden_layers = len(layers)
+        for config, own in kinds:
+            # A layer that does not say what it is counts as what stood there.
+            config.layer_types = [kind_of_layer(layer) or own[place] for place, layer in enumerate(layers)]
         for part, place, _ in numbers:
             part.layer_idx = place
         yield
@@ -137,6 +144,8 @@ def _standing(model: PreTrainedModel, layers: Sequence[nn.Module]) -> Iterator[N
             part.layer_idx = number
         for config, count in counts:
             config.num_hidden_layers = count
+        for config, own in kinds:
+            config.layer_types = own
         _put(anatomy.layers, stock)
 
 
