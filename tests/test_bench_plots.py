@@ -24,7 +24,7 @@ from interpret import (
     residual_figure,
     trajectory_figure,
 )
-from interpret.anatomy import anatomy_of
+from interpret.anatomy import anatomy_of, reporting_attention
 from interpret.bench.canvas import SIGNED, SIZES
 from interpret.errors import InputError, RunError, UnsupportedModelError
 from interpret.probing.heads import induction_scores

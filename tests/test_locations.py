@@ -116,8 +116,9 @@ def test_scores_are_those_of_plain_autograd(opened, attributed_fn):
     grids = {grid.site: grid.effects for grid in location_grids(rows)}
     assert list(grids) == list(SITES)
     for site in SITES:
-        assert np.abs(expected[site]).max() > 1e-6
-        np.testing.assert_allclose(grids[site], expected[site], rtol=1e-4, atol=1e-9)
+        largest = np.abs(expected[site]).max()
+        assert largest > 0
+        np.testing.assert_allclose(grids[site], expected[site], rtol=1e-4, atol=1e-5 * largest)
     (p_true,), (p_false,) = {row.p_true for row in rows}, {row.p_false for row in rows}
     assert p_true == pytest.approx(p[true].item(), rel=1e-5)
     assert p_false == (pytest.approx(p[false].item(), rel=1e-5) if contrast else None)

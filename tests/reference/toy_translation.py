@@ -23,6 +23,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from interpret.anatomy import language_codes
+
 _SIZES = {
     "d_model": 16,
     "encoder_layers": 2,
@@ -64,7 +66,8 @@ def _m2m100_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def _nllb_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    return NllbTokenizer(str(folder / "spm.model"))
+    (folder / "sentencepiece.bpe.model").write_bytes(sentence_piece_model())
+    return NllbTokenizer.from_pretrained(folder)
 
 
 def _marian_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -77,7 +80,7 @@ def _marian_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 def _m2m100(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     # The languages stand behind the vocabulary, and the tokenizer of M2M100 does not count them.
-    size = max(len(tokenizer), *(number + 1 for number in tokenizer.lang_code_to_id.values()))
+    size = max(len(tokenizer), *(number + 1 for number in language_codes(tokenizer).values()))
     config = M2M100Config(vocab_size=size, decoder_start_token_id=2, **_SIZES)
     return M2M100ForConditionalGeneration(config)
 
