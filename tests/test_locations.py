@@ -118,7 +118,8 @@ def test_scores_are_those_of_plain_autograd(opened, attributed_fn):
     for site in SITES:
         largest = np.abs(expected[site]).max()
         assert largest > 0
-        np.testing.assert_allclose(grids[site], expected[site], rtol=1e-4, atol=1e-5 * largest)
+        # Two probabilities that are nearly the same leave few digits of their difference.
+        np.testing.assert_allclose(grids[site], expected[site], rtol=1e-3 if contrast else 1e-4, atol=1e-5 * largest)
     (p_true,), (p_false,) = {row.p_true for row in rows}, {row.p_false for row in rows}
     assert p_true == pytest.approx(p[true].item(), rel=1e-5)
     assert p_false == (pytest.approx(p[false].item(), rel=1e-5) if contrast else None)

@@ -22,6 +22,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.nllb.tokenization_nllb import FAIRSEQ_LANGUAGE_CODES
 
 from interpret.anatomy import language_codes
 
@@ -67,7 +68,8 @@ def _m2m100_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 def _nllb_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     (folder / "sentencepiece.bpe.model").write_bytes(sentence_piece_model())
-    return NllbTokenizer.from_pretrained(folder)
+    # As the published tokenizers, which name their languages: transformers 5 adds none of its own.
+    return NllbTokenizer.from_pretrained(folder, additional_special_tokens=FAIRSEQ_LANGUAGE_CODES)
 
 
 def _marian_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
