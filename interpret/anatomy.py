@@ -5,6 +5,7 @@ This is the only place that knows the module names of a family. To describe a ne
 apart by what they have, not by their numbers.
 """
 
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,7 +19,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.errors import InputError, UnsupportedModelError
 
@@ -393,6 +394,16 @@ def embedding_table(model: PreTrainedModel) -> Tensor:
     weight: Tensor = module.weight.detach()
     scale = getattr(module, "embed_scale", None)
     return weight if scale is None else weight * torch.as_tensor(scale).to(weight)
+
+
+def language_codes(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """Return the languages a tokenizer of M2M100 or NLLB knows, each with the token that names it."""
+    known = getattr(tokenizer, "lang_code_to_id", None)
+    if known is not None:
+        return dict(known)
+    # NLLB's of later releases than 4.34.0 has them among its special tokens.
+    codes = [token for token in tokenizer.all_special_tokens if re.fullmatch("[a-z]{3}_[A-Z][a-z]{3}", token)]
+    return dict(zip(codes, tokenizer.convert_tokens_to_ids(codes), strict=True))
 
 
 def given_embedding_scales(model: PreTrainedModel) -> tuple[float, float]:

@@ -172,20 +172,15 @@ class Whole(nn.Module):
 
 
 def captums(method, model, target, name):
-    """Captum's method for an activation; it takes no output that holds None, so a layer's is the next one's input."""
-    site, _, layer = name.partition(".")
-    if site == "resid_post":
-        module, options = site_module(model, f"resid_post.{int(layer) + 1}"), {"attribute_to_layer_input": True}
-    else:
-        module, options = site_module(model, name), {}
+    """Captum's method for an activation."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        made = method(Whole(model, target), module)
+        made = method(Whole(model, target), site_module(model, name))
 
     def attribute(x, start, **more):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = made.attribute(x, start, **options, **more)
+            found = made.attribute(x, start, **more)
         return (found[0] if isinstance(found, tuple) else found)[0].detach().numpy()
 
     return attribute

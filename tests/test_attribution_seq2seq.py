@@ -9,6 +9,7 @@ import torch
 import transformers
 from reference.toy_translation import KINDS, Toy, toy_translation
 
+from interpret.anatomy import language_codes, reporting_attention
 from interpret.attribution.attribute import attribute
 from interpret.attribution.languages import languages_of
 from interpret.attribution.seq2seq import write_translations
@@ -46,7 +47,7 @@ def source_ids(toy, text):
 
 def begin(toy):
     start = toy.model.config.decoder_start_token_id
-    return [start] if toy.source_language is None else [start, toy.tokenizer.lang_code_to_id[toy.target_language]]
+    return [start] if toy.source_language is None else [start, language_codes(toy.tokenizer)[toy.target_language]]
 
 
 def embedded(toy, ids):
@@ -138,7 +139,7 @@ def test_attention_is_the_decoders_across_and_to_itself(toy, layers, rows):
     chosen = {} if layers is None else {"layers": layers}
     one = run(toy, method="attention", heads=[0], **chosen).sequences[0]
     for step, (source, decoder, _) in enumerate(plain_steps(toy, TEXTS[0], TRANSLATIONS[0])):
-        with torch.no_grad():
+        with torch.no_grad(), reporting_attention(toy.model):
             ids = {"input_ids": torch.tensor([source]), "decoder_input_ids": torch.tensor([decoder])}
             output = toy.model(**ids, output_attentions=True)
         across, own = (
@@ -243,7 +244,7 @@ def test_start_and_end_choose_columns(toy):
 def test_the_tokenizers_languages_are_put_back():
     for kind in ("m2m100", "nllb"):
         toy = toy_translation(kind)
-        codes = list(toy.tokenizer.lang_code_to_id)
+        codes = list(language_codes(toy.tokenizer))
         toy.tokenizer.src_lang, toy.tokenizer.tgt_lang = codes[5:7]
         before = toy.tokenizer("hello").input_ids
         run(toy)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from reference.commands import run
-from reference.tiny import tiny_model
+from reference.tiny import resize_vocabulary, tiny_model
 from reference.toy_tokenizers import byte_level
 
 from interpret import locations, plots, runs
@@ -43,7 +43,7 @@ def model_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     model = tiny_model("llama")
     torch.manual_seed(0)
-    model.resize_token_embeddings(420)
+    resize_vocabulary(model, 420)
     model.save_pretrained(folder)
     byte_level().save_pretrained(folder)
     return folder

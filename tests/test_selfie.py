@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from reference.overlay import decoder_layers, reference_forward, reference_greedy
-from reference.tiny import KINDS, L, hooks_on, tiny_model
+from reference.tiny import KINDS, L, hooks_on, resize_vocabulary, tiny_model
 from reference.toy_tokenizers import byte_level, sentence_piece
 
 from interpret import readings
@@ -32,7 +32,7 @@ def speaking_model(kind: str = "llama"):
     if kind.endswith("_short_sighted"):
         model.config.sliding_window = 6
     torch.manual_seed(0)
-    model.resize_token_embeddings(420)
+    resize_vocabulary(model, 420)
     model.generation_config.eos_token_id = 1
     return model
 

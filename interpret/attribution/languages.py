@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from interpret.anatomy import language_codes
 from interpret.errors import InputError, UnsupportedModelError, unknown
 
 
@@ -82,7 +83,7 @@ def languages_of(
     if kind == "marian":
         return _marian(model, tokenizer, source, target, start)
     if kind == "m2m_100":
-        codes = tokenizer.lang_code_to_id
+        codes = language_codes(tokenizer)
         for name, code in (("source_language", source), ("target_language", target)):
             if code is None:
                 raise InputError(f"{name} is missing; give the language's code, such as {', '.join(list(codes)[:3])}")

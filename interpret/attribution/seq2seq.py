@@ -23,6 +23,7 @@ from interpret.attribution.steps import Room, Step, array, gathered_details, hea
 from interpret.attribution.targets import Inputs, Text, text_of
 from interpret.batches import pad
 from interpret.errors import InputError
+from interpret.generation import generating_by
 from interpret.memory import in_batches
 
 
@@ -126,14 +127,16 @@ def write_translations(
     config = GenerationConfig(
         max_new_tokens=new_tokens,
         do_sample=False,
+        decoder_start_token_id=begin[0],
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         suppress_tokens=[tokenizer.pad_token_id],  # padding is no text, though Marian begins with it
     )
     start = torch.tensor([begin] * len(sources), device=batch.input_ids.device)
-    output = model.generate(
-        batch.input_ids, attention_mask=batch.attention_mask, decoder_input_ids=start, generation_config=config
-    )
+    with generating_by(model, config):  # Marian's own would force an end
+        output = model.generate(
+            batch.input_ids, attention_mask=batch.attention_mask, decoder_input_ids=start, generation_config=config
+        )
     new = output[:, len(begin) :].tolist()
     end = tokenizer.eos_token_id
     return [(*begin, *(text[: text.index(end)] if end in text else text)) for text in new]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from reference.tiny import tiny_model
+from reference.tiny import resize_vocabulary, tiny_model
 from reference.toy_tokenizers import byte_level
 
 from interpret import cli
@@ -16,7 +16,7 @@ def saved_model(folder: Path, kind: str = "llama") -> Path:
     """Write a tiny model with a chat tokenizer into a folder."""
     model = tiny_model(kind)
     torch.manual_seed(0)
-    model.resize_token_embeddings(420)
+    resize_vocabulary(model, 420)
     model.config.eos_token_id = model.generation_config.eos_token_id = 1
     model.save_pretrained(folder)
     byte_level(chat=True).save_pretrained(folder)

@@ -39,8 +39,8 @@ def embeddings_of(model: PreTrainedModel, ids: list[int]) -> Tensor:
 
 
 def probability_of(model: PreTrainedModel, embeddings: Tensor, target: int) -> Tensor:
-    """[B, T, D] -> [B], by the model's own forward pass."""
-    return model(inputs_embeds=embeddings).logits[:, -1].softmax(-1)[:, target]
+    """[B, T, D] -> [B], by the model's own forward pass; with a cache, layers give and take what is no tensor."""
+    return model(inputs_embeds=embeddings, use_cache=False).logits[:, -1].softmax(-1)[:, target]
 
 
 def prefixes(text: str) -> list[tuple[list[int], int]]:

@@ -5,6 +5,7 @@ which token comes next.
 """
 
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
@@ -128,6 +129,15 @@ def tiny_model(kind: str, seed: int = 0) -> PreTrainedModel:
     assert model.get_output_embeddings().weight.shape[0] == V
     assert not model.training
     return model
+
+
+def resize_vocabulary(model: PreTrainedModel, size: int) -> None:
+    """Give a model embeddings of more tokens, drawn as those of a new model.
+
+    Current releases would draw them around the mean of the old ones, where all tokens are next to the same.
+    """
+    known = signature(model.resize_token_embeddings).parameters
+    model.resize_token_embeddings(size, **({"mean_resizing": False} if "mean_resizing" in known else {}))
 
 
 def hooks_on(model: nn.Module) -> int:

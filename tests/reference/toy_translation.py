@@ -22,6 +22,9 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.nllb.tokenization_nllb import FAIRSEQ_LANGUAGE_CODES
+
+from interpret.anatomy import language_codes
 
 _SIZES = {
     "d_model": 16,
@@ -64,7 +67,9 @@ def _m2m100_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def _nllb_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    return NllbTokenizer(str(folder / "spm.model"))
+    (folder / "sentencepiece.bpe.model").write_bytes(sentence_piece_model())
+    # As the published tokenizers, which name their languages: transformers 5 adds none of its own.
+    return NllbTokenizer.from_pretrained(folder, additional_special_tokens=FAIRSEQ_LANGUAGE_CODES)
 
 
 def _marian_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -77,7 +82,7 @@ def _marian_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 def _m2m100(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     # The languages stand behind the vocabulary, and the tokenizer of M2M100 does not count them.
-    size = max(len(tokenizer), *(number + 1 for number in tokenizer.lang_code_to_id.values()))
+    size = max(len(tokenizer), *(number + 1 for number in language_codes(tokenizer).values()))
     config = M2M100Config(vocab_size=size, decoder_start_token_id=2, **_SIZES)
     return M2M100ForConditionalGeneration(config)
 
