@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from interpret.anatomy import Anatomy, anatomy_of, keeping_activations, layer_input, only_in_this_thread
+from interpret.anatomy import Anatomy, anatomy_of, keeping_activations, layer_input
 from interpret.errors import InputError, unknown
+from interpret.passes import only_in_this_thread
 
 SITES = ("resid_pre", "attn_out", "resid_mid", "mlp_in", "mlp_out", "resid_post")
 

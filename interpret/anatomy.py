@@ -6,22 +6,20 @@ apart by what they have, not by their numbers.
 """
 
 import re
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from inspect import signature
-from threading import get_ident
 from typing import Any, Literal
 
 import torch
 import transformers
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.errors import InputError, UnsupportedModelError
+from interpret.passes import Forward, passing_thread, replaced_forwards
 
 _WINDOW_COUNTS_ITSELF = find_spec("transformers.masking_utils") is not None
 """Whether a window of w tokens holds the token itself; in transformers 4.34.0 it is w tokens beside it."""
@@ -532,106 +530,26 @@ def last_attention_only(model: PreTrainedModel) -> Iterator[None]:
 
     A model holds the patterns of all its layers until its pass is over; whole, they grow with the square of the text.
     """
-    thread = _passing_thread()
+    thread = passing_thread()
 
-    def cut(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def cut(module: nn.Module, forward: Forward) -> Forward:
         def run(*args: Any, **kwargs: Any) -> Any:
             output = forward(*args, **kwargs)
-            if _passing_thread() != thread:
+            if passing_thread() != thread:
                 return output
             # Without a cache, nothing that stands beside the hidden states has four dimensions but the pattern.
             return (output[0], *(_last_row(part) for part in output[1:]))
 
         return run
 
-    with ExitStack() as stack:
-        # Not by hooks: transformers 4.57 takes the patterns between a module's forward and its hooks.
-        for module in attention_modules(model):
-            stack.callback(_put_back, module, vars(module).get("forward"))
-            module.forward = cut(module.forward)
+    # Not by hooks: transformers 4.57 takes the patterns between a module's forward and its hooks.
+    with replaced_forwards(attention_modules(model), cut):
         yield
 
 
 def _last_row(part: Any) -> Any:
     """Return a copy of the last token's attention, of a pattern [B, H, T, T]; of anything else, that itself."""
     return part[:, :, -1:].clone() if isinstance(part, Tensor) and part.dim() == 4 else part
-
-
-@contextmanager
-def checkpointed(layers: Sequence[nn.Module]) -> Iterator[None]:
-    """Let layers keep nothing for backward but their input, in passes this thread makes inside the ``with`` block.
-
-    Backward, also after the block, runs a layer again: in the mode its modules had, with the random numbers they drew,
-    and with the hooks of this thread that are there then. Stock checkpointing asks for a model in training mode.
-    """
-    thread = _passing_thread()
-
-    def again(layer: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*args: Any, **kwargs: Any) -> Any:
-            if _passing_thread() != thread or not torch.is_grad_enabled():
-                return forward(*args, **kwargs)
-            modes = [(module, module.training) for module in layer.modules()]
-
-            def forward_as_now(*args: Any, **kwargs: Any) -> Any:
-                with _standing_in(thread), _in_modes(modes):
-                    return forward(*args, **kwargs)
-
-            return checkpoint(forward_as_now, *args, use_reentrant=False, **kwargs)
-
-        return run
-
-    with ExitStack() as stack:
-        # A layer that stands in several places is changed once.
-        for layer in {id(layer): layer for layer in layers}.values():
-            stack.callback(_put_back, layer, vars(layer).get("forward"))
-            layer.forward = again(layer, layer.forward)
-        yield
-
-
-def _put_back(layer: nn.Module, own: Callable[..., Any] | None) -> None:
-    """Give a module the forward of its class again, or one that accelerate had put on it."""
-    if own is None:
-        del layer.forward
-    else:
-        layer.forward = own
-
-
-@contextmanager
-def _in_modes(modes: Sequence[tuple[nn.Module, bool]]) -> Iterator[None]:
-    """Put modules into training or evaluation mode for the time of a ``with`` block."""
-    before = [(module, module.training) for module, _ in modes]
-    try:
-        for module, training in modes:
-            module.training = training
-        yield
-    finally:
-        for module, training in before:
-            module.training = training
-
-
-_for_thread = threading.local()
-
-
-@contextmanager
-def _standing_in(thread: int) -> Iterator[None]:
-    """Compute a pass of another thread: autograd has threads of its own."""
-    before = getattr(_for_thread, "ident", None)
-    _for_thread.ident = thread
-    try:
-        yield
-    finally:
-        _for_thread.ident = before
-
-
-def _passing_thread() -> int:
-    """Return the thread whose pass this one computes."""
-    return getattr(_for_thread, "ident", None) or get_ident()
-
-
-def only_in_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """Keep a hook from the passes other threads make through the same model."""
-    thread = _passing_thread()
-    return lambda *event: hook(*event) if _passing_thread() == thread else None
 
 
 def check_evaluating(model: PreTrainedModel) -> None:
@@ -642,15 +560,3 @@ def check_evaluating(model: PreTrainedModel) -> None:
     """
     if model.training:
         raise InputError("the model is in training mode, where dropout makes every run another: call model.eval()")
-
-
-@contextmanager
-def evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Keep a model in evaluation mode for the time of a ``with`` block, then each module in the mode it had."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

@@ -23,8 +23,9 @@ from torch.nn.functional import mse_loss
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.activations import record
-from interpret.anatomy import anatomy_of, base_of, evaluating, input_device
+from interpret.anatomy import anatomy_of, base_of, input_device
 from interpret.errors import InputError
+from interpret.passes import evaluating
 from interpret.preservation import answers
 from interpret.words import contains_words, pattern
 

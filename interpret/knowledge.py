@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import base_of, evaluating, input_device, logits_of
+from interpret.anatomy import base_of, input_device, logits_of
 from interpret.errors import InputError, unknown
 from interpret.fact_files import Fact
+from interpret.passes import evaluating
 from interpret.words import starts_with_words
 
 Rule = Literal["words", "first_token"]

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import evaluating
 from interpret.decoding import write_after
 from interpret.errors import InputError
+from interpret.passes import evaluating
 from interpret.records import Preservation
 from interpret.words import starts_with_words
 

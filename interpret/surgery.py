@@ -15,16 +15,9 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
-from interpret.anatomy import (
-    Anatomy,
-    first_column,
-    keeping_activations,
-    layer_input,
-    only_in_this_thread,
-    past_length,
-    with_layer_input,
-)
+from interpret.anatomy import Anatomy, first_column, keeping_activations, layer_input, past_length, with_layer_input
 from interpret.errors import SpecError
+from interpret.passes import only_in_this_thread
 from interpret.spec import LayerEdit, SurgeryPlan
 
 

@@ -9,19 +9,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from interpret.anatomy import (
-    Anatomy,
-    anatomy_of,
-    blank_past,
-    capped,
-    input_device,
-    layer_input,
-    logit_cap,
-    only_in_this_thread,
-)
+from interpret.anatomy import Anatomy, anatomy_of, blank_past, capped, input_device, layer_input, logit_cap
 from interpret.errors import UnsupportedModelError
 from interpret.layers import Layer, layers_of
 from interpret.linear import Module, quick
+from interpret.passes import only_in_this_thread
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from interpret.anatomy import (
     family_of,
     keeping_activations,
     layer_input,
-    only_in_this_thread,
     past_length,
     with_layer_input,
 )
 from interpret.errors import UnsupportedModelError
+from interpret.passes import only_in_this_thread
 
 
 def test_a_model_and_its_base_model_have_the_same_parts(family_model):

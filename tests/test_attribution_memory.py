@@ -14,13 +14,14 @@ from reference.tiny import D, L
 from reference.toy_translation import toy_translation
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from interpret.anatomy import anatomy_of, checkpointed
+from interpret.anatomy import anatomy_of
 from interpret.attribution.attribute import attribute
 from interpret.attribution.functions import mc_dropout_mean, probability
 from interpret.attribution.gradients import deeplift, gradient, saliency
 from interpret.attribution.methods import METHODS
 from interpret.attribution.steps import Room, Step
 from interpret.errors import InputError
+from interpret.passes import checkpointed
 from interpret.quantize import quantize_
 
 GRADIENTS = [name for name, method in METHODS.items() if method.gradients]

@@ -13,10 +13,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from interpret.anatomy import checkpointed
 from interpret.attribution.steps import Room, Step
 from interpret.errors import UnsupportedModelError
 from interpret.memory import unless_too_large
+from interpret.passes import checkpointed
 
 T = TypeVar("T")
 

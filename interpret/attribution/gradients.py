@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from interpret.anatomy import anatomy_of, only_in_this_thread
+from interpret.anatomy import anatomy_of
 from interpret.attribution.fitting import at_once, in_parts
 from interpret.attribution.steps import Baseline, Step
 from interpret.errors import InputError
+from interpret.passes import only_in_this_thread
 
 _SAME = 1e-6
 """Inputs of an activation closer than this have no slope between them worth its rounding errors."""

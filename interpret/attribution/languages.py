@@ -84,10 +84,8 @@ def languages_of(
         return _marian(model, tokenizer, source, target, start)
     if kind == "m2m_100":
         codes = language_codes(tokenizer)
-        for name, code in (("source_language", source), ("target_language", target)):
-            if code is None:
-                raise InputError(f"{name} is missing; give the language's code, such as {', '.join(list(codes)[:3])}")
-            _check(name, code, list(codes))
+        source = _given("source_language", source, list(codes))
+        target = _given("target_language", target, list(codes))
         return Languages(tokenizer, source, target, (start, codes[target]), frozenset(codes.values()))
     raise UnsupportedModelError(
         f"{kind!r} is no encoder-decoder model that can be attributed; these are: m2m_100 (M2M100, NLLB), marian"
@@ -110,6 +108,14 @@ def _marian(
         _check("target_language", target, list(codes))
     flags = tokenizer.convert_tokens_to_ids(list(codes.values()))
     return Languages(tokenizer, None, target, (start,), frozenset(flags))
+
+
+def _given(name: str, code: str | None, codes: Sequence[str]) -> str:
+    """Return the code of a language that has to be named."""
+    if code is None:
+        raise InputError(f"{name} is missing; give the language's code, such as {', '.join(codes[:3])}")
+    _check(name, code, codes)
+    return code
 
 
 def _check(name: str, code: str, codes: Sequence[str]) -> None:

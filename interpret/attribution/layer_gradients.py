@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from interpret.anatomy import Anatomy, anatomy_of, only_in_this_thread
+from interpret.anatomy import Anatomy, anatomy_of
 from interpret.attribution.fitting import at_once, in_parts
 from interpret.attribution.gradients import check_count, derivatives, quadrature, rescaled
 from interpret.attribution.steps import Baseline, Step, head, hidden_states
 from interpret.errors import InputError, unknown
+from interpret.passes import only_in_this_thread
 
 SITES = ("resid_post", "attn_out", "mlp_out")
 Tap = Callable[[Tensor], Tensor]

@@ -18,9 +18,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import Anatomy, anatomy_of, evaluating, input_device, only_in_this_thread
+from interpret.anatomy import Anatomy, anatomy_of, input_device
 from interpret.batches import pad
 from interpret.errors import InputError, unknown
+from interpret.passes import evaluating, only_in_this_thread
 from interpret.probing.cache import token_rows
 
 Granularity = Literal["layer", "component"]

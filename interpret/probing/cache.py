@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import base_of, evaluating, input_device
+from interpret.anatomy import base_of, input_device
 from interpret.batches import Batch, pad
 from interpret.errors import InputError, UnsupportedModelError, unknown
+from interpret.passes import evaluating
 from interpret.probing.cache_files import Folder, load, start
 from interpret.probing.sites import LOGITS, recording, select_names
 

@@ -13,16 +13,9 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from interpret.anatomy import (
-    anatomy_of,
-    first_column,
-    keeping_activations,
-    layer_input,
-    only_in_this_thread,
-    past_length,
-    with_layer_input,
-)
+from interpret.anatomy import anatomy_of, first_column, keeping_activations, layer_input, past_length, with_layer_input
 from interpret.errors import InputError
+from interpret.passes import only_in_this_thread
 
 Edit = Callable[[Tensor, int], Tensor]
 """Takes what enters a module, [B, T, width], and the column of the padded batch its first token stands in; returns

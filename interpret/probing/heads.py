@@ -15,16 +15,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import (
-    anatomy_of,
-    evaluating,
-    input_device,
-    layer_input,
-    only_in_this_thread,
-    reporting_attention,
-)
+from interpret.anatomy import anatomy_of, input_device, layer_input, reporting_attention
 from interpret.batches import position_ids
 from interpret.errors import InputError, UnsupportedModelError
+from interpret.passes import evaluating, only_in_this_thread
 from interpret.probing.edits import Edit, check_index, editing
 
 Head = tuple[int, int]

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
-from interpret.anatomy import anatomy_of, evaluating, input_device, layer_input, only_in_this_thread
+from interpret.anatomy import anatomy_of, input_device, layer_input
 from interpret.batches import pad
 from interpret.errors import InputError, UnsupportedModelError, unknown
+from interpret.passes import evaluating, only_in_this_thread
 from interpret.probing.edits import check_index, editing
 
 Token = int | Literal["last", "mean", "max"]

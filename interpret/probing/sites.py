@@ -33,8 +33,9 @@ from transformers import PreTrainedModel
 
 from interpret import activations
 from interpret.activations import record
-from interpret.anatomy import Anatomy, Fused, anatomy_of, key_heads, layer_input, only_in_this_thread
+from interpret.anatomy import Anatomy, Fused, anatomy_of, key_heads, layer_input
 from interpret.errors import InputError, unknown
+from interpret.passes import only_in_this_thread
 
 SITES = (
     "resid_pre", "attn_in", "q", "k", "v", "heads", "attn_out",

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import evaluating
 from interpret.chat import as_it_is, wrap
 from interpret.errors import InputError, unknown
 from interpret.facts import Prompt
+from interpret.passes import evaluating
 from interpret.probing.edits import check_index
 from interpret.probing.neurons import count_neurons, run_neurons
 from interpret.spans import TokenisedPrompt, tokenise

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from interpret.activations import record
-from interpret.anatomy import Anatomy, anatomy_of, layer_input, only_in_this_thread, with_layer_input
+from interpret.anatomy import Anatomy, anatomy_of, layer_input, with_layer_input
 from interpret.errors import UnsupportedModelError
 from interpret.memory import is_out_of_memory
+from interpret.passes import only_in_this_thread
 from interpret.sweep.cells import Cell
 from interpret.sweep.metrics import Metric, read
 
