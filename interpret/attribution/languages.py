@@ -88,6 +88,7 @@ def languages_of(
             if code is None:
                 raise InputError(f"{name} is missing; give the language's code, such as {', '.join(list(codes)[:3])}")
             _check(name, code, list(codes))
+        assert target is not None
         return Languages(tokenizer, source, target, (start, codes[target]), frozenset(codes.values()))
     raise UnsupportedModelError(
         f"{kind!r} is no encoder-decoder model that can be attributed; these are: m2m_100 (M2M100, NLLB), marian"
