@@ -102,10 +102,10 @@ def test_every_row_is_what_full_passes_give(kind, settings):
         ids, p_with, p_without = reference_reading(model, template, state, settings, settings.insertion_layer)
         assert row.interpretation == ids
         assert row.interpretation_text == tokenizer.decode(ids)
-        assert row.interpretation_prob == pytest.approx(p_with, abs=1e-6)
-        assert row.probability_without_insertion == pytest.approx(p_without, abs=1e-6)
+        assert row.interpretation_prob == pytest.approx(p_with, abs=5e-6)
+        assert row.probability_without_insertion == pytest.approx(p_without, abs=5e-6)
         signed = [one - other for one, other in zip(p_with, p_without, strict=True)]
-        assert row.signed_relevancy == pytest.approx(signed, abs=1e-6)
+        assert row.signed_relevancy == pytest.approx(signed, abs=5e-6)
         assert row.interpretation_weights == [abs(value) for value in row.signed_relevancy]
         assert all(0 <= p <= 1 for p in row.interpretation_prob + row.probability_without_insertion)
         texts.add(row.interpretation_text)
