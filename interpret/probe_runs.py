@@ -12,7 +12,7 @@ from interpret.chat import MODEL_TEMPLATE, as_it_is, wrap
 from interpret.errors import InputError
 from interpret.facts import Prompt
 from interpret.probing.cache import activation_cache
-from interpret.probing.heads import attention_patterns, induction_scores
+from interpret.probing.heads import attention_patterns, check_looks_back, induction_scores
 from interpret.probing.lenses import logit_lens
 from interpret.probing.logit_attribution import logit_attribution
 from interpret.records import HeadView, LensReading, LogitShare
@@ -138,6 +138,7 @@ def heads_probe(model: PreTrainedModel, top: int) -> Probe:
 
 
 def _heads(model: PreTrainedModel, induction: list[list[float]], top: int, asked: Probed) -> list[HeadView]:
+    check_looks_back(asked.tokens.text, len(asked.tokens.ids))
     ids = torch.tensor([list(asked.tokens.ids)], device=input_device(model))
     found = []
     for layer, pattern in attention_patterns(model, ids).items():

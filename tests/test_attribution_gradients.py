@@ -234,11 +234,16 @@ def model_for_quantising(kind):
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 @pytest.mark.parametrize(("bits", "cosine"), [(8, 0.99), (4, 0.75)])
 @pytest.mark.parametrize("method", ["input_x_gradient", "layer_gradient_x_activation", "integrated_gradients"])
-def test_gradients_come_through_quantised_weights(kind, bits, cosine, method):
+@pytest.mark.parametrize(
+    "device",
+    ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))],
+)
+def test_gradients_come_through_quantised_weights(kind, bits, cosine, method, device):
     options = {"method": method, "attributed_fn": "logit"} | (
         {"baseline": "mean"} if method == "integrated_gradients" else {}
     )
-    models = quantize_(model_for_quantising(kind), bits), model_for_quantising(kind)
+    # Full precision stays on the CPU, so that the device is compared, too.
+    models = quantize_(model_for_quantising(kind), bits, device=device).to(device), model_for_quantising(kind)
     quantised, plain = (attribute(model, TOKENIZER, PROMPT, TARGET, **options).sequences[0] for model in models)
     for key, values in quantised.parts().items():
         found, expected = (torch.tensor(of[:N_PROMPT, 0]).flatten() for of in (values, plain.parts()[key]))

@@ -286,6 +286,14 @@ def test_a_prompt_with_nothing_to_list_is_dropped_by_name(folder, examples, tmp_
     assert {row.name for row in runs.read_table(tmp_path / "run", LensReading)} == {"raw_1"}
 
 
+def test_a_prompt_of_one_token_shows_nothing_of_heads(folder, tmp_path, capsys):
+    entries = [{"prompt": text, "category": "raw", "raw": True} for text in ("e", TEXT)]
+    path = json_file(tmp_path / "examples.json", {"examples": entries})
+    assert probe("heads", folder, tmp_path / "run", "--examples", path) == 3
+    assert "raw_1: not probed: 'e' is a single token, which can look at itself alone" in capsys.readouterr().err
+    assert {row.name for row in runs.read_table(tmp_path / "run", HeadView)} == {"raw_2"}
+
+
 @pytest.mark.parametrize(
     ("kind", "more", "says"),
     [

@@ -184,6 +184,10 @@ ERRORS = [
         "source 3 comes after destination 1: no token looks at later ones",
     ),
     (lambda m: information_flow(m, word_tokenizer(), "w5", 0, 1), "'w5' has no token 1: it is 1 token long"),
+    (
+        lambda m: information_flow(m, word_tokenizer(), "w5", 0, 0),
+        "'w5' is a single token, which can look at itself alone: give a longer text",
+    ),
     (lambda m: information_flow(m, word_tokenizer(), "w5 w6", -3, 1), "'w5 w6' has no token -3: it is 2 tokens long"),
     (
         lambda m: reading_heads(m, held(m), "keys"),

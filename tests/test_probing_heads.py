@@ -519,6 +519,10 @@ ERRORS = [
     ),
     (lambda m: top_attended(m, word_tokenizer(), "w5", [(0, 0)], k=0), "k is 0: ask for at least one token"),
     (
+        lambda m: top_attended(m, word_tokenizer(), "w5", [(0, 0)]),
+        "'w5' is a single token, which can look at itself alone: give a longer text",
+    ),
+    (
         lambda m: induction_scores(m, n_tokens=96),
         "4 sequences of 96 tokens: give at least 1 sequence, and 2 to 95 tokens",
     ),

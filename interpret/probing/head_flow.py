@@ -19,7 +19,7 @@ from interpret.errors import InputError
 from interpret.probing.cache import ActivationCache
 from interpret.probing.choices import check_holds, columns_of
 from interpret.probing.composition import Kind, check_kind, grams, head_weights, product_norm
-from interpret.probing.heads import attention_patterns
+from interpret.probing.heads import attention_patterns, check_looks_back
 from interpret.probing.logit_attribution import head_writes
 from interpret.probing.sites import recording
 
@@ -133,11 +133,12 @@ def information_flow(
         destination. Attention alone can be large where next to nothing is carried (Kobayashi et al. 2020).
 
     Raises:
-        InputError: for a token the prompt has not, or a source after the destination.
+        InputError: for a token the prompt has not, a prompt of one token, or a source after the destination.
         UnsupportedModelError: for attention that never holds its probabilities, such as flash attention.
     """
     ids = tokenizer(prompt)["input_ids"]
     source, destination = (_position(prompt, len(ids), position) for position in (source, destination))
+    check_looks_back(prompt, len(ids))
     if source > destination:
         raise InputError(f"source {source} comes after destination {destination}: no token looks at later ones")
     anatomy, n_heads = anatomy_of(model), model.config.num_attention_heads

@@ -109,7 +109,7 @@ def top_attended(
         k: how many; all it sees, where they are fewer.
 
     Raises:
-        InputError: for a layer or head outside the model, a token the text has not, or k below 1.
+        InputError: for a layer or head outside the model, a token the text has not, a text of one token, or k below 1.
     """
     check_heads(model, heads)
     ids = tokenizer(text)["input_ids"]
@@ -117,6 +117,7 @@ def top_attended(
         raise InputError(f"k is {k}: ask for at least one token")
     if not -len(ids) <= position < len(ids):
         raise InputError(f"{text!r} has no token {position}: it is {len(ids)} token{'s'[: len(ids) != 1]} long")
+    check_looks_back(text, len(ids))
     position %= len(ids)
     patterns = attention_patterns(model, torch.tensor([ids]), layers=sorted({layer for layer, _ in heads}))
     found = []
@@ -125,6 +126,16 @@ def top_attended(
         for rank, (value, at) in enumerate(zip(top.values.tolist(), top.indices.tolist(), strict=True), start=1):
             found.append(Attended(layer, head, position, rank, at, tokenizer.decode([ids[at]]), value))
     return found
+
+
+def check_looks_back(text: str, n_tokens: int) -> None:
+    """Refuse a text in which no token has another to look at.
+
+    Raises:
+        InputError: for a single token.
+    """
+    if n_tokens == 1:
+        raise InputError(f"{text!r} is a single token, which can look at itself alone: give a longer text")
 
 
 def head_outputs(
