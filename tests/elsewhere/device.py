@@ -82,6 +82,8 @@ class elsewhere(TorchDispatchMode):  # noqa: N801
 def _run(operation: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     asked = kwargs.get("device")
     device = torch.device(asked) if asked is not None else _meeting_place(operation, args, kwargs)
+    if device.type != ELSEWHERE.type and not any(isinstance(leaf, _Lying) for leaf in tree_leaves((args, kwargs))):
+        return operation(*args, **kwargs)
     generator = kwargs.get("generator")
     if generator is not None and generator.device.type != device.type:
         raise RuntimeError(f"Expected a {device.type!r} device type for generator but found {generator.device.type!r}")
