@@ -1,7 +1,7 @@
 """``interpret probe lens``, ``logits`` and ``heads``: prompts in, what the parts of a model hold and write out."""
 
-from collections.abc import Iterable, Sequence
-from itertools import groupby
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -54,14 +54,14 @@ def lens_command(
     opened = loading.open(model)
     asked = {"command": "probe lens", "tokens": tokens, "top": top, "chat_template": chat_template}
     read = lens_probe(opened.model, opened.tokenizer, top)
-    if rows := _rows(output, LensReading, opened, read, asked, examples):
+    for rows in islice(_probed(output, LensReading, opened, read, asked, examples), 1):
         _show_lens(rows)
     tell_counts(PROBING, output)
 
 
 def _show_lens(rows: Sequence[LensReading]) -> None:
-    """Show what one state after the other says, at the first token that was read."""
-    first = [row for row in rows if (row.name, row.position) == (rows[0].name, rows[0].position)]
+    """Show what one state of a prompt after the other says, at the first token that was read."""
+    first = [row for row in rows if row.position == rows[0].position]
     followed = [key for key in ("target", "foil") if any(row.followed == key for row in first)]
     cells = []
     for layer, of_layer in groupby(first, key=lambda row: row.layer):
@@ -91,8 +91,8 @@ def logits_command(
     """
     opened = loading.open(model)
     asked = {"command": "probe logits", "chat_template": chat_template}
-    if rows := _rows(output, LogitShare, opened, logits_probe(opened.model, opened.tokenizer), asked, examples):
-        _show_logits(rows)
+    read = logits_probe(opened.model, opened.tokenizer)
+    _show_logits(chain.from_iterable(_probed(output, LogitShare, opened, read, asked, examples)))
     tell_counts(PROBING, output)
 
 
@@ -102,6 +102,8 @@ def _show_logits(rows: Iterable[LogitShare]) -> None:
     for row in rows:
         found.setdefault((row.component, row.layer, row.head), []).append(row.share - (row.foil_share or 0))
     means = sorted(((sum(shares) / len(shares), part) for part, shares in found.items()), reverse=True)
+    if not means:
+        return
     show_table(
         "What adds most to the logit of the answer (less that of the foil, where there is one), mean of prompts:",
         ("component", "layer", "head", "share"),
@@ -128,14 +130,15 @@ def heads_command(
     """
     opened = loading.open(model)
     asked = {"command": "probe heads", "tokens": tokens, "top": top, "chat_template": chat_template}
-    if rows := _rows(output, HeadView, opened, heads_probe(opened.model, top), asked, examples):
-        _show_heads(rows)
+    _show_heads(chain.from_iterable(_probed(output, HeadView, opened, heads_probe(opened.model, top), asked, examples)))
     tell_counts(PROBING, output)
 
 
 def _show_heads(rows: Iterable[HeadView]) -> None:
     """Show the heads that do most of an induction head's work."""
     best = sorted({(row.induction_score, row.layer, row.head) for row in rows}, reverse=True)
+    if not best:
+        return
     show_table(
         "The heads that look most for what came after the present token before, on random tokens:",
         ("layer", "head", "induction score"),
@@ -143,8 +146,10 @@ def _show_heads(rows: Iterable[HeadView]) -> None:
     )
 
 
-def _rows(output: Path, record: type[R], opened: Opened, read: Probe, asked: dict[str, Any], examples: Path) -> list[R]:
-    """Probe the prompts of a file, and return the rows."""
+def _probed(
+    output: Path, record: type[R], opened: Opened, read: Probe, asked: dict[str, Any], examples: Path
+) -> Iterator[list[R]]:
+    """Probe the prompts of a file, and return the rows of each."""
     where = {key: asked[key] for key in ("tokens", "chat_template") if key in asked}
     prompts = probed_prompts(opened.tokenizer, load_examples(examples), **where)
     do_units(
@@ -156,4 +161,4 @@ def _rows(output: Path, record: type[R], opened: Opened, read: Probe, asked: dic
         identity={**opened.identity, **asked, "examples_sha256": provenance.file_sha256(examples)},
         circumstances={**opened.circumstances, "examples": str(examples)},
     )
-    return runs.read_table(output, record)
+    return runs.read_units(output, record)

@@ -137,7 +137,7 @@ def selfie_command(
         output,
         Interpretation,
         written,
-        units=list(counts),
+        units=[source.prompt.name for source in planned],
         identity={**opened.identity, **asked, "interpretation_prompts": reading.words},
         circumstances=opened.circumstances | circumstances,
         count=lambda units: sum(counts[name] for name in units),
@@ -165,21 +165,25 @@ def _write(run: runs.Run, records: Iterator[Interpretation], counts: Mapping[str
 
 def _show(folder: Path) -> None:
     """Say where the table is, show its first rows, and fail if rows did."""
-    records = runs.read_table(folder, Interpretation)
+    first: list[Interpretation] = []
+    count = failed = 0
+    for records in runs.read_units(folder, Interpretation):
+        first += records[: MOST_SHOWN - len(first)]
+        count += len(records)
+        failed += sum(record.kind == "failed" for record in records)
     table = Table()
     for heading in ("prompt", "layer", "token"):
         table.add_column(heading, min_width=8, no_wrap=True)
     table.add_column("interpretation", width=max(20, out.width - 55), no_wrap=True)
     table.add_column("gain", no_wrap=True)
-    for record in records[:MOST_SHOWN]:
+    for record in first:
         where = ["control", ""] if record.layer_idx is None else [str(record.layer_idx), record.current_token]
         gain = "" if record.gain_over_nothing is None else f"{record.gain_over_nothing:+.2f}"
         cells = [record.name, *where, " ".join(record.interpretation_text.split()), gain]
         table.add_row(*map(escape, cells))
     out.print(table)
     out.print("gain: how much likelier the text is than with nothing inserted, in nats a token")
-    tell_rows(folder, len(records))
-    failed = sum(record.kind == "failed" for record in records)
+    tell_rows(folder, count)
     if failed:
         raise InterpretError(
             f"{failed} states were not finite and have empty rows of the kind 'failed'; try --dtype float32"
