@@ -317,7 +317,10 @@ ALIGN = "say which are held against which, with --align, such as 0:0,1:0 (token 
         (["--foil", "Rome", "--attributed-fn", "logit"], "nothing reads the contrast: ask for 'contrast_prob_diff'"),
         (["--attributed-fn", "contrast_prob_diff"], "there is no foil to hold it against; give one, with --foil"),
         (["--target", "the city", "--foil", "extra cheese pizza"], f"the foil has 3 tokens, the target 2: {ALIGN}"),
-        (["--source-language", "en"], "source_language and target_language are for translation models; leave them out"),
+        (
+            ["--source-language", "en"],
+            "--source-language and --target-language are for translation models; leave them out",
+        ),
         (["--examples", "x.json"], "give --prompt with a text, or --examples with a file of prompts"),
     ],
 )

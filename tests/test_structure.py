@@ -38,6 +38,7 @@ LAYERS = [
         "facts",
         "linear",
         "memory",
+        "pages",
         "provenance",
         "quantize",
         "selectors",

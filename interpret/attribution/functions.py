@@ -17,7 +17,7 @@ from interpret.errors import InputError, unknown
 Aggregate = Literal["sum", "mean", "product"]
 AGGREGATES = ("sum", "mean", "product")
 Contrast = Literal["same_context", "own_prefix"]
-CONTRASTS = ("same_context", "own_prefix")
+CONTRASTS: tuple[Contrast, ...] = ("same_context", "own_prefix")
 
 
 @dataclass(frozen=True)
