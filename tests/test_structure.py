@@ -27,7 +27,7 @@ TOP = Path(__file__).parents[1]
 PACKAGE = TOP / "interpret"
 # A module imports only from layers strictly below its own; docs/architecture.md tells each module's job.
 LAYERS = [
-    {"errors", "passes", "records"},
+    {"errors", "passes", "precision", "records"},
     {
         "anatomy",
         "averaging",
