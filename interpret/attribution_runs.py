@@ -119,7 +119,8 @@ def _alignment_by_option() -> Iterator[None]:
     except UnalignedError as error:
         raise InputError(
             f"the foil has {error.n_foil_steps} tokens, the target {error.n_steps}: say which are held against which, "
-            "with --align, such as 0:0,1:0 (token of the target, token of the foil)"
+            "with --align, such as 0:0,1:0 (token of the target, token of the foil), or hold only the first tokens "
+            "against each other, with --steps 0:1"
         ) from None
 
 

@@ -169,7 +169,7 @@ def test_a_foil_of_another_length_needs_an_alignment():
         attributed(**options)
     assert str(error.value) == (
         "contrast_targets[0] has 1 tokens after the prompt, the text 2: say which are held against which, as in "
-        "alignment=[[(0, 0)]], pairs (step, step of the contrast)"
+        "alignment=[[(0, 0)]], pairs (step, step of the contrast), or attribute the first alone, with end=1"
     )
     model = wide_model("llama")
     found = attributed(model, alignment=[[(0, 0), (1, 0)]], **options).step_scores["contrast_prob_diff"]
@@ -178,6 +178,32 @@ def test_a_foil_of_another_length_needs_an_alignment():
     p_foil = last_logits(model, first).softmax(-1)[foil]
     assert found[0] == pytest.approx((last_logits(model, first).softmax(-1)[target] - p_foil).item(), rel=1e-3)
     assert found[1] == pytest.approx((last_logits(model, second).softmax(-1)[other] - p_foil).item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("contrast", ["same_context", "own_prefix"])
+def test_the_first_tokens_of_texts_of_different_lengths_are_a_pair(contrast):
+    options = {"attributed_fn": "contrast_prob_diff", "contrast": contrast, "contrast_targets": SHORT}
+    found = attributed(end=1, **options)
+    ids, target = prefixes(TARGET)[0]
+    p = last_logits(wide_model("llama"), ids).softmax(-1)
+    (value,) = found.step_scores["contrast_prob_diff"]
+    assert value == pytest.approx((p[target] - p[ids_of(SHORT)[-1]]).item(), rel=1e-3)
+    np.testing.assert_array_equal(found.scores, attributed(alignment=[[(0, 0)]], end=1, **options).scores)
+
+
+def test_a_prompt_that_ends_in_the_middle_of_a_token_is_told():
+    with pytest.raises(InputError) as error:
+        attribute(wide_model("llama"), TOKENIZER, f"{PROMPT} ", TARGET)
+    assert str(error.value) == (
+        "targets[0] 'The Eiffel Tower is in the city' does not extend its prompt 'The Eiffel Tower is in ': its tokens "
+        "do not begin with the prompt's. End the prompt with a whole word, without a space after it"
+    )
+
+
+@pytest.mark.parametrize("prompt", [None, [3, 1]])
+def test_a_prompt_that_is_no_text_is_told(prompt):
+    with pytest.raises(InputError, match=r"^prompts\[0\] is .*; give a text$"):
+        attribute(wide_model("llama"), TOKENIZER, [prompt])
 
 
 @pytest.mark.parametrize(
@@ -306,9 +332,14 @@ CONTRAST = {"attributed_fn": "contrast_prob_diff"}
     [
         (
             {"targets": "Paris"},
-            "targets[0] 'Paris' does not extend its prompt 'The Eiffel Tower is in': its tokens do not begin with the "
-            "prompt's. Give the prompt and what follows it as one text, and end the prompt with a whole word, without "
-            "a space after it",
+            "targets[0] 'Paris' does not begin with its prompt 'The Eiffel Tower is in': give both as one text, as "
+            "'The Eiffel Tower is in Paris'",
+        ),
+        ({"targets": [None]}, "targets[0] is None; give a text"),
+        ({"targets": f"{PROMPT}{' the city' * 40}"}, "targets[0] has 85 tokens, more than the 64 this model reads"),
+        (
+            {"targets": None, "max_new_tokens": 64},
+            "prompts[0] has 5 tokens; with 64 new ones it exceeds the 64 this model reads",
         ),
         (
             {"targets": PROMPT},

@@ -297,6 +297,7 @@ def test_another_method_is_another_run(model_folder, tmp_path, capsys):
 
 
 ALIGN = "say which are held against which, with --align, such as 0:0,1:0 (token of the target, token of the foil)"
+FIRST = "or hold only the first tokens against each other, with --steps 0:1"
 
 
 @pytest.mark.parametrize(
@@ -331,7 +332,8 @@ def test_a_users_mistake_is_one_message_and_exit_code_2(model_folder, tmp_path, 
 
 def test_an_alignment_of_what_is_written_is_asked_for_by_its_option(model_folder, capsys):
     assert one(model_folder, "--foil", "extra cheese pizza", "--new-tokens", "1") == 2
-    assert f"the foil has 3 tokens, the target 1: {ALIGN}" in capsys.readouterr().err
+    assert f"the foil has 3 tokens, the target 1: {ALIGN}, {FIRST}" in capsys.readouterr().err
+    assert one(model_folder, "--foil", "extra cheese pizza", "--new-tokens", "1", "--steps", "0:1") == 0
 
 
 def test_a_file_that_is_there_is_refused_before_any_work(model_folder, tmp_path, capsys):

@@ -47,7 +47,8 @@ def attribute(
             prompts are sources, and whose targets are translations alone. It is left as it is, and no gradient on it.
         tokenizer: its tokenizer.
         prompts: one, or several; they are read as they are, with the special tokens the tokenizer adds.
-        targets: for each prompt, the prompt and what follows it as one text. None: what the model writes, greedily.
+        targets: for each prompt, the prompt and what follows it as one text. None: what the model writes, greedily,
+            without the token that ends its text.
         method: one of ``list_methods()``.
         attributed_fn: what is attributed, one of ``list_step_functions()``.
         contrast_targets: for each prompt, the prompt and the foil as one text.
@@ -55,7 +56,7 @@ def attribute(
             ``own_prefix``: after the foil's own beginning; input methods then follow the embeddings of what both
             texts begin with into both, layer methods those of the text alone.
         alignment: for each prompt, pairs (step, step of the foil), steps counted from 0 after the prompt; needed
-            where text and foil differ in length.
+            where text and foil differ in length, unless ``end`` leaves the first step alone.
         step_scores: functions that are reported of each step, beside the attributed one.
         layers: of layer methods: names as in ``record``, of ``resid_post``, ``attn_out`` and ``mlp_out``; a site
             alone for all layers, a number for all sites of a layer, None for everything. Of ``attention``: a number, a
