@@ -431,6 +431,45 @@ def test_a_function_without_a_gradient_is_told():
         del FUNCTIONS["cut"]
 
 
+@pytest.mark.usefixtures("_own_function")
+def test_a_function_can_be_registered_again_as_by_a_cell_that_is_run_twice():
+    def another(reading):
+        return reading.logits[:, 4]
+
+    with pytest.raises(InputError, match=r"^there is a step function 'third' already; choose another name, or give ov"):
+        register_step_function(another, "third")
+    register_step_function(another, "third", overwrite=True)
+    (ids, _), *_ = prefixes(TARGET)
+    found = attributed(step_scores="third").step_scores
+    assert list(found) == ["probability", "third"], "one name alone is a list of it"
+    assert found["third"][0] == pytest.approx(last_logits(wide_model("llama"), ids)[4].item(), rel=1e-4)
+    with pytest.raises(InputError, match=r"^there is a step function 'logit' already; choose another name$"):
+        register_step_function(another, "logit", overwrite=True)
+
+
+@pytest.mark.usefixtures("_own_function")
+@pytest.mark.parametrize(
+    ("fn", "found"),
+    [
+        (lambda reading: reading.logits.max().item(), r"-?\d.*"),
+        (lambda reading: reading.logits.softmax(-1)[0, reading.target], r"a tensor of shape \[\]"),
+        (lambda reading: reading.logits[:, reading.foil], r"a tensor of shape \[1, 1, 450\]"),
+    ],
+)
+@pytest.mark.parametrize("method", ["input_x_gradient", "occlusion"])
+def test_a_function_that_does_not_give_a_value_a_row_is_told(fn, found, method):
+    register_step_function(fn, "third", overwrite=True)
+    with pytest.raises(InputError, match=rf"^step function 'third' returned {found}; expected a tensor of shape \[1\]"):
+        attributed(attributed_fn="third", method=method)
+
+
+@pytest.mark.parametrize("fn", [lambda reading, power=2: reading.logits, lambda reading, *, power: reading.logits])
+def test_an_option_that_could_not_be_given_is_told(fn):
+    with pytest.raises(InputError, match=r"^step function 'raised' has the parameter 'power'; options are keyword-only"):
+        register_step_function(fn, "raised")
+    assert "raised" not in FUNCTIONS
+
+
 def test_a_name_is_registered_once():
     with pytest.raises(InputError, match=r"^there is a step function 'logit' already; choose another name$"):
         register_step_function(lambda reading: reading.logits[:, 0], "logit")

@@ -30,7 +30,7 @@ def attribute(
     contrast_targets: str | Sequence[str] | None = None,
     contrast: Contrast | None = None,
     alignment: Sequence[Alignment] | None = None,
-    step_scores: Sequence[str] = (),
+    step_scores: str | Sequence[str] = (),
     layers: Sequence[int | str] | str | int | None = None,
     start: int | None = None,
     end: int | None = None,
