@@ -465,7 +465,9 @@ def test_a_function_that_does_not_give_a_value_a_row_is_told(fn, found, method):
 
 @pytest.mark.parametrize("fn", [lambda reading, power=2: reading.logits, lambda reading, *, power: reading.logits])
 def test_an_option_that_could_not_be_given_is_told(fn):
-    with pytest.raises(InputError, match=r"^step function 'raised' has the parameter 'power'; options are keyword-only"):
+    with pytest.raises(
+        InputError, match=r"^step function 'raised' has the parameter 'power'; options are keyword-only"
+    ):
         register_step_function(fn, "raised")
     assert "raised" not in FUNCTIONS
 
