@@ -57,6 +57,7 @@ with warnings.catch_warnings():
     from interpret.location_tables import LocationGrid, location_averages, location_grids, location_summary
     from interpret.locations import locate_facts
     from interpret.models import load
+    from interpret.plots import average_figure, prompt_figure
     from interpret.preservation import accuracy, answers, preservation
     from interpret.probing.cache import ActivationCache, activation_cache
     from interpret.probing.composition import (
@@ -162,6 +163,7 @@ __all__ = [
     "attribute",
     "average",
     "average_buckets",
+    "average_figure",
     "bucket_means",
     "check_module_names",
     "composition_scores",
@@ -200,6 +202,7 @@ __all__ = [
     "plan_sources",
     "preservation",
     "profile",
+    "prompt_figure",
     "query_key_figure",
     "rank_correlation",
     "read_answer",

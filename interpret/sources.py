@@ -70,7 +70,8 @@ def plan_sources(
     for index, prompt in enumerate(prompts):
         if isinstance(prompt, str):
             raise InputError(
-                f"prompts[{index}] is the text {prompt!r}; make it a Prompt(name, text), with raw=True to be read as it is"
+                f"prompts[{index}] is the text {prompt!r}; make it a Prompt(name, text), "
+                "with raw=True to be read as it is"
             )
         try:
             chat_text = as_it_is(prompt.text) if prompt.raw else wrap(tokenizer, prompt.text, chat_template)
