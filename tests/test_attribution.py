@@ -189,6 +189,8 @@ def test_the_first_tokens_of_texts_of_different_lengths_are_a_pair(contrast):
     (value,) = found.step_scores["contrast_prob_diff"]
     assert value == pytest.approx((p[target] - p[ids_of(SHORT)[-1]]).item(), rel=1e-3)
     np.testing.assert_array_equal(found.scores, attributed(alignment=[[(0, 0)]], end=1, **options).scores)
+    assert found.foil_tokens == ("Ġextra",)
+    assert attributed().foil_tokens is None
 
 
 def test_a_prompt_that_ends_in_the_middle_of_a_token_is_told():

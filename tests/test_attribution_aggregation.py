@@ -113,6 +113,12 @@ def test_a_letter_of_sentence_piece_in_bytes_stays_in_its_word():
     assert found.tokens == ("▁M<0xC3><0xBC>", "▁Paris")
 
 
+def test_foils_are_merged_with_their_steps():
+    found = attribution(one(foil_tokens=("▁Ro", "me"))).aggregate(subwords=True).sequences[0]
+    assert (found.tokens[found.start :], found.foil_tokens) == (("▁Paris",), ("▁Rome",))
+    assert attribution(one()).aggregate(subwords=True).sequences[0].foil_tokens is None
+
+
 def test_words_of_the_source_are_merged_too():
     extra = {"source_tokens": ("▁a", "b", "▁c"), "source_ids": (1, 2, 3), "source_scores": np.ones((3, 2))}
     found = attribution(one(**extra)).aggregate(subwords=True).sequences[0]

@@ -175,6 +175,7 @@ def _merged(one: Attributed, rows: Ranges, source: Ranges | None, aggregates: di
             for name, values in one.step_scores.items()
         },
         details={},
+        foil_tokens=one.foil_tokens and tuple(_joined(one.foil_tokens, columns)),
         source_tokens=one.source_tokens and tuple(_joined(one.source_tokens, source)),
         source_ids=one.source_ids and tuple(_joined_ids(one.source_ids, source)),
     )

@@ -13,7 +13,16 @@ from interpret.attribution.languages import languages_of
 from interpret.attribution.plan import Plan, plan_attribution
 from interpret.attribution.result import Attributed, Attribution, Floats, side_by_side
 from interpret.attribution.seq2seq import attributed_translation, translated_texts
-from interpret.attribution.steps import Room, Step, array, embed, gathered_details, head, hidden_states
+from interpret.attribution.steps import (
+    Room,
+    Step,
+    array,
+    embed,
+    foil_tokens,
+    gathered_details,
+    head,
+    hidden_states,
+)
 from interpret.attribution.targets import Alignment, Inputs, Text, one_for_each, texts_of
 from interpret.errors import InputError
 from interpret.memory import unless_too_large
@@ -162,6 +171,7 @@ def attributed(plan: Plan, text: Text) -> Attributed:
         layer_scores=layer_scores,
         step_scores=step_scores,
         details=gathered_details(steps),
+        foil_tokens=foil_tokens(steps),
     )
 
 

@@ -41,6 +41,8 @@ class Attributed:
     """[G] under the name of each function that was asked for, and of the attributed one; units are in the info."""
     details: dict[str, Floats] = field(default_factory=dict)
     """[G] of what a method says about itself, such as the quality of a fit; NaN at steps it says nothing about."""
+    foil_tokens: tuple[str, ...] | None = None
+    """[G] what each attributed token is held against; None without a contrast."""
     source_tokens: tuple[str, ...] | None = None
     """[S]; None for decoder-only models, as the next two."""
     source_ids: tuple[int, ...] | None = None
