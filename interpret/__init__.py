@@ -31,6 +31,7 @@ with warnings.catch_warnings():
     )
     from interpret.bench.profiling import Profiled, profile
     from interpret.buckets import average_buckets, bucket_means, token_buckets
+    from interpret.chat import chat_text
     from interpret.configs import TraceConfig, load_config
     from interpret.control import read_answer, reinforcement_control, supervised_control, word_scorer
     from interpret.errors import (
@@ -165,6 +166,7 @@ __all__ = [
     "average_buckets",
     "average_figure",
     "bucket_means",
+    "chat_text",
     "check_module_names",
     "composition_scores",
     "deleted_layers",

@@ -33,6 +33,7 @@ from interpret import (
     register_step_function,
 )
 from interpret.attribution.functions import FUNCTIONS
+from interpret.attribution.methods import METHODS
 from interpret.decoding import write_after
 
 
@@ -392,6 +393,12 @@ def test_texts_that_do_not_fit_are_found_before_anything_is_attributed():
         attribute(model, TOKENIZER, [PROMPT] * 3, [TARGET, TARGET, "Paris"], batch_size=1)
     handle.remove()
     assert not passes
+
+
+@pytest.mark.parametrize("name", list_methods())
+def test_every_option_of_a_method_is_told(name):
+    told = attribute.__doc__.partition("**options:")[2].partition("Returns:")[0]
+    assert all(f"``{option}``" in told for option in METHODS[name].options())
 
 
 def test_no_prompt_is_told():

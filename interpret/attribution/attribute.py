@@ -55,7 +55,8 @@ def attribute(
         model: a causal LM of a known family, in evaluation mode, also a quantised one; or M2M100, NLLB or Marian, whose
             prompts are sources, and whose targets are translations alone. It is left as it is, and no gradient on it.
         tokenizer: its tokenizer.
-        prompts: one, or several; they are read as they are, with the special tokens the tokenizer adds.
+        prompts: one, or several; they are read as they are, with the special tokens the tokenizer adds. Of a chat
+            model ``chat_text`` makes them.
         targets: for each prompt, the prompt and what follows it as one text. None: what the model writes, greedily,
             without the token that ends its text.
         method: one of ``list_methods()``.
@@ -78,7 +79,13 @@ def attribute(
         source_language: of translation models but Marian: the code of the language of the prompts, such as ``en`` or
             ``eng_Latn``.
         target_language: of translation models that write several languages: the code of the one to write.
-        **options: of the method and of the functions, such as ``n_steps`` or ``n_mcd_steps``.
+        **options: of the method and of the functions. ``integrated_gradients``, also at layers: ``n_steps``,
+            ``baseline``; ``deeplift``, also at layers: ``baseline``; ``gradient_shap``: ``n_samples``, ``noise``,
+            ``baseline``, ``seed``; ``attention``: ``heads``, ``aggregate_layers``, ``aggregate_heads``; ``occlusion``:
+            ``window``, ``baseline``; ``lime``: ``n_samples``, ``mask_probability``, ``kernel_width``, ``penalty``,
+            ``baseline``, ``seed``; functions with dropout: ``n_mcd_steps``, ``seed``. ``info.options`` of what is
+            returned has their values. ``layer_integrated_gradients`` takes ``n_steps`` passes for each step and
+            activation: name few ``layers``.
 
     Returns:
         One entry a prompt; scores are signed, and those of gradient methods still have a width, see ``aggregate``.
