@@ -211,6 +211,7 @@ def token_scores(question: Question, found: Attribution) -> list[TokenScore]:
                     step=step,
                     step_position=column,
                     step_token=one.tokens[column],
+                    foil_token="" if one.foil_tokens is None else one.foil_tokens[step],
                     value=float(one.step_scores[attributed_fn][step]),
                     activation=activation,
                     position=position,
