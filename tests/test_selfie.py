@@ -259,6 +259,18 @@ def test_a_selector_that_does_not_fit_names_the_prompt(selectors, message):
         plan_sources(speaking_model(), byte_level(chat=True), PROMPTS, **selectors)
 
 
+def test_selectors_may_be_lists_and_prompts_are_made_in_one_line():
+    options = {"model": speaking_model(), "tokenizer": byte_level(chat=True)}
+    prompts = [Prompt("mine", "extra cheese pizza", raw=True)]
+    (listed,) = plan_sources(**options, prompts=prompts, layers=[1, -1], tokens=[0, -1])
+    (worded,) = plan_sources(**options, prompts=prompts, layers="1,-1", tokens="0,-1")
+    assert listed == worded
+    assert [layer for layer, _ in listed.pairs] == [1, 1, 4, 4]
+    message = "prompts[0] is the text 'cheese'; make it a Prompt(name, text), with raw=True to be read as it is"
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        plan_sources(**options, prompts=["cheese"])
+
+
 def test_what_is_longer_than_the_models_context_is_refused_by_name():
     model, tokenizer = speaking_model("gpt2"), byte_level(chat=True)
     message = "prompt long_1 has 100 tokens; with 4 new ones it exceeds the model's 64"

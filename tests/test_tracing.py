@@ -114,6 +114,10 @@ def test_the_mediators_of_one_call_are_those_of_single_calls():
     assert not any(np.allclose(scores[i], scores[j], rtol=1e-3) for i in range(5) for j in range(i))
 
 
+def test_what_is_printed_of_a_trace_is_short():
+    assert "array" not in repr(traced())
+
+
 def test_windows_have_ten_layers_by_default():
     whole = traced(mediator="mlp_window")
     np.testing.assert_allclose(whole.scores, traced(mediator="mlp_window", window=10).scores)

@@ -18,6 +18,7 @@ from interpret.attribution.functions import (
     StepFunction,
     attributed_function,
     step_functions,
+    value_of,
 )
 from interpret.attribution.gradients import check_count
 from interpret.attribution.languages import Languages
@@ -59,7 +60,7 @@ def plan_attribution(
     attributed_fn: str,
     contrast: Contrast | None,
     with_foils: bool,
-    step_scores: Sequence[str],
+    step_scores: str | Sequence[str],
     layers: Sequence[int | str] | str | int | None,
     start: int | None,
     end: int | None,
@@ -81,7 +82,8 @@ def plan_attribution(
     chosen, name = METHODS[method], attributed_function(attributed_fn)
     if layers is not None and "layers" in chosen.options():  # of attention, which has its own way to choose them
         options, layers = {**options, "layers": layers}, None
-    functions = {one: FUNCTIONS[one] for one in dict.fromkeys([name, *step_functions(step_scores)])}
+    reported = [step_scores] if isinstance(step_scores, str) else step_scores
+    functions = {one: FUNCTIONS[one] for one in dict.fromkeys([name, *step_functions(reported)])}
     check_count("batch_size", batch_size)
     check_count("max_new_tokens", max_new_tokens)
     if languages is not None:
@@ -94,7 +96,8 @@ def plan_attribution(
     if chosen.layers and functions[name].dropout:
         raise InputError(f"{name!r} runs the model again; layer methods see one pass, so attribute another function")
     own = _given(chosen.options(), options)
-    bound = {one: partial(each.fn, **_given(each.options(), options)) for one, each in functions.items()}
+    own_of = {one: _given(each.options(), options) for one, each in functions.items()}
+    bound = {one: partial(value_of, partial(each.fn, **own_of[one]), one) for one, each in functions.items()}
     info = AttributionInfo(
         method=method,
         attributed_fn=name,
@@ -104,7 +107,7 @@ def plan_attribution(
         step_aggregates={one: each.aggregate for one, each in functions.items()},
         model=model.config.name_or_path or type(model).__name__,
         tokenizer=tokenizer.name_or_path or type(tokenizer).__name__,
-        options=_plain(own | {key: value for each in bound.values() for key, value in each.keywords.items()}),
+        options=_plain(own | {key: value for each in own_of.values() for key, value in each.items()}),
     )
     return Plan(
         model=model,
