@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from interpret.errors import InputError, unknown
 from interpret.sweep import Cell, Metric, Pin, Site, grid, sweep
 from interpret.trace_inputs import Target, TraceInputs, TraceSettings, trace_inputs
+from interpret.trace_tables import TraceGrid
 
 Floats = NDArray[np.float64]
 Mediator = Literal["hidden", "attn_severed", "mlp_severed", "attn_window", "mlp_window"]
@@ -96,6 +97,27 @@ class TraceResult:
         """[T, L], the standard deviation of the indirect effect over noise samples; NaN for a single one."""
         effects = self.sample_scores - self.sample_lows[:, None, None]
         return effects.std(axis=0, ddof=1) if len(effects) > 1 else np.full(effects.shape[1:], np.nan)
+
+    def grid(self, name: str = "trace") -> TraceGrid:
+        """Return the trace as tables and figures take it, such as ``prompt_figure([result.grid()])``.
+
+        Args:
+            name: what the prompt is called there.
+        """
+        return TraceGrid(
+            name=name,
+            prompt="".join(self.tokens),
+            answer=self.answer,
+            mediator=self.mediator,
+            tokens=self.tokens,
+            subject_span=self.subject_span,
+            p_clean=self.high,
+            p_corrupted=self.low,
+            scores=self.scores,
+            effects=self.indirect_effects,
+            spread=self.spread,
+            exact=self.exact,
+        )
 
 
 def trace(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -114,6 +115,7 @@ def attribute(
         max_new_tokens=max_new_tokens,
         languages=languages_of(model, tokenizer, source_language, target_language),
         options=options,
+        arguments=signature(attribute).parameters,
     )
     inputs = one_for_each(prompts, targets, contrast_targets, alignment)
     return Attribution(list(attributions(plan, inputs)), plan.info)

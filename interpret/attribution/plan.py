@@ -1,7 +1,8 @@
 """What is to be done with each input of an attribution: checked once, before anything runs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
@@ -68,11 +69,13 @@ def plan_attribution(
     max_new_tokens: int,
     options: Mapping[str, Any],
     languages: Languages | None = None,
+    arguments: Collection[str] = (),
 ) -> Plan:
     """Check what does not depend on an input.
 
     The arguments are those of ``attribute.attribute``; ``with_foils`` tells whether there are contrast targets,
-    ``languages`` is what ``languages_of`` says of the model, and ``options`` are those of the method and the functions.
+    ``languages`` is what ``languages_of`` says of the model, ``options`` are those of the method and the functions, and
+    ``arguments`` the names an unknown option may have been meant for.
 
     Raises:
         InputError: for an argument that is wrong or does not fit the others, or a model that is not ready.
@@ -89,7 +92,7 @@ def plan_attribution(
     if languages is not None:
         _check_translating(method, chosen, functions)
     _check_contrast(functions, contrast, with_foils)
-    _check_options(method, chosen, functions, options)
+    _check_options(method, chosen, functions, options, arguments)
     _check_model(model, chosen)
     if layers is not None and not chosen.layers:
         raise InputError(f"method {method!r} does not read layers; leave layers out, or use a layer method")
@@ -164,12 +167,19 @@ def _check_contrast(functions: Mapping[str, StepFunction], contrast: str | None,
 
 
 def _check_options(
-    name: str, method: Method, functions: Mapping[str, StepFunction], options: Mapping[str, Any]
+    name: str,
+    method: Method,
+    functions: Mapping[str, StepFunction],
+    options: Mapping[str, Any],
+    arguments: Collection[str],
 ) -> None:
     known = list(method.options())
     known += [option for each in functions.values() for option in each.options()]
     for option in options:
         if option not in known:
+            near = get_close_matches(option, arguments, n=1)
+            if near and not get_close_matches(option, known):
+                raise InputError(f"unknown argument {option!r}; did you mean {near[0]!r}?")
             allowed = unknown("option", option, dict.fromkeys(known)) if known else f"unknown option {option!r}"
             raise InputError(f"method {name!r}: {allowed}" + ("" if known else "; it has none"))
 
