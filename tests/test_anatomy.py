@@ -12,7 +12,6 @@ from transformers import BertConfig, BertModel, LlamaForSequenceClassification
 from interpret.anatomy import (
     FAMILIES,
     anatomy_of,
-    family_of,
     keeping_activations,
     layer_input,
     past_length,
@@ -68,7 +67,7 @@ def test_an_unknown_family_is_refused_by_name():
         "docs/architecture.md, 'Describing another family', shows how in ten lines"
     )
     with pytest.raises(UnsupportedModelError, match=f"^{re.escape(message)}$"):
-        family_of(model)
+        anatomy_of(model)
 
 
 def test_a_part_of_a_model_is_no_model(llama):
