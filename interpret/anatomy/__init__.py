@@ -3,7 +3,7 @@
 This is the only place that knows the module names of a family and, beside ``generation``, releases of transformers.
 They are told apart by what they have, not by their numbers. ``families`` is the table, ``found`` holds a row against a
 model. ``attention`` and ``ends`` read what a layer's attention, the embeddings and the head compute with; ``patterns``,
-``caches`` and ``calls`` are about passes, ``translation`` is about models of encoder and decoder.
+``caches`` and ``calls`` are about passes, ``opening`` is about files, ``translation`` about encoders with decoders.
 """
 
 from interpret.anatomy.attention import (
@@ -28,6 +28,7 @@ from interpret.anatomy.calls import (
 from interpret.anatomy.ends import capped, embedding_table, logit_cap, logits_of
 from interpret.anatomy.families import FAMILIES, Block, Family, Fused, Parts, Rotary, register_family
 from interpret.anatomy.found import Anatomy, anatomy_of, base_of
+from interpret.anatomy.opening import loading_arguments, reads_gguf
 from interpret.anatomy.patterns import last_attention_only, reporting_attention
 from interpret.anatomy.translation import given_embedding_scales, language_codes
 
@@ -58,10 +59,12 @@ __all__ = [
     "language_codes",
     "last_attention_only",
     "layer_input",
+    "loading_arguments",
     "logit_cap",
     "logits_of",
     "numbered",
     "past_length",
+    "reads_gguf",
     "register_family",
     "reporting_attention",
     "rotation",
