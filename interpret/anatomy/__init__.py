@@ -3,7 +3,8 @@
 This is the only place that knows the module names of a family and, beside ``generation``, releases of transformers.
 They are told apart by what they have, not by their numbers. ``families`` is the table, ``found`` holds a row against a
 model. ``attention`` and ``ends`` read what a layer's attention, the embeddings and the head compute with; ``patterns``,
-``caches`` and ``calls`` are about passes, ``opening`` is about files, ``translation`` about encoders with decoders.
+``caches`` and ``calls`` are about passes, ``settings`` about ``generate``, ``opening`` about files and
+``translation`` about encoders with decoders.
 """
 
 from interpret.anatomy.attention import (
@@ -30,6 +31,7 @@ from interpret.anatomy.families import FAMILIES, Block, Family, Fused, Parts, Ro
 from interpret.anatomy.found import Anatomy, anatomy_of, base_of
 from interpret.anatomy.opening import loading_arguments, reads_gguf
 from interpret.anatomy.patterns import last_attention_only, reporting_attention
+from interpret.anatomy.settings import GenerateSettings, generating_by, uncompiled
 from interpret.anatomy.translation import given_embedding_scales, language_codes
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "Block",
     "Family",
     "Fused",
+    "GenerateSettings",
     "Parts",
     "Rotary",
     "anatomy_of",
@@ -50,6 +53,7 @@ __all__ = [
     "check_evaluating",
     "embedding_table",
     "first_column",
+    "generating_by",
     "given_embedding_scales",
     "head_width",
     "input_device",
@@ -68,6 +72,7 @@ __all__ = [
     "register_family",
     "reporting_attention",
     "rotation",
+    "uncompiled",
     "window_of",
     "with_layer_input",
 ]

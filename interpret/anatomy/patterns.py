@@ -16,7 +16,7 @@ def reporting_attention(model: PreTrainedModel) -> Iterator[None]:
     """Let a model compute its attention so that the probabilities exist, for the time of a ``with`` block."""
     config = model.config
     had = getattr(config, "_attn_implementation", "eager")
-    if had != "sdpa":
+    if had in ("eager", None):  # any other way never holds them
         yield
         return
     config._attn_implementation = "eager"
