@@ -19,6 +19,7 @@ setup(
     # transformers_files goes along as data beside install_patch.py, so that the console command finds it.
     packages=[
         "interpret",
+        "interpret.anatomy",
         "interpret.attribution",
         "interpret.bench",
         "interpret.cli",
