@@ -15,7 +15,13 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
-from interpret.anatomy import given_embedding_scales, input_device, last_attention_only, reporting_attention
+from interpret.anatomy import (
+    generating_by,
+    given_embedding_scales,
+    input_device,
+    last_attention_only,
+    reporting_attention,
+)
 from interpret.attribution.languages import Languages
 from interpret.attribution.plan import Plan
 from interpret.attribution.result import Attributed, Floats, side_by_side
@@ -23,7 +29,6 @@ from interpret.attribution.steps import Room, Step, array, foil_tokens, gathered
 from interpret.attribution.targets import Inputs, Text, text_of
 from interpret.batches import pad
 from interpret.errors import InputError
-from interpret.generation import generating_by
 from interpret.memory import in_batches
 
 
