@@ -14,11 +14,12 @@ from reference.plain_attribution import PROMPT, TARGET, TOKENIZER, ids_of, prefi
 from reference.toy_tokenizers import byte_level, sentence_piece
 from torch import Tensor
 
+from interpret.attribution import masked as masked_texts
+from interpret.attribution import perturbation
 from interpret.attribution.attribute import attribute
 from interpret.attribution.functions import Reading, contrast_prob_diff, logit, probability
 from interpret.attribution.lime import fit_ridge, proximity, token_masks
 from interpret.attribution.masked import masked_values
-from interpret.attribution.perturbation import lime, occlusion
 from interpret.attribution.steps import Foil, Step
 from interpret.errors import InputError
 
@@ -28,6 +29,14 @@ BASELINES = ("zero", "mean", "unk", 7)
 
 def step_of(model, ids=IDS, target=11, function: Callable[[Reading], Tensor] = logit, foil=None, batch_size=3):
     return Step(model, sentence_piece(), ids, target, foil, function, batch_size)
+
+
+def occlusion(step: Step, **options) -> Tensor:
+    return perturbation.occlusion([step], **options)[0]
+
+
+def lime(step: Step, **options) -> Tensor:
+    return perturbation.lime([step], **options)[0]
 
 
 def whole_pass(step: Step, embeddings: Tensor) -> Tensor:
@@ -93,7 +102,7 @@ def test_any_masks_give_what_whole_passes_give(rows, kind, batch_size):
     with torch.no_grad():
         texts = torch.where(masked[:, :, None], replacement, step.embeddings)
         expected = torch.stack([whole_pass(step, one[None]) for one in texts])
-    torch.testing.assert_close(masked_values(step, masked, replacement).float(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(masked_values([step], masked, replacement)[:, 0].float(), expected, rtol=1e-5, atol=1e-5)
 
 
 class _Lent(dict):
@@ -113,17 +122,20 @@ class _Lent(dict):
 MODELS = _Lent()
 
 
+def columns_of_layers(llama, work):
+    """How many tokens are sent through each layer."""
+    columns = []
+    handle = llama.model.layers[0].mlp.act_fn.register_forward_hook(
+        lambda module, args, output: columns.append(output.shape[:-1].numel())
+    )
+    work()
+    handle.remove()
+    return sum(columns)
+
+
 def test_only_what_follows_the_first_masked_token_is_computed(llama):
     """The text's own pass and its check, and the rests of the text itself (one token) and of the masked ones."""
-    columns = 0
-
-    def count(module, args, output):
-        nonlocal columns
-        columns += output.shape[:-1].numel()
-
-    handle = llama.model.layers[0].mlp.act_fn.register_forward_hook(count)
-    occlusion(step_of(llama, batch_size=100))
-    handle.remove()
+    columns = columns_of_layers(llama, lambda: occlusion(step_of(llama, batch_size=100)))
     T = len(IDS)
     rests = sum(range(1, T + 1)) + 1
     assert columns == 2 * T + rests
@@ -134,7 +146,7 @@ def test_equal_masks_are_computed_once(llama):
     step = step_of(llama, function=lambda reading: seen.append(len(reading.logits)) or logit(reading), batch_size=100)
     masked = torch.zeros(40, len(IDS), dtype=torch.bool)
     masked[1::2, 3] = True
-    values = masked_values(step, masked, step.baseline("zero"))
+    values = masked_values([step], masked, step.baseline("zero"))[:, 0]
     assert seen == [2]
     assert values[::2].unique().numel() == values[1::2].unique().numel() == 1
     assert values[0] != values[1]
@@ -162,6 +174,70 @@ def test_a_contrast_is_followed_into_the_foils_text(llama, prefix):
             torch.testing.assert_close(found[token].float(), expected[0], rtol=1e-5, atol=1e-5)
 
 
+def steps_of(model, lengths, **options):
+    """Steps of one text, each with the first tokens of it before its own."""
+    return [step_of(model, ids=IDS[:length], target=11 + length, **options) for length in lengths]
+
+
+@pytest.mark.parametrize("prefix", [None, (1, 5, 9, 71, 3)])
+@pytest.mark.parametrize("window", [1, 3])
+def test_steps_together_are_what_each_is_alone(family_model, window, prefix):
+    """Windows that reach over the end of a step's text are not its own."""
+    options = {"function": contrast_prob_diff, "foil": Foil(3, prefix), "batch_size": 100}
+    found = perturbation.occlusion(steps_of(family_model, (3, 4, 7, 8), **options), window=window)
+    for scores, step in zip(found, steps_of(family_model, (3, 4, 7, 8), **options), strict=True):
+        torch.testing.assert_close(scores, occlusion(step, window=window), rtol=1e-5, atol=1e-6)
+
+
+def test_lime_of_steps_together_is_what_each_is_alone(family_model):
+    together, alone = (steps_of(family_model, (2, 5, 8)) for _ in range(2))
+    for scores, ours, step in zip(perturbation.lime(together, n_samples=50), together, alone, strict=True):
+        torch.testing.assert_close(scores, lime(step, n_samples=50), rtol=1e-4, atol=1e-5)
+        assert ours.details["r2"] == pytest.approx(step.details["r2"], rel=1e-4)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    rows=st.lists(st.lists(st.booleans(), min_size=8, max_size=8), min_size=1, max_size=12),
+    lengths=st.sets(st.integers(1, 8), min_size=1).map(sorted),
+    kind=st.sampled_from(["llama", "mistral", "gpt2"]),
+    batch_size=st.integers(1, 5),
+)
+def test_any_masks_give_all_steps_what_whole_passes_give(rows, lengths, kind, batch_size):
+    steps = steps_of(MODELS[kind], lengths, batch_size=batch_size)
+    masked = torch.tensor(rows)[:, : lengths[-1]]
+    found = masked_values(steps, masked, steps[-1].baseline("mean"))
+    assert found.shape == (len(rows), len(lengths))
+    for number, step in enumerate(steps):
+        own, replacement = masked[:, : len(step.ids)], step.baseline("mean")
+        with torch.no_grad():
+            texts = torch.where(own[:, :, None], replacement, step.embeddings)
+            expected = torch.stack([whole_pass(step, one[None]) for one in texts])
+        torch.testing.assert_close(found[:, number].float(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_masked_text_is_read_once_for_all_steps(llama):
+    rows = []
+    hook = llama.lm_head.register_forward_hook(lambda module, args, output: rows.append(output[..., 0].numel()))
+    columns = columns_of_layers(llama, lambda: perturbation.occlusion(steps_of(llama, (4, 6, 8), batch_size=100)))
+    hook.remove()
+    # The text's own pass and its check; the rest of the text itself from the first step's end, and those of 8 masks.
+    assert columns == 2 * 8 + 5 + sum(range(1, 9))
+    # A mask counts for the steps that come after it; the text itself for all.
+    assert sum(rows) == (4 + 6 + 8) + 3
+
+
+def test_many_steps_go_through_the_head_in_parts(llama, monkeypatch):
+    expected = perturbation.occlusion(steps_of(llama, range(1, 9)))
+    monkeypatch.setattr(masked_texts, "HEAD_ROWS", 5)
+    rows = []
+    hook = llama.lm_head.register_forward_hook(lambda module, args, output: rows.append(len(output)))
+    found = perturbation.occlusion(steps_of(llama, range(1, 9)))
+    hook.remove()
+    assert max(rows) <= 5
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("window", [0, 9, -1])
 def test_a_window_that_does_not_fit_is_refused(llama, window):
     step = step_of(llama)
@@ -178,8 +254,11 @@ def test_a_window_that_does_not_fit_is_refused(llama, window):
 class AdditiveStep(Step):
     """A function that adds up what each token is worth, beside a model that cannot be taken apart."""
 
-    def logits(self, embeddings: Tensor) -> Tensor:
-        return embeddings.sum((1, 2))[:, None]
+    def states(self, embeddings: Tensor) -> Tensor:
+        return embeddings.cumsum(1)
+
+    def head(self, states: Tensor) -> Tensor:
+        return states
 
 
 class Additive:
@@ -265,15 +344,13 @@ def test_lime_depends_on_its_seed_alone(llama):
 
 
 def test_lime_never_masks_special_tokens(llama, monkeypatch):
-    import interpret.attribution.perturbation as module
-
     seen = []
 
-    def spied(step, masked, replacement):
+    def spied(steps, masked, replacement):
         seen.append(masked)
-        return masked_values(step, masked, replacement)
+        return masked_values(steps, masked, replacement)
 
-    monkeypatch.setattr(module, "masked_values", spied)
+    monkeypatch.setattr(perturbation, "masked_values", spied)
     step = step_of(llama)
     special = [True, False, False, False, False, False, True, False]  # <s> and </s>
     assert step.special.tolist() == special

@@ -187,8 +187,7 @@ def attributed(plan: Plan, text: Text) -> Attributed:
 def _scores(plan: Plan, text: Text, steps: Sequence[Step]) -> tuple[Floats | None, dict[str, Floats]]:
     n_tokens = len(text.ids)
     if not plan.method.layers:
-        found = [array(plan.method.fn(step, **plan.method_options)) for step in steps]
-        return side_by_side(found, n_tokens), {}
+        return side_by_side(plan.method.scores(steps, plan.method_options), n_tokens), {}
     of_steps = plan.method.fn(steps, plan.layers, **plan.method_options)
     return None, {name: side_by_side([array(of[name]) for of in of_steps], n_tokens) for name in plan.layers}
 

@@ -23,9 +23,12 @@ class LimeFit:
 
 
 def token_masks(n_samples: int, n_features: int, mask_probability: float, seed: int) -> Tensor:
-    """Draw which tokens are there: [N, F] of 0 (masked) and 1 (there); the first row is the whole input."""
+    """Draw which tokens are there: [N, F] of 0 (masked) and 1 (there); the first row is the whole input.
+
+    Of more features, the first ones are drawn alike.
+    """
     generator = torch.Generator().manual_seed(seed)
-    masks = (torch.rand(n_samples, n_features, generator=generator) >= mask_probability).double()
+    masks = (torch.rand(n_features, n_samples, generator=generator).T >= mask_probability).double()
     masks[0] = 1
     return masks
 

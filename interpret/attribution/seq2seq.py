@@ -25,7 +25,7 @@ from interpret.anatomy import (
 from interpret.attribution.languages import Languages
 from interpret.attribution.plan import Plan
 from interpret.attribution.result import Attributed, Floats, side_by_side
-from interpret.attribution.steps import Room, Step, array, foil_tokens, gathered_details, head
+from interpret.attribution.steps import Room, Step, foil_tokens, gathered_details, head
 from interpret.attribution.targets import Inputs, Text, text_of
 from interpret.batches import pad
 from interpret.errors import InputError
@@ -51,10 +51,14 @@ class TranslationStep(Step):
         """Return the layers of encoder and decoder."""
         return [*self.model.get_encoder().layers, *self.model.get_decoder().layers]
 
-    def logits(self, embeddings: Tensor) -> Tensor:
-        """Return the logits of the next token, [B, S + T, D] -> [B, V], float32 at least."""
-        logits = head(self.model, self._decoded(embeddings)[0][:, -1])  # the head reads one column only
-        return logits + getattr(self.model, "final_logits_bias", 0)  # Marian's
+    def states(self, embeddings: Tensor) -> Tensor:
+        """Return what the head reads after each token of the decoder, [B, S + T, D] -> [B, T, D]."""
+        states: Tensor = self._decoded(embeddings)[0]
+        return states
+
+    def head(self, states: Tensor) -> Tensor:
+        """Return the logits for such states, [..., D] -> [..., V], float32 at least."""
+        return head(self.model, states) + getattr(self.model, "final_logits_bias", 0)  # Marian's
 
     @torch.no_grad()
     def attentions(self) -> list[Tensor]:
@@ -168,7 +172,7 @@ def attributed_translation(plan: Plan, text: Text) -> Attributed:
     ]
     step_scores = _step_scores(plan, steps)
     with torch.enable_grad():
-        scores = [array(plan.method.fn(step, **plan.method_options)) for step in steps]  # [S + T_t, ...] each
+        scores = plan.method.scores(steps, plan.method_options)  # [S + T_t, ...] each
     source, target = text.ids[:n_source], text.ids[n_source:]
     return Attributed(
         tokens=tuple(plan.tokenizer.convert_ids_to_tokens(list(target))),

@@ -95,7 +95,15 @@ class Step:
 
     def logits(self, embeddings: Tensor) -> Tensor:
         """Return the logits of the next token after embeddings of any text, [B, T, D] -> [B, V]."""
-        return next_logits(self.model, embeddings)
+        return self.head(self.states(embeddings)[:, -1])  # the head reads one column only
+
+    def states(self, embeddings: Tensor) -> Tensor:
+        """Return what the head reads after each token that is read in order, [B, T, D], without padding."""
+        return hidden_states(self.model, embeddings)
+
+    def head(self, states: Tensor) -> Tensor:
+        """Return the logits for such states, [..., D] -> [..., V], float32 at least."""
+        return head(self.model, states)
 
     @torch.no_grad()
     def attentions(self) -> list[Tensor]:
@@ -167,11 +175,6 @@ def embed(model: PreTrainedModel, ids: Sequence[int]) -> Tensor:
     """Return the word embeddings of one text, [1, T, D], without a graph."""
     with torch.no_grad():
         return model.get_input_embeddings()(torch.tensor([list(ids)], device=input_device(model)))
-
-
-def next_logits(model: PreTrainedModel, embeddings: Tensor) -> Tensor:
-    """Return the logits of the next token, [B, T, D] -> [B, V], float32 at least; the head reads one column only."""
-    return head(model, hidden_states(model, embeddings)[:, -1])
 
 
 def hidden_states(model: PreTrainedModel, embeddings: Tensor) -> Tensor:
