@@ -1,41 +1,62 @@
-"""What gradient x activation of every layer costs: a forward and a backward pass a layer against one for all.
+"""What attributions cost that share their passes, against each with passes of its own.
 
 python benchmarks/bench_attribution.py
 
-The plain way hooks the output of one decoder layer, runs the model forward and goes back from the answer's probability
-to that output, for every layer in turn. Both run in turns in one process on the same fact, and must agree; printed
-are the medians of both and their ratio.
+Layers: gradient x activation at the output of every layer. The plain way hooks the output of one decoder layer, runs
+the model forward and goes back from the answer's probability to that output, for every layer in turn; ours takes one
+forward and one backward pass.
+
+Occlusion: of every token of a text, for each of the tokens the model has written. The plain way reads, for each
+written token, the text before it with each token masked, 8 side by side; ours reads a masked text once for all, and
+from the masked token on.
+
+Both ways run in turns in one process on the same text, and must agree; printed are the medians of both and their ratio.
 """
 
 import argparse
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
 from statistics import median
 from time import perf_counter
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import interpret
 from interpret.anatomy import anatomy_of
 from interpret.attribution.functions import probability
 from interpret.attribution.layer_gradients import layer_gradient_x_activation
+from interpret.attribution.perturbation import occlusion
 from interpret.attribution.steps import Step
 
-PROMPT, ANSWER = "The Eiffel Tower is in the city of", " Paris"
-TARGET = 20.0
-AGREEMENT = 1e-5
+PROMPT = "The Eiffel Tower is in the city of"
+WRITTEN = 20
+SIDE_BY_SIDE = 8
 
 
-def plain(model: PreTrainedModel, ids: list[int], answer: int) -> list[Tensor]:
+@dataclass(frozen=True)
+class Task:
+    """The same numbers in two ways."""
+
+    name: str
+    plain: Callable[[], list[Tensor]]
+    ours: Callable[[], list[Tensor]]
+    target: float
+    """How many times as fast ours is to be."""
+    agreement: float
+    """How far the two may differ, as a share of the largest score of a layer or step."""
+
+
+def plain_layers(step: Step) -> list[Tensor]:
     """Return [T, D] for each layer, each from passes of its own."""
-    return [_plain_layer(model, layer, ids, answer) for layer in anatomy_of(model).layers]
+    return [_plain_layer(step, layer) for layer in anatomy_of(step.model).layers]
 
 
-def _plain_layer(model: PreTrainedModel, layer: nn.Module, ids: list[int], answer: int) -> Tensor:
+def _plain_layer(step: Step, layer: nn.Module) -> Tensor:
     seen: list[Tensor] = []
 
     def keep(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
@@ -44,18 +65,61 @@ def _plain_layer(model: PreTrainedModel, layer: nn.Module, ids: list[int], answe
 
     hook = layer.register_forward_hook(keep)
     try:
-        logits = model(torch.tensor([ids], device=model.device), use_cache=False).logits[0, -1]
+        ids = torch.tensor([list(step.ids)], device=step.model.device)
+        logits = step.model(ids, use_cache=False).logits[0, -1]
     finally:
         hook.remove()
-    (gradient,) = torch.autograd.grad(logits.softmax(-1)[answer], seen[0])
+    (gradient,) = torch.autograd.grad(logits.softmax(-1)[step.target], seen[0])
     return (seen[0].detach() * gradient)[0]
 
 
-def shared(step: Step) -> list[Tensor]:
+def our_layers(step: Step) -> list[Tensor]:
     """Return [T, D] for each layer, from one forward and one backward pass."""
     names = [f"resid_post.{layer}" for layer in range(len(anatomy_of(step.model).layers))]
     (found,) = layer_gradient_x_activation([step], names)
     return list(found.values())
+
+
+@torch.no_grad()
+def plain_occlusion(steps: Sequence[Step]) -> list[Tensor]:
+    """Return [T] for each step: what its probability loses by each token, from whole passes."""
+    return [_plain_step(step) for step in steps]
+
+
+def _plain_step(step: Step) -> Tensor:
+    texts = step.embeddings.repeat(len(step.ids) + 1, 1, 1)
+    texts[range(1, len(texts)), range(len(step.ids))] = 0
+    logits = torch.cat(
+        [step.model(inputs_embeds=some, use_cache=False).logits[:, -1] for some in texts.split(SIDE_BY_SIDE)]
+    )
+    values = logits.softmax(-1)[:, step.target].double()
+    return values[0] - values[1:]
+
+
+def tasks(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[Task]:
+    """Return what is measured."""
+    (written,) = interpret.attribute(model, tokenizer, PROMPT, max_new_tokens=WRITTEN).sequences
+    steps = [
+        Step(model, tokenizer, written.token_ids[:end], written.token_ids[end], None, probability, SIDE_BY_SIDE)
+        for end in range(written.start, written.stop)
+    ]
+    n_layers, n_prompt = len(anatomy_of(model).layers), written.n_prompt
+    return [
+        Task(
+            f"gradient x activation, {n_layers} layers, {n_prompt} tokens",
+            lambda: plain_layers(steps[0]),
+            lambda: our_layers(steps[0]),
+            target=20.0,
+            agreement=1e-5,
+        ),
+        Task(
+            f"occlusion, {len(steps)} written tokens after {n_prompt}",
+            lambda: plain_occlusion(steps),
+            lambda: [scores.cpu() for scores in occlusion(steps)],
+            target=15.0,
+            agreement=1e-4,  # two kernels for the products
+        ),
+    ]
 
 
 def timed(work: Callable[[], list[Tensor]]) -> tuple[float, list[Tensor]]:
@@ -65,34 +129,34 @@ def timed(work: Callable[[], list[Tensor]]) -> tuple[float, list[Tensor]]:
     return perf_counter() - start, found
 
 
+def measure(task: Task, rounds: int) -> None:
+    """Run both ways in turns and print the medians."""
+    times: list[tuple[float, float]] = []
+    for round_number in range(rounds + 1):
+        plain, expected = timed(task.plain)
+        ours, found = timed(task.ours)
+        if round_number:  # the first round warms up
+            times.append((plain, ours))
+        for one, other in zip(expected, found, strict=True):
+            assert (one.cpu() - other.cpu()).abs().max() <= task.agreement * one.abs().max(), "the two ways disagree"
+    plain, ours = (median(of_one) for of_one in zip(*times, strict=True))
+    ratio = plain / ours
+    print(f"{task.name}: {plain:.3f} s plain, {ours:.3f} s ours, {ratio:.1f} times as fast "
+          f"(at least {task.target:g}: {'yes' if ratio >= task.target else 'NO'})")  # fmt: skip
+
+
 def main() -> None:
-    """Run both in turns and print the medians."""
+    """Measure every task."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="demo")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     model, tokenizer = interpret.load(arguments.model, device=arguments.device)
-    ids, answer = tokenizer(PROMPT)["input_ids"], tokenizer(ANSWER, add_special_tokens=False)["input_ids"][0]
-    step = Step(model, tokenizer, tuple(ids), answer, None, probability, 1)
-    work = {"a pass a layer": lambda: plain(model, ids, answer), "one pass": lambda: shared(step)}
-    times: dict[str, list[float]] = {name: [] for name in work}
-    for round_number in range(arguments.rounds + 1):
-        found = {}
-        for name, run in work.items():
-            seconds, found[name] = timed(run)
-            if round_number:  # the first round warms up
-                times[name].append(seconds)
-        for one, other in zip(*found.values(), strict=True):
-            assert (one - other).abs().max() <= AGREEMENT * one.abs().max(), "the two ways disagree"
-    medians = {name: median(seconds) for name, seconds in times.items()}
-    ratio = medians["a pass a layer"] / medians["one pass"]
     print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
-          f"transformers {transformers.__version__}")  # fmt: skip
-    print(f"{len(anatomy_of(model).layers)} layers, {len(ids)} tokens, {arguments.rounds} rounds")
-    for name, seconds in medians.items():
-        print(f"{name:15} {seconds:8.3f} s")
-    print(f"{ratio:.1f} times as fast (at least {TARGET:g}: {'yes' if ratio >= TARGET else 'NO'})")
+          f"transformers {version('transformers')}, {arguments.rounds} rounds")  # fmt: skip
+    for task in tasks(model, tokenizer):
+        measure(task, arguments.rounds)
 
 
 if __name__ == "__main__":

@@ -189,6 +189,13 @@ def test_steps_together_are_what_each_is_alone(family_model, window, prefix):
         torch.testing.assert_close(scores, occlusion(step, window=window), rtol=1e-5, atol=1e-6)
 
 
+def test_a_step_that_runs_the_model_again_runs_its_own_text(llama):
+    function = lambda reading: reading.with_dropout(1, 0)[0][:, reading.target]  # noqa: E731 (this model has none)
+    found = perturbation.occlusion(steps_of(llama, (3, 8), function=function))
+    for scores, step in zip(found, steps_of(llama, (3, 8)), strict=True):
+        torch.testing.assert_close(scores, occlusion(step), rtol=1e-5, atol=1e-6)
+
+
 def test_lime_of_steps_together_is_what_each_is_alone(family_model):
     together, alone = (steps_of(family_model, (2, 5, 8)) for _ in range(2))
     for scores, ours, step in zip(perturbation.lime(together, n_samples=50), together, alone, strict=True):
