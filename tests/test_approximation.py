@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from reference.tiny import KINDS, L, hooks_on, tiny_model
+from reference.tiny import KINDS, L, hooks_on, tiny_model, wide_model
 from reference.toy_tokenizers import byte_level
 from reference.tracing import recorded, run
 from torch import nn
@@ -25,16 +25,6 @@ ALL = list(MEDIATORS)
 SETTINGS = TraceSettings(samples=2, window=3, seed=3)
 TOKENIZER = byte_level()
 LOGIT = Metric("logit", (5,))
-
-
-def wide_model(kind):
-    """A tiny model whose vocabulary covers the toy tokenizer's."""
-    model = tiny_model(kind)
-    model.resize_token_embeddings(450)
-    generator = torch.Generator().manual_seed(1)
-    for weight in (model.get_input_embeddings().weight, model.get_output_embeddings().weight):
-        weight.data.normal_(std=0.2, generator=generator)
-    return model.eval()
 
 
 MODELS = {kind: wide_model(kind) for kind in ("llama", "gptj")}

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 import pytest
 import torch
 from reference.control import mlp_names, reference_control, state_before_final_norm
-from reference.tiny import D, L, V, hooks_on, tiny_model
-from tokenizers import Tokenizer, models, pre_tokenizers
+from reference.tiny import D, L, hooks_on, tiny_model
+from reference.toy_tokenizers import word_tokenizer
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from interpret import control
 from interpret.anatomy import anatomy_of
@@ -402,14 +402,8 @@ WORDS = ["<pad>", *"the tower is in paris rome france italy capital of a b c d e
 NEXT = {"in": "paris", "paris": "france", "of": "italy", "italy": "rome", "a": "b", "b": "c", "c": "d"}
 
 
-def word_tokenizer(words):
-    core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<pad>"))
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", unk_token="<pad>")
-
-
 def test_answers_do_not_depend_on_the_batch(family_model):
-    tokenizer = word_tokenizer(["<pad>", *(f"w{i}" for i in range(1, V))])
+    tokenizer = word_tokenizer()
     prompts = ["w5 w6 w7 w8 w9 w10 w11", "w20", "w30 w40 w50"]
     family_model.generation_config.eos_token_id = 0  # then transformers guesses no mask from the padding
     alone = [answers(family_model, tokenizer, [prompt])[0] for prompt in prompts]

@@ -8,9 +8,8 @@ import re
 import pytest
 import torch
 from reference.tiny import D, L, V, eager, hooks_on
-from tokenizers import Tokenizer, models, pre_tokenizers
+from reference.toy_tokenizers import word_tokenizer
 from torch import nn
-from transformers import PreTrainedTokenizerFast
 from transformers.pytorch_utils import Conv1D
 
 from interpret.anatomy import anatomy_of, head_width
@@ -37,13 +36,6 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 IDS = torch.tensor([[5, 6, 7, 8, 9], [20, 30, 40, 50, 60]])
 OTHER = torch.tensor([[11, 12, 13, 14, 15], [21, 31, 41, 51, 61]])
 H, W = 4, D // 4
-
-
-def word_tokenizer():
-    """Word i is token i."""
-    core = Tokenizer(models.WordLevel({"<pad>": 0, **{f"w{i}": i for i in range(1, V)}}, unk_token="<pad>"))
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", unk_token="<pad>")
 
 
 def logits(model, ids=IDS, **arguments):
