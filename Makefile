@@ -5,9 +5,9 @@ BIN := .venv/bin
 CURRENT := .venv-current/bin
 # What of the tests depends on transformers; the rest is the same everywhere.
 CURRENT_TESTS := $(addprefix tests/test_,$(addsuffix .py,families new_family anatomy trunk surgery generation \
-  generation_modes activations rows prefix_tree sweep approximation tracing hook_names probing_cache probing_heads \
-  probing_lenses probing_structure probing_head_flow attribution_attention attribution_seq2seq control knowledge \
-  current_install gguf))
+  generation_modes activations rows prefix_tree sweep sweep_cost approximation tracing hook_names probing_cache \
+  probing_heads probing_composition probing_lenses probing_structure probing_head_flow attribution_attention \
+  attribution_seq2seq control preservation knowledge current_install gguf))
 
 .PHONY: demo test test-current lint bench browser clean
 
