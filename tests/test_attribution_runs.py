@@ -1,5 +1,7 @@
 """``interpret attribute``: what is written, what is shown, what is refused, and runs that are stopped half-way."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from reference.commands import json_file, run, run_killed
@@ -13,6 +15,7 @@ from interpret.errors import InputError
 from interpret.facts import Prompt, load_examples
 from interpret.records import TokenScore
 
+COMMAND = Path(interpret.__file__).with_name("__main__.py")
 TEXT = "The Eiffel Tower is in"
 
 
@@ -212,16 +215,17 @@ def test_scores_that_are_no_numbers_are_no_rows(opened):
 
 
 def test_killed_and_run_again_it_ends_like_an_unbroken_run(model_folder, tmp_path):
-    examples = file_of(tmp_path, entries(150))
+    examples = file_of(tmp_path, entries(6))
     argv = arguments(model_folder, examples, tmp_path / "killed")
-    done = run_killed(["-m", "interpret", *argv], tmp_path / "killed", units=150)
+    run_killed(COMMAND, *argv)
+    assert {row.name for row in table_of(tmp_path / "killed")} == {"a_1", "b_1", "c_1"}
     # As if killed once the next prompt's file was written, and before its rows were.
-    (tmp_path / "killed" / "attributions" / f"{done:05d}.json.gz").write_bytes(b"of a run before")
+    (tmp_path / "killed" / "attributions" / "00003.json.gz").write_bytes(b"of a run before")
     more = ["--json", tmp_path / "out.json"]
     assert run(*argv, *more) == 0
     assert run(*arguments(model_folder, examples, tmp_path / "whole")) == 0
     assert (tmp_path / "killed" / "table.csv").read_bytes() == (tmp_path / "whole" / "table.csv").read_bytes()
-    assert len(Attribution.load(tmp_path / "out.json").sequences) == 150
+    assert len(Attribution.load(tmp_path / "out.json").sequences) == 6
 
 
 def test_a_finished_run_is_shown_again_without_work(model_folder, tmp_path, capsys, monkeypatch):

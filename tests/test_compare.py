@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from reference.commands import run
-from test_trace_tables import cells
+from reference.trace_rows import cells
 
 from interpret import runs
 from interpret.records import TraceCell

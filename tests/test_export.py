@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from reference.commands import json_file, run
-from test_trace_tables import cells
+from reference.trace_rows import cells
 
 from interpret import runs
 from interpret.records import TraceCell

@@ -202,9 +202,10 @@ def test_facts_the_model_does_not_know_are_dropped(model_folder, tmp_path, capsy
 
 
 def test_killed_and_run_again_it_ends_like_an_unbroken_run(model_folder, tmp_path):
-    facts = file_of(tmp_path, rows_of(200))
+    facts = file_of(tmp_path, rows_of(6))
     argv = arguments(model_folder, facts, tmp_path / "killed")
-    run_killed([SCRIPT, *argv[1:]], tmp_path / "killed", units=200)
+    run_killed(SCRIPT, *argv[1:])
+    assert {row.name for row in table_of(tmp_path / "killed")} == {"known_0", "known_1", "known_2"}
     assert run(*argv) == 0
     assert run(*arguments(model_folder, facts, tmp_path / "whole")) == 0
     assert (tmp_path / "killed" / "table.csv").read_bytes() == (tmp_path / "whole" / "table.csv").read_bytes()

@@ -256,17 +256,19 @@ def test_the_library_names_the_fact_it_cannot_trace(opened):
 
 
 def test_killed_and_run_again_it_ends_like_an_unbroken_run(model_folder, tmp_path):
-    facts = file_of(tmp_path, fact_rows(40))
+    facts = file_of(tmp_path, fact_rows(6))
     argv = arguments(model_folder, facts, tmp_path / "killed")
-    run_killed([SCRIPT, *argv[1:]], tmp_path / "killed", units=40)
+    run_killed(SCRIPT, *argv[1:])
+    assert {row.name for row in table_of(tmp_path / "killed")} == {"known_0", "known_1", "known_2"}
     # As if killed while it wrote the next fact's grids: one half, one not yet in its place.
-    done = len({row.name for row in table_of(tmp_path / "killed")})
-    (tmp_path / "killed" / "grids" / f"known_{done}_hidden.npz").write_bytes(b"half")
+    grids = tmp_path / "killed" / "grids"
+    (grids / "known_3_hidden.npz").write_bytes(b"half")
+    (grids / "known_3_mlp_severed.npz").unlink()
     assert run(*argv) == 0
     argv[argv.index(str(tmp_path / "killed"))] = str(tmp_path / "whole")
     assert run(*argv) == 0
     killed, whole = results_of(tmp_path / "killed"), results_of(tmp_path / "whole")
-    assert len(whole) == 2 + 40 * 3
+    assert len(whole) == 2 + 6 * 3
     assert killed == whole
 
 

@@ -4,8 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,6 @@ from reference.tiny import resize_vocabulary, tiny_model
 from reference.toy_tokenizers import byte_level
 
 from interpret import cli
-from interpret.runs import PROGRESS
 
 FACT_PROMPTS = [
     ("The Eiffel Tower is in", "Eiffel Tower"),
@@ -58,28 +55,29 @@ def run(*argv: object) -> int:
     return int(exit_.value.code or 0)
 
 
-def run_killed(command: Sequence[object], folder: Path, *, units: int) -> int:
-    """Run a script or module in a process of its own, and kill it when three units of its run are safe.
-
-    Args:
-        command: what Python is given.
-        folder: the folder of the run, which has ``units`` units.
-
-    Returns:
-        How many units were safe when it died, fewer than all.
-    """
-    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen([sys.executable, *map(str, command)], **silent)
-    end = time.monotonic() + 120
-    while time.monotonic() < end and process.poll() is None and _safe_units(folder) < 3:
-        time.sleep(0.002)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL, "the run was over before it could be killed"
-    assert 3 <= _safe_units(folder) < units
-    return _safe_units(folder)
+# Stands still where it would write the fourth unit.
+_STOPPING = """
+import runpy, sys, time
+from interpret.runs import Run
+write, safe = Run.write, []
+def write_three(run, unit, records):
+    if len(safe) == 3:
+        print("three are safe", flush=True)
+        time.sleep(600)
+    write(run, unit, records)
+    safe.append(unit)
+Run.write = write_three
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
-def _safe_units(folder: Path) -> int:
-    """Count the units whose line stands in the journal."""
-    journal = folder / PROGRESS
-    return journal.read_bytes().count(b"\n") if journal.exists() else 0
+def run_killed(script: Path, *argv: object) -> None:
+    """Run a script in a process of its own, and kill it when three units are safe and a fourth is worked out."""
+    command = [sys.executable, "-c", _STOPPING, script, *argv]
+    with subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        said = process.stdout.read(len("three are safe"))
+        process.kill()
+    assert said == b"three are safe"
+    assert process.returncode == -signal.SIGKILL

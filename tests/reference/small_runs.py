@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import interpret
+from reference.processes import WITHOUT_PACKAGE
+
 from interpret.runs import Run, open_run
 
 
@@ -79,12 +80,7 @@ def assert_complete(folder: Path, unbroken: dict[str, bytes]) -> None:
         assert manifest[key] == wanted[key]
 
 
-# A process of its own, that loads these modules without the package's heavy imports.
-WORKER = """
-import sys, types
-package = types.ModuleType("interpret")
-package.__path__ = [sys.argv[1]]
-sys.modules["interpret"] = package
+_WORKER = f"""{WITHOUT_PACKAGE}
 from dataclasses import dataclass
 from interpret.runs import open_run
 
@@ -94,8 +90,8 @@ class Row:
     text: str
     scores: list[float]
 
-units = [f"unit {number}" for number in range(int(sys.argv[3]))]
-with open_run(sys.argv[2], Row, identity={"seed": 7}, circumstances={}, units=units) as run:
+units = [f"unit {{number}}" for number in range(int(sys.argv[2]))]
+with open_run(sys.argv[1], Row, identity={{"seed": 7}}, circumstances={{}}, units=units) as run:
     for unit in run.pending:
         sys.stdin.readline()
         run.write(unit, [Row(unit, "\\n, é" * 9, [number / 7]) for number in range(40)])
@@ -108,7 +104,7 @@ def worker(folder: Path, units: int, before: Sequence[str] = (), **options: Any)
 
     Given a pipe as ``stdin``, it waits for a line there before each unit.
     """
-    command = [*before, sys.executable, "-c", WORKER, interpret.__path__[0], str(folder), str(units)]
+    command = [*before, sys.executable, "-c", _WORKER, str(folder), str(units)]
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, **{**pipes, **options})
 
