@@ -9,6 +9,10 @@ CURRENT_TESTS := $(addprefix tests/test_,$(addsuffix .py,families new_family ana
   probing_heads probing_composition probing_lenses probing_structure probing_head_flow attribution_attention \
   attribution_seq2seq control preservation knowledge current_install gguf))
 
+# Two processes, since a core is all that one keeps busy. Tests of a file share its models, so they stay together;
+# files stay in their order, since the few slow tests stand in the first.
+PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 .PHONY: demo test test-current lint bench browser clean
 
 demo: .venv/installed
@@ -16,10 +20,10 @@ demo: .venv/installed
 	$(BIN)/python scripts/get_interpretations_from_examples.py --examples examples/examples.json
 
 test: lint browser
-	$(BIN)/python -m pytest
+	$(BIN)/python $(PYTEST)
 
 test-current: .venv-current/installed
-	$(CURRENT)/python -m pytest $(CURRENT_TESTS)
+	$(CURRENT)/python $(PYTEST) $(CURRENT_TESTS)
 
 lint: .venv/installed-for-tests
 	$(BIN)/ruff check .
