@@ -211,8 +211,7 @@ def test_the_same_numbers_give_the_same_files(traced, tmp_path):
 
 
 def test_figures_are_drawn_where_there_is_no_model_and_nothing_but_the_table(run_folder, tmp_path, capsys):
-    for file in ("progress.jsonl",):
-        (run_folder / file).unlink()
+    (run_folder / "progress.jsonl").unlink()
     assert run("figures", run_folder, "-o", tmp_path / "new" / "figures", "--prompts", 2) == 0
     names = {"average_heatmap", "average_lines", "severed_bars", "fact_known_0", "fact_known_1"}
     files = {f"{name}.{ending}" for name in names for ending in ("png", "pdf")} | {"averages.csv"}
