@@ -2,6 +2,7 @@ import doctest
 import importlib
 import re
 from contextlib import nullcontext
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -118,8 +119,13 @@ def test_a_whole_answer_is_derived_as_a_product(double, mediator):
     assert len(found.answer_ids) > 1
 
 
+@cache
+def subject_span():
+    return approximated(mediators=["hidden"])["hidden"].subject_span
+
+
 def check_slopes(model, mediator, target="first", answer=None):
-    first, stop = approximated(mediators=["hidden"])["hidden"].subject_span
+    first, stop = subject_span()
     width = model.get_input_embeddings().weight.shape[1]
     noise = 0.3 * np.random.default_rng(4).normal(size=(2, stop - first, width))
     settings = TraceSettings(noise, window=3, target=target)
