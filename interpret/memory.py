@@ -10,6 +10,8 @@ import torch
 from interpret.errors import ModelError
 
 T = TypeVar("T")
+# Bare RuntimeErrors of the CPU's allocator, and of CUDA and its matrix library where these allocate past torch's.
+_OUT_OF_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 def total_memory(device: torch.device) -> int:
@@ -20,8 +22,10 @@ def total_memory(device: torch.device) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that something did not fit; the CPU's allocator raises a bare RuntimeError."""
-    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+    """Whether an error says that something did not fit."""
+    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
+        return True
+    return any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
 def in_batches(

@@ -430,7 +430,13 @@ def test_a_state_that_is_not_finite_costs_only_its_own_row():
 
 
 @pytest.mark.parametrize(
-    "error", [torch.cuda.OutOfMemoryError("no"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("no"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("CUDA error: out of memory"),
+    ],
 )
 def test_a_batch_that_does_not_fit_is_halved_and_said_so(monkeypatch, error):
     model, tokenizer = speaking_model(), byte_level(chat=True)

@@ -7,7 +7,7 @@ queries and keys (Qwen3, Gemma 3, OLMo 2) and of what the attention adds (Gemma,
 L layers, H heads, D hidden width, W width of a head.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 import torch
@@ -26,7 +26,7 @@ Kind = Literal["query", "key", "value"]
 
 @dataclass(frozen=True)
 class HeadWeights:
-    """The heads of one layer; heads that share keys and values have them repeated."""
+    """The heads of one layer, on its device; heads that share keys and values have them repeated."""
 
     queries: Tensor
     """[H, W, D] float32, as all here."""
@@ -45,6 +45,10 @@ class HeadWeights:
             "key": (self.queries.transpose(1, 2), self.keys),
             "value": (self.output, self.values),
         }[kind]
+
+    def to(self, device: torch.device) -> "HeadWeights":
+        """Return them on a device."""
+        return HeadWeights(*(getattr(self, part.name).to(device) for part in fields(self)))
 
     def qk(self, head: int) -> Tensor:
         """Return W_QK of a head, [D, D]: the first index is the token's that looks. Not scaled."""
@@ -174,7 +178,8 @@ def composition_scores(model: PreTrainedModel, kind: Kind) -> Tensor:
         UnsupportedModelError: for a model of no known family, or quantised or adapted weights.
     """
     check_kind(kind)
-    heads = [head_weights(model, layer) for layer in range(len(anatomy_of(model).layers))]
+    # The layers of a large model may be spread over several devices.
+    heads = [head_weights(model, layer).to(model.device) for layer in range(len(anatomy_of(model).layers))]
     n_layers, n_heads = len(heads), model.config.num_attention_heads
     scores = torch.full((n_layers, n_heads, n_layers, n_heads), torch.nan)
     written = [grams(layer.output, layer.values) for layer in heads]

@@ -103,13 +103,13 @@ def reading_heads(
     for layer, stream in _held(cache, anatomy, "resid_pre", positions):  # [P, D]
         left, right = (factor.double() for factor in head_weights(model, layer).reading(kind))
         left_gram, right_gram = grams(left, right)
-        x = _centred(anatomy, layer, stream.double())
+        x = _centred(anatomy, layer, stream.to(left))
         unit = _unit(direction if direction is None else _centred(anatomy, layer, direction), anatomy.width)
-        seen = x if unit is None else (x @ unit)[:, None] * unit
+        seen = x if unit is None else (x @ unit.to(x))[:, None] * unit.to(x)
         inner = torch.einsum("hwd,pd->hpw", right, seen)
         read = ((inner @ left_gram) * inner).sum(dim=-1).clamp_min(0).sqrt()  # [H, P]
         sizes = product_norm(left_gram, right_gram)[:, None] * x.norm(dim=-1)
-        scores.append((read / sizes).mean(dim=1))
+        scores.append((read / sizes).mean(dim=1).cpu())
     return _ranked(torch.stack(scores))
 
 
