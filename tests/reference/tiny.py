@@ -147,7 +147,7 @@ def wide_model(kind: str) -> PreTrainedModel:
     generator = torch.Generator().manual_seed(1)
     for embeddings in (model.get_input_embeddings(), model.get_output_embeddings()):
         embeddings.weight.data.normal_(std=0.2, generator=generator)
-    return model
+    return model.eval()  # the new embeddings, too
 
 
 def hooks_on(model: nn.Module) -> int:
