@@ -19,9 +19,11 @@ setup(
     # transformers_files goes along as data beside install_patch.py, so that the console command finds it.
     packages=[
         "interpret",
+        "interpret.anatomy",
         "interpret.attribution",
         "interpret.bench",
         "interpret.cli",
+        "interpret.pages",
         "interpret.probing",
         "interpret.records",
         "interpret.report",
@@ -29,7 +31,9 @@ setup(
         "transformers_files.generation",
         "transformers_files.models.llama",
     ],
-    package_data={name: ["*.html", "*.css", "*.js"] for name in ("interpret.attribution", "interpret.report")},
+    package_data={
+        name: ["*.html", "*.css", "*.js"] for name in ("interpret.attribution", "interpret.pages", "interpret.report")
+    },
     py_modules=["install_patch"],
     # Versions known to work together; the reasons for each bound are in docs/architecture.md.
     install_requires=[

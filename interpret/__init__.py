@@ -31,6 +31,7 @@ with warnings.catch_warnings():
     )
     from interpret.bench.profiling import Profiled, profile
     from interpret.buckets import average_buckets, bucket_means, token_buckets
+    from interpret.chat import chat_text
     from interpret.configs import TraceConfig, load_config
     from interpret.control import read_answer, reinforcement_control, supervised_control, word_scorer
     from interpret.errors import (
@@ -57,6 +58,7 @@ with warnings.catch_warnings():
     from interpret.location_tables import LocationGrid, location_averages, location_grids, location_summary
     from interpret.locations import locate_facts
     from interpret.models import load
+    from interpret.plots import average_figure, prompt_figure
     from interpret.preservation import accuracy, answers, preservation
     from interpret.probing.cache import ActivationCache, activation_cache
     from interpret.probing.composition import (
@@ -162,7 +164,9 @@ __all__ = [
     "attribute",
     "average",
     "average_buckets",
+    "average_figure",
     "bucket_means",
+    "chat_text",
     "check_module_names",
     "composition_scores",
     "deleted_layers",
@@ -200,6 +204,7 @@ __all__ = [
     "plan_sources",
     "preservation",
     "profile",
+    "prompt_figure",
     "query_key_figure",
     "rank_correlation",
     "read_answer",

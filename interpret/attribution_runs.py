@@ -17,7 +17,7 @@ from interpret.attribution.attribute import attributions, check_texts
 from interpret.attribution.plan import Plan
 from interpret.attribution.result import Attributed, Attribution, How
 from interpret.attribution.targets import Alignment, Inputs, UnalignedError, one_for_each
-from interpret.chat import ChatText, as_it_is, wrap
+from interpret.chat import as_it_is, as_read, wrap
 from interpret.errors import InputError, ModelError
 from interpret.facts import Prompt
 from interpret.records import TokenScore
@@ -61,22 +61,9 @@ def questions(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], cha
     """
     texts = [as_it_is(one.text) if one.raw else wrap(tokenizer, one.text, chat_template) for one in prompts]
     return [
-        Question(one.name, _as_read(tokenizer, text), one.target, one.foil)
+        Question(one.name, as_read(tokenizer, text), one.target, one.foil)
         for one, text in zip(prompts, texts, strict=True)
     ]
-
-
-def _as_read(tokenizer: PreTrainedTokenizerBase, chat_text: ChatText) -> str:
-    """Return the text that becomes the right tokens when the tokenizer adds its own special ones."""
-    text = chat_text.text
-    wanted = tokenizer(text, add_special_tokens=chat_text.add_special_tokens).input_ids
-    for candidate in (text, text.removeprefix(tokenizer.bos_token or "")):
-        if tokenizer(candidate).input_ids == wanted:
-            return candidate
-    raise InputError(
-        f"the chat template and the tokenizer both write special tokens into {text!r}; give a template of your own, "
-        "or make the prompt raw"
-    )
 
 
 def inputs_of(plan: Plan, question: Question, alignment: Alignment | None) -> Inputs:
@@ -119,7 +106,8 @@ def _alignment_by_option() -> Iterator[None]:
     except UnalignedError as error:
         raise InputError(
             f"the foil has {error.n_foil_steps} tokens, the target {error.n_steps}: say which are held against which, "
-            "with --align, such as 0:0,1:0 (token of the target, token of the foil)"
+            "with --align, such as 0:0,1:0 (token of the target, token of the foil), or hold only the first tokens "
+            "against each other, with --steps 0:1"
         ) from None
 
 
@@ -223,6 +211,7 @@ def token_scores(question: Question, found: Attribution) -> list[TokenScore]:
                     step=step,
                     step_position=column,
                     step_token=one.tokens[column],
+                    foil_token="" if one.foil_tokens is None else one.foil_tokens[step],
                     value=float(one.step_scores[attributed_fn][step]),
                     activation=activation,
                     position=position,

@@ -61,6 +61,39 @@ def wrap(tokenizer: PreTrainedTokenizerBase, message: str, template: str = MODEL
     return _between(before, words, after, add_special_tokens=False)
 
 
+def chat_text(tokenizer: PreTrainedTokenizerBase, message: str, *, template: str = MODEL_TEMPLATE) -> str:
+    """Return a user's message as the text a chat model reads, waiting for the answer.
+
+    For calls that take texts as they are, such as ``attribute`` and ``trace``: the tokenizer makes the right tokens of
+    it, without a second ``<s>``. (``apply_chat_template`` of transformers 4.34.0 leaves out the opening of the answer.)
+
+    Args:
+        tokenizer: brings the model's template.
+        message: what the user says.
+        template: as in ``wrap``.
+
+    Raises:
+        InputError: if the template is wrong, or writes special tokens that the tokenizer would write again.
+    """
+    return as_read(tokenizer, wrap(tokenizer, message, template))
+
+
+def as_read(tokenizer: PreTrainedTokenizerBase, chat: ChatText) -> str:
+    """Return the text that becomes the right tokens when the tokenizer adds its own special ones.
+
+    Raises:
+        InputError: if there is none.
+    """
+    wanted = tokenizer(chat.text, add_special_tokens=chat.add_special_tokens).input_ids
+    for candidate in (chat.text, chat.text.removeprefix(tokenizer.bos_token or "")):
+        if tokenizer(candidate).input_ids == wanted:
+            return candidate
+    raise InputError(
+        f"the chat template and the tokenizer both write special tokens into {chat.text!r}; give a template of your "
+        "own, or make the prompt raw"
+    )
+
+
 def has_template(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Tell whether the tokenizer brings a chat template."""
     return getattr(tokenizer, "chat_template", None) is not None

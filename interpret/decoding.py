@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
-from interpret.anatomy import input_device
+from interpret.anatomy import generating_by, input_device
 from interpret.batches import pad
-from interpret.generation import generating_by
 from interpret.interpretation_prompt import InterpretationPrompt
 from interpret.layers import Context, Past, Untapped, run_layer
 from interpret.memory import total_memory

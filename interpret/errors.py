@@ -38,6 +38,10 @@ class RunError(InterpretError):
     """A run directory cannot be started, continued or written."""
 
 
+_MOST = 40
+"""Names a message lists; of more it tells the first half of that."""
+
+
 def unknown(kind: str, got: object, allowed: Iterable[str]) -> str:
     """Word the complaint about a name that is not one of ``allowed``, with the nearest one.
 
@@ -47,4 +51,5 @@ def unknown(kind: str, got: object, allowed: Iterable[str]) -> str:
     names = list(allowed)
     near = get_close_matches(str(got), names, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"unknown {kind} {got!r}; {hint}Allowed: {', '.join(names)}"
+    listed = names if len(names) <= _MOST else [*names[: _MOST // 2], f"... ({len(names)} in all)"]
+    return f"unknown {kind} {got!r}; {hint}Allowed: {', '.join(listed)}"

@@ -28,7 +28,7 @@ class Prompt:
     """``{category}_{n}``, n counting the prompts of the category from 1 in the order of the file."""
     text: str
     """As the user wrote it, before any chat template."""
-    category: str
+    category: str = ""
     raw: bool = False
     """True: the model gets the text as it is. False: the text is a user's message in a chat."""
     subject: str | None = None

@@ -7,8 +7,8 @@ object without the patch.
 """
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from inspect import signature
 from types import MethodType
@@ -21,7 +21,7 @@ from transformers import GenerationConfig, GenerationMixin, MaxLengthCriteria, P
 from transformers.utils import ModelOutput
 
 from interpret.activations import record
-from interpret.anatomy import anatomy_of, base_of, past_length
+from interpret.anatomy import GenerateSettings, anatomy_of, base_of, generating_by, past_length, uncompiled
 from interpret.batches import ends_in_padding, left_padding_order, token_columns, token_counts
 from interpret.errors import SpecError, UnsupportedModelError
 from interpret.spec import plan_surgery
@@ -126,10 +126,11 @@ def generate_interpret(
         return model.generate(inputs, generation_config, *args, **kwargs)
     if inputs is None:
         inputs = kwargs.pop("input_ids", None)
-    settings = _Settings(model, generation_config, kwargs)
+    settings = GenerateSettings(model, generation_config, kwargs)
     prompt = _generate_prompt(inputs, settings, kwargs)
     _check_decoding(prompt, settings, kwargs)
-    kwargs |= _uncompiled(model)
+    generation_config, more = uncompiled(model, generation_config)
+    kwargs |= more
     if not ends_in_padding(prompt.attention_mask):
         with _operate(model, insert_info, prompt):
             return model.generate(inputs, generation_config, *args, **kwargs)
@@ -186,19 +187,6 @@ def _greedily(model: PreTrainedModel, input_ids: Tensor, arguments: dict[str, An
     arguments.setdefault("attention_mask", torch.ones_like(input_ids))
     with generating_by(model, config):
         return model.generate(input_ids, stopping_criteria=others, **arguments)
-
-
-@contextmanager
-def generating_by(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
-    """Let a model generate by a configuration alone for the time of a ``with`` block.
-
-    Later releases than 4.34.0 take what a configuration leaves open from the model's own, even where one is given.
-    """
-    kept, model.generation_config = model.generation_config, config
-    try:
-        yield
-    finally:
-        model.generation_config = kept
 
 
 def can_be_patched() -> bool:
@@ -295,53 +283,7 @@ def _forward_prompt(model: PreTrainedModel, arguments: Mapping[str, Any]) -> _Pr
     return _Prompt(name, tokens, mask, continues_cache=past > 0)
 
 
-@dataclass(frozen=True)
-class _Settings:
-    """What a call of ``generate`` goes by."""
-
-    model: PreTrainedModel
-    config: GenerationConfig | None
-    """As given."""
-    arguments: Mapping[str, Any]
-    """As given, by name."""
-
-    def __getitem__(self, name: str) -> Any:
-        """Return a setting: an argument outdoes the configuration, and that the model's."""
-        if name in self.arguments:
-            return self.arguments[name]
-        if self.config is None:
-            return getattr(_default_config(self.model), name, None)
-        value = getattr(self.config, name, None)
-        # In 4.34.0 a configuration that is given stands alone.
-        alone = "use_model_defaults" not in _generate_arguments(self.model) and not _settings_are_apart(self.model)
-        return value if value is not None or alone else getattr(self.model.generation_config, name, None)
-
-
-def _generate_arguments(model: PreTrainedModel) -> Mapping[str, Any]:
-    return signature(model.generate).parameters
-
-
-def _settings_are_apart(model: PreTrainedModel) -> bool:
-    """Whether settings of ``generate`` no longer count where they stand in a model's configuration, as in 5.x."""
-    return hasattr(model.config, "_get_generation_parameters")
-
-
-def _default_config(model: PreTrainedModel) -> GenerationConfig:
-    """Return the configuration ``generate`` falls back on.
-
-    One made from the model's own, and not changed since, follows it: setting ``model.config.pad_token_id``
-    after loading is common.
-    """
-    config = model.generation_config
-    if _settings_are_apart(model):
-        return config
-    changed: Any = getattr(model.config, "_get_non_default_generation_parameters", lambda: True)()
-    if changed and config._from_model_config and config._original_object_hash == hash(config):
-        return GenerationConfig.from_model_config(model.config)
-    return config
-
-
-def _generate_prompt(ids: Tensor | None, settings: _Settings, kwargs: Mapping[str, Any]) -> _Prompt:
+def _generate_prompt(ids: Tensor | None, settings: GenerateSettings, kwargs: Mapping[str, Any]) -> _Prompt:
     """Read the prompts and their mask as ``generate`` will."""
     embeddings = kwargs.get("inputs_embeds")
     tokens = ids if embeddings is None else embeddings
@@ -362,16 +304,7 @@ def _inferred_mask(tokens: Tensor, pad: int | None, eos: int | Sequence[int] | N
     return torch.ones(tokens.shape[:2], dtype=torch.long, device=tokens.device)
 
 
-def _uncompiled(model: PreTrainedModel) -> dict[str, Any]:
-    """Return what keeps ``generate`` from compiling the model: what is compiled goes without our hooks.
-
-    It compiles on accelerators only, for static caches; releases that never compile know no such setting.
-    """
-    compiles = model.device.type != "cpu" and hasattr(GenerationConfig(), "disable_compile")
-    return {"disable_compile": True} if compiles else {}
-
-
-def _check_decoding(prompt: _Prompt, settings: _Settings, kwargs: Mapping[str, Any]) -> None:
+def _check_decoding(prompt: _Prompt, settings: GenerateSettings, kwargs: Mapping[str, Any]) -> None:
     """Refuse what would run the model on other tokens than the prompt's columns say."""
     drops_the_mask = hasattr(settings.model, "assisted_decoding")  # public in 4.34.0 alone
     if kwargs.get("assistant_model") is not None and drops_the_mask and prompt.attention_mask.eq(0).any():

@@ -10,8 +10,13 @@ import torch
 from interpret.errors import ModelError
 
 T = TypeVar("T")
-# Bare RuntimeErrors of the CPU's allocator, and of CUDA and its matrix library where these allocate past torch's.
-_OUT_OF_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+# Bare RuntimeErrors: of the CPU's allocator, of Apple's, and of CUDA and its matrix library past torch's allocator.
+_OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "MPS backend out of memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
 
 
 def total_memory(device: torch.device) -> int:

@@ -9,9 +9,8 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import transformers
@@ -28,6 +27,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from interpret.anatomy import loading_arguments, reads_gguf
 from interpret.demo_model import demo_model_folder
 from interpret.errors import ModelError, unknown
 from interpret.quantize import quantize_
@@ -166,7 +166,7 @@ def _source(name: str, say: Say | None) -> tuple[str, Gguf]:
     if folder.is_dir():
         return str(folder), {}
     if folder.is_file() and folder.suffix == ".gguf":
-        if find_spec("transformers.modeling_gguf_pytorch_utils") is None:
+        if not reads_gguf():
             raise ModelError(
                 f"{name!r}: transformers {transformers.__version__} reads no GGUF files; a current one does"
             )
@@ -226,13 +226,24 @@ def _open_model(
         device_map = device_map or {"": "cpu"}
     with _explained(f"cannot open the model {source!r}", "Check the files, and device_map where one is given"):
         model, report = auto.from_pretrained(
-            source, config=config, torch_dtype=dtype, device_map=device_map, output_loading_info=True, **gguf
+            source, config=config, device_map=device_map, output_loading_info=True, **loading_arguments(dtype), **gguf
+        )
+    _check_complete(model, source, report)
+    return model
+
+
+def _check_complete(model: PreTrainedModel, source: str, report: Mapping[str, Any]) -> None:
+    """Refuse a model that transformers filled up with random numbers, which it only warns of."""
+    if report["mismatched_keys"]:
+        name, stored, wanted = sorted(report["mismatched_keys"])[0]
+        raise ModelError(
+            f"{source!r}: the weights are not of the shapes in config.json: {name} is {list(stored)}, "
+            f"not {list(wanted)}. Check the files"
         )
     missing = sorted(report["missing_keys"])
-    if missing:  # transformers fills them with random numbers and says so in a warning
+    if missing:
         names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise ModelError(f"{source!r} does not hold all weights of a {type(model).__name__}: {names} missing")
-    return model
 
 
 @contextmanager

@@ -87,7 +87,7 @@ def noise_of(
         return _ready(noise, shape)
     spec = parse_noise(noise)
     if texts is None and spec.code in ("m", "t"):
-        rows = embedding_table(model).double().cpu()
+        rows = embedding_table(model).cpu().double()
     else:
         rows = embedding_rows(model, tokenizer, texts or (subject,))
     return draw(spec, shape, rows, seed)
@@ -95,7 +95,7 @@ def noise_of(
 
 def _ready(noise: ArrayLike, shape: tuple[int, int, int]) -> Floats:
     """Check noise that was given as an array."""
-    array = torch.as_tensor(noise).detach().double().cpu().numpy()
+    array = torch.as_tensor(noise).detach().cpu().double().numpy()
     if array.ndim != 3 or array.shape[1:] != shape[1:] or not len(array):
         raise InputError(
             f"noise has shape {array.shape}; this prompt needs [samples, {shape[1]} subject tokens, {shape[2]}]"
@@ -132,7 +132,7 @@ def embedding_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, t
     if not ids:
         raise InputError("the texts that set the size of the noise have no tokens")
     rows = model.get_input_embeddings()(torch.tensor(ids, device=input_device(model)))
-    return rows.detach().double().cpu()
+    return rows.detach().cpu().double()
 
 
 def embedding_sigma(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> float:

@@ -89,7 +89,7 @@ def prompt_figure(traced: Sequence[TraceGrid], *, window: int | None = None) -> 
     steeply. Tokens of the subject have a star.
 
     Args:
-        traced: the grids of one fact.
+        traced: the grids of one fact, such as ``trace_grids`` makes of the rows of ``trace_facts``.
         window: layers of the windows, for the titles.
 
     Raises:

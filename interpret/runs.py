@@ -215,6 +215,32 @@ def read_table(folder_or_csv: Path | str, record_type: type[R]) -> list[R]:
         raise RunError(f"{table}: {error}") from None
 
 
+def read_units(folder: Path | str, record_type: type[R]) -> Iterator[list[R]]:
+    """Read the records of a run unit by unit, so that one unit's are held at a time; those without rows are left out.
+
+    Args:
+        folder: a run directory; it may still be growing.
+        record_type: the record dataclass its table holds.
+
+    Raises:
+        RunError: as ``read_table``; it counts the rows of a unit from 1.
+    """
+    table, header = Path(folder) / TABLE, csv_header(record_type)
+    try:
+        entries, _ = _read_journal(table.with_name(PROGRESS))
+        with table.open("rb") as file:
+            if file.read(len(header)) != header:
+                raise RunError(f"{table} is no table of {record_type.__name__}")
+            for entry in entries:
+                text = file.read(entry.size - file.tell())
+                if entry.rows:
+                    yield from_csv(record_type, header + text)
+    except OSError as error:
+        raise RunError(f"{table}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise RunError(f"{table}: {error}") from None
+
+
 def read_manifest(folder: Path | str) -> dict[str, Any]:
     """Read the manifest of a run.
 

@@ -14,6 +14,7 @@ from interpret.activations import SITES
 from interpret.anatomy import anatomy_of, cache_tensors, input_device, reporting_attention
 from interpret.batches import pad
 from interpret.generation import can_be_patched, decoding_modes, forward_interpret, generate_interpret
+from interpret.precision import in_float64
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,9 @@ def _difference(one: Any, other: Any) -> float:
     if isinstance(one, Tensor):
         if one.shape != other.shape:
             return float("inf")
+        one, other = in_float64(one), in_float64(other)
         # Scores of excluded tokens are -inf in both, and -inf - -inf is not a number.
-        apart = (one.double() - other.double()).abs().masked_fill(one == other, 0.0)
+        apart = (one - other).abs().masked_fill(one == other, 0.0)
         return float(apart.max()) if apart.numel() else 0.0
     if hasattr(one, "get_seq_length"):
         return _difference(cache_tensors(one), cache_tensors(other))

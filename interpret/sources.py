@@ -37,31 +37,55 @@ def plan_sources(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
     *,
-    layers: str = "3:-1:5",
-    tokens: str = "content",
+    layers: str | Sequence[int] = "3:-1:5",
+    tokens: str | Sequence[int] = "content",
     site: str = HIDDEN,
     chat_template: str = MODEL_TEMPLATE,
 ) -> list[Source]:
     """Tokenise prompts and resolve the selectors, all before any work is done.
 
+    Args:
+        model: a causal LM of a known family.
+        tokenizer: its fast tokenizer.
+        prompts: from a file by ``load_examples``, or ``[Prompt("mine_1", "Dogs bark", raw=True)]``.
+        layers: for the site ``hidden`` indices of ``hidden_states``, 0 the embeddings, the last the state after the
+            final norm; for the others layers, from 0. A list, or words such as ``"3,7"``, ``"0:20:5"``, ``"-1"``,
+            ``"all"``.
+        tokens: positions in the text the model reads, chat template included, from 0 or from -1 backwards: a list, or
+            words as for ``layers``; also ``content``, ``last``, ``subject`` and ``subject_last``.
+        site: ``hidden``, the residual stream; ``attn_out`` or ``mlp_out``.
+        chat_template: of prompts that are not raw: ``model``, or a text such as ``"[INST] {prompt} [/INST]"``.
+
+    Returns:
+        A source a prompt, for ``interpretations``.
+
     Raises:
-        InputError: naming the prompt, if a selector does not fit it.
+        InputError: naming the prompt, if a selector does not fit it; for prompts that are plain texts.
     """
     if site not in SITES:
         raise InputError(unknown("site", site, SITES))
     n_layers = len(anatomy_of(model).layers)
-    chosen = select("layer", layers, n_layers + 1 if site == HIDDEN else n_layers)
+    chosen = select("layer", _selector(layers), n_layers + 1 if site == HIDDEN else n_layers)
     sources = []
-    for prompt in prompts:
+    for index, prompt in enumerate(prompts):
+        if isinstance(prompt, str):
+            raise InputError(
+                f"prompts[{index}] is the text {prompt!r}; make it a Prompt(name, text), "
+                "with raw=True to be read as it is"
+            )
         try:
             chat_text = as_it_is(prompt.text) if prompt.raw else wrap(tokenizer, prompt.text, chat_template)
             tokenised = tokenise(tokenizer, chat_text, prompt.subject)
-            positions = select_tokens(tokens, tokenised)
+            positions = select_tokens(_selector(tokens), tokenised)
         except InputError as error:
             raise InputError(f"prompt {prompt.name}: {error}") from None
         pairs = [(layer, token) for layer in chosen for token in positions]
         sources.append(Source(prompt, tokenised, pairs, site))
     return sources
+
+
+def _selector(chosen: str | Sequence[int]) -> str:
+    return chosen if isinstance(chosen, str) else ",".join(str(index) for index in chosen)
 
 
 def source_of_pairs(

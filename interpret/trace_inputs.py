@@ -113,8 +113,11 @@ def tokenised(tokenizer: PreTrainedTokenizerBase, prompt: str, subject: str, occ
     """Tokenise a prompt and find the chosen occurrence of its subject.
 
     Raises:
-        InputError: if the subject is not there, or there more than once and none is chosen.
+        InputError: if one is no text, or the subject is not there, or there more than once and none is chosen.
     """
+    for what, text in (("prompt", prompt), ("subject", subject)):
+        if not isinstance(text, str):
+            raise InputError(f"{what} is {text!r}; give one text")
     start = _choose(prompt, subject, occurrence)
     # The span of the "message" is the chosen occurrence alone, in which the subject is found once.
     chosen = ChatText(prompt, (start, start + len(subject)), add_special_tokens=True)

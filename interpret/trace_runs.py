@@ -17,9 +17,9 @@ from interpret.fact_runs import FactPlan, write_facts
 from interpret.fact_traces import DEFAULT_MEDIATORS, sized_for, trace_cells, trace_fact
 from interpret.knowledge import Answered
 from interpret.records import EXACT, TraceCell, TracePeak, csv_header, to_csv
-from interpret.runs import Run
+from interpret.runs import Run, read_units
 from interpret.trace_inputs import TraceSettings
-from interpret.trace_tables import trace_peaks
+from interpret.trace_tables import TraceGrid, trace_grids, trace_peaks
 from interpret.tracing import Mediator, TraceResult
 
 GRIDS, PEAKS = "grids", "peaks.csv"
@@ -99,10 +99,17 @@ def grid_file(result: TraceResult, *, window: int, correct: bool) -> bytes:
     return file.getvalue()
 
 
-def write_peaks(folder: Path, rows: Sequence[TraceCell]) -> None:
-    """Write ``peaks.csv``, one row a fact and mediator.
+def write_peaks(folder: Path) -> tuple[list[TraceGrid], list[TracePeak]]:
+    """Write ``peaks.csv``, one row a fact and mediator, and return the grids of a run and these rows.
+
+    The rows of the table are read fact by fact: only their grids are kept, a small part of their size.
 
     Raises:
-        RunError: if the disk does not take it.
+        RunError: if the disk does not take it, or the table cannot be read.
     """
-    replace_whole(folder / PEAKS, csv_header(TracePeak) + to_csv(trace_peaks(rows)))
+    grids, peaks = [], []
+    for rows in read_units(folder, TraceCell):
+        grids += trace_grids(rows)
+        peaks += trace_peaks(rows)
+    replace_whole(folder / PEAKS, csv_header(TracePeak) + to_csv(peaks))
+    return grids, peaks

@@ -6,7 +6,7 @@ mean over noise samples of the probability of the answer. On the sweep engine; i
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from interpret.errors import InputError, unknown
 from interpret.sweep import Cell, Metric, Pin, Site, grid, sweep
 from interpret.trace_inputs import Target, TraceInputs, TraceSettings, trace_inputs
+from interpret.trace_tables import TraceGrid
 
 Floats = NDArray[np.float64]
 Mediator = Literal["hidden", "attn_severed", "mlp_severed", "attn_window", "mlp_window"]
@@ -48,7 +49,7 @@ MEDIATORS: Mapping[Mediator, _Mediation] = MappingProxyType(
 class TraceResult:
     """The trace of one prompt by one mediator."""
 
-    scores: Floats
+    scores: Floats = field(repr=False)
     """[T, L], probability of the answer with the state of a token and layer restored, mean over samples."""
     low: float
     """Probability of the answer in the corrupted runs, mean over samples."""
@@ -67,11 +68,11 @@ class TraceResult:
     token_ids: tuple[int, ...]
     """[T]."""
     mediator: Mediator
-    sample_scores: Floats
+    sample_scores: Floats = field(repr=False)
     """[S, T, L], the scores of each noise sample."""
-    sample_lows: Floats
+    sample_lows: Floats = field(repr=False)
     """[S], the corrupted runs' probabilities."""
-    exact: NDArray[np.bool_]
+    exact: NDArray[np.bool_] = field(repr=False)
     """[T, L], which scores are those of runs; the others are first-order estimates, which may leave 0 to 1."""
 
     @property
@@ -96,6 +97,27 @@ class TraceResult:
         """[T, L], the standard deviation of the indirect effect over noise samples; NaN for a single one."""
         effects = self.sample_scores - self.sample_lows[:, None, None]
         return effects.std(axis=0, ddof=1) if len(effects) > 1 else np.full(effects.shape[1:], np.nan)
+
+    def grid(self, name: str = "trace") -> TraceGrid:
+        """Return the trace as tables and figures take it, such as ``prompt_figure([result.grid()])``.
+
+        Args:
+            name: what the prompt is called there.
+        """
+        return TraceGrid(
+            name=name,
+            prompt="".join(self.tokens),
+            answer=self.answer,
+            mediator=self.mediator,
+            tokens=self.tokens,
+            subject_span=self.subject_span,
+            p_clean=self.high,
+            p_corrupted=self.low,
+            scores=self.scores,
+            effects=self.indirect_effects,
+            spread=self.spread,
+            exact=self.exact,
+        )
 
 
 def trace(
@@ -132,7 +154,8 @@ def trace(
         samples: how many draws of noise.
         seed: of the draws.
         replace: put the noise in place of the embeddings.
-        window: how many layers the windows have.
+        window: how many layers the windows have: of layer l those from ``l - window // 2`` on, cut off at the model's
+            first and last, as in ROME.
         target: ``first`` or ``whole``.
         occurrence: which of several occurrences of the subject, from 0.
         counterfactual: another prompt, of the same number of tokens, that takes the place of the noise.

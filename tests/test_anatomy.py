@@ -1,21 +1,23 @@
 import re
 from contextlib import ExitStack
 from threading import Thread
+from types import SimpleNamespace
 
 import pytest
 import torch
 from reference.overlay import decoder_layers
 from reference.tiny import ALL_KINDS, KINDS, D, L, tiny_model
 from torch import nn
-from transformers import BertConfig, BertModel, LlamaForSequenceClassification
+from transformers import BertConfig, BertModel, GenerationConfig, LlamaForSequenceClassification
 
 from interpret.anatomy import (
     FAMILIES,
     anatomy_of,
-    family_of,
     keeping_activations,
     layer_input,
     past_length,
+    reporting_attention,
+    uncompiled,
     with_layer_input,
 )
 from interpret.errors import UnsupportedModelError
@@ -68,7 +70,7 @@ def test_an_unknown_family_is_refused_by_name():
         "docs/architecture.md, 'Describing another family', shows how in ten lines"
     )
     with pytest.raises(UnsupportedModelError, match=f"^{re.escape(message)}$"):
-        family_of(model)
+        anatomy_of(model)
 
 
 def test_a_part_of_a_model_is_no_model(llama):
@@ -112,6 +114,31 @@ def test_checkpointing_comes_back_also_when_the_block_raises(llama):
     assert llama.model.gradient_checkpointing
     with keeping_activations(nn.Linear(1, 1)):
         pass
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "flex_attention", "flash_attention_2"])
+def test_patterns_are_computed_whatever_the_attention(llama, attention):
+    ids = torch.tensor([[5, 6, 7]])
+    with reporting_attention(llama), torch.no_grad():
+        own = llama(ids, output_attentions=True).attentions
+    llama.config._attn_implementation = attention
+    with reporting_attention(llama), torch.no_grad():
+        found = llama(ids, output_attentions=True).attentions
+    assert llama.config._attn_implementation == attention
+    assert len(found) == L
+    assert all(map(torch.equal, found, own))
+
+
+def test_compiling_is_turned_off_where_the_other_settings_stand():
+    model, config = SimpleNamespace(device=torch.device("cuda")), GenerationConfig(max_new_tokens=3)
+    compiles = hasattr(config, "disable_compile")
+    assert uncompiled(model, None) == (None, {"disable_compile": True} if compiles else {})
+    given, beside = uncompiled(model, config)
+    assert beside == {}
+    assert given.max_new_tokens == 3
+    assert getattr(given, "disable_compile", True)
+    assert not getattr(config, "disable_compile", False)
+    assert uncompiled(SimpleNamespace(device=torch.device("cpu")), config) == (config, {})
 
 
 def test_a_hook_of_this_thread_is_silent_in_another():

@@ -33,6 +33,7 @@ from interpret import (
     register_step_function,
 )
 from interpret.attribution.functions import FUNCTIONS
+from interpret.attribution.methods import METHODS
 from interpret.decoding import write_after
 
 
@@ -169,7 +170,7 @@ def test_a_foil_of_another_length_needs_an_alignment():
         attributed(**options)
     assert str(error.value) == (
         "contrast_targets[0] has 1 tokens after the prompt, the text 2: say which are held against which, as in "
-        "alignment=[[(0, 0)]], pairs (step, step of the contrast)"
+        "alignment=[[(0, 0)]], pairs (step, step of the contrast), or attribute the first alone, with end=1"
     )
     model = wide_model("llama")
     found = attributed(model, alignment=[[(0, 0), (1, 0)]], **options).step_scores["contrast_prob_diff"]
@@ -178,6 +179,34 @@ def test_a_foil_of_another_length_needs_an_alignment():
     p_foil = last_logits(model, first).softmax(-1)[foil]
     assert found[0] == pytest.approx((last_logits(model, first).softmax(-1)[target] - p_foil).item(), rel=1e-3)
     assert found[1] == pytest.approx((last_logits(model, second).softmax(-1)[other] - p_foil).item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("contrast", ["same_context", "own_prefix"])
+def test_the_first_tokens_of_texts_of_different_lengths_are_a_pair(contrast):
+    options = {"attributed_fn": "contrast_prob_diff", "contrast": contrast, "contrast_targets": SHORT}
+    found = attributed(end=1, **options)
+    ids, target = prefixes(TARGET)[0]
+    p = last_logits(wide_model("llama"), ids).softmax(-1)
+    (value,) = found.step_scores["contrast_prob_diff"]
+    assert value == pytest.approx((p[target] - p[ids_of(SHORT)[-1]]).item(), rel=1e-3)
+    np.testing.assert_array_equal(found.scores, attributed(alignment=[[(0, 0)]], end=1, **options).scores)
+    assert found.foil_tokens == ("Ġextra",)
+    assert attributed().foil_tokens is None
+
+
+def test_a_prompt_that_ends_in_the_middle_of_a_token_is_told():
+    with pytest.raises(InputError) as error:
+        attribute(wide_model("llama"), TOKENIZER, f"{PROMPT} ", TARGET)
+    assert str(error.value) == (
+        "targets[0] 'The Eiffel Tower is in the city' does not extend its prompt 'The Eiffel Tower is in ': its tokens "
+        "do not begin with the prompt's. End the prompt with a whole word, without a space after it"
+    )
+
+
+@pytest.mark.parametrize("prompt", [None, [3, 1]])
+def test_a_prompt_that_is_no_text_is_told(prompt):
+    with pytest.raises(InputError, match=r"^prompts\[0\] is .*; give a text$"):
+        attribute(wide_model("llama"), TOKENIZER, [prompt])
 
 
 @pytest.mark.parametrize(
@@ -306,9 +335,14 @@ CONTRAST = {"attributed_fn": "contrast_prob_diff"}
     [
         (
             {"targets": "Paris"},
-            "targets[0] 'Paris' does not extend its prompt 'The Eiffel Tower is in': its tokens do not begin with the "
-            "prompt's. Give the prompt and what follows it as one text, and end the prompt with a whole word, without "
-            "a space after it",
+            "targets[0] 'Paris' does not begin with its prompt 'The Eiffel Tower is in': give both as one text, as "
+            "'The Eiffel Tower is in Paris'",
+        ),
+        ({"targets": [None]}, "targets[0] is None; give a text"),
+        ({"targets": f"{PROMPT}{' the city' * 40}"}, "targets[0] has 85 tokens, more than the 64 this model reads"),
+        (
+            {"targets": None, "max_new_tokens": 64},
+            "prompts[0] has 5 tokens; with 64 new ones it exceeds the 64 this model reads",
         ),
         (
             {"targets": PROMPT},
@@ -361,6 +395,12 @@ def test_texts_that_do_not_fit_are_found_before_anything_is_attributed():
     assert not passes
 
 
+@pytest.mark.parametrize("name", list_methods())
+def test_every_option_of_a_method_is_told(name):
+    told = attribute.__doc__.partition("**options:")[2].partition("Returns:")[0]
+    assert all(f"``{option}``" in told for option in METHODS[name].options())
+
+
 def test_no_prompt_is_told():
     with pytest.raises(InputError, match=r"^there is no prompt: give at least one$"):
         attribute(wide_model("llama"), TOKENIZER, [])
@@ -398,6 +438,47 @@ def test_a_function_without_a_gradient_is_told():
             attributed(attributed_fn="cut")
     finally:
         del FUNCTIONS["cut"]
+
+
+@pytest.mark.usefixtures("_own_function")
+def test_a_function_can_be_registered_again_as_by_a_cell_that_is_run_twice():
+    def another(reading):
+        return reading.logits[:, 4]
+
+    with pytest.raises(InputError, match=r"^there is a step function 'third' already; choose another name, or give ov"):
+        register_step_function(another, "third")
+    register_step_function(another, "third", overwrite=True)
+    (ids, _), *_ = prefixes(TARGET)
+    found = attributed(step_scores="third").step_scores
+    assert list(found) == ["probability", "third"], "one name alone is a list of it"
+    assert found["third"][0] == pytest.approx(last_logits(wide_model("llama"), ids)[4].item(), rel=1e-4)
+    with pytest.raises(InputError, match=r"^there is a step function 'logit' already; choose another name$"):
+        register_step_function(another, "logit", overwrite=True)
+
+
+@pytest.mark.usefixtures("_own_function")
+@pytest.mark.parametrize(
+    ("fn", "found"),
+    [
+        (lambda reading: reading.logits.max().item(), r"-?\d.*"),
+        (lambda reading: reading.logits.softmax(-1)[0, reading.target], r"a tensor of shape \[\]"),
+        (lambda reading: reading.logits[:, reading.foil], r"a tensor of shape \[1, 1, 450\]"),
+    ],
+)
+@pytest.mark.parametrize("method", ["input_x_gradient", "occlusion"])
+def test_a_function_that_does_not_give_a_value_a_row_is_told(fn, found, method):
+    register_step_function(fn, "third", overwrite=True)
+    with pytest.raises(InputError, match=rf"^step function 'third' returned {found}; expected a tensor of shape \[1\]"):
+        attributed(attributed_fn="third", method=method)
+
+
+@pytest.mark.parametrize("fn", [lambda reading, power=2: reading.logits, lambda reading, *, power: reading.logits])
+def test_an_option_that_could_not_be_given_is_told(fn):
+    with pytest.raises(
+        InputError, match=r"^step function 'raised' has the parameter 'power'; options are keyword-only"
+    ):
+        register_step_function(fn, "raised")
+    assert "raised" not in FUNCTIONS
 
 
 def test_a_name_is_registered_once():

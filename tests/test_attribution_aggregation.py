@@ -113,6 +113,12 @@ def test_a_letter_of_sentence_piece_in_bytes_stays_in_its_word():
     assert found.tokens == ("▁M<0xC3><0xBC>", "▁Paris")
 
 
+def test_foils_are_merged_with_their_steps():
+    found = attribution(one(foil_tokens=("▁Ro", "me"))).aggregate(subwords=True).sequences[0]
+    assert (found.tokens[found.start :], found.foil_tokens) == (("▁Paris",), ("▁Rome",))
+    assert attribution(one()).aggregate(subwords=True).sequences[0].foil_tokens is None
+
+
 def test_words_of_the_source_are_merged_too():
     extra = {"source_tokens": ("▁a", "b", "▁c"), "source_ids": (1, 2, 3), "source_scores": np.ones((3, 2))}
     found = attribution(one(**extra)).aggregate(subwords=True).sequences[0]
@@ -153,6 +159,20 @@ def test_repeated_tokens_have_a_row_each():
     assert set(frame.step_token) == {"▁Par", "is"}
 
 
+def test_a_score_that_is_no_number_has_a_row():
+    scores = SCORES.copy()
+    scores[1, 0] = np.nan
+    frame = attribution(one(scores)).to_frame()
+    assert len(frame) == 7
+    assert frame[frame.score.isna()][["step", "position"]].to_numpy().tolist() == [[0, 1]]
+
+
+def test_what_is_printed_is_short():
+    found = attribution(one(), one(None, layer_scores={"mlp_out.0": WIDE}))
+    assert repr(found) == f"Attribution(2 inputs, {INFO!r})"
+    assert "layer_scores" not in repr(found.sequences[1])
+
+
 def test_the_table_has_layers_and_sources_and_sums_the_width():
     extra = {"source_tokens": ("▁a", "b"), "source_ids": (1, 2), "source_scores": np.ones((2, 2))}
     frame = attribution(one(), one(None, layer_scores={"mlp_out.0": WIDE}, **extra)).to_frame()
@@ -170,6 +190,7 @@ def test_the_table_has_layers_and_sources_and_sums_the_width():
             "spans and subwords both say which tokens are merged; give one of them",
         ),
         ({"spans": []}, "spans has 0 entries for 1 inputs; give one list for each"),
+        ({"spans": [(0, 2)]}, "spans[0] is (0, 2); give a list of ranges for each input, such as [[(0, 2)]] for one"),
         ({"spans": [[(0, 2), (1, 3)]]}, "spans[0]: (1, 3) overlaps another or is not inside the 5 tokens"),
         ({"spans": [[(4, 6)]]}, "spans[0]: (4, 6) overlaps another or is not inside the 5 tokens"),
         ({"spans": [[(2, 4)]]}, "spans[0]: (2, 4) crosses the end of the prompt or of the steps"),

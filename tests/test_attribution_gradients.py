@@ -300,6 +300,13 @@ def test_nothing_is_left_on_the_model(method):
             "method 'deeplift': unknown option 'n_steps'; Allowed: baseline",
         ),
         ({"n_steps": 3}, "method 'input_x_gradient': unknown option 'n_steps'; it has none"),
+        ({"new_tokens": 3}, "unknown argument 'new_tokens'; did you mean 'max_new_tokens'?"),
+        ({"contrast_target": TARGET}, "unknown argument 'contrast_target'; did you mean 'contrast_targets'?"),
+        (
+            {"method": "lime", "n_sample": 3},
+            "method 'lime': unknown option 'n_sample'; did you mean 'n_samples'? "
+            "Allowed: n_samples, mask_probability, kernel_width, penalty, baseline, seed",
+        ),
     ],
 )  # fmt: skip
 def test_a_wrong_option_is_told(options, message):

@@ -42,6 +42,7 @@ def one_input(draw):
         layer_scores=named(floats(*shape)),
         step_scores=named(floats(G)),
         details=named(floats(G)),
+        foil_tokens=draw(st.none() | st.tuples(*[TEXTS] * G)),
         source_tokens=tuple(draw(st.lists(TEXTS, min_size=S, max_size=S))) if source else None,
         source_ids=tuple(range(S)) if source else None,
         source_scores=draw(floats(S, G)) if source else None,

@@ -226,6 +226,7 @@ def test_layers_are_chosen_by_name_site_and_number():
     assert layer_names(model, ["attn_out.3", 1, "attn_out.1"]) == [
         "attn_out.3", "resid_post.1", "attn_out.1", "mlp_out.1"
     ]  # fmt: skip
+    assert layer_names(model, -1) == layer_names(model, L - 1)
 
 
 @pytest.mark.parametrize(
@@ -237,6 +238,8 @@ def test_layers_are_chosen_by_name_site_and_number():
             "each for all layers, or as 'resid_post.3'",
         ),
         ({"layers": [4]}, "layer 4 does not exist; this model has layers 0 to 3"),
+        ({"layers": -5}, "layer -5 does not exist; this model has layers 0 to 3"),
+        ({"layers": "mlp_out.4"}, "layer 4 does not exist; this model has layers 0 to 3"),
         ({"layers": []}, "layers is empty; leave it out for all layers"),
         (
             {"attributed_fn": "mc_dropout_mean"},

@@ -204,6 +204,16 @@ def test_a_prompt_that_cannot_be_attributed_is_dropped_with_its_reason(model_fol
     assert {row.name for row in table_of(tmp_path / "run")} == {"a_1", "c_1"}
 
 
+def test_rows_tell_what_each_token_is_held_against(model_folder, opened, tmp_path):
+    examples = file_of(tmp_path, entries(1, target="yes", foil="sun"))
+    of_foil = ["--attributed-fn", "contrast_prob_diff", "--steps", "0:1"]
+    assert run(*arguments(model_folder, examples, tmp_path / "run", *of_foil)) == 0
+    first = opened[1].convert_ids_to_tokens(opened[1](" sun").input_ids)[0]
+    assert {row.foil_token for row in table_of(tmp_path / "run")} == {first}
+    assert run(*arguments(model_folder, examples, tmp_path / "without")) == 0
+    assert {row.foil_token for row in table_of(tmp_path / "without")} == {""}
+
+
 def test_scores_that_are_no_numbers_are_no_rows(opened):
     found = interpret.attribute(*opened, TEXT, max_new_tokens=1).aggregate()
     found.sequences[0].scores[1, 0] = np.nan
@@ -250,6 +260,7 @@ def test_another_method_is_another_run(model_folder, tmp_path, capsys):
 
 
 ALIGN = "say which are held against which, with --align, such as 0:0,1:0 (token of the target, token of the foil)"
+FIRST = "or hold only the first tokens against each other, with --steps 0:1"
 
 
 @pytest.mark.parametrize(
@@ -270,7 +281,10 @@ ALIGN = "say which are held against which, with --align, such as 0:0,1:0 (token 
         (["--foil", "Rome", "--attributed-fn", "logit"], "nothing reads the contrast: ask for 'contrast_prob_diff'"),
         (["--attributed-fn", "contrast_prob_diff"], "there is no foil to hold it against; give one, with --foil"),
         (["--target", "the city", "--foil", "extra cheese pizza"], f"the foil has 3 tokens, the target 2: {ALIGN}"),
-        (["--source-language", "en"], "source_language and target_language are for translation models; leave them out"),
+        (
+            ["--source-language", "en"],
+            "--source-language and --target-language are for translation models; leave them out",
+        ),
         (["--examples", "x.json"], "give --prompt with a text, or --examples with a file of prompts"),
     ],
 )
@@ -284,7 +298,8 @@ def test_a_users_mistake_is_one_message_and_exit_code_2(model_folder, tmp_path, 
 
 def test_an_alignment_of_what_is_written_is_asked_for_by_its_option(model_folder, capsys):
     assert one(model_folder, "--foil", "extra cheese pizza", "--new-tokens", "1") == 2
-    assert f"the foil has 3 tokens, the target 1: {ALIGN}" in capsys.readouterr().err
+    assert f"the foil has 3 tokens, the target 1: {ALIGN}, {FIRST}" in capsys.readouterr().err
+    assert one(model_folder, "--foil", "extra cheese pizza", "--new-tokens", "1", "--steps", "0:1") == 0
 
 
 def test_a_file_that_is_there_is_refused_before_any_work(model_folder, tmp_path, capsys):

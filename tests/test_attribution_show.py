@@ -118,6 +118,14 @@ def translated():
     return made(made_one(("<s>", "▁Je"), 1, scores=scores, **source))
 
 
+def test_what_the_text_is_held_against_is_told(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    attribution = made(made_one(("The", "Ġthe", "Ġthe", "Ġend"), 2, foil_tokens=("Ġa", "Ġstart")))
+    attribution.show()
+    assert "The the → the end, against a start" in capsys.readouterr().out
+    assert "the end, against a start" in page(attribution)
+
+
 def test_source_and_text_are_bands_of_one_grid():
     assert Grids(page(translated())).texts() == [
         ["token", "·Je"],

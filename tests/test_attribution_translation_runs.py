@@ -115,8 +115,8 @@ def test_a_language_that_is_missing_or_too_much_is_told(saved, tmp_path, capsys)
         said.append(capsys.readouterr().err.partition("error: ")[2])
     assert not (tmp_path / "run").exists()
     if "source_language" in languages:
-        assert said[0].startswith("source_language is missing; give the language's code, such as ")
-        assert said[1].startswith("target_language is missing; give the language's code, such as ")
+        assert said[0].startswith("--source-language is missing; give the language's code, such as ")
+        assert said[1].startswith("--target-language is missing; give the language's code, such as ")
     else:
-        assert said[0].startswith("source_language: a Marian model knows the language it reads; leave it out")
-        assert said[1].startswith("target_language is missing; this model writes fra, spa")
+        assert said[0].startswith("--source-language: a Marian model knows the language it reads; leave it out")
+        assert said[1].startswith("--target-language is missing; this model writes fra, spa")

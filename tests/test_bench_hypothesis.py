@@ -42,6 +42,18 @@ def test_welch_is_scipys(name):
     assert (test.null_mean, test.alternative_mean) == pytest.approx((np.mean(null), np.mean(alternative)))
 
 
+def test_pairs_are_compared_each_with_itself():
+    null, alternative = np.array([0.0, 5.0, 9.0, 14.0, 22.0, 31.0]), np.array([1.0, 5.5, 11.0, 14.5, 22.0, 33.0])
+    expected = stats.permutation_test(
+        (alternative, null), lambda a, b: a.mean() - b.mean(), permutation_type="samples", n_resamples=np.inf
+    )
+    test = hypothesis_test(null, alternative, method="paired")
+    assert test.p_value == pytest.approx(expected.pvalue) == 2 / 2**5
+    assert test.statistic == pytest.approx(1)
+    assert test.degrees_of_freedom is None
+    assert hypothesis_test(null, alternative, method="permutation").p_value > 0.5
+
+
 @pytest.mark.parametrize("name", ["apart", "two", "one constant", "same mean"])
 def test_all_permutations_of_small_samples_are_scipys(name):
     null, alternative = SAMPLES[name]
@@ -88,9 +100,9 @@ def test_the_effect_size_is_the_formula():
     assert hypothesis_test(null, alternative).hedges_g == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("method", ["welch", "permutation"])
+@pytest.mark.parametrize("method", ["welch", "permutation", "paired"])
 def test_samples_that_are_one_number_show_nothing(method):
-    test = hypothesis_test([0.1] * 3, [0.1] * 10, method=method)
+    test = hypothesis_test([0.1] * 3, [0.1] * (3 if method == "paired" else 10), method=method)
     assert (test.p_value, test.rejected, test.hedges_g) == (1.0, False, 0.0)
     assert test.statistic == pytest.approx(0, abs=1e-15)
 
@@ -115,7 +127,12 @@ WRONG = [
     (
         ([1.0, 2.0], [1.0, 3.0]),
         {"method": "welsh"},
-        "unknown method 'welsh'; did you mean 'welch'? Allowed: welch, permutation",
+        "unknown method 'welsh'; did you mean 'welch'? Allowed: welch, permutation, paired",
+    ),
+    (
+        ([1.0, 2.0], [1.0, 3.0, 4.0]),
+        {"method": "paired"},
+        "null has 2 numbers, alternative 3: pairs need as many of each",
     ),
     (([1.0, 2.0], [1.0, 3.0]), {"n_permutations": 0}, "n_permutations is 0: draw at least one"),
 ]

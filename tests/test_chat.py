@@ -3,7 +3,7 @@ import re
 import pytest
 from reference.toy_tokenizers import byte_level, sentence_piece
 
-from interpret.chat import as_it_is, wrap
+from interpret.chat import as_it_is, chat_text, wrap
 from interpret.errors import InputError
 
 
@@ -35,6 +35,18 @@ def test_a_message_may_look_like_a_template():
 
 def test_without_any_template_the_message_is_taken_as_it_is():
     assert wrap(sentence_piece(), "Hello") == as_it_is("Hello")
+
+
+def test_a_chat_as_text_becomes_the_templates_tokens(monkeypatch):
+    tokenizer = byte_level(chat=True)
+    assert chat_text(tokenizer, "Hello") == wrap(tokenizer, "Hello").text
+    opening = sentence_piece()  # opens every text with <s>, as its template does
+    monkeypatch.setattr(opening, "chat_template", "{{ bos_token }}user: {{ messages[0]['content'] }} answer:")
+    text = chat_text(opening, "Hello")
+    assert text == "user: Hello answer:"
+    whole = wrap(opening, "Hello")
+    assert opening(text).input_ids == opening(whole.text, add_special_tokens=False).input_ids
+    assert chat_text(opening, "Hello", template="[{prompt}]") == "[Hello]"
 
 
 @pytest.mark.parametrize(("template", "kept"), [("{{ m }}", True), ("{{ m.strip() }}", False)])

@@ -179,7 +179,7 @@ def test_another_runs_folder_is_refused_and_left_alone(model_folder, examples, t
     assert run(*argv) == 2
     message = capsys.readouterr().err
     assert "holds another run:" in message
-    assert "new_tokens: 3 there, 4 here" in message
+    assert "  --new-tokens: 3 there, 4 here" in message
     assert {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir()} == before
 
 
@@ -192,7 +192,7 @@ def test_another_runs_folder_is_refused_and_left_alone(model_folder, examples, t
         (["--model", "./none"], "error: there is no folder './none'"),
         (["--interpretation-prompt", "sumarize"], "error: unknown interpretation prompt 'sumarize'; did you mean"),
         (["--replacing-mode", "nomralized"], "error: unknown replacing mode 'nomralized'; did you mean 'normalized'?"),
-        (["--overlay-strength", "2"], "error: insertion: overlay_strength 2.0 is outside 0 to 1"),
+        (["--overlay-strength", "2"], "error: insertion: --overlay-strength 2.0 is outside 0 to 1"),
         (["--insertion-layer", "4"], "error: insertion: layer 4 does not exist; this model has layers 0 to 3"),
         (["--insertion-layer", "one"], "error: insertion layer 'one'; give a layer's number, or 'same'"),
         (["--site", "atn_out"], "error: unknown site 'atn_out'; did you mean 'attn_out'?"),

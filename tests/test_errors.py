@@ -18,6 +18,13 @@ def test_unknown_guesses_nothing_where_nothing_is_near():
     assert unknown("option", "xyz", ["left", "right"]) == "unknown option 'xyz'; Allowed: left, right"
 
 
+def test_unknown_tells_the_first_of_very_many():
+    names = [f"neurons.{layer}" for layer in range(90)]
+    told = unknown("activation", "neuron.7", names)
+    assert told.startswith("unknown activation 'neuron.7'; did you mean 'neurons.7'? Allowed: neurons.0, neurons.1, ")
+    assert told.endswith(", neurons.19, ... (90 in all)")
+
+
 def test_unknown_takes_names_of_any_kind_and_allowed_from_any_iterable():
     assert unknown("option", 7, iter(("left", "right"))) == "unknown option 7; Allowed: left, right"
     assert unknown("option", None, {"left": 1}) == "unknown option None; Allowed: left"

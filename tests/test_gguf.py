@@ -8,7 +8,7 @@ import pytest
 import torch
 from reference.tiny import tiny_model
 
-from interpret.cli.common import weights
+from interpret.cli.options import weights
 from interpret.errors import ModelError
 from interpret.models import load
 

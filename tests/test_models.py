@@ -4,8 +4,10 @@ import logging
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 import transformers
@@ -63,7 +65,9 @@ def folder(saved: Path, tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     """As without a network: only what is cached can be had, and nothing is."""
-    monkeypatch.setattr(transformers.utils.hub, "_is_offline_mode", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    if hasattr(transformers.utils.hub, "_is_offline_mode"):  # up to transformers 4, which read the setting once
+        monkeypatch.setattr(transformers.utils.hub, "_is_offline_mode", True)
 
 
 def logits(model: PreTrainedModel) -> torch.Tensor:
@@ -82,9 +86,9 @@ def test_folder_opens_as_it_was_saved(saved: Path, original: LlamaForCausalLM) -
 
 
 def test_old_pytorch_files_open_as_well(original: LlamaForCausalLM, tmp_path: Path) -> None:
-    original.save_pretrained(tmp_path, safe_serialization=False)
+    original.config.save_pretrained(tmp_path)
+    torch.save(original.state_dict(), tmp_path / "pytorch_model.bin")
     save_tokenizer(tmp_path, eos_token="<end>")
-    assert (tmp_path / "pytorch_model.bin").exists()
     assert torch.equal(logits(load(tmp_path, device="cpu")[0]), logits(original))
 
 
@@ -214,7 +218,6 @@ def test_weights_can_be_rounded(
         ({"device_map": {"": 99}}, r"device_map '99' is not there: torch finds \d+ CUDA GPUs"),
         ({"device_map": "autoo"}, "device_map 'autoo' is not a device"),
         ({"device": "cpu", "device_map": "auto"}, "device and device_map exclude each other"),
-        ({"device_map": {"model": "cpu"}}, r"cannot open the model '.*Check the files, and device_map"),
         ({"device_map": spread(lm_head="disk"), "load_in_8bit": True}, None),
         ({"device_map": spread(**{"model.layers.0": "disk"}), "load_in_8bit": True}, "are offloaded"),
     ],
@@ -226,6 +229,14 @@ def test_arguments_that_do_not_fit(arguments: dict[str, object], message: str | 
         return
     with pytest.raises(ModelError, match=message):
         load(saved, **arguments)  # type: ignore[arg-type]
+
+
+def test_a_map_that_leaves_modules_out_is_refused_or_completed(saved: Path, original: LlamaForCausalLM) -> None:
+    if int(transformers.__version__.split(".")[0]) >= 5:  # it puts them where there is room
+        assert torch.equal(logits(load(saved, device_map={"model": "cpu"})[0]), logits(original))
+        return
+    with pytest.raises(ModelError, match="cannot open the model '.*Check the files, and device_map"):
+        load(saved, device_map={"model": "cpu"})
 
 
 def test_a_missing_gpu_is_named(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,17 +294,17 @@ def ask_for(**fields: int) -> object:
     ("change", "message"),
     [
         (drop_tokenizer, r"cannot open the tokenizer of .*tokenizer\.save_pretrained\(folder\)"),
-        (spoil("tokenizer.json", "{"), "cannot open the tokenizer of .*EOF while parsing"),
+        (spoil("tokenizer.json", "{"), "cannot open the tokenizer of .*(EOF while parsing|Expecting property name)"),
         (spoil("tokenizer_config.json", "{"), "cannot open the tokenizer of .*: Expecting property name"),
-        (spoil("config.json"), r"cannot open the model .*config\.json\. A model's folder holds config\.json"),
+        (spoil("config.json"), r"cannot open the model .*model.*\. A model's folder holds config\.json"),
         (spoil("config.json", "{"), "cannot open the model .*not a valid JSON file"),
-        (spoil("config.json", '{"model_type": "lama"}'), r"transformers [\d.]+ knows no model type 'lama'"),
+        (spoil("config.json", '{"model_type": "lama"}'), "cannot open the model .*model type [`']lama[`']"),
         (spoil("config.json", '{"model_type": "vit"}'), "cannot open the model .*Unrecognized configuration"),
         (spoil("model.safetensors"), "cannot open the model .*no file named"),
         (cut_weights, "cannot open the model .*not fully covered. Check the files"),
         (ask_for(num_hidden_layers=3),
          r"not hold all weights of a LlamaForCausalLM: model\.layers\.2\..*\.weight, .* and 6 more missing"),
-        (ask_for(vocab_size=49), "cannot open the model .*shape"),
+        (ask_for(vocab_size=49), r"shape.*\[48, 64\].*\[49, 64\]"),
     ],
     ids=["no tokenizer", "tokenizer.json", "tokenizer_config", "no config", "config not JSON", "unknown type",
          "not a language model", "no weights", "cut weights", "missing layer", "other shape"],
@@ -322,12 +333,19 @@ def logging_state() -> tuple[object, ...]:
     return (tuple(root.handlers), root.level, transformers_logging.get_verbosity(), *bars)
 
 
-@pytest.mark.parametrize("bars", [True, False])
-def test_loading_leaves_logging_as_it_was(
-    bars: bool, saved: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(transformers_logging, "_tqdm_active", bars)
-    monkeypatch.setattr("huggingface_hub.utils._tqdm._hf_hub_progress_bars_disabled", not bars)
+@pytest.fixture(params=[True, False], ids=["bars", "no bars"])
+def _bars(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Progress bars as a user may have set them; afterwards as they are by default."""
+    if not request.param:
+        transformers_logging.disable_progress_bar()
+        hub.disable_progress_bars()
+    yield
+    transformers_logging.enable_progress_bar()
+    hub.enable_progress_bars()
+
+
+@pytest.mark.usefixtures("_bars")
+def test_loading_leaves_logging_as_it_was(saved: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transformers_logging._get_library_root_logger(), "level", logging.INFO)
     before = logging_state()
     load(saved, device_map=spread(**{"model.layers.1": "disk"}))

@@ -58,6 +58,12 @@ def test_patterns_are_the_models_own(family_model):
     assert hooks_on(family_model) == 0
 
 
+@pytest.mark.parametrize("ids", ["w1 w2", [[3, 4]], IDS[0]])
+def test_ids_that_are_no_rows_are_told(family_model, ids):
+    with pytest.raises(InputError, match=r"^input_ids: give a tensor \[B, T\], such as "):
+        attention_patterns(family_model, ids)
+
+
 def test_only_the_layers_named_come_back(family_model):
     patterns = attention_patterns(family_model, IDS, layers=[2])
     assert list(patterns) == [2]

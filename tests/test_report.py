@@ -251,7 +251,7 @@ def test_an_installed_package_has_the_files_of_the_page(tmp_path):
 
 def colours():
     """The colours of each scheme by name, as red, green and blue."""
-    css = (TOP / "interpret" / "report" / "interpretations.css").read_text()
+    css = (TOP / "interpret" / "pages" / "base.css").read_text()
     found = re.findall(r"--([\w-]+): (?:#(\w{6})|(\d+) (\d+) (\d+));", css.split("* {")[0])
     light, dark = {}, {}
     for name, code, *parts in found:

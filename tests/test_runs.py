@@ -26,7 +26,7 @@ from reference.small_runs import (
 
 from interpret.errors import RunError
 from interpret.records import Interpretation, csv_header, to_csv
-from interpret.runs import read_table
+from interpret.runs import read_table, read_units
 
 WHAT_TO_DO = "give another --output folder, or delete this one"
 
@@ -353,6 +353,24 @@ def test_a_table_is_read_while_it_is_written_whole_units_only(tmp_path: Path) ->
             file.write(b'half,"a row')
         for place in (tmp_path, str(tmp_path), tmp_path / "table.csv"):
             assert read_table(place, Row) == rows_of("a") + rows_of("b")
+
+
+def test_units_are_read_one_by_one_while_the_run_goes_on(tmp_path: Path) -> None:
+    with opened(tmp_path) as run:
+        assert list(read_units(tmp_path, Row)) == []
+        work(run)
+        with (tmp_path / "table.csv").open("ab") as file:
+            file.write(b'half,"a row')
+        assert list(read_units(tmp_path, Row)) == [rows_of("a"), rows_of("b")], "c is dropped, d has no rows"
+
+
+def test_units_that_cannot_be_read_name_the_table(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"table\.csv: cannot be read: No such file or directory$"):
+        list(read_units(tmp_path, Row))
+    with opened(tmp_path) as run:
+        work(run)
+    with pytest.raises(RunError, match=r"table\.csv is no table of Interpretation$"):
+        list(read_units(tmp_path, Interpretation))
 
 
 def test_a_table_on_its_own_is_read_whole(tmp_path: Path, unbroken: dict[str, bytes]) -> None:

@@ -10,6 +10,7 @@ import pytest
 from typer.main import get_command
 
 import interpret
+from interpret.anatomy import FAMILIES, Family, Parts
 from interpret.cli import app
 from interpret.records import (
     HeadView,
@@ -27,7 +28,7 @@ TOP = Path(__file__).parents[1]
 PACKAGE = TOP / "interpret"
 # A module imports only from layers strictly below its own; docs/architecture.md tells each module's job.
 LAYERS = [
-    {"errors", "passes", "records"},
+    {"errors", "passes", "precision", "records"},
     {
         "anatomy",
         "averaging",
@@ -38,6 +39,7 @@ LAYERS = [
         "facts",
         "linear",
         "memory",
+        "pages",
         "provenance",
         "quantize",
         "selectors",
@@ -124,7 +126,25 @@ def test_transformers_is_version_bound_in_two_places_only():
         r"past_key_values\[|hidden_states\"\]|greedy_search\(|_prepare_\w+\(|if .*__version__|DynamicCache"
     )
     for path in modules():
-        if path.name not in ("anatomy.py", "generation.py"):
+        if path.relative_to(PACKAGE).parts[0] not in ("anatomy", "generation.py"):
+            assert not words.findall(path.read_text()), path
+
+
+def module_names(of) -> set[str]:
+    """The names in a family's row that no other word could be."""
+    if isinstance(of, str):
+        return {name for name in of.split(".") if "_" in name}
+    parts = vars(of).values() if isinstance(of, (Family, Parts)) else of if isinstance(of, tuple) else ()
+    return {name for part in parts for name in module_names(part)}
+
+
+def test_only_the_anatomy_knows_the_modules_of_a_family():
+    names = {name for family in FAMILIES.values() for name in module_names(family)}
+    assert {"self_attn", "q_proj", "c_attn", "ln_2", "pre_feedforward_layernorm"} <= names
+    words = re.compile(rf"\b({'|'.join(names)})\b")
+    for path in modules():
+        # The demo model is a Llama, written file by file.
+        if path.relative_to(PACKAGE).parts[0] not in ("anatomy", "demo_model.py"):
             assert not words.findall(path.read_text()), path
 
 

@@ -1,5 +1,6 @@
 import dataclasses
 import re
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -10,8 +11,11 @@ from reference.tracing import patched, run
 
 from interpret.averaging import Average, average
 from interpret.errors import InputError
+from interpret.fact_files import Fact
+from interpret.fact_traces import trace_cells
 from interpret.noise import corrupt, draw, embedding_rows, embedding_sigma, noise_of, parse_noise
 from interpret.trace_inputs import TraceSettings
+from interpret.trace_tables import TraceGrid, trace_grids
 from interpret.tracing import MEDIATORS, trace, trace_mediators
 
 PROMPT, SUBJECT = "The Eiffel Tower is in", "Eiffel Tower"
@@ -102,6 +106,10 @@ def test_the_mediators_of_one_call_are_those_of_single_calls():
         assert (result.low, result.high, result.mediator) == (alone.low, alone.high, name)
     scores = [result.scores for result in together.values()]
     assert not any(np.allclose(scores[i], scores[j], rtol=1e-3) for i in range(5) for j in range(i))
+
+
+def test_what_is_printed_of_a_trace_is_short():
+    assert "array" not in repr(traced())
 
 
 def test_windows_have_ten_layers_by_default():
@@ -248,6 +256,17 @@ def test_ready_noise_brings_its_own_number_of_samples():
 # ------------------------------------------------------------------------------------- prompt, subject, answer
 
 
+@pytest.mark.parametrize("samples", [1, 3])
+def test_a_trace_is_drawn_as_its_rows_are(samples):
+    found = traced(samples=samples)
+    (expected,) = trace_grids(trace_cells(Fact("trace", PROMPT, SUBJECT, found.answer), found))
+    grid = found.grid()
+    for field in fields(TraceGrid):
+        ours, theirs = getattr(grid, field.name), getattr(expected, field.name)
+        assert np.array_equal(ours, theirs, equal_nan=True) if isinstance(theirs, np.ndarray) else ours == theirs
+    assert found.grid("mine").name == "mine"
+
+
 def test_tokens_and_subject_are_found_by_characters():
     result = traced()
     assert "".join(result.tokens) == PROMPT
@@ -382,6 +401,8 @@ def test_no_effects_have_no_average():
             "unknown mediator 'attn_sever'; did you mean 'attn_severed'? "
             "Allowed: hidden, attn_severed, mlp_severed, attn_window, mlp_window",
         ),
+        ([PROMPT], SUBJECT, {}, f"prompt is [{PROMPT!r}]; give one text"),
+        (PROMPT, None, {}, "subject is None; give one text"),
         (PROMPT, SUBJECT, {"target": "last"}, "unknown target 'last'; Allowed: first, whole"),
         (PROMPT, SUBJECT, {"reference_texts": [""]}, "the texts that set the size of the noise have no tokens"),
     ],

@@ -108,6 +108,10 @@ def _normalised(one: Attributed) -> Attributed:
 
 def _ranges(one: Attributed, spans: Sequence[tuple[int, int]], number: int) -> Ranges:
     """Return ranges that cover all tokens, those of the spans and the single ones between."""
+    if any(isinstance(span, int) for span in spans):
+        raise InputError(
+            f"spans[{number}] is {spans}; give a list of ranges for each input, such as [[(0, 2)]] for one"
+        )
     found: Ranges = []
     at = 0
     for start, end in sorted(spans):
@@ -171,6 +175,7 @@ def _merged(one: Attributed, rows: Ranges, source: Ranges | None, aggregates: di
             for name, values in one.step_scores.items()
         },
         details={},
+        foil_tokens=one.foil_tokens and tuple(_joined(one.foil_tokens, columns)),
         source_tokens=one.source_tokens and tuple(_joined(one.source_tokens, source)),
         source_ids=one.source_ids and tuple(_joined_ids(one.source_ids, source)),
     )
@@ -198,6 +203,6 @@ def _rows(number: int, one: Attributed) -> Iterator[tuple[object, ...]]:
     for (side, name), values in one.parts().items():
         tokens = one.tokens if side == "target" else one.source_tokens or ()
         for step, column in enumerate(range(one.start, one.stop)):
-            for position in np.flatnonzero(~np.isnan(values[:, step])):
-                score = float(values[position, step])
-                yield number, side, name, step, column, one.tokens[column], int(position), tokens[position], score
+            seen = values[:, step] if side == "source" else values[:column, step]
+            for position, score in enumerate(seen.tolist()):
+                yield number, side, name, step, column, one.tokens[column], position, tokens[position], score

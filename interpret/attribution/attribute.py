@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,16 @@ from interpret.attribution.languages import languages_of
 from interpret.attribution.plan import Plan, plan_attribution
 from interpret.attribution.result import Attributed, Attribution, Floats, side_by_side
 from interpret.attribution.seq2seq import attributed_translation, translated_texts
-from interpret.attribution.steps import Room, Step, array, embed, gathered_details, head, hidden_states
+from interpret.attribution.steps import (
+    Room,
+    Step,
+    array,
+    embed,
+    foil_tokens,
+    gathered_details,
+    head,
+    hidden_states,
+)
 from interpret.attribution.targets import Alignment, Inputs, Text, one_for_each, texts_of
 from interpret.errors import InputError
 from interpret.memory import unless_too_large
@@ -30,7 +40,7 @@ def attribute(
     contrast_targets: str | Sequence[str] | None = None,
     contrast: Contrast | None = None,
     alignment: Sequence[Alignment] | None = None,
-    step_scores: Sequence[str] = (),
+    step_scores: str | Sequence[str] = (),
     layers: Sequence[int | str] | str | int | None = None,
     start: int | None = None,
     end: int | None = None,
@@ -46,8 +56,10 @@ def attribute(
         model: a causal LM of a known family, in evaluation mode, also a quantised one; or M2M100, NLLB or Marian, whose
             prompts are sources, and whose targets are translations alone. It is left as it is, and no gradient on it.
         tokenizer: its tokenizer.
-        prompts: one, or several; they are read as they are, with the special tokens the tokenizer adds.
-        targets: for each prompt, the prompt and what follows it as one text. None: what the model writes, greedily.
+        prompts: one, or several; they are read as they are, with the special tokens the tokenizer adds. Of a chat
+            model ``chat_text`` makes them.
+        targets: for each prompt, the prompt and what follows it as one text. None: what the model writes, greedily,
+            without the token that ends its text.
         method: one of ``list_methods()``.
         attributed_fn: what is attributed, one of ``list_step_functions()``.
         contrast_targets: for each prompt, the prompt and the foil as one text.
@@ -55,7 +67,7 @@ def attribute(
             ``own_prefix``: after the foil's own beginning; input methods then follow the embeddings of what both
             texts begin with into both, layer methods those of the text alone.
         alignment: for each prompt, pairs (step, step of the foil), steps counted from 0 after the prompt; needed
-            where text and foil differ in length.
+            where text and foil differ in length, unless ``end`` leaves the first step alone.
         step_scores: functions that are reported of each step, beside the attributed one.
         layers: of layer methods: names as in ``record``, of ``resid_post``, ``attn_out`` and ``mlp_out``; a site
             alone for all layers, a number for all sites of a layer, None for everything. Of ``attention``: a number, a
@@ -68,7 +80,13 @@ def attribute(
         source_language: of translation models but Marian: the code of the language of the prompts, such as ``en`` or
             ``eng_Latn``.
         target_language: of translation models that write several languages: the code of the one to write.
-        **options: of the method and of the functions, such as ``n_steps`` or ``n_mcd_steps``.
+        **options: of the method and of the functions. ``integrated_gradients``, also at layers: ``n_steps``,
+            ``baseline``; ``deeplift``, also at layers: ``baseline``; ``gradient_shap``: ``n_samples``, ``noise``,
+            ``baseline``, ``seed``; ``attention``: ``heads``, ``aggregate_layers``, ``aggregate_heads``; ``occlusion``:
+            ``window``, ``baseline``; ``lime``: ``n_samples``, ``mask_probability``, ``kernel_width``, ``penalty``,
+            ``baseline``, ``seed``; functions with dropout: ``n_mcd_steps``, ``seed``. ``info.options`` of what is
+            returned has their values. ``layer_integrated_gradients`` takes ``n_steps`` passes for each step and
+            activation: name few ``layers``.
 
     Returns:
         One entry a prompt; scores are signed, and those of gradient methods still have a width, see ``aggregate``.
@@ -97,6 +115,7 @@ def attribute(
         max_new_tokens=max_new_tokens,
         languages=languages_of(model, tokenizer, source_language, target_language),
         options=options,
+        arguments=signature(attribute).parameters,
     )
     inputs = one_for_each(prompts, targets, contrast_targets, alignment)
     return Attribution(list(attributions(plan, inputs)), plan.info)
@@ -161,6 +180,7 @@ def attributed(plan: Plan, text: Text) -> Attributed:
         layer_scores=layer_scores,
         step_scores=step_scores,
         details=gathered_details(steps),
+        foil_tokens=foil_tokens(steps),
     )
 
 

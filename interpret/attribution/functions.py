@@ -17,7 +17,7 @@ from interpret.errors import InputError, unknown
 Aggregate = Literal["sum", "mean", "product"]
 AGGREGATES = ("sum", "mean", "product")
 Contrast = Literal["same_context", "own_prefix"]
-CONTRASTS = ("same_context", "own_prefix")
+CONTRASTS: tuple[Contrast, ...] = ("same_context", "own_prefix")
 
 
 @dataclass(frozen=True)
@@ -144,6 +144,9 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
 """Inseq's names -> ours; as a step score, a name stands for all of them."""
 
 
+BUILT_IN = frozenset([*FUNCTIONS, *SPELLINGS])
+
+
 def attributed_function(name: str) -> str:
     """Return our name of a function to attribute.
 
@@ -176,29 +179,67 @@ def list_step_functions() -> list[str]:
     return list(FUNCTIONS)
 
 
+def value_of(fn: Callable[..., Tensor], name: str, reading: Reading) -> Tensor:
+    """Return what a function says of a reading, [B].
+
+    Raises:
+        InputError: if it returns anything else.
+    """
+    value = fn(reading)
+    rows = len(reading.logits)
+    if isinstance(value, Tensor) and value.shape == (rows,):
+        return value
+    found = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else f"{value!r}"
+    raise InputError(
+        f"step function {name!r} returned {found}; expected a tensor of shape [{rows}]: a value for each row of "
+        f"reading.logits, which is {list(reading.logits.shape)}"
+    )
+
+
+def _check_parameters(fn: Callable[..., Tensor], name: str) -> None:
+    """Refuse a function that could not be called with a reading alone, or has options nobody could give."""
+    for each in list(signature(fn).parameters.values())[1:]:
+        rest = each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD)  # *args, **kwargs
+        if not rest and (each.kind is not each.KEYWORD_ONLY or each.default is each.empty):
+            raise InputError(
+                f"step function {name!r} has the parameter {each.name!r}; options are keyword-only and have a "
+                f"default, as in def fn(reading, *, {each.name}=1)"
+            )
+
+
 def register_step_function(
-    fn: Callable[..., Tensor], identifier: str, *, aggregate: Aggregate = "mean", unit: str = "", contrast: bool = False
+    fn: Callable[..., Tensor],
+    identifier: str,
+    *,
+    aggregate: Aggregate = "mean",
+    unit: str = "",
+    contrast: bool = False,
+    overwrite: bool = False,
 ) -> None:
     """Make a function of one's own known under a name, for this process.
 
     Args:
-        fn: takes a ``Reading`` (``interpret.attribution.functions``) and options, each with a name and a default,
-            and returns [B]; differentiable where it is to be attributed by a gradient method.
+        fn: takes a ``Reading`` and options, keyword-only ones with defaults, as in ``def fn(reading, *, power=2)``;
+            returns [B], a value for each row of ``reading.logits``; differentiable where it is to be attributed by a
+            gradient method.
         identifier: a new name.
         aggregate: how its values are merged where steps are: ``sum``, ``mean`` or ``product``.
         unit: of its values, for the output.
         contrast: whether it reads ``foil`` and ``foil_logits``.
+        overwrite: replace a function of this name that was registered before, as when a notebook's cell is run again.
 
     Raises:
-        InputError: for a name that is taken, or an unknown ``aggregate``.
+        InputError: for a name that is taken, a function with other parameters, or an unknown ``aggregate``.
 
     >>> register_step_function(lambda reading: reading.logits.max(-1).values, "best_logit")
     >>> list_step_functions()[-1]
     'best_logit'
     >>> del FUNCTIONS["best_logit"]
     """
-    if identifier in FUNCTIONS or identifier in SPELLINGS:
-        raise InputError(f"there is a step function {identifier!r} already; choose another name")
+    if identifier in BUILT_IN or (identifier in FUNCTIONS and not overwrite):
+        way_out = "choose another name" if identifier in BUILT_IN else "choose another name, or give overwrite=True"
+        raise InputError(f"there is a step function {identifier!r} already; {way_out}")
     if aggregate not in AGGREGATES:
         raise InputError(unknown("aggregate", aggregate, AGGREGATES))
+    _check_parameters(fn, identifier)
     FUNCTIONS[identifier] = StepFunction(fn, unit, aggregate, contrast)

@@ -76,7 +76,10 @@ def _panel(one: Attributed) -> Panel:
     sizes = [np.abs(band.values[np.isfinite(band.values)]) for grid in grids for band in grid.bands]
     largest = max((float(size.max()) for size in sizes if size.size), default=0.0)
     prompt = one.tokens[: one.n_prompt] if one.source_tokens is None else one.source_tokens
-    return Panel(plain_text(prompt), plain_text(one.tokens[one.n_prompt :]), grids, largest)
+    continuation = plain_text(one.tokens[one.n_prompt :])
+    if one.foil_tokens is not None:
+        continuation += f", against {plain_text(one.foil_tokens)}"
+    return Panel(plain_text(prompt), continuation, grids, largest)
 
 
 def _token_grid(one: Attributed) -> Grid:

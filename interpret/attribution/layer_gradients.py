@@ -32,7 +32,7 @@ def layer_names(model: PreTrainedModel, layers: Sequence[int | str] | str | int 
     Args:
         model: a causal LM of a known family.
         layers: names such as ``"mlp_out.3"``; a site alone, such as ``"mlp_out"``, stands for all layers, and a number
-            for all sites of that layer. None for everything.
+            for all sites of that layer, from -1 backwards too. None for everything.
 
     Raises:
         InputError: for what does not exist.
@@ -43,9 +43,11 @@ def layer_names(model: PreTrainedModel, layers: Sequence[int | str] | str | int 
         return every
     chosen: list[str] = []
     for one in [layers] if isinstance(layers, (str, int)) else layers:
-        found = [name for name in every if str(one) in (name, *name.split("."))]
-        if not found and isinstance(one, int):
-            raise InputError(f"layer {one} does not exist; this model has layers 0 to {n_layers - 1}")
+        wanted = str(one % n_layers if isinstance(one, int) and -n_layers <= one < 0 else one)
+        found = [name for name in every if wanted in (name, *name.split("."))]
+        site, _, layer = wanted.rpartition(".")
+        if not found and layer.removeprefix("-").isdigit() and site in ("", *SITES):
+            raise InputError(f"layer {layer} does not exist; this model has layers 0 to {n_layers - 1}")
         if not found:
             raise InputError(
                 f"{unknown('activation', one, SITES)}, each for all layers, or as '{SITES[0]}.{n_layers - 1}'"

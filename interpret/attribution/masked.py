@@ -39,23 +39,23 @@ def masked_values(step: Step, masked: Tensor, replacement: Tensor) -> Tensor:
         replacement: [1, T, D], the embeddings masked tokens have instead of their own.
 
     Returns:
-        [N], float64.
+        [N], float64 on the CPU.
     """
     masked = masked.to(step.embeddings.device)
     different, place = masked.unique(dim=0, return_inverse=True)  # equal rows are computed once
     read = _read(step)
     begins = _begins(different) if read else [0] * len(different)
-    values = torch.empty(len(different), dtype=torch.float64, device=masked.device)
+    values = torch.empty(len(different), dtype=torch.float64)
 
     def work(rows: Tensor) -> Tensor:
         embeddings = torch.where(different[rows, :, None], replacement, step.embeddings)  # [R, T, D]
         starts = [begins[row] for row in rows.tolist()]
         logits = step.logits(embeddings) if read is None else _logits(read, embeddings, starts)
-        return step.read(logits, embeddings).double()
+        return step.read(logits, embeddings).cpu().double()
 
     for rows in _packs(begins, masked.shape[1], step.batch_size):
         values[rows] = in_parts(step, torch.tensor(rows, device=masked.device), work)
-    return values[place]
+    return values[place.cpu()]
 
 
 def _read(step: Step) -> _Read | None:

@@ -34,7 +34,7 @@ def occlusion(step: Step, *, window: int = 1, baseline: Baseline = "zero") -> Te
     columns = torch.arange(T)
     covers = (starts <= columns) & (columns < starts + window)  # [windows, T]
     masked = torch.cat([torch.zeros(1, T, dtype=torch.bool), covers])
-    values = masked_values(step, masked, step.baseline(baseline)).cpu()
+    values = masked_values(step, masked, step.baseline(baseline))
     lost = values[0] - values[1:]  # [windows]
     return lost @ covers.double() / covers.sum(0)
 
@@ -74,7 +74,7 @@ def lime(
     masks = token_masks(n_samples, len(free), mask_probability, seed)  # [N, F]
     masked = torch.zeros(n_samples, len(step.ids), dtype=torch.bool)
     masked[:, free] = masks == 0
-    values = masked_values(step, masked, step.baseline(baseline)).cpu()
+    values = masked_values(step, masked, step.baseline(baseline))
     weights = proximity(masks, kernel_width)
     # Weights of mean 1, so that the penalty means the same for every number of samples and width.
     fit = fit_ridge(masks, values, weights / weights.mean(), penalty * n_samples)

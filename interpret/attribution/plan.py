@@ -1,7 +1,8 @@
 """What is to be done with each input of an attribution: checked once, before anything runs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,7 @@ from interpret.attribution.functions import (
     StepFunction,
     attributed_function,
     step_functions,
+    value_of,
 )
 from interpret.attribution.gradients import check_count
 from interpret.attribution.languages import Languages
@@ -59,7 +61,7 @@ def plan_attribution(
     attributed_fn: str,
     contrast: Contrast | None,
     with_foils: bool,
-    step_scores: Sequence[str],
+    step_scores: str | Sequence[str],
     layers: Sequence[int | str] | str | int | None,
     start: int | None,
     end: int | None,
@@ -67,11 +69,13 @@ def plan_attribution(
     max_new_tokens: int,
     options: Mapping[str, Any],
     languages: Languages | None = None,
+    arguments: Collection[str] = (),
 ) -> Plan:
     """Check what does not depend on an input.
 
     The arguments are those of ``attribute.attribute``; ``with_foils`` tells whether there are contrast targets,
-    ``languages`` is what ``languages_of`` says of the model, and ``options`` are those of the method and the functions.
+    ``languages`` is what ``languages_of`` says of the model, ``options`` are those of the method and the functions, and
+    ``arguments`` the names an unknown option may have been meant for.
 
     Raises:
         InputError: for an argument that is wrong or does not fit the others, or a model that is not ready.
@@ -81,20 +85,22 @@ def plan_attribution(
     chosen, name = METHODS[method], attributed_function(attributed_fn)
     if layers is not None and "layers" in chosen.options():  # of attention, which has its own way to choose them
         options, layers = {**options, "layers": layers}, None
-    functions = {one: FUNCTIONS[one] for one in dict.fromkeys([name, *step_functions(step_scores)])}
+    reported = [step_scores] if isinstance(step_scores, str) else step_scores
+    functions = {one: FUNCTIONS[one] for one in dict.fromkeys([name, *step_functions(reported)])}
     check_count("batch_size", batch_size)
     check_count("max_new_tokens", max_new_tokens)
     if languages is not None:
         _check_translating(method, chosen, functions)
     _check_contrast(functions, contrast, with_foils)
-    _check_options(method, chosen, functions, options)
+    _check_options(method, chosen, functions, options, arguments)
     _check_model(model, chosen)
     if layers is not None and not chosen.layers:
         raise InputError(f"method {method!r} does not read layers; leave layers out, or use a layer method")
     if chosen.layers and functions[name].dropout:
         raise InputError(f"{name!r} runs the model again; layer methods see one pass, so attribute another function")
     own = _given(chosen.options(), options)
-    bound = {one: partial(each.fn, **_given(each.options(), options)) for one, each in functions.items()}
+    own_of = {one: _given(each.options(), options) for one, each in functions.items()}
+    bound = {one: partial(value_of, partial(each.fn, **own_of[one]), one) for one, each in functions.items()}
     info = AttributionInfo(
         method=method,
         attributed_fn=name,
@@ -104,7 +110,7 @@ def plan_attribution(
         step_aggregates={one: each.aggregate for one, each in functions.items()},
         model=model.config.name_or_path or type(model).__name__,
         tokenizer=tokenizer.name_or_path or type(tokenizer).__name__,
-        options=_plain(own | {key: value for each in bound.values() for key, value in each.keywords.items()}),
+        options=_plain(own | {key: value for each in own_of.values() for key, value in each.items()}),
     )
     return Plan(
         model=model,
@@ -161,12 +167,19 @@ def _check_contrast(functions: Mapping[str, StepFunction], contrast: str | None,
 
 
 def _check_options(
-    name: str, method: Method, functions: Mapping[str, StepFunction], options: Mapping[str, Any]
+    name: str,
+    method: Method,
+    functions: Mapping[str, StepFunction],
+    options: Mapping[str, Any],
+    arguments: Collection[str],
 ) -> None:
     known = list(method.options())
     known += [option for each in functions.values() for option in each.options()]
     for option in options:
         if option not in known:
+            near = get_close_matches(option, arguments, n=1)
+            if near and not get_close_matches(option, known):
+                raise InputError(f"unknown argument {option!r}; did you mean {near[0]!r}?")
             allowed = unknown("option", option, dict.fromkeys(known)) if known else f"unknown option {option!r}"
             raise InputError(f"method {name!r}: {allowed}" + ("" if known else "; it has none"))
 

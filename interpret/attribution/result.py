@@ -32,20 +32,22 @@ class Attributed:
     """Column of the first attributed token: step g is the token in column ``start + g``."""
     stop: int
     """One past the column of the last attributed token; G is ``stop - start``."""
-    scores: Floats | None
+    scores: Floats | None = field(repr=False)
     """[T, G] signed, [T, G, D] before the aggregation of gradient methods; NaN at and after the step's own token.
     None for layer methods, and where only the source was attributed."""
-    layer_scores: dict[str, Floats] = field(default_factory=dict)
+    layer_scores: dict[str, Floats] = field(default_factory=dict, repr=False)
     """Under each activation, such as ``mlp_out.3``: as ``scores``. Empty but for layer methods."""
     step_scores: dict[str, Floats] = field(default_factory=dict)
     """[G] under the name of each function that was asked for, and of the attributed one; units are in the info."""
     details: dict[str, Floats] = field(default_factory=dict)
     """[G] of what a method says about itself, such as the quality of a fit; NaN at steps it says nothing about."""
+    foil_tokens: tuple[str, ...] | None = None
+    """[G] what each attributed token is held against; None without a contrast."""
     source_tokens: tuple[str, ...] | None = None
     """[S]; None for decoder-only models, as the next two."""
     source_ids: tuple[int, ...] | None = None
     """[S]."""
-    source_scores: Floats | None = None
+    source_scores: Floats | None = field(default=None, repr=False)
     """[S, G] or [S, G, D]; no NaN."""
 
     def parts(self) -> dict[tuple[str, str], Floats]:
@@ -88,6 +90,10 @@ class Attribution:
     """A list, or one whose inputs are read from their files when they are asked for."""
     info: AttributionInfo
 
+    def __repr__(self) -> str:
+        """Tell how it was made, and of how many inputs; ``show`` shows the scores."""
+        return f"Attribution({len(self.sequences)} inputs, {self.info})"
+
     def aggregate(
         self,
         how: How = "sum",
@@ -107,7 +113,7 @@ class Attribution:
                 default). Scores that have no D stay as they are.
             normalize: divide each step by the sum of the absolute values of its scores, source and target together:
                 shares, with their signs, that add up to 1 in absolute value. A step of zeros stays as it is.
-            spans: for each input, ranges (first token, one past the last) that become one. Their scores are added;
+            spans: for each input a list of ranges (first token, one past the last) that become one. Scores are added;
                 where tokens that are attributed become one, their steps are added too, and step scores are merged
                 as their function says. A span may not cross the end of the prompt, nor the limits of the steps.
             subwords: merge the tokens of each word, for tokenizers that mark the beginnings of words (``▁`` or
@@ -122,12 +128,12 @@ class Attribution:
         return aggregate(self, how, normalize, spans, subwords, minus)
 
     def to_frame(self) -> pd.DataFrame:
-        """Return a long table with one row a score; D is summed, and scores that do not exist are left out.
+        """Return a long table with one row a score; D is summed, and what a step does not see is left out.
 
         Columns: ``input`` (number of the input), ``side`` (``source`` or ``target``), ``activation`` (such as
         ``mlp_out.3``; "" for the inputs), ``step`` (from 0), ``step_position`` and ``step_token`` (of the token that
         is attributed), ``position`` and ``token`` (of the token the score is of), ``score``. Tokens that occur twice
-        have two rows, told apart by their positions.
+        have two rows, told apart by their positions. A score that is NaN, as from float16 that overflowed, has a row.
         """
         from interpret.attribution.aggregation import to_frame
 

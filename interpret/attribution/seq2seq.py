@@ -15,15 +15,20 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
-from interpret.anatomy import given_embedding_scales, input_device, last_attention_only, reporting_attention
+from interpret.anatomy import (
+    generating_by,
+    given_embedding_scales,
+    input_device,
+    last_attention_only,
+    reporting_attention,
+)
 from interpret.attribution.languages import Languages
 from interpret.attribution.plan import Plan
 from interpret.attribution.result import Attributed, Floats, side_by_side
-from interpret.attribution.steps import Room, Step, array, gathered_details, head
+from interpret.attribution.steps import Room, Step, array, foil_tokens, gathered_details, head
 from interpret.attribution.targets import Inputs, Text, text_of
 from interpret.batches import pad
 from interpret.errors import InputError
-from interpret.generation import generating_by
 from interpret.memory import in_batches
 
 
@@ -174,6 +179,7 @@ def attributed_translation(plan: Plan, text: Text) -> Attributed:
         scores=side_by_side([of_step[n_source:] for of_step in scores], len(target)),
         step_scores=step_scores,
         details=gathered_details(steps),
+        foil_tokens=foil_tokens(steps),
         source_tokens=tuple(plan.tokenizer.convert_ids_to_tokens(list(source))),
         source_ids=source,
         source_scores=np.stack([of_step[:n_source] for of_step in scores], axis=1),

@@ -208,6 +208,12 @@ def gathered_details(steps: Sequence[Step]) -> dict[str, Floats]:
     return {name: np.array([step.details.get(name, np.nan) for step in steps]) for name in names}
 
 
+def foil_tokens(steps: Sequence[Step]) -> tuple[str, ...] | None:
+    """Return what each step is held against, [G]; None without a contrast."""
+    ids = [step.foil.id for step in steps if step.foil is not None]
+    return tuple(steps[0].tokenizer.convert_ids_to_tokens(ids)) if ids else None
+
+
 def array(values: Tensor) -> Floats:
     """Return a tensor as an array, float32 at least."""
     return values.detach().to("cpu", torch.promote_types(values.dtype, torch.float32)).numpy()

@@ -29,7 +29,8 @@ class UnalignedError(InputError):
         self.n_steps, self.n_foil_steps = n_steps, n_foil_steps
         super().__init__(
             f"contrast_targets[{number}] has {n_foil_steps} tokens after the prompt, the text {n_steps}: "
-            "say which are held against which, as in alignment=[[(0, 0)]], pairs (step, step of the contrast)"
+            "say which are held against which, as in alignment=[[(0, 0)]], pairs (step, step of the contrast), or "
+            "attribute the first alone, with end=1"
         )
 
 
@@ -104,6 +105,8 @@ def texts_of(plan: Plan, inputs: Inputs, first: int) -> list[Text]:
     numbers = range(len(inputs.prompts))[first : first + plan.batch_size]
     prompts = [_prompt_ids(plan.tokenizer, inputs.prompts[number], number) for number in numbers]
     if inputs.targets is None:
+        for number, ids in zip(numbers, prompts, strict=True):
+            _check_length(plan, f"prompts[{number}]", len(ids), plan.max_new_tokens)
         written = in_batches(prompts, len(prompts), partial(_written, plan), lambda _: None)
         wholes = [(*ids, *new) for ids, new in zip(prompts, written, strict=True)]
     else:
@@ -111,6 +114,8 @@ def texts_of(plan: Plan, inputs: Inputs, first: int) -> list[Text]:
             _continuation(plan.tokenizer, "targets", number, inputs.targets[number], inputs.prompts[number], ids)
             for number, ids in zip(numbers, prompts, strict=True)
         ]
+        for number, ids in zip(numbers, wholes, strict=True):
+            _check_length(plan, f"targets[{number}]", len(ids), 0)
     rows = zip(numbers, prompts, wholes, strict=True)
     return [
         text_of(plan, inputs, number, ids, len(prompt), _foil_ids(plan, inputs, number, prompt))
@@ -160,6 +165,8 @@ def text_of(
     foils: tuple[Foil | None, ...] = (None,) * len(steps)
     if foil_ids is not None:
         pairs = None if inputs.alignment is None else inputs.alignment[number]
+        if pairs is None and plan.end is not None and list(steps) == [0]:
+            pairs = [(0, 0)]  # the first tokens both follow the prompt, however many come after them
         foil_steps = _aligned(n_steps, len(foil_ids) - n_prompt, steps, pairs, number)
         foils = tuple(_foil(foil_ids, n_prompt + step, plan.contrast) for step in foil_steps)
     return Text(ids, n_prompt, n_prompt + steps.start, n_prompt + steps.stop, foils)
@@ -170,10 +177,24 @@ def _foil(ids: tuple[int, ...], column: int, contrast: Contrast | None) -> Foil:
 
 
 def _prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, number: int) -> tuple[int, ...]:
+    _check_text(f"prompts[{number}]", prompt)
     ids = _ids(tokenizer, prompt)
     if not ids:
         raise InputError(f"prompts[{number}] {prompt!r} has no tokens; a text begins with at least one")
     return ids
+
+
+def _check_text(what: str, text: object) -> None:
+    if not isinstance(text, str):
+        raise InputError(f"{what} is {text!r}; give a text")
+
+
+def _check_length(plan: Plan, what: str, n_tokens: int, n_new: int) -> None:
+    """Refuse a text that is longer than the model has positions for, with what is to be written after it."""
+    longest = plan.model.config.max_position_embeddings
+    if n_tokens + n_new > longest:
+        more = f"; with {n_new} new ones it exceeds the" if n_new else ", more than the"
+        raise InputError(f"{what} has {n_tokens} tokens{more} {longest} this model reads")
 
 
 def _continuation(
@@ -195,12 +216,17 @@ def _continuation(
     Raises:
         InputError: if they do not begin with the prompt's, or are no more than those.
     """
+    _check_text(f"{what}[{number}]", text)
     whole = _ids(tokenizer, text)
+    if whole[: len(ids)] != tuple(ids) and not text.startswith(prompt):
+        both = f"{prompt.rstrip()} {text.strip()}"
+        raise InputError(
+            f"{what}[{number}] {text!r} does not begin with its prompt {prompt!r}: give both as one text, as {both!r}"
+        )
     if whole[: len(ids)] != tuple(ids):
         raise InputError(
             f"{what}[{number}] {text!r} does not extend its prompt {prompt!r}: its tokens do not begin with the "
-            "prompt's. Give the prompt and what follows it as one text, and end the prompt with a whole word, "
-            "without a space after it"
+            "prompt's. End the prompt with a whole word, without a space after it"
         )
     if len(whole) == len(ids):
         raise InputError(f"{what}[{number}] {text!r} ends where its prompt does; there is nothing to attribute")

@@ -236,14 +236,15 @@ class Experiment:
         """Test whether two functions give different numbers: ``null`` now, or the function that is decorated.
 
         Both are called with the number of each sample, from 0, before the arguments of the call, and give one number:
-        that of the prompt of this number, or of a draw with this seed. The samples are taken for independent.
+        that of the prompt of this number, or of a draw with this seed. Where both functions are about the same prompts,
+        the numbers are pairs: ``method="paired"`` compares each prompt with itself, which shows smaller effects.
 
         Args:
             null: where the effect is said to be absent; left out where this decorates it.
             alternative: where the effect is said to be present.
             n_samples: how many numbers are asked of each.
             alpha: see ``hypothesis_test``.
-            method: ``"welch"`` or ``"permutation"``.
+            method: ``"welch"`` or ``"permutation"``, of independent numbers; or ``"paired"``.
             seed: of the permutations.
 
         Returns:

@@ -1,4 +1,4 @@
-"""Do two samples of numbers differ in their means: Welch's t-test (1947), or a permutation test of the difference.
+"""Do two samples of numbers differ in their means: Welch's t-test (1947), or permutation tests of the difference.
 
 p-values of drawn permutations follow Phipson and Smyth (2010), the effect size Hedges (1981).
 """
@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from interpret.errors import InputError, unknown
-from interpret.probing.effects import effect_sizes
+from interpret.probing.effects import effect_sizes, permutation_p_values
 
-Method = Literal["welch", "permutation"]
+Method = Literal["welch", "permutation", "paired"]
 Floats = NDArray[np.float64]
 
 
@@ -29,9 +29,9 @@ class HypothesisTest:
     null_mean: float
     alternative_mean: float
     statistic: float
-    """Welch's t, or, of a permutation test, the difference of the means; above 0 where the alternative's is larger."""
+    """Welch's t, or, of permutation tests, the difference of the means; above 0 where the alternative's is larger."""
     degrees_of_freedom: float | None
-    """Of t (Welch and Satterthwaite); None of a permutation test, and where no sample varies."""
+    """Of t (Welch and Satterthwaite); None of permutation tests, and where no sample varies."""
     p_value: float
     """Two-sided."""
     alpha: float
@@ -52,7 +52,7 @@ def hypothesis_test(
     n_permutations: int = 10_000,
     seed: int = 0,
 ) -> HypothesisTest:
-    """Test whether two independent samples have different means.
+    """Test whether two samples have different means: independent ones, or pairs.
 
     Args:
         null: at least two numbers, measured where the effect is said to be absent.
@@ -61,15 +61,17 @@ def hypothesis_test(
         method: ``"welch"``, which takes the means for normally distributed, with any variances; or
             ``"permutation"``, which takes the numbers for exchangeable: all ways to deal them out are counted where
             there are at most ``n_permutations``, else as many are drawn, and p is ``(1 + as extreme) / (1 + drawn)``.
-        n_permutations: of the permutation test.
+            ``"paired"`` is for numbers that belong together one by one, such as of a sentence and its changed copy:
+            a permutation test of the signs of their differences. The other two take all numbers for independent.
+        n_permutations: of the permutation tests.
         seed: of its draw.
 
     Returns:
         The test. Where all numbers are one, p is 1 and the statistic 0.
 
     Raises:
-        InputError: for fewer than two numbers, one that is not finite, an alpha or a method that does not exist, or
-            Welch's t of two samples that do not vary and differ.
+        InputError: for fewer than two numbers, pairs of samples of different sizes, a number that is not finite, an
+            alpha or a method that does not exist, or Welch's t of two samples that do not vary and differ.
 
     >>> test = hypothesis_test([0.1, 0.2, 0.3], [0.9, 1.1, 1.0])
     >>> test.rejected, round(test.statistic, 2), round(test.p_value, 5)
@@ -86,7 +88,8 @@ def hypothesis_test(
         statistic, freedom, p_value = _welch(before, after)
     else:
         statistic, freedom = float(after.mean() - before.mean()), None
-        p_value = _permutation_p(before, after, n_permutations, seed)
+        test = _paired_p if method == "paired" else _permutation_p
+        p_value = test(before, after, n_permutations, seed)
     return HypothesisTest(
         method=method,
         null_mean=float(before.mean()),
@@ -160,6 +163,14 @@ def _hedges_g(before: Floats, after: Floats) -> float:
 def _varies(sample: Floats) -> bool:
     """Tell whether numbers differ; the variance of equal ones may be the rounding of their mean."""
     return bool(np.ptp(sample) > 0)
+
+
+def _paired_p(before: Floats, after: Floats, n_permutations: int, seed: int) -> float:
+    """Return how often differences within pairs, each with a sign by chance, have as large a mean, up or down."""
+    if len(before) != len(after):
+        raise InputError(f"null has {len(before)} numbers, alternative {len(after)}: pairs need as many of each")
+    differences = torch.from_numpy(after - before)[:, None]
+    return permutation_p_values(differences, n_permutations=n_permutations, seed=seed).item()
 
 
 def _permutation_p(before: Floats, after: Floats, n_permutations: int, seed: int) -> float:

@@ -1,69 +1,198 @@
 """``interpret attribute``: prompts in, what each token did to what was written after them out."""
 
 import json
-from collections.abc import Container, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 from transformers import PreTrainedModel
 
 from interpret import attribution_runs, provenance, runs, selectors
 from interpret.anatomy import anatomy_of
 from interpret.attribution.aggregation import HOWS
-from interpret.attribution.functions import CONTRASTS, FUNCTIONS, Contrast, attributed_function, step_functions
+from interpret.attribution.functions import CONTRASTS, FUNCTIONS, attributed_function, step_functions
 from interpret.attribution.heat import title, visible
 from interpret.attribution.languages import languages_of
 from interpret.attribution.methods import METHODS
-from interpret.attribution.plan import plan_attribution
-from interpret.attribution.result import Attribution, How
+from interpret.attribution.plan import Plan, plan_attribution
+from interpret.attribution.result import Attribution
 from interpret.attribution.targets import Alignment
 from interpret.attribution_runs import NOT_ATTRIBUTED, Question, Reduction
 from interpret.chat import MODEL_TEMPLATE
-from interpret.cli.common import (
-    Device,
-    DeviceMap,
-    Dtype,
-    Eight,
-    Four,
-    Model,
-    finish_units,
-    out,
-    say,
-    tell_dropped,
-    weights,
-)
-from interpret.errors import InputError, unknown
+from interpret.cli.common import MOST_SHOWN, Work, choice, do_units, say, show_table, tell, tell_counts
+from interpret.cli.options import Loading, Model, Opened
+from interpret.errors import InputError
 from interpret.facts import Prompt, load_examples
-from interpret.models import load
 from interpret.records import TokenScore
 
-FIRST_STEPS, MOST_TOKENS = 10, 3
-"""How many steps are shown, and how many tokens of each."""
+ATTRIBUTING = Work("Attributing", "attributed", "prompts", (NOT_ATTRIBUTED,))
+MOST_TOKENS = 3
+"""How many tokens are shown of each step."""
 CONTRAST = "contrast_prob_diff"
 
 
-def attribute_command(
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is attributed: one prompt, or those of a file."""
+
     prompt: Annotated[
         str | None, typer.Option(help="One text, read as it is: 'The capital of France is'. Or use --examples.")
-    ] = None,
+    ] = None
     target: Annotated[
         str | None,
         typer.Option(help="What follows --prompt. [default: what the model writes]", show_default=False),
-    ] = None,
+    ] = None
     foil: Annotated[
         str | None,
         typer.Option(help="A wrong answer to hold it against: why Paris rather than London?"),
-    ] = None,
+    ] = None
     examples: Annotated[
         Path | None,
         typer.Option(help="JSON file with prompts, as examples/examples.json; with 'target' and 'foil' if you like."),
-    ] = None,
+    ] = None
+
+    def prompts(self) -> list[Prompt]:
+        """Read the prompts."""
+        if (self.prompt is None) == (self.examples is None):
+            raise InputError("give --prompt with a text, or --examples with a file of prompts")
+        if self.examples is None:
+            if not self.prompt:
+                raise InputError("--prompt is empty")
+            return [Prompt("prompt", self.prompt, "prompt", raw=True, target=self.target, foil=self.foil)]
+        if self.target is not None or self.foil is not None:
+            raise InputError('--target and --foil belong to --prompt; in a file they are the keys "target" and "foil"')
+        return load_examples(self.examples)
+
+
+@dataclass(frozen=True, kw_only=True)
+class How:
+    """How it is attributed, and what becomes of the scores."""
+
+    source_language: Annotated[
+        str | None,
+        typer.Option(help="Of M2M100 and NLLB: the code of the language of the prompts, such as en or eng_Latn."),
+    ] = None
+    target_language: Annotated[
+        str | None,
+        typer.Option(help="Of translation models: the code of the language to write, such as fr or fra_Latn."),
+    ] = None
+    method: Annotated[str, typer.Option(help=f"How: {', '.join(METHODS)}.")] = "input_x_gradient"
+    attributed_fn: Annotated[
+        str | None,
+        typer.Option(
+            help="What is attributed: probability, logit, entropy, ..., or contrast_prob_diff, P(target) - P(foil). "
+            "[default: probability, contrast_prob_diff with --foil]",
+            show_default=False,
+        ),
+    ] = None
+    contrast: Annotated[
+        str, typer.Option(help="Where a foil is read: same_context, after the text itself; own_prefix, after its own.")
+    ] = CONTRASTS[0]
+    align: Annotated[
+        str | None,
+        typer.Option(help="'0:0,2:1': which token of the target is held against which of the foil, if lengths differ."),
+    ] = None
+    steps: Annotated[
+        str, typer.Option(help="Which tokens after the prompt are attributed: 'first:end', as in a slice; '0:1'.")
+    ] = ":"
+    new_tokens: Annotated[int, typer.Option(min=1, help="How much the model writes at most.")] = 20
+    step_scores: Annotated[
+        list[str] | None,
+        typer.Option("--step-score", help="Also report this function of each step; may be given several times."),
+    ] = None
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            help="Of layer methods and attention: '3,7', '0:20:5', or activations: 'mlp_out', 'resid_post.3'. "
+            "[default: all; of attention the last]",
+            show_default=False,
+        ),
+    ] = None
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--option", help="Of the method, as n_steps=20 or baseline=mean; may be given several times."),
+    ] = None
+    aggregate: Annotated[
+        str, typer.Option(help="What becomes of the width: sum (signed), mean, or l2 (without a sign).")
+    ] = "sum"
+    normalize: Annotated[bool, typer.Option("--normalize", help="Scores of a step as shares of their sum.")] = False
+    subwords: Annotated[bool, typer.Option("--subwords", help="Add up the tokens of each word.")] = False
+    chat_template: Annotated[
+        str, typer.Option(help="Of --examples that are not raw: 'model' (its own), or a text with {prompt} in it.")
+    ] = MODEL_TEMPLATE
+
+    def reduction(self) -> Reduction:
+        """Return what becomes of the scores of a prompt."""
+        return Reduction(choice("aggregate", self.aggregate, HOWS), self.normalize, self.subwords)
+
+    def plan(self, with_foils: bool, batch_size: int) -> Callable[[Opened], Plan]:
+        """Check what needs no model, and return what makes the plan once there is one.
+
+        Args:
+            with_foils: a prompt has a foil, so that it is held against that unless another function is asked for.
+            batch_size: points or texts side by side.
+        """
+        function = attributed_function(self.attributed_fn or (CONTRAST if with_foils else "probability"))
+        reported = step_functions(self.step_scores or [])
+        needs_foil = any(FUNCTIONS[name].contrast for name in (function, *reported))
+        contrast = choice("contrast", self.contrast, CONTRASTS)
+        start, end = _slice(self.steps)
+        make = partial(
+            plan_attribution,
+            method=choice("method", self.method, METHODS),
+            attributed_fn=function,
+            contrast=contrast if needs_foil else None,
+            with_foils=needs_foil or with_foils,
+            step_scores=reported,
+            start=start,
+            end=end,
+            batch_size=batch_size,
+            max_new_tokens=self.new_tokens,
+            options=_options(self.options or []),
+        )
+
+        def planned(opened: Opened) -> Plan:
+            lm, tokenizer = opened.model, opened.tokenizer
+            languages = languages_of(lm, tokenizer, self.source_language, self.target_language)
+            return make(lm, tokenizer, layers=_layers(self.layers, lm), languages=languages)
+
+        return planned
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """Where results go beside the run folder."""
+
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write everything to this file, for Attribution.load.")
+    ] = None
+    html_file: Annotated[Path | None, typer.Option("--html", help="Write a page to look at in a browser.")] = None
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files of --json and --html.")] = False
+
+    def check(self) -> None:
+        """Refuse files that are there, before anything is computed for them."""
+        for file in (self.html_file, self.json_file):
+            if file is not None and file.exists() and not self.overwrite:
+                raise InputError(f"{file} is there already; give --overwrite to replace it, or another name")
+
+    def write(self, found: Attribution) -> None:
+        """Write what was asked for."""
+        if self.json_file is not None:
+            compress = self.json_file.suffix == ".gz"
+            say(f"wrote {found.save(self.json_file, overwrite=self.overwrite, compress=compress)}")
+        if self.html_file is not None:
+            say(f"wrote {found.show(html=self.html_file, overwrite=self.overwrite)}")
+
+
+def attribute_command(
+    *,
+    asked: Asked,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -73,69 +202,10 @@ def attribute_command(
         ),
     ] = None,
     model: Model = "demo",
-    source_language: Annotated[
-        str | None,
-        typer.Option(help="Of M2M100 and NLLB: the code of the language of the prompts, such as en or eng_Latn."),
-    ] = None,
-    target_language: Annotated[
-        str | None,
-        typer.Option(help="Of translation models: the code of the language to write, such as fr or fra_Latn."),
-    ] = None,
-    method: Annotated[str, typer.Option(help=f"How: {', '.join(METHODS)}.")] = "input_x_gradient",
-    attributed_fn: Annotated[
-        str | None,
-        typer.Option(
-            help="What is attributed: probability, logit, entropy, ..., or contrast_prob_diff, P(target) - P(foil). "
-            "[default: probability, contrast_prob_diff with --foil]",
-            show_default=False,
-        ),
-    ] = None,
-    contrast: Annotated[
-        str, typer.Option(help="Where a foil is read: same_context, after the text itself; own_prefix, after its own.")
-    ] = CONTRASTS[0],
-    align: Annotated[
-        str | None,
-        typer.Option(help="'0:0,2:1': which token of the target is held against which of the foil, if lengths differ."),
-    ] = None,
-    steps: Annotated[
-        str, typer.Option(help="Which tokens after the prompt are attributed: 'first:end', as in a slice; '0:1'.")
-    ] = ":",
-    new_tokens: Annotated[int, typer.Option(min=1, help="How much the model writes at most.")] = 20,
-    step_scores: Annotated[
-        list[str] | None,
-        typer.Option("--step-score", help="Also report this function of each step; may be given several times."),
-    ] = None,
-    layers: Annotated[
-        str | None,
-        typer.Option(
-            help="Of layer methods and attention: '3,7', '0:20:5', or activations: 'mlp_out', 'resid_post.3'. "
-            "[default: all; of attention the last]",
-            show_default=False,
-        ),
-    ] = None,
-    options: Annotated[
-        list[str] | None,
-        typer.Option("--option", help="Of the method, as n_steps=20 or baseline=mean; may be given several times."),
-    ] = None,
-    aggregate: Annotated[
-        str, typer.Option(help="What becomes of the width: sum (signed), mean, or l2 (without a sign).")
-    ] = "sum",
-    normalize: Annotated[bool, typer.Option("--normalize", help="Scores of a step as shares of their sum.")] = False,
-    subwords: Annotated[bool, typer.Option("--subwords", help="Add up the tokens of each word.")] = False,
-    chat_template: Annotated[
-        str, typer.Option(help="Of --examples that are not raw: 'model' (its own), or a text with {prompt} in it.")
-    ] = MODEL_TEMPLATE,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write everything to this file, for Attribution.load.")
-    ] = None,
-    html_file: Annotated[Path | None, typer.Option("--html", help="Write a page to look at in a browser.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files of --json and --html.")] = False,
+    how: How,
+    files: Files,
     batch_size: Annotated[int, typer.Option(min=1, help="Points or perturbed texts read side by side.")] = 8,
-    device: Device = None,
-    dtype: Dtype = None,
-    device_map: DeviceMap = None,
-    load_in_8bit: Eight = False,
-    load_in_4bit: Four = False,
+    loading: Loading,
 ) -> None:
     """Ask which tokens, or which layers, decide what is written: one CSV row a prompt, written token and token before.
 
@@ -143,93 +213,54 @@ def attribute_command(
 
     Stopped at any time, the same command goes on where it was. Exit code 3: done, but for some prompts.
     """
-    arguments = {name: value for name, value in locals().items() if name not in ("examples", "output", "device")}
-    prompts = _prompts(prompt, target, foil, examples)
-    function = attributed_function(attributed_fn or (CONTRAST if foil else "probability"))
-    pairs, (start, end), chosen = _pairs(align), _slice(steps), _options(options or [])
-    reported = step_functions(step_scores or [])
-    needs_foil = any(FUNCTIONS[name].contrast for name in (function, *reported))
-    reduction = Reduction(_how(aggregate), normalize, subwords)
-    if method not in METHODS:
-        raise InputError(unknown("method", method, METHODS))
-    _check_free([html_file, json_file], overwrite)
-    opened = {"load_in_8bit": load_in_8bit, "load_in_4bit": load_in_4bit}
-    lm, tokenizer = load(model, device=device, dtype=dtype, device_map=device_map, **opened, say=say)
-    languages = languages_of(lm, tokenizer, source_language, target_language)
-    plan = plan_attribution(
-        lm,
-        tokenizer,
-        method=method,
-        attributed_fn=function,
-        contrast=_contrast(contrast) if needs_foil else None,
-        with_foils=needs_foil or foil is not None,
-        step_scores=reported,
-        layers=_layers(layers, lm),
-        start=start,
-        end=end,
-        batch_size=batch_size,
-        max_new_tokens=new_tokens,
-        languages=languages,
-        options=chosen,
-    )
-    asked = attribution_runs.questions(tokenizer, prompts, chat_template)
-    if examples is None:
-        attribution_runs.inputs_of(plan, asked[0], pairs)  # a mistake in the one prompt is said before a folder is made
-    circumstances = {
-        "versions": provenance.versions(),
-        "examples": str(examples),
-        "device": str(lm.device),
-        **{name: arguments.pop(name) for name in ("batch_size", "device_map")},
-    }
-    for name in ("json_file", "html_file", "overwrite"):
-        del arguments[name]
-    identity = {
+    prompts = asked.prompts()
+    alignment, reduction = _pairs(how.align), how.reduction()
+    planned = how.plan(asked.foil is not None, batch_size)
+    files.check()
+    opened = loading.open(model)
+    plan = planned(opened)
+    questions = attribution_runs.questions(opened.tokenizer, prompts, how.chat_template)
+    if asked.examples is None:
+        attribution_runs.inputs_of(plan, questions[0], alignment)  # a mistake is said before a folder is made
+    with _folder(asked, output) as (folder, kept):
+        do_units(
+            ATTRIBUTING,
+            folder,
+            TokenScore,
+            lambda run: attribution_runs.write_attributions(run, plan, questions, reduction, alignment=alignment),
+            units=[one.name for one in questions],
+            identity=opened.identity | _identity(asked, how, plan),
+            circumstances={**opened.circumstances, "examples": str(asked.examples), "batch_size": batch_size},
+        )
+        dropped = runs.read_manifest(folder)["dropped"]
+        if dropped and not kept:
+            raise InputError(dropped[questions[0].name])
+        _write_and_show(folder, questions, dropped, files)
+        if kept:
+            tell_counts(ATTRIBUTING, folder)
+
+
+def _identity(asked: Asked, how: How, plan: Plan) -> dict[str, Any]:
+    """Return everything but the model that decides the numbers."""
+    texts = asdict(asked)
+    examples = texts.pop("examples")
+    return {
         "command": "attribute",
-        **arguments,
-        "attributed_fn": function,
-        "weights": weights(lm),
-        "dtype": str(lm.dtype).removeprefix("torch."),
+        **texts,
+        **asdict(how),
+        "attributed_fn": plan.info.attributed_fn,
         "examples_sha256": None if examples is None else provenance.file_sha256(examples),
     }
-    names = [one.name for one in asked]
-    with ExitStack() as stack:
-        passing = examples is None and output is None
-        folder = Path(stack.enter_context(TemporaryDirectory())) if passing else output or Path("runs/attributions")
-        with runs.open_run(folder, TokenScore, identity=identity, circumstances=circumstances, units=names) as run:
-            steps_done = attribution_runs.write_attributions(run, plan, asked, reduction, alignment=pairs)
-            finish_units(run, steps_done, "Attributing", "prompts")
-        manifest = runs.read_manifest(folder)
-        if passing and manifest["dropped"]:
-            raise InputError(manifest["dropped"][names[0]])
-        _write_and_show(folder, asked, manifest["dropped"], html_file, json_file, overwrite)
-        if not passing:
-            tell_dropped(folder, manifest["counts"]["rows"], "prompts", "attributed", (NOT_ATTRIBUTED,))
 
 
-def _prompts(prompt: str | None, target: str | None, foil: str | None, examples: Path | None) -> list[Prompt]:
-    """Return what is to be attributed."""
-    if (prompt is None) == (examples is None):
-        raise InputError("give --prompt with a text, or --examples with a file of prompts")
-    if examples is not None:
-        if target is not None or foil is not None:
-            raise InputError('--target and --foil belong to --prompt; in a file they are the keys "target" and "foil"')
-        return load_examples(examples)
-    if not prompt:
-        raise InputError("--prompt is empty")
-    return [Prompt("prompt", prompt, "prompt", raw=True, target=target, foil=foil)]
-
-
-def _how(name: str) -> How:
-    for how in HOWS:
-        if how == name:
-            return how
-    raise InputError(unknown("aggregate", name, HOWS))
-
-
-def _contrast(name: str) -> Contrast:
-    if name not in CONTRASTS:
-        raise InputError(unknown("contrast", name, CONTRASTS))
-    return cast(Contrast, name)
+@contextmanager
+def _folder(asked: Asked, output: Path | None) -> Iterator[tuple[Path, bool]]:
+    """Open a folder for the run, and tell whether it is kept: of one prompt only where a folder is given."""
+    if output is None and asked.examples is None:
+        with TemporaryDirectory() as folder:
+            yield Path(folder), False
+    else:
+        yield output or Path("runs/attributions"), True
 
 
 def _pairs(words: str | None) -> Alignment | None:
@@ -277,53 +308,38 @@ def _layers(words: str | None, lm: PreTrainedModel) -> list[int | str] | None:
     return found
 
 
-def _check_free(files: Sequence[Path | None], overwrite: bool) -> None:
-    """Refuse files that are there, before anything is computed for them."""
-    for file in files:
-        if file is not None and file.exists() and not overwrite:
-            raise InputError(f"{file} is there already; give --overwrite to replace it, or another name")
-
-
-def _write_and_show(
-    folder: Path,
-    asked: Sequence[Question],
-    dropped: Container[str],
-    html: Path | None,
-    json_file: Path | None,
-    overwrite: bool,
-) -> None:
+def _write_and_show(folder: Path, questions: Sequence[Question], dropped: Container[str], files: Files) -> None:
     """Write what was asked for beside the run, and show the first steps; no more than one prompt is held."""
-    kept = [number for number, one in enumerate(asked) if one.name not in dropped]
-    if not kept:
-        return
-    found = attribution_runs.collected(folder, kept)
-    if json_file is not None:
-        say(f"wrote {found.save(json_file, overwrite=overwrite, compress=json_file.suffix == '.gz')}")
-    if html is not None:
-        say(f"wrote {found.show(html=html, overwrite=overwrite)}")
-    _show([asked[number] for number in kept], found)
+    kept = [number for number, one in enumerate(questions) if one.name not in dropped]
+    if kept:
+        found = attribution_runs.collected(folder, kept)
+        files.write(found)
+        _show([questions[number] for number in kept], found)
 
 
-def _show(asked: Sequence[Question], found: Attribution) -> None:
+def _show(questions: Sequence[Question], found: Attribution) -> None:
     """Show the first steps, and what did most to them."""
     info = found.info
-    table = Table("prompt", "token", info.attributed_fn, "what did most to it")
-    shown, left = 0, 0
-    for question, one in zip(asked, found.sequences, strict=True):
+    shown: list[tuple[str, ...]] = []
+    prompts_left, steps_left = len(questions), 0
+    for question, one in zip(questions, found.sequences, strict=True):
         rows = attribution_runs.token_scores(question, Attribution([one], info))
         of_steps = [list(of_one) for _, of_one in groupby(rows, key=lambda row: row.step)]
-        room = FIRST_STEPS - table.row_count
-        for of_one in of_steps[:room]:
-            table.add_row(*map(escape, _cells(of_one, translated=one.source_tokens is not None)))
-        shown, left = shown + 1, len(of_steps) - room
-        if left >= 0:
+        room = MOST_SHOWN - len(shown)
+        shown += [_cells(of_one, translated=one.source_tokens is not None) for of_one in of_steps[:room]]
+        prompts_left, steps_left = prompts_left - 1, len(of_steps) - room
+        if steps_left >= 0:
             break
     meaning = f", {info.contrast}" if info.contrast else ""
-    out.print(f"{title(found)}{meaning}, in: {info.unit}", highlight=False, soft_wrap=True)
-    out.print(table)
-    more = [f"{count} {what}" for count, what in ((left, "steps"), (len(asked) - shown, "prompts")) if count > 0]
+    header = ("prompt", "token", info.attributed_fn, "what did most to it")
+    show_table(f"{title(found)}{meaning}, in: {info.unit}", header, shown)
+    more = [_counted(count, noun) for count, noun in ((steps_left, "step"), (prompts_left, "prompt")) if count > 0]
     if more:
-        out.print(f"and {' and '.join(more)} more", highlight=False)
+        tell(f"and {' and '.join(more)} more")
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def _cells(rows: Sequence[TokenScore], *, translated: bool) -> tuple[str, str, str, str]:

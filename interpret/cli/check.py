@@ -5,28 +5,29 @@ from typing import Annotated
 import typer
 
 from interpret import provenance, selfcheck
-from interpret.cli.common import Device, Dtype, Eight, Four, out, say
+from interpret.cli.common import out, tell
+from interpret.cli.options import Loading
 from interpret.errors import InterpretError
-from interpret.models import load
 
 
 def check_command(
+    *,
     model: Annotated[str, typer.Argument(help="'demo', a model folder, or a hub id.")] = "demo",
-    device: Device = None,
-    dtype: Dtype = None,
-    load_in_8bit: Eight = False,
-    load_in_4bit: Four = False,
+    loading: Loading,
 ) -> None:
-    """Show what is installed, and that surgery changes nothing where nothing is asked for."""
+    """Show what is installed, and that surgery changes nothing where nothing is asked for.
+
+    interpret check demo
+    """
     for name, value in {**provenance.versions(), "patch": selfcheck.patch_state()}.items():
-        out.print(f"{name:<16}{value}", highlight=False)
-    lm, _ = load(model, device=device, dtype=dtype, load_in_8bit=load_in_8bit, load_in_4bit=load_in_4bit, say=say)
+        tell(f"{name:<16}{value}")
+    lm, _ = loading.load(model)
     for name, value in selfcheck.features(lm).items():
-        out.print(f"{name:<16}{value}", highlight=False)
+        tell(f"{name:<16}{value}")
     worst = 0.0
     for result in selfcheck.comparisons(lm):
         worst = max(worst, result.difference)
-        out.print(f"{result.what:<58}largest difference {result.difference:g}", highlight=False)
+        tell(f"{result.what:<58}largest difference {result.difference:g}")
     if worst > 0:
         raise InterpretError(
             f"surgery that asks for nothing changed this model's results by up to {worst:g}; 0 expected"

@@ -1,10 +1,10 @@
-"""What commands share: the options that open a model, the two consoles, messages and progress bars."""
+"""What commands share: the two consoles, messages, choices, tables, and work done unit by unit into a run folder."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -17,68 +17,85 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from rich.table import Table
 
-from interpret import provenance
+from interpret.errors import InputError, RunError, unknown
 from interpret.fact_runs import drop_counts
-from interpret.models import load
-from interpret.runs import MANIFEST, TABLE, Run, read_manifest
+from interpret.runs import MANIFEST, TABLE, Run, open_run, read_manifest
 
-out, err = Console(), Console(stderr=True)
-NOT_ALL = 3
-"""Exit code where the run is complete, but for some units that could not be done."""
+# Texts come as they are: without this, ":-1:" in a selector of layers would be shown as a thumb.
+out, err = Console(emoji=False), Console(stderr=True, emoji=False)
+INTERRUPTED = 130
 MOST_SHOWN = 10
+"""How many rows, steps, or units that failed are shown."""
+Name = TypeVar("Name", bound=str)
 
-Model = Annotated[str, typer.Option(help="'demo' (SmolLM2-135M-Instruct), a model folder, or a hub id.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; a GPU is taken if there is one.")]
-Dtype = Annotated[str | None, typer.Option(help="float32, float16 or bfloat16; as stored in the model if left out.")]
-Eight = Annotated[bool, typer.Option("--load-in-8bit", help="Quantize the linear layers to 8 bits.")]
-Four = Annotated[bool, typer.Option("--load-in-4bit", help="Quantize the linear layers to 4 bits.")]
-DeviceMap = Annotated[str | None, typer.Option(help="Spread a large model by accelerate, as in 'auto'.")]
+
+class NotAllError(Exception):
+    """A run is complete, but for some units that should have been done."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        """Take what is to be said of those units."""
+        super().__init__("\n".join(lines))
+        self.lines = lines
 
 
 @dataclass(frozen=True)
-class Opened:
-    """A model as the options asked for it, and what a manifest tells of that."""
+class Work:
+    """What a command does to its units, in words."""
 
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    identity: dict[str, Any]
-    """Which model and weights, and how their numbers are kept."""
-    circumstances: dict[str, Any]
-    """Versions and device."""
-
-
-def open_model(
-    model: str, device: str | None, dtype: str | None, device_map: str | None, load_in_8bit: bool, load_in_4bit: bool
-) -> Opened:
-    """Open the model that the options name; they are those of ``models.load``.
-
-    Raises:
-        ModelError: as ``models.load`` does.
-    """
-    quantized = {"load_in_8bit": load_in_8bit, "load_in_4bit": load_in_4bit}
-    lm, tokenizer = load(model, device=device, dtype=dtype, device_map=device_map, **quantized, say=say)
-    kept = str(lm.dtype).removeprefix("torch.")
-    return Opened(
-        lm,
-        tokenizer,
-        {"model": model, "weights": weights(lm), "dtype": kept, **quantized},
-        {"versions": provenance.versions(), "device": str(lm.device), "device_map": device_map},
-    )
-
-
-def weights(model: PreTrainedModel) -> str:
-    """Tell which weights these are: the hash of a folder's files or of a GGUF file, or the commit on the hub."""
-    folder = Path(model.config._name_or_path)
-    if folder.is_file():
-        return f"sha256 {provenance.file_sha256(folder)}"
-    return f"sha256 {provenance.weights_sha256(folder)}" if folder.is_dir() else f"commit {model.config._commit_hash}"
+    doing: str
+    """Before the progress bar."""
+    done: str
+    """What became of those that were kept."""
+    units: str
+    """In the plural."""
+    failures: tuple[str, ...] = ()
+    """How reasons begin of units that should have been done."""
 
 
 def say(message: str) -> None:
     """Tell the user something beside the results."""
     err.print(escape(message), highlight=False, soft_wrap=True)
+
+
+def tell(line: str) -> None:
+    """Print a line of the results as it is."""
+    out.print(escape(line), highlight=False, soft_wrap=True)
+
+
+def show_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print rows under their headings, and what they are above."""
+    table = Table(*header)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    tell(title)
+    out.print(table)
+
+
+def choice(kind: str, name: str, allowed: Iterable[Name]) -> Name:
+    """Return the one of some names that was typed.
+
+    Raises:
+        InputError: if it is none of these.
+    """
+    names = list(allowed)
+    for one in names:
+        if one == name:
+            return one
+    raise InputError(unknown(kind, name, names))
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for results, if it is not there.
+
+    Raises:
+        RunError: if it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be made: {error.strerror}") from error
 
 
 @contextmanager
@@ -96,57 +113,69 @@ def progress(what: str, items: Iterable[Any], total: int) -> Iterator[Iterator[A
         yield counted()
 
 
-def finish_units(run: Run, steps: Iterable[str], what: str, noun: str) -> None:
-    """Take what does the pending units of a run one by one, with a progress bar; tell what is safe when interrupted.
+def do_units(
+    work: Work,
+    folder: Path,
+    record_type: type,
+    steps: Callable[[Run], Iterable[object]],
+    *,
+    units: Sequence[str],
+    identity: Mapping[str, Any],
+    circumstances: Mapping[str, Any],
+    count: Callable[[Sequence[str]], int] = len,
+) -> None:
+    """Do what is pending in a run folder with a progress bar; tell what is safe when interrupted.
 
     Args:
-        run: open.
-        steps: yields each unit when it is safe.
-        what: is done, the words before the bar.
-        noun: units, in the plural.
+        work: what is done.
+        folder: of the run; identity, circumstances and units are as in ``runs.open_run``.
+        record_type: the records of its table.
+        steps: writes the pending units of an open run, and yields after each step of that.
+        units: all of them.
+        identity: what decides the numbers.
+        circumstances: what may change between openings.
+        count: says how many steps some units are.
 
     Raises:
         Exit: with code 130, if the user interrupts.
+        RunError: as ``runs.open_run`` does.
     """
-    if run.finished:
-        say(f"{len(run.finished)} of {len(run.units)} {noun} are already done")
-    if not run.pending:
-        return
-    with progress(what, steps, len(run.pending)) as counted:
-        try:
-            for _ in counted:
-                pass
-        except KeyboardInterrupt:
-            say(f"stopped with {len(run.finished)} of {len(run.units)} {noun} safe; the same command continues")
-            raise typer.Exit(130) from None
+    with open_run(folder, record_type, identity=identity, circumstances=circumstances, units=units) as run:
+        if run.finished:
+            say(f"{len(run.finished)} of {len(units)} {work.units} are already done")
+        if not run.pending:
+            return
+        with progress(work.doing, steps(run), count(run.pending)) as counted:
+            try:
+                for _ in counted:
+                    pass
+            except KeyboardInterrupt:
+                say(f"stopped with {len(run.finished)} of {len(units)} {work.units} safe; the same command continues")
+                raise typer.Exit(INTERRUPTED) from None
 
 
-def tell_dropped(folder: Path, rows: int, noun: str, done: str, failures: Sequence[str]) -> None:
+def tell_rows(folder: Path, rows: int) -> None:
+    """Say how many rows a run has, and where."""
+    tell(f"{rows} rows in {folder / TABLE}")
+
+
+def tell_counts(work: Work, folder: Path) -> None:
     """Say how many rows a finished run has, and which units have none and why.
 
-    Args:
-        folder: of the run.
-        rows: in its table.
-        noun: units, in the plural.
-        done: what became of those that were kept.
-        failures: how reasons begin of units that should have been done.
-
     Raises:
-        Exit: with code 3, if there are such units.
+        NotAllError: if there are units among these that should have been done.
     """
     manifest = read_manifest(folder)
     counts, dropped = manifest["counts"], manifest["dropped"]
     why = ", ".join(f"{count} {reason}" for reason, count in sorted(drop_counts(dropped).items()))
-    out.print(f"{rows} rows in {folder / TABLE}", highlight=False, soft_wrap=True)
-    out.print(
-        f"{counts['in']} {noun} in, {counts['kept']} {done}, {counts['dropped']} dropped{f': {why}' if why else ''}",
-        highlight=False,
-        soft_wrap=True,
+    tell_rows(folder, counts["rows"])
+    tell(
+        f"{counts['in']} {work.units} in, {counts['kept']} {work.done}, {counts['dropped']} dropped"
+        f"{f': {why}' if why else ''}"
     )
-    failed = [entry for entry in dropped.items() if entry[1].startswith(tuple(failures))]
-    for unit, reason in failed[:MOST_SHOWN]:
-        say(f"{unit}: {reason}")
+    failed = [f"{unit}: {reason}" for unit, reason in dropped.items() if reason.startswith(work.failures)]
     if len(failed) > MOST_SHOWN:
-        say(f"and {len(failed) - MOST_SHOWN} more, see 'dropped' in {folder / MANIFEST}")
+        more = f"and {len(failed) - MOST_SHOWN} more, see 'dropped' in {folder / MANIFEST}"
+        failed = [*failed[:MOST_SHOWN], more]
     if failed:
-        raise typer.Exit(NOT_ALL)
+        raise NotAllError(failed)

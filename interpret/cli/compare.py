@@ -20,7 +20,10 @@ def compare_command(
     run: Annotated[Path, typer.Argument(help="Run folder of 'interpret trace', say an exact one.")],
     other: Annotated[Path, typer.Argument(help="Another over the same facts, say with --method approximate.")],
 ) -> None:
-    """Compare two traces fact by fact: the rank correlation of their indirect effects. No model is needed."""
+    """Compare two traces fact by fact: the rank correlation of their indirect effects. No model is needed.
+
+    interpret compare runs/exact runs/approximate
+    """
     found = list(_pairs(run, other))
     table = Table("restored", "facts", "rank correlation, mean", "lowest", "highest", "same peak")
     for mediator in dict.fromkeys(one.mediator for one, _ in found):

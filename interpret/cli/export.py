@@ -8,8 +8,8 @@ import torch
 import typer
 
 from interpret import disk, runs
-from interpret.cli.common import say
-from interpret.errors import InputError, RunError
+from interpret.cli.common import make_folder, say
+from interpret.errors import InputError
 from interpret.fact_files import load_facts
 from interpret.records import TraceCell
 from interpret.trace_tables import TraceGrid, trace_grids
@@ -24,15 +24,15 @@ def export_command(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the files.")] = Path("results"),
     name: Annotated[str, typer.Option(help="What their names begin with.")] = "model",
 ) -> None:
-    """Write a trace as Knowledge-Tracing's .pt files: lists over all rows, and which of them were traced."""
+    """Write a trace as Knowledge-Tracing's .pt files: lists over all rows, and which of them were traced.
+
+    interpret export runs/trace --facts examples/facts.json
+    """
     grids = {(grid.name, grid.mediator): grid for grid in trace_grids(runs.read_table(run, TraceCell))}
     rows = _rows_of(facts)
     if missing := next((fact for fact, _ in grids if fact not in rows), None):
         raise InputError(f"{facts} has no fact {missing!r}, which the run traced; give the file it was made from")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{output}: cannot be made: {error.strerror}") from error
+    make_folder(output)
     contents = _contents(grids, rows)
     for file, values in contents.items():
         written = io.BytesIO()

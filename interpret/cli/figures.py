@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from interpret import disk, plots, runs
 from interpret.buckets import SCHEMES, Scheme
-from interpret.cli.common import say
-from interpret.errors import InputError, RunError, unknown
+from interpret.cli.common import choice, make_folder, say
+from interpret.errors import InputError
 from interpret.location_tables import LocationGrid, location_grids, location_summary
 from interpret.records import LocationAverage, LocationCell, TraceAverage, TraceCell, csv_header, to_csv
 from interpret.trace_tables import Grid, TraceGrid, trace_averages, trace_grids
@@ -34,9 +34,12 @@ def figures_command(
         str | None, typer.Option(help="rome (six kinds of tokens) or kt (four). [default: as the run]")
     ] = None,
 ) -> None:
-    """Draw averages by kind of token as heatmaps, lines and (of traces) bars, and facts one by one. Needs no model."""
+    """Draw averages by kind of token as heatmaps, lines and (of traces) bars, and facts one by one. Needs no model.
+
+    interpret figures runs/trace
+    """
     manifest = runs.read_manifest(run)
-    scheme = _scheme(buckets or manifest["circumstances"].get("buckets", "rome"))
+    scheme = choice("bucket scheme", buckets or manifest["circumstances"].get("buckets", "rome"), SCHEMES)
     if manifest["identity"].get("command") == "locate":
         _draw_locations(run, output, scheme, fact, prompts)
     else:
@@ -61,10 +64,7 @@ def _draw_locations(run: Path, output: Path, scheme: Scheme, fact: Sequence[str]
 
 
 def _save(output: Path, figures: Iterator[tuple[str, Figure]]) -> None:
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{output}: cannot be made: {error.strerror}") from error
+    make_folder(output)
     for name, figure in figures:
         plots.save(figure, output / name)
 
@@ -102,11 +102,3 @@ def _chosen(grids: Sequence[Grid], facts: Sequence[str] | None, prompts: int) ->
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise InputError(f"the run has no fact {name!r}{hint}")
     return facts or names[:prompts]
-
-
-def _scheme(name: str) -> Scheme:
-    """Check the name of a bucket scheme."""
-    for scheme in SCHEMES:
-        if scheme == name:
-            return scheme
-    raise InputError(unknown("bucket scheme", name, SCHEMES))

@@ -9,37 +9,27 @@ from rich.table import Table
 
 from interpret import location_runs, provenance, runs
 from interpret.attribution.functions import attributed_function
-from interpret.cli.common import (
-    Device,
-    DeviceMap,
-    Dtype,
-    Eight,
-    Four,
-    Model,
-    finish_units,
-    open_model,
-    out,
-    tell_dropped,
-)
-from interpret.errors import InputError, unknown
+from interpret.cli.common import Work, choice, do_units, out, tell_counts
+from interpret.cli.options import Chosen, Loading, Model, Output
 from interpret.fact_files import load_facts
 from interpret.fact_runs import BAD_ROW
-from interpret.knowledge import RULES, Rule
+from interpret.knowledge import RULES
 from interpret.location_runs import NOT_LOCATED, LocationPlan
-from interpret.location_tables import location_averages, location_grids
+from interpret.location_tables import LocationGrid, location_averages, location_grids
 from interpret.locations import CONTRAST, location_plan
 from interpret.records import LocationCell
 from interpret.trace_tables import bucket_peaks
 
+LOCATING = Work("Locating", "located", "facts", (BAD_ROW, NOT_LOCATED))
+
 
 def locate_command(
+    *,
     facts: Annotated[
         Path,
         typer.Option(help="File of facts with foils, as CounterFact; examples/facts.json shows the formats."),
     ],
-    output: Annotated[
-        Path, typer.Option(help="Run folder: table.csv, manifest.json. The same command continues it.")
-    ] = Path("runs/locations"),
+    output: Output = Path("runs/locations"),
     model: Model = "demo",
     attributed_fn: Annotated[
         str,
@@ -48,67 +38,51 @@ def locate_command(
             "have; or a function of the answer alone, such as probability or logit."
         ),
     ] = CONTRAST,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Locate the first facts only; a higher limit continues the run.")
-    ] = None,
-    only_known: Annotated[
-        bool, typer.Option("--filter/--no-filter", help="Drop the facts the model does not know.")
-    ] = True,
-    rule: Annotated[
-        str,
-        typer.Option(
-            help="words: what the model writes starts with the answer's words; or first_token, as in ROME.",
-        ),
-    ] = "words",
-    device: Device = None,
-    dtype: Dtype = None,
-    device_map: DeviceMap = None,
-    load_in_8bit: Eight = False,
-    load_in_4bit: Four = False,
+    chosen: Chosen,
+    loading: Loading,
 ) -> None:
     """Locate facts by attribution: one CSV row a fact, site, token and layer, and averages by kind of token at the end.
+
+    interpret locate --facts examples/facts.json
 
     Faster than 'interpret trace' by far, one forward and one backward pass a fact, and true to the first order only.
     Stopped at any time, the same command goes on where it was. Exit code 3: done, but some facts could not be located.
     """
-    function = attributed_function(attributed_fn)
-    plan = LocationPlan(load_facts(facts), limit=limit, only_known=only_known, rule=_rule(rule), attributed_fn=function)
-    opened = open_model(model, device, dtype, device_map, load_in_8bit, load_in_4bit)
+    function, rule = attributed_function(attributed_fn), choice("rule", chosen.rule or "words", RULES)
+    plan = LocationPlan(
+        load_facts(facts), limit=chosen.limit, only_known=chosen.only_known, rule=rule, attributed_fn=function
+    )
+    opened = loading.open(model)
     # What is wrong for every fact is said before a folder is made.
     location_plan(opened.model, opened.tokenizer, function)
-    identity = {
+    asked = {
         "command": "locate",
-        **opened.identity,
         "facts_sha256": provenance.file_sha256(facts),
         "attributed_fn": function,
-        "filter": only_known,
+        "filter": chosen.only_known,
         "rule": rule,
     }
-    circumstances = {**opened.circumstances, "facts": str(facts), "limit": limit}
-    with runs.open_run(output, LocationCell, identity=identity, circumstances=circumstances, units=plan.units) as run:
-        located = location_runs.write_locations(run, opened.model, opened.tokenizer, plan)
-        finish_units(run, located, "Locating", "facts")
-    rows = runs.read_table(output, LocationCell)
-    if rows:
-        _show(rows)
-    tell_dropped(output, len(rows), "facts", "located", (BAD_ROW, NOT_LOCATED))
+    do_units(
+        LOCATING,
+        output,
+        LocationCell,
+        lambda run: location_runs.write_locations(run, opened.model, opened.tokenizer, plan),
+        units=plan.units,
+        identity=opened.identity | asked,
+        circumstances={**opened.circumstances, "facts": str(facts), "limit": chosen.limit},
+    )
+    if grids := [grid for rows in runs.read_units(output, LocationCell) for grid in location_grids(rows)]:
+        _show(function, grids)
+    tell_counts(LOCATING, output)
 
 
-def _rule(name: str) -> Rule:
-    """Check the name of a rule."""
-    for rule in RULES:
-        if rule == name:
-            return rule
-    raise InputError(unknown("rule", name, RULES))
-
-
-def _show(rows: Sequence[LocationCell]) -> None:
+def _show(function: str, grids: Sequence[LocationGrid]) -> None:
     """Show where the scores of each kind of token are largest on average."""
     table = Table("site", "tokens", "layer", "score", "95% interval", "facts")
-    for site, averages in location_averages(location_grids(rows)).items():
+    for site, averages in location_averages(grids).items():
         for peak in bucket_peaks(averages):
             interval = f"{peak.low:+.3f} to {peak.high:+.3f}"
             table.add_row(site, peak.bucket, str(peak.layer_idx), f"{peak.mean:+.3f}", interval, str(peak.n))
         table.add_section()
-    out.print(f"Mean score ({rows[0].attributed_fn}) of each kind of token, at the layer where it is largest:")
+    out.print(f"Mean score ({function}) of each kind of token, at the layer where it is largest:")
     out.print(table)

@@ -1,34 +1,17 @@
-"""``interpret probe``: what the parts of a model hold and write, each kind a command of its own."""
+"""``interpret probe lens``, ``logits`` and ``heads``: prompts in, what the parts of a model hold and write out."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, groupby, islice
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
-from interpret import provenance, runs, selectors
-from interpret.anatomy import anatomy_of
+from interpret import provenance, runs
 from interpret.chat import MODEL_TEMPLATE
-from interpret.cli.common import (
-    Device,
-    DeviceMap,
-    Dtype,
-    Eight,
-    Four,
-    Model,
-    Opened,
-    finish_units,
-    open_model,
-    out,
-    say,
-    tell_dropped,
-)
-from interpret.errors import InputError, unknown
+from interpret.cli.common import MOST_SHOWN, Work, do_units, show_table, tell_counts
+from interpret.cli.options import Loading, Model, Opened, Output
 from interpret.facts import load_examples
-from interpret.neuron_runs import NeuronPlan, check_plan, write_neurons
-from interpret.pair_files import load_pairs, pairs_of_facts
 from interpret.probe_runs import (
     NOT_PROBED,
     Probe,
@@ -38,19 +21,9 @@ from interpret.probe_runs import (
     probed_prompts,
     write_probes,
 )
-from interpret.probing.neurons import CHOICES, Token
-from interpret.records import HeadView, LensReading, LogitShare, NeuronEffect
+from interpret.records import HeadView, LensReading, LogitShare
 
-SHOWN = 10
-"""How many rows are shown at the end."""
-SURE = 0.05
-"""The false discovery rate at which neurons are counted at the end."""
-
-probe = typer.Typer(
-    help="Probe what parts of a model hold and write: the logit lens, shares in a logit, heads, neurons.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
+PROBING = Work("Probing", "probed", "prompts", (NOT_PROBED,))
 R = TypeVar("R")
 
 Examples = Annotated[Path, typer.Option(help="JSON file with prompts, as examples/examples.json.")]
@@ -62,229 +35,130 @@ Tokens = Annotated[
 ]
 
 
-Output = Annotated[Path, typer.Option(help="Run folder: table.csv, manifest.json. The same command continues it.")]
-
-
-@probe.command("lens")
 def lens_command(
+    *,
     examples: Examples,
     output: Output = Path("runs/lens"),
     model: Model = "demo",
     tokens: Tokens = "last",
     top: Annotated[int, typer.Option(min=0, help="How many of the likeliest tokens are listed.")] = 5,
     chat_template: Chat = MODEL_TEMPLATE,
-    device: Device = None,
-    dtype: Dtype = None,
-    device_map: DeviceMap = None,
-    load_in_8bit: Eight = False,
-    load_in_4bit: Four = False,
+    loading: Loading,
 ) -> None:
     """Read the residual stream after every layer as the model reads its end (logit lens): a CSV row a token it says.
 
+    interpret probe lens --examples examples/examples.json
+
     Lists the likeliest tokens, and rank and probability of 'target' and 'foil' where a prompt of the file has them.
     """
-    opened = open_model(model, device, dtype, device_map, load_in_8bit, load_in_4bit)
+    opened = loading.open(model)
     asked = {"command": "probe lens", "tokens": tokens, "top": top, "chat_template": chat_template}
     read = lens_probe(opened.model, opened.tokenizer, top)
-    rows = _run(output, LensReading, opened, read, asked, examples)
-    if rows:
-        first = [row for row in rows if (row.name, row.position) == (rows[0].name, rows[0].position)]
-        followed = [key for key in ("target", "foil") if any(row.followed == key for row in first)]
-        _show(
-            f"What {rows[0].name} says at token {rows[0].position}, {rows[0].token!r}, after each layer:",
-            ("layer", "likeliest", "probability", *(f"rank of {key}" for key in followed)),
-            [
-                (str(layer), repr(said[0].said), f"{said[0].probability:.3f}", *(_rank(said, key) for key in followed))
-                for layer, said in _by(first, lambda row: row.layer).items()
-            ],
-        )
-    tell_dropped(output, len(rows), "prompts", "probed", (NOT_PROBED,))
+    for rows in islice(_probed(output, LensReading, opened, read, asked, examples), 1):
+        _show_lens(rows)
+    tell_counts(PROBING, output)
 
 
-def _rank(said: Sequence[LensReading], followed: str) -> str:
-    return next(str(row.rank) for row in said if row.followed == followed)
+def _show_lens(rows: Sequence[LensReading]) -> None:
+    """Show what one state of a prompt after the other says, at the first token that was read."""
+    first = [row for row in rows if row.position == rows[0].position]
+    followed = [key for key in ("target", "foil") if any(row.followed == key for row in first)]
+    cells = []
+    for layer, of_layer in groupby(first, key=lambda row: row.layer):
+        said = list(of_layer)
+        ranks = [next(str(row.rank) for row in said if row.followed == key) for key in followed]
+        cells.append((str(layer), repr(said[0].said), f"{said[0].probability:.3f}", *ranks))
+    show_table(
+        f"What {rows[0].name} says at token {rows[0].position}, {rows[0].token!r}, after each layer:",
+        ("layer", "likeliest", "probability", *(f"rank of {key}" for key in followed)),
+        cells,
+    )
 
 
-@probe.command("logits")
 def logits_command(
+    *,
     examples: Examples,
     output: Output = Path("runs/logits"),
     model: Model = "demo",
     chat_template: Chat = MODEL_TEMPLATE,
-    device: Device = None,
-    dtype: Dtype = None,
-    device_map: DeviceMap = None,
-    load_in_8bit: Eight = False,
-    load_in_4bit: Four = False,
+    loading: Loading,
 ) -> None:
     """Part the logit of the answer among all heads and MLPs (direct logit attribution): a CSV row a part.
 
+    interpret probe logits --examples examples/examples.json
+
     The answer is the first token of 'target', or what the model finds likeliest; a 'foil' is parted beside it.
     """
-    opened = open_model(model, device, dtype, device_map, load_in_8bit, load_in_4bit)
+    opened = loading.open(model)
     asked = {"command": "probe logits", "chat_template": chat_template}
-    rows = _run(output, LogitShare, opened, logits_probe(opened.model, opened.tokenizer), asked, examples)
-    sums: dict[tuple[str, int, int], list[float]] = {}
+    read = logits_probe(opened.model, opened.tokenizer)
+    _show_logits(chain.from_iterable(_probed(output, LogitShare, opened, read, asked, examples)))
+    tell_counts(PROBING, output)
+
+
+def _show_logits(rows: Iterable[LogitShare]) -> None:
+    """Show the parts that add most, over all prompts."""
+    found: dict[tuple[str, int, int], list[float]] = {}
     for row in rows:
-        sums.setdefault((row.component, row.layer, row.head), []).append(row.share - (row.foil_share or 0))
-    means = sorted(((sum(shares) / len(shares), part) for part, shares in sums.items()), reverse=True)
-    if rows:
-        _show(
-            "What adds most to the logit of the answer (less that of the foil, where there is one), mean of prompts:",
-            ("component", "layer", "head", "share"),
-            [
-                (part, str(layer), "" if head < 0 else str(head), f"{share:+.3f}")
-                for share, (part, layer, head) in means[:SHOWN]
-            ],
-        )
-    tell_dropped(output, len(rows), "prompts", "probed", (NOT_PROBED,))
+        found.setdefault((row.component, row.layer, row.head), []).append(row.share - (row.foil_share or 0))
+    means = sorted(((sum(shares) / len(shares), part) for part, shares in found.items()), reverse=True)
+    if not means:
+        return
+    show_table(
+        "What adds most to the logit of the answer (less that of the foil, where there is one), mean of prompts:",
+        ("component", "layer", "head", "share"),
+        [
+            (part, str(layer), "" if head < 0 else str(head), f"{share:+.3f}")
+            for share, (part, layer, head) in means[:MOST_SHOWN]
+        ],
+    )
 
 
-@probe.command("heads")
 def heads_command(
+    *,
     examples: Examples,
     output: Output = Path("runs/heads"),
     model: Model = "demo",
     tokens: Tokens = "last",
     top: Annotated[int, typer.Option(min=1, help="How many tokens are listed of those a head looks at.")] = 5,
     chat_template: Chat = MODEL_TEMPLATE,
-    device: Device = None,
-    dtype: Dtype = None,
-    device_map: DeviceMap = None,
-    load_in_8bit: Eight = False,
-    load_in_4bit: Four = False,
+    loading: Loading,
 ) -> None:
-    """List the tokens every head looks at, and how much it is an induction head: a CSV row a head and token."""
-    opened = open_model(model, device, dtype, device_map, load_in_8bit, load_in_4bit)
-    asked = {"command": "probe heads", "tokens": tokens, "top": top, "chat_template": chat_template}
-    rows = _run(output, HeadView, opened, heads_probe(opened.model, top), asked, examples)
-    best = sorted({(row.induction_score, row.layer, row.head) for row in rows}, reverse=True)
-    if rows:
-        _show(
-            "The heads that look most for what came after the present token before, on random tokens:",
-            ("layer", "head", "induction score"),
-            [(str(layer), str(head), f"{score:.3f}") for score, layer, head in best[:SHOWN]],
-        )
-    tell_dropped(output, len(rows), "prompts", "probed", (NOT_PROBED,))
+    """List the tokens every head looks at, and how much it is an induction head: a CSV row a head and token.
 
-
-@probe.command("neurons")
-def neurons_command(
-    pairs: Annotated[
-        Path | None, typer.Option(help="JSON file with pairs of a true and a false text, as examples/pairs.json.")
-    ] = None,
-    facts: Annotated[
-        Path | None,
-        typer.Option(help="Instead: file of facts with foils; prompt and answer are true, with foil false."),
-    ] = None,
-    output: Output = Path("runs/neurons"),
-    model: Model = "demo",
-    layers: Annotated[str, typer.Option(help="'3,7', '0:20:5', '-1' or 'all'.")] = "all",
-    token: Annotated[
-        str, typer.Option(help="Where in a text a neuron is read: last, mean, max, or a position such as 0 or -2.")
-    ] = "last",
-    permutations: Annotated[
-        int, typer.Option(min=1, help="How many permutations of the pairs a p-value is from, at most.")
-    ] = 10_000,
-    seed: Annotated[int, typer.Option(help="Of the permutations.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Texts read side by side.")] = 8,
-    device: Device = None,
-    dtype: Dtype = None,
-    device_map: DeviceMap = None,
-    load_in_8bit: Eight = False,
-    load_in_4bit: Four = False,
-) -> None:
-    """Tell which MLP neurons say something else about true texts than about false ones: a CSV row a neuron.
-
-    The surest come first. q_value is adjusted for all neurons tested, so that of those below 0.05 about one in twenty
-    is false; below a dozen pairs nothing can be found.
+    interpret probe heads --examples examples/examples.json
     """
-    texts, source = _texts(pairs, facts)
-    where = _token(token)
-    opened = open_model(model, device, dtype, device_map, load_in_8bit, load_in_4bit)
-    chosen = selectors.select("layer", layers, len(anatomy_of(opened.model).layers))
-    plan = NeuronPlan(texts, chosen, where, permutations, seed, batch_size)
-    check_plan(opened.tokenizer, plan)
-    asked = {
-        "command": "probe neurons",
-        "texts_sha256": provenance.file_sha256(source),
-        "layers": layers,
-        "token": token,
-        "permutations": permutations,
-        "seed": seed,
-    }
-    circumstances = {**opened.circumstances, "texts": str(source), "batch_size": batch_size}
-    identity = {**asked, **opened.identity}
-    with runs.open_run(output, NeuronEffect, identity=identity, circumstances=circumstances, units=plan.units) as run:
-        finish_units(run, write_neurons(run, opened.model, opened.tokenizer, plan), "Reading", "parts")
-    rows = runs.read_table(output, NeuronEffect)
-    _show(
-        f"The surest of {len(rows)} neurons, {len(texts)} pairs:",
-        ("layer", "neuron", "true", "false", "Hedges' g", "p", "q"),
-        [
-            (
-                str(row.layer),
-                str(row.neuron),
-                *_numbers(row.true_mean, row.false_mean, row.hedges_g),
-                f"{row.p_value:.2g}",
-                f"{row.q_value:.2g}",
-            )
-            for row in rows[:SHOWN]
-        ],
+    opened = loading.open(model)
+    asked = {"command": "probe heads", "tokens": tokens, "top": top, "chat_template": chat_template}
+    _show_heads(chain.from_iterable(_probed(output, HeadView, opened, heads_probe(opened.model, top), asked, examples)))
+    tell_counts(PROBING, output)
+
+
+def _show_heads(rows: Iterable[HeadView]) -> None:
+    """Show the heads that do most of an induction head's work."""
+    best = sorted({(row.induction_score, row.layer, row.head) for row in rows}, reverse=True)
+    if not best:
+        return
+    show_table(
+        "The heads that look most for what came after the present token before, on random tokens:",
+        ("layer", "head", "induction score"),
+        [(str(layer), str(head), f"{score:.3f}") for score, layer, head in best[:MOST_SHOWN]],
     )
-    sure = sum(row.q_value <= SURE for row in rows)
-    out.print(f"{sure} neurons have q <= {SURE}", highlight=False)
-    out.print(f"{len(rows)} rows in {output / runs.TABLE}", highlight=False, soft_wrap=True)
 
 
-def _numbers(*values: float) -> tuple[str, ...]:
-    return tuple(f"{value:+.2f}" for value in values)
-
-
-def _texts(pairs: Path | None, facts: Path | None) -> tuple[list[tuple[str, str]], Path]:
-    """Return the pairs of texts, and the file they are from."""
-    if pairs is not None and facts is None:
-        return load_pairs(pairs), pairs
-    if facts is not None and pairs is None:
-        found, left_out = pairs_of_facts(facts)
-        if left_out:
-            say(f"{left_out} rows of {facts} have no foil or are wrong, and are left out")
-        return found, facts
-    raise InputError("give --pairs with a file of true and false texts, or --facts with facts that have foils")
-
-
-def _token(words: str) -> Token:
-    """Read 'last', or a position."""
-    if words in CHOICES:
-        return cast(Token, words)
-    try:
-        return int(words)
-    except ValueError:
-        raise InputError(unknown("token", words, [*CHOICES, "a position such as 0 or -2"])) from None
-
-
-def _run(output: Path, record: type[R], opened: Opened, read: Probe, asked: dict[str, Any], examples: Path) -> list[R]:
-    """Probe the prompts of a file, and return the rows."""
+def _probed(
+    output: Path, record: type[R], opened: Opened, read: Probe, asked: dict[str, Any], examples: Path
+) -> Iterator[list[R]]:
+    """Probe the prompts of a file, and return the rows of each."""
     where = {key: asked[key] for key in ("tokens", "chat_template") if key in asked}
     prompts = probed_prompts(opened.tokenizer, load_examples(examples), **where)
-    identity = {**asked, **opened.identity, "examples_sha256": provenance.file_sha256(examples)}
-    circumstances = {**opened.circumstances, "examples": str(examples)}
-    names = [one.name for one in prompts]
-    with runs.open_run(output, record, identity=identity, circumstances=circumstances, units=names) as run:
-        finish_units(run, write_probes(run, read, prompts), "Probing", "prompts")
-    return runs.read_table(output, record)
-
-
-def _by(rows: Iterable[R], key: Callable[[R], int]) -> dict[int, list[R]]:
-    found: dict[int, list[R]] = {}
-    for row in rows:
-        found.setdefault(key(row), []).append(row)
-    return found
-
-
-def _show(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    table = Table(*header)
-    for row in rows:
-        table.add_row(*map(escape, row))
-    out.print(title, highlight=False, soft_wrap=True)
-    out.print(table)
+    do_units(
+        PROBING,
+        output,
+        record,
+        lambda run: write_probes(run, read, prompts),
+        units=[one.name for one in prompts],
+        identity={**opened.identity, **asked, "examples_sha256": provenance.file_sha256(examples)},
+        circumstances={**opened.circumstances, "examples": str(examples)},
+    )
+    return runs.read_units(output, record)

@@ -17,7 +17,10 @@ def report_command(
         Path, typer.Option("--output", "-o", help="The page, one HTML file that needs no network.")
     ] = Path("page.html"),
 ) -> None:
-    """Make a page of a run, to explore in a browser: tokens across, layers down. The model is not needed."""
+    """Make a page of a run, to explore in a browser: tokens across, layers down. The model is not needed.
+
+    interpret report runs/interpretations
+    """
     page = interpretation_page(runs.read_table(run, Interpretation), runs.read_manifest(run))
     disk.replace_whole(output, page.encode())
     say(f"{output}: open it in a browser")

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from interpret.anatomy import Anatomy, anatomy_of, key_heads
 from interpret.errors import InputError, unknown
+from interpret.precision import in_float64
 from interpret.probing.edits import check_index
 from interpret.probing.neurons import plain_weight
 from interpret.probing.sites import unfused
@@ -150,8 +151,8 @@ def relational_subspaces(model: PreTrainedModel, layer: int, k: int = 3) -> Rela
     if not 1 <= k <= rank:
         raise InputError(f"k is {k}; W_QK of a head has rank {rank}, so give 1 to {rank}")
     # W_QK is [D, D] of rank W: of Q^T = A B and K^T = C E only B E^T, [W, W], needs the SVD.
-    query_basis, query_core = torch.linalg.qr(weights.queries.double().transpose(1, 2))
-    key_basis, key_core = torch.linalg.qr(weights.keys.double().transpose(1, 2))
+    query_basis, query_core = torch.linalg.qr(in_float64(weights.queries).transpose(1, 2))
+    key_basis, key_core = torch.linalg.qr(in_float64(weights.keys).transpose(1, 2))
     left, values, right = torch.linalg.svd(query_core @ key_core.transpose(1, 2))
     return RelationalSubspaces(
         values[:, :k].float(),

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.anatomy import Anatomy, anatomy_of
 from interpret.errors import InputError
+from interpret.precision import in_float64
 from interpret.probing.cache import ActivationCache
 from interpret.probing.choices import check_holds, columns_of
 from interpret.probing.composition import Kind, check_kind, grams, head_weights, product_norm
@@ -101,7 +102,7 @@ def reading_heads(
     anatomy = anatomy_of(model)
     scores = []
     for layer, stream in _held(cache, anatomy, "resid_pre", positions):  # [P, D]
-        left, right = (factor.double() for factor in head_weights(model, layer).reading(kind))
+        left, right = (in_float64(factor) for factor in head_weights(model, layer).reading(kind))
         left_gram, right_gram = grams(left, right)
         x = _centred(anatomy, layer, stream.to(left))
         unit = _unit(direction if direction is None else _centred(anatomy, layer, direction), anatomy.width)

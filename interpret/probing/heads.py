@@ -60,9 +60,11 @@ def attention_patterns(
         layers: which layers; all if None.
 
     Raises:
-        InputError: for a layer outside the model.
+        InputError: for a layer outside the model, or ids that are no tensor of rows.
         UnsupportedModelError: for attention that never holds its probabilities, such as flash attention.
     """
+    if not isinstance(input_ids, Tensor) or input_ids.ndim != 2:
+        raise InputError("input_ids: give a tensor [B, T], such as tokenizer(text, return_tensors='pt').input_ids")
     n_layers = len(anatomy_of(model).layers)
     chosen = range(n_layers) if layers is None else layers
     patterns: dict[int, Tensor] = {}

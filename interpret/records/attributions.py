@@ -85,6 +85,8 @@ class TokenScore:
     """Its position in the whole text, from 0; of a translation model, in what the decoder reads."""
     step_token: str
     """The attributed token, as the tokenizer writes it; joined where tokens were merged."""
+    foil_token: str
+    """The token it is held against, written likewise; empty without a foil."""
     value: float
     """The attributed function at this step."""
     activation: str

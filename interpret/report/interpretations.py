@@ -4,19 +4,16 @@ Records and manifest go in, the text of one HTML file comes out; it loads nothin
 it once, as JSON (``_data`` says in which form), and ``interpretations.js`` draws whatever part the reader asks for.
 """
 
-import base64
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from interpret.errors import InputError
+from interpret.pages import page_pieces
 from interpret.records import Interpretation
 
 SCALE = 10_000
@@ -55,20 +52,16 @@ def interpretation_page(records: Sequence[Interpretation], manifest: Mapping[str
         raise InputError("the run has no rows yet, so there is nothing to show: let it finish a prompt, then try again")
     for number, record in enumerate(records):
         _check(number, record)
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    style, script = _file("interpretations.css"), _file("interpretations.js")
-    page = environment.from_string(_file("interpretations.html")).render(
-        title=_title(manifest),
-        summary=_summary(records, manifest),
-        provenance=_provenance(manifest),
-        style=Markup(style),
-        script=Markup(script),
-        style_hash=_hash(style),
-        script_hash=_hash(script),
-        data=Markup(_script_safe(_data(records))),
+    return "".join(
+        page_pieces(
+            __package__,
+            "interpretations",
+            title=_title(manifest),
+            summary=_summary(records, manifest),
+            provenance=_provenance(manifest),
+            data=Markup(_script_safe(_data(records))),
+        )
     )
-    # A lone surrogate has no UTF-8; it becomes its escape, which within JSON even means the same.
-    return page.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _check(number: int, record: Interpretation) -> None:
@@ -150,16 +143,6 @@ def _script_safe(value: Any) -> str:
     """Write JSON that no text in it can end early: it stands within a script element."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-
-
-def _hash(text: str) -> str:
-    """Name a script or style by its content, as a content security policy does."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _file(name: str) -> str:
-    """Read a file that lies beside this module."""
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def _title(manifest: Mapping[str, Any]) -> str:

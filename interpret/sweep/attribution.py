@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from interpret.errors import InputError
 from interpret.layers import Point
+from interpret.precision import in_float64
 from interpret.recorded import Run, record_run
 from interpret.sweep.backward import Route, derivatives
 from interpret.sweep.cells import Cell, Site, check_cells
@@ -206,4 +207,5 @@ def _terms(plan: _Plan, base: Run, donor: Run, last: Tensor) -> dict[tuple[Route
 
 def _along(there: Tensor, here: Tensor, slope: Tensor) -> Tensor:
     """Return how far a slope, [S, T, D], leads up from here to there, [S, T] float64."""
-    return ((there.double() - here.double()) * slope.to(here.device).double()).sum(dim=-1)
+    there, here, slope = (in_float64(part.to(here.device)) for part in (there, here, slope))
+    return ((there - here) * slope).sum(dim=-1)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from interpret.errors import InputError, unknown
+from interpret.precision import in_float64
 
 Kind = Literal["probability", "log_probability", "logit", "logit_difference"]
 KINDS = get_args(Kind)
@@ -74,11 +75,11 @@ def read(metrics: Sequence[Metric], logits: Tensor, n_read: int) -> Tensor:
     parts = []
     for metric in metrics:
         m = min(len(metric.answer), positions)
-        value = logits[:, -m:].gather(-1, _ids(metric.answer, m, logits))[..., 0].double()
+        value = in_float64(logits[:, -m:].gather(-1, _ids(metric.answer, m, logits))[..., 0])
         if metric.foil is not None:
-            value = value - logits[:, -m:].gather(-1, _ids(metric.foil, m, logits))[..., 0].double()
+            value = value - in_float64(logits[:, -m:].gather(-1, _ids(metric.foil, m, logits))[..., 0])
         elif metric.kind != "logit":
-            total = torch.logsumexp(logits, dim=-1).double() if total is None else total
+            total = in_float64(torch.logsumexp(logits, dim=-1)) if total is None else total
             value = value - total[:, -m:]
         parts.append(nn.functional.pad(value, (positions - m, 0)))
     return torch.stack(parts)

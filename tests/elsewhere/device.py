@@ -23,6 +23,10 @@ _COPIES = (aten.copy_.default, aten._to_copy.default)
 _STRICT = (aten.cat.default, aten.stack.default, aten.embedding.default, aten.index_select.default, aten.gather.default)
 
 
+without_float64 = False
+"""Whether the device is as Apple's, which have no such numbers."""
+
+
 class _Backend(backend_registration._DummyBackendModule):
     def get_rng_state(self, device: Any = None) -> Tensor:
         return torch.get_rng_state()
@@ -82,6 +86,8 @@ class elsewhere(TorchDispatchMode):  # noqa: N801
 def _run(operation: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     asked = kwargs.get("device")
     device = torch.device(asked) if asked is not None else _meeting_place(operation, args, kwargs)
+    if device.type != ELSEWHERE.type and not any(isinstance(part, _Lying) for part in _tensors((args, kwargs))):
+        return operation(*args, **kwargs)
     generator = kwargs.get("generator")
     if generator is not None and generator.device.type != device.type:
         raise RuntimeError(f"Expected a {device.type!r} device type for generator but found {generator.device.type!r}")
@@ -89,6 +95,8 @@ def _run(operation: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if asked is not None:
         inner_kwargs["device"] = CPU
     result = operation(*inner_args, **inner_kwargs)
+    if without_float64 and device != CPU and any(part.dtype == torch.float64 for part in _tensors(result)):
+        raise TypeError("Cannot convert a tensor to float64 dtype as this device does not support it")
     if _writes_in_place(operation):
         return args[0]
     return result if device == CPU else tree_map_only(Tensor, _Lying, result)
@@ -103,12 +111,16 @@ def _meeting_place(operation: Any, args: Any, kwargs: dict[str, Any]) -> torch.d
         if any(isinstance(index, Tensor) and index.device not in (CPU, table.device) for index in tree_leaves(indices)):
             raise RuntimeError("indices should be either on cpu or on the same device as the indexed tensor (cpu)")
         args = (table, *rest)
-    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    tensors = _tensors((args, kwargs))
     firm = {tensor.device for tensor in tensors if tensor.dim() or operation in _STRICT}
     places = firm or {tensor.device for tensor in tensors if tensor.device != CPU} or {CPU}
     if len(places) > 1 or any(tensor.device not in (CPU, *places) for tensor in tensors):
         raise RuntimeError(f"Expected all tensors to be on the same device, but found two: {operation}")
     return places.pop()
+
+
+def _tensors(parts: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(parts) if isinstance(leaf, Tensor)]
 
 
 def _writes_in_place(operation: Any) -> bool:

@@ -1,0 +1,73 @@
+"""The calls of a model and of its layers: their arguments, and the modes that must hold while they run."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from interpret.errors import InputError
+
+
+def layer_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """Return the hidden states [B, T, D] from the arguments of a layer's call."""
+    return args[0] if args else kwargs["hidden_states"]
+
+
+def with_layer_input(
+    args: tuple[Any, ...], kwargs: dict[str, Any], hidden: Tensor
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of a layer's call with other hidden states."""
+    if args:
+        return (hidden, *args[1:]), kwargs
+    return args, {**kwargs, "hidden_states": hidden}
+
+
+def first_column(arguments: Mapping[str, Any], n_tokens: int, past: int) -> int:
+    """Return the absolute column of the first token a pass of the trunk computes.
+
+    Args:
+        arguments: of the trunk's call.
+        n_tokens: computed by the pass.
+        past: columns in its cache when it began.
+    """
+    mask = arguments.get("attention_mask")
+    # A sliding-window cache forgets columns, the mask does not; one that is prepared already says nothing.
+    if isinstance(mask, Tensor) and mask.dim() == 2:
+        return max(past, mask.shape[1] - n_tokens)
+    return past
+
+
+def input_device(model: PreTrainedModel) -> torch.device:
+    """Return where a model takes its input ids; a model with offloaded parameters takes them on the CPU."""
+    return torch.device("cpu") if model.device.type == "meta" else model.device
+
+
+@contextmanager
+def keeping_activations(trunk: PreTrainedModel) -> Iterator[None]:
+    """Turn gradient checkpointing off for the time of a ``with`` block.
+
+    It runs layers without a graph, and again in backward, when the hooks of the block are gone: what they
+    recorded would have no gradient, and what they edited the gradient of another pass.
+    """
+    # The trunk has the switch, or each layer.
+    switched = [module for module in trunk.modules() if getattr(module, "gradient_checkpointing", False)]
+    for module in switched:
+        module.gradient_checkpointing = False
+    try:
+        yield
+    finally:
+        for module in switched:
+            module.gradient_checkpointing = True
+
+
+def check_evaluating(model: PreTrainedModel) -> None:
+    """Refuse a model in training mode.
+
+    Raises:
+        InputError: if it is.
+    """
+    if model.training:
+        raise InputError("the model is in training mode, where dropout makes every run another: call model.eval()")
