@@ -5,9 +5,13 @@ BIN := .venv/bin
 CURRENT := .venv-current/bin
 # What of the tests depends on transformers; the rest is the same everywhere.
 CURRENT_TESTS := $(addprefix tests/test_,$(addsuffix .py,families new_family anatomy trunk surgery generation \
-  generation_modes activations rows prefix_tree sweep approximation tracing hook_names probing_cache probing_heads \
-  probing_lenses probing_structure probing_head_flow probing_knowledge attribution_attention attribution_seq2seq \
-  control knowledge selfie models current_install gguf))
+  generation_modes activations rows prefix_tree sweep sweep_cost approximation tracing hook_names probing_cache \
+  probing_heads probing_composition probing_lenses probing_structure probing_head_flow probing_knowledge \
+  attribution_attention attribution_seq2seq control preservation knowledge selfie models current_install gguf))
+
+# Two processes, since a core is all that one keeps busy. Tests of a file share its models, so they stay together;
+# files stay in their order, since the few slow tests stand in the first.
+PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-current lint bench browser clean
 
@@ -16,10 +20,10 @@ demo: .venv/installed
 	$(BIN)/python scripts/get_interpretations_from_examples.py --examples examples/examples.json
 
 test: lint browser
-	$(BIN)/python -m pytest
+	$(BIN)/python $(PYTEST)
 
 test-current: .venv-current/installed
-	$(CURRENT)/python -m pytest $(CURRENT_TESTS)
+	$(CURRENT)/python $(PYTEST) $(CURRENT_TESTS)
 
 lint: .venv/installed-for-tests
 	$(BIN)/ruff check .

@@ -65,6 +65,7 @@ setup(
             "nbclient>=0.10,<1",
             "nbformat>=5.10,<6",
             "pytest>=8,<10",
+            "pytest-xdist>=3.6,<4",
             "ruff>=0.8,<1",
             "scipy>=1.14,<2",
             "selenium>=4.20,<5",

@@ -1,14 +1,21 @@
-"""Fixtures of every test: tiny models that must be given back as they were lent."""
+"""Fixtures of every test: tiny models that must be given back as they were lent, and one in a folder."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
+from reference.commands import saved_model
 from reference.tiny import KINDS, hooks_on, tiny_model
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# Tensors here are tiny: threads cost more than they bring.
+from interpret.models import load
+
+# Tensors here are tiny: threads cost more than they bring. The processes that tests start do as this one:
+# another number of threads adds in another order, which shows in last digits.
+os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
 
@@ -43,3 +50,15 @@ def gpt2() -> Iterator[PreTrainedModel]:
     """A GPT-2; afterwards it must hold no hook and the same weights."""
     with _lent("gpt2") as model:
         yield model
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama with a chat tokenizer, saved; not to be changed."""
+    return saved_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def opened(model_folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The Llama of the folder and its tokenizer."""
+    return load(str(model_folder), device="cpu")

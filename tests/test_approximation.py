@@ -2,12 +2,13 @@ import doctest
 import importlib
 import re
 from contextlib import nullcontext
+from functools import cache
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from reference.tiny import KINDS, L, hooks_on, tiny_model
+from reference.tiny import KINDS, L, hooks_on, tiny_model, wide_model
 from reference.toy_tokenizers import byte_level
 from reference.tracing import recorded, run
 from torch import nn
@@ -25,16 +26,6 @@ ALL = list(MEDIATORS)
 SETTINGS = TraceSettings(samples=2, window=3, seed=3)
 TOKENIZER = byte_level()
 LOGIT = Metric("logit", (5,))
-
-
-def wide_model(kind):
-    """A tiny model whose vocabulary covers the toy tokenizer's."""
-    model = tiny_model(kind)
-    model.resize_token_embeddings(450)
-    generator = torch.Generator().manual_seed(1)
-    for weight in (model.get_input_embeddings().weight, model.get_output_embeddings().weight):
-        weight.data.normal_(std=0.2, generator=generator)
-    return model.eval()
 
 
 MODELS = {kind: wide_model(kind) for kind in ("llama", "gptj")}
@@ -128,8 +119,13 @@ def test_a_whole_answer_is_derived_as_a_product(double, mediator):
     assert len(found.answer_ids) > 1
 
 
+@cache
+def subject_span():
+    return approximated(mediators=["hidden"])["hidden"].subject_span
+
+
 def check_slopes(model, mediator, target="first", answer=None):
-    first, stop = approximated(mediators=["hidden"])["hidden"].subject_span
+    first, stop = subject_span()
     width = model.get_input_embeddings().weight.shape[1]
     noise = 0.3 * np.random.default_rng(4).normal(size=(2, stop - first, width))
     settings = TraceSettings(noise, window=3, target=target)

@@ -2,12 +2,12 @@
 
 import copy
 import doctest
-import gc
 import importlib
 
 import numpy as np
 import pytest
 import torch
+from reference.memory import only_new_objects, tensor_bytes
 from reference.plain_attribution import (
     FOIL,
     KINDS,
@@ -499,26 +499,18 @@ def test_a_model_of_no_known_family_is_refused():
 # ---------------------------------------------------------------------------------------------------- memory
 
 
-def live_bytes():
-    found = {}
-    for each in gc.get_objects():
-        # isinstance would ask deprecated objects for their class; sparse tensors have no storage.
-        if issubclass(type(each), torch.Tensor) and each.layout == torch.strided:
-            found[each.untyped_storage().data_ptr()] = each.untyped_storage().nbytes()
-    return sum(found.values())
-
-
 @pytest.mark.parametrize("method", ["input_x_gradient", "layer_gradient_x_activation"])
 def test_memory_does_not_grow_with_the_number_of_inputs(method):
-    model, peaks = wide_model("llama"), {}
-    gc.collect()  # what other tests left
-    for n_inputs in (2, 8):
-        peak = []
-        handle = model.base_model.register_forward_hook(lambda *event, peak=peak: peak.append(live_bytes()))
-        found = attribute(model, TOKENIZER, [PROMPT] * n_inputs, batch_size=2, max_new_tokens=2, method=method)
-        handle.remove()
-        assert len(found.sequences) == n_inputs
-        peaks[n_inputs] = max(peak)
+    peaks = {}
+    with only_new_objects():
+        model = copy.deepcopy(wide_model("llama"))
+        for n_inputs in (2, 8):
+            peak = []
+            handle = model.base_model.register_forward_hook(lambda *event, peak=peak: peak.append(tensor_bytes()))
+            found = attribute(model, TOKENIZER, [PROMPT] * n_inputs, batch_size=2, max_new_tokens=2, method=method)
+            handle.remove()
+            assert len(found.sequences) == n_inputs
+            peaks[n_inputs] = max(peak)
     assert peaks[8] <= peaks[2] * 1.01
     assert not hooks_on(model)
 

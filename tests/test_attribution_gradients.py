@@ -64,7 +64,8 @@ def test_scores_exist_for_the_tokens_before_a_step_only(method):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("baseline", ["zero", "mean", "eos", 7])
 def test_integrated_gradients_add_up_to_the_change_of_the_value(kind, baseline):
-    model, found = wide_model(kind), scores(kind, "integrated_gradients", n_steps=300, baseline=baseline)
+    options = {"method": "integrated_gradients", "n_steps": 300, "batch_size": 100, "baseline": baseline}
+    model, found = wide_model(kind), scores(kind, **options)
     for step, (ids, target) in enumerate(prefixes(TARGET)):
         x = embeddings_of(model, ids)
         start = {
@@ -198,7 +199,11 @@ def test_deeplift_of_a_text_against_itself_is_nothing_but_zeros():
     assert (one.scores[: one.n_prompt, 0] == 0).all()
 
 
-METHOD_OPTIONS = {"integrated_gradients": {"n_steps": 7}, "gradient_shap": {"n_samples": 7, "noise": 0.1}}
+METHOD_OPTIONS = {
+    "integrated_gradients": {"n_steps": 7},
+    "layer_integrated_gradients": {"n_steps": 7},
+    "gradient_shap": {"n_samples": 7, "noise": 0.1},
+}
 
 
 @pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.gradients])

@@ -1,47 +1,22 @@
 """``interpret attribute``: what is written, what is shown, what is refused, and runs that are stopped half-way."""
 
-import gc
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
+from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from reference.tiny import tiny_model
-from reference.toy_tokenizers import byte_level
+from reference.commands import json_file, run, run_killed
+from reference.memory import count, only_new_objects
 
 import interpret
-from interpret import attribution_runs, cli, runs
+from interpret import attribution_runs, runs
 from interpret.attribution.result import Attributed, Attribution
 from interpret.attribution_runs import questions
 from interpret.errors import InputError
 from interpret.facts import Prompt, load_examples
-from interpret.models import load
 from interpret.records import TokenScore
 
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+COMMAND = Path(interpret.__file__).with_name("__main__.py")
 TEXT = "The Eiffel Tower is in"
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    model = tiny_model("llama")
-    torch.manual_seed(0)
-    model.resize_token_embeddings(420)
-    model.config.eos_token_id = model.generation_config.eos_token_id = 1
-    model.save_pretrained(folder)
-    byte_level(chat=True).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def opened(model_folder):
-    return load(str(model_folder), device="cpu")
 
 
 def entries(count=3, **changes):
@@ -49,21 +24,12 @@ def entries(count=3, **changes):
 
 
 def file_of(folder, rows):
-    path = folder / "examples.json"
-    path.write_text(json.dumps({"examples": rows}))
-    return path
+    return json_file(folder / "examples.json", {"examples": rows})
 
 
 def arguments(model_folder, examples, output, *more):
     paths = ["--model", str(model_folder), "--examples", str(examples), "--output", str(output)]
     return ["attribute", *paths, "--device", "cpu", "--new-tokens", "2", *(str(argument) for argument in more)]
-
-
-def run(*argv):
-    """Run a command line in this process; return its exit code."""
-    with pytest.raises(SystemExit) as exit_:
-        cli.main([str(argument) for argument in argv])
-    return exit_.value.code or 0
 
 
 def one(model_folder, *more):
@@ -194,28 +160,22 @@ def test_the_json_is_the_whole_attribution_and_the_page_shows_it(model_folder, o
     assert "rows in" not in said.out, "a single prompt leaves no folder"
 
 
-def held(kind):
-    """How many objects of a class there are just now."""
-    return sum(type(each) is kind for each in gc.get_objects())
-
-
 @pytest.mark.parametrize("n_prompts", [3, 12])
 def test_one_prompt_is_held_at_a_time_whatever_is_written(model_folder, tmp_path, monkeypatch, n_prompts):
     stored, read, most = Attribution.load, [], []
 
     def counted(path):
-        most.append(held(Attributed))
+        most.append(count(Attributed))
         read.append(path.name)
         return stored(path)
 
     monkeypatch.setattr(Attribution, "load", counted)
     files = ["--json", tmp_path / "out.json.gz", "--html", tmp_path / "page.html"]
     argv = [*arguments(model_folder, file_of(tmp_path, entries(n_prompts)), tmp_path / "run"), *files]
-    gc.collect()  # what other tests left
-    before = held(Attributed)
-    assert run(*argv) == 0
+    with only_new_objects():
+        assert run(*argv) == 0
     assert len(set(read)) == n_prompts
-    assert max(most) - before <= 3
+    assert max(most) <= 3
     monkeypatch.undo()
     assert len(Attribution.load(tmp_path / "out.json.gz").sequences) == n_prompts
     page = (tmp_path / "page.html").read_text()
@@ -265,24 +225,17 @@ def test_scores_that_are_no_numbers_are_no_rows(opened):
 
 
 def test_killed_and_run_again_it_ends_like_an_unbroken_run(model_folder, tmp_path):
-    examples = file_of(tmp_path, entries(150))
+    examples = file_of(tmp_path, entries(6))
     argv = arguments(model_folder, examples, tmp_path / "killed")
-    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen([sys.executable, "-m", "interpret", *argv], **silent, env=ONE_THREAD)
-    journal, end = tmp_path / "killed" / "progress.jsonl", time.monotonic() + 90
-    while time.monotonic() < end and not (journal.exists() and journal.read_bytes().count(b"\n") >= 3):
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "the run was over before it could be killed"
-    assert 3 <= journal.read_bytes().count(b"\n") < 150
+    run_killed(COMMAND, *argv)
+    assert {row.name for row in table_of(tmp_path / "killed")} == {"a_1", "b_1", "c_1"}
     # As if killed once the next prompt's file was written, and before its rows were.
-    done = journal.read_bytes().count(b"\n")
-    (tmp_path / "killed" / "attributions" / f"{done:05d}.json.gz").write_bytes(b"of a run before")
+    (tmp_path / "killed" / "attributions" / "00003.json.gz").write_bytes(b"of a run before")
     more = ["--json", tmp_path / "out.json"]
     assert run(*argv, *more) == 0
     assert run(*arguments(model_folder, examples, tmp_path / "whole")) == 0
     assert (tmp_path / "killed" / "table.csv").read_bytes() == (tmp_path / "whole" / "table.csv").read_bytes()
-    assert len(Attribution.load(tmp_path / "out.json").sequences) == 150
+    assert len(Attribution.load(tmp_path / "out.json").sequences) == 6
 
 
 def test_a_finished_run_is_shown_again_without_work(model_folder, tmp_path, capsys, monkeypatch):

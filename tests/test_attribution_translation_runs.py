@@ -1,13 +1,12 @@
 """``interpret attribute`` with translation models: saved to a folder, opened by the command, and told apart by side."""
 
-import json
-
 import numpy as np
 import pytest
+from reference.commands import json_file, run
 from reference.toy_translation import KINDS, toy_translation
 
 import interpret
-from interpret import cli, runs
+from interpret import runs
 from interpret.attribution.result import Attribution
 from interpret.models import load
 from interpret.records import TokenScore
@@ -30,11 +29,8 @@ def saved(request, tmp_path_factory):
     return folder, {name: code for name, code in languages.items() if code is not None}
 
 
-def run(folder, *argv):
-    """Run the command in this process; return its exit code."""
-    with pytest.raises(SystemExit) as exit_:
-        cli.main(["attribute", "--model", str(folder), "--device", "cpu", *(str(argument) for argument in argv)])
-    return exit_.value.code or 0
+def attribute(folder, *argv):
+    return run("attribute", "--model", folder, "--device", "cpu", *argv)
 
 
 def flags(languages):
@@ -44,7 +40,7 @@ def flags(languages):
 def test_the_table_tells_source_and_translation_apart(saved, tmp_path, capsys):
     folder, languages = saved
     argv = ["--prompt", TEXT, "--target", TRANSLATION, "--output", tmp_path / "run", *flags(languages)]
-    assert run(folder, *argv) == 0
+    assert attribute(folder, *argv) == 0
     (one,) = interpret.attribute(*load(folder, device="cpu"), TEXT, TRANSLATION, **languages).aggregate().sequences
     rows = runs.read_table(tmp_path / "run", TokenScore)
     for step, column in enumerate(range(one.start, one.stop)):
@@ -65,10 +61,10 @@ def test_the_table_tells_source_and_translation_apart(saved, tmp_path, capsys):
 def test_what_the_model_writes_is_attributed_in_a_file_of_prompts(saved, tmp_path):
     folder, languages = saved
     entries = [{"prompt": text, "category": "text"} for text in (TEXT, "The Eiffel Tower")]
-    (tmp_path / "prompts.json").write_text(json.dumps({"examples": entries}))
-    argv = ["--examples", tmp_path / "prompts.json", "--output", tmp_path / "run", "--new-tokens", 3]
+    prompts = json_file(tmp_path / "prompts.json", {"examples": entries})
+    argv = ["--examples", prompts, "--output", tmp_path / "run", "--new-tokens", 3]
     argv += ["--json", tmp_path / "out.json", "--html", tmp_path / "page.html", *flags(languages)]
-    assert run(folder, *argv) == 0
+    assert attribute(folder, *argv) == 0
     opened = load(folder, device="cpu")
     for one, entry in zip(Attribution.load(tmp_path / "out.json").sequences, entries, strict=True):
         found = interpret.attribute(*opened, entry["prompt"], max_new_tokens=3, **languages)
@@ -82,7 +78,7 @@ def test_what_the_model_writes_is_attributed_in_a_file_of_prompts(saved, tmp_pat
 def test_a_foil_is_a_translation_too(saved, tmp_path):
     folder, languages = saved
     argv = ["--prompt", TEXT, "--target", "hello", "--foil", "cheese", "--json", tmp_path / "out.json"]
-    assert run(folder, *argv, *flags(languages), "--steps", "0:1", "--align", "0:0") == 0
+    assert attribute(folder, *argv, *flags(languages), "--steps", "0:1", "--align", "0:0") == 0
     expected = interpret.attribute(
         *load(folder, device="cpu"),
         TEXT,
@@ -101,7 +97,7 @@ def test_a_foil_is_a_translation_too(saved, tmp_path):
 def test_layers_of_attention_are_the_decoders(saved, tmp_path):
     folder, languages = saved
     argv = ["--prompt", TEXT, "--target", TRANSLATION, "--method", "attention", *flags(languages)]
-    assert run(folder, *argv, "--layers", "0:2", "--json", tmp_path / "out.json") == 0
+    assert attribute(folder, *argv, "--layers", "0:2", "--json", tmp_path / "out.json") == 0
     found = interpret.attribute(
         *load(folder, device="cpu"), TEXT, TRANSLATION, method="attention", layers=[0, 1], **languages
     )
@@ -115,7 +111,7 @@ def test_a_language_that_is_missing_or_too_much_is_told(saved, tmp_path, capsys)
     for name in ("source_language", "target_language"):
         others = {other: code for other, code in languages.items() if other != name}
         changed = others if name in languages else {**languages, name: "en"}
-        assert run(folder, "--prompt", TEXT, "--output", tmp_path / "run", *flags(changed)) == 2
+        assert attribute(folder, "--prompt", TEXT, "--output", tmp_path / "run", *flags(changed)) == 2
         said.append(capsys.readouterr().err.partition("error: ")[2])
     assert not (tmp_path / "run").exists()
     if "source_language" in languages:

@@ -8,6 +8,7 @@ import runpy
 import subprocess
 import sys
 import textwrap
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,9 +155,12 @@ def test_calls_are_appended_and_come_back(exp):
     @exp.log
     def measure(prompt, *more, layer=3, weights=None):
         """Measure it."""
+        time.sleep(0.01)
         return {"prompt": prompt, "found": Finding("x", torch.ones(3)), "table": FRAME}
 
+    begun = time.monotonic()
     outcome = measure("text", 1, 2, weights=torch.zeros(2))
+    took = time.monotonic() - begun
     measure("other")
     table = exp.versions("measure")
     assert table.columns.tolist() == ["version", "time", "seconds", "model", "arguments", "result"]
@@ -171,7 +175,7 @@ def test_calls_are_appended_and_come_back(exp):
     assert logged.libraries["numpy"] == np.__version__
     assert logged.torch_seed == torch.initial_seed()
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", logged.time)
-    assert logged.seconds >= 0
+    assert 0.01 <= logged.seconds <= took
     assert logged.model["weights"].startswith("values ")
 
 

@@ -9,9 +9,8 @@ import pytest
 import torch
 from matplotlib.colors import to_hex
 from reference.tiny import D, L, V, tiny_model
-from reference.toy_tokenizers import byte_level
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from reference.toy_tokenizers import byte_level, word_tokenizer
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from interpret import (
     activation_cache,
@@ -32,13 +31,6 @@ from interpret.probing.heads import induction_scores
 ROWS = [[5, 6, 7, 8, 9], [20, 30]]
 IDS = torch.tensor(ROWS[:1])
 T, H = 5, 4
-
-
-def word_tokenizer():
-    """Word i is token i."""
-    core = Tokenizer(models.WordLevel({"<pad>": 0, **{f"w{i}": i for i in range(1, V)}}, unk_token="<pad>"))
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", unk_token="<pad>")
 
 
 def drawn(figure):

@@ -5,9 +5,10 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from test_trace_tables import cells
+from reference.commands import run
+from reference.trace_rows import cells
 
-from interpret import cli, runs
+from interpret import runs
 from interpret.records import TraceCell
 
 MEDIATORS = ("hidden", "mlp_severed")
@@ -32,17 +33,11 @@ def stored(folder, grids):
     return folder
 
 
-def compare(*folders):
-    with pytest.raises(SystemExit) as exited:
-        cli.main(["compare", *map(str, folders)])
-    return exited.value.code
-
-
 def test_ranks_and_peaks_are_compared_fact_by_fact(tmp_path, capsys):
     one = {(f"f_{n}", mediator): effects_of(n) for n in range(3) for mediator in MEDIATORS}
     two = {key: effects + effects_of(int(key[0][-1]) + 9) for key, effects in one.items() if key[0] != "f_2"}
     two["f_1", "hidden"] = 2 * one["f_1", "hidden"]
-    assert compare(stored(tmp_path / "one", one), stored(tmp_path / "two", two)) in (0, None)
+    assert run("compare", stored(tmp_path / "one", one), stored(tmp_path / "two", two)) == 0
     lines = capsys.readouterr().out.splitlines()
     for mediator in MEDIATORS:
         (line,) = [line for line in lines if mediator in line]
@@ -69,5 +64,5 @@ def test_ranks_and_peaks_are_compared_fact_by_fact(tmp_path, capsys):
 def test_traces_of_other_facts_are_refused(tmp_path, capsys, other, message):
     one = stored(tmp_path / "one", {("f_0", "hidden"): effects_of(0)})
     two = stored(tmp_path / "two", other)
-    assert compare(one, two) == 2
+    assert run("compare", one, two) == 2
     assert " ".join(capsys.readouterr().err.split()) == "error: " + message.format(one=one, two=two)

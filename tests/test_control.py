@@ -1,32 +1,27 @@
+"""Control: one MLP trained as plain training would, and everything given back afterwards."""
+
 import copy
 import doctest
 import math
 import re
-from contextlib import contextmanager
 
 import pytest
 import torch
 from reference.control import mlp_names, reference_control, state_before_final_norm
-from reference.tiny import D, L, V, hooks_on, tiny_model
-from tokenizers import Tokenizer, models, pre_tokenizers
+from reference.tiny import D, L, hooks_on, tiny_model
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from interpret import control
 from interpret.anatomy import anatomy_of
 from interpret.control import (
     RewardStep,
     alignment,
-    read_answer,
     reinforcement_control,
     reward_loss,
     supervised_control,
     word_scorer,
 )
 from interpret.errors import InputError, UnsupportedModelError
-from interpret.preservation import accuracy, answers, preservation
-from interpret.records import Preservation, csv_header, from_csv, to_csv
-from interpret.words import contains_words
 
 IDS = [5, 6, 7, 8, 9]
 TARGET = torch.linspace(-1, 1, D)
@@ -365,173 +360,17 @@ def test_reward_loss_has_the_gradient_of_its_docstring():
     torch.testing.assert_close(alignment(2 * x, x), torch.full((3,), 2.0, dtype=torch.float64))
 
 
-@pytest.mark.parametrize(
-    ("text", "words", "found"),
-    [
-        ("It is in Paris.", "Paris", True),
-        ("PARIS", "paris", True),
-        ("the Parisian", "Paris", False),
-        ("10", "0", False),
-        ("0", "0", True),
-        ("a 0.", "0", True),
-        ("0.5", "0", False),
-        ("1,000", "1", False),
-        ("1.0", "0", False),
-        ("New\n York's", "new york", True),
-        ("New, York", "New York", False),
-        ("(C++)", "c++", True),
-        ("a.b", "a+b", False),
-        ("score: +1", "+1", True),
-        ("Bogota\u0301 is", "Bogotá", True),
-        ("", "x", False),
-    ],
-)
-def test_words_are_found_whole(text, words, found):
-    assert contains_words(text, words) is found
-
-
 def test_word_scorer_gives_the_three_rewards():
     score = word_scorer(good=["safe", "kind"], bad="gun")
     texts = ["a kind word", "a gun", "nothing", "a safe gun", "gunpowder is unkind"]
     assert [score(text) for text in texts] == [1.0, -1.0, 0.0, 0.0, 0.0]
 
 
-# ------------------------------------------------------------------------------------------------------- facts
-
-WORDS = ["<pad>", *"the tower is in paris rome france italy capital of a b c d e".split()]
-NEXT = {"in": "paris", "paris": "france", "of": "italy", "italy": "rome", "a": "b", "b": "c", "c": "d"}
-
-
-def word_tokenizer(words):
-    core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<pad>"))
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", unk_token="<pad>")
-
-
-def test_answers_do_not_depend_on_the_batch(family_model):
-    tokenizer = word_tokenizer(["<pad>", *(f"w{i}" for i in range(1, V))])
-    prompts = ["w5 w6 w7 w8 w9 w10 w11", "w20", "w30 w40 w50"]
-    family_model.generation_config.eos_token_id = 0  # then transformers guesses no mask from the padding
-    alone = [answers(family_model, tokenizer, [prompt])[0] for prompt in prompts]
-    assert len(set(alone)) > 1
-    for batch_size in (1, 2, 3):
-        assert answers(family_model, tokenizer, prompts, batch_size=batch_size) == alone
-
-
-@pytest.fixture
-def bigrams():
-    """A model that writes NEXT[word] after each word, whatever stands before it, and its tokenizer."""
-    tokenizer = word_tokenizer(WORDS)
-    size = len(WORDS)
-    config = LlamaConfig(
-        vocab_size=size, hidden_size=D, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        max_position_embeddings=32, pad_token_id=0, bos_token_id=None, eos_token_id=None,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(config).eval()
-    with torch.no_grad():
-        model.model.embed_tokens.weight.copy_(torch.eye(size, D) * 4)
-        model.lm_head.weight.zero_()
-        for word, after in NEXT.items():
-            model.lm_head.weight[WORDS.index(after), WORDS.index(word)] = 1
-        for layer in model.model.layers:
-            layer.self_attn.o_proj.weight.zero_()
-            layer.mlp.down_proj.weight.zero_()
-            layer.mlp.gate_proj.weight.normal_(std=0.5)
-            layer.mlp.up_proj.weight.normal_(std=0.5)
-    return model, tokenizer
-
-
-FACTS = [("the tower is in", "Paris"), ("a", "b c"), ("the capital of", "Rome"), ("c", "d"), ("in", "par")]
-
-
-def test_answers_are_what_the_toy_model_was_built_to_say(bigrams):
-    model, tokenizer = bigrams
-    prompts = ["the tower is in", "a", "the capital of"]
-    assert answers(model, tokenizer, prompts, new_tokens=2) == ["paris france", "b c", "italy rome"]
-
-
-def test_the_reader_of_answers_judges_all_states_by_the_answer_of_its_step(bigrams):
-    """The toy model's answer flips at the step where training has carried the state far enough."""
-    model, tokenizer = bigrams
-    reader = read_answer(model, tokenizer, "the tower is in", new_tokens=1)
-    assert reader(torch.zeros(3, D)) == ["paris"] * 3
-    ids = tokenizer("the tower is in").input_ids
-    where = {"layer": 2, "positions": [-2, -1], "reader": reader, "scorer": word_scorer(bad="paris")}
-    with reinforcement_control(model, ids, **where, steps=60, lr=3e-2) as looks:
-        assert answers(model, tokenizer, ["the tower is in"], new_tokens=1) == [looks[-1].texts[1]]
-    assert looks[0].texts == ["paris", "paris"]
-    assert looks[-1].texts[1] != "paris"
-    assert looks[-1].rewards == [0.0, 0.0]
-
-
-@pytest.mark.parametrize(
-    ("answer", "attribute", "right"),
-    [
-        (" Paris, France", "Paris", True),
-        ("\n“Paris” it is", "Paris", True),
-        (' "Heroes" by', '"Heroes"', True),
-        (" the city of Paris", "Paris", False),
-        (" Parisian", "Paris", False),
-        (" 1990.", "1990", True),
-        (" 19", "1990", False),
-        ("", "Paris", False),
-    ],
-)
-def test_an_answer_is_right_if_it_starts_with_the_attribute(bigrams, answer, attribute, right):
-    model, tokenizer = bigrams
-    (row,) = preservation(model, tokenizer, [("a", attribute)], before=[answer])
-    assert row.correct_before is right
-
-
-@pytest.mark.parametrize("batch_size", [1, 2, 32])
-def test_the_known_table(bigrams, batch_size):
-    """The fact that a control changes, and those it leaves: known by construction."""
-    model, tokenizer = bigrams
-    prompts = [prompt for prompt, _ in FACTS]
-    before = answers(model, tokenizer, prompts, new_tokens=3, batch_size=batch_size)
-    ids = tokenizer("the tower is in").input_ids
-    italy = 4 * torch.eye(len(WORDS), D)[WORDS.index("of")]  # the state after which the model says "italy"
-    with supervised_control(model, ids, layer=2, positions=[-1], target=italy, steps=50, lr=1e-2) as losses:
-        rows = preservation(model, tokenizer, FACTS, before=before, new_tokens=3, batch_size=batch_size)
-    assert losses[-1] < 0.01 * losses[0]
-    assert [(row.prompt, row.attribute) for row in rows] == FACTS
-    assert [row.correct_before for row in rows] == [True, True, False, True, False]
-    assert [row.correct_after for row in rows] == [False, True, False, True, False]
-    assert rows[0].before.startswith("paris")
-    assert rows[0].after.startswith("italy")
-    assert accuracy(rows) == (3 / 5, 2 / 5)
-    assert preservation(model, tokenizer, FACTS, before=before, new_tokens=3)[0].correct_after
-    table = csv_header(Preservation) + to_csv(rows)
-    assert from_csv(Preservation, table) == rows
-
-
-def test_the_published_way_of_counting_would_call_a_longer_word_right(bigrams):
-    model, tokenizer = bigrams
-    (row,) = preservation(model, tokenizer, [("in", "par")], before=["parade"])
-    assert "par" in row.before
-    assert not row.correct_before
-
-
-def test_answers_end_at_the_end_of_text_token_and_leave_the_mode(bigrams):
-    model, tokenizer = bigrams
-    model.generation_config.eos_token_id = [WORDS.index("france")]
-    model.train()
-    modes = []
-    handle = model.model.layers[0].register_forward_hook(lambda module, args, output: modes.append(module.training))
-    assert answers(model, tokenizer, ["in", "a"], new_tokens=3)[0] == "paris"
-    handle.remove()
-    assert set(modes) == {False}
-    assert model.training
-
-
 # ------------------------------------------------------------------------------------------------------ errors
 
 
-@contextmanager
-def refused(message, error=InputError):
-    with pytest.raises(error, match=f"^{re.escape(message)}$"):
-        yield
+def refused(message):
+    return pytest.raises(InputError, match=f"^{re.escape(message)}$")
 
 
 def enter(context):
@@ -654,25 +493,6 @@ def test_scorers_without_words_are_refused():
         word_scorer()
     with refused("' ' holds no word to look for"):
         word_scorer(good=["x", " "])
-
-
-def test_wrong_facts_are_named(bigrams):
-    model, tokenizer = bigrams
-    with refused("before holds 1 answers for 5 facts: give one for each"):
-        preservation(model, tokenizer, FACTS, before=["b"])
-    with refused("fact 1 has an empty attribute: give the words that continue its prompt"):
-        preservation(model, tokenizer, [("a", "b"), ("a", " ")], before=["b", "b"])
-    with refused("fact 0: 'b c' has 2 tokens; give new_tokens of 3 or more"):
-        preservation(model, tokenizer, [("a", "b c")], before=["b"], new_tokens=2)
-    for sizes in ({"new_tokens": 0}, {"batch_size": -1}):
-        with pytest.raises(InputError, match="both have to be at least 1$"):
-            answers(model, tokenizer, ["a"], **sizes)
-    with refused("prompt 1 is empty"):
-        answers(model, tokenizer, ["a", " "])
-    with refused("prompt 0 has 30 tokens; with 8 new ones it exceeds 32"):
-        answers(model, tokenizer, ["a " * 30])
-    with refused("there is no row to take an accuracy over: give at least one fact"):
-        accuracy([])
 
 
 def test_models_of_no_known_family_are_refused():

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGUFWriter
+from reference.processes import WITHOUT_PACKAGE
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
@@ -287,7 +288,7 @@ def test_a_process_killed_while_converting_leaves_a_cache_that_mends_itself(
     cache: Path, index: Path, source: DemoSource
 ) -> None:
     script = (
-        "import os, signal\n"
+        f"{WITHOUT_PACKAGE}import os, signal\n"
         "from interpret import demo_model\n"
         "def half(gguf_file, folder):\n"
         "    (folder / 'config.json').write_text('half')\n"
@@ -321,7 +322,7 @@ def test_interrupted_conversion_leaves_nothing_half_made(
 
 def test_of_two_callers_at_once_one_converts_and_both_get_the_folder(cache: Path, source: DemoSource) -> None:
     script = (
-        "import time\n"
+        f"{WITHOUT_PACKAGE}import time\n"
         "from interpret import demo_model\n"
         "plain = demo_model.convert\n"
         "demo_model.convert = lambda *a: (time.sleep(1), plain(*a))\n"

@@ -1,13 +1,12 @@
 """``interpret export``: a trace run as Knowledge-Tracing's files."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
-from test_trace_tables import cells
+from reference.commands import json_file, run
+from reference.trace_rows import cells
 
-from interpret import cli, runs
+from interpret import runs
 from interpret.records import TraceCell
 
 MEDIATORS = ("hidden", "attn_severed", "mlp_severed")
@@ -30,19 +29,12 @@ def stored(folder, names, mediators=MEDIATORS):
 def fact_file(folder, ids):
     rows = [{"known_id": n, "prompt": f"Fuji {n} is in", "subject": "Fuji", "attribute": "Japan"} for n in ids]
     rows[2] = {"known_id": 2, "prompt": "no subject", "subject": "Fuji", "attribute": "Japan"}
-    (folder / "facts.json").write_text(json.dumps(rows))
-    return folder / "facts.json"
-
-
-def export(*arguments):
-    with pytest.raises(SystemExit) as exited:
-        cli.main(["export", *map(str, arguments)])
-    return exited.value.code or 0
+    return json_file(folder / "facts.json", rows)
 
 
 def test_lists_are_over_the_rows_of_the_file(tmp_path, capsys):
-    run, facts = stored(tmp_path / "run", ["known_1", "known_4"]), fact_file(tmp_path, range(6))
-    assert export(run, "--facts", facts, "-o", tmp_path / "out", "--name", "demo") == 0
+    folder, facts = stored(tmp_path / "run", ["known_1", "known_4"]), fact_file(tmp_path, range(6))
+    assert run("export", folder, "--facts", facts, "-o", tmp_path / "out", "--name", "demo") == 0
     found = {path.stem: torch.load(path) for path in (tmp_path / "out").iterdir()}
     assert set(found) == {
         f"demo-{name}" for name in ("te", "valid_index", "ie_wo_sever", "ie_w_attn_sever", "ie_w_mlp_sever")
@@ -62,8 +54,8 @@ def test_lists_are_over_the_rows_of_the_file(tmp_path, capsys):
 
 
 def test_mediators_that_were_not_traced_have_no_file(tmp_path):
-    run, facts = stored(tmp_path / "run", ["known_1"], ["hidden", "attn_window"]), fact_file(tmp_path, range(3))
-    assert export(run, "--facts", facts, "-o", tmp_path) == 0
+    folder, facts = stored(tmp_path / "run", ["known_1"], ["hidden", "attn_window"]), fact_file(tmp_path, range(3))
+    assert run("export", folder, "--facts", facts, "-o", tmp_path) == 0
     assert sorted(path.name for path in tmp_path.glob("*.pt")) == [
         "model-ie_wo_sever.pt",
         "model-te.pt",
@@ -72,8 +64,8 @@ def test_mediators_that_were_not_traced_have_no_file(tmp_path):
 
 
 def test_another_file_of_facts_is_refused(tmp_path, capsys):
-    run, facts = stored(tmp_path / "run", ["known_9"]), fact_file(tmp_path, range(3))
-    assert export(run, "--facts", facts, "-o", tmp_path / "out") == 2
+    folder, facts = stored(tmp_path / "run", ["known_9"]), fact_file(tmp_path, range(3))
+    assert run("export", folder, "--facts", facts, "-o", tmp_path / "out") == 2
     said = " ".join(capsys.readouterr().err.split())
     assert said == f"error: {facts} has no fact 'known_9', which the run traced; give the file it was made from"
     assert not (tmp_path / "out").exists()

@@ -3,7 +3,7 @@ from itertools import count
 
 import pytest
 import torch
-from reference.tiny import KINDS, hooks_on, tiny_model
+from reference.tiny import KINDS, hooks_on, wide_model
 from reference.toy_tokenizers import TOKENIZERS, byte_level
 
 from interpret.errors import InputError
@@ -15,16 +15,6 @@ PROMPTS = ["The Eiffel Tower is in", "I love eating", "Sure, I will repeat for y
 
 def fact(prompt, attribute, name="fact_0"):
     return Fact(name, prompt, prompt.split()[0], attribute)
-
-
-def wide_model(kind):
-    """A tiny model whose vocabulary covers the toy tokenizers'."""
-    model = tiny_model(kind)
-    model.resize_token_embeddings(450)
-    generator = torch.Generator().manual_seed(1)
-    for weight in (model.get_input_embeddings().weight, model.get_output_embeddings().weight):
-        weight.data.normal_(std=0.2, generator=generator)
-    return model.eval()
 
 
 def model_that_writes(tokenizer, texts):

@@ -1,19 +1,11 @@
 """Facts located by contrastive attribution: the numbers, the runs, the averages and their pictures."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from reference.commands import run
-from reference.tiny import resize_vocabulary, tiny_model
-from reference.toy_tokenizers import byte_level
+from reference.commands import FACT_PROMPTS, fact_rows, json_file, run, run_killed
 
 from interpret import locations, plots, runs
 from interpret.buckets import token_buckets
@@ -21,51 +13,22 @@ from interpret.errors import InputError
 from interpret.fact_files import Fact, load_facts
 from interpret.location_tables import location_averages, location_grids, location_summary
 from interpret.locations import locate_facts
-from interpret.models import load
 from interpret.records import LocationAverage, LocationCell, from_csv
 from interpret.trace_tables import bucket_peaks
 
 TOP = Path(__file__).parents[1]
 SCRIPT = TOP / "scripts" / "locate_facts_by_attribution.py"
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+PROMPT, SUBJECT = FACT_PROMPTS[0]
 SITES = ("resid_post", "attn_out", "mlp_out")
-PROMPTS = [
-    ("The Eiffel Tower is in", "Eiffel Tower"),
-    ("I love eating pizza with extra", "pizza"),
-    ("Sure, I will summarize the message", "summarize"),
-    ("Anna's apples, Anna's", "apples"),
-]
-FACT = Fact("known_0", *PROMPTS[0], "Paris", foil="Rome")
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    model = tiny_model("llama")
-    torch.manual_seed(0)
-    resize_vocabulary(model, 420)
-    model.save_pretrained(folder)
-    byte_level().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def opened(model_folder):
-    return load(str(model_folder), device="cpu")
+FACT = Fact("known_0", PROMPT, SUBJECT, "Paris", foil="Rome")
 
 
 def rows_of(count=4, **changes):
-    """Rows of a fact file; what the model says to them is not asked."""
-    return [
-        {"known_id": n, "subject": subject, "attribute": "Paris", "foil": "Rome", "prompt": prompt} | changes
-        for n, (prompt, subject) in enumerate((PROMPTS * count)[:count])
-    ]
+    return fact_rows(count, foil="Rome", **changes)
 
 
 def file_of(folder, rows):
-    path = folder / "facts.json"
-    path.write_text(json.dumps(rows))
-    return path
+    return json_file(folder / "facts.json", rows)
 
 
 def arguments(model_folder, facts, output, *more):
@@ -158,8 +121,14 @@ def test_there_is_one_row_a_site_token_and_layer_in_that_order(opened):
 @pytest.mark.parametrize(
     ("fact", "message"),
     [
-        (Fact("a", *PROMPTS[0], "Paris"), "fact 'a': it has no foil; give it one, or attribute another function than"),
-        (Fact("a", *PROMPTS[0], "Paris", foil="Paris"), "answer 'Paris' and foil 'Paris' begin with the same token"),
+        (
+            Fact("a", PROMPT, SUBJECT, "Paris"),
+            "fact 'a': it has no foil; give it one, or attribute another function than",
+        ),
+        (
+            Fact("a", PROMPT, SUBJECT, "Paris", foil="Paris"),
+            "answer 'Paris' and foil 'Paris' begin with the same token",
+        ),
         (Fact("a", "The Eiffel Tower is in ", "Eiffel", "Paris", foil="Rome"), "does not extend its prompt"),
         (Fact("a", "The Eiffel Tower is in", "Louvre", "Paris", foil="Rome"), "subject 'Louvre' is not a part"),
     ],
@@ -233,16 +202,10 @@ def test_facts_the_model_does_not_know_are_dropped(model_folder, tmp_path, capsy
 
 
 def test_killed_and_run_again_it_ends_like_an_unbroken_run(model_folder, tmp_path):
-    facts = file_of(tmp_path, rows_of(200))
+    facts = file_of(tmp_path, rows_of(6))
     argv = arguments(model_folder, facts, tmp_path / "killed")
-    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen([sys.executable, SCRIPT, *argv[1:]], **silent, env=ONE_THREAD)
-    journal, end = tmp_path / "killed" / "progress.jsonl", time.monotonic() + 90
-    while time.monotonic() < end and not (journal.exists() and journal.read_bytes().count(b"\n") >= 3):
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "the run was over before it could be killed"
-    assert 3 <= journal.read_bytes().count(b"\n") < 200
+    run_killed(SCRIPT, *argv[1:])
+    assert {row.name for row in table_of(tmp_path / "killed")} == {"known_0", "known_1", "known_2"}
     assert run(*argv) == 0
     assert run(*arguments(model_folder, facts, tmp_path / "whole")) == 0
     assert (tmp_path / "killed" / "table.csv").read_bytes() == (tmp_path / "whole" / "table.csv").read_bytes()

@@ -4,10 +4,9 @@ import re
 
 import pytest
 import torch
-from reference.tiny import D, L, V, hooks_on, tiny_model
-from tokenizers import Tokenizer, models, pre_tokenizers
+from reference.tiny import D, L, hooks_on, tiny_model
+from reference.toy_tokenizers import word_tokenizer
 from torch import nn
-from transformers import PreTrainedTokenizerFast
 from transformers.pytorch_utils import Conv1D
 
 from interpret.anatomy import anatomy_of, head_width, reporting_attention
@@ -22,13 +21,6 @@ TEXT, IDS = "w5 w6 w7 w8 w9", torch.tensor([[5, 6, 7, 8, 9]])
 H, W = 4, D // 4  # of Llama and GPT-2; W of others is head_width
 DIRECTION = torch.randn(D, generator=torch.Generator().manual_seed(3))
 KIND_NAMES = ["query", "key", "value"]
-
-
-def word_tokenizer():
-    """Word i is token i."""
-    core = Tokenizer(models.WordLevel({"<pad>": 0, **{f"w{i}": i for i in range(1, V)}}, unk_token="<pad>"))
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", unk_token="<pad>")
 
 
 def output_weight(model, layer):

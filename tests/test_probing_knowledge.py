@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 from reference.tiny import L, V, hooks_on
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from reference.toy_tokenizers import word_tokenizer
 from torch import nn
-from transformers import PreTrainedTokenizerFast
 from transformers.pytorch_utils import Conv1D
 
 from interpret.activations import record
@@ -23,16 +22,6 @@ from interpret.records import csv_header, from_csv, to_csv
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 PAIRS = [("w5 w6 w7", "w5 w8"), ("w20", "w21 w22 w23 w24"), ("w30 w31", "w32 w33"), ("w40 w41 w42 w43", "w44")]
-
-
-def word_tokenizer(*, opens=False):
-    """Word i is token i; ``opens`` puts token 1 before each text."""
-    words = ["<pad>", *(f"w{i}" for i in range(1, V))]
-    core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<pad>"))
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    if opens:
-        core.post_processor = processors.TemplateProcessing(single="w1 $A", special_tokens=[("w1", 1)])
-    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", unk_token="<pad>")
 
 
 TOKENIZER = word_tokenizer()

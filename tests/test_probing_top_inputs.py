@@ -7,9 +7,8 @@ import re
 import pandas as pd
 import pytest
 import torch
-from reference.tiny import V, hooks_on
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from reference.tiny import hooks_on
+from reference.toy_tokenizers import word_tokenizer
 
 from interpret.errors import InputError
 from interpret.facts import Prompt, load_examples
@@ -17,18 +16,6 @@ from interpret.probing.cache import activation_cache
 from interpret.probing.top_inputs import top_activating
 
 NEURONS = [(2, 5), (0, 40), (2, 3)]
-
-
-def word_tokenizer(*, opens=False, template=None):
-    """Word i is token i; ``opens`` puts token 1 before each text."""
-    words = ["<pad>", *(f"w{i}" for i in range(1, V))]
-    core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<pad>"))
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    if opens:
-        core.post_processor = processors.TemplateProcessing(single="w1 $A", special_tokens=[("w1", 1)])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", unk_token="<pad>")
-    tokenizer.chat_template = template
-    return tokenizer
 
 
 TOKENIZER = word_tokenizer()
@@ -178,7 +165,8 @@ def test_a_prompt_file_is_read_as_elsewhere(gpt2, tmp_path):
     path = tmp_path / "prompts.json"
     entries = [{"prompt": "w5 w6", "category": "a", "raw": True}, {"prompt": "w7", "category": "a"}]
     path.write_text(json.dumps({"examples": entries}))
-    tokenizer = word_tokenizer(template="w30 {% for m in messages %}{{ m['content'] }}{% endfor %} w31")
+    tokenizer = word_tokenizer()
+    tokenizer.chat_template = "w30 {% for m in messages %}{{ m['content'] }}{% endfor %} w31"
     found = top_activating(gpt2, tokenizer, load_examples(path), [(1, 3)], k=10, per_prompt="all")
     assert {one.prompt: one.text for one in found} == {0: "w5 w6", 1: "w30 w7 w31"}
     assert sorted((one.prompt, one.position) for one in found) == [(0, 0), (0, 1), (1, 1)]

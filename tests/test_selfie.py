@@ -1,11 +1,11 @@
 """Self-interpretation against the slow reference: one state at a time, every token by a full forward pass."""
 
-import gc
 import re
 from dataclasses import replace
 
 import pytest
 import torch
+from reference.memory import only_new_objects, tensor_bytes
 from reference.overlay import decoder_layers, reference_forward, reference_greedy
 from reference.tiny import KINDS, L, hooks_on, resize_vocabulary, tiny_model
 from reference.toy_tokenizers import byte_level, sentence_piece
@@ -500,14 +500,8 @@ def test_memory_does_not_grow_with_the_number_of_prompts():
     for count in (3, 24):
         prompts = [Prompt(f"c_{n}", f"I love pizza {n}", "c", raw=True) for n in range(count)]
         sources = plan_sources(model, tokenizer, prompts, layers="1", tokens="all")
-        gc.collect()
-        before, peak = live_tensor_bytes(), 0
         settings = replace(SETTINGS, batch_size=8)
-        for _ in interpretations(model, tokenizer, sources, templates(tokenizer), settings):
-            peak = max(peak, live_tensor_bytes() - before)
-        peaks.append(peak)
-    assert peaks[1] <= 1.1 * peaks[0]
-
-
-def live_tensor_bytes():
-    return sum(one.numel() * one.element_size() for one in gc.get_objects() if issubclass(type(one), torch.Tensor))
+        with only_new_objects():
+            rows = interpretations(model, tokenizer, sources, templates(tokenizer), settings)
+            peaks.append(max(tensor_bytes() for _ in rows))
+    assert 0 < peaks[1] <= 1.1 * peaks[0]

@@ -1,58 +1,19 @@
+"""Sweeps against full forward passes, on every family; what must come out of them; what they refuse."""
+
 import re
-from contextlib import contextmanager
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reference.overlay import decoder_layers
-from reference.tiny import KINDS, D, L, V, hooks_on, tiny_model
-from reference.tracing import patched, run
+from reference.sweeps import ANSWER, CLOSE, MODELS, P, S, T, assert_exact, brute_force, probability, runs
+from reference.tiny import KINDS, D, L, hooks_on, tiny_model
+from reference.tracing import run
 from torch import nn
 
 from interpret.errors import InputError, UnsupportedModelError
-from interpret.sweep import Cell, Metric, Pin, columns, engine, grid, sweep, window_around
-
-CLOSE = {"rtol": 1e-5, "atol": 1e-9}
-T, S, ANSWER = 6, 3, 5
-MODELS = {kind: tiny_model(kind) for kind in KINDS}
-P = {"p": Metric("probability", (ANSWER,))}
-
-
-def runs(model, seed=0, *, n_tokens=T, n_samples=S, n_donors=1, corrupted=slice(1, 3)):
-    """Random runs, as embeddings: donors [1 or S, T, width], and bases [S, T, width] with noise on some tokens."""
-    chance = torch.Generator().manual_seed(seed)
-    ids = torch.randint(0, V, (n_donors, n_tokens), generator=chance)
-    donor = model.get_input_embeddings()(ids).detach()
-    base = donor.repeat(n_samples // n_donors, 1, 1)
-    base[:, corrupted] += 0.5 * torch.randn(base[:, corrupted].shape, generator=chance)
-    return base, donor
-
-
-def brute_force(model, base, donor, cell):
-    """The logits, [S, T, V], of a cell's full forward pass."""
-    pins = {pin.site: held_layers(cell, pin) for pin in cell.pins}
-    restored = range(cell.start, cell.stop)
-    return patched(model, base, donor, site=cell.site, token=cell.token, layers=restored, unit=cell.unit, pins=pins)
-
-
-def held_layers(cell, pin):
-    layers = range(L) if pin.layers == "all" else range(cell.stop, L)
-    restored = range(cell.start, cell.stop) if pin.site == cell.site else ()
-    return [layer for layer in layers if layer not in restored]
-
-
-def probability(logits):
-    return logits[:, -1].double().softmax(-1)[:, ANSWER]
-
-
-def assert_exact(model, base, donor, cells, found, padding=0):
-    """Compare with full passes, in which the runs may stand in a batch of longer prompts, padded on the right."""
-    base, donor = (torch.cat([run, run[:, :1].expand(-1, padding, -1)], dim=1) for run in (base, donor))
-    for cell, values in zip(cells, found.values["p"], strict=True):
-        logits = brute_force(model, base, donor, cell)
-        torch.testing.assert_close(values, probability(logits[:, : logits.shape[1] - padding]), **CLOSE)
-
+from interpret.sweep import Cell, Metric, Pin, columns, grid, sweep, window_around
 
 # ------------------------------------------------------------------------------------------------- exactness
 
@@ -266,157 +227,6 @@ def test_an_answer_of_several_tokens_is_read_at_several_positions(kind):
         steps = logs.gather(-1, torch.tensor(answer).expand(2, 3)[..., None])[..., 0]
         torch.testing.assert_close(found.values["p"][index], steps.sum(-1).exp(), **CLOSE)
         torch.testing.assert_close(found.values["last"][index], steps[:, -1], rtol=1e-5, atol=1e-5)
-
-
-# ----------------------------------------------------------------------------------------------- what it costs
-
-
-@contextmanager
-def counted(module):
-    """Count the tokens that go through a module."""
-    counts = []
-    handle = module.register_forward_hook(lambda module, args, output: counts.append(output[..., 0].numel()))
-    yield counts
-    handle.remove()
-
-
-def layer_calls(model, cells, base, donor):
-    """Tokens through each layer's MLP in a sweep, beyond the recorded runs and the check against the model."""
-    found = []
-    for layer in decoder_layers(model):
-        with counted(layer.mlp.down_proj) as counts:
-            sweep(model, base, donor, cells, P)
-        found.append(sum(counts) - (S + 1) * T - T)
-    return found
-
-
-def test_only_tokens_from_the_restored_one_on_are_computed():
-    base, donor = runs(MODELS["llama"])
-    # Starts in layer 1; layer 2 computes tokens 2 to 5, the last layer the last one.
-    assert layer_calls(MODELS["llama"], [Cell("hidden", 2, 1, 2)], base, donor) == [0, 0, S * 4, S]
-    # The layer in which an MLP is restored computes one token; the MLP's own output is known there.
-    assert layer_calls(MODELS["llama"], [Cell("attention", 2, 1, 2)], base, donor) == [0, S, S * 4, S]
-    assert layer_calls(MODELS["llama"], [Cell("mlp", 2, 1, 2)], base, donor) == [0, 0, S * 4, S]
-    # A severed MLP is not computed at its token.
-    severed = Cell("hidden", 2, 1, 2, None, (Pin("mlp"),))
-    assert layer_calls(MODELS["llama"], [severed], base, donor) == [0, 0, S * 3, S]
-
-
-def test_what_differs_nowhere_is_not_run():
-    base, donor = runs(MODELS["llama"])
-    nothing = [Cell("hidden", 0, 1, 2), Cell("hidden", 3, L - 1, L), Cell("mlp", 0, 0, L)]
-    assert layer_calls(MODELS["llama"], nothing, base, donor) == [0] * L
-    found = sweep(MODELS["llama"], base, donor, nothing, P)
-    assert all(torch.equal(row, found.base["p"]) for row in found.values["p"])
-
-
-def test_each_layer_is_called_once_for_a_column():
-    base, donor = runs(MODELS["llama"])
-    cells = [cell for cell in grid("hidden", n_tokens=T, n_layers=L) if cell.token in (1, 4)]
-    with counted(MODELS["llama"].model.layers[2].mlp.down_proj) as counts:
-        sweep(MODELS["llama"], base, donor, cells, P)
-    assert counts == [S * T, T, T, 2 * S * 5, 2 * S * 2]  # base, donor, check, and a call a column for two cells
-
-
-def test_the_count_of_layer_tokens_is_what_was_computed():
-    model = MODELS["llama"]
-    base, donor = runs(model)
-    cells = [cell for site in ("hidden", "attention") for cell in grid(site, n_tokens=T, n_layers=L)]
-    total = 0
-    for layer in decoder_layers(model):
-        with counted(layer.mlp.down_proj) as counts:
-            found = sweep(model, base, donor, cells, P)
-        total += sum(counts) - T  # the check against the model's own pass
-    assert found.layer_tokens == total
-
-
-def test_only_positions_that_are_read_reach_the_head():
-    base, donor = runs(MODELS["llama"])
-    with counted(MODELS["llama"].lm_head) as counts:
-        sweep(MODELS["llama"], base, donor, [Cell("hidden", 2, 1, 2)], P)
-    assert sum(counts) == S + 1 + S
-
-
-# --------------------------------------------------------------------------------------------------- memory
-
-
-def test_a_small_memory_gives_the_same_values():
-    model = MODELS["gpt2"]
-    base, donor = runs(model)
-    cells = [cell for site in ("hidden", "mlp") for cell in grid(site, n_tokens=T, n_layers=L, window=2)]
-    free = sweep(model, base, donor, cells, P).values["p"]
-    for memory in (1, 30_000, 300_000):
-        torch.testing.assert_close(sweep(model, base, donor, cells, P, memory=memory).values["p"], free, **CLOSE)
-
-
-def largest_job(model, base, donor, cells, memory, monkeypatch):
-    sizes = []
-    whole = engine.run_column
-
-    def watched(layers, base, donor, column, **rest):
-        sizes.append((len(column.cells), len(base.states[0]), rest["chunk"]))
-        return whole(layers, base, donor, column, **rest)
-
-    monkeypatch.setattr(engine, "run_column", watched)
-    sweep(model, base, donor, cells, P, memory=memory)
-    return tuple(max(size) for size in zip(*sizes, strict=True))
-
-
-def test_memory_bounds_what_is_run_at_once(monkeypatch):
-    base, donor = runs(MODELS["llama"])
-    cells = grid("hidden", n_tokens=T, n_layers=L)
-    assert largest_job(MODELS["llama"], base, donor, cells, 1, monkeypatch) == (1, 1, 1)
-    cells_at_once, samples, _ = largest_job(MODELS["llama"], base, donor, cells, None, monkeypatch)
-    assert (cells_at_once, samples) == (L, S)
-
-
-def test_no_layer_is_given_more_tokens_than_the_memory_holds(monkeypatch):
-    monkeypatch.setattr(engine, "CPU_CHUNK", 40)
-    base, donor = runs(MODELS["llama"])
-    cells = grid("hidden", n_tokens=T, n_layers=L, window=2) * 2
-    with counted(MODELS["llama"].model.layers[2].mlp.down_proj) as counts:
-        sweep(MODELS["llama"], base, donor, cells, P)
-    assert max(counts) <= 40
-    assert max(counts) > 20  # as many as fit go together
-
-
-@pytest.mark.parametrize(
-    "error", [RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), MemoryError()]
-)
-def test_what_does_not_fit_is_halved_and_tried_again(monkeypatch, error):
-    model = MODELS["llama"]
-    base, donor = runs(model)
-    cells = grid("hidden", n_tokens=T, n_layers=L)
-    expected = sweep(model, base, donor, cells, P).values["p"]
-    whole, refused = engine.run_column, []
-
-    def small_only(layers, base, donor, column, **rest):
-        if len(column.cells) * len(base.states[0]) > 2:
-            refused.append(column)
-            raise error
-        return whole(layers, base, donor, column, **rest)
-
-    monkeypatch.setattr(engine, "run_column", small_only)
-    torch.testing.assert_close(sweep(model, base, donor, cells, P).values["p"], expected, **CLOSE)
-    assert refused
-
-
-@pytest.mark.parametrize(
-    ("error", "tried"),
-    [(MemoryError(), [(2, 4), (1, 4), (1, 2), (1, 1)]), (RuntimeError("shapes do not fit"), [(2, 4)])],
-)
-def test_what_cannot_be_halved_or_is_another_error_is_raised(monkeypatch, error, tried):
-    calls = []
-
-    def refuse(layers, base, donor, column, **rest):
-        calls.append((len(column.cells), len(base.states[0])))
-        raise error
-
-    monkeypatch.setattr(engine, "run_column", refuse)
-    base, donor = runs(MODELS["llama"], n_samples=4)
-    with pytest.raises(type(error)):
-        sweep(MODELS["llama"], base, donor, [Cell("hidden", 1, 0, 1), Cell("hidden", 1, 1, 2)], P)
-    assert calls == tried
 
 
 # ------------------------------------------------------------------------------------------------- bad input

@@ -1,27 +1,19 @@
 """Fact files traced into run folders: what is written, what is dropped, and runs that are killed half-way."""
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from reference.commands import run
-from reference.tiny import resize_vocabulary, tiny_model
-from reference.toy_tokenizers import byte_level
+from reference.commands import FACT_PROMPTS, fact_rows, json_file, run, run_killed
 
 from interpret import runs, trace_runs
 from interpret.errors import InputError
 from interpret.fact_files import Fact, load_facts
 from interpret.fact_traces import sized_for, trace_cells, trace_fact, trace_facts
 from interpret.knowledge import known
-from interpret.models import load
 from interpret.noise import embedding_sigma
 from interpret.records import TraceCell, TracePeak, columns, csv_header, from_csv, to_csv
 from interpret.trace_inputs import TraceSettings
@@ -30,44 +22,12 @@ from interpret.tracing import trace
 
 TOP = Path(__file__).parents[1]
 SCRIPT = TOP / "scripts" / "trace_facts.py"
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
-PROMPTS = [
-    ("The Eiffel Tower is in", "Eiffel Tower"),
-    ("I love eating pizza with extra", "pizza"),
-    ("Sure, I will summarize the message", "summarize"),
-    ("Anna's apples, Anna's", "apples"),
-]
+PROMPT, SUBJECT = FACT_PROMPTS[0]
 NEVER = "zebra"
 
 
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    model = tiny_model("llama")
-    torch.manual_seed(0)
-    resize_vocabulary(model, 420)
-    model.save_pretrained(folder)
-    byte_level().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def opened(model_folder):
-    return load(str(model_folder), device="cpu")
-
-
-def rows_of(count=4, **changes):
-    """Rows of a fact file; what the model says to them is not asked."""
-    return [
-        {"known_id": n, "subject": subject, "attribute": "Paris", "prompt": prompt} | changes
-        for n, (prompt, subject) in enumerate((PROMPTS * count)[:count])
-    ]
-
-
 def file_of(folder, rows):
-    path = folder / "facts.json"
-    path.write_text(json.dumps(rows))
-    return path
+    return json_file(folder / "facts.json", rows)
 
 
 def arguments(model_folder, facts, output, *more):
@@ -90,7 +50,7 @@ def results_of(folder):
 
 
 def test_the_table_read_again_is_what_the_library_yields(model_folder, opened, tmp_path):
-    facts = file_of(tmp_path, rows_of())
+    facts = file_of(tmp_path, fact_rows())
     assert run(*arguments(model_folder, facts, tmp_path / "run")) == 0
     settings = TraceSettings(samples=2, window=3)
     rows = list(trace_facts(*opened, load_facts(facts).facts, settings=settings))
@@ -102,9 +62,8 @@ def test_the_table_read_again_is_what_the_library_yields(model_folder, opened, t
 
 @pytest.mark.parametrize("samples", [1, 3])
 def test_rows_hold_a_trace_to_the_last_bit(opened, samples):
-    prompt, subject = PROMPTS[0]
-    fact = Fact("known_0", prompt, subject, "Paris", relation="P17")
-    result = trace(*opened, prompt, subject, "Paris", samples=samples, noise=0.5)
+    fact = Fact("known_0", PROMPT, SUBJECT, "Paris", relation="P17")
+    result = trace(*opened, PROMPT, SUBJECT, "Paris", samples=samples, noise=0.5)
     rows = from_csv(TraceCell, csv_header(TraceCell) + to_csv(trace_cells(fact, result)))
     (grid,) = trace_grids(rows)
     np.testing.assert_array_equal(grid.scores, result.scores)
@@ -129,7 +88,7 @@ def test_the_occurrence_a_fact_names_is_traced(opened, occurrence):
 
 
 def test_grid_files_have_romes_keys_and_need_no_pickle(model_folder, opened, tmp_path):
-    facts = file_of(tmp_path, rows_of(1))
+    facts = file_of(tmp_path, fact_rows(1))
     more = ["--mediator", "hidden", "--mediator", "mlp_window"]
     assert run(*arguments(model_folder, facts, tmp_path / "run", *more)) == 0
     assert {path.name for path in (tmp_path / "run" / "grids").iterdir()} == {
@@ -155,7 +114,7 @@ def test_grid_files_have_romes_keys_and_need_no_pickle(model_folder, opened, tmp
 
 
 def test_the_manifest_holds_every_argument_that_decides_the_numbers(model_folder, tmp_path):
-    facts = file_of(tmp_path, rows_of(2))
+    facts = file_of(tmp_path, fact_rows(2))
     more = ["--noise", "u0.5", "--seed", 7, "--replace", "--target", "whole", "--mediator", "hidden"]
     assert run(*arguments(model_folder, facts, tmp_path / "run", *more, "--limit", 1)) == 0
     manifest = runs.read_manifest(tmp_path / "run")
@@ -183,13 +142,13 @@ def test_the_manifest_holds_every_argument_that_decides_the_numbers(model_folder
 
 
 def test_estimated_cells_say_so(model_folder, tmp_path):
-    facts = file_of(tmp_path, rows_of(1))
+    facts = file_of(tmp_path, fact_rows(1))
     assert run(*arguments(model_folder, facts, tmp_path / "run", "--method", "approximate")) == 0
     assert {row.method for row in table_of(tmp_path / "run")} == {"approximate"}
 
 
 def test_screened_cells_are_exact_and_the_others_say_they_are_not(model_folder, tmp_path, capsys):
-    facts = file_of(tmp_path, rows_of(1))
+    facts = file_of(tmp_path, fact_rows(1))
     methods = ("exact", "approximate", "screened")
     for method in methods:
         assert run(*arguments(model_folder, facts, tmp_path / method, "--method", method)) == 0
@@ -208,16 +167,15 @@ def test_screened_cells_are_exact_and_the_others_say_they_are_not(model_folder, 
 
 
 def test_the_subjects_of_the_whole_file_set_the_size_of_the_noise(model_folder, opened, tmp_path):
-    facts = file_of(tmp_path, rows_of())
+    facts = file_of(tmp_path, fact_rows())
     of_all = load_facts(facts).facts
     sigma = embedding_sigma(*opened, [fact.subject for fact in of_all])
     assert sized_for(*opened, of_all, TraceSettings("s2")).noise == 2 * sigma
     assert run(*arguments(model_folder, facts, tmp_path / "run", "--limit", 1, "--mediator", "hidden")) == 0
-    prompt, subject = PROMPTS[0]
-    expected = trace(*opened, prompt, subject, "Paris", samples=2, noise=3 * sigma)
+    expected = trace(*opened, PROMPT, SUBJECT, "Paris", samples=2, noise=3 * sigma)
     (grid,) = trace_grids(table_of(tmp_path / "run"))
     np.testing.assert_array_equal(grid.scores, expected.scores)
-    of_one = trace(*opened, prompt, subject, "Paris", samples=2)
+    of_one = trace(*opened, PROMPT, SUBJECT, "Paris", samples=2)
     assert not np.allclose(grid.scores, of_one.scores)
 
 
@@ -225,14 +183,14 @@ def test_the_subjects_of_the_whole_file_set_the_size_of_the_noise(model_folder, 
     "settings", [TraceSettings("u0.5"), TraceSettings(0.5), TraceSettings("m"), TraceSettings(reference_texts=("a",))]
 )
 def test_noise_that_has_a_size_already_stays_as_it_is(opened, settings):
-    assert sized_for(*opened, [Fact("a", *PROMPTS[0], "Paris")], settings) is settings
+    assert sized_for(*opened, [Fact("a", PROMPT, SUBJECT, "Paris")], settings) is settings
 
 
 # ------------------------------------------------------------------------------------------------ what is dropped
 
 
 def test_facts_the_model_does_not_know_are_never_traced(model_folder, opened, tmp_path, capsys):
-    facts = file_of(tmp_path, rows_of(attribute=NEVER))
+    facts = file_of(tmp_path, fact_rows(attribute=NEVER))
     said = [answer.answer_text.strip() for answer in known(*opened, load_facts(facts).facts, rule="first_token")]
     rows = json.loads(facts.read_text())
     knows = [n for n, text in enumerate(said) if text and text.isascii() and text.isprintable()][:2]
@@ -253,14 +211,14 @@ def test_facts_the_model_does_not_know_are_never_traced(model_folder, opened, tm
 
 
 def test_no_fact_known_is_a_result_too(model_folder, tmp_path, capsys):
-    facts = file_of(tmp_path, rows_of(2, attribute=NEVER))
+    facts = file_of(tmp_path, fact_rows(2, attribute=NEVER))
     assert run(*arguments(model_folder, facts, tmp_path / "run", "--filter")) == 0
     assert "2 facts in, 0 traced, 2 dropped: 2 not known" in capsys.readouterr().out
     assert runs.read_table(tmp_path / "run" / "peaks.csv", TracePeak) == []
 
 
 def test_bad_rows_and_facts_that_fail_are_reported_and_the_rest_is_traced(model_folder, tmp_path, capsys):
-    rows = rows_of(2)
+    rows = fact_rows(2)
     rows.insert(0, {"subject": "Anna", "attribute": "x", "prompt": "nobody is here"})
     rows.insert(2, {"known_id": 9, "subject": "Eiffel", "attribute": "Paris", "prompt": "The Eiffel Tower is in "})
     argv = arguments(model_folder, file_of(tmp_path, rows), tmp_path / "run")
@@ -281,7 +239,9 @@ def test_probabilities_that_are_no_numbers_are_no_trace(opened):
     head.data[3] = torch.nan
     try:
         with pytest.raises(InputError, match=r"^fact 'a': probabilities of the answer are not finite; open the model"):
-            list(trace_facts(model, tokenizer, [Fact("a", *PROMPTS[0], "Paris")], settings=TraceSettings(samples=1)))
+            list(
+                trace_facts(model, tokenizer, [Fact("a", PROMPT, SUBJECT, "Paris")], settings=TraceSettings(samples=1))
+            )
     finally:
         head.data.copy_(kept)
 
@@ -296,24 +256,19 @@ def test_the_library_names_the_fact_it_cannot_trace(opened):
 
 
 def test_killed_and_run_again_it_ends_like_an_unbroken_run(model_folder, tmp_path):
-    facts = file_of(tmp_path, rows_of(40))
+    facts = file_of(tmp_path, fact_rows(6))
     argv = arguments(model_folder, facts, tmp_path / "killed")
-    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen([sys.executable, SCRIPT, *argv[1:]], **silent, env=ONE_THREAD)
-    journal, end = tmp_path / "killed" / "progress.jsonl", time.monotonic() + 60
-    while time.monotonic() < end and not (journal.exists() and journal.read_bytes().count(b"\n") >= 3):
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "the run was over before it could be killed"
-    assert 3 <= journal.read_bytes().count(b"\n") < 40
+    run_killed(SCRIPT, *argv[1:])
+    assert {row.name for row in table_of(tmp_path / "killed")} == {"known_0", "known_1", "known_2"}
     # As if killed while it wrote the next fact's grids: one half, one not yet in its place.
-    done = len({row.name for row in table_of(tmp_path / "killed")})
-    (tmp_path / "killed" / "grids" / f"known_{done}_hidden.npz").write_bytes(b"half")
+    grids = tmp_path / "killed" / "grids"
+    (grids / "known_3_hidden.npz").write_bytes(b"half")
+    (grids / "known_3_mlp_severed.npz").unlink()
     assert run(*argv) == 0
     argv[argv.index(str(tmp_path / "killed"))] = str(tmp_path / "whole")
     assert run(*argv) == 0
     killed, whole = results_of(tmp_path / "killed"), results_of(tmp_path / "whole")
-    assert len(whole) == 2 + 40 * 3
+    assert len(whole) == 2 + 6 * 3
     assert killed == whole
 
 
@@ -326,13 +281,13 @@ def test_grids_are_there_before_the_rows_that_speak_of_them(model_folder, opened
         real(self, unit, records)
 
     monkeypatch.setattr(runs.Run, "write", write)
-    argv = arguments(model_folder, file_of(tmp_path, rows_of(2)), tmp_path / "run", "--mediator", "hidden")
+    argv = arguments(model_folder, file_of(tmp_path, fact_rows(2)), tmp_path / "run", "--mediator", "hidden")
     assert run(*argv) == 0
     assert seen == [["known_0_hidden.npz"], ["known_0_hidden.npz", "known_1_hidden.npz"]]
 
 
 def test_a_changed_window_is_refused_and_nothing_is_mixed(model_folder, tmp_path, capsys):
-    facts = file_of(tmp_path, rows_of(1))
+    facts = file_of(tmp_path, fact_rows(1))
     argv = arguments(model_folder, facts, tmp_path / "run", "--mediator", "mlp_window")
     assert run(*argv) == 0
     before = results_of(tmp_path / "run")
@@ -344,15 +299,15 @@ def test_a_changed_window_is_refused_and_nothing_is_mixed(model_folder, tmp_path
 
 
 def test_changed_facts_are_refused(model_folder, tmp_path, capsys):
-    argv = arguments(model_folder, file_of(tmp_path, rows_of(2)), tmp_path / "run", "--limit", 1)
+    argv = arguments(model_folder, file_of(tmp_path, fact_rows(2)), tmp_path / "run", "--limit", 1)
     assert run(*argv) == 0
-    file_of(tmp_path, rows_of(2, attribute="Rome"))
+    file_of(tmp_path, fact_rows(2, attribute="Rome"))
     assert run(*argv) == 2
     assert "facts_sha256: " in capsys.readouterr().err
 
 
 def test_a_higher_limit_goes_on_where_the_run_was(model_folder, tmp_path, capsys):
-    facts = file_of(tmp_path, [{"prompt": "no subject"}, *rows_of(3)])
+    facts = file_of(tmp_path, [{"prompt": "no subject"}, *fact_rows(3)])
     argv = arguments(model_folder, facts, tmp_path / "grown")
     assert run(*argv, "--limit", 1) == 3
     assert len({row.name for row in table_of(tmp_path / "grown")}) == 1
@@ -363,7 +318,7 @@ def test_a_higher_limit_goes_on_where_the_run_was(model_folder, tmp_path, capsys
 
 
 def test_a_finished_run_is_shown_again_without_work(model_folder, tmp_path, capsys, monkeypatch):
-    argv = arguments(model_folder, file_of(tmp_path, rows_of(2)), tmp_path / "run")
+    argv = arguments(model_folder, file_of(tmp_path, fact_rows(2)), tmp_path / "run")
     assert run(*argv) == 0
     first = capsys.readouterr().out
     monkeypatch.setattr(trace_runs, "sized_for", None)
@@ -382,7 +337,7 @@ def test_interrupted_it_says_what_is_safe(model_folder, tmp_path, capsys, monkey
         return real(model, tokenizer, fact, *rest)
 
     monkeypatch.setattr(trace_runs, "trace_fact", interrupted)
-    assert run(*arguments(model_folder, file_of(tmp_path, rows_of()), tmp_path / "run")) == 130
+    assert run(*arguments(model_folder, file_of(tmp_path, fact_rows()), tmp_path / "run")) == 130
     assert "stopped with 2 of 4 facts safe; the same command continues" in capsys.readouterr().err
 
 
@@ -390,7 +345,7 @@ def test_interrupted_it_says_what_is_safe(model_folder, tmp_path, capsys, monkey
 
 
 def test_a_configuration_is_used_and_options_win(model_folder, tmp_path):
-    facts = file_of(tmp_path, rows_of(1))
+    facts = file_of(tmp_path, fact_rows(1))
     (tmp_path / "trace.yaml").write_text(
         f"model: {{pth: '{model_folder}'}}\ndata: '{facts}'\noutput: '{tmp_path / 'run'}'\n"
         "mediators: [hidden]\nnoise: 0.5\nsamples: 2\nseed: 3\nwindow: 2\nbuckets: kt\ndevice: cpu\n"
@@ -403,7 +358,7 @@ def test_a_configuration_is_used_and_options_win(model_folder, tmp_path):
 
 
 def test_the_summary_tells_averages_peaks_and_counts(model_folder, tmp_path, capsys):
-    argv = arguments(model_folder, file_of(tmp_path, rows_of(3)), tmp_path / "run", "--mediator", "hidden")
+    argv = arguments(model_folder, file_of(tmp_path, fact_rows(3)), tmp_path / "run", "--mediator", "hidden")
     assert run(*argv) == 0
     shown = capsys.readouterr().out
     rows = table_of(tmp_path / "run")
@@ -435,7 +390,7 @@ def test_the_summary_tells_averages_peaks_and_counts(model_folder, tmp_path, cap
     ],
 )
 def test_a_users_mistake_is_one_message_and_exit_code_2(model_folder, tmp_path, capsys, change, message):
-    assert run(*arguments(model_folder, file_of(tmp_path, rows_of(1)), tmp_path / "run", *change)) == 2
+    assert run(*arguments(model_folder, file_of(tmp_path, fact_rows(1)), tmp_path / "run", *change)) == 2
     said = capsys.readouterr().err
     assert message in said
     assert "Traceback" not in said

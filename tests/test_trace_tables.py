@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from reference.trace_rows import cells
 
 from interpret.errors import InputError
 from interpret.records import TraceCell, csv_header, from_csv, to_csv
@@ -17,37 +18,6 @@ from interpret.trace_tables import (
     trace_grids,
     trace_peaks,
 )
-
-
-def cells(effects, *, name="known_1", mediator="hidden", span=(1, 3), std=0.25, low=0.1, high=0.7):
-    """Rows of a trace with the given effects, [T, L]."""
-    return [
-        TraceCell(
-            name=name,
-            relation="P17",
-            prompt="Mount Fuji is in",
-            subject="Fuji",
-            attribute="Japan",
-            answer=" Japan",
-            answer_id=7,
-            mediator=mediator,
-            method="exact",
-            layer_idx=layer,
-            token_idx=token,
-            token=f" t{token}",
-            in_subject=span[0] <= token < span[1],
-            bucket_rome="",
-            bucket_kt="",
-            p_clean=high,
-            p_corrupted=low,
-            p_restored=low + effect,
-            indirect_effect=effect,
-            effect_std=std,
-            total_effect=high - low,
-        )
-        for token, of_token in enumerate(effects)
-        for layer, effect in enumerate(of_token)
-    ]
 
 
 def effects_with_peak(token, layer, height=0.5, shape=(5, 4)):

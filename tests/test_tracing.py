@@ -5,7 +5,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import torch
-from reference.tiny import KINDS, D, L, hooks_on, tiny_model
+from reference.tiny import KINDS, D, L, hooks_on, wide_model
 from reference.toy_tokenizers import byte_level, sentence_piece
 from reference.tracing import patched, run
 
@@ -21,16 +21,6 @@ from interpret.tracing import MEDIATORS, trace, trace_mediators
 PROMPT, SUBJECT = "The Eiffel Tower is in", "Eiffel Tower"
 CLOSE = {"rtol": 1e-5, "atol": 1e-9}
 SAMPLES = 3
-
-
-def wide_model(kind):
-    """A tiny model whose vocabulary covers the toy tokenizers'."""
-    model = tiny_model(kind)
-    model.resize_token_embeddings(450)
-    generator = torch.Generator().manual_seed(1)
-    for weight in (model.get_input_embeddings().weight, model.get_output_embeddings().weight):
-        weight.data.normal_(std=0.2, generator=generator)
-    return model.eval()
 
 
 MODELS = {kind: wide_model(kind) for kind in KINDS}

@@ -51,10 +51,10 @@ def test_a_word_comes_back_from_its_own_states_more_often_than_from_others(rows,
 
 
 def test_a_word_that_comes_back_owes_it_to_the_state(rows):
-    for row in rows:
-        word = row.current_token.strip()
-        if row.kind == "interpretation" and word in WORDS and word in row.interpretation_text.lower():
-            assert max(row.signed_relevancy) > 0.2
+    inserted = [row for row in rows if row.current_token.strip() in WORDS]
+    back = [row for row in inserted if row.current_token.strip() in row.interpretation_text.lower()]
+    assert len(back) >= 8, "of 12"
+    assert min(max(row.signed_relevancy) for row in back) > 0.2
 
 
 def test_the_prompt_is_read_through_the_models_own_chat_template(rows):

@@ -1,6 +1,9 @@
-"""Commands run as a user runs them, on a tiny model in a folder."""
+"""Commands run as a user runs them, on a tiny model in a folder, and killed as a machine kills them."""
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,14 @@ from reference.tiny import resize_vocabulary, tiny_model
 from reference.toy_tokenizers import byte_level
 
 from interpret import cli
+
+FACT_PROMPTS = [
+    ("The Eiffel Tower is in", "Eiffel Tower"),
+    ("I love eating pizza with extra", "pizza"),
+    ("Sure, I will summarize the message", "summarize"),
+    ("Anna's apples, Anna's", "apples"),
+]
+"""Prompts and their subjects."""
 
 
 def saved_model(folder: Path, kind: str = "llama") -> Path:
@@ -23,6 +34,20 @@ def saved_model(folder: Path, kind: str = "llama") -> Path:
     return folder
 
 
+def fact_rows(count: int = 4, **changes: Any) -> list[dict[str, Any]]:
+    """Rows of a fact file; what the model says to them is not asked."""
+    return [
+        {"known_id": n, "subject": subject, "attribute": "Paris", "prompt": prompt} | changes
+        for n, (prompt, subject) in enumerate((FACT_PROMPTS * count)[:count])
+    ]
+
+
+def json_file(path: Path, document: Any) -> Path:
+    """Write a JSON file."""
+    path.write_text(json.dumps(document))
+    return path
+
+
 def run(*argv: object) -> int:
     """Run a command line in this process, and return its exit code."""
     with pytest.raises(SystemExit) as exit_:
@@ -30,7 +55,29 @@ def run(*argv: object) -> int:
     return int(exit_.value.code or 0)
 
 
-def json_file(path: Path, document: Any) -> Path:
-    """Write a JSON file."""
-    path.write_text(json.dumps(document))
-    return path
+# Stands still where it would write the fourth unit.
+_STOPPING = """
+import runpy, sys, time
+from interpret.runs import Run
+write, safe = Run.write, []
+def write_three(run, unit, records):
+    if len(safe) == 3:
+        print("three are safe", flush=True)
+        time.sleep(600)
+    write(run, unit, records)
+    safe.append(unit)
+Run.write = write_three
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def run_killed(script: Path, *argv: object) -> None:
+    """Run a script in a process of its own, and kill it when three units are safe and a fourth is worked out."""
+    command = [sys.executable, "-c", _STOPPING, script, *argv]
+    with subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        said = process.stdout.read(len("three are safe"))
+        process.kill()
+    assert said == b"three are safe"
+    assert process.returncode == -signal.SIGKILL

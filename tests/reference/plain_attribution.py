@@ -3,7 +3,7 @@
 from functools import cache
 
 import torch
-from reference.tiny import tiny_model
+from reference import tiny
 from reference.toy_tokenizers import byte_level
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -23,15 +23,8 @@ assert len(ids_of(TARGET)) == len(ids_of(FOIL)) == len(ids_of(PROMPT)) + 2
 N_PROMPT = len(ids_of(PROMPT))
 
 
-@cache
-def wide_model(kind: str) -> PreTrainedModel:
-    """A tiny model whose vocabulary covers the toy tokenizer's."""
-    model = tiny_model(kind)
-    model.resize_token_embeddings(450)
-    generator = torch.Generator().manual_seed(1)
-    for weight in (model.get_input_embeddings().weight, model.get_output_embeddings().weight):
-        weight.data.normal_(std=0.2, generator=generator)
-    return model.eval()
+# Built once: no test may change them.
+wide_model = cache(tiny.wide_model)
 
 
 def embeddings_of(model: PreTrainedModel, ids: list[int]) -> Tensor:

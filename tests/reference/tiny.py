@@ -140,6 +140,16 @@ def resize_vocabulary(model: PreTrainedModel, size: int) -> None:
     model.resize_token_embeddings(size, **({"mean_resizing": False} if "mean_resizing" in known else {}))
 
 
+def wide_model(kind: str) -> PreTrainedModel:
+    """Build a tiny model whose vocabulary covers the toy tokenizers'."""
+    model = tiny_model(kind)
+    resize_vocabulary(model, 450)
+    generator = torch.Generator().manual_seed(1)
+    for embeddings in (model.get_input_embeddings(), model.get_output_embeddings()):
+        embeddings.weight.data.normal_(std=0.2, generator=generator)
+    return model.eval()  # the new embeddings, too
+
+
 def hooks_on(model: nn.Module) -> int:
     """Count the hooks registered anywhere in a model; transformers 5 leaves its own, which collect hidden states."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")

@@ -1,12 +1,17 @@
-"""Toy tokenizers of the two kinds language models have: byte-level BPE (GPT-2) and SentencePiece (Llama)."""
+"""Toy tokenizers of the two kinds language models have: byte-level BPE (GPT-2) and SentencePiece (Llama).
+
+And one that reads words, whose ids are seen at a glance.
+"""
 
 import io
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import sentencepiece
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from reference.tiny import V
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaTokenizerFast, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 TEXTS = [
@@ -65,3 +70,14 @@ def sentence_piece() -> LlamaTokenizerFast:
 
 
 TOKENIZERS: dict[str, PreTrainedTokenizerBase] = {"byte_level": byte_level(), "sentence_piece": sentence_piece()}
+
+
+def word_tokenizer(
+    words: Sequence[str] = ("<pad>", *(f"w{i}" for i in range(1, V))), *, opens: bool = False
+) -> PreTrainedTokenizerFast:
+    """One that splits at spaces: word i is token i, 0 pads; ``opens`` puts token 1 before each text."""
+    core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<pad>"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    if opens:
+        core.post_processor = processors.TemplateProcessing(single=f"{words[1]} $A", special_tokens=[(words[1], 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", unk_token="<pad>")

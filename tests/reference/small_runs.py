@@ -1,0 +1,115 @@
+"""Runs of a few units, in this process and in ones that may be killed; and what an unbroken one ends with."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reference.processes import WITHOUT_PACKAGE
+
+from interpret.runs import Run, open_run
+
+
+@dataclass(frozen=True)
+class Row:
+    unit: str
+    text: str
+    scores: list[float]
+
+
+UNITS = ["a", "b", "c", "d"]
+IDENTITY = {"model": {"name": "tiny", "sha256": "00ff"}, "layers": [1, 2], "seed": 7}
+
+
+def rows_of(unit: str) -> list[Row]:
+    """What the work on a unit yields: 0 to 3 rows, awkward for CSV."""
+    return [Row(unit, f'"{unit}",\n é{number}', [number / 3]) for number in range(ord(unit) % 4)]
+
+
+def opened(folder: Path, **changes: Any) -> AbstractContextManager[Run]:
+    """Open a run over UNITS."""
+    values = {"identity": IDENTITY, "circumstances": {"device": "cpu"}, "units": UNITS, **changes}
+    return open_run(folder, Row, **values)
+
+
+def work(run: Run, until: int | None = None) -> None:
+    """Do what is pending; ``c`` cannot be used."""
+    for unit in run.pending[:until]:
+        if unit == "c":
+            run.drop(unit, "no answer")
+        else:
+            run.write(unit, rows_of(unit))
+
+
+def manifest_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "manifest.json").read_bytes())
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def unbroken_run(folder: Path) -> dict[str, bytes]:
+    """The files of a run that nothing disturbed."""
+    with opened(folder) as run:
+        work(run)
+    files = contents(folder)
+    assert set(files) == {"table.csv", "manifest.json", "progress.jsonl"}
+    assert files["table.csv"].count(b"\n") > 5
+    return files
+
+
+def assert_ends_like(folder: Path, unbroken: dict[str, bytes]) -> None:
+    """Continue a run to its end, and find table, journal and counts as if nothing had disturbed it."""
+    with opened(folder) as run:
+        work(run)
+    assert_complete(folder, unbroken)
+
+
+def assert_complete(folder: Path, unbroken: dict[str, bytes]) -> None:
+    files, wanted = contents(folder), json.loads(unbroken["manifest.json"])
+    assert set(files) == set(unbroken)
+    assert files["table.csv"] == unbroken["table.csv"]
+    assert files["progress.jsonl"] == unbroken["progress.jsonl"]
+    manifest = json.loads(files["manifest.json"])
+    for key in ("identity", "counts", "dropped", "status", "format"):
+        assert manifest[key] == wanted[key]
+
+
+_WORKER = f"""{WITHOUT_PACKAGE}
+from dataclasses import dataclass
+from interpret.runs import open_run
+
+@dataclass(frozen=True)
+class Row:
+    unit: str
+    text: str
+    scores: list[float]
+
+units = [f"unit {{number}}" for number in range(int(sys.argv[2]))]
+with open_run(sys.argv[1], Row, identity={{"seed": 7}}, circumstances={{}}, units=units) as run:
+    for unit in run.pending:
+        sys.stdin.readline()
+        run.write(unit, [Row(unit, "\\n, é" * 9, [number / 7]) for number in range(40)])
+        print(unit, flush=True)
+"""
+
+
+def worker(folder: Path, units: int, before: Sequence[str] = (), **options: Any) -> subprocess.Popen[bytes]:
+    """Start a process that writes a run of ``units`` units, 40 rows each, naming each when it is safe.
+
+    Given a pipe as ``stdin``, it waits for a line there before each unit.
+    """
+    command = [*before, sys.executable, "-c", _WORKER, str(folder), str(units)]
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, **{**pipes, **options})
+
+
+def finish(process: subprocess.Popen[bytes]) -> tuple[list[str], str]:
+    """Wait for a worker; return the units it named and its last line of error."""
+    out, error = process.communicate(timeout=60)
+    return out.decode().splitlines(), (error.decode().strip().splitlines() or [""])[-1]

@@ -1,0 +1,45 @@
+"""Rows of traces made by hand."""
+
+from collections.abc import Sequence
+
+from interpret.records import TraceCell
+
+
+def cells(
+    effects: Sequence[Sequence[float]],
+    *,
+    name: str = "known_1",
+    mediator: str = "hidden",
+    span: tuple[int, int] = (1, 3),
+    std: float = 0.25,
+    low: float = 0.1,
+    high: float = 0.7,
+) -> list[TraceCell]:
+    """Rows of a trace with the given effects, [T, L]."""
+    return [
+        TraceCell(
+            name=name,
+            relation="P17",
+            prompt="Mount Fuji is in",
+            subject="Fuji",
+            attribute="Japan",
+            answer=" Japan",
+            answer_id=7,
+            mediator=mediator,
+            method="exact",
+            layer_idx=layer,
+            token_idx=token,
+            token=f" t{token}",
+            in_subject=span[0] <= token < span[1],
+            bucket_rome="",
+            bucket_kt="",
+            p_clean=high,
+            p_corrupted=low,
+            p_restored=low + effect,
+            indirect_effect=effect,
+            effect_std=std,
+            total_effect=high - low,
+        )
+        for token, of_token in enumerate(effects)
+        for layer, effect in enumerate(of_token)
+    ]
