@@ -7,7 +7,8 @@ CURRENT := .venv-current/bin
 CURRENT_TESTS := $(addprefix tests/test_,$(addsuffix .py,families new_family anatomy trunk surgery generation \
   generation_modes activations rows prefix_tree sweep sweep_cost approximation tracing hook_names probing_cache \
   probing_heads probing_composition probing_lenses probing_structure probing_head_flow probing_knowledge \
-  attribution_attention attribution_seq2seq control preservation knowledge selfie models current_install gguf))
+  attribution_attention attribution_seq2seq control preservation knowledge selfie models other_device \
+  current_install gguf))
 
 # Two processes, since a core is all that one keeps busy. Tests of a file share its models, so they stay together;
 # files stay in their order, since the few slow tests stand in the first.
