@@ -10,7 +10,7 @@ the top level, all of which may be left out::
     noise: s3                               # see noise; also samples, seed, replace
     window: 10                              # layers of attn_window and mlp_window
     target: first                           # or whole: which tokens of the answer are read
-    method: exact                           # or approximate: every cell estimated, see approximation
+    method: exact                           # or approximate, or screened, see approximation
     rule: words                             # or first_token: which facts count as known, see knowledge
     buckets: rome                           # or kt, see buckets
     dtype: float32                          # as stored, if left out; also device

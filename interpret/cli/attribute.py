@@ -50,7 +50,7 @@ class Asked:
     ] = None
     foil: Annotated[
         str | None,
-        typer.Option(help="A wrong answer to hold it against: why Paris rather than London?"),
+        typer.Option(help="A wrong answer to hold the target against: why Paris rather than London?"),
     ] = None
     examples: Annotated[
         Path | None,
@@ -101,7 +101,7 @@ class How:
     steps: Annotated[
         str, typer.Option(help="Which tokens after the prompt are attributed: 'first:end', as in a slice; '0:1'.")
     ] = ":"
-    new_tokens: Annotated[int, typer.Option(min=1, help="How much the model writes at most.")] = 20
+    new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens the model writes where no target is given.")] = 20
     step_scores: Annotated[
         list[str] | None,
         typer.Option("--step-score", help="Also report this function of each step; may be given several times."),
@@ -121,7 +121,9 @@ class How:
     aggregate: Annotated[
         str, typer.Option(help="What becomes of the width: sum (signed), mean, or l2 (without a sign).")
     ] = "sum"
-    normalize: Annotated[bool, typer.Option("--normalize", help="Scores of a step as shares of their sum.")] = False
+    normalize: Annotated[
+        bool, typer.Option("--normalize", help="Scores of a step as shares of the sum of their absolute values.")
+    ] = False
     subwords: Annotated[bool, typer.Option("--subwords", help="Add up the tokens of each word.")] = False
     chat_template: Annotated[
         str, typer.Option(help="Of --examples that are not raw: 'model' (its own), or a text with {prompt} in it.")
@@ -211,7 +213,8 @@ def attribute_command(
 
     interpret attribute --prompt "The capital of France is" --target Paris --foil London
 
-    Stopped at any time, the same command goes on where it was. Exit code 3: done, but for some prompts.
+    Stopped at any time, the same command goes on where it was. Exit code 3: done, but some prompts could not be
+    attributed.
     """
     prompts = asked.prompts()
     alignment, reduction = _pairs(how.align), how.reduction()

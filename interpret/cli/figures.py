@@ -25,16 +25,16 @@ def figures_command(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the figures, PNG and PDF.")] = Path(
         "figures"
     ),
-    prompts: Annotated[int, typer.Option(min=0, help="Of so many facts, the first, a heatmap each.")] = 10,
+    prompts: Annotated[int, typer.Option(min=0, help="How many facts, from the first on, get a heatmap each.")] = 10,
     fact: Annotated[
         list[str] | None,
-        typer.Option(help="Instead: a heatmap of the fact of this name, as in the table; may be given several times."),
+        typer.Option(help="Instead: the name of a fact to draw, as in the table; may be given several times."),
     ] = None,
     buckets: Annotated[
         str | None, typer.Option(help="rome (six kinds of tokens) or kt (four). [default: as the run]")
     ] = None,
 ) -> None:
-    """Draw averages by kind of token as heatmaps, lines and (of traces) bars, and facts one by one. Needs no model.
+    """Draw a trace, or located facts: averages by kind of token, and facts one by one. No model is needed.
 
     interpret figures runs/trace
     """

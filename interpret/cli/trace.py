@@ -52,7 +52,9 @@ class Given:
     seed: Annotated[int | None, typer.Option(min=0, help="Of the noise. [default: 0]")] = None
     replace_embeddings: Annotated[
         bool | None,
-        typer.Option("--replace/--add", help="Put the noise in place of the embeddings. [default: --add]"),
+        typer.Option(
+            "--replace/--add", help="Put the noise in place of the embeddings, or add it to them. [default: --add]"
+        ),
     ] = None
     window: Annotated[int | None, typer.Option(min=1, help="Layers of the windows. [default: 10]")] = None
     target: Annotated[
@@ -94,7 +96,8 @@ def _said(options: Mapping[str, Any]) -> dict[str, Any]:
 def trace_command(
     *,
     facts: Annotated[
-        Path | None, typer.Option(help="File of facts, as known_1000.json; examples/facts.json shows the formats.")
+        Path | None,
+        typer.Option(help="File of facts, as known_1000.json or CounterFact; examples/facts.json shows both."),
     ] = None,
     config: Annotated[
         Path | None,
