@@ -51,6 +51,16 @@ def test_gradients_are_those_of_plain_autograd(kind):
         assert_near(product[: len(ids), step], (x * expected)[0].detach().numpy())
 
 
+@pytest.mark.parametrize("method", ["saliency", "input_x_gradient", "occlusion"])
+def test_all_steps_are_read_off_one_pass_of_the_text(method):
+    model, passes = wide_model("llama"), []
+    handle = model.base_model.register_forward_hook(lambda *event: passes.append(torch.is_grad_enabled()))
+    scores("llama", method)
+    handle.remove()
+    # Step scores are read without a graph, as is the check of occlusion's own pass.
+    assert passes == ([False, True] if METHODS[method].gradients else [False, False])
+
+
 @pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.gradients and not method.layers])
 def test_scores_exist_for_the_tokens_before_a_step_only(method):
     found = scores("llama", method)

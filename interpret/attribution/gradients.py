@@ -49,14 +49,31 @@ def gradient(step: Step, embeddings: Tensor) -> Tensor:
     return in_parts(step, embeddings, at)
 
 
-def saliency(step: Step) -> Tensor:
-    """Return the gradient itself, [T, D]; Simonyan et al. 2013 (arXiv:1312.6034), there without the sign."""
-    return gradient(step, step.embeddings)[0]
+def saliency(steps: Sequence[Step]) -> list[Tensor]:
+    """Return the gradients themselves, [T, D] for each step, from one forward pass: a token does not see later ones.
+
+    Simonyan et al. 2013 (arXiv:1312.6034), there without the sign.
+    """
+    return at_once(steps[-1], lambda: _gradients(steps))
 
 
-def input_x_gradient(step: Step) -> Tensor:
-    """Return embedding times gradient, [T, D]; Shrikumar et al. 2016 (arXiv:1605.01713)."""
-    return step.embeddings[0] * saliency(step)
+def _gradients(steps: Sequence[Step]) -> list[Tensor]:
+    last = steps[-1]
+    embeddings = last.embeddings.clone().requires_grad_()
+    states = last.states(embeddings)
+    found = []
+    for step in steps:
+        T = len(step.ids)
+        value = step.read(step.head(states[:, T - len(last.ids) - 1]), embeddings[:, :T])
+        (slope,) = derivatives(value.sum(), [embeddings], again=step is not last)
+        found.append(slope[0, :T])
+    return found
+
+
+def input_x_gradient(steps: Sequence[Step]) -> list[Tensor]:
+    """Return embedding times gradient, [T, D] for each step; Shrikumar et al. 2016 (arXiv:1605.01713)."""
+    embeddings = steps[-1].embeddings[0]
+    return [embeddings[: len(slope)] * slope for slope in saliency(steps)]
 
 
 def integrated_gradients(step: Step, *, n_steps: int = 50, baseline: Baseline = "zero") -> Tensor:

@@ -53,8 +53,8 @@ class Method:
 
 
 METHODS: dict[str, Method] = {
-    "saliency": Method(saliency),
-    "input_x_gradient": Method(input_x_gradient),
+    "saliency": Method(saliency, together=True),
+    "input_x_gradient": Method(input_x_gradient, together=True),
     "integrated_gradients": Method(integrated_gradients),
     "deeplift": Method(deeplift, translations=False),
     "gradient_shap": Method(gradient_shap),
