@@ -215,7 +215,8 @@ def severed_figure(traced: Sequence[TraceGrid]) -> Figure:
         figure.legend(loc="outside lower center", ncols=len(found), frameon=False)
         n = len({grid.name for grid in wanted})
         figure.suptitle(
-            f"Restoring the last subject token, n={n} facts; lines: 95% intervals" + _warning(wanted), fontsize=9
+            f"Restoring the last subject token, n={n} fact{'s'[: n != 1]}; lines: 95% intervals" + _warning(wanted),
+            fontsize=9,
         )
     return figure
 
@@ -331,7 +332,7 @@ def _location_words(located: Sequence[LocationGrid]) -> tuple[_Words, str]:
     function = located[0].attributed_fn
     unit = "p(answer) - p(foil)" if function == "contrast_prob_diff" else function
     n = len({grid.name for grid in located})
-    headline = f"Gradient x activation of {unit}\nmean over n={n} facts"
+    headline = f"Gradient x activation of {unit}\nmean over n={n} fact{'s'[: n != 1]}"
     return _Words(SITE_LABELS, f"score ({unit})"), headline
 
 
@@ -367,7 +368,7 @@ def _headline(traced: Sequence[TraceGrid]) -> str:
     of_one = next(iter(by_mediator(traced).values()))
     total = total_average(of_one)
     return (
-        f"Average indirect effect of n={len(of_one)} facts\n"
+        f"Average indirect effect of n={len(of_one)} fact{'s'[: len(of_one) != 1]}\n"
         f"average total effect {total.mean:.3f} ({total.low:.3f} to {total.high:.3f}){_warning(traced)}"
     )
 

@@ -206,12 +206,20 @@ def test_a_prompt_that_cannot_be_attributed_is_dropped_with_its_reason(model_fol
 
 def test_rows_tell_what_each_token_is_held_against(model_folder, opened, tmp_path):
     examples = file_of(tmp_path, entries(1, target="yes", foil="sun"))
-    of_foil = ["--attributed-fn", "contrast_prob_diff", "--steps", "0:1"]
-    assert run(*arguments(model_folder, examples, tmp_path / "run", *of_foil)) == 0
+    assert run(*arguments(model_folder, examples, tmp_path / "run", "--steps", "0:1")) == 0
     first = opened[1].convert_ids_to_tokens(opened[1](" sun").input_ids)[0]
     assert {row.foil_token for row in table_of(tmp_path / "run")} == {first}
-    assert run(*arguments(model_folder, examples, tmp_path / "without")) == 0
+    assert run(*arguments(model_folder, examples, tmp_path / "without", "--attributed-fn", "probability")) == 0
     assert {row.foil_token for row in table_of(tmp_path / "without")} == {""}
+
+
+def test_where_some_prompts_have_foils_it_is_said_that_they_are_not_read(model_folder, tmp_path, capsys):
+    rows = entries(2, target="yes", foil="sun")
+    del rows[1]["foil"]
+    assert run(*arguments(model_folder, file_of(tmp_path, rows), tmp_path / "run")) == 0
+    message = "1 of 2 prompts have a foil, which probability does not read; contrast_prob_diff does"
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert {row.foil_token for row in table_of(tmp_path / "run")} == {""}
 
 
 def test_scores_that_are_no_numbers_are_no_rows(opened):

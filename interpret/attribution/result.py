@@ -92,7 +92,8 @@ class Attribution:
 
     def __repr__(self) -> str:
         """Tell how it was made, and of how many inputs; ``show`` shows the scores."""
-        return f"Attribution({len(self.sequences)} inputs, {self.info})"
+        n = len(self.sequences)
+        return f"Attribution({n} input{'s'[: n != 1]}, {self.info})"
 
     def aggregate(
         self,

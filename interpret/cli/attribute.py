@@ -34,7 +34,7 @@ from interpret.records import TokenScore
 ATTRIBUTING = Work("Attributing", "attributed", "prompts", (NOT_ATTRIBUTED,))
 MOST_TOKENS = 3
 """How many tokens are shown of each step."""
-CONTRAST = "contrast_prob_diff"
+CONTRAST, PLAIN = "contrast_prob_diff", "probability"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ class How:
         str | None,
         typer.Option(
             help="What is attributed: probability, logit, entropy, ..., or contrast_prob_diff, P(target) - P(foil). "
-            "[default: probability, contrast_prob_diff with --foil]",
+            "[default: contrast_prob_diff where every prompt has a foil, else probability]",
             show_default=False,
         ),
     ] = None
@@ -133,14 +133,15 @@ class How:
         """Return what becomes of the scores of a prompt."""
         return Reduction(choice("aggregate", self.aggregate, HOWS), self.normalize, self.subwords)
 
-    def plan(self, with_foils: bool, batch_size: int) -> Callable[[Opened], Plan]:
+    def plan(self, default: str, with_foil: bool, batch_size: int) -> Callable[[Opened], Plan]:
         """Check what needs no model, and return what makes the plan once there is one.
 
         Args:
-            with_foils: a prompt has a foil, so that it is held against that unless another function is asked for.
+            default: what is attributed where no function is asked for.
+            with_foil: a foil was given for the one prompt there is, so something has to read it.
             batch_size: points or texts side by side.
         """
-        function = attributed_function(self.attributed_fn or (CONTRAST if with_foils else "probability"))
+        function = attributed_function(self.attributed_fn or default)
         reported = step_functions(self.step_scores or [])
         needs_foil = any(FUNCTIONS[name].contrast for name in (function, *reported))
         contrast = choice("contrast", self.contrast, CONTRASTS)
@@ -150,7 +151,7 @@ class How:
             method=choice("method", self.method, METHODS),
             attributed_fn=function,
             contrast=contrast if needs_foil else None,
-            with_foils=needs_foil or with_foils,
+            with_foils=needs_foil or with_foil,
             step_scores=reported,
             start=start,
             end=end,
@@ -218,10 +219,13 @@ def attribute_command(
     """
     prompts = asked.prompts()
     alignment, reduction = _pairs(how.align), how.reduction()
-    planned = how.plan(asked.foil is not None, batch_size)
+    n_foils = sum(one.foil is not None for one in prompts)
+    planned = how.plan(CONTRAST if n_foils == len(prompts) else PLAIN, asked.foil is not None, batch_size)
     files.check()
     opened = loading.open(model)
     plan = planned(opened)
+    if 0 < n_foils < len(prompts) and how.attributed_fn is None:
+        say(f"{n_foils} of {len(prompts)} prompts have a foil, which {PLAIN} does not read; {CONTRAST} does")
     questions = attribution_runs.questions(opened.tokenizer, prompts, how.chat_template)
     if asked.examples is None:
         attribution_runs.inputs_of(plan, questions[0], alignment)  # a mistake is said before a folder is made

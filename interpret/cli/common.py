@@ -170,7 +170,7 @@ def tell_counts(work: Work, folder: Path) -> None:
     why = ", ".join(f"{count} {reason}" for reason, count in sorted(drop_counts(dropped).items()))
     tell_rows(folder, counts["rows"])
     tell(
-        f"{counts['in']} {work.units} in, {counts['kept']} {work.done}, {counts['dropped']} dropped"
+        f"{counts['in']} {work.units if counts['in'] != 1 else work.units.removesuffix('s')} in, {counts['kept']} {work.done}, {counts['dropped']} dropped"
         f"{f': {why}' if why else ''}"
     )
     failed = [f"{unit}: {reason}" for unit, reason in dropped.items() if reason.startswith(work.failures)]
