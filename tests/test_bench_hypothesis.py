@@ -54,6 +54,14 @@ def test_pairs_are_compared_each_with_itself():
     assert hypothesis_test(null, alternative, method="permutation").p_value > 0.5
 
 
+@pytest.mark.parametrize("unit", [1e-60, 1e60])
+def test_pairs_know_no_unit(unit):
+    null, alternative = np.array(SAMPLES["near"][0][:12]), np.array(SAMPLES["near"][1])
+    wanted = hypothesis_test(null, alternative, method="paired").p_value
+    assert 0.01 < wanted < 1
+    assert hypothesis_test(unit * null, unit * alternative, method="paired").p_value == wanted
+
+
 @pytest.mark.parametrize("name", ["apart", "two", "one constant", "same mean"])
 def test_all_permutations_of_small_samples_are_scipys(name):
     null, alternative = SAMPLES[name]
