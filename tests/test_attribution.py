@@ -341,6 +341,10 @@ CONTRAST = {"attributed_fn": "contrast_prob_diff"}
         ({"targets": [None]}, "targets[0] is None; give a text"),
         ({"targets": f"{PROMPT}{' the city' * 40}"}, "targets[0] has 85 tokens, more than the 64 this model reads"),
         (
+            {**CONTRAST, "contrast": "own_prefix", "contrast_targets": f"{PROMPT}{' the city' * 40}", "end": 1},
+            "contrast_targets[0] has 85 tokens, more than the 64 this model reads",
+        ),
+        (
             {"targets": None, "max_new_tokens": 64},
             "prompts[0] has 5 tokens; with 64 new ones it exceeds the 64 this model reads",
         ),
@@ -479,6 +483,22 @@ def test_an_option_that_could_not_be_given_is_told(fn):
     ):
         register_step_function(fn, "raised")
     assert "raised" not in FUNCTIONS
+
+
+@pytest.mark.parametrize("fn", [lambda: 1, lambda *, reading: reading.logits, lambda **given: given])
+def test_a_function_that_takes_no_reading_is_told(fn):
+    with pytest.raises(InputError, match=r"^step function 'raised' cannot be given a reading; write it as def fn\("):
+        register_step_function(fn, "raised")
+    assert "raised" not in FUNCTIONS
+
+
+@pytest.mark.usefixtures("_own_function")
+@pytest.mark.parametrize(
+    "fn", [lambda reading, *more, **others: reading.logits[:, 4], lambda *given: given[0].logits[:, 4]]
+)
+def test_parameters_that_need_nothing_do_no_harm(fn):
+    register_step_function(fn, "third", overwrite=True)
+    assert attributed(step_scores="third").step_scores["third"].shape == (2,)
 
 
 def test_a_name_is_registered_once():
