@@ -95,6 +95,10 @@ def test_units_that_were_not_done_are_said_with_exit_code_3(capsys):
         ("the device 'x' is no device, and layers are", "the device 'x' is no device, and layers are"),
         ("the model's new_tokens, it's \"new_tokens\"", "the model's --new-tokens, it's \"new_tokens\""),
         ("runs/new_tokens/new_tokens.csv of new_tokens_b", "runs/new_tokens/new_tokens.csv of new_tokens_b"),
+        ("x-new_tokens, a.new_tokens and runs/new_tokens", "x-new_tokens, a.new_tokens and runs/new_tokens"),
+        ("new_tokens.csv, new_tokens/1 and new_tokens-1", "new_tokens.csv, new_tokens/1 and new_tokens-1"),
+        ("of new_tokens.", "of --new-tokens."),
+        ("give layers that exist", "give layers that exist"),
         ("batch_size is no option of this command", "batch_size is no option of this command"),
     ],
 )
