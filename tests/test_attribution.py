@@ -181,6 +181,12 @@ def test_a_foil_of_another_length_needs_an_alignment():
     assert found[1] == pytest.approx((last_logits(model, second).softmax(-1)[other] - p_foil).item(), rel=1e-3)
 
 
+def test_an_alignment_that_is_given_goes_before_that_of_the_first_tokens():
+    options = {"attributed_fn": "contrast_prob_diff", "contrast": "same_context", "contrast_targets": FOIL}
+    found = attributed(end=1, alignment=[[(0, 1)]], **options)
+    assert found.foil_tokens == (TOKENIZER.convert_ids_to_tokens(ids_of(FOIL)[-1]),)
+
+
 @pytest.mark.parametrize("contrast", ["same_context", "own_prefix"])
 def test_the_first_tokens_of_texts_of_different_lengths_are_a_pair(contrast):
     options = {"attributed_fn": "contrast_prob_diff", "contrast": contrast, "contrast_targets": SHORT}
@@ -388,6 +394,14 @@ def test_what_does_not_fit_is_told(options, message):
     with pytest.raises(InputError) as error:
         attributed(**options)
     assert str(error.value) == message
+
+
+def test_texts_as_long_as_the_model_reads_are_attributed():
+    target = f"{PROMPT}{' the city' * 29} the"
+    assert len(ids_of(target)) == 64 == wide_model("llama").config.max_position_embeddings
+    assert len(attributed(targets=target, end=1).tokens) == 64
+    new = attributed(targets=None, max_new_tokens=64 - N_PROMPT).tokens
+    assert N_PROMPT < len(new) <= 64
 
 
 def test_texts_that_do_not_fit_are_found_before_anything_is_attributed():

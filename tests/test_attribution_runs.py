@@ -281,6 +281,11 @@ FIRST = "or hold only the first tokens against each other, with --steps 0:1"
         (["--foil", "Rome", "--attributed-fn", "logit"], "nothing reads the contrast: ask for 'contrast_prob_diff'"),
         (["--attributed-fn", "contrast_prob_diff"], "there is no foil to hold it against; give one, with --foil"),
         (["--target", "the city", "--foil", "extra cheese pizza"], f"the foil has 3 tokens, the target 2: {ALIGN}"),
+        (["--target", ""], "--target is empty; leave it out, or give the words that follow the prompt"),
+        (["--target", "Paris", "--foil", " "], "--foil is empty; leave it out, or give the words that follow"),
+        (["--target", "city " * 900], "the target has "),
+        (["--target", "the city", "--steps", "5:"], "the prompt: start=5 and end=None leave none of the 2 tokens"),
+        (["--target", "a", "--foil", "city " * 900], "the foil has "),
         (
             ["--source-language", "en"],
             "--source-language and --target-language are for translation models; leave them out",

@@ -24,6 +24,7 @@ OPTIONS = {
     "layers": "--layers",
     "new_tokens": "--new-tokens",
     "foil": "--foil",
+    "permutations": "--permutations",
 }
 
 
@@ -43,10 +44,12 @@ def app_of(command):
 
 def area(name: Annotated[str, typer.Argument()] = "it", *, size: Size, deep: bool = False) -> None:
     """Tell an area."""
+    if size.new_height < -1:
+        raise InputError("another run:\n  height: 2 there")
     if size.new_height < 0:
         raise InputError(f"new_height is {size.new_height}: of {name!r} 'new_height' is at least 0")
     if size.new_height == 0:
-        raise NotAllError(["a: new_height is 0", "b: 1"])
+        raise NotAllError({"new_height": "new_height is 0", "width": "1"}, "and 3 more in new_height")
     typer.echo(f"{name} {size.width * size.new_height} {deep}")
 
 
@@ -68,11 +71,24 @@ def test_a_mistake_is_said_of_the_option_with_exit_code_2(capsys):
     assert capsys.readouterr().err == "error: --height is -1: of 'new_height' 'new_height' is at least 0\n"
 
 
+def test_a_mistake_is_said_of_the_option_by_its_own_name_too(capsys):
+    with pytest.raises(SystemExit):
+        app_of(area)(["--width", "1", "--height", "-2"])
+    assert capsys.readouterr().err == "error: another run:\n  --height: 2 there\n"
+
+
+def test_an_option_without_a_default_is_asked_for(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        app_of(area)([])
+    assert exit_.value.code == 2
+    assert "Missing option '--width'" in capsys.readouterr().err
+
+
 def test_units_that_were_not_done_are_said_with_exit_code_3(capsys):
     with pytest.raises(SystemExit) as exit_:
         app_of(area)(["--width", "1", "--height", "0"])
     assert exit_.value.code == 3
-    assert capsys.readouterr().err == "a: --height is 0\nb: 1\n"
+    assert capsys.readouterr().err == "new_height: --height is 0\nwidth: 1\nand 3 more in new_height\n"
 
 
 @pytest.mark.parametrize(
@@ -85,6 +101,7 @@ def test_units_that_were_not_done_are_said_with_exit_code_3(capsys):
             "--device and --device-map exclude each other: give --device for one, --device-map for several",
         ),
         ("device_map cannot spread it: give device", "--device-map cannot spread it: give --device"),
+        ("n_permutations is 0: draw at least one", "--permutations is 0: draw at least one"),
         ("'a' needs contrast_targets", "'a' needs --foil"),
         ("max_new_tokens is 0: give at least 1", "--new-tokens is 0: give at least 1"),
         (
