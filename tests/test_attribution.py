@@ -385,6 +385,15 @@ CONTRAST = {"attributed_fn": "contrast_prob_diff"}
             {**CONTRAST, "contrast_targets": FOIL, "contrast": "same_contxt"},
             "unknown contrast 'same_contxt'; did you mean 'same_context'? Allowed: same_context, own_prefix",
         ),
+        (
+            {"method": "integrated_gradients", "basline": "mean"},
+            "method 'integrated_gradients': unknown option 'basline'; did you mean 'baseline'? Allowed: n_steps, "
+            "baseline",
+        ),
+        (
+            {"attributed_fn": "mc_dropout_mean", "step_scores": ["mc_dropout_std"], "n_passes": 3},
+            "method 'input_x_gradient': unknown option 'n_passes'; Allowed: n_mcd_steps, seed",
+        ),
         ({"alignment": [[(0, 0)]]}, "alignment says which steps of contrast_targets are meant; give those too"),
         ({"batch_size": 0}, "batch_size is 0; give at least 1"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0; give at least 1"),

@@ -82,6 +82,12 @@ def test_all_permutations_are_counted_one_by_one():
     assert hypothesis_test(null, alternative, method="permutation").p_value == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(("method", "ways"), [("permutation", math.comb(6, 3)), ("paired", 2**3)])
+def test_all_ways_are_counted_where_as_many_may_be_drawn(method, ways):
+    p_value = hypothesis_test(*SAMPLES["apart"], method=method, n_permutations=ways).p_value
+    assert p_value == pytest.approx(2 / ways)
+
+
 def test_drawn_permutations_are_near_welch_and_hang_on_the_seed_alone():
     null, alternative = SAMPLES["near"]
     options = {"method": "permutation", "n_permutations": 4000}
@@ -141,6 +147,11 @@ WRONG = [
         ([1.0, 2.0], [1.0, 3.0, 4.0]),
         {"method": "paired"},
         "null has 2 numbers, alternative 3: pairs need as many of each",
+    ),
+    (
+        ([1.0, 2.0, 3.0], [1.0, 3.0]),
+        {"method": "paired"},
+        "null has 3 numbers, alternative 2: pairs need as many of each",
     ),
     (([1.0, 2.0], [1.0, 3.0]), {"n_permutations": 0}, "n_permutations is 0: draw at least one"),
 ]

@@ -77,6 +77,12 @@ def test_a_mistake_is_said_of_the_option_by_its_own_name_too(capsys):
     assert capsys.readouterr().err == "error: another run:\n  --height: 2 there\n"
 
 
+def test_brackets_in_a_message_are_no_markup(capsys):
+    with pytest.raises(SystemExit):
+        app_of(area)(["[/red]", "--width", "1", "--height", "-1"])
+    assert "of '[/red]' 'new_height'" in capsys.readouterr().err
+
+
 def test_an_option_without_a_default_is_asked_for(capsys):
     with pytest.raises(SystemExit) as exit_:
         app_of(area)([])
