@@ -103,7 +103,7 @@ def _whole(plan: Plan, prompt: str, words: str) -> str:
 
 @contextmanager
 def _of_one_prompt() -> Iterator[None]:
-    """Say what is wrong of the one prompt, and what is missing as the command's option, not of the library's lists."""
+    """Word a mistake for the one prompt it is about: its target is no ``targets[0]``, and options have other names."""
     try:
         yield
     except UnalignedError as error:
