@@ -17,6 +17,7 @@ from interpret.records import TokenScore
 
 COMMAND = Path(interpret.__file__).with_name("__main__.py")
 TEXT = "The Eiffel Tower is in"
+CONTRAST = "contrast_prob_diff"
 
 
 def entries(count=3, **changes):
@@ -83,6 +84,13 @@ def test_layer_methods_have_rows_of_each_activation(model_folder, opened, tmp_pa
     assert {row.activation for row in rows} == activations
     assert len(rows) == sum(lengths) * len(activations)
     assert all(row.in_prompt for row in rows)
+
+
+def test_all_layers_are_asked_for_by_word(model_folder, tmp_path):
+    examples = file_of(tmp_path, entries(1, target="yes"))
+    more = ["--method", "layer_gradient_x_activation", "--layers", "all", "--steps", "0:1"]
+    assert run(*arguments(model_folder, examples, tmp_path / "run", *more)) == 0
+    assert {row.activation for row in table_of(tmp_path / "run")} >= {"resid_post.0", "attn_out.3", "mlp_out.2"}
 
 
 def test_a_chat_prompt_is_read_with_its_template_once(opened, tmp_path):
@@ -189,6 +197,20 @@ def test_what_is_not_shown_is_counted(model_folder, tmp_path, capsys):
     of_each = len(steps) // 6
     assert (of_each * 2 < 10 < of_each * 3, len(steps) % 6) == (True, 0)
     assert f"and {of_each * 3 - 10} steps and 3 prompts more" in capsys.readouterr().out
+
+
+def test_prompts_are_counted_where_steps_just_fit(model_folder, tmp_path, capsys):
+    argv = arguments(model_folder, file_of(tmp_path, entries(12, target="yes")), tmp_path / "run", "--steps", "0:1")
+    assert run(*argv) == 0
+    assert "\nand 2 prompts more\n" in capsys.readouterr().out
+
+
+def test_of_many_prompts_that_cannot_be_attributed_the_first_are_told(model_folder, tmp_path, capsys):
+    argv = arguments(model_folder, file_of(tmp_path, entries(12)), tmp_path / "run", "--attributed-fn", CONTRAST)
+    assert run(*argv) == 3
+    said = capsys.readouterr().err
+    assert said.count(": not attributed: there is no foil to hold it against") == 10
+    assert said.endswith(f"and 2 more, see 'dropped' in {tmp_path / 'run' / 'manifest.json'}\n")
 
 
 def test_a_prompt_that_cannot_be_attributed_is_dropped_with_its_reason(model_folder, tmp_path, capsys):
