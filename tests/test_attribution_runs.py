@@ -1,6 +1,7 @@
 """``interpret attribute``: what is written, what is shown, what is refused, and runs that are stopped half-way."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import interpret
 from interpret import attribution_runs, runs
 from interpret.attribution.result import Attributed, Attribution
 from interpret.attribution_runs import questions
+from interpret.cli.attribute import _cells
 from interpret.errors import InputError
 from interpret.facts import Prompt, load_examples
 from interpret.records import TokenScore
@@ -197,6 +199,17 @@ def test_what_is_not_shown_is_counted(model_folder, tmp_path, capsys):
     of_each = len(steps) // 6
     assert (of_each * 2 < 10 < of_each * 3, len(steps) % 6) == (True, 0)
     assert f"and {of_each * 3 - 10} steps and 3 prompts more" in capsys.readouterr().out
+
+
+def test_what_did_most_is_shown_whatever_its_sign():
+    plain = {"name": "a", "step_token": "x", "value": 0.5, "token": "t", "activation": "", "in_prompt": True}
+    rows = [SimpleNamespace(score=score, position=n, **plain) for n, score in enumerate((0.1, -0.9, 0.2, 0.3))]
+    assert _cells(rows, translated=False) == ("a", "x", "0.5", "1 t -0.9, 3 t +0.3, 2 t +0.2")
+
+
+def test_a_default_that_is_said_is_the_same_run(model_folder, tmp_path):
+    argv = arguments(model_folder, file_of(tmp_path, entries(1, target="yes")), tmp_path / "run")
+    assert run(*argv) == run(*argv, "--attributed-fn", "probability") == 0
 
 
 def test_prompts_are_counted_where_steps_just_fit(model_folder, tmp_path, capsys):
