@@ -4,6 +4,7 @@
 ``collected`` reads them again, one at a time, for the page and for one JSON file.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from interpret.runs import Run
 
 FILES = "attributions"
 NOT_ATTRIBUTED = "not attributed"
+_ITS_WORDS = {"prompts": "the prompt", "targets": "the target", "contrast_targets": "the foil"}
+_FIRST = re.compile(rf"\b({'|'.join(_ITS_WORDS)})\[0\]")
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def inputs_of(plan: Plan, question: Question, alignment: Alignment | None) -> In
     pairs = None if foil is None or alignment is None else [alignment]
     inputs = one_for_each(question.prompt, target, foil, pairs)
     if target is not None:
-        with _alignment_by_option():
+        with _of_one_prompt():
             check_texts(plan, inputs)
     return inputs
 
@@ -99,8 +102,8 @@ def _whole(plan: Plan, prompt: str, words: str) -> str:
 
 
 @contextmanager
-def _alignment_by_option() -> Iterator[None]:
-    """Word what is missing as the command's option, not as an argument of the library."""
+def _of_one_prompt() -> Iterator[None]:
+    """Word a mistake for the one prompt it is about: its target is no ``targets[0]``, and options have other names."""
     try:
         yield
     except UnalignedError as error:
@@ -109,6 +112,8 @@ def _alignment_by_option() -> Iterator[None]:
             "with --align, such as 0:0,1:0 (token of the target, token of the foil), or hold only the first tokens "
             "against each other, with --steps 0:1"
         ) from None
+    except InputError as error:
+        raise InputError(_FIRST.sub(lambda found: _ITS_WORDS[found[1]], str(error))) from None
 
 
 def write_attributions(
@@ -146,7 +151,7 @@ def write_attributions(
 
 def _attribution(plan: Plan, question: Question, reduction: Reduction, alignment: Alignment | None) -> Attribution:
     inputs = inputs_of(plan, question, alignment)
-    with _alignment_by_option():
+    with _of_one_prompt():
         found = Attribution(list(attributions(plan, inputs)), plan.info)
     return found.aggregate(reduction.how, normalize=reduction.normalize, subwords=reduction.subwords)
 

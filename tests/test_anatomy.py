@@ -8,10 +8,11 @@ import torch
 from reference.overlay import decoder_layers
 from reference.tiny import ALL_KINDS, KINDS, D, L, tiny_model
 from torch import nn
-from transformers import BertConfig, BertModel, GenerationConfig, LlamaForSequenceClassification
+from transformers import BertConfig, BertModel, GenerationConfig, GenerationMixin, LlamaForSequenceClassification
 
 from interpret.anatomy import (
     FAMILIES,
+    GenerateSettings,
     anatomy_of,
     keeping_activations,
     layer_input,
@@ -139,6 +140,15 @@ def test_compiling_is_turned_off_where_the_other_settings_stand():
     assert getattr(given, "disable_compile", True)
     assert not getattr(config, "disable_compile", False)
     assert uncompiled(SimpleNamespace(device=torch.device("cpu")), config) == (config, {})
+
+
+def test_what_a_configuration_leaves_open_is_the_models_on_current_releases_alone(llama):
+    llama.generation_config.pad_token_id = 7
+    stands_alone = hasattr(GenerationMixin, "greedy_search")
+    assert GenerateSettings(llama, GenerationConfig(), {})["pad_token_id"] == (None if stands_alone else 7)
+    assert GenerateSettings(llama, GenerationConfig(pad_token_id=5), {})["pad_token_id"] == 5
+    assert GenerateSettings(llama, None, {})["pad_token_id"] == 7
+    assert GenerateSettings(llama, None, {"pad_token_id": 3})["pad_token_id"] == 3
 
 
 def test_a_hook_of_this_thread_is_silent_in_another():

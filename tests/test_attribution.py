@@ -181,6 +181,12 @@ def test_a_foil_of_another_length_needs_an_alignment():
     assert found[1] == pytest.approx((last_logits(model, second).softmax(-1)[other] - p_foil).item(), rel=1e-3)
 
 
+def test_an_alignment_that_is_given_goes_before_that_of_the_first_tokens():
+    options = {"attributed_fn": "contrast_prob_diff", "contrast": "same_context", "contrast_targets": FOIL}
+    found = attributed(end=1, alignment=[[(0, 1)]], **options)
+    assert found.foil_tokens == (TOKENIZER.convert_ids_to_tokens(ids_of(FOIL)[-1]),)
+
+
 @pytest.mark.parametrize("contrast", ["same_context", "own_prefix"])
 def test_the_first_tokens_of_texts_of_different_lengths_are_a_pair(contrast):
     options = {"attributed_fn": "contrast_prob_diff", "contrast": contrast, "contrast_targets": SHORT}
@@ -341,6 +347,10 @@ CONTRAST = {"attributed_fn": "contrast_prob_diff"}
         ({"targets": [None]}, "targets[0] is None; give a text"),
         ({"targets": f"{PROMPT}{' the city' * 40}"}, "targets[0] has 85 tokens, more than the 64 this model reads"),
         (
+            {**CONTRAST, "contrast": "own_prefix", "contrast_targets": f"{PROMPT}{' the city' * 40}", "end": 1},
+            "contrast_targets[0] has 85 tokens, more than the 64 this model reads",
+        ),
+        (
             {"targets": None, "max_new_tokens": 64},
             "prompts[0] has 5 tokens; with 64 new ones it exceeds the 64 this model reads",
         ),
@@ -375,6 +385,15 @@ CONTRAST = {"attributed_fn": "contrast_prob_diff"}
             {**CONTRAST, "contrast_targets": FOIL, "contrast": "same_contxt"},
             "unknown contrast 'same_contxt'; did you mean 'same_context'? Allowed: same_context, own_prefix",
         ),
+        (
+            {"method": "integrated_gradients", "basline": "mean"},
+            "method 'integrated_gradients': unknown option 'basline'; did you mean 'baseline'? Allowed: n_steps, "
+            "baseline",
+        ),
+        (
+            {"attributed_fn": "mc_dropout_mean", "step_scores": ["mc_dropout_std"], "n_passes": 3},
+            "method 'input_x_gradient': unknown option 'n_passes'; Allowed: n_mcd_steps, seed",
+        ),
         ({"alignment": [[(0, 0)]]}, "alignment says which steps of contrast_targets are meant; give those too"),
         ({"batch_size": 0}, "batch_size is 0; give at least 1"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0; give at least 1"),
@@ -384,6 +403,14 @@ def test_what_does_not_fit_is_told(options, message):
     with pytest.raises(InputError) as error:
         attributed(**options)
     assert str(error.value) == message
+
+
+def test_texts_as_long_as_the_model_reads_are_attributed():
+    target = f"{PROMPT}{' the city' * 29} the"
+    assert len(ids_of(target)) == 64 == wide_model("llama").config.max_position_embeddings
+    assert len(attributed(targets=target, end=1).tokens) == 64
+    new = attributed(targets=None, max_new_tokens=64 - N_PROMPT).tokens
+    assert N_PROMPT < len(new) <= 64
 
 
 def test_texts_that_do_not_fit_are_found_before_anything_is_attributed():
@@ -479,6 +506,22 @@ def test_an_option_that_could_not_be_given_is_told(fn):
     ):
         register_step_function(fn, "raised")
     assert "raised" not in FUNCTIONS
+
+
+@pytest.mark.parametrize("fn", [lambda: 1, lambda *, reading: reading.logits, lambda **given: given])
+def test_a_function_that_takes_no_reading_is_told(fn):
+    with pytest.raises(InputError, match=r"^step function 'raised' cannot be given a reading; write it as def fn\("):
+        register_step_function(fn, "raised")
+    assert "raised" not in FUNCTIONS
+
+
+@pytest.mark.usefixtures("_own_function")
+@pytest.mark.parametrize(
+    "fn", [lambda reading, *more, **others: reading.logits[:, 4], lambda *given: given[0].logits[:, 4]]
+)
+def test_parameters_that_need_nothing_do_no_harm(fn):
+    register_step_function(fn, "third", overwrite=True)
+    assert attributed(step_scores="third").step_scores["third"].shape == (2,)
 
 
 def test_a_name_is_registered_once():

@@ -1,6 +1,7 @@
 """Attention as attribution is what output_attentions says, of the layers and heads that are chosen."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from reference.plain_attribution import N_PROMPT, PROMPT, TARGET, TOKENIZER, ids
 from reference.tiny import L, eager
 from reference.toy_tokenizers import sentence_piece
 
-from interpret.anatomy import base_of
+from interpret.anatomy import base_of, last_attention_only, reporting_attention
 from interpret.attribution.attention import attention
 from interpret.attribution.attribute import attribute
 from interpret.attribution.functions import probability
@@ -47,6 +48,16 @@ def test_no_pattern_is_kept_whole(family_model):
     handle.remove()
     assert [pattern.shape for pattern in kept] == [(1, H, 1, len(IDS))] * L
     assert {pattern.untyped_storage().nbytes() for pattern in kept} == {H * len(IDS) * 4}, "a view keeps the whole"
+
+
+def test_a_pass_in_another_thread_has_its_patterns_whole(llama):
+    def n_rows():
+        output = llama(torch.tensor([IDS]), output_attentions=True, use_cache=False)
+        return [pattern.shape[2] for pattern in output.attentions]
+
+    with reporting_attention(llama), last_attention_only(llama), ThreadPoolExecutor(1) as pool:
+        assert pool.submit(n_rows).result() == [len(IDS)] * L
+        assert n_rows() == [1] * L
 
 
 def test_all_layers_and_heads_are_the_plain_mean_of_output_attentions(family_model):

@@ -86,6 +86,29 @@ def test_long_texts_are_packed_apart(gpt2):
     torch.testing.assert_close(occlusion(step).float(), occluded(step, 1, "zero"), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("factor", [1, 2])
+def test_no_pass_holds_more_tokens_than_a_pack(llama, factor):
+    """Twice the MLP's output is not what a Llama does, so that its texts run whole."""
+    tokens, mlp = [], llama.model.layers[1].mlp
+    counted = mlp.act_fn.register_forward_hook(lambda module, args, output: tokens.append(output.shape[:-1].numel()))
+    changed = mlp.register_forward_hook(lambda module, args, output: output * factor)
+    step = step_of(llama, ids=tuple(range(3, 53)), batch_size=100)
+    found = occlusion(step)
+    counted.remove()
+    torch.testing.assert_close(found.float(), occluded(step, 1, "zero"), rtol=1e-5, atol=1e-5)
+    changed.remove()
+    assert masked_texts.LARGEST_TREE / 2 < max(tokens) <= masked_texts.LARGEST_TREE
+
+
+def test_packs_are_as_full_as_the_batch_size_allows(llama):
+    """51 different texts in 13 passes of 4 rows at most, after the text's own pass and its check."""
+    passes = []
+    hook = llama.model.layers[0].mlp.act_fn.register_forward_hook(lambda *event: passes.append(1))
+    occlusion(step_of(llama, ids=tuple(range(3, 53)), batch_size=4))
+    hook.remove()
+    assert len(passes) == 2 + 13
+
+
 def test_a_text_of_one_token_can_be_masked(llama):
     step = step_of(llama, ids=(5,))
     torch.testing.assert_close(occlusion(step).float(), occluded(step, 1, "zero"), rtol=1e-5, atol=1e-5)

@@ -1,6 +1,7 @@
 """``interpret attribute``: what is written, what is shown, what is refused, and runs that are stopped half-way."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,12 +12,14 @@ import interpret
 from interpret import attribution_runs, runs
 from interpret.attribution.result import Attributed, Attribution
 from interpret.attribution_runs import questions
+from interpret.cli.attribute import _cells
 from interpret.errors import InputError
 from interpret.facts import Prompt, load_examples
 from interpret.records import TokenScore
 
 COMMAND = Path(interpret.__file__).with_name("__main__.py")
 TEXT = "The Eiffel Tower is in"
+CONTRAST = "contrast_prob_diff"
 
 
 def entries(count=3, **changes):
@@ -83,6 +86,13 @@ def test_layer_methods_have_rows_of_each_activation(model_folder, opened, tmp_pa
     assert {row.activation for row in rows} == activations
     assert len(rows) == sum(lengths) * len(activations)
     assert all(row.in_prompt for row in rows)
+
+
+def test_all_layers_are_asked_for_by_word(model_folder, tmp_path):
+    examples = file_of(tmp_path, entries(1, target="yes"))
+    more = ["--method", "layer_gradient_x_activation", "--layers", "all", "--steps", "0:1"]
+    assert run(*arguments(model_folder, examples, tmp_path / "run", *more)) == 0
+    assert {row.activation for row in table_of(tmp_path / "run")} >= {"resid_post.0", "attn_out.3", "mlp_out.2"}
 
 
 def test_a_chat_prompt_is_read_with_its_template_once(opened, tmp_path):
@@ -191,6 +201,31 @@ def test_what_is_not_shown_is_counted(model_folder, tmp_path, capsys):
     assert f"and {of_each * 3 - 10} steps and 3 prompts more" in capsys.readouterr().out
 
 
+def test_what_did_most_is_shown_whatever_its_sign():
+    plain = {"name": "a", "step_token": "x", "value": 0.5, "token": "t", "activation": "", "in_prompt": True}
+    rows = [SimpleNamespace(score=score, position=n, **plain) for n, score in enumerate((0.1, -0.9, 0.2, 0.3))]
+    assert _cells(rows, translated=False) == ("a", "x", "0.5", "1 t -0.9, 3 t +0.3, 2 t +0.2")
+
+
+def test_a_default_that_is_said_is_the_same_run(model_folder, tmp_path):
+    argv = arguments(model_folder, file_of(tmp_path, entries(1, target="yes")), tmp_path / "run")
+    assert run(*argv) == run(*argv, "--attributed-fn", "probability") == 0
+
+
+def test_prompts_are_counted_where_steps_just_fit(model_folder, tmp_path, capsys):
+    argv = arguments(model_folder, file_of(tmp_path, entries(12, target="yes")), tmp_path / "run", "--steps", "0:1")
+    assert run(*argv) == 0
+    assert "\nand 2 prompts more\n" in capsys.readouterr().out
+
+
+def test_of_many_prompts_that_cannot_be_attributed_the_first_are_told(model_folder, tmp_path, capsys):
+    argv = arguments(model_folder, file_of(tmp_path, entries(12)), tmp_path / "run", "--attributed-fn", CONTRAST)
+    assert run(*argv) == 3
+    said = capsys.readouterr().err
+    assert said.count(": not attributed: there is no foil to hold it against") == 10
+    assert said.endswith(f"and 2 more, see 'dropped' in {tmp_path / 'run' / 'manifest.json'}\n")
+
+
 def test_a_prompt_that_cannot_be_attributed_is_dropped_with_its_reason(model_folder, tmp_path, capsys):
     rows = entries(3, target="yes", foil="sun")
     del rows[1]["foil"]
@@ -289,6 +324,11 @@ FIRST = "or hold only the first tokens against each other, with --steps 0:1"
         (["--foil", "Rome", "--attributed-fn", "logit"], "nothing reads the contrast: ask for 'contrast_prob_diff'"),
         (["--attributed-fn", "contrast_prob_diff"], "there is no foil to hold it against; give one, with --foil"),
         (["--target", "the city", "--foil", "extra cheese pizza"], f"the foil has 3 tokens, the target 2: {ALIGN}"),
+        (["--target", ""], "--target is empty; leave it out, or give the words that follow the prompt"),
+        (["--target", "Paris", "--foil", " "], "--foil is empty; leave it out, or give the words that follow"),
+        (["--target", "city " * 900], "the target has "),
+        (["--target", "the city", "--steps", "5:"], "the prompt: start=5 and end=None leave none of the 2 tokens"),
+        (["--target", "a", "--foil", "city " * 900], "the foil has "),
         (
             ["--source-language", "en"],
             "--source-language and --target-language are for translation models; leave them out",

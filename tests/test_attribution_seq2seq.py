@@ -336,11 +336,46 @@ FITTING = "saliency, input_x_gradient, integrated_gradients, gradient_shap, atte
             "'mc_dropout_mean' is not for encoder-decoder models; use 'probability'",
         ),
         ({"targets": ["hello", ""]}, "targets[1] '' has no tokens; there is nothing to attribute"),
+        ({"prompts": ["I", None]}, "prompts[1] is None; give a text"),
+        ({"targets": ["hello", 3]}, "targets[1] is 3; give a text"),
     ],
 )
 def test_what_is_not_for_translation_models_is_told(toy, options, message):
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         run(toy, **options)
+
+
+LONG = "I love pizza " * 40
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({"prompts": ["I", LONG]}, r"prompts\[1\]"),
+        ({"targets": ["hello", LONG]}, r"targets\[1\]"),
+        (
+            {
+                "targets": ["I love", "I love"],
+                "contrast_targets": ["I love", LONG],
+                "attributed_fn": "contrast_prob_diff",
+                "contrast": "own_prefix",
+            },
+            r"contrast_targets\[1\]",
+        ),
+    ],
+)
+def test_texts_of_more_tokens_than_the_model_has_places_for_are_told(toy, options, what):
+    assert toy.model.config.max_position_embeddings == 64
+    with pytest.raises(InputError, match=rf"^{what} has \d+ tokens, more than the 64 this model reads$"):
+        run(toy, **options)
+
+
+def test_more_tokens_than_can_be_written_are_told(toy):
+    message = (
+        rf"^what begins a translation has {len(begin(toy))} tokens?; with 64 new ones it exceeds the 64 this model"
+    )
+    with pytest.raises(InputError, match=message):
+        run(toy, targets=None, max_new_tokens=64)
 
 
 def test_an_unknown_method_is_told_as_for_other_models(toy):

@@ -54,6 +54,14 @@ def test_pairs_are_compared_each_with_itself():
     assert hypothesis_test(null, alternative, method="permutation").p_value > 0.5
 
 
+@pytest.mark.parametrize("unit", [1e-60, 1e60])
+def test_pairs_know_no_unit(unit):
+    null, alternative = np.array(SAMPLES["near"][0][:12]), np.array(SAMPLES["near"][1])
+    wanted = hypothesis_test(null, alternative, method="paired").p_value
+    assert 0.01 < wanted < 1
+    assert hypothesis_test(unit * null, unit * alternative, method="paired").p_value == wanted
+
+
 @pytest.mark.parametrize("name", ["apart", "two", "one constant", "same mean"])
 def test_all_permutations_of_small_samples_are_scipys(name):
     null, alternative = SAMPLES[name]
@@ -72,6 +80,12 @@ def test_all_permutations_are_counted_one_by_one():
     dealt = [abs(np.mean(order[:2]) - np.mean(order[2:])) for order in permutations(alternative + null)]
     expected = np.mean([value >= observed - 1e-12 for value in dealt])
     assert hypothesis_test(null, alternative, method="permutation").p_value == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("method", "ways"), [("permutation", math.comb(6, 3)), ("paired", 2**3)])
+def test_all_ways_are_counted_where_as_many_may_be_drawn(method, ways):
+    p_value = hypothesis_test(*SAMPLES["apart"], method=method, n_permutations=ways).p_value
+    assert p_value == pytest.approx(2 / ways)
 
 
 def test_drawn_permutations_are_near_welch_and_hang_on_the_seed_alone():
@@ -133,6 +147,11 @@ WRONG = [
         ([1.0, 2.0], [1.0, 3.0, 4.0]),
         {"method": "paired"},
         "null has 2 numbers, alternative 3: pairs need as many of each",
+    ),
+    (
+        ([1.0, 2.0, 3.0], [1.0, 3.0]),
+        {"method": "paired"},
+        "null has 3 numbers, alternative 2: pairs need as many of each",
     ),
     (([1.0, 2.0], [1.0, 3.0]), {"n_permutations": 0}, "n_permutations is 0: draw at least one"),
 ]

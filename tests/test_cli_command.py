@@ -24,6 +24,7 @@ OPTIONS = {
     "layers": "--layers",
     "new_tokens": "--new-tokens",
     "foil": "--foil",
+    "permutations": "--permutations",
 }
 
 
@@ -43,10 +44,12 @@ def app_of(command):
 
 def area(name: Annotated[str, typer.Argument()] = "it", *, size: Size, deep: bool = False) -> None:
     """Tell an area."""
+    if size.new_height < -1:
+        raise InputError("another run:\n  height: 2 there")
     if size.new_height < 0:
         raise InputError(f"new_height is {size.new_height}: of {name!r} 'new_height' is at least 0")
     if size.new_height == 0:
-        raise NotAllError(["a: new_height is 0", "b: 1"])
+        raise NotAllError({"new_height": "new_height is 0", "width": "1"}, "and 3 more in new_height")
     typer.echo(f"{name} {size.width * size.new_height} {deep}")
 
 
@@ -68,11 +71,30 @@ def test_a_mistake_is_said_of_the_option_with_exit_code_2(capsys):
     assert capsys.readouterr().err == "error: --height is -1: of 'new_height' 'new_height' is at least 0\n"
 
 
+def test_a_mistake_is_said_of_the_option_by_its_own_name_too(capsys):
+    with pytest.raises(SystemExit):
+        app_of(area)(["--width", "1", "--height", "-2"])
+    assert capsys.readouterr().err == "error: another run:\n  --height: 2 there\n"
+
+
+def test_brackets_in_a_message_are_no_markup(capsys):
+    with pytest.raises(SystemExit):
+        app_of(area)(["[/red]", "--width", "1", "--height", "-1"])
+    assert "of '[/red]' 'new_height'" in capsys.readouterr().err
+
+
+def test_an_option_without_a_default_is_asked_for(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        app_of(area)([])
+    assert exit_.value.code == 2
+    assert "Missing option '--width'" in capsys.readouterr().err
+
+
 def test_units_that_were_not_done_are_said_with_exit_code_3(capsys):
     with pytest.raises(SystemExit) as exit_:
         app_of(area)(["--width", "1", "--height", "0"])
     assert exit_.value.code == 3
-    assert capsys.readouterr().err == "a: --height is 0\nb: 1\n"
+    assert capsys.readouterr().err == "new_height: --height is 0\nwidth: 1\nand 3 more in new_height\n"
 
 
 @pytest.mark.parametrize(
@@ -85,6 +107,7 @@ def test_units_that_were_not_done_are_said_with_exit_code_3(capsys):
             "--device and --device-map exclude each other: give --device for one, --device-map for several",
         ),
         ("device_map cannot spread it: give device", "--device-map cannot spread it: give --device"),
+        ("n_permutations is 0: draw at least one", "--permutations is 0: draw at least one"),
         ("'a' needs contrast_targets", "'a' needs --foil"),
         ("max_new_tokens is 0: give at least 1", "--new-tokens is 0: give at least 1"),
         (
@@ -95,6 +118,10 @@ def test_units_that_were_not_done_are_said_with_exit_code_3(capsys):
         ("the device 'x' is no device, and layers are", "the device 'x' is no device, and layers are"),
         ("the model's new_tokens, it's \"new_tokens\"", "the model's --new-tokens, it's \"new_tokens\""),
         ("runs/new_tokens/new_tokens.csv of new_tokens_b", "runs/new_tokens/new_tokens.csv of new_tokens_b"),
+        ("x-new_tokens, a.new_tokens and runs/new_tokens", "x-new_tokens, a.new_tokens and runs/new_tokens"),
+        ("new_tokens.csv, new_tokens/1 and new_tokens-1", "new_tokens.csv, new_tokens/1 and new_tokens-1"),
+        ("of new_tokens.", "of --new-tokens."),
+        ("give layers that exist", "give layers that exist"),
         ("batch_size is no option of this command", "batch_size is no option of this command"),
     ],
 )

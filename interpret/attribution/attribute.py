@@ -74,8 +74,8 @@ def attribute(
             span or a list of numbers, by default the last layer.
         start: the first attributed step; as ``end``, as in a slice of the tokens after the prompt.
         end: one past the last.
-        batch_size: how many prompts are continued, and how many points or perturbed texts of one step are read, side
-            by side.
+        batch_size: how many prompts are continued, and how many points of one step or masked texts are read, side by
+            side.
         max_new_tokens: how much the model writes.
         source_language: of translation models but Marian: the code of the language of the prompts, such as ``en`` or
             ``eng_Latn``.

@@ -6,7 +6,7 @@ that differ in their embeddings, V size of the vocabulary, N passes with dropout
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from inspect import signature
+from inspect import Parameter, signature
 from typing import Any, Literal
 
 import torch
@@ -142,9 +142,8 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "mc_dropout_prob_avg": ("mc_dropout_mean", "mc_dropout_std", "mc_dropout_z"),
 }
 """Inseq's names -> ours; as a step score, a name stands for all of them."""
-
-
 BUILT_IN = frozenset([*FUNCTIONS, *SPELLINGS])
+"""Names that are not to be taken."""
 
 
 def attributed_function(name: str) -> str:
@@ -198,7 +197,10 @@ def value_of(fn: Callable[..., Tensor], name: str, reading: Reading) -> Tensor:
 
 def _check_parameters(fn: Callable[..., Tensor], name: str) -> None:
     """Refuse a function that could not be called with a reading alone, or has options nobody could give."""
-    for each in list(signature(fn).parameters.values())[1:]:
+    parameters = list(signature(fn).parameters.values())
+    if not parameters or parameters[0].kind in (Parameter.KEYWORD_ONLY, Parameter.VAR_KEYWORD):
+        raise InputError(f"step function {name!r} cannot be given a reading; write it as def fn(reading)")
+    for each in parameters[1:]:
         rest = each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD)  # *args, **kwargs
         if not rest and (each.kind is not each.KEYWORD_ONLY or each.default is each.empty):
             raise InputError(

@@ -56,7 +56,7 @@ def masked_values(steps: Sequence[Step], masked: Tensor, replacement: Tensor) ->
 
     Args:
         steps: of one text, in order; the last one's has T tokens.
-        masked: [N, T] bool, which tokens are masked. A step takes no notice of those behind its own text.
+        masked: [N, T] bool on the CPU, which tokens are masked. A step takes no notice of those behind its own text.
         replacement: [1, T, D], the embeddings masked tokens have instead of their own.
 
     Returns:
@@ -66,7 +66,7 @@ def masked_values(steps: Sequence[Step], masked: Tensor, replacement: Tensor) ->
     lengths = torch.tensor([len(step.ids) for step in steps])
     itself = torch.zeros(1, masked.shape[1], dtype=torch.bool)
     # Equal rows are computed once. The text itself stands for rows a step has not come to yet.
-    different, place = torch.cat([itself, masked.cpu()]).unique(dim=0, return_inverse=True)
+    different, place = torch.cat([itself, masked]).unique(dim=0, return_inverse=True)
     read = _read(last)
     begins = torch.where(different.any(1), different.int().argmax(1), lengths[0] - 1)
     if read is None:

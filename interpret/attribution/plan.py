@@ -119,7 +119,7 @@ def plan_attribution(
         method_options=own,
         function=bound[name],
         step_scores=bound,
-        layers=tuple(layer_names(model, [layers] if isinstance(layers, int) else layers)) if chosen.layers else (),
+        layers=tuple(layer_names(model, layers)) if chosen.layers else (),
         contrast=contrast,
         languages=languages,
         start=start,

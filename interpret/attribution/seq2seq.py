@@ -26,7 +26,7 @@ from interpret.attribution.languages import Languages
 from interpret.attribution.plan import Plan
 from interpret.attribution.result import Attributed, Floats, side_by_side
 from interpret.attribution.steps import Room, Step, foil_tokens, gathered_details, head
-from interpret.attribution.targets import Inputs, Text, text_of
+from interpret.attribution.targets import Inputs, Text, check_length, check_text, text_of
 from interpret.batches import pad
 from interpret.errors import InputError
 from interpret.memory import in_batches
@@ -94,25 +94,35 @@ def translated_texts(plan: Plan, inputs: Inputs, first: int) -> list[Text]:
     languages = plan.languages
     assert languages is not None
     numbers = range(len(inputs.prompts))[first : first + plan.batch_size]
-    sources = [languages.source_ids(inputs.prompts[number]) for number in numbers]
+    sources = [_source(plan, languages, number, inputs.prompts[number]) for number in numbers]
     if inputs.targets is None:
+        check_length(plan, "what begins a translation", len(languages.begin), plan.max_new_tokens)
         writing = partial(write_translations, plan.model, languages=languages, new_tokens=plan.max_new_tokens)
         wholes = list(in_batches(sources, len(sources), writing, lambda _: None))
     else:
-        wholes = [_given(languages, "targets", number, inputs.targets[number]) for number in numbers]
+        wholes = [_given(plan, languages, "targets", number, inputs.targets[number]) for number in numbers]
     texts = []
     for number, source, whole in zip(numbers, sources, wholes, strict=True):
         foils = inputs.contrast_targets
-        foil = None if foils is None else (*source, *_given(languages, "contrast_targets", number, foils[number]))
+        foil = None if foils is None else (*source, *_given(plan, languages, "contrast_targets", number, foils[number]))
         text = text_of(plan, inputs, number, (*source, *whole), len(source) + len(languages.begin), foil)
         texts.append(replace(text, n_source=len(source)))
     return texts
 
 
-def _given(languages: Languages, what: str, number: int, text: str) -> tuple[int, ...]:
+def _source(plan: Plan, languages: Languages, number: int, text: str) -> tuple[int, ...]:
+    check_text(f"prompts[{number}]", text)
+    ids = languages.source_ids(text)
+    check_length(plan, f"prompts[{number}]", len(ids))
+    return ids
+
+
+def _given(plan: Plan, languages: Languages, what: str, number: int, text: str) -> tuple[int, ...]:
+    check_text(f"{what}[{number}]", text)
     ids = languages.target_ids(text)
     if len(ids) == len(languages.begin):
         raise InputError(f"{what}[{number}] {text!r} has no tokens; there is nothing to attribute")
+    check_length(plan, f"{what}[{number}]", len(ids))
     return ids
 
 

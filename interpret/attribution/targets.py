@@ -106,16 +106,14 @@ def texts_of(plan: Plan, inputs: Inputs, first: int) -> list[Text]:
     prompts = [_prompt_ids(plan.tokenizer, inputs.prompts[number], number) for number in numbers]
     if inputs.targets is None:
         for number, ids in zip(numbers, prompts, strict=True):
-            _check_length(plan, f"prompts[{number}]", len(ids), plan.max_new_tokens)
+            check_length(plan, f"prompts[{number}]", len(ids), plan.max_new_tokens)
         written = in_batches(prompts, len(prompts), partial(_written, plan), lambda _: None)
         wholes = [(*ids, *new) for ids, new in zip(prompts, written, strict=True)]
     else:
         wholes = [
-            _continuation(plan.tokenizer, "targets", number, inputs.targets[number], inputs.prompts[number], ids)
+            _continuation(plan, "targets", number, inputs.targets[number], inputs.prompts[number], ids)
             for number, ids in zip(numbers, prompts, strict=True)
         ]
-        for number, ids in zip(numbers, wholes, strict=True):
-            _check_length(plan, f"targets[{number}]", len(ids), 0)
     rows = zip(numbers, prompts, wholes, strict=True)
     return [
         text_of(plan, inputs, number, ids, len(prompt), _foil_ids(plan, inputs, number, prompt))
@@ -131,7 +129,7 @@ def _foil_ids(plan: Plan, inputs: Inputs, number: int, prompt_ids: tuple[int, ..
     if inputs.contrast_targets is None:
         return None
     foil, prompt = inputs.contrast_targets[number], inputs.prompts[number]
-    return _continuation(plan.tokenizer, "contrast_targets", number, foil, prompt, prompt_ids)
+    return _continuation(plan, "contrast_targets", number, foil, prompt, prompt_ids)
 
 
 def text_of(
@@ -177,19 +175,20 @@ def _foil(ids: tuple[int, ...], column: int, contrast: Contrast | None) -> Foil:
 
 
 def _prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, number: int) -> tuple[int, ...]:
-    _check_text(f"prompts[{number}]", prompt)
+    check_text(f"prompts[{number}]", prompt)
     ids = _ids(tokenizer, prompt)
     if not ids:
         raise InputError(f"prompts[{number}] {prompt!r} has no tokens; a text begins with at least one")
     return ids
 
 
-def _check_text(what: str, text: object) -> None:
+def check_text(what: str, text: object) -> None:
+    """Refuse what is no text."""
     if not isinstance(text, str):
         raise InputError(f"{what} is {text!r}; give a text")
 
 
-def _check_length(plan: Plan, what: str, n_tokens: int, n_new: int) -> None:
+def check_length(plan: Plan, what: str, n_tokens: int, n_new: int = 0) -> None:
     """Refuse a text that is longer than the model has positions for, with what is to be written after it."""
     longest = plan.model.config.max_position_embeddings
     if n_tokens + n_new > longest:
@@ -197,13 +196,11 @@ def _check_length(plan: Plan, what: str, n_tokens: int, n_new: int) -> None:
         raise InputError(f"{what} has {n_tokens} tokens{more} {longest} this model reads")
 
 
-def _continuation(
-    tokenizer: PreTrainedTokenizerBase, what: str, number: int, text: str, prompt: str, ids: Sequence[int]
-) -> tuple[int, ...]:
+def _continuation(plan: Plan, what: str, number: int, text: str, prompt: str, ids: Sequence[int]) -> tuple[int, ...]:
     """Return the tokens of a text that goes on after a prompt.
 
     Args:
-        tokenizer: of the model.
+        plan: what is done.
         what: the argument the text comes from, for messages.
         number: its place there.
         text: the prompt and what follows it.
@@ -214,10 +211,10 @@ def _continuation(
         All tokens of the text.
 
     Raises:
-        InputError: if they do not begin with the prompt's, or are no more than those.
+        InputError: if they do not begin with the prompt's, are no more than those, or more than the model reads.
     """
-    _check_text(f"{what}[{number}]", text)
-    whole = _ids(tokenizer, text)
+    check_text(f"{what}[{number}]", text)
+    whole = _ids(plan.tokenizer, text)
     if whole[: len(ids)] != tuple(ids) and not text.startswith(prompt):
         both = f"{prompt.rstrip()} {text.strip()}"
         raise InputError(
@@ -230,6 +227,7 @@ def _continuation(
         )
     if len(whole) == len(ids):
         raise InputError(f"{what}[{number}] {text!r} ends where its prompt does; there is nothing to attribute")
+    check_length(plan, f"{what}[{number}]", len(whole))
     return whole
 
 

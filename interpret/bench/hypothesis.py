@@ -63,8 +63,8 @@ def hypothesis_test(
             there are at most ``n_permutations``, else as many are drawn, and p is ``(1 + as extreme) / (1 + drawn)``.
             ``"paired"`` is for numbers that belong together one by one, such as of a sentence and its changed copy:
             a permutation test of the signs of their differences. The other two take all numbers for independent.
-        n_permutations: of the permutation tests.
-        seed: of its draw.
+        n_permutations: of the two permutation tests.
+        seed: of their draws.
 
     Returns:
         The test. Where all numbers are one, p is 1 and the statistic 0.
@@ -169,8 +169,10 @@ def _paired_p(before: Floats, after: Floats, n_permutations: int, seed: int) -> 
     """Return how often differences within pairs, each with a sign by chance, have as large a mean, up or down."""
     if len(before) != len(after):
         raise InputError(f"null has {len(before)} numbers, alternative {len(after)}: pairs need as many of each")
-    differences = torch.from_numpy(after - before)[:, None]
-    return permutation_p_values(differences, n_permutations=n_permutations, seed=seed).item()
+    differences = after - before
+    # Signs know no unit; the sums are in float32, which has no room for very small or large numbers.
+    scaled = torch.from_numpy(differences / (np.abs(differences).max() or 1))[:, None]
+    return permutation_p_values(scaled, n_permutations=n_permutations, seed=seed).item()
 
 
 def _permutation_p(before: Floats, after: Floats, n_permutations: int, seed: int) -> float:

@@ -64,6 +64,9 @@ class Asked:
         if self.examples is None:
             if not self.prompt:
                 raise InputError("--prompt is empty")
+            for name, words in (("target", self.target), ("foil", self.foil)):
+                if words is not None and not words.strip():
+                    raise InputError(f"--{name} is empty; leave it out, or give the words that follow the prompt")
             return [Prompt("prompt", self.prompt, "prompt", raw=True, target=self.target, foil=self.foil)]
         if self.target is not None or self.foil is not None:
             raise InputError('--target and --foil belong to --prompt; in a file they are the keys "target" and "foil"')

@@ -88,8 +88,10 @@ class _Command(TyperCommand):
             err.print(f"[bold red]error:[/] {text}", soft_wrap=True, highlight=False)
             raise typer.Exit(NOT_DONE) from None
         except NotAllError as left:
-            for line in left.lines:
-                say(in_options(line, options))
+            for unit, reason in left.reasons.items():
+                say(f"{unit}: {in_options(reason, options)}")
+            if left.more:
+                say(left.more)
             raise typer.Exit(NOT_ALL) from None
 
 

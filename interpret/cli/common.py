@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,10 +35,10 @@ Name = TypeVar("Name", bound=str)
 class NotAllError(Exception):
     """A run is complete, but for some units that should have been done."""
 
-    def __init__(self, lines: Sequence[str]) -> None:
-        """Take what is to be said of those units."""
-        super().__init__("\n".join(lines))
-        self.lines = lines
+    def __init__(self, reasons: Mapping[str, str], more: str = "") -> None:
+        """Take why each of those units was not done, and what is to be said of further ones."""
+        super().__init__(f"{', '.join(reasons)} {more}")
+        self.reasons, self.more = reasons, more
 
 
 @dataclass(frozen=True)
@@ -169,13 +170,13 @@ def tell_counts(work: Work, folder: Path) -> None:
     counts, dropped = manifest["counts"], manifest["dropped"]
     why = ", ".join(f"{count} {reason}" for reason, count in sorted(drop_counts(dropped).items()))
     tell_rows(folder, counts["rows"])
+    units = work.units if counts["in"] != 1 else work.units.removesuffix("s")
     tell(
-        f"{counts['in']} {work.units if counts['in'] != 1 else work.units.removesuffix('s')} in, {counts['kept']} {work.done}, {counts['dropped']} dropped"
+        f"{counts['in']} {units} in, {counts['kept']} {work.done}, {counts['dropped']} dropped"
         f"{f': {why}' if why else ''}"
     )
-    failed = [f"{unit}: {reason}" for unit, reason in dropped.items() if reason.startswith(work.failures)]
-    if len(failed) > MOST_SHOWN:
-        more = f"and {len(failed) - MOST_SHOWN} more, see 'dropped' in {folder / MANIFEST}"
-        failed = [*failed[:MOST_SHOWN], more]
+    failed = {unit: reason for unit, reason in dropped.items() if reason.startswith(work.failures)}
     if failed:
-        raise NotAllError(failed)
+        left = len(failed) - MOST_SHOWN
+        more = f"and {left} more, see 'dropped' in {folder / MANIFEST}" if left > 0 else ""
+        raise NotAllError(dict(islice(failed.items(), MOST_SHOWN)), more)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from interpret.anatomy import Anatomy, anatomy_of, key_heads
+from interpret.anatomy import Anatomy, anatomy_of, input_device, key_heads
 from interpret.errors import InputError, unknown
 from interpret.precision import in_float64
 from interpret.probing.edits import check_index
@@ -180,7 +180,7 @@ def composition_scores(model: PreTrainedModel, kind: Kind) -> Tensor:
     """
     check_kind(kind)
     # The layers of a large model may be spread over several devices.
-    heads = [head_weights(model, layer).to(model.device) for layer in range(len(anatomy_of(model).layers))]
+    heads = [head_weights(model, layer).to(input_device(model)) for layer in range(len(anatomy_of(model).layers))]
     n_layers, n_heads = len(heads), model.config.num_attention_heads
     scores = torch.full((n_layers, n_heads, n_layers, n_heads), torch.nan)
     written = [grams(layer.output, layer.values) for layer in heads]
