@@ -23,7 +23,7 @@ from torch.nn.functional import mse_loss
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.activations import record
-from interpret.anatomy import anatomy_of, base_of, input_device
+from interpret.anatomy import anatomy_of, base_of, input_device, longest_text
 from interpret.errors import InputError
 from interpret.passes import evaluating
 from interpret.preservation import answers
@@ -318,7 +318,7 @@ def _checked_ids(model: PreTrainedModel, ids: Sequence[int] | Tensor) -> Tensor:
     row = row if row.dim() == 2 else row[None]
     if row.dim() != 2 or len(row) != 1 or not row.numel() or row.is_floating_point():
         raise InputError(f"ids have the shape {list(row.shape)}: give the token ids of one prompt, at least one")
-    size, longest = model.config.vocab_size, model.config.max_position_embeddings
+    size, longest = model.config.vocab_size, longest_text(model)
     for token in row[0].tolist():
         if not 0 <= token < size:
             raise InputError(f"ids hold {token}; this model has tokens 0 to {size - 1}")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import base_of, input_device, logits_of
+from interpret.anatomy import base_of, input_device, logits_of, longest_text
 from interpret.errors import InputError, unknown
 from interpret.fact_files import Fact
 from interpret.passes import evaluating
@@ -109,7 +109,7 @@ def known(
 def _known(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts: Iterator[Fact], rule: Rule, batch_size: int
 ) -> Iterator[Answered]:
-    longest = model.config.max_position_embeddings
+    longest = longest_text(model)
     while chunk := [_asked(tokenizer, fact, rule) for fact in islice(facts, CHUNK * batch_size)]:
         answers = {asked: Answered(asked.fact, "", nan, correct=False, reason="too long") for asked in chunk}
         fitting = [asked for asked in chunk if len(asked.ids) + asked.new_tokens <= longest]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from interpret.anatomy import longest_text
 from interpret.decoding import write_after
 from interpret.errors import InputError
 from interpret.passes import evaluating
@@ -85,7 +86,7 @@ def answers(
     if new_tokens < 1 or batch_size < 1:
         raise InputError(f"new_tokens is {new_tokens} and batch_size {batch_size}: both have to be at least 1")
     rows = [tokenizer(prompt).input_ids for prompt in prompts]
-    longest = model.config.max_position_embeddings
+    longest = longest_text(model)
     for index, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
         if not prompt.strip():
             raise InputError(f"prompt {index} is empty")

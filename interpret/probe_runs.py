@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import input_device
+from interpret.anatomy import input_device, longest_text
 from interpret.chat import MODEL_TEMPLATE, as_it_is, wrap
 from interpret.errors import InputError
 from interpret.facts import Prompt
@@ -133,7 +133,7 @@ def _logits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: P
 def heads_probe(model: PreTrainedModel, top: int) -> Probe:
     """Return what tells, of every head, the ``top`` tokens it looks at."""
     # The tokens that are repeated, and one that opens the text, have to fit.
-    n_tokens = min(MOST_REPEATED, (model.config.max_position_embeddings - 1) // 2)
+    n_tokens = min(MOST_REPEATED, (longest_text(model) - 1) // 2)
     return partial(_heads, model, induction_scores(model, n_tokens=n_tokens).tolist(), top)
 
 

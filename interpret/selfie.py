@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import anatomy_of, check_evaluating
+from interpret.anatomy import anatomy_of, check_evaluating, longest_text
 from interpret.decoding import Written, automatic_batch_size, prime, write_after
 from interpret.errors import InputError, SpecError
 from interpret.facts import Prompt
@@ -95,7 +95,7 @@ def check_request(
         UnsupportedModelError: if the model is of no known family.
     """
     check_evaluating(model)
-    longest, n_layers = model.config.max_position_embeddings, len(anatomy_of(model).layers)
+    longest, n_layers = longest_text(model), len(anatomy_of(model).layers)
     wanted = [(f"prompt {s.prompt.name}", len(s.tokenised.ids), settings.prompt_output_tokens) for s in sources]
     wanted += [(f"interpretation prompt {t.name!r}", len(t.ids), settings.new_tokens) for t in templates]
     for what, length, new in wanted:

@@ -5,14 +5,16 @@ import re
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers
 from reference.tiny import D, L, V, first
+from reference.toy_tokenizers import byte_level
 from torch import nn
 
-from interpret import attach, record, register_family
-from interpret.anatomy import FAMILIES, Family
+from interpret import answers, attach, attribute, record, register_family
+from interpret.anatomy import FAMILIES, Family, longest_text
 from interpret.errors import UnsupportedModelError
 from interpret.recorded import record_run
 from interpret.sweep import Cell, Metric, Pin, sweep
@@ -151,3 +153,31 @@ def test_a_family_that_cannot_be_taken_apart_is_swept_all_the_same(monkeypatch):
     warnings.simplefilter("ignore")
     with pytest.raises(UnsupportedModelError, match="the row of the family 'codegen' has no parts"):
         trunk_of(model, 5)
+
+
+@pytest.fixture
+def bloom():
+    """Positions are distances here: no text is too long."""
+    config = transformers.BloomConfig(vocab_size=420, hidden_size=D, n_layer=L, n_head=4, pad_token_id=0)
+    register_family(Family(
+        "bloom", trunk="", layers="h", attention="self_attention", mlp_first="mlp.dense_h_to_4h",
+        mlp_last="mlp.dense_4h_to_h", mlp_norm="post_attention_layernorm", final=("ln_f",),
+    ))  # fmt: skip
+    yield randomised(transformers.BloomForCausalLM(config))
+    del FAMILIES["bloom"]
+
+
+def test_a_family_may_have_no_longest_text(bloom):
+    tokenizer, text = byte_level(), "The Eiffel Tower is in"
+    assert longest_text(bloom) > 10**9
+    (one,) = attribute(bloom, tokenizer, text, f"{text} the city").sequences
+    ids = torch.tensor([one.token_ids[: one.start]])
+    x = bloom.get_input_embeddings()(ids).detach().requires_grad_()
+    value = bloom(inputs_embeds=x, use_cache=False).logits[0, -1].softmax(-1)[one.token_ids[one.start]]
+    (slope,) = torch.autograd.grad(value, x)
+    expected = (x * slope)[0].detach().numpy()
+    np.testing.assert_allclose(one.scores[: one.start, 0], expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    (written,) = answers(bloom, tokenizer, [text])
+    prompt = tokenizer(text, return_tensors="pt").input_ids
+    ids = bloom.generate(prompt, max_new_tokens=8, do_sample=False)[0, prompt.shape[1] :]
+    assert written == tokenizer.decode(ids, clean_up_tokenization_spaces=False)

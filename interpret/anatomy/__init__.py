@@ -24,6 +24,7 @@ from interpret.anatomy.calls import (
     input_device,
     keeping_activations,
     layer_input,
+    longest_text,
     with_layer_input,
 )
 from interpret.anatomy.ends import capped, embedding_table, logit_cap, logits_of
@@ -66,6 +67,7 @@ __all__ = [
     "loading_arguments",
     "logit_cap",
     "logits_of",
+    "longest_text",
     "numbered",
     "past_length",
     "reads_gguf",

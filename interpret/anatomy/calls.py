@@ -1,5 +1,6 @@
 """The calls of a model and of its layers: their arguments, and the modes that must hold while they run."""
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +10,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from interpret.errors import InputError
+
+
+def longest_text(model: PreTrainedModel) -> int:
+    """Return how many tokens a text may have; any number where positions are distances, as in Bloom."""
+    return getattr(model.config, "max_position_embeddings", sys.maxsize)
 
 
 def layer_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

@@ -10,6 +10,7 @@ from functools import partial
 
 from transformers import PreTrainedTokenizerBase
 
+from interpret.anatomy import longest_text
 from interpret.attribution.functions import Contrast
 from interpret.attribution.plan import Plan
 from interpret.attribution.steps import Foil
@@ -190,7 +191,7 @@ def check_text(what: str, text: object) -> None:
 
 def check_length(plan: Plan, what: str, n_tokens: int, n_new: int = 0) -> None:
     """Refuse a text that is longer than the model has positions for, with what is to be written after it."""
-    longest = plan.model.config.max_position_embeddings
+    longest = longest_text(plan.model)
     if n_tokens + n_new > longest:
         more = f"; with {n_new} new ones it exceeds the" if n_new else ", more than the"
         raise InputError(f"{what} has {n_tokens} tokens{more} {longest} this model reads")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import base_of, input_device
+from interpret.anatomy import base_of, input_device, longest_text
 from interpret.batches import Batch, pad
 from interpret.errors import InputError, UnsupportedModelError, unknown
 from interpret.passes import evaluating
@@ -149,7 +149,7 @@ def token_rows(
     """
     if isinstance(prompts, str) or not len(prompts):
         raise InputError("prompts: give a list of at least one text, or of rows of token ids")
-    rows, longest = [], model.config.max_position_embeddings
+    rows, longest = [], longest_text(model)
     for index, prompt in enumerate(prompts):
         if isinstance(prompt, str) and tokenizer is None:
             raise InputError(f"prompts[{index}] is a text: give the tokenizer, or token ids")

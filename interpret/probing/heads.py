@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import anatomy_of, input_device, layer_input, reporting_attention
+from interpret.anatomy import anatomy_of, input_device, layer_input, longest_text, reporting_attention
 from interpret.batches import position_ids
 from interpret.errors import InputError, UnsupportedModelError
 from interpret.passes import evaluating, only_in_this_thread
@@ -307,7 +307,7 @@ def induction_scores(model: PreTrainedModel, *, n_tokens: int = 50, n_sequences:
     ids = torch.stack(rows).repeat(1, 2)  # [B, 2 * n_tokens]
     first = 0 if config.bos_token_id is None else 1
     ids = torch.cat([torch.full((n_sequences, first), config.bos_token_id or 0), ids], dim=1)
-    limit = getattr(config, "max_position_embeddings", ids.shape[1])
+    limit = longest_text(model)
     if ids.shape[1] > limit:
         raise InputError(f"n_tokens is {n_tokens}: twice that, and what opens a text, is above the model's {limit}")
     at = torch.arange(first + n_tokens, ids.shape[1])

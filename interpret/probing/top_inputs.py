@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from interpret.anatomy import longest_text
 from interpret.chat import as_it_is, wrap
 from interpret.errors import InputError, unknown
 from interpret.facts import Prompt
@@ -161,7 +162,7 @@ def _tokenised(
     """Tokenise prompts as they come."""
     if isinstance(prompts, str):
         raise InputError("prompts is a single text: give a list of texts, or whatever yields them")
-    longest = model.config.max_position_embeddings
+    longest = longest_text(model)
     for index, prompt in enumerate(prompts):
         text = prompt if isinstance(prompt, str) else prompt.text
         raw = isinstance(prompt, str) or prompt.raw
