@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from reference.overlay import decoder_layers
-from reference.tiny import ALL_KINDS, KINDS, D, L, tiny_model
+from reference.tiny import ALL_KINDS, KINDS, D, L, V, tiny_model
 from torch import nn
 from transformers import BertConfig, BertModel, GenerationConfig, GenerationMixin, LlamaForSequenceClassification
 
@@ -14,6 +14,7 @@ from interpret.anatomy import (
     FAMILIES,
     GenerateSettings,
     anatomy_of,
+    embedding_table,
     keeping_activations,
     layer_input,
     past_length,
@@ -89,6 +90,13 @@ def test_a_model_laid_out_otherwise_is_refused(llama):
     with pytest.raises(UnsupportedModelError, match=f"^{re.escape(message)}$"):
         anatomy_of(llama)
     llama.model.layers = llama.model._modules.pop("blocks")
+
+
+@torch.no_grad()
+def test_the_embedding_table_holds_what_tokens_are_given(family_model):
+    """Gemma 3 scales its embeddings."""
+    ids = torch.arange(V)
+    torch.testing.assert_close(embedding_table(family_model), family_model.get_input_embeddings()(ids))
 
 
 def test_past_length_counts_the_columns_of_a_cache(family_model):
