@@ -4,11 +4,11 @@ PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell comma
 BIN := .venv/bin
 CURRENT := .venv-current/bin
 # What of the tests depends on transformers; the rest is the same everywhere.
-CURRENT_TESTS := $(addprefix tests/test_,$(addsuffix .py,families new_family anatomy trunk surgery generation \
-  generation_modes activations rows prefix_tree sweep sweep_cost approximation tracing hook_names probing_cache \
-  probing_heads probing_composition probing_lenses probing_structure probing_head_flow probing_knowledge \
-  attribution_attention attribution_seq2seq control preservation knowledge selfie models other_device \
-  current_install gguf))
+CURRENT_TESTS := $(addprefix tests/,activations anatomy control engine surgery sweep other_device \
+  $(addsuffix .py,attribution/test_attention attribution/test_translation facts/test_filter models/test_opening \
+  models/test_gguf probing/test_composition probing/test_head_flow probing/test_heads probing/test_knowledge_prober \
+  probing/test_layer_edits probing/test_logit_lens selfie/test_selfie tracing/test_approximate \
+  tracing/test_knowledge_tracing tracing/test_trace test_current_install))
 
 # Two processes, since a core is all that one keeps busy. Tests of a file share its models, so they stay together;
 # files stay in their order, since the few slow tests stand in the first.

@@ -160,7 +160,7 @@ def foreign_owners(site: Path) -> list[str]:
 def is_ours(package: Path) -> bool:
     """Tell whether a folder called `interpret` holds our package."""
     engine = package / "generation.py"
-    return engine.is_file() and b"def forward_interpret(" in engine.read_bytes()
+    return engine.is_file() and b"forward_interpret" in engine.read_bytes()
 
 
 def describe_interpret(site: Path) -> str:

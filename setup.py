@@ -6,7 +6,7 @@ import package: see "A name to mind" in README.md.
 
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 setup(
     name="llm-interpret",
@@ -18,22 +18,11 @@ setup(
     python_requires=">=3.11",
     # transformers_files goes along as data beside install_patch.py, so that the console command finds it.
     packages=[
-        "interpret",
-        "interpret.anatomy",
-        "interpret.attribution",
-        "interpret.bench",
-        "interpret.cli",
-        "interpret.pages",
-        "interpret.probing",
-        "interpret.records",
-        "interpret.report",
-        "interpret.sweep",
+        *find_packages(include=["interpret", "interpret.*"]),
         "transformers_files.generation",
         "transformers_files.models.llama",
     ],
-    package_data={
-        name: ["*.html", "*.css", "*.js"] for name in ("interpret.attribution", "interpret.pages", "interpret.report")
-    },
+    package_data={name: ["*.html", "*.css", "*.js"] for name in ("interpret.attribution.result", "interpret.pages")},
     py_modules=["install_patch"],
     # Versions known to work together; the reasons for each bound are in docs/architecture.md.
     install_requires=[

@@ -28,10 +28,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import interpret
 from interpret.anatomy import anatomy_of
-from interpret.attribution.functions import probability
-from interpret.attribution.layer_gradients import layer_gradient_x_activation
-from interpret.attribution.perturbation import occlusion
-from interpret.attribution.steps import Step
+from interpret.attribution.methods.layer_gradients import layer_gradient_x_activation
+from interpret.attribution.methods.masking import occlusion
+from interpret.attribution.steps.functions import probability
+from interpret.attribution.steps.step import Step
 
 PROMPT = "The Eiffel Tower is in the city of"
 WRITTEN = 20

@@ -24,7 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrai
 
 import interpret
 from interpret.anatomy import anatomy_of
-from interpret.batches import pad
+from interpret.prompts.batches import pad
 
 WIDTH, NEURONS, NEIGHBOURS = 4096, 32_000, 50
 MOST_GIB, MOST_RATIO, AGREEMENT = 4.0, 1.3, 1e-4

@@ -20,8 +20,8 @@ import torch
 from transformers import PreTrainedModel
 
 import interpret
-from interpret.interpretation_prompt import InterpretationPrompt
-from interpret.sources import Source
+from interpret.selfie.sources import Source
+from interpret.selfie.templates import InterpretationPrompt
 
 Row = tuple[list[int], list[float], list[float]]
 PLAIN_BATCH, TARGET = 8, 4.0

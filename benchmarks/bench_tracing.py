@@ -25,12 +25,12 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import interpret
-from interpret.chat import as_it_is
-from interpret.linear import quick
-from interpret.noise import corrupt, noise_of
-from interpret.spans import tokenise
+from interpret.engine.linear import quick
+from interpret.prompts.chat import as_it_is
+from interpret.prompts.tokens import tokenise
 from interpret.sweep import Cell, Metric, SweepResult, grid, sweep
-from interpret.tracing import MEDIATORS, Mediator
+from interpret.tracing.exact import MEDIATORS, Mediator
+from interpret.tracing.noise import corrupt, noise_of
 
 FACTS = [
     ("The Eiffel Tower is in the city of", "Eiffel Tower"),

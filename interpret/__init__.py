@@ -9,18 +9,24 @@ with warnings.catch_warnings():
     # transformers 4.34.0 registers its outputs through a name torch has since renamed; nothing a user could mend.
     warnings.filterwarnings("ignore", message=".*_register_pytree_node.*")
     warnings.filterwarnings("ignore", message="IProgress not found")  # its progress bars, in a notebook
-    from interpret.activations import record
+    from interpret.activations._record import record
+    from interpret.activations.cache import ActivationCache, activation_cache
     from interpret.anatomy import Family, Parts, register_family
-    from interpret.approximation import Screening, approximate_trace, rank_correlation, screen
-    from interpret.attribution.attribute import attribute
-    from interpret.attribution.functions import Reading, list_step_functions, register_step_function
-    from interpret.attribution.methods import list_methods
-    from interpret.attribution.result import Attributed, Attribution, AttributionInfo
-    from interpret.averaging import average
+    from interpret.attribution._attribute import attribute
+    from interpret.attribution.methods.registry import list_methods
+    from interpret.attribution.result.attribution import Attributed, Attribution, AttributionInfo
+    from interpret.attribution.steps.functions import Reading, list_step_functions, register_step_function
     from interpret.bench.experiment import Experiment
     from interpret.bench.hypothesis import HypothesisTest, hypothesis_test
     from interpret.bench.log import LoggedRun
-    from interpret.bench.plots import (
+    from interpret.bench.profiling import Profiled, profile
+    from interpret.control._preservation import accuracy, answers, preservation
+    from interpret.control.training import read_answer, reinforcement_control, supervised_control, word_scorer
+    from interpret.errors import InputError, InterpretError, ModelError, RunError, SpecError, UnsupportedModelError
+    from interpret.facts.buckets import average_buckets, bucket_means, token_buckets
+    from interpret.facts.files import BadFact, Fact, FactFile, load_facts
+    from interpret.facts.filter import Answered, FilterCounts, known
+    from interpret.figures.activations import (
         attention_figure,
         induction_figure,
         neuron_figure,
@@ -29,38 +35,12 @@ with warnings.catch_warnings():
         residual_figure,
         trajectory_figure,
     )
-    from interpret.bench.profiling import Profiled, profile
-    from interpret.buckets import average_buckets, bucket_means, token_buckets
-    from interpret.chat import chat_text
-    from interpret.configs import TraceConfig, load_config
-    from interpret.control import read_answer, reinforcement_control, supervised_control, word_scorer
-    from interpret.errors import (
-        InputError,
-        InterpretError,
-        ModelError,
-        RunError,
-        SpecError,
-        UnsupportedModelError,
-    )
-    from interpret.fact_files import BadFact, Fact, FactFile, load_facts
-    from interpret.fact_traces import trace_facts
-    from interpret.facts import Prompt, load_examples
-    from interpret.generation import (
-        attach,
-        detach,
-        forward_interpret,
-        generate_interpret,
-        greedy_search_interpret,
-    )
-    from interpret.hook_names import HookNames, check_module_names
-    from interpret.interpretation_prompt import InterpretationPrompt, interpretation_prompt
-    from interpret.knowledge import Answered, FilterCounts, known
-    from interpret.location_tables import LocationGrid, location_averages, location_grids, location_summary
-    from interpret.locations import locate_facts
-    from interpret.models import load
-    from interpret.plots import average_figure, prompt_figure
-    from interpret.preservation import accuracy, answers, preservation
-    from interpret.probing.cache import ActivationCache, activation_cache
+    from interpret.figures.traces import average_figure, prompt_figure
+    from interpret.locating.facts import locate_facts
+    from interpret.locating.tables import LocationGrid, location_averages, location_grids, location_summary
+    from interpret.models.opening import load
+    from interpret.probing._logit_attribution import logit_attribution
+    from interpret.probing._logit_lens import logit_lens
     from interpret.probing.composition import (
         RelationalSubspaces,
         composition_scores,
@@ -77,13 +57,12 @@ with warnings.catch_warnings():
         patched_heads,
         top_attended,
     )
-    from interpret.probing.knowledge import KnowledgeProber
-    from interpret.probing.lenses import logit_lens
-    from interpret.probing.logit_attribution import logit_attribution
-    from interpret.probing.stream import residual_decomposition, residual_movement
-    from interpret.probing.structure import deleted_layers, permuted_layers, replaced_layers
+    from interpret.probing.knowledge_prober import KnowledgeProber
+    from interpret.probing.layer_edits import deleted_layers, permuted_layers, replaced_layers
+    from interpret.probing.residual_stream import residual_decomposition, residual_movement
     from interpret.probing.top_inputs import TopActivation, top_activating
-    from interpret.readings import Settings
+    from interpret.prompts.chat import chat_text
+    from interpret.prompts.prompts import Prompt, load_examples
     from interpret.records import (
         HeadView,
         Interpretation,
@@ -98,12 +77,26 @@ with warnings.catch_warnings():
         TraceCell,
         TracePeak,
     )
-    from interpret.runs import read_table
-    from interpret.selfie import interpret, interpret_vectors, interpretations
-    from interpret.sources import plan_sources
-    from interpret.trace_inputs import TraceSettings
-    from interpret.trace_tables import TraceGrid, trace_grids, trace_peaks
-    from interpret.tracing import TraceResult, trace, trace_mediators
+    from interpret.selfie.readings import Settings
+    from interpret.selfie.rows import interpret, interpret_vectors, interpretations
+    from interpret.selfie.sources import plan_sources
+    from interpret.selfie.templates import InterpretationPrompt, interpretation_prompt
+    from interpret.stats import average
+    from interpret.storage.run_folder import read_table
+    from interpret.surgery.generation import (
+        attach,
+        detach,
+        forward_interpret,
+        generate_interpret,
+        greedy_search_interpret,
+    )
+    from interpret.tracing.approximate import Screening, approximate_trace, rank_correlation, screen
+    from interpret.tracing.config import TraceConfig, load_config
+    from interpret.tracing.exact import TraceResult, trace, trace_mediators
+    from interpret.tracing.facts import trace_facts
+    from interpret.tracing.inputs import TraceSettings
+    from interpret.tracing.knowledge_tracing import HookNames, check_module_names
+    from interpret.tracing.tables import TraceGrid, trace_grids, trace_peaks
 
 __all__ = [
     "ActivationCache",

@@ -11,7 +11,7 @@ from reference.commands import saved_model
 from reference.tiny import KINDS, hooks_on, tiny_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.models import load
+from interpret.models.opening import load
 
 # Tensors here are tiny: threads cost more than they bring. The processes that tests start do as this one:
 # another number of threads adds in another order, which shows in last digits.

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import transformers
 
-from interpret import selfcheck
+from interpret.surgery import selfcheck
 
 TOP = Path(__file__).parents[1]
 CURRENT = transformers.__version__ != "4.34.0"

@@ -1,7 +1,3 @@
-import doctest
-import importlib
-from pathlib import Path
-
 import pytest
 
 from interpret import errors
@@ -39,13 +35,3 @@ def test_every_error_is_an_interpret_error_drawn_in_the_tree(name):
 @pytest.mark.parametrize("name", ["SpecError", "InputError"])
 def test_errors_of_wrong_values_are_value_errors(name):
     assert issubclass(getattr(errors, name), ValueError)
-
-
-@pytest.mark.parametrize(
-    "name", ["errors", "batches", "buckets", "configs", "fact_files", "spec", "activations", "generation"]
-)
-def test_every_example_in_a_docstring_runs(name, monkeypatch):
-    monkeypatch.chdir(Path(__file__).parents[1])
-    results = doctest.testmod(importlib.import_module(f"interpret.{name}"))
-    assert results.attempted > 0
-    assert results.failed == 0

@@ -35,7 +35,7 @@ from transformers.models.llama.modeling_llama import LlamaModel
 
 import install_patch
 from install_patch import BEGIN, END, STOCK_SHA256, find_targets, install, main, restore
-from interpret import generation as engine
+from interpret.surgery import generation as engine
 
 IDS = torch.tensor([[5, 17, 3, 80, 41, 9], [60, 2, 33, 7, 12, 90]])
 

@@ -26,91 +26,98 @@ from interpret.records import (
 
 TOP = Path(__file__).parents[1]
 PACKAGE = TOP / "interpret"
-# A module imports only from layers strictly below its own; docs/architecture.md tells each module's job.
-LAYERS = [
-    {"errors", "passes", "precision", "records"},
-    {
-        "anatomy",
-        "averaging",
-        "batches",
-        "chat",
-        "demo_model",
-        "disk",
-        "facts",
-        "linear",
-        "memory",
-        "pages",
-        "provenance",
-        "quantize",
-        "selectors",
-        "spec",
-        "words",
-    },
-    {
-        "activations",
-        "buckets",
-        "fact_files",
-        "hook_names",
-        "interpretation_prompt",
-        "layers",
-        "models",
-        "spans",
-        "surgery",
-    },
-    {"generation", "noise", "pair_files", "recorded", "sources", "trace_tables", "trunk"},
-    {"location_tables", "prefix_tree", "rows"},
-    {"decoding", "sweep", "trace_inputs"},
-    {"knowledge", "preservation", "readings"},
-    {"attribution", "control", "probing", "selfcheck", "selfie", "tracing"},
-    {"approximation", "configs", "locations", "plots", "report", "runs"},
-    {"attribution_runs", "bench", "fact_runs", "fact_traces", "neuron_runs", "probe_runs"},
-    {"location_runs", "trace_runs"},
+# A package (or module beside them) imports only from levels before its own; docs/architecture.md tells each one's job.
+LEVELS = [
+    {"errors", "records", "precision"},
+    {"anatomy", "device", "pages", "prompts", "stats", "storage"},
+    {"activations", "engine", "models"},
+    {"surgery"},
+    {"generation", "sweep"},
+    {"facts", "selfie"},
+    {"attribution", "control", "probing", "tracing"},
+    {"bench", "locating"},
+    {"figures"},
     {"cli"},
     {"__init__"},
     {"__main__"},
 ]
-LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 
 
-def own_imports(path: Path) -> set[str]:
-    """Modules of ours a file imports, anywhere in it."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "interpret":
-            below = node.module.split(".")[1:2]
-            found |= set(below) or {alias.name for alias in node.names}
-        elif isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("interpret.")}
-    return found
+def name_of(path: Path) -> str:
+    """A module's dotted name."""
+    return ".".join(path.relative_to(TOP).with_suffix("").parts).removesuffix(".__init__")
 
 
 def modules() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
 
 
-def test_every_module_has_a_layer():
-    present = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in modules()}
-    assert present <= set(LEVEL)
+MODULES = {name_of(path): path for path in modules()}
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_module_imports_only_from_layers_below(path):
-    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    for name in own_imports(path) - {own}:
-        assert LEVEL[name] < LEVEL[own], f"{own} imports {name}, which is not below it"
+def room_of(module: str) -> str:
+    """The package, or the module beside the packages, that a dotted name lies in."""
+    return module.split(".")[1] if "." in module else "__init__"
 
 
-def test_the_documents_table_of_layers_is_this_one():
-    rows = re.findall(r"^\| (\d+) \| `(\w+)` \|", (TOP / "docs" / "architecture.md").read_text(), re.MULTILINE)
-    assert {name: int(level) for level, name in rows} == {
-        name: level for name, level in LEVEL.items() if not name.startswith("__")
-    }
+def own_imports(path: Path) -> set[str]:
+    """Modules of ours that a file imports, inside its functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "interpret":
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else node.module for name in names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.split(".")[0] == "interpret"}
+    return found
 
 
-def test_every_package_is_installed():
-    packages = {".".join(path.parent.relative_to(TOP).parts) for path in PACKAGE.rglob("__init__.py")}
-    setup = (TOP / "setup.py").read_text()
-    assert {name for name in packages if f'"{name}",' not in setup} == set()
+IMPORTS = {module: own_imports(path) - {module} for module, path in MODULES.items()}
+
+
+def test_every_package_has_a_level():
+    assert {room_of(module) for module in MODULES} == set(LEVEL)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_from_levels_before_its_own(module):
+    own = room_of(module)
+    for room in {room_of(imported) for imported in IMPORTS[module]} - {own}:
+        assert LEVEL[room] < LEVEL[own], f"{module} imports {room}, which is not before {own}"
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """A way through a graph that comes back to where it began; empty where there is none."""
+    done: set[str] = set()
+
+    def walk(at: str, way: list[str]) -> list[str]:
+        if at in way:
+            return [*way[way.index(at) :], at]
+        if at not in done:
+            for following in sorted(graph.get(at, ())):
+                if found := walk(following, [*way, at]):
+                    return found
+        done.add(at)
+        return []
+
+    return next((found for start in sorted(graph) if (found := walk(start, []))), [])
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+
+
+def test_no_packages_import_each_other_in_a_circle():
+    rooms: dict[str, set[str]] = {}
+    for module, imported in IMPORTS.items():
+        rooms.setdefault(room_of(module), set()).update(map(room_of, imported))
+    assert circle({room: others - {room} for room, others in rooms.items()}) == []
+
+
+def test_every_folder_of_modules_is_a_package():
+    folders = {path.parent for path in modules()}
+    assert {folder for folder in folders if not (folder / "__init__.py").is_file()} == set()
 
 
 def test_only_the_command_line_prints():
@@ -126,7 +133,7 @@ def test_transformers_is_version_bound_in_two_places_only():
         r"past_key_values\[|hidden_states\"\]|greedy_search\(|_prepare_\w+\(|if .*__version__|DynamicCache"
     )
     for path in modules():
-        if path.relative_to(PACKAGE).parts[0] not in ("anatomy", "generation.py"):
+        if room_of(name_of(path)) != "anatomy" and path != PACKAGE / "surgery" / "generation.py":
             assert not words.findall(path.read_text()), path
 
 
@@ -144,7 +151,7 @@ def test_only_the_anatomy_knows_the_modules_of_a_family():
     words = re.compile(rf"\b({'|'.join(names)})\b")
     for path in modules():
         # The demo model is a Llama, written file by file.
-        if path.relative_to(PACKAGE).parts[0] not in ("anatomy", "demo_model.py"):
+        if room_of(name_of(path)) != "anatomy" and path != PACKAGE / "models" / "demo.py":
             assert not words.findall(path.read_text()), path
 
 

@@ -7,6 +7,7 @@ model. ``attention`` and ``ends`` read what a layer's attention, the embeddings 
 ``translation`` about encoders with decoders.
 """
 
+from interpret.anatomy.anatomy import Anatomy, anatomy_of, base_of
 from interpret.anatomy.attention import (
     attention_scale,
     attention_softcap,
@@ -27,13 +28,12 @@ from interpret.anatomy.calls import (
     longest_text,
     with_layer_input,
 )
-from interpret.anatomy.ends import capped, embedding_table, logit_cap, logits_of
 from interpret.anatomy.families import FAMILIES, Block, Family, Fused, Parts, Rotary, register_family
-from interpret.anatomy.found import Anatomy, anatomy_of, base_of
-from interpret.anatomy.opening import loading_arguments, reads_gguf
+from interpret.anatomy.generate_settings import GenerateSettings, generating_by, uncompiled
 from interpret.anatomy.patterns import last_attention_only, reporting_attention
-from interpret.anatomy.settings import GenerateSettings, generating_by, uncompiled
+from interpret.anatomy.releases import loading_arguments, reads_gguf
 from interpret.anatomy.translation import given_embedding_scales, language_codes
+from interpret.anatomy.vocabulary import capped, embedding_table, logit_cap, logits_of
 
 __all__ = [
     "FAMILIES",

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from interpret.anatomy.anatomy import Anatomy
 from interpret.anatomy.families import Family, Rotary
-from interpret.anatomy.found import Anatomy
 
 _WINDOW_COUNTS_ITSELF = find_spec("transformers.masking_utils") is not None
 """Whether a window of w tokens holds the token itself; in transformers 4.34.0 it is w tokens beside it."""

@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from interpret.anatomy.found import anatomy_of
-from interpret.passes import Forward, passing_thread, replaced_forwards
+from interpret.anatomy.anatomy import anatomy_of
+from interpret.anatomy.passes import Forward, passing_thread, replaced_forwards
 
 
 @contextmanager

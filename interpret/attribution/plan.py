@@ -11,7 +11,12 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.anatomy import check_evaluating
-from interpret.attribution.functions import (
+from interpret.attribution.languages import Languages
+from interpret.attribution.methods.gradients import check_count
+from interpret.attribution.methods.layer_gradients import layer_names
+from interpret.attribution.methods.registry import METHODS, Method
+from interpret.attribution.result.attribution import AttributionInfo
+from interpret.attribution.steps.functions import (
     CONTRASTS,
     FUNCTIONS,
     Contrast,
@@ -21,11 +26,6 @@ from interpret.attribution.functions import (
     step_functions,
     value_of,
 )
-from interpret.attribution.gradients import check_count
-from interpret.attribution.languages import Languages
-from interpret.attribution.layer_gradients import layer_names
-from interpret.attribution.methods import METHODS, Method
-from interpret.attribution.result import AttributionInfo
 from interpret.errors import InputError, unknown
 
 

@@ -11,12 +11,12 @@ from functools import partial
 from transformers import PreTrainedTokenizerBase
 
 from interpret.anatomy import longest_text
-from interpret.attribution.functions import Contrast
 from interpret.attribution.plan import Plan
-from interpret.attribution.steps import Foil
-from interpret.decoding import write_after
+from interpret.attribution.steps.functions import Contrast
+from interpret.attribution.steps.step import Foil
+from interpret.device import in_batches
 from interpret.errors import InputError
-from interpret.memory import in_batches
+from interpret.selfie.decoding import write_after
 
 Alignment = Sequence[tuple[int, int]]
 """Pairs (step of the text, step of the foil)."""

@@ -17,10 +17,10 @@ from typing import Any
 import pandas as pd
 import torch
 
-from interpret import provenance
 from interpret.bench.values import Encoder, decode
-from interpret.disk import append_line
 from interpret.errors import InputError, RunError, unknown
+from interpret.storage import provenance
+from interpret.storage.disk import append_line
 
 FORMAT = 1
 ENDING = ".jsonl"

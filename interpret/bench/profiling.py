@@ -18,11 +18,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from interpret.activations.cache import token_rows
 from interpret.anatomy import Anatomy, anatomy_of, input_device
-from interpret.batches import pad
+from interpret.anatomy.passes import evaluating, only_in_this_thread
 from interpret.errors import InputError, unknown
-from interpret.passes import evaluating, only_in_this_thread
-from interpret.probing.cache import token_rows
+from interpret.prompts.batches import pad
 
 Granularity = Literal["layer", "component"]
 Part = tuple[str, int, str]

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from interpret import provenance
+from interpret.storage import provenance
 
 
 def source_of(function: Callable[..., Any]) -> str:

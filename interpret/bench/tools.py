@@ -12,13 +12,14 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.activations import record
-from interpret.attribution.attribute import attribute
+from interpret.activations._record import record
+from interpret.activations.cache import activation_cache
+from interpret.attribution._attribute import attribute
 from interpret.bench.profiling import profile
-from interpret.control import reinforcement_control, supervised_control
-from interpret.interpretation_prompt import InterpretationPrompt
-from interpret.preservation import preservation
-from interpret.probing.cache import activation_cache
+from interpret.control._preservation import preservation
+from interpret.control.training import reinforcement_control, supervised_control
+from interpret.probing._logit_attribution import logit_attribution
+from interpret.probing._logit_lens import logit_lens
 from interpret.probing.composition import composition_scores, head_weights, relational_subspaces
 from interpret.probing.head_flow import information_flow, reading_heads, writing_heads
 from interpret.probing.heads import (
@@ -29,14 +30,13 @@ from interpret.probing.heads import (
     patched_heads,
     top_attended,
 )
-from interpret.probing.knowledge import KnowledgeProber
-from interpret.probing.lenses import logit_lens
-from interpret.probing.logit_attribution import logit_attribution
-from interpret.probing.stream import residual_decomposition, residual_movement
-from interpret.probing.structure import deleted_layers, permuted_layers, replaced_layers
+from interpret.probing.knowledge_prober import KnowledgeProber
+from interpret.probing.layer_edits import deleted_layers, permuted_layers, replaced_layers
+from interpret.probing.residual_stream import residual_decomposition, residual_movement
 from interpret.probing.top_inputs import top_activating
-from interpret.selfie import interpret
-from interpret.tracing import trace, trace_mediators
+from interpret.selfie.rows import interpret
+from interpret.selfie.templates import InterpretationPrompt
+from interpret.tracing.exact import trace, trace_mediators
 
 Make = Callable[[PreTrainedModel, PreTrainedTokenizerBase], Any]
 

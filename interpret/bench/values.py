@@ -20,8 +20,8 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from interpret.disk import replace_whole
 from interpret.errors import InputError, RunError
+from interpret.storage.disk import replace_whole
 
 INLINE = 1000
 KIND = "$"

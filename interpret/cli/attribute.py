@@ -13,23 +13,25 @@ from typing import Annotated, Any
 import typer
 from transformers import PreTrainedModel
 
-from interpret import attribution_runs, provenance, runs, selectors
 from interpret.anatomy import anatomy_of
-from interpret.attribution.aggregation import HOWS
-from interpret.attribution.functions import CONTRASTS, FUNCTIONS, attributed_function, step_functions
-from interpret.attribution.heat import title, visible
+from interpret.attribution import runs
 from interpret.attribution.languages import languages_of
-from interpret.attribution.methods import METHODS
+from interpret.attribution.methods.registry import METHODS
 from interpret.attribution.plan import Plan, plan_attribution
-from interpret.attribution.result import Attribution
+from interpret.attribution.result.aggregation import HOWS
+from interpret.attribution.result.attribution import Attribution
+from interpret.attribution.result.heatmap import title, visible
+from interpret.attribution.runs import NOT_ATTRIBUTED, Question, Reduction
+from interpret.attribution.steps.functions import CONTRASTS, FUNCTIONS, attributed_function, step_functions
 from interpret.attribution.targets import Alignment
-from interpret.attribution_runs import NOT_ATTRIBUTED, Question, Reduction
-from interpret.chat import MODEL_TEMPLATE
-from interpret.cli.common import MOST_SHOWN, Work, choice, do_units, say, show_table, tell, tell_counts
 from interpret.cli.options import Loading, Model, Opened
+from interpret.cli.work import MOST_SHOWN, Work, choice, do_units, say, show_table, tell, tell_counts
 from interpret.errors import InputError
-from interpret.facts import Prompt, load_examples
+from interpret.prompts import selectors
+from interpret.prompts.chat import MODEL_TEMPLATE
+from interpret.prompts.prompts import Prompt, load_examples
 from interpret.records import TokenScore
+from interpret.storage import provenance, run_folder
 
 ATTRIBUTING = Work("Attributing", "attributed", "prompts", (NOT_ATTRIBUTED,))
 MOST_TOKENS = 3
@@ -229,20 +231,20 @@ def attribute_command(
     plan = planned(opened)
     if 0 < n_foils < len(prompts) and how.attributed_fn is None:
         say(f"{n_foils} of {len(prompts)} prompts have a foil, which {PLAIN} does not read; {CONTRAST} does")
-    questions = attribution_runs.questions(opened.tokenizer, prompts, how.chat_template)
+    questions = runs.questions(opened.tokenizer, prompts, how.chat_template)
     if asked.examples is None:
-        attribution_runs.inputs_of(plan, questions[0], alignment)  # a mistake is said before a folder is made
+        runs.inputs_of(plan, questions[0], alignment)  # a mistake is said before a folder is made
     with _folder(asked, output) as (folder, kept):
         do_units(
             ATTRIBUTING,
             folder,
             TokenScore,
-            lambda run: attribution_runs.write_attributions(run, plan, questions, reduction, alignment=alignment),
+            lambda run: runs.write_attributions(run, plan, questions, reduction, alignment=alignment),
             units=[one.name for one in questions],
             identity=opened.identity | _identity(asked, how, plan),
             circumstances={**opened.circumstances, "examples": str(asked.examples), "batch_size": batch_size},
         )
-        dropped = runs.read_manifest(folder)["dropped"]
+        dropped = run_folder.read_manifest(folder)["dropped"]
         if dropped and not kept:
             raise InputError(dropped[questions[0].name])
         _write_and_show(folder, questions, dropped, files)
@@ -322,7 +324,7 @@ def _write_and_show(folder: Path, questions: Sequence[Question], dropped: Contai
     """Write what was asked for beside the run, and show the first steps; no more than one prompt is held."""
     kept = [number for number, one in enumerate(questions) if one.name not in dropped]
     if kept:
-        found = attribution_runs.collected(folder, kept)
+        found = runs.collected(folder, kept)
         files.write(found)
         _show([questions[number] for number in kept], found)
 
@@ -333,7 +335,7 @@ def _show(questions: Sequence[Question], found: Attribution) -> None:
     shown: list[tuple[str, ...]] = []
     prompts_left, steps_left = len(questions), 0
     for question, one in zip(questions, found.sequences, strict=True):
-        rows = attribution_runs.token_scores(question, Attribution([one], info))
+        rows = runs.token_scores(question, Attribution([one], info))
         of_steps = [list(of_one) for _, of_one in groupby(rows, key=lambda row: row.step)]
         room = MOST_SHOWN - len(shown)
         shown += [_cells(of_one, translated=one.source_tokens is not None) for of_one in of_steps[:room]]

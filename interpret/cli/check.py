@@ -4,10 +4,11 @@ from typing import Annotated
 
 import typer
 
-from interpret import provenance, selfcheck
-from interpret.cli.common import out, tell
 from interpret.cli.options import Loading
+from interpret.cli.work import out, tell
 from interpret.errors import InterpretError
+from interpret.storage import provenance
+from interpret.surgery import selfcheck
 
 
 def check_command(

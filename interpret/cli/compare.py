@@ -8,12 +8,12 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from interpret import runs
-from interpret.approximation import rank_correlation
-from interpret.cli.common import out
+from interpret.cli.work import out
 from interpret.errors import InputError
 from interpret.records import TraceCell
-from interpret.trace_tables import Floats, TraceGrid, trace_grids
+from interpret.storage import run_folder
+from interpret.tracing.approximate import rank_correlation
+from interpret.tracing.tables import Floats, TraceGrid, trace_grids
 
 
 def compare_command(
@@ -43,7 +43,7 @@ def _peak(effects: Floats) -> int:
 def _pairs(run: Path, other: Path) -> Iterator[tuple[TraceGrid, TraceGrid]]:
     """Yield the grids that both runs have of one fact and mediator."""
     grids = [
-        {(grid.name, grid.mediator): grid for grid in trace_grids(runs.read_table(folder, TraceCell))}
+        {(grid.name, grid.mediator): grid for grid in trace_grids(run_folder.read_table(folder, TraceCell))}
         for folder in (run, other)
     ]
     common = [key for key in grids[0] if key in grids[1]]

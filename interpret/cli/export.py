@@ -7,12 +7,12 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from interpret import disk, runs
-from interpret.cli.common import make_folder, say
+from interpret.cli.work import make_folder, say
 from interpret.errors import InputError
-from interpret.fact_files import load_facts
+from interpret.facts.files import load_facts
 from interpret.records import TraceCell
-from interpret.trace_tables import TraceGrid, trace_grids
+from interpret.storage import disk, run_folder
+from interpret.tracing.tables import TraceGrid, trace_grids
 
 FILES = {"hidden": "ie_wo_sever", "attn_severed": "ie_w_attn_sever", "mlp_severed": "ie_w_mlp_sever"}
 """Mediator -> what Knowledge-Tracing calls the file of its effects."""
@@ -28,7 +28,7 @@ def export_command(
 
     interpret export runs/trace --facts examples/facts.json
     """
-    grids = {(grid.name, grid.mediator): grid for grid in trace_grids(runs.read_table(run, TraceCell))}
+    grids = {(grid.name, grid.mediator): grid for grid in trace_grids(run_folder.read_table(run, TraceCell))}
     rows = _rows_of(facts)
     if missing := next((fact for fact, _ in grids if fact not in rows), None):
         raise InputError(f"{facts} has no fact {missing!r}, which the run traced; give the file it was made from")

@@ -9,13 +9,14 @@ from typing import Annotated
 import typer
 from matplotlib.figure import Figure
 
-from interpret import disk, plots, runs
-from interpret.buckets import SCHEMES, Scheme
-from interpret.cli.common import choice, make_folder, say
+from interpret.cli.work import choice, make_folder, say
 from interpret.errors import InputError
-from interpret.location_tables import LocationGrid, location_grids, location_summary
+from interpret.facts.buckets import SCHEMES, Scheme
+from interpret.figures import traces
+from interpret.locating.tables import LocationGrid, location_grids, location_summary
 from interpret.records import LocationAverage, LocationCell, TraceAverage, TraceCell, csv_header, to_csv
-from interpret.trace_tables import Grid, TraceGrid, trace_averages, trace_grids
+from interpret.storage import disk, run_folder
+from interpret.tracing.tables import Grid, TraceGrid, trace_averages, trace_grids
 
 AVERAGES = "averages.csv"
 
@@ -38,7 +39,7 @@ def figures_command(
 
     interpret figures runs/trace
     """
-    manifest = runs.read_manifest(run)
+    manifest = run_folder.read_manifest(run)
     scheme = choice("bucket scheme", buckets or manifest["circumstances"].get("buckets", "rome"), SCHEMES)
     if manifest["identity"].get("command") == "locate":
         _draw_locations(run, output, scheme, fact, prompts)
@@ -50,14 +51,14 @@ def figures_command(
 def _draw_traces(
     run: Path, output: Path, scheme: Scheme, fact: Sequence[str] | None, prompts: int, *, window: int | None
 ) -> None:
-    traced = trace_grids(runs.read_table(run, TraceCell))
+    traced = trace_grids(run_folder.read_table(run, TraceCell))
     _save(output, _figures(traced, _chosen(traced, fact, prompts), scheme, window))
     averages = trace_averages(traced, scheme=scheme)
     disk.replace_whole(output / AVERAGES, csv_header(TraceAverage) + to_csv(averages))
 
 
 def _draw_locations(run: Path, output: Path, scheme: Scheme, fact: Sequence[str] | None, prompts: int) -> None:
-    located = location_grids(runs.read_table(run, LocationCell))
+    located = location_grids(run_folder.read_table(run, LocationCell))
     _save(output, _location_figures(located, _chosen(located, fact, prompts), scheme))
     averages = location_summary(located, scheme=scheme)
     disk.replace_whole(output / AVERAGES, csv_header(LocationAverage) + to_csv(averages))
@@ -66,31 +67,31 @@ def _draw_locations(run: Path, output: Path, scheme: Scheme, fact: Sequence[str]
 def _save(output: Path, figures: Iterator[tuple[str, Figure]]) -> None:
     make_folder(output)
     for name, figure in figures:
-        plots.save(figure, output / name)
+        traces.save(figure, output / name)
 
 
 def _location_figures(
     located: Sequence[LocationGrid], chosen: Sequence[str], scheme: Scheme
 ) -> Iterator[tuple[str, Figure]]:
     """Yield the figures of a run of ``interpret locate`` by their names."""
-    yield "average_heatmap", plots.location_figure(located, scheme=scheme)
-    yield "average_lines", plots.location_lines(located, scheme=scheme)
+    yield "average_heatmap", traces.location_figure(located, scheme=scheme)
+    yield "average_lines", traces.location_lines(located, scheme=scheme)
     wanted = [grid for grid in located if grid.name in chosen]
     for name, of_fact in groupby(wanted, key=lambda grid: grid.name):
-        yield f"fact_{name}", plots.located_fact_figure(list(of_fact))
+        yield f"fact_{name}", traces.located_fact_figure(list(of_fact))
 
 
 def _figures(
     traced: Sequence[TraceGrid], chosen: Sequence[str], scheme: Scheme, window: int | None
 ) -> Iterator[tuple[str, Figure]]:
     """Yield the figures of a trace by their names."""
-    yield "average_heatmap", plots.average_figure(traced, scheme=scheme, window=window)
-    yield "average_lines", plots.line_figure(traced, scheme=scheme, window=window)
+    yield "average_heatmap", traces.average_figure(traced, scheme=scheme, window=window)
+    yield "average_lines", traces.line_figure(traced, scheme=scheme, window=window)
     if {"hidden"} < {grid.mediator for grid in traced} & {"hidden", "attn_severed", "mlp_severed"}:
-        yield "severed_bars", plots.severed_figure(traced)
+        yield "severed_bars", traces.severed_figure(traced)
     wanted = [grid for grid in traced if grid.name in chosen]
     for name, of_fact in groupby(wanted, key=lambda grid: grid.name):
-        yield f"fact_{name}", plots.prompt_figure(list(of_fact), window=window)
+        yield f"fact_{name}", traces.prompt_figure(list(of_fact), window=window)
 
 
 def _chosen(grids: Sequence[Grid], facts: Sequence[str] | None, prompts: int) -> Sequence[str]:

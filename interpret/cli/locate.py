@@ -7,18 +7,19 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from interpret import location_runs, provenance, runs
-from interpret.attribution.functions import attributed_function
-from interpret.cli.common import Work, choice, do_units, out, tell_counts
+from interpret.attribution.steps.functions import attributed_function
 from interpret.cli.options import Chosen, Loading, Model, Output
-from interpret.fact_files import load_facts
-from interpret.fact_runs import BAD_ROW
-from interpret.knowledge import RULES
-from interpret.location_runs import NOT_LOCATED, LocationPlan
-from interpret.location_tables import LocationGrid, location_averages, location_grids
-from interpret.locations import CONTRAST, location_plan
+from interpret.cli.work import Work, choice, do_units, out, tell_counts
+from interpret.facts.files import load_facts
+from interpret.facts.filter import RULES
+from interpret.facts.runs import BAD_ROW
+from interpret.locating import runs
+from interpret.locating.facts import CONTRAST, location_plan
+from interpret.locating.runs import NOT_LOCATED, LocationPlan
+from interpret.locating.tables import LocationGrid, location_averages, location_grids
 from interpret.records import LocationCell
-from interpret.trace_tables import bucket_peaks
+from interpret.storage import provenance, run_folder
+from interpret.tracing.tables import bucket_peaks
 
 LOCATING = Work("Locating", "located", "facts", (BAD_ROW, NOT_LOCATED))
 
@@ -66,12 +67,12 @@ def locate_command(
         LOCATING,
         output,
         LocationCell,
-        lambda run: location_runs.write_locations(run, opened.model, opened.tokenizer, plan),
+        lambda run: runs.write_locations(run, opened.model, opened.tokenizer, plan),
         units=plan.units,
         identity=opened.identity | asked,
         circumstances={**opened.circumstances, "facts": str(facts), "limit": chosen.limit},
     )
-    if grids := [grid for rows in runs.read_units(output, LocationCell) for grid in location_grids(rows)]:
+    if grids := [grid for rows in run_folder.read_units(output, LocationCell) for grid in location_grids(rows)]:
         _show(function, grids)
     tell_counts(LOCATING, output)
 

@@ -6,15 +6,16 @@ from typing import Annotated, cast
 
 import typer
 
-from interpret import provenance, runs, selectors
 from interpret.anatomy import anatomy_of
-from interpret.cli.common import MOST_SHOWN, Work, do_units, say, show_table, tell, tell_rows
 from interpret.cli.options import Loading, Model, Output
+from interpret.cli.work import MOST_SHOWN, Work, do_units, say, show_table, tell, tell_rows
 from interpret.errors import InputError, unknown
-from interpret.neuron_runs import NeuronPlan, check_plan, write_neurons
-from interpret.pair_files import load_pairs, pairs_of_facts
+from interpret.facts.pairs import load_pairs, pairs_of_facts
+from interpret.probing.neuron_runs import NeuronPlan, check_plan, write_neurons
 from interpret.probing.neurons import CHOICES, Token
+from interpret.prompts import selectors
 from interpret.records import NeuronEffect
+from interpret.storage import provenance, run_folder
 
 READING = Work("Reading", "read", "parts")
 SURE = 0.05
@@ -73,7 +74,7 @@ def neurons_command(
         identity=opened.identity | asked,
         circumstances={**opened.circumstances, "texts": str(source), "batch_size": batch_size},
     )
-    rows = runs.read_table(output, NeuronEffect)
+    rows = run_folder.read_table(output, NeuronEffect)
     show_table(
         f"The surest of {len(rows)} neurons, {len(texts)} pairs:",
         ("layer", "neuron", "true", "false", "Hedges' g", "p", "q"),

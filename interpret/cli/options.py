@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import typer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret import provenance
-from interpret.cli.common import say
-from interpret.models import load
+from interpret.cli.work import say
+from interpret.models.opening import load
+from interpret.storage import provenance
 
 Model = Annotated[str, typer.Option(help="'demo' (SmolLM2-135M-Instruct), a model folder, or a hub id.")]
 Output = Annotated[Path, typer.Option(help="Run folder: table.csv, manifest.json. The same command continues it.")]

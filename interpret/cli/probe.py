@@ -7,12 +7,9 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from interpret import provenance, runs
-from interpret.chat import MODEL_TEMPLATE
-from interpret.cli.common import MOST_SHOWN, Work, do_units, show_table, tell_counts
 from interpret.cli.options import Loading, Model, Opened, Output
-from interpret.facts import load_examples
-from interpret.probe_runs import (
+from interpret.cli.work import MOST_SHOWN, Work, do_units, show_table, tell_counts
+from interpret.probing.prompt_runs import (
     NOT_PROBED,
     Probe,
     heads_probe,
@@ -21,7 +18,10 @@ from interpret.probe_runs import (
     probed_prompts,
     write_probes,
 )
+from interpret.prompts.chat import MODEL_TEMPLATE
+from interpret.prompts.prompts import load_examples
 from interpret.records import HeadView, LensReading, LogitShare
+from interpret.storage import provenance, run_folder
 
 PROBING = Work("Probing", "probed", "prompts", (NOT_PROBED,))
 R = TypeVar("R")
@@ -161,4 +161,4 @@ def _probed(
         identity={**opened.identity, **asked, "examples_sha256": provenance.file_sha256(examples)},
         circumstances={**opened.circumstances, "examples": str(examples)},
     )
-    return runs.read_units(output, record)
+    return run_folder.read_units(output, record)

@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from interpret import disk, runs
-from interpret.cli.common import say
+from interpret.cli.work import say
+from interpret.pages.interpretations import interpretation_page
 from interpret.records import Interpretation
-from interpret.report import interpretation_page
+from interpret.storage import disk, run_folder
 
 
 def report_command(
@@ -21,6 +21,6 @@ def report_command(
 
     interpret report runs/interpretations
     """
-    page = interpretation_page(runs.read_table(run, Interpretation), runs.read_manifest(run))
+    page = interpretation_page(run_folder.read_table(run, Interpretation), run_folder.read_manifest(run))
     disk.replace_whole(output, page.encode())
     say(f"{output}: open it in a browser")

@@ -11,16 +11,17 @@ from rich.markup import escape
 from rich.table import Table
 from transformers import PreTrainedTokenizerBase, set_seed
 
-from interpret import provenance, runs, selfie, sources
-from interpret.chat import MODEL_TEMPLATE, has_template
-from interpret.cli.common import MOST_SHOWN, Work, choice, do_units, out, say, tell_rows
 from interpret.cli.options import Loading, Model, Output
+from interpret.cli.work import MOST_SHOWN, Work, choice, do_units, out, say, tell_rows
 from interpret.errors import InputError, InterpretError
-from interpret.facts import load_examples
-from interpret.interpretation_prompt import InterpretationPrompt, interpretation_prompt
-from interpret.readings import SAME, Settings
+from interpret.prompts.chat import MODEL_TEMPLATE, has_template
+from interpret.prompts.prompts import load_examples
 from interpret.records import Interpretation
-from interpret.spec import MODES, NORMALIZED
+from interpret.selfie import rows, sources
+from interpret.selfie.readings import SAME, Settings
+from interpret.selfie.templates import InterpretationPrompt, interpretation_prompt
+from interpret.storage import provenance, run_folder
+from interpret.surgery.plan import MODES, NORMALIZED
 
 INTERPRETING = Work("Interpreting", "interpreted", "prompts")
 
@@ -123,12 +124,12 @@ def selfie_command(
     templates, settings = reading.templates(tokenizer), reading.settings()
     where = {"layers": reading.layers, "tokens": reading.tokens, "site": reading.site}
     planned = sources.plan_sources(lm, tokenizer, prompts, **where, chat_template=reading.chat_template)
-    selfie.check_request(lm, planned, templates, settings)
-    counts = {source.prompt.name: selfie.count_rows([source], len(templates)) for source in planned}
+    rows.check_request(lm, planned, templates, settings)
+    counts = {source.prompt.name: rows.count_rows([source], len(templates)) for source in planned}
 
-    def written(run: runs.Run) -> Iterator[Interpretation]:
-        rows = selfie.interpretations(lm, tokenizer, planned, templates, settings, skip=run.finished, say=say)
-        return _write(run, rows, counts)
+    def written(run: run_folder.Run) -> Iterator[Interpretation]:
+        records = rows.interpretations(lm, tokenizer, planned, templates, settings, skip=run.finished, say=say)
+        return _write(run, records, counts)
 
     asked = {"command": "selfie", **asdict(reading), "examples_sha256": provenance.file_sha256(examples)}
     circumstances = {"examples": str(examples), "batch_size": asked.pop("batch_size")}
@@ -151,7 +152,9 @@ def _insertion_layer(words: str) -> Any:
     return words if words == SAME else int(words)
 
 
-def _write(run: runs.Run, records: Iterator[Interpretation], counts: Mapping[str, int]) -> Iterator[Interpretation]:
+def _write(
+    run: run_folder.Run, records: Iterator[Interpretation], counts: Mapping[str, int]
+) -> Iterator[Interpretation]:
     """Write prompt by prompt what is pending, ``counts`` rows each, and yield every record."""
     for name in run.pending:
         rows = []
@@ -167,7 +170,7 @@ def _show(folder: Path) -> None:
     """Say where the table is, show its first rows, and fail if rows did."""
     first: list[Interpretation] = []
     count = failed = 0
-    for records in runs.read_units(folder, Interpretation):
+    for records in run_folder.read_units(folder, Interpretation):
         first += records[: MOST_SHOWN - len(first)]
         count += len(records)
         failed += sum(record.kind == "failed" for record in records)

@@ -9,20 +9,21 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from interpret import provenance, trace_runs, trace_tables
-from interpret.buckets import Scheme
-from interpret.cli.common import Work, choice, do_units, out, show_table, tell, tell_counts
 from interpret.cli.options import Chosen, Loading
-from interpret.configs import METHODS, TraceConfig, load_config
+from interpret.cli.work import Work, choice, do_units, out, show_table, tell, tell_counts
 from interpret.errors import InputError
-from interpret.fact_files import load_facts
-from interpret.fact_runs import BAD_ROW
-from interpret.hook_names import check_module_names
-from interpret.knowledge import RULES
+from interpret.facts.buckets import Scheme
+from interpret.facts.files import load_facts
+from interpret.facts.filter import RULES
+from interpret.facts.runs import BAD_ROW
 from interpret.records import TraceCell, TracePeak
-from interpret.trace_inputs import check_settings
-from interpret.trace_runs import NOT_TRACED, TracePlan
-from interpret.tracing import check_mediators
+from interpret.storage import provenance
+from interpret.tracing import runs, tables
+from interpret.tracing.config import METHODS, TraceConfig, load_config
+from interpret.tracing.exact import check_mediators
+from interpret.tracing.inputs import check_settings
+from interpret.tracing.knowledge_tracing import check_module_names
+from interpret.tracing.runs import NOT_TRACED, TracePlan
 
 TRACING = Work("Tracing", "traced", "facts", (BAD_ROW, NOT_TRACED))
 
@@ -140,7 +141,7 @@ def trace_command(
         TRACING,
         folder,
         TraceCell,
-        lambda run: trace_runs.write_traces(run, opened.model, opened.tokenizer, plan),
+        lambda run: runs.write_traces(run, opened.model, opened.tokenizer, plan),
         units=plan.units,
         identity=opened.identity | _identity(plan, path),
         circumstances={**opened.circumstances, **circumstances, "buckets": wanted.buckets},
@@ -185,21 +186,21 @@ def _identity(plan: TracePlan, facts: Path) -> dict[str, Any]:
 
 def _show(folder: Path, scheme: Scheme) -> None:
     """Show where effects are largest on average, and where in single facts: not the same place."""
-    traced, peaks = trace_runs.write_peaks(folder)
+    traced, peaks = runs.write_peaks(folder)
     if not traced:
         return
-    if words := trace_tables.estimated(traced):
+    if words := tables.estimated(traced):
         tell(f"Attention: {words}, whose sizes are not to be trusted; averages hold them too.")
     averages = Table("restored", "tokens", "layer", "AIE", "95% interval", "facts")
     single: list[Sequence[str]] = []
-    for mediator, of_one in trace_tables.by_mediator(traced).items():
-        found = trace_tables.bucket_peaks(trace_tables.bucket_averages(of_one, scheme=scheme), scheme=scheme)
+    for mediator, of_one in tables.by_mediator(traced).items():
+        found = tables.bucket_peaks(tables.bucket_averages(of_one, scheme=scheme), scheme=scheme)
         for peak in found:
             interval = f"{peak.low:+.3f} to {peak.high:+.3f}"
             averages.add_row(mediator, peak.bucket, str(peak.layer_idx), f"{peak.mean:+.3f}", interval, str(peak.n))
         averages.add_section()
-        for among in (trace_tables.SUBJECT, trace_tables.ALL):
-            there = [peak for peak in found if among == trace_tables.ALL or peak.bucket.endswith("_subject")]
+        for among in (tables.SUBJECT, tables.ALL):
+            there = [peak for peak in found if among == tables.ALL or peak.bucket.endswith("_subject")]
             average = max(there, key=lambda peak: peak.mean)
             of_facts = [peak for peak in peaks if (peak.mediator, peak.among) == (mediator, among)]
             single.append((mediator, among, f"{average.mean:+.3f}", str(average.layer_idx), *_sum_up(of_facts)))

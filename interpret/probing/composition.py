@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from interpret.activations.edits import check_index
+from interpret.activations.sites import unfused
 from interpret.anatomy import Anatomy, anatomy_of, input_device, key_heads
 from interpret.errors import InputError, unknown
 from interpret.precision import in_float64
-from interpret.probing.edits import check_index
 from interpret.probing.neurons import plain_weight
-from interpret.probing.sites import unfused
 
 Kind = Literal["query", "key", "value"]
 """Through what the later head reads."""

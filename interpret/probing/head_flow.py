@@ -14,15 +14,15 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from interpret.activations.cache import ActivationCache
+from interpret.activations.lookup import check_holds, columns_of
+from interpret.activations.sites import recording
 from interpret.anatomy import Anatomy, anatomy_of
 from interpret.errors import InputError
 from interpret.precision import in_float64
-from interpret.probing.cache import ActivationCache
-from interpret.probing.choices import check_holds, columns_of
+from interpret.probing._logit_attribution import head_writes
 from interpret.probing.composition import Kind, check_kind, grams, head_weights, product_norm
 from interpret.probing.heads import attention_patterns, check_looks_back
-from interpret.probing.logit_attribution import head_writes
-from interpret.probing.sites import recording
 
 
 @torch.no_grad()

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from interpret.activations.edits import Edit, check_index, editing
 from interpret.anatomy import anatomy_of, input_device, layer_input, longest_text, reporting_attention
-from interpret.batches import position_ids
+from interpret.anatomy.passes import evaluating, only_in_this_thread
 from interpret.errors import InputError, UnsupportedModelError
-from interpret.passes import evaluating, only_in_this_thread
-from interpret.probing.edits import Edit, check_index, editing
+from interpret.prompts.batches import position_ids
 
 Head = tuple[int, int]
 """Layer and number of a (query) head."""

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
+from interpret.activations.edits import check_index, editing
 from interpret.anatomy import anatomy_of, input_device, layer_input
-from interpret.batches import pad
+from interpret.anatomy.passes import evaluating, only_in_this_thread
 from interpret.errors import InputError, UnsupportedModelError, unknown
-from interpret.passes import evaluating, only_in_this_thread
-from interpret.probing.edits import check_index, editing
+from interpret.prompts.batches import pad
 
 Token = int | Literal["last", "mean", "max"]
 """At which token a neuron is read: the last, the mean or the maximum over all tokens but those the tokenizer adds, or

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from interpret.activations.edits import check_index
 from interpret.anatomy import longest_text
-from interpret.chat import as_it_is, wrap
+from interpret.anatomy.passes import evaluating
 from interpret.errors import InputError, unknown
-from interpret.facts import Prompt
-from interpret.passes import evaluating
-from interpret.probing.edits import check_index
 from interpret.probing.neurons import count_neurons, run_neurons
-from interpret.spans import TokenisedPrompt, tokenise
+from interpret.prompts.chat import as_it_is, wrap
+from interpret.prompts.prompts import Prompt
+from interpret.prompts.tokens import TokenisedPrompt, tokenise
 
 PerPrompt = Literal["max", "all"]
 """max: a prompt counts once, by the token at which the neuron says most. all: each token counts for itself."""

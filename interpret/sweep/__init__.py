@@ -5,9 +5,9 @@
 derivatives ``backward`` finds in the two runs of ``two_runs``.
 """
 
-from interpret.sweep.attribution import FirstOrder, first_order
 from interpret.sweep.cells import Cell, Pin, Site, grid, window_around
-from interpret.sweep.engine import SweepResult, sweep
+from interpret.sweep.exact import SweepResult, sweep
+from interpret.sweep.first_order import FirstOrder, first_order
 from interpret.sweep.metrics import Metric
 
 __all__ = [

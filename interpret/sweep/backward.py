@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from interpret.layers import Context, Layer, Past, Point, Untapped, run_layer
-from interpret.recorded import Run, mask_for
+from interpret.engine.layers import Context, Layer, Past, Point, Untapped, run_layer
+from interpret.engine.recording import Run, mask_for
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from interpret.layers import Context, Layer, Past, Point, run_layer
-from interpret.recorded import Run, mask_for
+from interpret.engine.layers import Context, Layer, Past, Point, run_layer
+from interpret.engine.recording import Run, mask_for
 from interpret.sweep.cells import Cell
 
 _UNITS: dict[str, Point] = {"head": "head", "neuron": "neuron"}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from interpret.records import Interpretation
-from interpret.runs import read_table
+from interpret.storage.run_folder import read_table
 
 TOP = Path(__file__).parents[2]
 WORDS = ["love", "eating", "pizza", "with", "extra", "cheese"]

@@ -9,8 +9,8 @@ import torch
 from safetensors import safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.demo_model import demo_model_folder
-from interpret.models import load
+from interpret.models.demo import demo_model_folder
+from interpret.models.opening import load
 
 REFERENCE = Path(__file__).parents[1] / "data" / "smollm2_logits.npz"
 """texts [3]; for each, ids_i [T] and argmax_i [T] of every position; last_logits [3, V] of the last positions."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from interpret.attribution.result import Attributed, Attribution, AttributionInfo
+from interpret.attribution.result.attribution import Attributed, Attribution, AttributionInfo
 
 TOKENS = ("The", " Tower", " is", " in", " the", " the", " city")
 

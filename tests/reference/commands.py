@@ -58,7 +58,7 @@ def run(*argv: object) -> int:
 # Stands still where it would write the fourth unit.
 _STOPPING = """
 import runpy, sys, time
-from interpret.runs import Run
+from interpret.storage.run_folder import Run
 write, safe = Run.write, []
 def write_three(run, unit, records):
     if len(safe) == 3:

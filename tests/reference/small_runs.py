@@ -11,7 +11,7 @@ from typing import Any
 
 from reference.processes import WITHOUT_PACKAGE
 
-from interpret.runs import Run, open_run
+from interpret.storage.run_folder import Run, open_run
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def assert_complete(folder: Path, unbroken: dict[str, bytes]) -> None:
 
 _WORKER = f"""{WITHOUT_PACKAGE}
 from dataclasses import dataclass
-from interpret.runs import open_run
+from interpret.storage.run_folder import open_run
 
 @dataclass(frozen=True)
 class Row:

@@ -1,0 +1,210 @@
+"""Methods that go back to activations inside the model: outputs of layers, of their attention and of their MLP.
+
+All sites of all layers come from one forward pass of a text where the method allows it. What is recorded and derived
+is the pass of the text itself: a foil that is read in a text of its own is a constant here once the two have parted.
+Names are those of ``activations``; letters those of ``steps``.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from interpret.anatomy import Anatomy, anatomy_of
+from interpret.anatomy.passes import only_in_this_thread
+from interpret.attribution.methods.gradients import check_count, derivatives, quadrature, rescaled
+from interpret.attribution.steps.fitting import at_once, in_parts
+from interpret.attribution.steps.step import Baseline, Step, head, hidden_states
+from interpret.errors import InputError, unknown
+
+SITES = ("resid_post", "attn_out", "mlp_out")
+Tap = Callable[[Tensor], Tensor]
+"""Gets an activation, [B, T, D], and returns what the model goes on with."""
+
+
+def layer_names(model: PreTrainedModel, layers: Sequence[int | str] | str | int | None) -> list[str]:
+    """Return names of activations.
+
+    Args:
+        model: a causal LM of a known family.
+        layers: names such as ``"mlp_out.3"``; a site alone, such as ``"mlp_out"``, stands for all layers, and a number
+            for all sites of that layer, from -1 backwards too. None for everything.
+
+    Raises:
+        InputError: for what does not exist.
+    """
+    n_layers = len(anatomy_of(model).layers)
+    every = [f"{site}.{layer}" for layer in range(n_layers) for site in SITES]
+    if layers is None:
+        return every
+    chosen: list[str] = []
+    for one in [layers] if isinstance(layers, (str, int)) else layers:
+        wanted = str(one % n_layers if isinstance(one, int) and -n_layers <= one < 0 else one)
+        found = [name for name in every if wanted in (name, *name.split("."))]
+        site, _, layer = wanted.rpartition(".")
+        if not found and layer.removeprefix("-").isdigit() and site in ("", *SITES):
+            raise InputError(f"layer {layer} does not exist; this model has layers 0 to {n_layers - 1}")
+        if not found:
+            raise InputError(
+                f"{unknown('activation', one, SITES)}, each for all layers, or as '{SITES[0]}.{n_layers - 1}'"
+            )
+        chosen += found
+    if not chosen:
+        raise InputError("layers is empty; leave it out for all layers")
+    return list(dict.fromkeys(chosen))
+
+
+def layer_gradient_x_activation(steps: Sequence[Step], names: Sequence[str]) -> list[dict[str, Tensor]]:
+    """Return activation times gradient, all activations of a step from one backward pass.
+
+    Shrikumar et al. 2016 (arXiv:1605.01713), at hidden layers. The steps of a text share one forward pass: a token
+    does not see those after it.
+
+    Args:
+        steps: of one text, in order; each begins with what the one before it read.
+        names: of activations.
+
+    Returns:
+        For each step, under each name, [T, D].
+    """
+    return at_once(steps[-1], lambda: _activations_and_gradients(steps, names))
+
+
+def _activations_and_gradients(steps: Sequence[Step], names: Sequence[str]) -> list[dict[str, Tensor]]:
+    model, embeddings = steps[-1].model, steps[-1].embeddings.clone().requires_grad_()
+    with recording(model, names, 1) as seen:
+        states = hidden_states(model, embeddings)
+    found = []
+    for step in steps:
+        n_tokens = len(step.ids)
+        value = step.read(head(model, states[:, n_tokens - 1]), embeddings[:, :n_tokens])
+        at = derivatives(value.sum(), [seen[name] for name in names], again=step is not steps[-1])
+        pairs = zip(names, at, strict=True)
+        found.append({name: (seen[name].detach() * one)[0, :n_tokens] for name, one in pairs})
+    return found
+
+
+def layer_integrated_gradients(
+    steps: Sequence[Step], names: Sequence[str], *, n_steps: int = 50, baseline: Baseline = "zero"
+) -> list[dict[str, Tensor]]:
+    """Return gradients integrated from an activation's value at a baseline text to its value at the text.
+
+    Sundararajan et al. 2017 (arXiv:1703.01365), equation 1, with an activation as the input and all others computed
+    from it and from the text, by Gauss-Legendre quadrature.
+
+    Args:
+        steps: of one text.
+        names: of activations; each takes passes of its own.
+        n_steps: points on the way.
+        baseline: the text where the way begins, see ``Step.baseline``.
+
+    Returns:
+        For each step, under each name, [T, D].
+
+    Raises:
+        InputError: for no points, or a wrong baseline.
+    """
+    check_count("n_steps", n_steps)
+    return [_integrated(step, names, n_steps, step.baseline(baseline)) for step in steps]
+
+
+def _integrated(step: Step, names: Sequence[str], n_steps: int, baseline: Tensor) -> dict[str, Tensor]:
+    with torch.no_grad(), recording(step.model, names, 2) as seen:
+        step.logits(torch.cat([step.embeddings, baseline]))
+    found = {}
+    for name in names:
+        x, start = seen[name]
+        total: Tensor | float = 0.0
+        for shares, weights in quadrature(n_steps, step.batch_size, x):
+            points = (start + shares * (x - start)).to(x)
+            total += (weights * in_parts(step, points, partial(_gradient_at, step, name))).sum(0)
+        found[name] = (x - start) * total
+    return found
+
+
+def _gradient_at(step: Step, name: str, points: Tensor) -> Tensor:
+    """Return the derivative of a step's value where an activation has other values, [B, T, D]."""
+    points, embeddings = points.detach().requires_grad_(), step.embeddings.expand(len(points), -1, -1)
+    tap: dict[str, Tap] = {name: lambda _: points}
+    with tapping(step.model, tap, len(points)):
+        logits = step.logits(embeddings)
+    value = step.read(logits, embeddings).sum()
+    with tapping(step.model, tap, len(points)):  # layers that are run again in backward read the same
+        return derivatives(value, [points])[0]
+
+
+def layer_deeplift(
+    steps: Sequence[Step], names: Sequence[str], *, baseline: Baseline = "zero"
+) -> list[dict[str, Tensor]]:
+    """Return DeepLIFT's contributions of activations, all of a step from one pass; see ``gradients.deeplift``.
+
+    Args:
+        steps: of one text.
+        names: of activations.
+        baseline: the text that is held against it, see ``Step.baseline``.
+
+    Returns:
+        For each step, under each name, [T, D].
+
+    Raises:
+        InputError: for a wrong baseline.
+    """
+    return [at_once(step, partial(_deeplifted, step, names, step.baseline(baseline))) for step in steps]
+
+
+def _deeplifted(step: Step, names: Sequence[str], baseline: Tensor) -> dict[str, Tensor]:
+    both = torch.cat([step.embeddings, baseline]).requires_grad_()  # [2, T, D]
+    with rescaled(step.model):
+        with recording(step.model, names, 2) as seen:
+            logits = step.logits(both)
+        at = derivatives(step.read(logits, both)[0], [seen[name] for name in names])
+    pairs = zip(names, at, strict=True)
+    return {name: (seen[name][0] - seen[name][1]).detach() * one[0] for name, one in pairs}
+
+
+@contextmanager
+def recording(model: PreTrainedModel, names: Sequence[str], n_rows: int) -> Iterator[dict[str, Tensor]]:
+    """Record activations, [B, T, D], of the pass this thread makes inside the ``with`` block, each in its graph."""
+    seen: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Tap:
+        return lambda value: seen.setdefault(name, value)
+
+    with tapping(model, {name: keep(name) for name in names}, n_rows):
+        yield seen
+
+
+@contextmanager
+def tapping(model: PreTrainedModel, taps: Mapping[str, Tap], n_rows: int) -> Iterator[None]:
+    """Let functions read and change activations of the passes this thread makes inside the ``with`` block.
+
+    What ``activations.record`` shows may be a view beside the graph (OPT's MLP works on [B * T, D]); here the model
+    goes on with the very tensor the function returned, so that it has a derivative.
+    """
+    anatomy = anatomy_of(model)
+    with ExitStack() as stack:
+        for name, tap in taps.items():
+            hook = only_in_this_thread(_hook(tap, n_rows))
+            stack.callback(_module(anatomy, name).register_forward_hook(hook).remove)
+        yield
+
+
+def _module(anatomy: Anatomy, name: str) -> nn.Module:
+    """Return the module whose output an activation is."""
+    site, _, layer = name.partition(".")
+    block, family = anatomy.layers[int(layer)], anatomy.family
+    paths = {"resid_post": "", "attn_out": family.attention_output, "mlp_out": family.mlp_last}
+    return block.get_submodule(paths[site])
+
+
+def _hook(tap: Tap, n_rows: int) -> Callable[..., Any]:
+    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        value = output[0] if isinstance(output, tuple) else output
+        new = tap(value.view(n_rows, -1, value.shape[-1])).view(value.shape)
+        return (new, *output[1:]) if isinstance(output, tuple) else new
+
+    return hook

@@ -1,0 +1,109 @@
+"""Methods that mask tokens and look what happens to the values of all steps of a text; no gradient is needed.
+
+Both put other embeddings in the place of tokens, so positions stay what they are. Letters: T tokens of a step's text,
+F of them that may be masked, N masked texts, D width of an embedding.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from interpret.attribution.methods.lime import fit_ridge, proximity, token_masks
+from interpret.attribution.methods.masked_texts import masked_values
+from interpret.attribution.steps.step import Baseline, Step
+from interpret.errors import InputError
+
+
+def occlusion(steps: Sequence[Step], *, window: int = 1, baseline: Baseline = "zero") -> list[Tensor]:
+    """Return what each value loses without a token: f(text) - f(text without the window), signed, [T] for each step.
+
+    Zeiler and Fergus 2014 (arXiv:1311.2901), section 4.2, over tokens. Windows stand at every place; the score of a
+    token is the mean over the windows it is in.
+
+    Args:
+        steps: of one text.
+        window: neighbouring tokens masked together, 1 to T.
+        baseline: what stands in place of a masked token, see ``Step.baseline``.
+
+    Raises:
+        InputError: for a window that does not fit, or a wrong baseline.
+    """
+    for step in steps:
+        if not 1 <= window <= len(step.ids):
+            room = f"room for windows of 1 to {len(step.ids)} tokens"
+            raise InputError(f"window is {window}; the text before {_name(step)} has {room}")
+    n_tokens = len(steps[-1].ids)
+    starts, columns = torch.arange(n_tokens - window + 1)[:, None], torch.arange(n_tokens)
+    covers = (starts <= columns) & (columns < starts + window)  # [windows, tokens]
+    masked = torch.cat([torch.zeros(1, n_tokens, dtype=torch.bool), covers])
+    plain, *without = masked_values(steps, masked, steps[-1].baseline(baseline))
+    lost = plain - torch.stack(without)  # [windows, steps]
+    scores = []
+    for number, step in enumerate(steps):
+        own = covers[: len(step.ids) - window + 1, : len(step.ids)]  # the windows within its text
+        scores.append(lost[: len(own), number] @ own.double() / own.sum(0))
+    return scores
+
+
+def lime(
+    steps: Sequence[Step],
+    *,
+    n_samples: int = 500,
+    mask_probability: float = 0.3,
+    kernel_width: float = 0.25,
+    penalty: float = 0.01,
+    baseline: Baseline = "eos",
+    seed: int = 0,
+) -> list[Tensor]:
+    """Return what each token adds to each value in a linear model fitted around the text, [T] for each step.
+
+    Ribeiro et al. 2016 (arXiv:1602.04938), sections 3.3 to 3.5. The features are which tokens are there; a masked
+    token has the embedding of a real one. Special tokens are never masked, and their score is 0. The step's detail
+    ``r2`` is the weighted share of the values' variance that the linear model explains, NaN where they do not vary.
+
+    Args:
+        steps: of one text.
+        n_samples: N, texts that are drawn, the whole text among them; at least 2.
+        mask_probability: of each token, between 0 and 1.
+        kernel_width: a text with the share d of its tokens masked weighs exp(-(d / width)^2).
+        penalty: of the ridge regression, on the squared coefficients, for weights with a mean of 1; at least 0.
+        baseline: the token masked ones become, see ``Step.baseline``.
+        seed: of the draws; the first tokens of texts see the same ones, however long the texts are.
+
+    Raises:
+        InputError: for an option out of its range, a wrong baseline, or a text of special tokens alone.
+    """
+    _check_lime(n_samples, mask_probability, kernel_width, penalty)
+    free = [(~step.special).nonzero()[:, 0].cpu() for step in steps]  # [F] each
+    for step, own in zip(steps, free, strict=True):
+        if not len(own):
+            raise InputError(f"the text before {_name(step)} has only special tokens, which LIME never masks")
+    masks = token_masks(n_samples, len(free[-1]), mask_probability, seed)  # [N, F] of the last step
+    masked = torch.zeros(n_samples, len(steps[-1].ids), dtype=torch.bool)
+    masked[:, free[-1]] = masks == 0
+    values = masked_values(steps, masked, steps[-1].baseline(baseline))
+    scores = []
+    for number, (step, own) in enumerate(zip(steps, free, strict=True)):
+        there = masks[:, : len(own)]
+        weights = proximity(there, kernel_width)
+        # Weights of mean 1, so that the penalty means the same for every number of samples and width.
+        fit = fit_ridge(there, values[:, number], weights / weights.mean(), penalty * n_samples)
+        step.details["r2"] = fit.r2
+        scores.append(torch.zeros(len(step.ids), dtype=torch.float64).index_put((own,), fit.coefficients))
+    return scores
+
+
+def _check_lime(n_samples: int, mask_probability: float, kernel_width: float, penalty: float) -> None:
+    if n_samples < 2:
+        raise InputError(f"n_samples is {n_samples}; a linear model needs at least 2")
+    if not 0 < mask_probability < 1:
+        raise InputError(f"mask_probability is {mask_probability}; it lies between 0 and 1")
+    if kernel_width <= 0:
+        raise InputError(f"kernel_width is {kernel_width}; it is above 0")
+    if penalty < 0:
+        raise InputError(f"penalty is {penalty}; it is at least 0")
+
+
+def _name(step: Step) -> str:
+    return f"token {step.tokenizer.convert_ids_to_tokens(step.target)!r}"

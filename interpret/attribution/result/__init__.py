@@ -1,0 +1,1 @@
+"""What an attribution gives back, and how it is shown and stored."""

@@ -1,0 +1,208 @@
+"""What ``Attribution.aggregate`` and ``to_frame`` do. Nothing here changes what it is given."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from interpret.attribution.result.attribution import Attributed, Attribution, Floats, How, Spans
+from interpret.errors import InputError, unknown
+
+HOWS: dict[How, Callable[[Floats], Floats]] = {
+    "sum": lambda values: values.sum(-1),
+    "l2": lambda values: np.sqrt((values**2).sum(-1)),
+    "mean": lambda values: values.mean(-1),
+}
+MERGES: dict[str, Callable[[Floats], Floats]] = {"sum": np.sum, "mean": np.mean, "product": np.prod}
+WORD_MARKS = ("\u2581", "\u0120", "\u010a")  # SentencePiece's space; byte-level BPE's space and line break
+COLUMNS = ("input", "side", "activation", "step", "step_position", "step_token", "position", "token", "score")
+Ranges = list[tuple[int, int]]
+
+
+def aggregate(
+    attribution: Attribution, how: How, normalize: bool, spans: Spans | None, subwords: bool, minus: Attribution | None
+) -> Attribution:
+    """Return another attribution; see ``Attribution.aggregate``."""
+    if how not in HOWS:
+        raise InputError(unknown("how", how, HOWS))
+    if spans is not None and subwords:
+        raise InputError("spans and subwords both say which tokens are merged; give one of them")
+    sequences = [_reduced(one, how) for one in attribution.sequences]
+    done: list[str] = [how]
+    if minus is not None:
+        _check_same_tokens(sequences, minus.sequences)
+        pairs = zip(sequences, minus.sequences, strict=True)
+        sequences = [_minus(one, _reduced(other, how)) for one, other in pairs]
+        done.append("minus")
+    aggregates = attribution.info.step_aggregates
+    if spans is not None:
+        if len(spans) != len(sequences):
+            raise InputError(f"spans has {len(spans)} entries for {len(sequences)} inputs; give one list for each")
+        sequences = [
+            _merged(one, _ranges(one, own, number), None, aggregates)
+            for number, (one, own) in enumerate(zip(sequences, spans, strict=True))
+        ]
+        done.append("spans")
+    if subwords:
+        sequences = [_with_words(one, aggregates) for one in sequences]
+        done.append("subwords")
+    if normalize:
+        sequences = [_normalised(one) for one in sequences]
+        done.append("normalize")
+    info = replace(attribution.info, aggregation=(*attribution.info.aggregation, *done))
+    return Attribution(sequences, info)
+
+
+def _mapped(one: Attributed, change: Callable[[Floats, str], Floats]) -> Attributed:
+    """Return an input with other scores; ``change`` gets each array and its side."""
+    return replace(
+        one,
+        scores=None if one.scores is None else change(one.scores, "target"),
+        layer_scores={name: change(values, "target") for name, values in one.layer_scores.items()},
+        source_scores=None if one.source_scores is None else change(one.source_scores, "source"),
+        step_scores=dict(one.step_scores),
+        details=dict(one.details),
+    )
+
+
+def _reduced(one: Attributed, how: How) -> Attributed:
+    return _mapped(one, lambda values, _: HOWS[how](values) if values.ndim == 3 else values.copy())
+
+
+def _check_same_tokens(sequences: Sequence[Attributed], others: Sequence[Attributed]) -> None:
+    if len(sequences) != len(others):
+        raise InputError(f"minus has {len(others)} inputs, this attribution {len(sequences)}")
+    for number, (one, other) in enumerate(zip(sequences, others, strict=True)):
+        same = [(each.tokens, each.start, each.stop, each.source_tokens, set(each.parts())) for each in (one, other)]
+        if same[0] != same[1]:
+            raise InputError(f"minus has other tokens, steps or activations at input {number}; only the same subtract")
+
+
+def _minus(one: Attributed, other: Attributed) -> Attributed:
+    taken = other.parts()
+    found = {key: values - taken[key] for key, values in one.parts().items()}
+    common = [name for name in one.step_scores if name in other.step_scores]
+    return replace(
+        one,
+        scores=found.get(("target", "")),
+        layer_scores={name: found["target", name] for name in one.layer_scores},
+        source_scores=found.get(("source", "")),
+        step_scores={name: one.step_scores[name] - other.step_scores[name] for name in common},
+        details={},
+    )
+
+
+def _normalised(one: Attributed) -> Attributed:
+    """Divide each step by the sum of its sizes: source and target as one, each activation on its own."""
+    together = [values for (_, name), values in one.parts().items() if not name]
+    total = sum((np.nansum(np.abs(values), axis=0) for values in together), np.zeros(()))
+
+    def shares(values: Floats, _: str) -> Floats:
+        inputs = any(values is each for each in together)
+        size = total if inputs else np.nansum(np.abs(values), axis=0)
+        return values / np.where(size == 0, 1, size)
+
+    return _mapped(one, shares)
+
+
+def _ranges(one: Attributed, spans: Sequence[tuple[int, int]], number: int) -> Ranges:
+    """Return ranges that cover all tokens, those of the spans and the single ones between."""
+    if any(isinstance(span, int) for span in spans):
+        raise InputError(
+            f"spans[{number}] is {spans}; give a list of ranges for each input, such as [[(0, 2)]] for one"
+        )
+    found: Ranges = []
+    at = 0
+    for start, end in sorted(spans):
+        if not at <= start < end <= len(one.tokens):
+            raise InputError(
+                f"spans[{number}]: ({start}, {end}) overlaps another or is not inside the {len(one.tokens)} tokens"
+            )
+        if any(start < edge < end for edge in (one.n_prompt, one.start, one.stop)):
+            raise InputError(f"spans[{number}]: ({start}, {end}) crosses the end of the prompt or of the steps")
+        found += [(token, token + 1) for token in range(at, start)]
+        found.append((start, end))
+        at = end
+    return found + [(token, token + 1) for token in range(at, len(one.tokens))]
+
+
+def _with_words(one: Attributed, aggregates: dict[str, str]) -> Attributed:
+    edges = (one.n_prompt, one.start, one.stop)
+    source = None if one.source_tokens is None else _words(one.source_tokens, ())
+    return _merged(one, _words(one.tokens, edges), source, aggregates)
+
+
+def _words(tokens: Sequence[str], edges: Sequence[int]) -> Ranges:
+    """Return the range of each word: it begins at a mark, at an edge, and beside tokens such as ``<s>``."""
+    starts = [
+        at
+        for at, token in enumerate(tokens)
+        if at == 0 or at in edges or token.startswith(WORD_MARKS) or _special(token) or _special(tokens[at - 1])
+    ]
+    return list(zip(starts, [*starts[1:], len(tokens)], strict=True))
+
+
+def _special(token: str) -> bool:
+    """Whether a token looks like a special one, or like a single byte of SentencePiece, which is of a word."""
+    return token.startswith("<") and token.endswith(">") and len(token) > 2 and not token.startswith("<0x")
+
+
+def _merged(one: Attributed, rows: Ranges, source: Ranges | None, aggregates: dict[str, str]) -> Attributed:
+    """Merge ranges of tokens, and the steps among them; scores are added."""
+    columns = [(start - one.start, end - one.start) for start, end in rows if one.start <= start < one.stop]
+    first_row = next(row for row, (start, _) in enumerate(rows) if start == one.start)
+
+    def change(values: Floats, side: str) -> Floats:
+        ranges = rows if side == "target" else source
+        # Zeros stand for tokens a step does not see; where a merged step has seen none of them is set below.
+        whole = values if ranges is None else _added(np.nan_to_num(values), ranges, axis=0)
+        whole = _added(whole, columns, axis=1)
+        if side == "target":
+            for step in range(len(columns)):
+                whole[first_row + step :, step] = np.nan
+        return whole
+
+    return replace(
+        _mapped(one, change),
+        tokens=tuple(_joined(one.tokens, rows)),
+        token_ids=tuple(_joined_ids(one.token_ids, rows)),
+        n_prompt=sum(start < one.n_prompt for start, _ in rows),
+        start=first_row,
+        stop=first_row + len(columns),
+        step_scores={
+            name: np.array([MERGES[aggregates[name]](values[start:end]) for start, end in columns])
+            for name, values in one.step_scores.items()
+        },
+        details={},
+        foil_tokens=one.foil_tokens and tuple(_joined(one.foil_tokens, columns)),
+        source_tokens=one.source_tokens and tuple(_joined(one.source_tokens, source)),
+        source_ids=one.source_ids and tuple(_joined_ids(one.source_ids, source)),
+    )
+
+
+def _joined(tokens: Sequence[str], ranges: Ranges | None) -> Sequence[str]:
+    return tokens if ranges is None else ["".join(tokens[start:end]) for start, end in ranges]
+
+
+def _joined_ids(ids: Sequence[int], ranges: Ranges | None) -> Sequence[int]:
+    return ids if ranges is None else [ids[start] if end == start + 1 else -1 for start, end in ranges]
+
+
+def _added(values: Floats, ranges: Ranges, axis: int) -> Floats:
+    return np.add.reduceat(values, [start for start, _ in ranges], axis=axis)
+
+
+def to_frame(attribution: Attribution) -> pd.DataFrame:
+    """Return a long table; see ``Attribution.to_frame``."""
+    rows = [row for number, one in enumerate(attribution.sequences) for row in _rows(number, _reduced(one, "sum"))]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _rows(number: int, one: Attributed) -> Iterator[tuple[object, ...]]:
+    for (side, name), values in one.parts().items():
+        tokens = one.tokens if side == "target" else one.source_tokens or ()
+        for step, column in enumerate(range(one.start, one.stop)):
+            seen = values[:, step] if side == "source" else values[:column, step]
+            for position, score in enumerate(seen.tolist()):
+                yield number, side, name, step, column, one.tokens[column], position, tokens[position], score

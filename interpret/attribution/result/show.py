@@ -1,0 +1,145 @@
+"""Attributions for the eye: coloured tables in a terminal, a page in a file or a notebook."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from interpret.attribution.result.attribution import Attribution, Floats
+from interpret.attribution.result.heatmap import LEVELS, Band, Grid, Heading, Panel, level, panels, short, title
+from interpret.attribution.result.page import page, pieces
+from interpret.errors import InputError
+from interpret.storage.disk import replacing
+
+_POSITIVE, _NEGATIVE = (34, 88, 196), (164, 76, 8)
+_ZERO = (36, 38, 43)
+"""Ground of a score of zero: the table brings its own, as the terminal's is not known. White is readable on all."""
+_LONGEST = 18
+"""Characters of a token as a heading."""
+_NARROWEST = 7
+
+
+def show(attribution: Attribution, *, html: str | Path | None = None, overwrite: bool = False) -> Path | None:
+    """Show an attribution: in a terminal as tables, in a notebook as a page, or write that page to a file.
+
+    Every score is shown with its sign: tokens down, attributed tokens across; of layer methods layers down and tokens
+    across, for each attributed token. A width D is summed. ``page`` returns the HTML as text.
+
+    Args:
+        attribution: what is shown.
+        html: the file to write; nothing else is shown then. None: show it here.
+        overwrite: replace a file that is there.
+
+    Returns:
+        The path of the file; None where none is written.
+
+    Raises:
+        InputError: if the file is there and may not be replaced.
+        RunError: if the disk does not take it.
+    """
+    if html is not None:
+        path = Path(html)
+        if path.exists() and not overwrite:
+            raise InputError(f"{path} is there already; give overwrite=True to replace it, or another name")
+        with replacing(path) as file:
+            for text in pieces(attribution):
+                file.write(text.encode())
+        return path
+    console = Console()
+    if console.is_jupyter:
+        from IPython.display import HTML, display  # there, where there are notebooks
+
+        display(HTML(framed(page(attribution))))
+    else:
+        console.print(Tables(attribution))
+    return None
+
+
+def framed(text: str) -> str:
+    """Return a page as an element of another one, so that the styles of neither reach the other."""
+    frame = f'<iframe srcdoc="{escape(text)}" title="Attribution" style="width:100%;height:36rem;border:0"></iframe>'
+    return f"<div>{frame}</div>"
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What rich draws of an attribution; columns that do not fit beside each other go into further tables."""
+
+    attribution: Attribution
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield headings and tables."""
+        yield Text(f"{title(self.attribution)}, in: {self.attribution.info.unit}", style="bold")
+        for panel in panels(self.attribution):
+            yield Text(f"\n{panel.prompt} → {panel.continuation}", style="bold")
+            for grid in panel.grids:
+                yield from _tables(grid, panel, options.max_width)
+
+
+def _tables(grid: Grid, panel: Panel, width: int) -> Iterator[Table | Text]:
+    about = "" if grid.step is None else f"Token {grid.step.position} {grid.step.text}: "
+    yield Text(about + grid.title, style="dim")
+    rows = [row for band in grid.bands for row in band.rows]
+    beside = max((cell_len(_label(one)) for one in rows), default=0)
+    beside = max(beside, len(grid.down), *map(len, grid.foot), *(len(band.name) for band in grid.bands), 0)
+    for columns in _fitting([max(_NARROWEST, cell_len(_label(one))) for one in grid.columns], width - beside - 1):
+        yield _table(grid, panel, columns)
+
+
+def _fitting(widths: list[int], room: int) -> Iterator[slice]:
+    """Cut columns into runs that fit; each has at least one."""
+    first, used = 0, 0
+    for column, width in enumerate(widths):
+        if column > first and used + width + 1 > room:
+            yield slice(first, column)
+            first, used = column, 0
+        used += width + 1
+    yield slice(first, len(widths))
+
+
+def _table(grid: Grid, panel: Panel, columns: slice) -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", show_edge=False)
+    table.add_column(grid.down, no_wrap=True)
+    for column in grid.columns[columns]:
+        table.add_column(Text(_label(column)), justify="right", no_wrap=True, min_width=_NARROWEST)
+    for band in grid.bands:
+        if len(grid.bands) > 1:
+            table.add_row(Text(band.name, style="dim"))
+        _add_rows(table, band, panel.largest, columns)
+    for name, values in grid.foot.items():
+        table.add_row(Text(name, style="dim"), *(Text(_plain(value), style="dim") for value in values[columns]))
+    return table
+
+
+def _add_rows(table: Table, band: Band, largest: float, columns: slice) -> None:
+    for row, values in zip(band.rows, _cells(band.values[:, columns], largest), strict=True):
+        table.add_row(Text(_label(row)), *values)
+
+
+def _cells(values: Floats, largest: float) -> list[list[Text]]:
+    return [[Text(short(value, largest), style=_style(value, largest)) for value in row] for row in values.tolist()]
+
+
+def _style(value: float, largest: float) -> str:
+    """Return white on a ground as strong as the score; nothing where there is none."""
+    if math.isnan(value):
+        return ""
+    strength = level(value, largest)
+    end, share = _POSITIVE if strength > 0 else _NEGATIVE, abs(strength) / LEVELS
+    ground = (round(zero + share * (full - zero)) for zero, full in zip(_ZERO, end, strict=True))
+    return "rgb(255,255,255) on rgb({},{},{})".format(*ground)
+
+
+def _label(heading: Heading) -> str:
+    text = heading.text if len(heading.text) <= _LONGEST else heading.text[: _LONGEST - 1] + "…"
+    return text if heading.position is None else f"{heading.position} {text}"
+
+
+def _plain(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.3g}"

@@ -1,0 +1,211 @@
+"""Attribution of encoder-decoder translation models: M2M100, NLLB and Marian.
+
+A step's text is the source and then what the decoder has read, so that every method that works on embeddings takes
+both at once; scores are taken apart afterwards. Letters: S tokens of the source, T tokens the decoder reads or writes,
+G of them attributed, B rows, D width of an embedding, V size of the vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig, PreTrainedModel
+
+from interpret.anatomy import (
+    generating_by,
+    given_embedding_scales,
+    input_device,
+    last_attention_only,
+    reporting_attention,
+)
+from interpret.attribution.languages import Languages
+from interpret.attribution.plan import Plan
+from interpret.attribution.result.attribution import Attributed, Floats, side_by_side
+from interpret.attribution.steps.step import Room, Step, foil_tokens, gathered_details, head
+from interpret.attribution.targets import Inputs, Text, check_length, check_text, text_of
+from interpret.device import in_batches
+from interpret.errors import InputError
+from interpret.prompts.batches import pad
+
+
+@dataclass(frozen=True)
+class TranslationStep(Step):
+    """One attributed token of a translation; ``ids`` are the source's S and then the decoder's."""
+
+    n_source: int = field(kw_only=True)
+    """S."""
+    flags: frozenset[int] = field(kw_only=True)
+    """Tokens that name a language."""
+
+    @cached_property
+    def special(self) -> Tensor:
+        """[S + T] bool: which tokens are special ones, those that name a language included."""
+        special = self.flags | set(self.tokenizer.all_special_ids)
+        return torch.tensor([token in special for token in self.ids], device=self.embeddings.device)
+
+    def layers(self) -> list[nn.Module]:
+        """Return the layers of encoder and decoder."""
+        return [*self.model.get_encoder().layers, *self.model.get_decoder().layers]
+
+    def states(self, embeddings: Tensor) -> Tensor:
+        """Return what the head reads after each token of the decoder, [B, S + T, D] -> [B, T, D]."""
+        states: Tensor = self._decoded(embeddings)[0]
+        return states
+
+    def head(self, states: Tensor) -> Tensor:
+        """Return the logits for such states, [..., D] -> [..., V], float32 at least."""
+        return head(self.model, states) + getattr(self.model, "final_logits_bias", 0)  # Marian's
+
+    @torch.no_grad()
+    def attentions(self) -> list[Tensor]:
+        """Return where the last token of the decoder looks, in the source and in what it has read, [H, S + T] a layer.
+
+        Each head's weights sum to 1 in the source, and to 1 in what the decoder has read.
+        """
+        with reporting_attention(self.model), last_attention_only(self.model):
+            output = self._decoded(self.embeddings, output_attentions=True)
+        sides = zip(output.cross_attentions, output.attentions, strict=True)
+        return [torch.cat([cross[0, :, -1], own[0, :, -1]], dim=1) for cross, own in sides]
+
+    def _decoded(self, embeddings: Tensor, **options: bool) -> Any:
+        """Run encoder and decoder, and return what the decoder does."""
+        encoder, decoder = self.model.get_encoder(), self.model.get_decoder()
+        of_source, of_target = given_embedding_scales(self.model)
+        source, text = embeddings[:, : self.n_source] * of_source, embeddings[:, self.n_source :] * of_target
+        states = encoder(inputs_embeds=source)[0]
+        return decoder(inputs_embeds=text, encoder_hidden_states=states, use_cache=False, **options)
+
+
+def translated_texts(plan: Plan, inputs: Inputs, first: int) -> list[Text]:
+    """Return one batch of texts, each source and translation in one, written by the model where no targets are given.
+
+    Args:
+        plan: what is done; of a translation model.
+        inputs: sources as prompts, and translations as targets, without their sources; a contrast's are such too.
+        first: number of the batch's first one.
+
+    Raises:
+        InputError: for texts that do not fit.
+    """
+    languages = plan.languages
+    assert languages is not None
+    numbers = range(len(inputs.prompts))[first : first + plan.batch_size]
+    sources = [_source(plan, languages, number, inputs.prompts[number]) for number in numbers]
+    if inputs.targets is None:
+        check_length(plan, "what begins a translation", len(languages.begin), plan.max_new_tokens)
+        writing = partial(write_translations, plan.model, languages=languages, new_tokens=plan.max_new_tokens)
+        wholes = list(in_batches(sources, len(sources), writing, lambda _: None))
+    else:
+        wholes = [_given(plan, languages, "targets", number, inputs.targets[number]) for number in numbers]
+    texts = []
+    for number, source, whole in zip(numbers, sources, wholes, strict=True):
+        foils = inputs.contrast_targets
+        foil = None if foils is None else (*source, *_given(plan, languages, "contrast_targets", number, foils[number]))
+        text = text_of(plan, inputs, number, (*source, *whole), len(source) + len(languages.begin), foil)
+        texts.append(replace(text, n_source=len(source)))
+    return texts
+
+
+def _source(plan: Plan, languages: Languages, number: int, text: str) -> tuple[int, ...]:
+    check_text(f"prompts[{number}]", text)
+    ids = languages.source_ids(text)
+    check_length(plan, f"prompts[{number}]", len(ids))
+    return ids
+
+
+def _given(plan: Plan, languages: Languages, what: str, number: int, text: str) -> tuple[int, ...]:
+    check_text(f"{what}[{number}]", text)
+    ids = languages.target_ids(text)
+    if len(ids) == len(languages.begin):
+        raise InputError(f"{what}[{number}] {text!r} has no tokens; there is nothing to attribute")
+    check_length(plan, f"{what}[{number}]", len(ids))
+    return ids
+
+
+@torch.no_grad()
+def write_translations(
+    model: PreTrainedModel, sources: Sequence[Sequence[int]], languages: Languages, new_tokens: int
+) -> list[tuple[int, ...]]:
+    """Return what a model translates greedily, without the end-of-text token.
+
+    Args:
+        model: the model.
+        sources: tokens of the texts to translate.
+        languages: what is written.
+        new_tokens: at most so many, after what every translation begins with.
+
+    Returns:
+        For each source all tokens of the decoder, what every translation begins with included.
+    """
+    tokenizer, begin = languages.tokenizer, languages.begin
+    batch = pad(sources, pad_id=tokenizer.pad_token_id, side="right", device=input_device(model))
+    config = GenerationConfig(
+        max_new_tokens=new_tokens,
+        do_sample=False,
+        decoder_start_token_id=begin[0],
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        suppress_tokens=[tokenizer.pad_token_id],  # padding is no text, though Marian begins with it
+    )
+    start = torch.tensor([begin] * len(sources), device=batch.input_ids.device)
+    with generating_by(model, config):  # Marian's own would force an end
+        output = model.generate(
+            batch.input_ids, attention_mask=batch.attention_mask, decoder_input_ids=start, generation_config=config
+        )
+    new = output[:, len(begin) :].tolist()
+    end = tokenizer.eos_token_id
+    return [(*begin, *(text[: text.index(end)] if end in text else text)) for text in new]
+
+
+def attributed_translation(plan: Plan, text: Text) -> Attributed:
+    """Attribute one translation."""
+    assert plan.languages is not None
+    n_source, room = text.n_source, Room()
+    steps = [
+        TranslationStep(
+            plan.model,
+            plan.tokenizer,
+            text.ids[:column],
+            text.ids[column],
+            foil,
+            plan.function,
+            plan.batch_size,
+            room,
+            n_source=n_source,
+            flags=plan.languages.flags,
+        )
+        for column, foil in zip(range(text.start, text.stop), text.foils, strict=True)
+    ]
+    step_scores = _step_scores(plan, steps)
+    with torch.enable_grad():
+        scores = plan.method.scores(steps, plan.method_options)  # [S + T_t, ...] each
+    source, target = text.ids[:n_source], text.ids[n_source:]
+    return Attributed(
+        tokens=tuple(plan.tokenizer.convert_ids_to_tokens(list(target))),
+        token_ids=target,
+        n_prompt=text.n_prompt - n_source,
+        start=text.start - n_source,
+        stop=text.stop - n_source,
+        scores=side_by_side([of_step[n_source:] for of_step in scores], len(target)),
+        step_scores=step_scores,
+        details=gathered_details(steps),
+        foil_tokens=foil_tokens(steps),
+        source_tokens=tuple(plan.tokenizer.convert_ids_to_tokens(list(source))),
+        source_ids=source,
+        source_scores=np.stack([of_step[:n_source] for of_step in scores], axis=1),
+    )
+
+
+@torch.no_grad()
+def _step_scores(plan: Plan, steps: Sequence[TranslationStep]) -> dict[str, Floats]:
+    """Return every function that is reported, [G] each."""
+    values: dict[str, list[float]] = {name: [] for name in plan.step_scores}
+    for step in steps:
+        reading = step.reading(step.logits(step.embeddings), step.embeddings)
+        for name, function in plan.step_scores.items():
+            values[name].append(function(reading).item())
+    return {name: np.array(of_steps) for name, of_steps in values.items()}

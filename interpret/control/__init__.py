@@ -1,0 +1,1 @@
+"""Training one MLP until a hidden state says something else, and what that leaves unchanged."""

@@ -1,0 +1,329 @@
+"""A decoder layer, run part by part, so that what many runs have in common is computed and kept once.
+
+The names of the parts come from ``anatomy``; what they compute is the same in all its families. Shapes: C cells (runs
+that go side by side), S samples, N tokens computed, P tokens before them that all cells share, M tokens between, of
+each cell's own, H heads, G key-value heads, W width of a head, F neurons.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from interpret.anatomy import (
+    Anatomy,
+    Block,
+    Fused,
+    Rotary,
+    attention_scale,
+    attention_softcap,
+    capped,
+    head_width,
+    input_device,
+    key_heads,
+    rotation,
+    window_of,
+)
+from interpret.engine.linear import Module, quick
+
+Point = Literal["head", "attention", "neuron", "mlp"]
+"""Where a layer can be read and written: the heads' outputs beside each other [..., H * W], what the attention adds
+to the residual stream [..., D], the neurons [..., F], what the MLP adds [..., D]."""
+
+
+class Tap(Protocol):
+    """Reads and writes what passes the points of a layer."""
+
+    def given(self, point: Point) -> Tensor | None:
+        """Return what every cell has at the first token, [S, D], where that is known beforehand."""
+
+    def at(self, point: Point, value: Tensor) -> Tensor:
+        """Take what passes, [C, S, up to N, width], and return what shall pass.
+
+        Fewer than N tokens are the last ones: the first token is not among them.
+        """
+
+
+class Untapped:
+    """A tap that leaves everything as it is."""
+
+    def given(self, point: Point) -> Tensor | None:
+        """Return None: nothing is known beforehand."""
+        return None
+
+    def at(self, point: Point, value: Tensor) -> Tensor:
+        """Return what passes."""
+        return value
+
+
+@dataclass(frozen=True)
+class Past:
+    """Keys and values of tokens before those computed, the same for all cells; rotated already."""
+
+    keys: Tensor
+    """[S, G, P, W]."""
+    values: Tensor
+    """[S, G, P, W]."""
+
+
+class Memory(Protocol):
+    """Keys and values of tokens between the past and those computed, which each cell has of its own."""
+
+    def extended(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Take those of the tokens computed, [S, G, C, N, W], and return all of each cell, [S, G, C, M + N, W]."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the N tokens computed see, and where they stand."""
+
+    past: Past
+    mask: Tensor
+    """[N, P + M + N], 0 where a token sees another and -inf elsewhere."""
+    columns: slice | Tensor
+    """The N positions in the sequence, by which queries and keys are rotated."""
+    memory: Memory | None = None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The modules of one decoder layer, and what its attention needs to know."""
+
+    block: Block
+    attention_norm: Module
+    projections: tuple[Module, ...]
+    fused: Fused
+    query_norm: Module
+    key_norm: Module
+    norms_heads: bool
+    """Whether these norm each head; else all heads beside each other."""
+    attention_out: Module
+    attention_after: Module
+    mlp_norm: Module
+    gate: Module | None
+    """None where there is no gate, or one that is part of ``up``."""
+    gated_up: bool
+    """Whether the first half of what ``up`` gives is the gate."""
+    up: Module
+    activation: Module
+    down: Module
+    mlp_after: Module
+    head_width: int
+    n_heads: int
+    n_key_heads: int
+    scale: float
+    softcap: float | None
+    window: int | None
+    """How many tokens back a token sees, where that is limited."""
+    rotary: Rotary
+    rotation: tuple[Tensor, Tensor] | None
+    """Cosines and sines, each [T, width]."""
+    device: torch.device
+
+
+def layers_of(model: PreTrainedModel, anatomy: Anatomy, like: Tensor, n_tokens: int) -> list[Layer]:
+    """Find the parts of every layer; ``like`` has the dtype of the hidden states, ``n_tokens`` is T.
+
+    Raises:
+        UnsupportedModelError: if the family's row does not name the parts.
+    """
+    config, parts = model.config, anatomy.parts
+    width = head_width(config)
+
+    def found(index: int, block: nn.Module) -> Layer:
+        device = _device_of(block, model)
+        attention = block.get_submodule(anatomy.family.attention)
+
+        def part(path: str) -> Any:
+            return quick(block.get_submodule(path)) if path else _unchanged
+
+        return Layer(
+            block=anatomy.block,
+            attention_norm=part(parts.attention_norm),
+            projections=tuple(part(name) for name in parts.projections),
+            fused=parts.fused,
+            query_norm=part(parts.query_norm),
+            key_norm=part(parts.key_norm),
+            norms_heads=not parts.key_norm or _size(block.get_submodule(parts.key_norm)) == width,
+            attention_out=part(parts.attention_out),
+            attention_after=part(parts.attention_after),
+            mlp_norm=part(anatomy.family.mlp_norm),
+            gate=part(parts.gate) if parts.gate not in ("", parts.up) else None,
+            gated_up=parts.gate == parts.up,
+            up=part(parts.up),
+            # OPT keeps a plain function here.
+            activation=_attribute(block, parts.activation),
+            down=part(parts.down),
+            mlp_after=part(parts.mlp_after),
+            head_width=width,
+            n_heads=config.num_attention_heads,
+            n_key_heads=key_heads(config),
+            scale=attention_scale(attention, config, index),
+            softcap=attention_softcap(anatomy.family, config),
+            window=window_of(config, index),
+            rotary=parts.rotary,
+            rotation=rotation(anatomy, index, like.to(device), n_tokens),
+            device=device,
+        )
+
+    return [found(index, block) for index, block in enumerate(anatomy.layers)]
+
+
+def _unchanged(x: Tensor) -> Tensor:
+    """Stand for a module that a family does not have."""
+    return x
+
+
+def _size(norm: nn.Module) -> int:
+    return norm.get_parameter("weight").numel()
+
+
+def _attribute(module: nn.Module, path: str) -> Any:
+    for name in path.split("."):
+        module = getattr(module, name)
+    return module
+
+
+def _device_of(block: nn.Module, model: PreTrainedModel) -> torch.device:
+    """Return where a layer computes; offloaded parameters come to where the model takes its input."""
+    parameter = next(block.parameters(), None)
+    return input_device(model) if parameter is None or parameter.device.type == "meta" else parameter.device
+
+
+def run_layer(layer: Layer, x: Tensor, context: Context, tap: Tap, first: int = 0) -> tuple[Tensor, Past]:
+    """Run one layer for all cells at once.
+
+    Args:
+        layer: its parts.
+        x: [C, S, N, D], the layer's input at the tokens computed.
+        context: what these tokens see.
+        tap: sees and replaces what passes the points.
+        first: tokens before this one only give keys and values; the output is that of tokens ``first`` to N.
+
+    Returns:
+        The layer's output, [C, S, N - first, D], and the keys and values of the first cell's N tokens.
+    """
+    normed = x if layer.block == "post_norm" else layer.attention_norm(x)
+    attention, own = _attention(layer, normed, context, tap, first)
+    x = x[:, :, first:]
+    if layer.block == "parallel":
+        return x + attention + _mlp(layer, x, tap, first), own
+    x = x + attention
+    if layer.block == "post_norm":
+        x = layer.attention_norm(x)
+        return layer.mlp_norm(x + _mlp(layer, x, tap, first)), own
+    return x + _mlp(layer, x, tap, first), own
+
+
+def _attention(layer: Layer, normed: Tensor, context: Context, tap: Tap, first: int) -> tuple[Tensor, Past]:
+    """Return the output of the attention at tokens ``first`` to N, and the N tokens' keys and values."""
+    given = tap.given("attention") if first == 0 else None
+    start = first if given is None else 1
+    queries, keys, values = _project(layer, normed, start, context.columns)
+    # Sample and key-value head first, then cells: [S, G, C, N, W].
+    keys, values = (part.permute(1, 3, 0, 2, 4) for part in (keys, values))
+    own = Past(keys[:, :, 0], values[:, :, 0])
+    if start == normed.shape[2]:
+        assert given is not None
+        return tap.at("attention", given[None, :, None].expand(len(normed), -1, -1, -1)), own
+    if context.memory is not None:
+        keys, values = context.memory.extended(keys, values)
+    mixed = _attend(layer, queries, keys, values, context.past, context.mask[start:])
+    output = layer.attention_after(layer.attention_out(tap.at("head", mixed)))
+    return tap.at("attention", _with_first(given, output)), own
+
+
+def _with_first(given: Tensor | None, rest: Tensor) -> Tensor:
+    """Put the first token's value, [S, D], before those of the others, [C, S, N - 1, D]."""
+    if given is None:
+        return rest
+    return torch.cat([given[None, :, None].expand(len(rest), -1, -1, -1), rest], dim=2)
+
+
+def _project(layer: Layer, normed: Tensor, start: int, columns: slice | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return queries [C, S, N - start, H, W] and keys and values [C, S, N, G, W], rotated to their positions."""
+    heads = (layer.n_heads, layer.n_key_heads, layer.n_key_heads)
+    if layer.fused == "blocks":
+        packed = layer.projections[0](normed)
+        queries, keys, values = packed.split([number * layer.head_width for number in heads], dim=-1)
+        queries = queries[:, :, start:]
+    elif layer.fused == "heads":
+        packed = layer.projections[0](normed).unflatten(-1, (layer.n_heads, 3, layer.head_width))
+        queries, keys, values = (part.flatten(-2) for part in packed.unbind(dim=-2))
+        queries = queries[:, :, start:]
+    else:
+        ask, key, value = layer.projections
+        queries, keys, values = ask(normed[:, :, start:]), key(normed), value(normed)
+    if not layer.norms_heads:
+        queries, keys = layer.query_norm(queries), layer.key_norm(keys)
+    queries, keys, values = (
+        part.unflatten(-1, (number, layer.head_width))
+        for part, number in zip((queries, keys, values), heads, strict=True)
+    )
+    if layer.norms_heads:
+        queries, keys = layer.query_norm(queries), layer.key_norm(keys)
+    if layer.rotation is not None:
+        cos, sin = (table[columns, None] for table in layer.rotation)  # [N, 1, width]
+        queries = _rotate(queries, cos[start:], sin[start:], layer.rotary)
+        keys = _rotate(keys, cos, sin, layer.rotary)
+    return queries, keys, values
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor, kind: Rotary) -> Tensor:
+    """Turn the first features of each head, x [C, S, N, H, W], by the angles of each token, [N, 1, width]."""
+    width = cos.shape[-1]
+    turning = x[..., :width]
+    if kind == "halves":
+        left, right = turning.chunk(2, dim=-1)
+        across = torch.cat([-right, left], dim=-1)
+    else:
+        across = torch.stack([-turning[..., 1::2], turning[..., ::2]], dim=-1).flatten(-2)
+    turned = turning * cos + across * sin
+    return turned if width == x.shape[-1] else torch.cat([turned, x[..., width:]], dim=-1)
+
+
+def _attend(layer: Layer, queries: Tensor, keys: Tensor, values: Tensor, past: Past, mask: Tensor) -> Tensor:
+    """Return the heads' outputs beside each other, [C, S, N, H * W], for keys and values [S, G, C, M + N, W].
+
+    The past is shared: its keys meet the queries of all cells in one product a sample and head, uncopied.
+    """
+    C, S, N, H, W = queries.shape
+    G, P = past.keys.shape[1:3]
+    own = keys.shape[3]
+    queries = queries.unflatten(3, (G, H // G)).permute(1, 3, 0, 4, 2, 5).reshape(S * G, -1, W)
+    keys, values = (part.reshape(S * G * C, own, W) for part in (keys, values))
+    scores = torch.bmm(queries.reshape(S * G * C, -1, W), keys.transpose(1, 2)).view(S, G, C, H // G, N, own)
+    if P:
+        before = torch.bmm(queries, past.keys.reshape(S * G, P, W).transpose(1, 2))
+        scores = torch.cat([before.view(S, G, C, H // G, N, P), scores], dim=-1)
+    scores = capped(scores * layer.scale, layer.softcap)
+    weights = torch.softmax(scores + mask, dim=-1, dtype=torch.float32).to(values.dtype)
+    mixed = torch.bmm(weights[..., P:].reshape(S * G * C, -1, own), values)
+    if P:
+        shared = weights[..., :P].reshape(S * G, -1, P)
+        mixed = mixed + torch.bmm(shared, past.values.reshape(S * G, P, W)).view_as(mixed)
+    return mixed.view(S, G, C, H // G, N, W).permute(2, 0, 4, 1, 3, 5).reshape(C, S, N, H * W)
+
+
+def _mlp(layer: Layer, x: Tensor, tap: Tap, first: int) -> Tensor:
+    """Return the output of the MLP, [C, S, N, D], for the stream it reads before the norm."""
+    given = tap.given("mlp") if first == 0 else None
+    if given is not None:
+        x = x[:, :, 1:]
+        if not x.shape[2]:
+            return tap.at("mlp", given[None, :, None].expand(len(x), -1, -1, -1))
+    normed = x if layer.block == "post_norm" else layer.mlp_norm(x)
+    output = layer.mlp_after(layer.down(tap.at("neuron", neurons(layer, normed))))
+    return tap.at("mlp", _with_first(given, output))
+
+
+def neurons(layer: Layer, normed: Tensor) -> Tensor:
+    """Return what the neurons say, [..., F], of what the MLP reads, [..., D]."""
+    if layer.gated_up:
+        gate, up = layer.up(normed).chunk(2, dim=-1)
+        return layer.activation(gate) * up
+    if layer.gate is None:
+        return layer.activation(layer.up(normed))
+    return layer.activation(layer.gate(normed)) * layer.up(normed)

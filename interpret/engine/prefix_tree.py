@@ -1,0 +1,125 @@
+"""Texts with their common beginnings joined, so that a model reads each beginning once.
+
+What a model says after a beginning hangs on the beginning alone, so texts that start alike share the pass up to where
+they part. The tree's tokens are laid out one after the other, each seeing the context and its own ancestors.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from interpret.engine.layers import Context, Past, Untapped, run_layer
+from interpret.engine.trunk import Trunk
+
+LARGEST_TREE = 256
+"""Tokens of a tree. Each token meets all others of its tree, so larger trees spend more there than they share."""
+
+
+@dataclass(frozen=True)
+class PrefixTree:
+    """The beginnings of some texts: N nodes, each the token that follows its parent's."""
+
+    ids: list[int]
+    """[N] tokens."""
+    parents: list[int]
+    """[N], each before its own place; -1 for a text's first token."""
+    depths: list[int]
+    """[N], 0 for a text's first token."""
+
+    def mask(self, n_before: int, window: int | None) -> Tensor:
+        """Return what is added to attention scores, [N, n_before + N]: 0 for the context and ancestors, else -inf.
+
+        Args:
+            n_before: columns of the context.
+            window: how far back a token sees, where that is limited.
+        """
+        sees = torch.eye(len(self.ids), dtype=torch.bool)
+        for node, parent in enumerate(self.parents):
+            if parent >= 0:
+                sees[node] |= sees[parent]
+        columns = n_before + torch.tensor(self.depths)
+        sees = torch.cat([torch.ones(len(self.ids), n_before, dtype=torch.bool), sees], dim=1)
+        if window is not None:
+            sees &= columns[:, None] - torch.cat([torch.arange(n_before), columns]) <= window
+        return torch.zeros(sees.shape).masked_fill(~sees, float("-inf"))
+
+
+@dataclass(frozen=True)
+class Grove:
+    """A tree, and where some texts' tokens stand in it."""
+
+    tree: PrefixTree
+    places: dict[int, list[int]]
+    """Number of a text -> the node of each of its tokens."""
+
+
+def groves(texts: Sequence[Sequence[int]], largest: int = LARGEST_TREE) -> Iterator[Grove]:
+    """Join texts into trees of at most ``largest`` nodes, or of one text.
+
+    Neighbours in alphabetical order share the most, so each tree takes texts in that order.
+    """
+    tree = PrefixTree([], [], [])
+    places: dict[int, list[int]] = {}
+    last: list[int] = []  # nodes of the text before
+    for number in sorted(range(len(texts)), key=lambda number: list(texts[number])):
+        text = texts[number]
+        common = _common(tree, last, text)
+        if places and len(tree.ids) + len(text) - common > largest:
+            yield Grove(tree, places)
+            tree, places, last, common = PrefixTree([], [], []), {}, [], 0
+        path = last[:common]
+        for depth in range(common, len(text)):
+            tree.parents.append(path[-1] if path else -1)
+            tree.ids.append(text[depth])
+            tree.depths.append(depth)
+            path.append(len(tree.ids) - 1)
+        places[number] = last = path
+    if places:
+        yield Grove(tree, places)
+
+
+def _common(tree: PrefixTree, nodes: Sequence[int], text: Sequence[int]) -> int:
+    """Return how many first tokens of a text are those of the nodes."""
+    count = 0
+    for node, token in zip(nodes, text, strict=False):
+        if tree.ids[node] != token:
+            break
+        count += 1
+    return count
+
+
+def read_tree(trunk: Trunk, tree: PrefixTree, context: Sequence[Past]) -> Tensor:
+    """Let a model read all beginnings after a context.
+
+    Args:
+        trunk: the model's parts.
+        tree: N beginnings.
+        context: for each layer, keys and values of what comes before, [1, G, P, W].
+
+    Returns:
+        [N, D], the last layer's output at each node.
+    """
+    n_before = context[0].keys.shape[2]
+    columns = n_before + torch.tensor(tree.depths)
+    masks = {window: tree.mask(n_before, window) for window in {layer.window for layer in trunk.layers}}
+    cells = _entered(trunk, tree, n_before)[None, None]  # one cell, one sample
+    for layer, past in zip(trunk.layers, context, strict=True):
+        seen = Context(past, masks[layer.window].to(layer.device), columns.to(layer.device))
+        cells, _ = run_layer(layer, cells.to(layer.device), seen, Untapped())
+    return cells[0, 0]
+
+
+def _entered(trunk: Trunk, tree: PrefixTree, n_before: int) -> Tensor:
+    """Return what enters layer 0 at each node, [N, D]; the same token enters differently at different columns."""
+    embeddings = trunk.embed(torch.tensor(tree.ids, device=trunk.device))
+    depths = torch.tensor(tree.depths, device=trunk.device)
+    entered = None
+    for depth in range(max(tree.depths) + 1):
+        rows = (depths == depth).nonzero().squeeze(1)
+        x = trunk.enter(embeddings[rows, None], n_before + depth)[:, 0]
+        entered = x.new_empty(len(depths), x.shape[1]) if entered is None else entered
+        entered[rows] = x
+    assert entered is not None
+    return entered

@@ -1,0 +1,1 @@
+"""Facts: read from files, filtered by what a model knows, and worked through in a run folder."""

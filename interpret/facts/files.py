@@ -1,0 +1,257 @@
+"""Fact files -> ``Fact``: what is asked of a model in causal tracing, and what it should answer.
+
+A file is a JSON list of rows, an object with that list under ``facts``, or (``.jsonl``) one row a line. Two kinds of
+rows are read, also mixed. In the style of known_1000 (ROME, Knowledge-Tracing)::
+
+    {"known_id": 7, "subject": "Lake Como", "attribute": "Italy", "prompt": "Lake Como is located in",
+     "template": "{} is located in", "relation_id": "P17"}
+
+with ``subject``, ``attribute`` and ``prompt`` required, and ``foil`` and ``occurrence`` of our own; and in the style
+of CounterFact::
+
+    {"case_id": 7, "requested_rewrite": {"prompt": "{} is located in", "subject": "Lake Como", "relation_id": "P17",
+     "target_true": {"str": "Italy"}, "target_new": {"str": "Norway"}}}
+
+A wrong row never hides the good ones: it becomes a ``BadFact`` that says what to mend.
+
+A subject that stands in its prompt several times is one of its occurrences: the one counted by the row's
+``occurrence``, else the one at the ``{}`` of the template; a row that has neither is wrong.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from interpret.errors import InputError
+from interpret.prompts.prompts import read_json, read_text
+
+KNOWN_KEYS = {
+    "subject": str,
+    "attribute": str,
+    "prompt": str,
+    "template": str,
+    "relation_id": str,
+    "foil": str,
+    "occurrence": int,
+}
+REWRITE_KEYS = {"subject": str, "prompt": str, "relation_id": str, "target_true": dict, "target_new": dict}
+OTHER_KEYS = ("known_id", "case_id", "requested_rewrite")
+WORDS = {str: "a string", int: "a whole number", dict: 'an object with "str"'}
+BLANK = "{}"
+"""Where the subject goes in a template."""
+
+
+@dataclass(frozen=True)
+class Fact:
+    """What a model is asked, and what it should answer."""
+
+    name: str
+    """``known_{id}``, ``case_{id}`` or ``fact_{index}``: one of a kind in its file, and fit for a file name."""
+    prompt: str
+    """What the model reads, raw."""
+    subject: str
+    """The literal part of the prompt that the fact is about."""
+    attribute: str
+    """The words that continue the prompt, without space around them."""
+    relation: str = ""
+    """The relation's id, such as ``P17``; "" where the file tells none."""
+    foil: str | None = None
+    """Words that would be a wrong answer of the same kind."""
+    occurrence: int | None = None
+    """Which of several occurrences of the subject, from 0; None where there is one only."""
+
+
+@dataclass(frozen=True)
+class BadFact:
+    """A row that could not be read."""
+
+    index: int
+    """Of the row in its file, from 0."""
+    name: str
+    """The name its fact would have."""
+    reason: str
+    """What is wrong; it names the row and the key."""
+
+
+@dataclass(frozen=True)
+class FactFile:
+    """All rows of a file, in its order."""
+
+    facts: list[Fact]
+    bad: list[BadFact]
+
+
+def load_facts(path: str | Path) -> FactFile:
+    """Read a fact file; the top of this module shows what may stand in one.
+
+    Returns:
+        The facts, at least one, and the rows that are none.
+
+    Raises:
+        InputError: if the file is missing, is not JSON, holds no list of rows, or not one good row.
+
+    >>> load_facts("examples/facts.json").facts[0].subject
+    'Mount Fuji'
+    """
+    facts: dict[str, Fact] = {}
+    bad: list[BadFact] = []
+    rows = _rows(Path(path))
+    for index, row in enumerate(rows):
+        name = f"fact_{index}"
+        try:
+            name = _name(row, index)
+            if name in facts:
+                raise InputError(f"the name {name!r} is taken by a row before; give each row an id of its own")
+            facts[name] = _fact(row, name)
+        except InputError as error:
+            bad.append(BadFact(index, name, f"row {index}: {error}"))
+    if not facts:
+        raise InputError(f"{path} holds no fact that can be read, {len(bad)} wrong rows; {bad[0].reason}")
+    return FactFile(list(facts.values()), bad)
+
+
+def occurrences(prompt: str, subject: str) -> list[int]:
+    """Return where in a prompt a subject starts, overlapping occurrences too.
+
+    >>> occurrences("Anna saw Anna", "Anna")
+    [0, 9]
+    """
+    return [start for start in range(len(prompt)) if prompt.startswith(subject, start)]
+
+
+# ------------------------------------------------------------------------------------------------ files and rows
+
+
+def _rows(path: Path) -> list[Any]:
+    """Return the rows of a file, not yet checked; a line that is not JSON stays a text, which is no row."""
+    if path.suffix == ".jsonl":
+        lines = read_text(path, like="examples/facts.json").splitlines()
+        rows: Any = [_line(line) for line in lines if line.strip()]
+    else:
+        rows = read_json(path, like="examples/facts.json")
+        rows = rows.get("facts") if isinstance(rows, dict) else rows
+    if not isinstance(rows, list) or not rows:
+        raise InputError(
+            f'{path} has no facts; expected a list of rows, [{{"subject": ..., "attribute": ..., "prompt": ...}}, ...]'
+        )
+    return rows
+
+
+def _line(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:
+        return line
+
+
+def _name(row: Any, index: int) -> str:
+    """Return the name of a row's fact, from its id where it has one."""
+    if not isinstance(row, dict):
+        raise InputError(f"expected an object with subject, attribute and prompt, got {row!r}")
+    for key, prefix in (("known_id", "known"), ("case_id", "case")):
+        if row.get(key) is not None:
+            # The name becomes a part of file names.
+            if isinstance(row[key], bool) or not re.fullmatch(r"[\w.-]+", str(row[key])):
+                raise InputError(f'"{key}" is {row[key]!r}; expected a number, or letters, digits, "-", "_" and "."')
+            return f"{prefix}_{row[key]}"
+    return f"fact_{index}"
+
+
+def _fact(row: Mapping[str, Any], name: str) -> Fact:
+    return _rewrite_fact(row, name) if "requested_rewrite" in row else _known_fact(row, name)
+
+
+def _known_fact(row: Mapping[str, Any], name: str) -> Fact:
+    """Read a row in the style of known_1000."""
+    _check(row, KNOWN_KEYS, ("subject", "attribute", "prompt"))
+    subject = row["subject"].strip()
+    return Fact(
+        name=name,
+        prompt=row["prompt"],
+        subject=subject,
+        attribute=row["attribute"].strip(),
+        relation=row.get("relation_id") or "",
+        foil=_foil(row.get("foil"), "foil"),
+        occurrence=_occurrence(row["prompt"], subject, row.get("template"), row.get("occurrence")),
+    )
+
+
+def _rewrite_fact(row: Mapping[str, Any], name: str) -> Fact:
+    """Read a row in the style of CounterFact; its prompt is a template."""
+    rewrite = row["requested_rewrite"]
+    if not isinstance(rewrite, dict):
+        raise InputError(f'"requested_rewrite" is {rewrite!r}; expected an object')
+    try:
+        _check(rewrite, REWRITE_KEYS, ("subject", "prompt", "target_true"))
+        template, subject = rewrite["prompt"], rewrite["subject"].strip()
+        if template.count(BLANK) != 1:
+            raise InputError(f'"prompt" {template!r} needs {BLANK} once, where the subject goes')
+        prompt = template.replace(BLANK, subject)
+        return Fact(
+            name=name,
+            prompt=prompt,
+            subject=subject,
+            attribute=_target(rewrite, "target_true"),
+            relation=rewrite.get("relation_id") or "",
+            foil=_foil(_target(rewrite, "target_new"), "target_new") if rewrite.get("target_new") else None,
+            occurrence=_occurrence(prompt, subject, template, None),
+        )
+    except InputError as error:
+        raise InputError(f"requested_rewrite: {error}") from None
+
+
+def _target(rewrite: Mapping[str, Any], key: str) -> str:
+    """Return the words of a target of CounterFact."""
+    words = rewrite[key].get("str")
+    if not isinstance(words, str) or not words.strip():
+        raise InputError(f'"{key}" is {rewrite[key]!r}; expected {WORDS[dict]}')
+    return words.strip()
+
+
+def _foil(words: str | None, key: str) -> str | None:
+    if words is not None and not words.strip():
+        raise InputError(f'"{key}" is empty; leave it out, or give a wrong answer')
+    return None if words is None else words.strip()
+
+
+def _check(row: Mapping[str, Any], keys: Mapping[str, type], required: Sequence[str]) -> None:
+    """Check the keys of a row and the types of its values; other keys are the user's own notes."""
+    allowed = (*keys, *OTHER_KEYS)
+    for key in row:
+        near = [] if key in allowed else get_close_matches(key, allowed, n=1, cutoff=0.8)
+        if near and near[0] not in row:
+            raise InputError(f'key "{key}" looks like "{near[0]}"; correct it, or give your note another name')
+    for key, kind in keys.items():
+        value = row.get(key)
+        if value is None and key in required:
+            raise InputError(f'"{key}" is missing')
+        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise InputError(f'"{key}" is {value!r}; expected {WORDS[kind]}')
+        if key in required and isinstance(value, str) and not value.strip():
+            raise InputError(f'"{key}" is empty')
+
+
+def _occurrence(prompt: str, subject: str, template: str | None, chosen: int | None) -> int | None:
+    """Return which occurrence of its subject a prompt is about; None where there is only one."""
+    starts = occurrences(prompt, subject)
+    if not starts:
+        raise InputError(f'"subject" {subject!r} is not a part of the prompt {prompt!r}')
+    n = len(starts)
+    if chosen is not None and not 0 <= chosen < n:
+        raise InputError(f'"occurrence" is {chosen}; {subject!r} stands in the prompt {n} times: give 0 to {n - 1}')
+    if n == 1:
+        return None
+    if chosen is not None:
+        return chosen
+    # Prompts often go on after their template, so only what stands before the subject has to agree.
+    before, blank, _ = (template or "").partition(BLANK)
+    if blank and prompt.startswith(before + subject):
+        return starts.index(len(before))
+    raise InputError(
+        f'"subject" {subject!r} occurs {n} times in the prompt {prompt!r}; '
+        f'choose one with "occurrence": 0 to {n - 1}, or give a "template" with {BLANK} in its place'
+    )

@@ -1,0 +1,188 @@
+"""Which facts a model knows. Only those are traced: where an answer is that the model does not give, is no question.
+
+Facts -> ``Answered``, each with what the model wrote; ``FilterCounts`` adds up how many were kept, and why the others
+were not.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby, islice, takewhile
+from math import nan
+from typing import Literal
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from interpret.anatomy import base_of, input_device, logits_of, longest_text
+from interpret.anatomy.passes import evaluating
+from interpret.errors import InputError, unknown
+from interpret.facts.files import Fact
+from interpret.prompts.words import starts_with_words
+
+Rule = Literal["words", "first_token"]
+RULES: tuple[Rule, ...] = ("words", "first_token")
+Reason = Literal["", "wrong answer", "several tokens", "too long"]
+ROOM = 4
+"""Tokens a continuation may have beyond the attribute's: space, quotes, and the end of a word that goes on."""
+CHUNK = 16
+"""Batches' worth of facts that are sorted by length together; they bound what is held in memory."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A fact, and what the model says."""
+
+    fact: Fact
+    answer_text: str
+    """The greedy continuation: a few tokens beyond the attribute's length, or one token under ``first_token``."""
+    p: float
+    """Probability of its first token, [0, 1]; NaN where nothing was written."""
+    correct: bool
+    reason: Reason
+    """Why the fact is dropped; "" where it is kept. ``wrong answer``; ``several tokens``, where the rule reads one
+    token and the attribute has more; ``too long``, where prompt and answer exceed the model's positions."""
+
+
+@dataclass
+class FilterCounts:
+    """How many facts came in, were kept, and were dropped for which reason."""
+
+    n_kept: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    """Facts dropped, by reason."""
+
+    def add(self, answered: Answered) -> None:
+        """Count one more fact."""
+        if answered.correct:
+            self.n_kept += 1
+        else:
+            self.dropped[answered.reason] += 1
+
+    @property
+    def n_dropped(self) -> int:
+        """All facts that were not kept."""
+        return self.dropped.total()
+
+    @property
+    def n_in(self) -> int:
+        """All facts."""
+        return self.n_kept + self.n_dropped
+
+
+def known(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: Iterable[Fact],
+    *,
+    rule: Rule = "words",
+    batch_size: int = 32,
+) -> Iterator[Answered]:
+    """Ask a model about facts, and yield each with its answer, in their order.
+
+    Prompts of one length are read side by side, so that there is no padding; memory does not grow with the number of
+    facts.
+
+    Args:
+        model: a causal LM.
+        tokenizer: its tokenizer.
+        facts: what to ask; prompts are read as they are, without a chat template.
+        rule: what a correct answer is. ``words``: the greedy continuation starts with the attribute, as whole words,
+            in capitals or not. ``first_token``: the first token, without the space around it, is the attribute
+            (ROME, Knowledge-Tracing); an attribute of several tokens is never known.
+        batch_size: prompts read side by side.
+
+    Raises:
+        InputError: if the rule is none of these, or the batch size is none.
+
+    Example:
+        >>> kept = [answered.fact for answered in known(model, tokenizer, facts) if answered.correct]  # doctest: +SKIP
+    """
+    if rule not in RULES:
+        raise InputError(unknown("rule", rule, RULES))
+    if batch_size < 1:
+        raise InputError(f"batch_size is {batch_size}; give at least 1")
+    return _known(model, tokenizer, iter(facts), rule, batch_size)
+
+
+def _known(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts: Iterator[Fact], rule: Rule, batch_size: int
+) -> Iterator[Answered]:
+    longest = longest_text(model)
+    while chunk := [_asked(tokenizer, fact, rule) for fact in islice(facts, CHUNK * batch_size)]:
+        answers = {asked: Answered(asked.fact, "", nan, correct=False, reason="too long") for asked in chunk}
+        fitting = [asked for asked in chunk if len(asked.ids) + asked.new_tokens <= longest]
+        for _, same_length in groupby(sorted(fitting, key=_length), key=_length):
+            rows = list(same_length)
+            for start in range(0, len(rows), batch_size):
+                batch = rows[start : start + batch_size]
+                answers |= zip(batch, _answers(model, tokenizer, batch, rule), strict=True)
+        yield from answers.values()
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """A fact as the model reads it."""
+
+    fact: Fact
+    ids: Sequence[int]
+    """[T] tokens of the prompt."""
+    answer_tokens: int
+    """How many tokens the attribute has after the prompt."""
+    new_tokens: int
+    """How many tokens are written."""
+
+
+def _length(asked: _Asked) -> int:
+    return len(asked.ids)
+
+
+def _asked(tokenizer: PreTrainedTokenizerBase, fact: Fact, rule: Rule) -> _Asked:
+    ids = tokenizer(fact.prompt).input_ids
+    space = "" if fact.prompt[-1].isspace() else " "
+    answer_tokens = len(tokenizer(fact.prompt + space + fact.attribute).input_ids) - len(ids)
+    return _Asked(fact, ids, answer_tokens, 1 if rule == "first_token" else max(1, answer_tokens) + ROOM)
+
+
+def _answers(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch: Sequence[_Asked], rule: Rule
+) -> list[Answered]:
+    """Return the model's answers to B prompts of one length."""
+    with evaluating(model):
+        ids, p = _write(model, [asked.ids for asked in batch], max(asked.new_tokens for asked in batch))
+    return [_judged(tokenizer, *row, rule) for row in zip(batch, ids.tolist(), p.tolist(), strict=True)]
+
+
+@torch.no_grad()
+def _write(model: PreTrainedModel, prompts: Sequence[Sequence[int]], new_tokens: int) -> tuple[Tensor, Tensor]:
+    """Return what is written greedily after prompts of T tokens, [B, G], and its first token's probability, [B].
+
+    It is written past the end of a text; who reads it cuts it there.
+    """
+    token = torch.tensor([list(prompt) for prompt in prompts], device=input_device(model))  # [B, T]
+    mask, past, steps = torch.ones_like(token), None, []
+    for step in range(new_tokens):
+        output = base_of(model)(token, attention_mask=mask, past_key_values=past, use_cache=True)
+        logits = logits_of(model, output[0][:, -1])  # [B, V]
+        if step == 0:
+            first = logits.softmax(-1, dtype=torch.float32).amax(-1)  # [B]
+        token, past = logits.argmax(-1, keepdim=True), output.past_key_values  # [B, 1]
+        mask = torch.cat([mask, torch.ones_like(token)], dim=1)
+        steps.append(token)
+    return torch.cat(steps, dim=1), first
+
+
+def _judged(
+    tokenizer: PreTrainedTokenizerBase, asked: _Asked, written: Sequence[int], p: float, rule: Rule
+) -> Answered:
+    """Say whether what was written, G tokens or more, is the fact's attribute."""
+    special = set(tokenizer.all_special_ids)
+    own = list(takewhile(lambda token: token not in special, written[: asked.new_tokens]))
+    text, expected = tokenizer.decode(own, clean_up_tokenization_spaces=False), asked.fact.attribute
+    if rule == "words":
+        correct = starts_with_words(text, expected)
+        return Answered(asked.fact, text, p, correct, "" if correct else "wrong answer")
+    correct = text.strip() == expected
+    reason: Reason = "several tokens" if asked.answer_tokens > 1 else "wrong answer"
+    return Answered(asked.fact, text, p, correct, "" if correct else reason)

@@ -1,0 +1,110 @@
+"""How figures of the bench look: grids of cells with token labels, lines over layers, and the files they go to."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from interpret.errors import InputError, RunError
+from interpret.figures.traces import NO_TOKEN
+
+Floats = NDArray[np.float64]
+To = str | Path | None
+"""A file to write, or none."""
+SIGNED, SIZES = "PRGn_r", "Purples"
+UNDATED: dict[str, dict[str, str | None]] = {".png": {"Software": None}, ".pdf": {"CreationDate": None}}
+"""What is left out of a file, so that the same numbers give the same bytes."""
+# Okabe and Ito's colours, which colour-blind readers can tell apart, and line styles for print.
+LINES = [
+    ("#0072b2", "-"),
+    ("#d55e00", (0, (5, 1.5))),
+    ("#009e73", (0, (1, 1))),
+    ("#cc79a7", (0, (5, 1, 1, 1))),
+    ("#56b4e9", (0, (3, 1, 1, 1, 1, 1))),
+    ("#000000", (0, (8, 2))),
+]
+
+
+def canvas(rows: Sequence[str], columns: Sequence[str], *, cell: float = 0.19) -> tuple[Figure, Axes]:
+    """Return a figure with room for a grid of cells, in inches, and for their labels."""
+    label = 0.07 * max(map(len, rows))
+    size = max(cell * len(columns) + label + 1.6, 3.4), max(cell * len(rows) + 1.3, 2.2)
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots()
+
+
+def line_canvas(layers: Sequence[int]) -> tuple[Figure, Axes]:
+    """Return a figure for lines over layers."""
+    figure = Figure(figsize=(max(4.4, 0.1 * len(layers) + 2.0), 2.6), layout="constrained")
+    panel = figure.subplots()
+    layer_axis(panel, layers)
+    return figure, panel
+
+
+def layer_axis(panel: Axes, layers: Sequence[int]) -> None:
+    """Mark the layers on the x axis."""
+    panel.set_xlabel("layer")
+    panel.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
+    panel.set_xlim(layers[0] - 0.3, layers[-1] + 0.3)
+    panel.spines[["top", "right"]].set_visible(False)
+
+
+def heatmap(
+    figure: Figure,
+    panel: Axes,
+    values: Floats,
+    unit: str,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    reach: float | None = None,
+    logarithmic: bool = False,
+) -> None:
+    """Draw a grid of numbers with its labels and scale; cells without a number are hatched.
+
+    Numbers with a sign are drawn around 0, sizes from 0 to ``reach`` or the largest, both ends of the scale told.
+    """
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    largest = max(abs(low), abs(high), 1e-12)
+    scale: Normalize
+    if logarithmic:
+        scale = LogNorm(max(low, largest * 1e-6), largest)
+    else:
+        scale = Normalize(-largest, largest) if low < 0 else Normalize(0, reach or largest)
+    colours = matplotlib.colormaps[SIGNED if low < 0 else SIZES].with_extremes(bad="none")
+    image = panel.imshow(values, cmap=colours, norm=scale, aspect="auto", interpolation="nearest")
+    panel.tick_params(length=0)
+    panel.set_yticks(range(len(rows)), rows)
+    panel.set_xticks(range(len(columns)), columns, rotation=90 if max(map(len, columns)) > 2 else 0)
+    if np.isnan(values).any():
+        panel.patch.set(**NO_TOKEN)
+    bar = figure.colorbar(image, ax=panel, pad=0.02, aspect=25)
+    bar.set_label(unit)
+    if low < 0:
+        bar.ax.set_ylim(low, max(high, 0.0))
+
+
+def thin_ticks(panel: Axes, columns: Sequence[str]) -> None:
+    """Leave out labels of layers where there are too many to read."""
+    step = -(-len(columns) // 15)
+    panel.set_xticks(range(0, len(columns), step), columns[::step], rotation=0)
+
+
+def written(figure: Figure, to: To) -> Figure:
+    """Write a figure where a file is named, and return it."""
+    if to is None:
+        return figure
+    path = Path(to)
+    if path.suffix not in UNDATED:
+        raise InputError(f"to={str(to)!r}: a figure is written as .png or .pdf")
+    try:
+        figure.savefig(path, metadata=UNDATED[path.suffix])
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error.strerror}") from error
+    return figure

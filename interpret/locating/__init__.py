@@ -1,0 +1,1 @@
+"""Facts located by attribution: what each activation contributes to the answer."""

@@ -1,0 +1,196 @@
+"""Facts -> what each activation does to the answer, held against a wrong one: localisation by contrastive attribution.
+
+Activation times gradient (Shrikumar et al. 2016, arXiv:1605.01713) of P(answer) - P(foil) after the prompt (Yin and
+Neubig 2022, arXiv:2202.10419): all sites of all layers from one forward and one backward pass a fact. Where causal
+tracing asks what restores an answer, this asks what the answer leans on, to the first order. ``location_runs`` writes
+the rows to a run folder.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from interpret.attribution.methods.layer_gradients import SITES, layer_gradient_x_activation
+from interpret.attribution.plan import Plan, plan_attribution
+from interpret.attribution.steps.functions import FUNCTIONS, Reading, attributed_function
+from interpret.attribution.steps.step import Step
+from interpret.attribution.targets import one_for_each, texts_of
+from interpret.errors import InputError
+from interpret.facts.buckets import token_buckets
+from interpret.facts.files import Fact
+from interpret.records import LocationCell
+from interpret.tracing.inputs import subject_span, tokenised
+
+CONTRAST = "contrast_prob_diff"
+
+
+@dataclass(frozen=True)
+class Location:
+    """What was found out about one fact: T tokens of its prompt, L layers."""
+
+    tokens: tuple[str, ...]
+    """[T] texts."""
+    subject_span: tuple[int, int]
+    """First and one past the last token of the subject."""
+    answer: str
+    """The text of the answer's first token."""
+    answer_id: int
+    p_true: float
+    """Probability of that token after the prompt."""
+    p_false: float | None
+    """Of the foil's first token; None where no foil was read."""
+    scores: Mapping[str, Tensor]
+    """[T, L] under each site, float32, on the CPU."""
+
+
+def locate_facts(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact], *, attributed_fn: str = CONTRAST
+) -> Iterator[LocationCell]:
+    """Attribute the answers of facts, and yield one row a fact, site, token and layer, in that order.
+
+    Args:
+        model: a causal LM of a known family, in evaluation mode.
+        tokenizer: its fast tokenizer.
+        facts: those the model knows, as ``known`` finds them; their attributes are the answers, their foils the wrong
+            ones. Of both, the first token is read.
+        attributed_fn: ``contrast_prob_diff``, or a function that needs no foil, such as ``probability``.
+
+    Raises:
+        InputError: if an argument is wrong, or a fact cannot be attributed; the message names the fact.
+        UnsupportedModelError: if the model is of no known family.
+
+    Example:
+        >>> rows = list(interpret.locate_facts(model, tokenizer, facts))  # doctest: +SKIP
+    """
+    plan = location_plan(model, tokenizer, attributed_fn)
+    for fact in facts:
+        try:
+            found = locate_fact(plan, fact)
+        except InputError as error:
+            raise InputError(f"fact {fact.name!r}: {error}") from None
+        yield from location_cells(fact, found, attributed_fn=plan.info.attributed_fn)
+
+
+def location_plan(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, attributed_fn: str) -> Plan:
+    """Check what does not depend on a fact.
+
+    Raises:
+        InputError: for an unknown function, one that runs the model again, or a model without gradients.
+    """
+    held_against = FUNCTIONS[attributed_function(attributed_fn)].contrast
+    return plan_attribution(
+        model,
+        tokenizer,
+        method=layer_gradient_x_activation.__name__,
+        attributed_fn=attributed_fn,
+        # The first tokens of answer and foil follow the same text, so the two meanings of a contrast are one here.
+        contrast="same_context" if held_against else None,
+        with_foils=held_against,
+        step_scores=(),
+        layers=None,
+        start=0,
+        end=1,
+        batch_size=1,
+        max_new_tokens=1,
+        options={},
+    )
+
+
+def locate_fact(plan: Plan, fact: Fact) -> Location:
+    """Attribute the answer of one fact by one forward and one backward pass.
+
+    Args:
+        plan: of ``location_plan``.
+        fact: its foil is not read where the attributed function needs none.
+
+    Raises:
+        InputError: if the subject is not found, answer or foil do not follow the prompt, there is no foil where one is
+            needed, both begin alike, or scores are not finite.
+    """
+    tokens = tokenised(plan.tokenizer, fact.prompt, fact.subject, fact.occurrence)
+    step, readings = _step(plan, fact)
+    with torch.enable_grad():
+        (found,) = layer_gradient_x_activation([step], plan.layers)
+    logits = readings[0].logits.detach()[0]  # [V]
+    p = logits.softmax(-1)
+    scores = {site: _summed(found, site) for site in SITES}
+    if not all(of_site.isfinite().all() for of_site in scores.values()):
+        raise InputError("scores are not finite; open the model in float32")
+    return Location(
+        tokens=tuple(tokens.pieces),
+        subject_span=subject_span(tokens),
+        answer=plan.tokenizer.decode([step.target], clean_up_tokenization_spaces=False),
+        answer_id=step.target,
+        p_true=p[step.target].item(),
+        p_false=None if step.foil is None else p[step.foil.id].item(),
+        scores=scores,
+    )
+
+
+def _step(plan: Plan, fact: Fact) -> tuple[Step, list[Reading]]:
+    """Return the step at which the prompt ends, and a list that will hold what is read there."""
+    foils = None
+    if plan.contrast is not None:
+        if fact.foil is None:
+            raise InputError(f"it has no foil; give it one, or attribute another function than {CONTRAST!r}")
+        foils = _continued(fact.prompt, fact.foil)
+    alignment = None if foils is None else [[(0, 0)]]  # the first tokens are a pair, however many follow
+    inputs = one_for_each(fact.prompt, _continued(fact.prompt, fact.attribute), foils, alignment)
+    (text,) = texts_of(plan, inputs, 0)
+    (foil,), target = text.foils, text.ids[text.start]
+    if foil is not None and foil.id == target:
+        raise InputError(
+            f"answer {fact.attribute!r} and foil {fact.foil!r} begin with the same token; give another foil"
+        )
+    readings: list[Reading] = []
+
+    def function(reading: Reading) -> Tensor:
+        readings.append(reading)
+        return plan.function(reading)
+
+    return Step(plan.model, plan.tokenizer, text.ids[: text.start], target, foil, function, plan.batch_size), readings
+
+
+def _continued(prompt: str, words: str) -> str:
+    return prompt + ("" if prompt[-1].isspace() else " ") + words
+
+
+def _summed(found: Mapping[str, Tensor], site: str) -> Tensor:
+    """Return the scores of a site summed over the width, [T, L]."""
+    of_layers = [scores for name, scores in found.items() if name.partition(".")[0] == site]  # [T, D] each, by layer
+    return torch.stack([scores.float().sum(-1).cpu() for scores in of_layers], dim=1)
+
+
+def location_cells(fact: Fact, found: Location, *, attributed_fn: str) -> list[LocationCell]:
+    """Return the rows of one fact, [sites * T * L], site by site, token by token and layer by layer."""
+    n_tokens, (start, end) = len(found.tokens), found.subject_span
+    rome, kt = (token_buckets(n_tokens, found.subject_span, scheme=scheme) for scheme in ("rome", "kt"))
+    return [
+        LocationCell(
+            name=fact.name,
+            relation=fact.relation,
+            prompt=fact.prompt,
+            subject=fact.subject,
+            attribute=fact.attribute,
+            foil="" if found.p_false is None else fact.foil or "",
+            answer=found.answer,
+            answer_id=found.answer_id,
+            attributed_fn=attributed_fn,
+            site=site,
+            layer_idx=layer,
+            token_idx=token,
+            token=found.tokens[token],
+            in_subject=start <= token < end,
+            bucket_rome=rome[token] or "",
+            bucket_kt=kt[token] or "",
+            score=score,
+            p_true=found.p_true,
+            p_false=found.p_false,
+        )
+        for site, scores in found.scores.items()
+        for token, of_token in enumerate(scores.tolist())
+        for layer, score in enumerate(of_token)
+    ]

@@ -1,0 +1,294 @@
+"""Opening a model and its tokenizer, ready to be operated on.
+
+The first step of every run: a folder, an id on the Hugging Face hub or the word ``demo`` -> a model in evaluation
+mode, on its device, in its number format, and a tokenizer that can pad. Analyses never open models themselves.
+"""
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers
+from huggingface_hub import utils as hub  # type: ignore[import-untyped]
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from interpret.anatomy import loading_arguments, reads_gguf
+from interpret.errors import ModelError, unknown
+from interpret.models.demo import demo_model_folder
+from interpret.models.quantize import quantize_
+
+Say = Callable[[str], None]
+DeviceMap = str | Mapping[str, int | str | torch.device]
+Gguf = dict[str, str]
+"""``gguf_file``: the file's name, as ``from_pretrained`` takes it; nothing for other sources."""
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+"""float64 is not among them: transformers 4.34.0 cannot write the mask of a Llama model in it."""
+_MAP_WORDS = ("auto", "balanced", "balanced_low_0", "sequential")
+"""Ways of spreading a model that accelerate knows by name."""
+_HARMLESS_WARNINGS = (".*TypedStorage is deprecated.*", ".*_register_pytree_node.*")
+"""transformers 4.34.0 uses names that torch has since renamed; nothing a user could mend."""
+
+
+def load(
+    name_or_path: str | os.PathLike[str] = "demo",
+    *,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    device_map: DeviceMap | None = None,
+    load_in_8bit: bool = False,
+    load_in_4bit: bool = False,
+    say: Say | None = None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Open a model and its tokenizer.
+
+    Args:
+        name_or_path: a folder as ``save_pretrained`` writes it, an id on the Hugging Face hub, or ``"demo"``:
+            SmolLM2-135M-Instruct, which needs no hub (a folder of that name is ``"./demo"``). With a current
+            transformers also a ``.gguf`` file, whose weights are read as float32, however few bits they have there.
+        dtype: ``"float32"``, ``"float16"``, ``"bfloat16"`` or the torch dtype; by default as stored.
+        device: where the model goes, such as ``"cpu"`` or ``"cuda:1"``; by default the GPU where there is one.
+        device_map: instead of ``device``, for models larger than one GPU: ``"auto"`` or a mapping from module
+            names to devices, ``"cpu"`` or ``"disk"``, as accelerate takes it. Offloaded weights are fetched
+            whenever their layer runs.
+        load_in_8bit: round the weights to 8 bits; see ``quantize_`` for what that costs.
+        load_in_4bit: round the weights to 4 bits.
+        say: receives one line before each step that takes long; silent by default.
+
+    Returns:
+        The model in evaluation mode, and the tokenizer. A tokenizer without a padding token pads with its
+        end-of-text token (else unknown token, else token 0); the embeddings keep their size.
+
+    Raises:
+        ModelError: if the model or its tokenizer cannot be found or read, or the arguments do not fit together or
+            the machine.
+
+    Example:
+        >>> model, tokenizer = load("demo", dtype="float32", device="cpu")  # doctest: +SKIP
+    """
+    bits = _bits(load_in_8bit, load_in_4bit)
+    torch_dtype = _dtype(dtype)
+    place = _place(device, device_map)
+    source, gguf = _source(os.fspath(name_or_path), say)
+    if say:
+        say(f"opening {name_or_path}")
+    with _quiet():
+        config = _open_config(source, gguf)
+        tokenizer = _open_tokenizer(source, gguf)
+        model = _open_model(source, gguf, config, torch_dtype, device_map)
+        if gguf:
+            model.config._name_or_path = str(Path(source, gguf["gguf_file"]))
+        if bits:
+            if say:
+                say(f"rounding the weights to {bits} bits")
+            quantize_(model, bits, device=place)
+        if place is not None:
+            model.to(place)
+    if model.generation_config is not None and model.generation_config.pad_token_id is None:
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return model.eval(), tokenizer
+
+
+# ------------------------------------------------------------------------------------ reading the arguments
+
+
+def _bits(load_in_8bit: bool, load_in_4bit: bool) -> Literal[4, 8] | None:
+    if load_in_8bit and load_in_4bit:
+        raise ModelError("load_in_8bit and load_in_4bit exclude each other: choose one")
+    if load_in_8bit:
+        return 8
+    return 4 if load_in_4bit else None
+
+
+def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | Literal["auto"]:
+    if dtype is None:
+        return "auto"
+    if isinstance(dtype, torch.dtype) and dtype in DTYPES.values():
+        return dtype
+    if isinstance(dtype, str) and dtype in DTYPES:
+        return DTYPES[dtype]
+    raise ModelError(unknown("dtype", str(dtype), DTYPES))
+
+
+def _place(device: str | torch.device | None, device_map: DeviceMap | None) -> torch.device | None:
+    """Return the one device the whole model goes to; None where a device map spreads it."""
+    if device_map is None:
+        if device is None:
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return _usable("device", device)
+    if device is not None:
+        raise ModelError("device and device_map exclude each other: give device for one, device_map for several")
+    targets = [device_map] if isinstance(device_map, str) else device_map.values()
+    for target in targets:
+        if target != "disk" and target not in _MAP_WORDS:
+            _usable("device_map", target)
+    return None
+
+
+def _usable(argument: str, device: int | str | torch.device) -> torch.device:
+    """Check that this machine has the device; a bare number is a GPU's."""
+    try:
+        wanted = torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
+    except RuntimeError as error:  # not a device at all
+        raise ModelError(f"{argument} {device!r} is not a device: give 'cpu', 'cuda' or 'cuda:0'") from error
+    gpus = torch.cuda.device_count()
+    if wanted.type == "cuda" and (wanted.index or 0) >= gpus:
+        raise ModelError(
+            f"{argument} {str(device)!r} is not there: torch finds {gpus} CUDA GPUs. Leave it out, or give 'cpu'"
+        )
+    if wanted.type == "mps" and not torch.backends.mps.is_available():
+        raise ModelError(
+            f"{argument} {str(device)!r} is not there: torch finds no Apple GPU. Leave it out, or give 'cpu'"
+        )
+    return wanted
+
+
+def _source(name: str, say: Say | None) -> tuple[str, Gguf]:
+    """Return what ``from_pretrained`` is given: a folder that exists or an id on the hub, and which file there."""
+    if name == "demo":
+        return str(demo_model_folder(say)), {}
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return str(folder), {}
+    if folder.is_file() and folder.suffix == ".gguf":
+        if not reads_gguf():
+            raise ModelError(
+                f"{name!r}: transformers {transformers.__version__} reads no GGUF files; a current one does"
+            )
+        return str(folder.parent), {"gguf_file": folder.name}
+    if folder.exists():
+        raise ModelError(f"{name!r} is a file: give the folder that holds it, with its config.json and tokenizer")
+    if name.startswith((".", "~", "/")) or name.count("/") > 1:
+        raise ModelError(f"there is no folder {name!r}: give an existing folder, an id on the hub, or 'demo'")
+    return name, {}
+
+
+# ------------------------------------------------------------------------------------------- opening the files
+
+
+def _open_config(source: str, gguf: Gguf) -> PretrainedConfig:
+    if Path(source).is_dir():
+        advice = "A model's folder holds config.json, weights and tokenizer, as save_pretrained writes them"
+    else:
+        advice = (
+            "There is no folder of this name either. Check the name, connect to the network, "
+            "or give the folder of a model, or 'demo'"
+        )
+    with _explained(f"cannot open the model {source!r}", advice):
+        try:
+            return AutoConfig.from_pretrained(source, **gguf)
+        except KeyError as error:
+            raise ValueError(f"transformers {transformers.__version__} knows no model type {error}") from error
+
+
+def _open_tokenizer(source: str, gguf: Gguf) -> PreTrainedTokenizerBase:
+    advice = "Save it beside the model: tokenizer.save_pretrained(folder)"
+    with _explained(f"cannot open the tokenizer of {source!r}", advice):
+        tokenizer = AutoTokenizer.from_pretrained(source, **gguf)
+    if tokenizer.pad_token_id is None:
+        # A token the model has: a new one would need a row in the embeddings.
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
+    return tokenizer
+
+
+def _open_model(
+    source: str,
+    gguf: Gguf,
+    config: PretrainedConfig,
+    dtype: torch.dtype | Literal["auto"],
+    device_map: DeviceMap | None,
+) -> PreTrainedModel:
+    if config.is_encoder_decoder:
+        # AutoModelForCausalLM would open it without its encoder. With a device map, transformers 4.34.0 loses the
+        # embeddings that encoder and decoder share.
+        if device_map is not None:
+            raise ModelError(f"{source!r} is an encoder-decoder model, which device_map cannot spread: give device")
+        auto = AutoModelForSeq2SeqLM
+    else:
+        auto = AutoModelForCausalLM
+        # With any map, no random weights are made first, which takes a third of the time. (low_cpu_mem_usage alone
+        # does so, too, but then missing weights go unreported.)
+        device_map = device_map or {"": "cpu"}
+    with _explained(f"cannot open the model {source!r}", "Check the files, and device_map where one is given"):
+        model, report = auto.from_pretrained(
+            source, config=config, device_map=device_map, output_loading_info=True, **loading_arguments(dtype), **gguf
+        )
+    _check_complete(model, source, report)
+    return model
+
+
+def _check_complete(model: PreTrainedModel, source: str, report: Mapping[str, Any]) -> None:
+    """Refuse a model that transformers filled up with random numbers, which it only warns of."""
+    if report["mismatched_keys"]:
+        name, stored, wanted = sorted(report["mismatched_keys"])[0]
+        raise ModelError(
+            f"{source!r}: the weights are not of the shapes in config.json: {name} is {list(stored)}, "
+            f"not {list(wanted)}. Check the files"
+        )
+    missing = sorted(report["missing_keys"])
+    if missing:
+        names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        raise ModelError(f"{source!r} does not hold all weights of a {type(model).__name__}: {names} missing")
+
+
+@contextmanager
+def _explained(problem: str, advice: str) -> Iterator[None]:
+    """Turn what the libraries raise over files, names and devices into a ModelError with its first line."""
+    try:
+        yield
+    except Exception as error:
+        # tokenizers raises Exception itself over a damaged tokenizer.json; its subclasses are somebody's bug.
+        if type(error) is not Exception and not isinstance(error, _OPENING_ERRORS):
+            raise
+        raise ModelError(f"{problem}: {_first_sentence(error)}. {advice}") from error
+
+
+def _first_sentence(error: Exception) -> str:
+    """What went wrong, without the libraries' own advice, which is about the hub even where a folder was given."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    sentence = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return sentence.split(". ")[0].rstrip(".")
+
+
+_OPENING_ERRORS = (OSError, ValueError, LookupError, ImportError, RuntimeError, SafetensorError)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back what transformers and accelerate say while opening a model; download bars stay."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    hub_bars_off = hub.are_progress_bars_disabled()
+    silent = logging.NullHandler()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    if not hub_bars_off:
+        hub.enable_progress_bars()  # the line above turned these off, too
+    # accelerate reports offloading to the root logger, which would set up logging for the whole process.
+    logging.root.addHandler(silent)
+    try:
+        with warnings.catch_warnings():
+            for message in _HARMLESS_WARNINGS:
+                warnings.filterwarnings("ignore", message)
+            yield
+    finally:
+        logging.root.removeHandler(silent)
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+        if hub_bars_off:
+            hub.disable_progress_bars()

@@ -1,0 +1,187 @@
+"""Who wrote a logit: the share of each head and MLP in it (direct logit attribution; Elhage et al., 2021).
+
+A logit is linear in what the layers wrote into the residual stream, but for the norms it passes on the way. Those are
+linearised at the run itself, with their scale held at the value it had: for a stream x, with x = the sum of parts p,
+
+    LayerNorm(x) = weight * (x - mean(x)) / s + bias,  s = sqrt(variance(x) + eps)
+    a part's     = weight * (p - mean(p)) / s,         with the s of x
+
+and alike for RMSNorm, without the mean, with s = sqrt(mean(x ** 2) + eps). Nothing is left over: the parts add up to
+the logit. The direction in the stream that a logit reads is pulled back from the head through the final norm; where
+norms stand after each sum (OPT-350m), or after what a half gives (Gemma 2 and 3, OLMo 2), also through those. Gemma 2
+bends its logits at last, by tanh: there, what is parted is the logit before that. Computed in float64.
+"""
+
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from interpret.activations.cache import ActivationCache
+from interpret.activations.lookup import check_holds, columns_of, token_id
+from interpret.anatomy import Anatomy, anatomy_of
+from interpret.errors import InputError, UnsupportedModelError
+
+Share = tuple[str, int, int, Tensor]
+"""Component, layer, head (-1 for none each) and what it adds to the logits, [P]."""
+LayerShares = Generator[Share, None, Tensor]
+
+
+def logit_attribution(
+    model: PreTrainedModel,
+    cache: ActivationCache,
+    tokens: Sequence[int | str],
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    positions: Sequence[int] | None = (-1,),
+) -> pd.DataFrame:
+    """Part the logit of a token among all that was written into the residual stream.
+
+    Args:
+        model: the causal LM the cache is of, its head not quantised.
+        cache: holds ``resid_pre.0``, ``heads.*``, ``mlp_out.*`` and ``resid_post.*``; where norms stand after each sum
+            (OPT-350m) also ``resid_pre.*``, ``attn_out.*`` and ``resid_mid.*``.
+        tokens: one a prompt, an id or a text that is one token: whose logit is meant.
+        tokenizer: the model's own; needed where tokens are texts.
+        positions: tokens of each prompt at which to read, -1 the last; None for all.
+
+    Returns:
+        A row for each prompt, position and component, with the columns ``prompt``, ``position``, ``token_id``,
+        ``component``, ``layer``, ``head`` (-1 where there is none) and ``logit``. Components are ``embedding`` (word
+        and position), ``head``, ``attention_bias``, ``mlp`` (with its bias), ``norm_bias`` and ``output_bias``. The
+        logits of a prompt and position add up to the model's own; grouped by ``layer``: what each layer adds.
+
+    Raises:
+        InputError: for a cache that lacks what is needed, or tokens or positions that do not fit.
+        UnsupportedModelError: for a final part that is no norm or linear layer.
+
+    >>> from transformers import GPT2Config, GPT2LMHeadModel
+    >>> from interpret.activations.cache import activation_cache
+    >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=8, n_layer=2, n_head=2))
+    >>> cache = activation_cache(model, None, [[3, 1, 4]])
+    >>> shares = logit_attribution(model, cache, [7])
+    >>> bool(abs(shares.logit.sum() - cache["logits"][0, -1, 7].item()) < 1e-4)
+    True
+    """
+    anatomy = anatomy_of(model)
+    check_holds(cache, *_needed(anatomy))
+    if len(tokens) != len(cache.token_ids) or isinstance(tokens, str):
+        raise InputError(f"tokens: give one for each of the {len(cache.token_ids)} prompts, not {len(tokens)}")
+    head = model.get_output_embeddings()
+    ids = [token_id(token, tokenizer, head.weight.shape[0]) for token in tokens]
+    columns = [columns_of(cache, prompt, positions) for prompt in range(len(ids))]
+    rows: list[dict[str, Any]] = []
+    for prompt, (token, at) in enumerate(zip(ids, columns, strict=True)):
+        # Once for all layers: a cache in a folder reads a tensor at each call.
+        held = {name: cache[name][prompt, at] for name in _needed(anatomy)[0]}
+        with torch.no_grad():
+            shares = list(_shares(anatomy, head, token, held))
+        for component, layer, number, logits in shares:
+            place = {"prompt": prompt, "token_id": token, "component": component, "layer": layer, "head": number}
+            values = zip(at, logits.tolist(), strict=True)
+            rows += [place | {"position": position, "logit": logit} for position, logit in values]
+    frame = pd.DataFrame(rows)[["prompt", "position", "token_id", "component", "layer", "head", "logit"]]
+    return frame.sort_values(["prompt", "position", "layer", "head"], kind="stable", ignore_index=True)
+
+
+def _needed(anatomy: Anatomy) -> tuple[list[str], list[str]]:
+    """Return the names of what has to be held, and patterns that cover them."""
+    last = len(anatomy.layers) - 1
+    sites = ["heads", "mlp_out", *(["resid_pre", "attn_out", "resid_mid"] if anatomy.block == "post_norm" else [])]
+    names = [f"{site}.{layer}" for site in sites for layer in range(last + 1)]
+    return [*dict.fromkeys(["resid_pre.0", f"resid_post.{last}", *names])], [
+        *(f"{site}.*" for site in sites),
+        *([] if "resid_pre" in sites else ["resid_pre.0"]),
+        f"resid_post.{last}",
+    ]
+
+
+def _shares(anatomy: Anatomy, head: Any, token: int, held: dict[str, Tensor]) -> Iterator[Share]:
+    """Yield all shares in the logits of one token at the P places of a prompt, from the head backwards."""
+    stream = held[f"resid_post.{len(anatomy.layers) - 1}"]  # [P, D]
+    passed = []
+    for module in filter(None, (getattr(anatomy.trunk, name, None) for name in anatomy.family.final)):
+        passed.append((module, stream))
+        device = next((parameter.device for parameter in module.parameters()), stream.device)
+        stream = module(stream.to(device)).cpu()
+    reads = head.weight[token].detach().cpu().double().expand(stream.shape)  # [P, width]
+    bias: Tensor | None = getattr(head, "bias", None)
+    if bias is not None:
+        yield "output_bias", -1, -1, bias[token].detach().cpu().double().expand(len(stream))
+    for module, before in reversed(passed):
+        reads, constant = _pulled_back(module, before, reads, anatomy.parts.norm_offset)
+        yield "norm_bias", -1, -1, constant
+    for layer in reversed(range(len(anatomy.layers))):
+        reads = yield from _layer_shares(anatomy, layer, held, reads)
+    yield "embedding", -1, -1, (held["resid_pre.0"].double() * reads).sum(-1)
+
+
+def _layer_shares(anatomy: Anatomy, layer: int, held: dict[str, Tensor], reads: Tensor) -> LayerShares:
+    """Yield the shares of one layer, for what is read from its output, [P, D]; return what is read from its input."""
+    block, family = anatomy.layers[layer], anatomy.family
+    post_norm = anatomy.block == "post_norm"
+    mlp = held[f"mlp_out.{layer}"]
+    if post_norm:
+        before = held[f"resid_mid.{layer}"] + mlp
+        reads, constant = _pulled_back(block.get_submodule(family.mlp_norm), before, reads)
+        yield "norm_bias", layer, -1, constant
+    yield "mlp", layer, -1, (mlp.double() * reads).sum(-1)
+    if post_norm:
+        before = held[f"resid_pre.{layer}"] + held[f"attn_out.{layer}"]
+        reads, constant = _pulled_back(block.get_submodule(anatomy.parts.attention_norm), before, reads)
+        yield "norm_bias", layer, -1, constant
+    writes, bias = head_writes(block.get_submodule(anatomy.parts.attention_out), held[f"heads.{layer}"])
+    by_heads = reads
+    if anatomy.parts.attention_after:
+        after, whole = block.get_submodule(anatomy.parts.attention_after), writes.sum(dim=1) + bias
+        by_heads, _ = _pulled_back(after, whole, reads, anatomy.parts.norm_offset)
+    yield "attention_bias", layer, -1, (bias.double() * by_heads).sum(-1)
+    for number, write in enumerate(writes.double().unbind(dim=1)):
+        yield "head", layer, number, (write * by_heads).sum(-1)
+    return reads
+
+
+def head_writes(project: nn.Module, heads: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what each head writes into the stream, [P, H, D], and the projection's bias, [D].
+
+    Args:
+        project: the output projection of the attention, of any kind: it is called, its weights are not read.
+        heads: the outputs of the heads, [P, H, W].
+    """
+    n_heads = heads.shape[1]
+    alone = torch.eye(n_heads, dtype=heads.dtype)[:, :, None] * heads[:, None]  # [P, H, H, W]
+    inputs = torch.cat([alone.flatten(0, 1).flatten(1), heads.new_zeros(1, heads[0].numel())])
+    *writes, bias = project(inputs.to(next(project.parameters()).device)).cpu()
+    return torch.stack(writes).unflatten(0, (-1, n_heads)) - bias, bias
+
+
+def _pulled_back(module: Any, x: Tensor, reads: Tensor, offset: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Return what is read before a norm or linear layer, where ``reads`` is read after it, and what its bias adds.
+
+    Args:
+        module: LayerNorm, RMSNorm or Linear.
+        x: its input at the run, [P, D].
+        reads: a direction in its output at each place, [P, width].
+        offset: what an RMSNorm adds to its weight.
+
+    Returns:
+        The direction in its input, [P, D], and the bias's share, [P].
+    """
+    bias: Tensor | None = getattr(module, "bias", None)
+    constant = reads.new_zeros(len(reads)) if bias is None else reads @ bias.detach().cpu().double()
+    held: Tensor | None = getattr(module, "weight", None)  # some norms only norm
+    weight = reads.new_ones(()) if held is None else held.detach().cpu().double()
+    if isinstance(module, nn.Linear):
+        return reads @ weight, constant
+    centred = isinstance(module, nn.LayerNorm)
+    epsilon = getattr(module, "eps", getattr(module, "variance_epsilon", None))
+    if epsilon is None or not (centred or type(module).__name__.endswith("RMSNorm")):
+        raise UnsupportedModelError(f"{type(module).__name__} before the head is no LayerNorm, RMSNorm or Linear")
+    x = x.double()
+    spread = x - x.mean(-1, keepdim=True) if centred else x
+    weight = weight if centred else weight + offset
+    reads = reads * weight / (spread.pow(2).mean(-1, keepdim=True) + epsilon).sqrt()
+    return reads - reads.mean(-1, keepdim=True) if centred else reads, constant

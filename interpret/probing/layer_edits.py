@@ -1,0 +1,155 @@
+"""Other layers in a model, or the same in another order, for the time of a ``with`` block.
+
+What the stack of layers does as a whole: layers that may go, or change places, at little cost hold little of their
+own. Layers stand in the model's own list, so hooks, caches of keys and values and ``generate`` go by their places in
+the block. Where some layers see a window of the text only (Qwen 2, Gemma), a layer takes its window along. GPT-2's
+option to scale attention by the layer's number goes by the place up to transformers 4; from 5 on the scale is fixed
+when a layer is built, which takes it along, too. Other threads see the change. Shapes: L layers, D hidden width.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from interpret.activations.edits import check_index
+from interpret.anatomy import anatomy_of, kind_of_layer, numbered
+from interpret.errors import InputError
+
+
+@contextmanager
+def replaced_layers(model: PreTrainedModel, replacements: Mapping[int, int | nn.Module]) -> Iterator[None]:
+    """Let other layers stand in the places of some, inside a ``with`` block; then put the model's own back.
+
+    A module that comes to stand in several places is there as twins with the same weights, so that each place can be
+    hooked and edited for itself; hooks that were on it before stay in its own place.
+
+    Args:
+        model: a causal LM of a known family, or its base model.
+        replacements: layer -> the layer of this model that shall stand there, or a module that is called as the layer
+            is, such as a layer of another model of the same width.
+
+    Raises:
+        InputError: for a layer outside the model, what is neither a number nor a module, or no replacement at all.
+
+    >>> import torch
+    >>> from transformers import GPT2Config, GPT2LMHeadModel
+    >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=8, n_layer=3, n_head=2)).eval()
+    >>> with replaced_layers(model, {0: 2}):
+    ...     _ = model.generate(torch.tensor([[3, 1]]), max_new_tokens=2, pad_token_id=0)
+    """
+    stock = list(anatomy_of(model).layers)
+    _check_some(replacements)
+    standing = list(stock)
+    for layer, new in replacements.items():
+        check_index("layer", layer, len(stock))
+        if isinstance(new, int):
+            check_index("layer", new, len(stock))
+        elif not isinstance(new, nn.Module):
+            raise InputError(f"layer {layer}: give the number of another layer, or a module, not {new!r}")
+        standing[layer] = stock[new] if isinstance(new, int) else new
+    with _standing(model, _apart(standing, stock)):
+        yield
+
+
+@contextmanager
+def deleted_layers(model: PreTrainedModel, layers: Sequence[int]) -> Iterator[None]:
+    """Leave layers out inside a ``with`` block: each hands on what it would have read; then put them back.
+
+    Args:
+        model: a causal LM of a known family, or its base model.
+        layers: which; the others move up, as in a model that was built without these.
+
+    Raises:
+        InputError: for a layer outside the model or named twice, all layers, or none.
+    """
+    stock = list(anatomy_of(model).layers)
+    _check_some(layers)
+    for layer, times in Counter(layers).items():
+        check_index("layer", layer, len(stock))
+        if times > 1:
+            raise InputError(f"layer {layer} is named {times} times: name each once")
+    if len(layers) == len(stock):
+        raise InputError(f"all {len(stock)} layers are named: a model needs at least one")
+    with _standing(model, [module for layer, module in enumerate(stock) if layer not in layers]):
+        yield
+
+
+@contextmanager
+def permuted_layers(model: PreTrainedModel, order: Sequence[int]) -> Iterator[None]:
+    """Let the layers stand in another order inside a ``with`` block; then in their own again.
+
+    Args:
+        model: a causal LM of a known family, or its base model.
+        order: [L], the layers in the order in which they shall run.
+
+    Raises:
+        InputError: if a layer is missing, named twice, or not the model's.
+    """
+    stock = list(anatomy_of(model).layers)
+    if sorted(order) != list(range(len(stock))):
+        raise InputError(f"order is {list(order)}: name each of the layers 0 to {len(stock) - 1} once")
+    with _standing(model, [stock[layer] for layer in order]):
+        yield
+
+
+def _check_some(layers: Mapping[int, object] | Sequence[int]) -> None:
+    if not layers:
+        raise InputError("layers is empty: name at least one layer")
+
+
+def _apart(standing: Sequence[nn.Module], stock: Sequence[nn.Module]) -> list[nn.Module]:
+    """Return the modules with twins in place of those that stand more than once; in its own place none is a twin."""
+    taken = {id(module) for module, own in zip(standing, stock, strict=True) if module is own}
+    apart = []
+    for module, own in zip(standing, stock, strict=True):
+        apart.append(_twin(module) if module is not own and id(module) in taken else module)
+        taken.add(id(module))
+    return apart
+
+
+def _twin(module: nn.Module) -> nn.Module:
+    """Return another module with the very same parameters and buffers, without hooks."""
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    for part in module.modules():
+        memo |= {id(value): type(value)() for name, value in vars(part).items() if "_hooks" in name}
+    return deepcopy(module, memo)
+
+
+@contextmanager
+def _standing(model: PreTrainedModel, layers: Sequence[nn.Module]) -> Iterator[None]:
+    """Let a model run these layers, each told its place, in the block."""
+    anatomy = anatomy_of(model)
+    stock = list(anatomy.layers)
+    configs = list({id(config): config for config in (model.config, anatomy.trunk.config)}.values())
+    counts = [(config, config.num_hidden_layers) for config in configs]
+    kinds = [(config, config.layer_types) for config in configs if getattr(config, "layer_types", None) is not None]
+    numbers = [(part, place, part.layer_idx) for place, layer in enumerate(layers) for part in numbered(layer)]
+    try:
+        _put(anatomy.layers, layers)
+        for config, _ in counts:
+            config.num_hidden_layers = len(layers)
+        for config, own in kinds:
+            # A layer that does not say what it is counts as what stood there.
+            config.layer_types = [kind_of_layer(layer) or own[place] for place, layer in enumerate(layers)]
+        for part, place, _ in numbers:
+            part.layer_idx = place
+        yield
+    finally:
+        for part, _, number in numbers:
+            part.layer_idx = number
+        for config, count in counts:
+            config.num_hidden_layers = count
+        for config, own in kinds:
+            config.layer_types = own
+        _put(anatomy.layers, stock)
+
+
+def _put(place: Any, layers: Sequence[nn.Module]) -> None:
+    """Make a list of modules hold these, and stay the list it is."""
+    del place[:]
+    place.extend(layers)

@@ -1,0 +1,100 @@
+"""How the residual stream moves from layer to layer, and what each half of a layer has part in it."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pandas as pd
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+from transformers import PreTrainedModel
+
+from interpret.activations.cache import ActivationCache
+from interpret.activations.lookup import check_holds, columns_of
+from interpret.anatomy import anatomy_of
+
+_PARTS = ("resid_pre", "attn_out", "mlp_out")
+
+
+def residual_decomposition(
+    model: PreTrainedModel, cache: ActivationCache, *, positions: Sequence[int] | None = (-1,)
+) -> pd.DataFrame:
+    """Part the output of each layer into what came in and what its halves wrote.
+
+    Args:
+        model: what the cache is of.
+        cache: holds ``resid_pre.*``, ``attn_out.*``, ``mlp_out.*`` and ``resid_post.*``.
+        positions: tokens of each prompt at which to read, -1 the last; None for all.
+
+    Returns:
+        A row for each prompt, position, layer and part, with the columns ``prompt``, ``position``, ``layer``, ``part``,
+        ``norm`` (L2, of the part), ``cosine`` (with the layer's output) and ``share`` (the part's projection on the
+        output, over the output's norm: the shares of a layer add up to 1). Parts are ``resid_pre``, ``attn_out``,
+        ``mlp_out`` and ``rest``, what norms after the sums change (OPT-350m); elsewhere it is 0, to rounding.
+
+    Raises:
+        InputError: for a cache that lacks what is needed, or a position that does not exist.
+    """
+    rows = []
+    for place, held in _places(model, cache, (*_PARTS, "resid_post"), positions):
+        after = held["resid_post"]
+        parts = {name: held[name] for name in _PARTS}
+        parts["rest"] = after - sum(parts.values())
+        for name, part in parts.items():
+            share = (part @ after / (after @ after)).item()
+            size = {"norm": part.norm().item(), "cosine": _cosine(part, after), "share": share}
+            rows.append(place | {"part": name} | size)
+    return pd.DataFrame(rows)
+
+
+def residual_movement(
+    model: PreTrainedModel, cache: ActivationCache, *, positions: Sequence[int] | None = (-1,)
+) -> pd.DataFrame:
+    """Measure how far each layer moves the residual stream.
+
+    Args:
+        model: what the cache is of.
+        cache: holds ``resid_pre.*`` and ``resid_post.*``.
+        positions: tokens of each prompt at which to read, -1 the last; None for all.
+
+    Returns:
+        A row for each prompt, position and layer, with the columns ``prompt``, ``position``, ``layer``, ``before`` and
+        ``after`` (L2 norms of the stream), ``moved`` (norm of the difference over ``before``) and ``cosine`` (of the
+        stream before with the stream after).
+
+    Raises:
+        InputError: for a cache that lacks what is needed, or a position that does not exist.
+
+    >>> from transformers import GPT2Config, GPT2LMHeadModel
+    >>> from interpret.activations.cache import activation_cache
+    >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=8, n_layer=2, n_head=2))
+    >>> cache = activation_cache(model, None, [[3, 1, 4]])
+    >>> residual_movement(model, cache).columns.tolist()
+    ['prompt', 'position', 'layer', 'before', 'after', 'moved', 'cosine']
+    """
+    rows = []
+    for place, held in _places(model, cache, ("resid_pre", "resid_post"), positions):
+        before, after = held["resid_pre"], held["resid_post"]
+        moved = ((after - before).norm() / before.norm()).item()
+        sizes = {"before": before.norm().item(), "after": after.norm().item(), "moved": moved}
+        rows.append(place | sizes | {"cosine": _cosine(before, after)})
+    return pd.DataFrame(rows)
+
+
+def _places(
+    model: PreTrainedModel, cache: ActivationCache, sites: Sequence[str], positions: Sequence[int] | None
+) -> Iterator[tuple[dict[str, Any], dict[str, Tensor]]]:
+    """Yield each prompt, position and layer, in this order, with its activations [D] in float64."""
+    n_layers = len(anatomy_of(model).layers)
+    names = [f"{site}.{layer}" for site in sites for layer in range(n_layers)]
+    check_holds(cache, names, [f"{site}.*" for site in sites])
+    columns = [columns_of(cache, prompt, positions) for prompt in range(len(cache.token_ids))]
+    held = {name: cache[name] for name in names}
+    for prompt, at in enumerate(columns):
+        for position in at:
+            for layer in range(n_layers):
+                place = {"prompt": prompt, "position": position, "layer": layer}
+                yield place, {site: held[f"{site}.{layer}"][prompt, position].double() for site in sites}
+
+
+def _cosine(a: Tensor, b: Tensor) -> float:
+    return cosine_similarity(a, b, dim=0).item()

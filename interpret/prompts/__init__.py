@@ -1,0 +1,1 @@
+"""From texts to token ids: prompt files, chat templates, subjects, selectors and padded batches."""

@@ -1,0 +1,295 @@
+"""What a model writes when states are inserted into the slots of an interpretation prompt, and how likely it is.
+
+All interpretations of a template share what they have in common, exactly: the columns before the first slot are
+read once, as are the layers before the first insertion; rows whose text has ended leave the batch, and probabilities
+are taken while decoding. How likely the same text is elsewhere takes one pass: with another state inserted all its
+tokens at once, with nothing inserted all texts at once, their common beginnings joined.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel
+
+from interpret.anatomy import generating_by, input_device
+from interpret.device import total_memory
+from interpret.engine.continuations import RowMemory, at_once, run_rows
+from interpret.engine.layers import Context, Past, Untapped, run_layer
+from interpret.engine.prefix_tree import PrefixTree, groves, read_tree
+from interpret.engine.recording import Run, masks_for, record_run
+from interpret.engine.trunk import Trunk, check_trunk, trunk_of
+from interpret.prompts.batches import pad
+from interpret.selfie.templates import InterpretationPrompt
+from interpret.surgery.hooks import bind, overlay
+from interpret.surgery.plan import plan_surgery
+
+LARGEST_BATCH = 128
+"""Rows beyond this gain little speed on a CPU, and are long without a sign of progress."""
+MEMORY_SHARE = 8
+"""An automatic batch takes at most one part in so many of the device's memory."""
+_LOGITS = 2**26
+"""Logits held at once where many positions are scored: 256 MiB of float32."""
+
+
+@dataclass(frozen=True)
+class Primed:
+    """A template the model has read once with nothing inserted: what all its interpretations share."""
+
+    model: PreTrainedModel
+    template: InterpretationPrompt
+    trunk: Trunk
+    run: Run
+    """Its T columns in full, of one sample."""
+    logits: Tensor
+    """[1, V] of the token after it."""
+
+    def past(self, n_columns: int) -> list[Past]:
+        """Return the keys and values of the first columns, for each layer, uncopied."""
+        return [Past(past.keys[:, :, :n_columns], past.values[:, :, :n_columns]) for past in self.run.past]
+
+
+@dataclass(frozen=True)
+class Start:
+    """Rows that have read a template, ready to write: R rows."""
+
+    primed: Primed
+    shared: list[Past]
+    """For each layer, keys and values of the columns all rows share."""
+    memory: list[RowMemory]
+    """For each layer, those of the columns up to T that are each row's own."""
+    logits: Tensor
+    """[R, V] of the first token."""
+
+    @property
+    def length(self) -> int:
+        """T, columns of the template."""
+        return len(self.primed.template.ids)
+
+
+@dataclass(frozen=True)
+class Written:
+    """A text the model wrote greedily: G tokens, without the end-of-text token."""
+
+    ids: list[int]
+    """[G]."""
+    probabilities: list[float]
+    """[G] of each token, given those before it."""
+
+
+@torch.no_grad()
+def prime(model: PreTrainedModel, template: InterpretationPrompt, new_tokens: int) -> Primed:
+    """Let the model read a template with nothing inserted, to write up to ``new_tokens`` tokens after it.
+
+    Raises:
+        UnsupportedModelError: if the model is of no known family, or does not compute as its family does.
+    """
+    trunk = trunk_of(model, len(template.ids) + new_tokens)
+    embeddings = trunk.embed(torch.tensor([template.ids], device=trunk.device))  # [1, T, width]
+    run = record_run(trunk.layers, trunk.enter(embeddings), ())
+    check_trunk(model, trunk, embeddings, run.states[-1])
+    return Primed(model, template, trunk, run, trunk.logits(run.states[-1][:, -1]))
+
+
+def start_plain(primed: Primed) -> Start:
+    """Return a start of one row with nothing inserted."""
+    memory = [RowMemory.empty(past, 1, 0) for past in primed.run.past]
+    return Start(primed, primed.past(len(primed.template.ids)), memory, primed.logits)
+
+
+@torch.no_grad()
+def start_inserted(primed: Primed, insertions: Sequence[Mapping[Any, Any]]) -> Start:
+    """Let the model read a template with insertions into its slots, R ``insert_info`` entries.
+
+    Raises:
+        SpecError: if an insertion does not fit.
+    """
+    first, length = primed.template.slots[0], len(primed.template.ids)
+    memory = [RowMemory.empty(past, len(insertions), length - first) for past in primed.run.past]
+    logits = primed.logits.new_empty(len(insertions), primed.logits.shape[1])
+    # By layer, so that at each layer those that differ from the template by now are the first rows.
+    order = sorted(range(len(insertions)), key=lambda row: _first_layer(insertions[row]))
+    done = 0
+    for rows in at_once(order, length - first, primed.trunk.device):
+        part = [own.part(done, done + len(rows)) for own in memory]
+        logits[done : done + len(rows)] = _read_slots(primed, [insertions[row] for row in rows], part)
+        done += len(rows)
+    for own in memory:
+        own.length = length - first
+    start = Start(primed, primed.past(first), memory, logits)
+    return start if order == sorted(order) else _chosen(start, [order.index(row) for row in range(len(order))])
+
+
+def _first_layer(insertion: Mapping[Any, Any]) -> int:
+    return min(key for key in insertion if isinstance(key, int))
+
+
+def _read_slots(primed: Primed, insertions: Sequence[Mapping[Any, Any]], memory: Sequence[RowMemory]) -> Tensor:
+    """Read the columns from the first slot on for R rows, by first layers ascending; fill their memory.
+
+    Returns:
+        [R, V], logits of the token after the template.
+    """
+    first, length, trunk = primed.template.slots[0], len(primed.template.ids), primed.trunk
+    n_rows, n_tokens, columns = len(insertions), length - first, slice(first, length)
+    width = primed.run.states[0].shape[2]
+    plan = plan_surgery(insertions, token_counts=[length] * n_rows, n_layers=len(trunk.layers), width=width)
+    of_tokens = torch.arange(length).expand(n_rows, -1)
+    starts = [_first_layer(insertion) for insertion in insertions]
+    masks = masks_for(trunk.layers, n_tokens, first, primed.logits)
+    cells = primed.run.states[0][:0, None, columns]  # [those that differ by now, 1, N, D]
+    for index, (layer, past, own) in enumerate(zip(trunk.layers, primed.run.past, memory, strict=True)):
+        plain = primed.run.states[index][:, None, columns].to(layer.device)
+        cells = torch.cat([cells.to(layer.device), plain.expand(starts.count(index), -1, -1, -1)])
+        if index in plan.edits:
+            cells = overlay(cells[:, 0], bind(plan.edits[index], of_tokens), first)[:, None]
+        # Those that do not differ yet have the template's own keys and values.
+        own.keys[:] = past.keys[:, :, None, columns]
+        own.values[:] = past.values[:, :, None, columns]
+        if not len(cells):
+            continue
+        shared = Past(past.keys[:, :, :first], past.values[:, :, :first])
+        context = Context(shared, masks[index].to(layer.device), columns, own.part(0, len(cells)))
+        only_last = n_tokens - 1 if index == len(trunk.layers) - 1 else 0
+        cells, _ = run_layer(layer, cells, context, Untapped(), only_last)
+    return trunk.logits(cells[:, 0, -1])
+
+
+def _chosen(start: Start, rows: Sequence[int], room: int = 0) -> Start:
+    """Return a copy of some rows, in the order given, with room for more tokens."""
+    index = torch.tensor(rows, device=start.logits.device)
+    memory = [own.chosen(rows, room) for own in start.memory]
+    return Start(start.primed, start.shared, memory, start.logits[index])
+
+
+@torch.no_grad()
+def write(start: Start, rows: Sequence[int], new_tokens: int) -> list[Written]:
+    """Let the model go on greedily from some rows of a start, until its end-of-text token or ``new_tokens`` tokens."""
+    trunk, start = start.primed.trunk, _chosen(start, rows, new_tokens)
+    ends, memory = _ends(start.primed.model), start.memory
+    written = [Written([], []) for _ in rows]
+    active: list[Written | None] = list(written)  # the text each row of the batch writes; None where it has ended
+    p, token = _likeliest(start.logits)  # [R]
+    for step in range(new_tokens):
+        going: list[int] = []
+        for place, (text, one_id, one_p) in enumerate(zip(active, token.tolist(), p.tolist(), strict=True)):
+            if text is None:
+                continue
+            if one_id in ends:
+                active[place] = None
+                continue
+            text.ids.append(one_id)
+            text.probabilities.append(one_p)
+            going.append(place)
+        if not going or step == new_tokens - 1:
+            break
+        # Leaving copies the memory of those that stay, which costs about half a step.
+        if (len(active) - len(going)) * (new_tokens - step) > len(active):
+            active, token = [active[place] for place in going], token[going]
+            memory = [own.chosen(going, new_tokens - step) for own in memory]
+        x = trunk.enter(trunk.embed(token[:, None]), start.length + step)
+        p, token = _likeliest(trunk.logits(run_rows(trunk, x, start.shared, memory)[:, -1]))
+    return written
+
+
+def _likeliest(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the greatest probability of each row and its token, [R, V] -> [R], [R]."""
+    top, token = logits.max(-1)
+    return (top - logits.logsumexp(-1)).exp(), token
+
+
+def write_after(model: PreTrainedModel, prompts: Sequence[Sequence[int]], new_tokens: int) -> list[list[int]]:
+    """Return what the model writes greedily after each prompt, without the end-of-text token.
+
+    A plain greedy search: what a checkpoint's own generation settings add would not be the model's likeliest text.
+    """
+    if not new_tokens:
+        return [[] for _ in prompts]
+    ends = _ends(model)
+    config = GenerationConfig(max_new_tokens=new_tokens, do_sample=False, eos_token_id=ends or None, pad_token_id=0)
+    batch = pad(prompts, pad_id=0, device=input_device(model))
+    with generating_by(model, config):
+        output = model.generate(batch.input_ids, attention_mask=batch.attention_mask, generation_config=config)
+    texts = output[:, batch.input_ids.shape[1] :].tolist()
+    return [text[: next((i for i, token in enumerate(text) if token in ends), len(text))] for text in texts]
+
+
+@torch.no_grad()
+def score(start: Start, rows: Sequence[int], texts: Sequence[Sequence[int]]) -> list[list[float]]:
+    """Return the probability of each token of N texts, each after its own row of a start."""
+    found = []
+    longest = max((len(text) for text in texts), default=0)
+    for some in at_once(range(len(rows)), max(1, longest), start.primed.trunk.device):
+        found += _score(_chosen(start, [rows[place] for place in some], longest), [texts[place] for place in some])
+    return found
+
+
+def _score(start: Start, texts: Sequence[Sequence[int]]) -> list[list[float]]:
+    """Score a text after each row of a start that has room for it, all tokens in one pass."""
+    trunk, longest = start.primed.trunk, max(len(text) for text in texts)
+    ids = torch.zeros(len(texts), longest, dtype=torch.long, device=trunk.device)  # [N, G]
+    for row, text in enumerate(texts):
+        ids[row, : len(text)] = torch.tensor(text, dtype=torch.long)
+    lengths = torch.tensor([len(text) for text in texts], device=trunk.device)
+    found = torch.zeros(ids.shape, dtype=start.logits.dtype, device=trunk.device)
+    if longest:
+        found[:, :1] = start.logits.softmax(-1).gather(1, ids[:, :1])
+    if longest > 1:
+        x = trunk.enter(trunk.embed(ids[:, :-1]), start.length)
+        states = run_rows(trunk, x, start.shared, start.memory)  # [N, G - 1, D]
+        read = torch.arange(1, longest, device=trunk.device) < lengths[:, None]  # [N, G - 1]
+        found[:, 1:][read] = _probabilities(trunk, states[read], ids[:, 1:][read])
+    return [values[: len(text)] for values, text in zip(found.tolist(), texts, strict=True)]
+
+
+@torch.no_grad()
+def score_plain(primed: Primed, texts: Sequence[Sequence[int]]) -> list[list[float]]:
+    """Return the probability of each token of N texts after a template with nothing inserted."""
+    first = primed.logits[0].softmax(-1)
+    found = [[float(first[text[0]])] if text else [] for text in texts]
+    # No token follows the last one, so it need not be read.
+    for grove in groves([text[:-1] for text in texts]):
+        numbers = [number for number in grove.places if len(texts[number]) > 1]
+        steps = [zip(grove.places[number], texts[number][1:], strict=True) for number in numbers]
+        pairs = dict.fromkeys(pair for of_text in steps for pair in of_text)  # (node, the token after it)
+        p = dict(zip(pairs, _follow(primed, grove.tree, list(pairs)), strict=True))
+        for number in numbers:
+            found[number] += [p[pair] for pair in zip(grove.places[number], texts[number][1:], strict=True)]
+    return found
+
+
+def _follow(primed: Primed, tree: PrefixTree, pairs: Sequence[tuple[int, int]]) -> list[float]:
+    """Return the probability that a token follows a node of a tree, for pairs of them."""
+    if not pairs:
+        return []
+    nodes, ids = torch.tensor(pairs, device=primed.trunk.device).unbind(1)
+    states = read_tree(primed.trunk, tree, primed.run.past)
+    return _probabilities(primed.trunk, states[nodes], ids).tolist()
+
+
+def _probabilities(trunk: Trunk, states: Tensor, ids: Tensor) -> Tensor:
+    """Return the probability of one token after each state, [N, D], [N] -> [N]."""
+    size = max(1, _LOGITS // trunk.n_logits)
+    pieces = zip(states.split(size), ids.split(size), strict=True)
+    return torch.cat([trunk.logits(x).softmax(-1).gather(1, one[:, None]).squeeze(1) for x, one in pieces])
+
+
+def automatic_batch_size(primed: Primed, new_tokens: int) -> int:
+    """Choose how many rows to write side by side, from what one takes and from the device's whole memory.
+
+    From the whole and not from what is free just now, so that a run continued later works in the same batches.
+    """
+    room = len(primed.template.ids) - primed.template.slots[0] + new_tokens
+    column = sum(2 * past.keys[0, :, 0].numel() * past.keys.element_size() for past in primed.run.past)
+    # The start is kept for scoring under other states, and the memory is copied when rows leave it.
+    row = 3 * room * column + 8 * primed.logits.numel()
+    return max(1, min(LARGEST_BATCH, total_memory(primed.trunk.device) // MEMORY_SHARE // row))
+
+
+def _ends(model: PreTrainedModel) -> list[int]:
+    """Return the end-of-text tokens of a model."""
+    own = model.generation_config.eos_token_id if model.generation_config is not None else None
+    end = own if own is not None else model.config.eos_token_id
+    return end if isinstance(end, list) else [] if end is None else [end]

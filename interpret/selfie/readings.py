@@ -1,0 +1,137 @@
+"""States in, readings out: what the model writes for each state, scored where it belongs and where it does not."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import log
+from statistics import mean
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from interpret.device import in_batches
+from interpret.selfie.decoding import Primed, Written, score, score_plain, start_inserted, start_plain, write
+from interpret.selfie.templates import InterpretationPrompt
+from interpret.surgery.plan import MODE, NORMALIZED, STRENGTH
+
+SAME = "same"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How hidden states are interpreted."""
+
+    insertion_layer: int | Literal["same"] = 1
+    """The layer whose input is edited; 1 means after layer 0, "same" the source's own layer (Patchscopes: Ghandeharioun
+    et al. 2024, arXiv 2401.06102)."""
+    mode: str = NORMALIZED
+    """``replacing_mode`` of the insertion."""
+    strength: float = 1.0
+    """``overlay_strength`` of the insertion."""
+    new_tokens: int = 30
+    """Longest interpretation, in tokens."""
+    prompt_output_tokens: int = 30
+    """Longest continuation of the prompt itself, in tokens; 0 for none."""
+    wrong_vector: bool = True
+    """Whether each interpretation is also scored under another token's state."""
+    seed: int = 0
+    """Chooses the wrong states."""
+    batch_size: int | None = None
+    """Interpretations written side by side; None chooses from memory. Changes no number beyond the last digits."""
+
+
+@dataclass(frozen=True)
+class State:
+    """A state to be interpreted, and the wrong one to compare with."""
+
+    prompt: str
+    """Name of the prompt it comes from."""
+    layer: int
+    token: int
+    vector: Tensor
+    """[D]."""
+    wrong: Tensor | None = None
+    """[D], of the same layer."""
+    wrong_token: int | None = None
+
+    @property
+    def place(self) -> tuple[str, int, int | None]:
+        """What tells the state from every other."""
+        return self.prompt, self.layer, self.token
+
+    @property
+    def wrong_place(self) -> tuple[str, int, int | None]:
+        """What tells the wrong state from every other."""
+        return self.prompt, self.layer, self.wrong_token
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the model wrote for one state, and how likely the same text is elsewhere."""
+
+    written: Written
+    p_without: list[float]
+    """[G] where nothing is inserted."""
+    p_wrong: list[float]
+    """[G] where the wrong state is inserted; empty where there is none."""
+    wrong_token: int | None
+    """Position of the token whose state was the wrong one."""
+
+
+def read(
+    primed: Primed,
+    states: Sequence[State],
+    settings: Settings,
+    size: int,
+    say: Callable[[str], None],
+) -> Iterator[Reading | None]:
+    """Let the model write what each state says, batch by batch; None for a state that is not finite."""
+    sound = [state for state in states if bool(state.vector.isfinite().all())]
+    readings = in_batches(sound, size, lambda batch: _read_batch(primed, batch, settings), say)
+    for state in states:
+        yield next(readings) if bool(state.vector.isfinite().all()) else None
+
+
+def _read_batch(primed: Primed, batch: Sequence[State], settings: Settings) -> list[Reading]:
+    """Let the model write what N states say, side by side, and score the texts where they do not belong."""
+    vectors = {state.place: (state.layer, state.vector) for state in batch}
+    vectors |= {  # a wrong state that is no other row's own is read beside them
+        state.wrong_place: (state.layer, state.wrong)
+        for state in batch
+        if state.wrong is not None and state.wrong_place not in vectors
+    }
+    rows = {place: row for row, place in enumerate(vectors)}
+    start = start_inserted(primed, [insertion(primed.template, *one, settings) for one in vectors.values()])
+    written = write(start, [rows[state.place] for state in batch], settings.new_tokens)
+    texts = [one.ids for one in written]
+    p_without = score_plain(primed, texts)
+    p_wrong: list[list[float]] = [[] for _ in batch]
+    compared = [row for row, state in enumerate(batch) if state.wrong is not None]
+    elsewhere = [rows[batch[row].wrong_place] for row in compared]
+    for row, p in zip(compared, score(start, elsewhere, [texts[row] for row in compared]), strict=True):
+        p_wrong[row] = p
+    wrong_tokens = [state.wrong_token for state in batch]
+    return [Reading(*parts) for parts in zip(written, p_without, p_wrong, wrong_tokens, strict=True)]
+
+
+def read_nothing(primed: Primed, settings: Settings) -> Reading:
+    """Let the model write what the template says with nothing inserted."""
+    (written,) = write(start_plain(primed), [0], settings.new_tokens)
+    return Reading(written, written.probabilities, [], None)
+
+
+def insertion(template: InterpretationPrompt, layer: int, state: Tensor, settings: Settings) -> dict[Any, Any]:
+    """Return the ``insert_info`` entry that puts one state [D] of a layer into every slot."""
+    where = layer if settings.insertion_layer == SAME else settings.insertion_layer
+    vectors = state.expand(1, len(template.slots), -1)  # [1, P, D]
+    return {where: (template.slots, vectors), MODE: settings.mode, STRENGTH: settings.strength}
+
+
+def log_gain(own: Sequence[float], control: Sequence[float]) -> float | None:
+    """Return how much likelier a text is in its own run than in a control: mean of ln(own / control) over its G tokens.
+
+    In nats a token; None for a text of no tokens. Probabilities that underflow to 0 count as the smallest float32.
+    """
+    tiny = torch.finfo(torch.float32).tiny
+    gains = [log(max(p, tiny)) - log(max(q, tiny)) for p, q in zip(own, control, strict=True)]
+    return mean(gains) if gains else None

@@ -1,0 +1,340 @@
+"""Self-interpretation: a model says in words what one of its hidden states holds.
+
+A hidden state of a prompt is inserted into the slots of an interpretation prompt, and what the model then
+writes is its interpretation (SelfIE: Chen, Vondrick, Mao 2024, arXiv 2403.10949). Next to each written token
+stand its probability with the insertion, without it, and with a wrong state in its place; the differences tell
+how much it owes to the state.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from interpret.anatomy import anatomy_of, check_evaluating, longest_text
+from interpret.errors import InputError, SpecError
+from interpret.prompts.prompts import Prompt
+from interpret.records import Interpretation
+from interpret.selfie.decoding import Written, automatic_batch_size, prime, write_after
+from interpret.selfie.readings import SAME, Reading, Settings, State, insertion, log_gain, read, read_nothing
+from interpret.selfie.sources import HIDDEN, Source, source_of_pairs, states_of
+from interpret.selfie.templates import InterpretationPrompt
+from interpret.surgery.plan import plan_surgery
+
+
+def interpretations(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sources: Sequence[Source],
+    templates: Sequence[InterpretationPrompt],
+    settings: Settings = Settings(),  # noqa: B008 - frozen
+    *,
+    skip: Collection[str] = (),
+    say: Callable[[str], None] = lambda line: None,
+) -> Iterator[Interpretation]:
+    """Interpret every chosen state of every prompt with every template.
+
+    For each prompt and template comes first a control row, what the model writes where nothing is inserted, then a
+    row for each state; a state that is not finite gets an empty row of the kind ``failed``. Prompts are worked on
+    together up to a batch, so memory does not grow with their number.
+
+    Args:
+        model: a causal LM of a known family.
+        tokenizer: its tokenizer.
+        sources: from ``plan_sources``.
+        templates: interpretation prompts.
+        settings: see ``Settings``.
+        skip: names of prompts that need no rows, because a run that is continued has them.
+        say: receives one line when a batch has to be made smaller.
+
+    Raises:
+        InterpretError: as ``check_request``.
+        ModelError: if not even one interpretation fits in memory.
+    """
+    check_request(model, sources, templates, settings)
+    primed = [prime(model, template, settings.new_tokens) for template in templates]
+    controls = [read_nothing(one, settings) for one in primed]
+    size = settings.batch_size or min(automatic_batch_size(one, settings.new_tokens) for one in primed)
+    for group in _groups(sources, size):
+        if all(source.prompt.name in skip for source in group):
+            continue
+        states = [state for source in group for state in _states(model, source, settings)]
+        prompts = [source.tokenised.ids for source in group]
+        outputs = write_after(model, prompts, settings.prompt_output_tokens)
+        readings = [list(read(one, states, settings, size, say)) for one in primed]
+        first = 0
+        for source, output in zip(group, outputs, strict=True):
+            own = slice(first, first + len(source.pairs))
+            first = own.stop
+            if source.prompt.name in skip:
+                continue
+            for template, control, texts in zip(templates, controls, readings, strict=True):
+                row = _RowWriter(tokenizer, source, template, settings, tokenizer.decode(output), control)
+                yield row.write(control, "control")
+                for pair, reading in zip(source.pairs, texts[own], strict=True):
+                    yield row.write(reading, "interpretation" if reading else "failed", *pair)
+
+
+def check_request(
+    model: PreTrainedModel,
+    sources: Sequence[Source],
+    templates: Sequence[InterpretationPrompt],
+    settings: Settings,
+) -> None:
+    """Refuse what ``interpretations`` could not carry out, before anything runs.
+
+    Raises:
+        InputError: if the model is in training mode; a prompt or a template with what follows it is longer than the
+            model's context, which some families answer with nonsense; or the insertion layer does not take a state.
+        SpecError: if the insertion does not fit the model.
+        UnsupportedModelError: if the model is of no known family.
+    """
+    check_evaluating(model)
+    longest, n_layers = longest_text(model), len(anatomy_of(model).layers)
+    wanted = [(f"prompt {s.prompt.name}", len(s.tokenised.ids), settings.prompt_output_tokens) for s in sources]
+    wanted += [(f"interpretation prompt {t.name!r}", len(t.ids), settings.new_tokens) for t in templates]
+    for what, length, new in wanted:
+        if length + new > longest:
+            raise InputError(f"{what} has {length} tokens; with {new} new ones it exceeds the model's {longest}")
+    width, last_width = anatomy_of(model).width, model.get_output_embeddings().weight.shape[1]
+    for source in sources:
+        what = f"prompt {source.prompt.name}: the state after the final norm, {n_layers}, "
+        if not any(layer == n_layers for layer, _ in source.pairs):
+            continue
+        if settings.insertion_layer == SAME:
+            raise InputError(
+                f"{what}is the input of no layer; with insertion layer 'same', choose layers 0 to {n_layers - 1}"
+            )
+        if last_width != width:  # as in OPT-350m
+            raise InputError(
+                f"{what}has width {last_width}, but layers read {width}; choose layers 0 to {n_layers - 1}"
+            )
+    probe = torch.zeros(width)
+    for template in templates:
+        _check_insertion(model, template, insertion(template, 0, probe, settings))
+
+
+def _check_insertion(model: PreTrainedModel, template: InterpretationPrompt, info: dict[Any, Any]) -> None:
+    anatomy = anatomy_of(model)
+    counts, n_layers = [len(template.ids)], len(anatomy.layers)
+    try:
+        plan_surgery([info], token_counts=counts, n_layers=n_layers, width=anatomy.width)
+    except SpecError as error:
+        raise SpecError(str(error).replace("insert_info[0]", "insertion")) from None
+
+
+def count_rows(sources: Sequence[Source], n_templates: int) -> int:
+    """Return how many records ``interpretations`` will yield."""
+    return n_templates * sum(1 + len(source.pairs) for source in sources)
+
+
+def _groups(sources: Sequence[Source], size: int) -> Iterator[list[Source]]:
+    """Join neighbouring prompts until they fill a batch: the same groups whichever of them are still to do."""
+    group: list[Source] = []
+    for source in sources:
+        group.append(source)
+        if sum(len(one.pairs) for one in group) >= size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _states(model: PreTrainedModel, source: Source, settings: Settings) -> list[State]:
+    """Return the states of ``source.pairs``, from one pass over the prompt."""
+    wrong = _wrong_tokens(source, settings) if settings.wrong_vector else [None] * len(source.pairs)
+    sites = states_of(model, source)  # layer -> [T, D]
+    return [
+        State(
+            source.prompt.name, layer, token, sites[layer][token], None if other is None else sites[layer][other], other
+        )
+        for (layer, token), other in zip(source.pairs, wrong, strict=True)
+    ]
+
+
+def _wrong_tokens(source: Source, settings: Settings) -> list[int | None]:
+    """Choose for each state another token of the same prompt whose state of the same layer takes its place.
+
+    Among the tokens asked for, where there are several, so that most wrong states are read anyway. The choice hangs
+    on the seed, the prompt and the layer alone.
+    """
+    chosen: list[int | None] = []
+    for layer, token in source.pairs:
+        asked = list(dict.fromkeys(other for of, other in source.pairs if of == layer))
+        others = asked if len(asked) > 1 else [token, *(t for t in range(len(source.tokenised.ids)) if t != token)]
+        chance = random.Random(f"{settings.seed} {source.prompt.name} {layer}")
+        step = chance.randrange(1, len(others)) if len(others) > 1 else 0
+        chosen.append(others[(others.index(token) + step) % len(others)] if step else None)
+    return chosen
+
+
+@dataclass(frozen=True)
+class _RowWriter:
+    """What the rows of one prompt and one template have in common."""
+
+    tokenizer: PreTrainedTokenizerBase
+    source: Source
+    template: InterpretationPrompt
+    settings: Settings
+    prompt_output: str
+    control: Reading
+
+    def write(
+        self, reading: Reading | None, kind: str, layer: int | None = None, token: int | None = None
+    ) -> Interpretation:
+        reading = reading or Reading(Written([], []), [], [], None)
+        written, tokenised, decode = reading.written, self.source.tokenised, self.tokenizer.decode
+        signed = [own - other for own, other in zip(written.probabilities, reading.p_without, strict=True)]
+        gain = None if layer is None else log_gain(written.probabilities, reading.p_without)
+        wrong_gain = log_gain(written.probabilities, reading.p_wrong) if reading.p_wrong else None
+        gains = [one for one in (gain, wrong_gain) if one is not None]
+        where = self.settings.insertion_layer
+        return Interpretation(
+            name=self.source.prompt.name,
+            prompt=tokenised.text,
+            current_token="" if token is None else tokenised.pieces[token],
+            token_idx=token,
+            interpretation=written.ids,
+            prompt_output=self.prompt_output,
+            prompt_token_list=list(tokenised.pieces),
+            category=self.source.prompt.category,
+            layer_idx=layer,
+            interpretation_weights=[abs(difference) for difference in signed],
+            interpretation_prob=written.probabilities,
+            repeat_prompt=self.template.text,
+            repeat_prompt_name=self.template.name,
+            interpretation_text=decode(written.ids, clean_up_tokenization_spaces=False),
+            interpretation_tokens=[decode([one], clean_up_tokenization_spaces=False) for one in written.ids],
+            probability_without_insertion=reading.p_without,
+            signed_relevancy=signed,
+            wrong_token_idx=reading.wrong_token,
+            probability_with_wrong_vector=reading.p_wrong,
+            gain_over_nothing=gain,
+            gain_over_wrong_vector=wrong_gain,
+            says_more_than_controls=min(gains) > 0 if gains else None,
+            overlap_with_control=None if layer is None else _overlap(written.ids, self.control.written.ids),
+            site=self.source.site,
+            insertion_layer=None if layer is None else layer if isinstance(where, str) else where,
+            kind=kind,
+        )
+
+
+def _overlap(ids: Sequence[int], others: Sequence[int]) -> float | None:
+    """Return the share of some tokens that others have too, each of the others counted once; None of no tokens."""
+    return (Counter(ids) & Counter(others)).total() / len(ids) if ids else None
+
+
+def interpret(
+    original_prompt: str | Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    interpretation_prompt: InterpretationPrompt | Sequence[InterpretationPrompt],
+    model: PreTrainedModel,
+    tokens_to_interpret: Sequence[tuple[int, int]],
+    bs: int | None = None,
+    max_new_tokens: int = 30,
+    k: int | Literal["same"] = 1,
+    *,
+    site: str = HIDDEN,
+) -> dict[str, list[Any]]:
+    """Interpret states of one prompt or several, with one interpretation prompt or several, and return a table.
+
+    Args:
+        original_prompt: the prompts, as the model reads them.
+        tokenizer: the model's.
+        interpretation_prompt: what the states are inserted into.
+        model: a causal LM of a known family.
+        tokens_to_interpret: (layer, token) pairs, the same for each prompt; negative ones count from the end.
+            Layers are indices of ``hidden_states``.
+        bs: interpretations written side by side; chosen from memory if None.
+        max_new_tokens: longest interpretation.
+        k: the layer whose input is edited, or ``"same"`` for the source's own.
+        site: ``"hidden"``, ``"attn_out"`` or ``"mlp_out"``.
+
+    Returns:
+        Columns of equal length, as ``pandas.DataFrame`` takes them, a row for each prompt, interpretation prompt and
+        pair: ``prompt``, ``interpretation`` (text), ``layer``, ``token``, ``token_decoded``, ``relevancy_score``
+        ([G] |P with - P without| of each written token); and ``interpretation_prompt`` (text), ``probability`` and
+        ``probability_without_insertion`` ([G] each), ``signed_relevancy`` ([G]), ``gain_over_nothing`` (nats a token)
+        and ``control`` (the text where nothing is inserted).
+
+    Raises:
+        InputError: if a prompt, layer or token does not exist.
+    """
+    prompts = [original_prompt] if isinstance(original_prompt, str) else original_prompt
+    if isinstance(interpretation_prompt, InterpretationPrompt):
+        interpretation_prompt = [interpretation_prompt]
+    sources = [
+        source_of_pairs(model, tokenizer, Prompt(f"prompt_{number}", text, "", raw=True), tokens_to_interpret, site)
+        for number, text in enumerate(prompts)
+    ]
+    settings = Settings(k, new_tokens=max_new_tokens, prompt_output_tokens=0, wrong_vector=False, batch_size=bs)
+    table: dict[str, list[Any]] = {}
+    control = ""
+    for row in interpretations(model, tokenizer, sources, interpretation_prompt, settings):
+        if row.kind == "control":
+            control = row.interpretation_text
+            continue
+        cells = {
+            "prompt": row.prompt,
+            "interpretation": row.interpretation_text,
+            "layer": row.layer_idx,
+            "token": row.token_idx,
+            "token_decoded": row.current_token,
+            "relevancy_score": row.interpretation_weights,
+            "interpretation_prompt": row.repeat_prompt,
+            "probability": row.interpretation_prob,
+            "probability_without_insertion": row.probability_without_insertion,
+            "signed_relevancy": row.signed_relevancy,
+            "gain_over_nothing": row.gain_over_nothing,
+            "control": control,
+        }
+        for name, cell in cells.items():
+            table.setdefault(name, []).append(cell)
+    return table
+
+
+def interpret_vectors(
+    vecs: Tensor | Sequence[Tensor],
+    model: PreTrainedModel,
+    interpretation_prompt: InterpretationPrompt,
+    tokenizer: PreTrainedTokenizerBase,
+    bs: int | None = None,
+    k: int = 1,
+    max_new_tokens: int = 30,
+) -> list[str]:
+    """Say what arbitrary vectors mean to the model.
+
+    Args:
+        vecs: [N, D], or N tensors [D].
+        model: a causal LM of a known family.
+        interpretation_prompt: what the vectors are inserted into.
+        tokenizer: the model's.
+        bs: vectors read side by side; chosen from memory if None.
+        k: the layer whose input is edited.
+        max_new_tokens: longest interpretation.
+
+    Returns:
+        N texts.
+
+    Raises:
+        InputError: if a vector is of another width or not finite; the message names its index.
+    """
+    width = anatomy_of(model).width
+    for index, vector in enumerate(vecs):
+        if tuple(vector.shape) != (width,):
+            raise InputError(f"vecs[{index}] has shape {list(vector.shape)}; the model's hidden width is {width}")
+        if not vector.isfinite().all():
+            raise InputError(f"vecs[{index}] is not finite; an interpretation of NaN or infinity means nothing")
+    settings = Settings(k, new_tokens=max_new_tokens, wrong_vector=False)
+    check_request(model, [], [interpretation_prompt], settings)
+    primed = prime(model, interpretation_prompt, max_new_tokens)
+    states = [State("", k, index, vector) for index, vector in enumerate(vecs)]
+    size = bs or automatic_batch_size(primed, max_new_tokens)
+    readings = read(primed, states, settings, size, lambda line: None)
+    texts = [reading.written.ids if reading else [] for reading in readings]
+    return [tokenizer.decode(ids, clean_up_tokenization_spaces=False) for ids in texts]

@@ -1,0 +1,1 @@
+"""Files that outlive a kill: run folders, and hashes of what their numbers come from."""

@@ -1,0 +1,1 @@
+"""Editing hidden states during a forward pass or generation."""

@@ -1,0 +1,343 @@
+"""The public surgery calls, as functions of a model and as methods put on one.
+
+``forward_interpret``, ``generate_interpret`` and ``greedy_search_interpret`` take the arguments of the stock
+call plus ``insert_info`` (see ``spec``). They run the stock code of transformers under ``surgery``, so whatever
+it can decode, they can. The patched transformers calls these functions; ``attach`` binds them to a model
+object without the patch.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from inspect import signature
+from types import MethodType
+from typing import Any, TypeVar
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import GenerationConfig, GenerationMixin, MaxLengthCriteria, PreTrainedModel, StoppingCriteriaList
+from transformers.utils import ModelOutput
+
+from interpret.activations._record import record
+from interpret.anatomy import GenerateSettings, anatomy_of, base_of, generating_by, past_length, uncompiled
+from interpret.errors import SpecError, UnsupportedModelError
+from interpret.prompts.batches import ends_in_padding, left_padding_order, token_columns, token_counts
+from interpret.surgery.hooks import surgery
+from interpret.surgery.plan import plan_surgery
+
+InsertInfo = Sequence[Mapping[Any, Any] | None]
+Model = TypeVar("Model", bound=PreTrainedModel)
+# Arguments of generate with one entry a column, besides the ids and the mask.
+_ALIGNED = ("inputs_embeds", "token_type_ids", "position_ids")
+# Of greedy_search, in their order; those that are settings of generate, and those that are arguments of it.
+_SETTINGS = (
+    "max_length", "pad_token_id", "eos_token_id", "output_attentions", "output_hidden_states", "output_scores",
+    "return_dict_in_generate",
+)  # fmt: skip
+_GREEDY_ARGUMENTS = ("logits_processor", "stopping_criteria", *_SETTINGS, "synced_gpus", "streamer")
+
+
+def forward_interpret(
+    model: PreTrainedModel,
+    *args: Any,
+    insert_info: InsertInfo | None = None,
+    output_pre_mlp_states: bool = False,
+    **kwargs: Any,
+) -> Any:
+    """Run the model's forward pass with surgery.
+
+    Args:
+        model: a causal LM of a known family, or its base model.
+        *args: as for the model's own forward.
+        insert_info: one dict (or None) a sample; None runs the stock call. With ``past_key_values``,
+            positions still count from the sample's first token, those in the cache are not edited again,
+            and negative ones are refused; so are those of chunks still to come.
+        output_pre_mlp_states: also return the states around each MLP.
+        **kwargs: as for the model's own forward. With ``output_hidden_states=True``, ``hidden_states[k]``
+            shows the edited input of layer k; the last entry is the state after the final norm.
+
+    Returns:
+        What the model's own forward returns; with ``output_pre_mlp_states``, a pair of that and a list of L+1
+        pairs ``(pre_mlp, residual)``, each [B, T, D]. Entry l is of layer l-1, with
+        ``residual + mlp(pre_mlp) == hidden_states[l]`` for 0 < l < L where layer l itself is not edited; entry L
+        gives the state before the final norm; entry 0 is the input of layer 0 twice. Only post-norm layers
+        (OPT-350m) norm that sum before they pass it on.
+
+    Raises:
+        SpecError: if ``insert_info`` does not fit the model and the batch.
+        UnsupportedModelError: if the model is of no known family.
+
+    >>> from transformers import GPT2Config, GPT2LMHeadModel
+    >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=4, n_layer=2, n_head=2))
+    >>> info = [{1: ([0], torch.ones(1, 1, 4))}]
+    >>> ids = torch.tensor([[3, 1, 4]])
+    >>> forward_interpret(model, ids, insert_info=info, output_hidden_states=True).hidden_states[1][0, 0].tolist()
+    [1.0, 1.0, 1.0, 1.0]
+    """
+    with ExitStack() as stack:
+        if insert_info is not None:
+            prompt = _forward_prompt(model, signature(model.forward).bind_partial(*args, **kwargs).arguments)
+            stack.enter_context(_operate(model, insert_info, prompt))
+        if not output_pre_mlp_states:
+            return model(*args, **kwargs)
+        n_layers = len(anatomy_of(model).layers)
+        names = [f"{site}.{layer}" for layer in range(n_layers) for site in ("mlp_in", "resid_mid")]
+        seen = stack.enter_context(record(model, names))
+        output = model(*args, **kwargs)
+        around = [(seen[f"mlp_in.{layer}"], seen[f"resid_mid.{layer}"]) for layer in range(n_layers)]
+        return output, [(seen["resid_pre.0"], seen["resid_pre.0"]), *around]
+
+
+def generate_interpret(
+    model: PreTrainedModel,
+    inputs: Tensor | None = None,
+    generation_config: GenerationConfig | None = None,
+    *args: Any,
+    insert_info: InsertInfo | None = None,
+    **kwargs: Any,
+) -> Any:
+    """Run the model's ``generate`` with surgery on the prompt.
+
+    Every decoding mode that the installed transformers has carries it: greedy, sampling, beams, beam sampling and
+    assisted generation (the assistant itself is not operated on; 4.34.0 carries it for prompts without padding), with
+    any kind of cache; in 4.34.0 also group beams, constrained beams and contrastive search. Prompts padded on the
+    right are moved to the left for decoding; the sequences given back have them where they stood, hidden states and
+    attentions are those of the moved prompts.
+
+    Args:
+        model: a causal LM of a known family.
+        inputs: as for ``generate``.
+        generation_config: as for ``generate``.
+        *args: as for ``generate``.
+        insert_info: one dict (or None) a prompt, whatever the number of beams or returned sequences; negative
+            positions count from the prompt's end. None runs the stock call.
+        **kwargs: as for ``generate``.
+
+    Returns:
+        What ``generate`` returns.
+
+    Raises:
+        SpecError: if ``insert_info`` does not fit the model and the batch.
+        UnsupportedModelError: if the model is of no known family, or the mode cannot carry the surgery.
+    """
+    if insert_info is None:
+        return model.generate(inputs, generation_config, *args, **kwargs)
+    if inputs is None:
+        inputs = kwargs.pop("input_ids", None)
+    settings = GenerateSettings(model, generation_config, kwargs)
+    prompt = _generate_prompt(inputs, settings, kwargs)
+    _check_decoding(prompt, settings, kwargs)
+    generation_config, more = uncompiled(model, generation_config)
+    kwargs |= more
+    if not ends_in_padding(prompt.attention_mask):
+        with _operate(model, insert_info, prompt):
+            return model.generate(inputs, generation_config, *args, **kwargs)
+    moved, aligned = _padded_on_the_left(prompt, kwargs)
+    ids = moved.tokens if moved.name == "input_ids" else inputs
+    with _operate(model, insert_info, moved):
+        output = model.generate(ids, generation_config, *args, **{**kwargs, **aligned})
+    return _with_prompt_columns(output, prompt)
+
+
+def greedy_search_interpret(
+    model: PreTrainedModel, input_ids: Tensor, *args: Any, insert_info: InsertInfo | None = None, **kwargs: Any
+) -> Any:
+    """Run the model's ``greedy_search`` with surgery on the prompt.
+
+    Releases of transformers that no longer have ``greedy_search`` do the same by ``generate``.
+
+    Args:
+        model: a causal LM of a known family.
+        input_ids: [B, T], the prompts; without an ``attention_mask`` every column is a token, as in
+            ``greedy_search``.
+        *args: as for ``greedy_search``.
+        insert_info: one dict (or None) a prompt; None runs the stock call.
+        **kwargs: as for ``greedy_search``.
+
+    Returns:
+        What ``greedy_search`` returns.
+
+    Raises:
+        SpecError: if ``insert_info`` does not fit the model and the batch.
+        UnsupportedModelError: if the model is of no known family.
+    """
+    with ExitStack() as stack:
+        if insert_info is not None:
+            mask = kwargs.get("attention_mask")
+            prompt = _Prompt("input_ids", input_ids, torch.ones_like(input_ids) if mask is None else mask)
+            stack.enter_context(_operate(model, insert_info, prompt))
+        search = getattr(model, "greedy_search", None)
+        if search is not None:
+            return search(input_ids, *args, **kwargs)
+        return _greedily(model, input_ids, {**dict(zip(_GREEDY_ARGUMENTS, args, strict=False)), **kwargs})
+
+
+def _greedily(model: PreTrainedModel, input_ids: Tensor, arguments: dict[str, Any]) -> Any:
+    """Do by ``generate`` what ``greedy_search`` did: none of a model's settings but its ids and outputs count."""
+    criteria = arguments.pop("stopping_criteria", None) or ()
+    own = {name: getattr(model.generation_config, name, None) for name in _SETTINGS[1:]}
+    given = {name: arguments.pop(name, None) for name in _SETTINGS}
+    limits = [one.max_length for one in criteria if isinstance(one, MaxLengthCriteria)]
+    longest = min([*limits, *filter(None, [given.pop("max_length")])], default=sys.maxsize)
+    settings = own | {name: value for name, value in given.items() if value is not None}
+    config = GenerationConfig(max_length=longest, do_sample=False, num_beams=1, disable_compile=True, **settings)
+    others = StoppingCriteriaList(one for one in criteria if not isinstance(one, MaxLengthCriteria))
+    arguments.setdefault("attention_mask", torch.ones_like(input_ids))
+    with generating_by(model, config):
+        return model.generate(input_ids, stopping_criteria=others, **arguments)
+
+
+def can_be_patched() -> bool:
+    """Whether the installed transformers is the one ``install_patch.py`` adds the methods to."""
+    return transformers.__version__ == "4.34.0"
+
+
+def decoding_modes() -> list[str]:
+    """Return which decoding modes of the installed transformers carry surgery."""
+    modes = ["greedy", "sampling", "beam", "beam sampling"]
+    if hasattr(GenerationMixin, "greedy_search"):
+        return [*modes, "group beam", "constrained beam", "contrastive", "assisted (unpadded)"]
+    return [*modes, "assisted", "prompt lookup", "with dynamic and static caches"]
+
+
+def attach(model: Model) -> Model:
+    """Give one model object the surgery methods, without touching any file.
+
+    Args:
+        model: a causal LM of a known family; its base model gets ``forward_interpret`` too.
+
+    Returns:
+        The same model. Attaching twice is no different from once; ``detach`` undoes it.
+
+    Raises:
+        UnsupportedModelError: if the model is of no known family.
+    """
+    anatomy_of(model)
+    for owner, methods in _owners(model):
+        for method in methods:
+            setattr(owner, method.__name__, MethodType(method, owner))
+    return model
+
+
+def detach(model: Model) -> Model:
+    """Take the methods of ``attach`` away again, and return the model; a patched class keeps its own."""
+    for owner, methods in _owners(model):
+        for method in methods:
+            vars(owner).pop(method.__name__, None)
+    return model
+
+
+def _owners(model: PreTrainedModel) -> list[tuple[nn.Module, tuple[Any, ...]]]:
+    """List which methods ``attach`` puts on which module."""
+    return [
+        (base_of(model), (forward_interpret,)),
+        (model, (forward_interpret, generate_interpret, greedy_search_interpret)),
+    ]
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """The tokens a call starts from, those in its cache included."""
+
+    name: str
+    """The argument that holds them: ``input_ids`` or ``inputs_embeds``."""
+    tokens: Tensor
+    """[B, T] ids or [B, T, D] embeddings."""
+    attention_mask: Tensor
+    """[B, T], or longer by the columns in the cache."""
+    continues_cache: bool = False
+
+
+def _operate(model: PreTrainedModel, insert_info: InsertInfo, prompt: _Prompt) -> Any:
+    """Check ``insert_info`` against the prompt and return the context that carries it out."""
+    anatomy = anatomy_of(model)
+    mask = prompt.attention_mask
+    plan = plan_surgery(
+        insert_info,
+        token_counts=token_counts(mask),
+        n_layers=len(anatomy.layers),
+        width=anatomy.width,
+        allow_negative_positions=not prompt.continues_cache,
+    )
+    return surgery(anatomy, plan, token_columns(mask))
+
+
+def _forward_prompt(model: PreTrainedModel, arguments: Mapping[str, Any]) -> _Prompt:
+    """Read the tokens and the mask of a forward pass from its arguments."""
+    name = "input_ids" if arguments.get("input_ids") is not None else "inputs_embeds"
+    tokens = arguments.get(name)
+    if tokens is None:
+        raise SpecError("insert_info needs tokens to work on; pass input_ids or inputs_embeds")
+    past = past_length(arguments.get("past_key_values"))
+    columns = past + tokens.shape[1]
+    mask = arguments.get("attention_mask")
+    if mask is None:
+        mask = torch.ones(tokens.shape[0], columns, dtype=torch.long)
+    if mask.shape[1] < columns:
+        raise SpecError(
+            f"attention_mask has {mask.shape[1]} columns; the {past} in the cache and the {tokens.shape[1]} of "
+            f"this pass need {columns}"
+        )
+    return _Prompt(name, tokens, mask, continues_cache=past > 0)
+
+
+def _generate_prompt(ids: Tensor | None, settings: GenerateSettings, kwargs: Mapping[str, Any]) -> _Prompt:
+    """Read the prompts and their mask as ``generate`` will."""
+    embeddings = kwargs.get("inputs_embeds")
+    tokens = ids if embeddings is None else embeddings
+    if tokens is None:
+        raise SpecError("insert_info needs a prompt to work on; pass inputs, input_ids or inputs_embeds")
+    mask = kwargs.get("attention_mask")
+    if mask is None:
+        mask = _inferred_mask(tokens, settings["pad_token_id"], settings["eos_token_id"])
+    name = "input_ids" if embeddings is None else "inputs_embeds"
+    return _Prompt(name, tokens, mask, continues_cache=past_length(kwargs.get("past_key_values")) > 0)
+
+
+def _inferred_mask(tokens: Tensor, pad: int | None, eos: int | Sequence[int] | None) -> Tensor:
+    """Return the mask ``generate`` infers: padding ids are padding, unless they also end a text."""
+    ends = [eos] if isinstance(eos, int) else eos or ()
+    if tokens.dim() == 2 and pad is not None and pad not in ends:
+        return tokens.ne(pad).long()
+    return torch.ones(tokens.shape[:2], dtype=torch.long, device=tokens.device)
+
+
+def _check_decoding(prompt: _Prompt, settings: GenerateSettings, kwargs: Mapping[str, Any]) -> None:
+    """Refuse what would run the model on other tokens than the prompt's columns say."""
+    drops_the_mask = hasattr(settings.model, "assisted_decoding")  # public in 4.34.0 alone
+    if kwargs.get("assistant_model") is not None and drops_the_mask and prompt.attention_mask.eq(0).any():
+        raise UnsupportedModelError(
+            "assisted generation of transformers 4.34.0 drops the attention mask, so a padded prompt cannot "
+            "carry surgery; pass the prompt without padding"
+        )
+    if settings["guidance_scale"] not in (None, 1):
+        raise UnsupportedModelError(
+            "guidance_scale also runs the model on a negative prompt, which surgery would edit as if it were the "
+            "prompt; leave guidance_scale away"
+        )
+
+
+def _padded_on_the_left(prompt: _Prompt, kwargs: Mapping[str, Any]) -> tuple[_Prompt, dict[str, Tensor]]:
+    """Move padding to the left, and with it every argument that has one entry a column."""
+    if prompt.continues_cache:
+        raise SpecError("right-padded prompts cannot go on from past_key_values; pad them on the left")
+    order = left_padding_order(prompt.attention_mask)
+
+    def moved(tensor: Tensor) -> Tensor:
+        return tensor.gather(1, order[..., None].expand_as(tensor) if tensor.dim() == 3 else order)
+
+    aligned = {name: moved(kwargs[name]) for name in _ALIGNED if kwargs.get(name) is not None}
+    aligned["attention_mask"] = moved(prompt.attention_mask)
+    return _Prompt(prompt.name, moved(prompt.tokens), aligned["attention_mask"]), aligned
+
+
+def _with_prompt_columns(output: Any, prompt: _Prompt) -> Any:
+    """Put prompts that were moved for decoding back where the caller had them."""
+    if prompt.name != "input_ids":  # then no prompt is part of the output
+        return output
+    sequences = output.sequences if isinstance(output, ModelOutput) else output
+    copies = len(sequences) // len(prompt.tokens)
+    sequences[:, : prompt.tokens.shape[1]] = prompt.tokens.repeat_interleave(copies, dim=0)
+    return output

@@ -1,0 +1,151 @@
+"""A plan -> hooks on the model for the time of one call.
+
+Edits are made on the way into a layer, never in place, and in one vectorised step a layer. They are bound to
+absolute columns of the padded batch, so that a cache, chunks, beams or candidates change nothing: a pass edits
+what lies among the columns it computes, and keys and values of edited tokens live on in the cache.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from inspect import Signature, signature
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.utils import ModelOutput
+
+from interpret.anatomy import Anatomy, first_column, keeping_activations, layer_input, past_length, with_layer_input
+from interpret.anatomy.passes import only_in_this_thread
+from interpret.errors import SpecError
+from interpret.surgery.plan import LayerEdit, SurgeryPlan
+
+
+@dataclass(frozen=True)
+class BoundEdit:
+    """A layer's edit, with the column of every token."""
+
+    edit: LayerEdit
+    columns: Tensor
+    """[N] int64, CPU: absolute columns of the padded batch."""
+    first: int
+    last: int
+    """The range of ``columns``: most passes of a decoding call lie outside and are left alone."""
+
+
+@contextmanager
+def surgery(anatomy: Anatomy, plan: SurgeryPlan, columns: Tensor) -> Iterator[None]:
+    """Apply ``plan`` to every pass the calling thread makes through the model, then leave no trace.
+
+    Args:
+        anatomy: the model's parts.
+        plan: what to write where.
+        columns: [B, T] int64, the column of each token of each sample (``batches.token_columns``). A pass may
+            have any multiple of B rows, each sample's beside each other, as in beam search.
+    """
+    operation = _Operation(len(columns), {k: bind(edit, columns) for k, edit in plan.edits.items()}, anatomy)
+    with ExitStack() as stack:
+        if plan.edits:
+            stack.enter_context(keeping_activations(anatomy.trunk))
+            operation.hook_up(anatomy, stack)
+        yield
+
+
+def bind(edit: LayerEdit, columns: Tensor) -> BoundEdit:
+    """Find the columns, [B, T] of all tokens, of those a layer edits."""
+    bound = columns[edit.samples, edit.positions]
+    return BoundEdit(edit, bound, int(bound.min()), int(bound.max()))
+
+
+class _Operation:
+    """What the hooks of one call share: where the pass under way starts, and what it has edited."""
+
+    def __init__(self, n_samples: int, edits: Mapping[int, BoundEdit], anatomy: Anatomy) -> None:
+        self.n_samples = n_samples
+        self.edits = edits
+        self.trunk_signature: Signature = signature(anatomy.trunk.forward)
+        self.past = 0  # columns in the cache of the pass under way
+        self.arguments: Mapping[str, Any] = {}  # of the trunk's call
+        self.edited: dict[int, tuple[Tensor, Tensor]] = {}  # id of a layer's input -> (it, its edited copy)
+
+    def hook_up(self, anatomy: Anatomy, stack: ExitStack) -> None:
+        """Register every hook, each to be removed when ``stack`` closes."""
+        trunk = anatomy.trunk
+        handles = [
+            trunk.register_forward_pre_hook(only_in_this_thread(self._enter_pass), with_kwargs=True),
+            trunk.register_forward_hook(only_in_this_thread(self._leave_pass)),
+        ]
+        for layer, bound in self.edits.items():
+            hook = only_in_this_thread(self._edit_input(bound))
+            # Before the hooks of others, so that those that read the layer's input read what it really is.
+            handles.append(anatomy.layers[layer].register_forward_pre_hook(hook, prepend=True, with_kwargs=True))
+        for handle in handles:
+            stack.callback(handle.remove)
+
+    def _enter_pass(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.arguments = self.trunk_signature.bind(*args, **kwargs).arguments
+        self.past = past_length(self.arguments.get("past_key_values"))
+        self.edited.clear()
+
+    def _edit_input(self, bound: BoundEdit) -> Callable[..., Any]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            hidden = layer_input(args, kwargs)  # [R, T, D], R a multiple of B
+            start = first_column(self.arguments, hidden.shape[1], self.past)
+            if bound.last < start or start + hidden.shape[1] <= bound.first:
+                return None
+            after = overlay(hidden, bound, start, self._copies(hidden))
+            self.edited[id(hidden)] = (hidden, after)
+            return with_layer_input(args, kwargs, after)
+
+        return hook
+
+    def _copies(self, hidden: Tensor) -> int:
+        """Return how many rows of a pass belong to each sample."""
+        copies, rest = divmod(hidden.shape[0], self.n_samples)
+        if rest:
+            raise SpecError(
+                f"insert_info is for {self.n_samples} samples, but the model is run on {hidden.shape[0]} rows; "
+                "a pass under surgery needs the same number of rows for each sample"
+            )
+        return copies
+
+    def _leave_pass(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        """Show the edited values in ``hidden_states``, which the model collects before our hooks run."""
+        edited, self.edited = self.edited, {}  # held no longer than the pass: these are whole hidden states
+        return _swap(output, edited) if edited else None
+
+
+def overlay(hidden: Tensor, bound: BoundEdit, start: int, copies: int = 1) -> Tensor:
+    """Return ``hidden`` with ``keep * state + add * vector`` at the bound columns.
+
+    Args:
+        hidden: [B * copies, T, D], left as it is.
+        bound: what to write where.
+        start: absolute column of ``hidden[:, 0]``.
+        copies: rows of each sample, beside each other.
+    """
+    edit = bound.edit
+    inside = (bound.columns >= start) & (bound.columns < start + hidden.shape[1])
+    rows = (edit.samples[inside, None] * copies + torch.arange(copies)).flatten()  # [N * copies]
+    columns = (bound.columns[inside] - start).repeat_interleave(copies)
+    # Half-precision states are mixed in float32 and rounded once.
+    dtype = torch.promote_types(hidden.dtype, torch.float32)
+
+    def each_copy(values: Tensor) -> Tensor:
+        chosen = values[inside.to(values.device)]
+        return chosen.to(hidden.device, dtype).repeat_interleave(copies, dim=0)
+
+    index = (rows.to(hidden.device), columns.to(hidden.device))
+    mixed = each_copy(edit.keep) * hidden[index].to(dtype) + each_copy(edit.add) * each_copy(edit.vectors)
+    return hidden.index_put(index, mixed.to(hidden.dtype))
+
+
+def _swap(value: Any, edited: Mapping[int, tuple[Tensor, Tensor]]) -> Any:
+    """Return ``value`` with every tensor that has an edited copy replaced by it."""
+    if isinstance(value, Tensor):
+        return edited[id(value)][1] if id(value) in edited else value
+    if isinstance(value, ModelOutput):
+        return type(value)(**{name: _swap(part, edited) for name, part in value.items()})
+    if type(value) is tuple:
+        return tuple(_swap(part, edited) for part in value)
+    return value

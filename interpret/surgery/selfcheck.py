@@ -1,0 +1,122 @@
+"""Is the opened model the stock model? Runs that must not differ, and what its family can carry."""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import GenerationMixin, LlamaForCausalLM, LlamaModel, PreTrainedModel
+
+from interpret.activations._record import SITES
+from interpret.anatomy import anatomy_of, cache_tensors, input_device, reporting_attention
+from interpret.precision import in_float64
+from interpret.prompts.batches import pad
+from interpret.surgery.generation import can_be_patched, decoding_modes, forward_interpret, generate_interpret
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs that must give the same numbers."""
+
+    what: str
+    difference: float
+    """Largest absolute difference over every tensor of the two outputs; 0 is expected."""
+
+
+def patch_state() -> str:
+    """Say which way the surgery methods come to a model: by the patched transformers, or by ``attach``."""
+    if not can_be_patched():
+        return f"not for transformers {transformers.__version__}; use interpret.attach(model)"
+    patched = {
+        "forward_interpret": (LlamaModel, LlamaForCausalLM),
+        "generate_interpret": (GenerationMixin,),
+        "greedy_search_interpret": (GenerationMixin,),
+    }
+    present = [hasattr(owner, name) for name, owners in patched.items() for owner in owners]
+    if all(present):
+        return "installed"
+    return "half installed; run install_patch.py" if any(present) else "not installed; use interpret.attach(model)"
+
+
+def features(model: PreTrainedModel) -> dict[str, str]:
+    """Say what a model is made of, and what of it can be reached.
+
+    Raises:
+        UnsupportedModelError: if the model is of no known family.
+    """
+    anatomy = anatomy_of(model)
+    return {
+        "family": f"{anatomy.family.name}, {anatomy.block.replace('_', '-')} layers",
+        "size": f"{len(anatomy.layers)} layers, hidden width {anatomy.width}",
+        "runs as": f"{str(model.dtype).removeprefix('torch.')} on {model.device}",
+        "activations": ", ".join(SITES),
+        "sweeps": "part by part" if anatomy.family.parts is not None else "by whole passes",
+        "decoding": ", ".join(decoding_modes()),
+    }
+
+
+@torch.no_grad()
+def comparisons(model: PreTrainedModel) -> Iterator[Comparison]:
+    """Compare stock calls with surgery calls that ask for nothing, on a padded batch of random tokens.
+
+    Raises:
+        UnsupportedModelError: if the model is of no known family.
+    """
+    inputs = _inputs(model)
+    plans = {"no plan": None, "a neutral plan": _neutral_plan(model, len(inputs["input_ids"]))}
+    passes: dict[str, dict[str, Any]] = {"hidden states": {}, "attentions": {"output_attentions": True}}
+    for extra in passes.values():
+        extra |= {**inputs, "output_hidden_states": True, "use_cache": True}
+    decoding: dict[str, dict[str, Any]] = {
+        "greedy": {},
+        "3 beams": {"num_beams": 3},
+        "no cache": {"use_cache": False},
+    }
+    for extra in decoding.values():
+        extra |= {**inputs, "max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+        extra |= {"return_dict_in_generate": True, "output_scores": True}
+    for asked, plan in plans.items():
+        for name, call in passes.items():
+            with reporting_attention(model) if name == "attentions" else nullcontext():
+                stock, surgery = model(**call), forward_interpret(model, **call, insert_info=plan)
+            yield Comparison(f"forward_interpret, {name}, {asked}", _difference(stock, surgery))
+        for name, call in decoding.items():
+            surgery = generate_interpret(model, **call, insert_info=plan)
+            yield Comparison(f"generate_interpret, {name}, {asked}", _difference(model.generate(**call), surgery))
+
+
+def _inputs(model: PreTrainedModel) -> dict[str, Any]:
+    """Make rows of 5, 9 and 12 random tokens, padded on the left."""
+    chance = torch.Generator().manual_seed(0)
+    rows = [torch.randint(model.config.vocab_size, (n,), generator=chance).tolist() for n in (5, 9, 12)]
+    batch = pad(rows, pad_id=0, device=input_device(model))
+    return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+
+
+def _neutral_plan(model: PreTrainedModel, n_samples: int) -> list[dict[Any, Any]]:
+    """Ask for edits of strength 0 at both ends of every sample in every layer: they must change nothing."""
+    anatomy = anatomy_of(model)
+    vectors = torch.ones(1, 2, anatomy.width)
+    entry: dict[Any, Any] = {layer: ([0, -1], vectors) for layer in range(len(anatomy.layers))}
+    return [{**entry, "overlay_strength": 0.0}] * n_samples
+
+
+def _difference(one: Any, other: Any) -> float:
+    """Return the largest absolute difference between two outputs of one structure."""
+    if isinstance(one, Tensor):
+        if one.shape != other.shape:
+            return float("inf")
+        one, other = in_float64(one), in_float64(other)
+        # Scores of excluded tokens are -inf in both, and -inf - -inf is not a number.
+        apart = (one - other).abs().masked_fill(one == other, 0.0)
+        return float(apart.max()) if apart.numel() else 0.0
+    if hasattr(one, "get_seq_length"):
+        return _difference(cache_tensors(one), cache_tensors(other))
+    if hasattr(one, "items"):
+        return max((_difference(one[name], other[name]) for name in one), default=0.0)
+    if isinstance(one, (tuple, list)):
+        return max((_difference(*pair) for pair in zip(one, other, strict=True)), default=0.0)
+    return 0.0 if one == other else float("inf")

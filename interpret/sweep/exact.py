@@ -1,0 +1,261 @@
+"""Many patched runs of one base run, each exactly what a full forward pass with that change gives.
+
+Restoring a value at token t of layer l changes nothing before layer l and nothing at tokens before t. So all cells
+of a token, a column, run together: at each layer the cells that start there join, only tokens from t on are computed,
+against the base run's keys and values for those before, and only the positions a metric reads leave the last layer.
+Tokens that are the same in both runs need no run at all. A family that is
+described without its parts is swept by ``whole`` passes. Letters are those of ``layers``.
+"""
+
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from interpret.anatomy import anatomy_of
+from interpret.device import is_out_of_memory
+from interpret.engine.layers import Point, neurons
+from interpret.engine.recording import Run, record_run
+from interpret.engine.trunk import Trunk, check_trunk, exit_of, trunk_of
+from interpret.sweep.base_and_donor import check_runs, embedded, first_difference, usable_memory
+from interpret.sweep.cells import Cell, Pin, Site, check_cells
+from interpret.sweep.columns import Column, run_column
+from interpret.sweep.metrics import Metric, check_metrics, read, together
+from interpret.sweep.whole_passes import whole_passes
+
+CPU_CHUNK = 1024
+"""Tokens computed at once on a CPU: enough for matrix products at full speed, few enough for its caches."""
+HEAD_CHUNK = 64
+"""Positions sent through the head at once; a vocabulary's logits are large."""
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """The metrics of every patched run."""
+
+    cells: tuple[Cell, ...]
+    values: Mapping[str, Tensor]
+    """Name of a metric -> [cells, S], float64 on the CPU."""
+    base: Mapping[str, Tensor]
+    """Name of a metric -> [S], of the base runs as they are."""
+    donor: Mapping[str, Tensor]
+    """Name of a metric -> [S], or [1] where there is one donor for all."""
+    layer_tokens: int
+    """How many tokens were sent through a decoder layer, in all."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What all columns of a sweep share."""
+
+    trunk: Trunk
+    metrics: Mapping[str, Metric]
+    n_read: int
+    """How many positions, the last ones, the metrics read."""
+    base: Run
+    donor: Run
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is run at once: cells of a column, for some samples."""
+
+    column: Column
+    samples: slice
+    chunk: int
+    """Cells computed at once."""
+
+    def halves(self) -> "list[_Job]":
+        """Return two jobs of half the cells, or else half the samples; none where both are one."""
+        column, samples = self.column, self.samples
+        middle = len(column.cells) // 2
+        if middle:
+            return [
+                replace(self, column=part, chunk=max(1, self.chunk // 2))
+                for part in column.pieces(len(column.cells) - middle)
+            ]
+        middle = (samples.start + samples.stop) // 2
+        if middle > samples.start:
+            parts = (slice(samples.start, middle), slice(middle, samples.stop))
+            return [replace(self, samples=part) for part in parts]
+        return []
+
+
+@torch.no_grad()
+def sweep(
+    model: PreTrainedModel,
+    base: Tensor,
+    donor: Tensor,
+    cells: Sequence[Cell],
+    metrics: Mapping[str, Metric],
+    *,
+    memory: int | None = None,
+) -> SweepResult:
+    """Compute every patched run of ``cells``.
+
+    Args:
+        model: a causal LM of a known family, in evaluation mode.
+        base: the runs to patch: S rows of T token ids, [S, T] int64, or of word embeddings, [S, T, width].
+        donor: the runs the restored values come from, in the same forms; S rows, or one for all.
+        cells: what to restore, and where.
+        metrics: what to read off the last positions, each under a name.
+        memory: bytes that may be used beside the two recorded runs; by default 1 GiB on a CPU and half of what is
+            free on a GPU. What does not fit all the same is halved and tried again.
+
+    Returns:
+        The metrics of every cell and sample.
+
+    Raises:
+        InputError: if the runs, a cell or a metric are wrong.
+        UnsupportedModelError: if the model is of no known family, or does not compute as its family does; for a head
+            or neuron of a family that is described without its parts.
+
+    >>> from transformers import GPT2Config, GPT2LMHeadModel
+    >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=8, n_layer=2, n_head=2)).eval()
+    >>> base, donor = torch.tensor([[3, 1, 4]]), torch.tensor([[3, 2, 4]])
+    >>> found = sweep(model, base, donor, [Cell("hidden", 2, 1, 2)], {"p": Metric("probability", (7,))})
+    >>> torch.allclose(found.values["p"][0], found.donor["p"])
+    True
+    """
+    base, donor = embedded(model, "base", base), embedded(model, "donor", donor)
+    check_runs(model, base, donor)
+    if anatomy_of(model).family.parts is None:
+        return _by_whole_passes(model, base, donor, tuple(cells), metrics)
+    trunk = trunk_of(model, base.shape[1])
+    n_read = check_metrics(metrics, trunk.n_logits, base.shape[1])
+    starts = [trunk.enter(run) for run in (base, donor)]
+    n_neurons = neurons(trunk.layers[0], starts[0][:1, :1]).shape[-1]
+    check_cells(cells, base.shape[1], len(trunk.layers), model.config.num_attention_heads, n_neurons)
+    base_run, donor_run = (
+        record_run(trunk.layers, start, points) for start, points in zip(starts, _points(cells), strict=True)
+    )
+    check_trunk(model, trunk, donor[:1], donor_run.states[-1][:1])
+    plan = _Plan(trunk, metrics, n_read, base_run, donor_run)
+    return _result(plan, tuple(cells), _Limits.of(memory, starts[0], model.config.num_attention_heads))
+
+
+def _by_whole_passes(
+    model: PreTrainedModel, base: Tensor, donor: Tensor, cells: tuple[Cell, ...], metrics: Mapping[str, Metric]
+) -> SweepResult:
+    """Compute a sweep of a model whose layers cannot be run part by part."""
+    anatomy = anatomy_of(model)
+    warnings.warn(
+        f"the family {anatomy.family.name!r} is described without its parts: each cell is a whole forward pass, "
+        "which takes longer and gives the same numbers",
+        stacklevel=3,
+    )
+    n_samples, n_tokens = base.shape[:2]
+    n_read = check_metrics(metrics, exit_of(model).n_logits, n_tokens)
+    # One unit: that there is none of its kind is said where it is looked for.
+    check_cells(cells, n_tokens, len(anatomy.layers), model.config.num_attention_heads, sys.maxsize)
+    own, given, values = whole_passes(model, base, donor, cells, tuple(metrics.values()), n_read)
+    count = (n_samples * (len(cells) + 1) + len(donor)) * n_tokens * len(anatomy.layers)
+    return SweepResult(cells, _named(metrics, values), _named(metrics, own), _named(metrics, given), count)
+
+
+def _points(cells: Iterable[Cell]) -> tuple[set[Point], set[Point]]:
+    """Return which points of the base's layers must be recorded, and which of the donor's."""
+    base, donor = set(), set()
+    for cell in cells:
+        base |= {pin.site for pin in cell.pins}
+        donor |= {cell.site} - {"hidden"}
+    return cast(set[Point], base), cast(set[Point], donor)
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """How much may be computed at once."""
+
+    tokens: int
+    """In one call of a layer."""
+    kept: int
+    """Between two layers."""
+
+    @classmethod
+    def of(cls, memory: int | None, start: Tensor, n_heads: int) -> "_Limits":
+        """Divide the memory: half for the states between layers, half for what a layer allocates.
+
+        Args:
+            memory: bytes, or None for the default.
+            start: [S, T, D], what enters the first layer.
+            n_heads: of the attention.
+        """
+        on_gpu = start.device.type == "cuda"
+        memory = usable_memory(memory, start.device)
+        state = start.shape[2] * start.element_size()
+        # A layer holds about twenty states a token (the MLP's neurons weigh most), and three copies of the scores.
+        work = 20 * state + 12 * n_heads * start.shape[1]
+        tokens = max(1, memory // 2 // work)
+        return cls(tokens if on_gpu else min(tokens, CPU_CHUNK), max(1, memory // 2 // (2 * state)))
+
+    def jobs(self, column: Column, n_samples: int, n_tokens: int) -> Iterator[_Job]:
+        """Split a column of N tokens into what fits."""
+        samples = max(1, min(n_samples, self.tokens // n_tokens))
+        cells = max(1, self.kept // (samples * n_tokens))
+        chunk = max(1, self.tokens // (samples * n_tokens))
+        for start in range(0, n_samples, samples):
+            for part in column.pieces(cells):
+                yield _Job(part, slice(start, min(start + samples, n_samples)), chunk)
+
+
+def _result(plan: _Plan, cells: tuple[Cell, ...], limits: _Limits) -> SweepResult:
+    """Run what has to be run; everything else is the base run."""
+    base, donor = (_read(plan, run.states[-1][:, -plan.n_read :]) for run in (plan.base, plan.donor))  # [metrics, S, K]
+    n_samples, n_tokens = plan.base.states[0].shape[:2]
+    values = base[:, None].repeat(1, len(cells), 1, 1)  # [metrics, cells, S, K]
+    count = sum(len(run.states[0]) for run in (plan.base, plan.donor)) * n_tokens * len(plan.trunk.layers)
+    unlike = first_difference(plan.base, plan.donor)
+    for column in _columns(cells, unlike, n_tokens - plan.n_read, len(plan.trunk.layers)):
+        count += n_samples * column.layer_tokens(len(plan.trunk.layers), n_tokens, plan.n_read)
+        for job in limits.jobs(column, n_samples, n_tokens - column.token):
+            for done, parts in _run(plan, job):
+                # Positions before the column's token are the base's.
+                values[:, list(done.column.indices), done.samples, -parts.shape[-1] :] = parts
+    named = [_named(plan.metrics, parts) for parts in (values, base, donor)]
+    return SweepResult(cells, named[0], named[1], named[2], count)
+
+
+def _named(metrics: Mapping[str, Metric], parts: Tensor) -> dict[str, Tensor]:
+    return {name: together(metric, part).cpu() for (name, metric), part in zip(metrics.items(), parts, strict=True)}
+
+
+def _columns(cells: tuple[Cell, ...], first_difference: int, first_read: int, n_layers: int) -> list[Column]:
+    """Group the cells that must be run.
+
+    Left out are tokens at which the runs do not differ yet, and the last layer's output at tokens that are not read.
+    """
+    groups: dict[tuple[int, Site, tuple[Pin, ...]], list[int]] = {}
+    for index, cell in enumerate(cells):
+        if cell.token >= first_difference and (cell.start < n_layers - 1 or cell.token >= first_read):
+            groups.setdefault((cell.token, cell.site, cell.pins), []).append(index)
+    ordered = (sorted(group, key=lambda index: cells[index].start) for group in groups.values())
+    return [Column(tuple(cells[index] for index in group), tuple(group)) for group in ordered]
+
+
+def _run(plan: _Plan, job: _Job) -> list[tuple[_Job, Tensor]]:
+    """Return what a job's cells add to the metrics, [metrics, C, S, M]; two halves where it does not fit."""
+    try:
+        return [(job, _run_whole(plan, job))]
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error) or not job.halves():
+            raise
+    # Outside of the except block, where the traceback would hold the tensors that did not fit.
+    return [done for half in job.halves() for done in _run(plan, half)]
+
+
+def _run_whole(plan: _Plan, job: _Job) -> Tensor:
+    base, donor = plan.base.of(job.samples), plan.donor.of(job.samples)
+    states = run_column(plan.trunk.layers, base, donor, job.column, n_read=plan.n_read, chunk=job.chunk)
+    return torch.cat([_read(plan, x.flatten(0, 1)).unflatten(1, x.shape[:2]) for x in states], dim=1)
+
+
+def _read(plan: _Plan, states: Tensor) -> Tensor:
+    """Return what the positions of some runs, [R, M, D], add to the metrics: [metrics, R, M]."""
+    rows = max(1, HEAD_CHUNK // states.shape[1])
+    parts = [read(tuple(plan.metrics.values()), plan.trunk.logits(some), plan.n_read) for some in states.split(rows)]
+    return torch.cat(parts, dim=1)

@@ -1,0 +1,142 @@
+"""A sweep by whole passes: for families whose rows do not say how a layer is run part by part.
+
+The same numbers as ``engine``'s, with nothing shared: a row of a batch for each cell and sample, in which hooks write
+what is restored and held. Letters: C cells, S samples, T tokens, L layers, K positions that are read.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from interpret.activations._record import record
+from interpret.anatomy import Anatomy, anatomy_of, layer_input, with_layer_input
+from interpret.anatomy.passes import only_in_this_thread
+from interpret.device import is_out_of_memory
+from interpret.errors import UnsupportedModelError
+from interpret.sweep.cells import Cell
+from interpret.sweep.metrics import Metric, read
+
+TOKENS = 4096
+"""Tokens of a batch."""
+_SITES = {"hidden": "resid_post", "attention": "attn_out", "mlp": "mlp_out"}
+Place = tuple[int, str]
+"""A layer and a site; (-1, "hidden") is what enters layer 0."""
+
+
+def whole_passes(
+    model: PreTrainedModel, base: Tensor, donor: Tensor, cells: Sequence[Cell], metrics: Sequence[Metric], n_read: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run every cell as a whole pass.
+
+    Args:
+        model: of a known family.
+        base: embeddings of the runs to patch, [S, T, width].
+        donor: of those the restored values come from, [S, T, width] or [1, T, width].
+        cells: checked already.
+        metrics: what is read.
+        n_read: K.
+
+    Returns:
+        What each position adds to the metrics, float64: of the base runs [metrics, S, K], of the donor's, and of the
+        cells [metrics, C, S, K].
+
+    Raises:
+        UnsupportedModelError: for a cell of one head or neuron, which only the parts of a layer show.
+    """
+    for index, cell in enumerate(cells):
+        if cell.unit is not None:
+            raise UnsupportedModelError(
+                f"cells[{index}]: the family {anatomy_of(model).family.name!r} is described without its parts, so a "
+                f"{cell.site} is not found; docs/architecture.md shows how to describe them"
+            )
+    layers = range(len(anatomy_of(model).layers))
+    wanted: set[Place] = {(layer, cell.site) for cell in cells for layer in range(cell.start, cell.stop)}
+    pinned: set[Place] = {(layer, pin.site) for cell in cells for pin in cell.pins for layer in layers}
+    held, of_base = _recorded(model, base, pinned, metrics, n_read)
+    given, of_donor = _recorded(model, donor, wanted, metrics, n_read)
+    size = max(1, TOKENS // (len(base) * base.shape[1]))
+    parts: list[Tensor] = []
+    first = 0
+    while first < len(cells):
+        try:
+            parts.append(_patched(model, base, cells[first : first + size], given, held, metrics, n_read))
+            first += size
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or size == 1:
+                raise
+            size = (size + 1) // 2
+    values = torch.cat(parts, dim=1) if parts else of_base.new_empty(len(metrics), 0, *of_base.shape[1:])
+    return of_base, of_donor, values
+
+
+def _recorded(
+    model: PreTrainedModel, run: Tensor, places: set[Place], metrics: Sequence[Metric], n_read: int
+) -> tuple[dict[Place, Tensor], Tensor]:
+    """Return what some places hold in a plain pass, [S, T, D], and what its positions add to the metrics."""
+    names = {place: _name(*place) for place in places}
+    with record(model, sorted(set(names.values()))) as seen:
+        logits = model(inputs_embeds=run, use_cache=False).logits[:, -n_read:]
+    return {place: seen[name] for place, name in names.items()}, read(metrics, logits.float(), n_read)
+
+
+def _name(layer: int, site: str) -> str:
+    return "resid_pre.0" if layer < 0 else f"{_SITES[site]}.{layer}"
+
+
+def _patched(
+    model: PreTrainedModel,
+    base: Tensor,
+    cells: Sequence[Cell],
+    given: Mapping[Place, Tensor],
+    held: Mapping[Place, Tensor],
+    metrics: Sequence[Metric],
+    n_read: int,
+) -> Tensor:
+    """Return what the positions of C cells add to the metrics, [metrics, C, S, K]."""
+    anatomy, n_samples = anatomy_of(model), len(base)
+    with ExitStack() as stack:
+        for place in [*given, *held.keys() - given.keys()]:
+            writes = [
+                (row, cell.token, values[place])
+                for row, cell in enumerate(cells)
+                for values, applies in ((given, cell.restores), (held, cell.holds))
+                if applies(place[1], place[0])
+            ]
+            if writes:
+                stack.callback(_hook(anatomy, place, _writer(writes, n_samples)))
+        logits = model(inputs_embeds=base.repeat(len(cells), 1, 1), use_cache=False).logits[:, -n_read:]
+    return read(metrics, logits.float(), n_read).unflatten(1, (len(cells), n_samples))
+
+
+def _writer(writes: Sequence[tuple[int, int, Tensor]], n_samples: int) -> Callable[[Tensor], Tensor]:
+    """Return a function that writes, for each (cell, token, values [S, T, D]), the values at the token."""
+
+    def write(value: Tensor) -> Tensor:
+        rows = value.clone().view(-1, n_samples, writes[0][2].shape[1], value.shape[-1])  # [C, S, T, D]
+        for row, token, values in writes:
+            # OPT's MLP works on [S * T, D].
+            rows[row, :, token] = values.view(-1, *rows.shape[2:])[:, token].to(rows.device)
+        return rows.view(value.shape)
+
+    return write
+
+
+def _hook(anatomy: Anatomy, place: Place, write: Callable[[Tensor], Tensor]) -> Callable[[], None]:
+    """Put a function on what passes a place, and return what takes it off."""
+    layer, site = place
+
+    def on_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return with_layer_input(args, kwargs, write(layer_input(args, kwargs)))
+
+    def on_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        return (write(output[0]), *output[1:]) if isinstance(output, tuple) else write(output)
+
+    if layer < 0:
+        return anatomy.layers[0].register_forward_pre_hook(only_in_this_thread(on_input), with_kwargs=True).remove
+    family, block = anatomy.family, anatomy.layers[layer]
+    path = {"hidden": "", "attention": family.attention_output, "mlp": family.mlp_last}[site]
+    return block.get_submodule(path).register_forward_hook(only_in_this_thread(on_output)).remove

@@ -1,0 +1,229 @@
+"""The settings of a causal tracing run: a YAML file -> ``TraceConfig``.
+
+A file of Knowledge-Tracing is read as it is; what that project does not have a key for stands in keys of our own at
+the top level, all of which may be left out::
+
+    model: {pth: demo, name: smollm2}       # a folder, a hub id or demo; what to call it
+    data: examples/facts.json               # the facts, see fact_files
+    output: runs/trace                      # the run folder; by default result_pth.base_pth and the name
+    mediators: [hidden, attn_severed]       # see tracing; by default what hook_layer names, else these and mlp_severed
+    noise: s3                               # see noise; also samples, seed, replace
+    window: 10                              # layers of attn_window and mlp_window
+    target: first                           # or whole: which tokens of the answer are read
+    method: exact                           # or approximate, or screened, see approximation
+    rule: words                             # or first_token: which facts count as known, see knowledge
+    buckets: rome                           # or kt, see buckets
+    dtype: float32                          # as stored, if left out; also device
+    memory: 4000000000                      # bytes a sweep may use
+
+A file with ``hook_layer`` is one of Knowledge-Tracing, and what it leaves out is as there: noise of 0.1, the rule
+``first_token`` and the buckets ``kt``. The names in it are checked by ``hook_names`` once the model is open.
+
+Of ``generation_args``, one greedy token is the only setting that tracing can mean, so another is refused;
+``output_scores`` and ``return_dict_in_generate`` say how Knowledge-Tracing gets at its logits, and change nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from interpret.errors import InputError, unknown
+from interpret.facts.buckets import SCHEMES, Scheme
+from interpret.facts.filter import RULES, Rule
+from interpret.models.opening import DTYPES
+from interpret.prompts.prompts import read_text
+from interpret.tracing.exact import MEDIATORS, Mediator, Method
+from interpret.tracing.inputs import TARGETS, TraceSettings
+from interpret.tracing.knowledge_tracing import HookNames
+from interpret.tracing.noise import parse_noise
+
+METHODS: tuple[Method, ...] = ("exact", "approximate", "screened")
+SECTIONS: Mapping[str, tuple[str, ...]] = {
+    "model": ("pth", "name"),
+    "generation_args": ("max_generate_length", "do_sample", "output_scores", "return_dict_in_generate"),
+    "hook_layer": ("clean_save", "corrupt", "corrupted_save", "clean_replace", "attn_sever", "mlp_sever"),
+    "result_pth": ("base_pth",),
+}
+"""The keys of Knowledge-Tracing."""
+CHOICES: Mapping[str, Sequence[str]] = {
+    "target": TARGETS,
+    "method": METHODS,
+    "rule": RULES,
+    "buckets": tuple(SCHEMES),
+    "dtype": tuple(DTYPES),
+}
+TEXTS = ("data", "output", "device")
+NUMBERS = {"samples": 1, "seed": 0, "window": 1, "memory": 1}
+"""Whole numbers, and the least each may be."""
+KEYS = (*SECTIONS, "mediators", "noise", "replace", *TEXTS, *CHOICES, *NUMBERS)
+SETTINGS = ("noise", "samples", "seed", "replace", "window", "target", "memory")
+"""The keys that are fields of ``TraceSettings``."""
+
+
+@dataclass(frozen=True)
+class TraceConfig:
+    """What to trace, on which model, and where the results go."""
+
+    model: str = "demo"
+    """A folder, a hub id, or ``demo``."""
+    name: str = "demo"
+    """What the model is called in the results; by default the last part of ``model``."""
+    data: str | None = None
+    """The file of facts."""
+    output: str | None = None
+    """The run folder."""
+    mediators: tuple[Mediator, ...] = ("hidden", "attn_severed", "mlp_severed")
+    """What is restored, see ``trace``."""
+    settings: TraceSettings = field(default_factory=TraceSettings)
+    """How prompts are corrupted and what is read."""
+    method: Method = "exact"
+    """Every cell run, or estimated from a few passes."""
+    rule: Rule = "words"
+    """Which facts count as known, see ``known``."""
+    buckets: Scheme = "rome"
+    """How tokens are sorted, see ``token_buckets``."""
+    dtype: str | None = None
+    """A number format's name; None for that of the stored weights."""
+    device: str | None = None
+    """None for the GPU where there is one."""
+    hook_layer: HookNames | None = None
+    """The module names of a file of Knowledge-Tracing, to be checked by ``check_module_names``."""
+
+
+def load_config(path: str | Path) -> TraceConfig:
+    """Read a YAML file; the top of this module shows its keys.
+
+    Raises:
+        InputError: if the file is missing or no YAML, or a key or its value is wrong; the message names file and key.
+
+    >>> load_config("examples/trace.yaml").settings.noise
+    's3'
+    """
+    text = read_text(path, like="examples/trace.yaml")
+    try:
+        return _config(yaml.load(text, Loader=_UniqueKeys))
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that stands twice in a mapping; YAML would take the last one silently."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Return the mapping of a node."""
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise InputError(f"{key!r} stands there twice; keep one")
+        return super().construct_mapping(node, deep)
+
+
+def _config(document: object) -> TraceConfig:
+    top = _mapping("the file", document, KEYS, "key")
+    sections = {key: _mapping(key, top[key], SECTIONS[key], f"key of {key}") for key in SECTIONS if key in top}
+    _check_generation(sections.get("generation_args", {}))
+    hooks = _hook_names(sections["hook_layer"]) if "hook_layer" in sections else None
+    values: dict[str, Any] = {key: _value(key, top[key]) for key in top if key not in SECTIONS}
+    if hooks is not None:
+        values = {"noise": 0.1, "rule": "first_token", "buckets": "kt", "mediators": _mediators_of(hooks)} | values
+    settings = TraceSettings(**{key: values.pop(key) for key in SETTINGS if key in values})
+    model = {key: _text(f"model.{key}", value) for key, value in sections.get("model", {}).items()}
+    path = model.get("pth", TraceConfig.model)
+    name = model.get("name") or Path(path).name
+    if "base_pth" in sections.get("result_pth", {}):
+        base = _text("result_pth.base_pth", sections["result_pth"]["base_pth"])
+        values.setdefault("output", str(Path(base) / name))
+    return TraceConfig(model=path, name=name, settings=settings, hook_layer=hooks, **values)
+
+
+def _mapping(where: str, value: object, allowed: Sequence[str], kind: str) -> dict[str, Any]:
+    """Check the keys of a mapping; one without a value counts as left out."""
+    if not isinstance(value, dict):
+        raise InputError(f"{where} is {value!r}; expected keys and values: {', '.join(allowed)}")
+    for key in value:
+        if key not in allowed:
+            raise InputError(unknown(kind, key, allowed))
+    return {key: entry for key, entry in value.items() if entry is not None}
+
+
+def _check_generation(args: Mapping[str, Any]) -> None:
+    """Refuse settings under which there would be another answer to trace."""
+    length = args.get("max_generate_length", 1)
+    if type(length) is not int or length != 1:
+        raise InputError(
+            f"generation_args.max_generate_length is {length!r}; tracing reads the token after the prompt: "
+            "give 1, and target: whole to read all tokens of an answer"
+        )
+    for key in ("do_sample", "output_scores", "return_dict_in_generate"):
+        if not isinstance(args.get(key, False), bool):
+            raise InputError(f"generation_args.{key} is {args[key]!r}; expected true or false")
+    if args.get("do_sample", False):
+        raise InputError(
+            "generation_args.do_sample is true; a token drawn by chance is not the model's answer: give false"
+        )
+
+
+def _hook_names(section: Mapping[str, Any]) -> HookNames:
+    if "clean_replace" not in section:
+        raise InputError("hook_layer.clean_replace is missing; give the layer, as in model.layers.[LAYER_NUM]")
+    lists = ("clean_save", "corrupted_save")
+    read: dict[str, Any] = {
+        key: _texts(f"hook_layer.{key}", value) if key in lists else _text(f"hook_layer.{key}", value)
+        for key, value in section.items()
+    }
+    return HookNames(**read)
+
+
+def _mediators_of(hooks: HookNames) -> tuple[str, ...]:
+    """Return what a configuration of Knowledge-Tracing traces."""
+    severed = (("attn_severed", hooks.attn_sever), ("mlp_severed", hooks.mlp_sever))
+    return ("hidden", *(mediator for mediator, name in severed if name is not None))
+
+
+def _value(key: str, value: Any) -> Any:
+    """Check the value of one of our keys, and return it as ``TraceConfig`` has it."""
+    if key in CHOICES:
+        return _choice(key, value, CHOICES[key])
+    if key in NUMBERS:
+        return _number(key, value, NUMBERS[key])
+    if key in TEXTS:
+        return _text(key, value)
+    if key == "mediators":
+        return tuple(_choice("mediator", name, tuple(MEDIATORS)) for name in _texts(key, value))
+    if key == "replace":
+        if not isinstance(value, bool):
+            raise InputError(f"replace is {value!r}; expected true or false")
+        return value
+    if isinstance(value, bool):
+        raise InputError(f"noise is {value!r}; give a text such as s3, or a number")
+    parse_noise(value)
+    return value
+
+
+def _choice(key: str, value: Any, allowed: Sequence[str]) -> str:
+    if value not in allowed:
+        raise InputError(unknown(key, value, allowed))
+    return value
+
+
+def _number(key: str, value: Any, least: int) -> int:
+    if type(value) is not int or value < least:
+        raise InputError(f"{key} is {value!r}; expected a whole number of {least} or more")
+    return value
+
+
+def _text(key: str, value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise InputError(f"{key} is {value!r}; expected a text")
+    return value
+
+
+def _texts(key: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value:
+        raise InputError(f"{key} is {value!r}; expected a list of texts")
+    return tuple(_text(f"{key}[{index}]", entry) for index, entry in enumerate(value))

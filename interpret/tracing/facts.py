@@ -1,0 +1,165 @@
+"""Facts -> causal traces -> rows: tracing of a whole data set.
+
+Each fact is traced on its own (``tracing``); what they share is the size of the noise, which by default is set by
+the subjects of all facts, as in ROME. Yields ``TraceCell`` records; ``trace_runs`` writes them to a run folder.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from interpret.errors import InputError, unknown
+from interpret.facts.buckets import token_buckets
+from interpret.facts.files import Fact
+from interpret.records import APPROXIMATE, EXACT, SCREENED, TraceCell
+from interpret.tracing.approximate import approximate_trace, screen
+from interpret.tracing.exact import Mediator, TraceResult, trace_mediators
+from interpret.tracing.inputs import TraceSettings
+from interpret.tracing.noise import embedding_sigma, parse_noise
+
+DEFAULT_MEDIATORS: tuple[Mediator, ...] = ("hidden", "attn_severed", "mlp_severed")
+
+
+def _screened(*prompt: Any, **how: Any) -> dict[Mediator, TraceResult]:
+    """Estimate all cells, and run the tenth that looks largest; see ``screen``."""
+    return {mediator: screening.result for mediator, screening in screen(*prompt, **how).items()}
+
+
+TRACERS: Mapping[str, Callable[..., dict[Mediator, TraceResult]]] = MappingProxyType(
+    {EXACT: trace_mediators, APPROXIMATE: approximate_trace, SCREENED: _screened}
+)
+"""Ways to trace, by the names that configurations have for them."""
+
+
+def trace_facts(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: Sequence[Fact],
+    *,
+    settings: TraceSettings | None = None,
+    mediators: Sequence[Mediator] = DEFAULT_MEDIATORS,
+    method: str = EXACT,
+) -> Iterator[TraceCell]:
+    """Trace facts, and yield one row a fact, mediator, token and layer, in that order.
+
+    Args:
+        model: a causal LM of a known family, in evaluation mode.
+        tokenizer: its fast tokenizer.
+        facts: those the model knows, as ``known`` finds them; their attributes are the answers.
+        settings: how to corrupt and what to read. The size of ``s`` noise is set by the subjects of all ``facts``,
+            unless ``reference_texts`` says otherwise.
+        mediators: what to restore, as in ``trace``.
+        method: ``exact``; ``approximate`` as in ``approximate_trace``; or ``screened`` as in ``screen``, by its default
+            share. The rows say which cells are exact.
+
+    Raises:
+        InputError: if an argument is wrong, or a fact cannot be traced; the message names the fact.
+        UnsupportedModelError: if the model is of no known family.
+
+    Example:
+        >>> rows = list(interpret.trace_facts(model, tokenizer, facts))  # doctest: +SKIP
+    """
+    sized = sized_for(model, tokenizer, facts, settings or TraceSettings())
+    for fact in facts:
+        try:
+            results = trace_fact(model, tokenizer, fact, sized, mediators, method)
+        except InputError as error:
+            raise InputError(f"fact {fact.name!r}: {error}") from None
+        for result in results.values():
+            yield from trace_cells(fact, result)
+
+
+def sized_for(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact], settings: TraceSettings
+) -> TraceSettings:
+    """Return settings whose noise has the size that a data set gives it: ``s3`` becomes three times a number.
+
+    The embeddings of all subjects are measured once here, instead of with each fact again. Settings that bring their
+    own reference texts, and noise that is not ``s``, stay as they are.
+
+    Raises:
+        InputError: if the noise is not understood.
+    """
+    if settings.reference_texts is not None or not isinstance(settings.noise, str):
+        return settings
+    spec = parse_noise(settings.noise)
+    if spec.code != "s":
+        return settings
+    sigma = embedding_sigma(model, tokenizer, [fact.subject for fact in facts])
+    return replace(settings, noise=spec.size * sigma)
+
+
+def trace_fact(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    fact: Fact,
+    settings: TraceSettings,
+    mediators: Sequence[Mediator],
+    method: str = EXACT,
+) -> Mapping[Mediator, TraceResult]:
+    """Trace one fact.
+
+    Raises:
+        InputError: if it cannot be traced, also because probabilities are not finite numbers.
+        UnsupportedModelError: if the model is of no known family.
+    """
+    if method not in TRACERS:
+        raise InputError(unknown("method", method, TRACERS))
+    results = TRACERS[method](
+        model,
+        tokenizer,
+        fact.prompt,
+        fact.subject,
+        fact.attribute,
+        mediators=mediators,
+        settings=settings,
+        occurrence=fact.occurrence,
+    )
+    for result in results.values():
+        if not np.isfinite([result.high, result.low, result.scores.sum()]).all():
+            raise InputError("probabilities of the answer are not finite; open the model in float32")
+    return results
+
+
+def trace_cells(fact: Fact, result: TraceResult) -> list[TraceCell]:
+    """Return the rows of one trace of a fact, [T * L], token by token and layer by layer.
+
+    Args:
+        fact: what was traced.
+        result: its trace by one mediator.
+    """
+    n_tokens, n_layers = result.scores.shape
+    rome, kt = (token_buckets(n_tokens, result.subject_span, scheme=scheme) for scheme in ("rome", "kt"))
+    effects, spread = result.indirect_effects, result.spread
+    start, end = result.subject_span
+    return [
+        TraceCell(
+            name=fact.name,
+            relation=fact.relation,
+            prompt=fact.prompt,
+            subject=fact.subject,
+            attribute=fact.attribute,
+            answer=result.answer,
+            answer_id=result.answer_id,
+            mediator=result.mediator,
+            method=EXACT if result.exact[token, layer] else APPROXIMATE,
+            layer_idx=layer,
+            token_idx=token,
+            token=result.tokens[token],
+            in_subject=start <= token < end,
+            bucket_rome=rome[token] or "",
+            bucket_kt=kt[token] or "",
+            p_clean=result.high,
+            p_corrupted=result.low,
+            p_restored=float(result.scores[token, layer]),
+            indirect_effect=float(effects[token, layer]),
+            effect_std=None if np.isnan(spread[token, layer]) else float(spread[token, layer]),
+            total_effect=result.total_effect,
+        )
+        for token in range(n_tokens)
+        for layer in range(n_layers)
+    ]

@@ -1,0 +1,212 @@
+"""Every family, on the transformers that is installed: the contract the README's table promises, cell by cell.
+
+Each test here is parametrised over all kinds of ``reference.tiny``; those the installed transformers cannot build are
+skipped by the parametrisation, which says so. ``reference/families.py`` makes the README's table from it.
+"""
+
+import dataclasses
+import warnings
+
+import pytest
+import torch
+import transformers
+from reference.families import COLUMNS, README, RELEASES, with_table
+from reference.overlay import reference_forward, reference_greedy
+from reference.tiny import ALL_KINDS, KINDS, D, L, V, eager, first, tiny_model
+from reference.tracing import patched
+
+from interpret.activations._record import record
+from interpret.anatomy import FAMILIES, anatomy_of
+from interpret.engine.recording import record_run
+from interpret.engine.trunk import check_trunk, trunk_of
+from interpret.errors import UnsupportedModelError
+from interpret.surgery.generation import attach
+from interpret.sweep import Cell, Metric, Pin, sweep
+
+IDS = torch.tensor([[5, 6, 7, 8, 9, 10, 11], [20, 30, 40, 50, 60, 70, 80]])
+CLOSE = {"rtol": 1e-5, "atol": 1e-9}
+_SKIP = pytest.mark.skip(reason=f"not part of transformers {transformers.__version__}")
+EVERY_KIND = pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=() if kind in KINDS else _SKIP) for kind in ALL_KINDS]
+)
+ATTENTIONS = pytest.mark.parametrize("attention", ["eager", "sdpa"])
+
+
+def model_of(kind, attention=""):
+    """A model of a kind, with the attention asked for where it has it."""
+    model = tiny_model(kind)
+    if attention == "sdpa" and getattr(model, "_supports_sdpa", False):
+        model.config._attn_implementation = "sdpa"
+    return eager(model) if attention == "eager" else model
+
+
+def vectors(n_positions, seed=1):
+    return 2 * torch.randn(1, n_positions, D, generator=torch.Generator().manual_seed(seed))
+
+
+INFO = [
+    {0: ([1], vectors(1)), 2: ([0, -1], vectors(2, 2)), "overlay_strength": 0.75},
+    {1: ([0, -1], vectors(2, 3)), 3: ([1], vectors(1, 4)), "replacing_mode": "addition"},
+]
+
+
+def test_the_readmes_table_is_that_of_these_tests():
+    assert with_table(README.read_text()) == README.read_text(), "run: python tests/reference/families.py"
+    for name in COLUMNS.values():
+        (marked,) = [mark for mark in globals()[name].pytestmark if mark.args[0] == "kind"]
+        assert [parameter.values for parameter in marked.args[1]] == [(kind,) for kind in ALL_KINDS]
+
+
+def test_kinds_are_skipped_where_the_release_lacks_them_and_nowhere_else():
+    assert {name for name, kind in ALL_KINDS.items() if hasattr(transformers, kind.model)} - {"llama3"} == (
+        KINDS.keys() - {"llama3"}
+    )
+    assert transformers.__version__ in RELEASES
+
+
+@EVERY_KIND
+@ATTENTIONS
+@torch.no_grad()
+def test_surgery_on_a_pass_is_the_reference_and_shown_in_hidden_states(kind, attention):
+    model = attach(model_of(kind, attention))
+    output = model.forward_interpret(IDS, insert_info=INFO, output_hidden_states=True)
+    assert not torch.allclose(output.logits, model(IDS).logits, atol=1e-2)
+    for row, info in enumerate(INFO):
+        expected = reference_forward(model, IDS[row].tolist(), info)
+        torch.testing.assert_close(output.logits[row], expected.logits, rtol=0, atol=1e-4)
+        for layer in range(L):
+            shown = output.hidden_states[layer][row]
+            torch.testing.assert_close(shown, expected.layer_inputs[layer], rtol=0, atol=1e-4)
+
+
+@EVERY_KIND
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_surgery_on_generation_is_the_reference(kind, use_cache):
+    model = attach(model_of(kind))
+    ids = torch.tensor([[0, 0, 5, 6, 7], [20, 30, 40, 50, 60]])
+    mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+    ours = model.generate_interpret(
+        ids, attention_mask=mask, insert_info=INFO, max_new_tokens=7, do_sample=False, use_cache=use_cache
+    )
+    for row, start in ((0, 2), (1, 0)):
+        expected = reference_greedy(model, ids[row, start:].tolist(), INFO[row], 7)
+        assert ours[row, start:].tolist() == expected
+
+
+@EVERY_KIND
+@ATTENTIONS
+@torch.no_grad()
+def test_layers_run_part_by_part_are_the_model(kind, attention):
+    model = model_of(kind, attention)
+    trunk = trunk_of(model, IDS.shape[1])
+    embeddings = trunk.embed(IDS)
+    last = record_run(trunk.layers, trunk.enter(embeddings), ()).states[-1]
+    torch.testing.assert_close(trunk.logits(last), model(IDS).logits, rtol=0, atol=2e-4)
+    check_trunk(model, trunk, embeddings, last)
+
+
+CELLS = [
+    Cell("hidden", 1, -1, 1),
+    Cell("hidden", 2, 0, 1),
+    Cell("hidden", 1, 1, 2, None, (Pin("attention"),)),
+    Cell("hidden", 2, 2, 3, None, (Pin("mlp", "all"),)),
+    Cell("attention", 2, 0, 3),
+    Cell("mlp", 1, 1, 3, None, (Pin("attention", "all"),)),
+    Cell("mlp", 6, 2, 4),
+]
+UNITS = [Cell("head", 1, 0, 3, 3), Cell("neuron", 2, 1, 3, 47)]
+
+
+def two_runs(model):
+    donor = model.get_input_embeddings()(IDS[:1]).detach()
+    base = donor.repeat(2, 1, 1)
+    base[:, 1:3] += 0.5 * torch.randn(base[:, 1:3].shape, generator=torch.Generator().manual_seed(0))
+    return base, donor
+
+
+def assert_exact(model, base, donor, cells, values):
+    for cell, found in zip(cells, values, strict=True):
+        restored = range(cell.start, cell.stop)
+        pins = {
+            pin.site: [
+                layer
+                for layer in (range(L) if pin.layers == "all" else range(cell.stop, L))
+                if pin.site != cell.site or layer not in restored
+            ]
+            for pin in cell.pins
+        }
+        logits = patched(
+            model, base, donor, site=cell.site, token=cell.token, layers=restored, unit=cell.unit, pins=pins
+        )
+        torch.testing.assert_close(found, logits[:, -1].double().softmax(-1)[:, 5], **CLOSE)
+
+
+@EVERY_KIND
+@ATTENTIONS
+def test_sweeps_are_exact(kind, attention):
+    model = model_of(kind, attention)
+    base, donor = two_runs(model)
+    found = sweep(model, base, donor, CELLS + UNITS, {"p": Metric("probability", (5,))})
+    assert_exact(model, base, donor, CELLS + UNITS, found.values["p"])
+
+
+@EVERY_KIND
+def test_sweeps_by_whole_passes_are_the_same(kind, monkeypatch):
+    model = model_of(kind)
+    name = model.config.model_type
+    monkeypatch.setitem(FAMILIES, name, dataclasses.replace(FAMILIES[name], parts=None))
+    base, donor = two_runs(model)
+    metric = {"p": Metric("probability", (5,))}
+    with pytest.warns(UserWarning, match="described without its parts") as said:
+        found = sweep(model, base, donor, CELLS, metric)
+    assert len(said) == 1
+    assert_exact(model, base, donor, CELLS, found.values["p"])
+    warnings.simplefilter("ignore")
+    with pytest.raises(UnsupportedModelError, match=r"^cells\[0\]: the family '.*' is described without its parts"):
+        sweep(model, base, donor, UNITS, metric)
+
+
+@EVERY_KIND
+@torch.no_grad()
+def test_recorded_halves_add_up(kind):
+    model = model_of(kind)
+    names = [
+        f"{site}.{k}" for k in range(L) for site in ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
+    ]
+    with record(model, names) as seen:
+        model(IDS)
+    if anatomy_of(model).block == "post_norm":
+        return
+    for k in range(L):
+        torch.testing.assert_close(seen[f"resid_pre.{k}"] + seen[f"attn_out.{k}"], seen[f"resid_mid.{k}"])
+        torch.testing.assert_close(seen[f"resid_mid.{k}"] + seen[f"mlp_out.{k}"], seen[f"resid_post.{k}"])
+
+
+def test_the_kinds_bend_scores_and_logits_and_see_windows():
+    """Guards the comparisons above from kinds in which what a family is known for does nothing."""
+    assert {"llama", "gpt2"} <= set(KINDS)
+    if "gemma2" not in KINDS:
+        return
+    long, late = torch.randint(1, V, (1, 12), generator=torch.Generator().manual_seed(0)), 11
+    for kind in ("qwen2", "gemma2", "gemma3", "phi3"):
+        model, other = tiny_model(kind), long.clone()
+        other[0, 0] = (other[0, 0] + 1) % V
+        seen = [first(layer_output(model, ids, 0))[0, late] for ids in (long, other)]
+        assert torch.equal(*seen), f"{kind}: layer 0 sees 11 tokens back"
+    for kind, setting in (("gemma2", "attn_logit_softcapping"), ("gemma2", "final_logit_softcapping")):
+        model = eager(tiny_model(kind))
+        with torch.no_grad():
+            bent = model(long).logits
+            setattr(model.config, setting, None if "final" in setting else 1e6)
+            for layer in model.model.layers:
+                layer.self_attn.attn_logit_softcapping = model.config.attn_logit_softcapping
+            assert not torch.allclose(bent, model(long).logits, atol=1e-2)
+
+
+@torch.no_grad()
+def layer_output(model, ids, layer):
+    kept = []
+    handle = anatomy_of(model).layers[layer].register_forward_hook(lambda module, args, output: kept.append(output))
+    model(ids)
+    handle.remove()
+    return kept[0]

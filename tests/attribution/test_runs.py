@@ -1,0 +1,374 @@
+"""``interpret attribute``: what is written, what is shown, what is refused, and runs that are stopped half-way."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from reference.commands import json_file, run, run_killed
+from reference.memory import count, only_new_objects
+
+import interpret
+from interpret.attribution import runs
+from interpret.attribution.result.attribution import Attributed, Attribution
+from interpret.attribution.runs import questions
+from interpret.cli.attribute import _cells
+from interpret.errors import InputError
+from interpret.prompts.prompts import Prompt, load_examples
+from interpret.records import TokenScore
+from interpret.storage import run_folder
+
+COMMAND = Path(interpret.__file__).with_name("__main__.py")
+TEXT = "The Eiffel Tower is in"
+CONTRAST = "contrast_prob_diff"
+
+
+def entries(count=3, **changes):
+    return [{"prompt": f"I love pizza {n}", "category": "abc"[n % 3], "raw": n != 1} | changes for n in range(count)]
+
+
+def file_of(folder, rows):
+    return json_file(folder / "examples.json", {"examples": rows})
+
+
+def arguments(model_folder, examples, output, *more):
+    paths = ["--model", str(model_folder), "--examples", str(examples), "--output", str(output)]
+    return ["attribute", *paths, "--device", "cpu", "--new-tokens", "2", *(str(argument) for argument in more)]
+
+
+def one(model_folder, *more):
+    return run("attribute", "--model", model_folder, "--device", "cpu", "--prompt", TEXT, *more)
+
+
+def table_of(folder):
+    return run_folder.read_table(folder, TokenScore)
+
+
+# ------------------------------------------------------------------------------------------------ what is written
+
+
+def test_there_is_a_row_for_each_example_step_and_token_before_it(model_folder, opened, tmp_path):
+    examples = file_of(tmp_path, entries())
+    assert run(*arguments(model_folder, examples, tmp_path / "run")) == 0
+    model, tokenizer = opened
+    texts = [each.prompt for each in questions(tokenizer, load_examples(examples), "model")]
+    found = [interpret.attribute(model, tokenizer, text, max_new_tokens=2).aggregate() for text in texts]
+    frames = [each.to_frame() for each in found]
+    rows = table_of(tmp_path / "run")
+    assert len(rows) == sum(len(frame) for frame in frames)
+    assert [row.score for row in rows] == [score for frame in frames for score in frame["score"]]
+    assert [row.position for row in rows] == [position for frame in frames for position in frame["position"]]
+    assert [row.step_token for row in rows] == [token for frame in frames for token in frame["step_token"]]
+    assert list(dict.fromkeys(row.name for row in rows)) == ["a_1", "b_1", "c_1"]
+    lengths = dict(zip(("a_1", "b_1", "c_1"), (len(tokenizer(text).input_ids) for text in texts), strict=True))
+    assert [row.in_prompt for row in rows] == [row.position < lengths[row.name] for row in rows]
+    values = [each.sequences[0].step_scores["probability"].tolist() for each in found]
+    assert [row.value for row in rows if row.position == 0] == [value for of_one in values for value in of_one]
+
+
+@pytest.mark.parametrize("target", ["Paris", " Paris"])
+def test_one_space_stands_between_a_prompt_and_its_target(model_folder, opened, tmp_path, target):
+    assert one(model_folder, "--target", target, "--json", tmp_path / "out.json") == 0
+    (found,) = Attribution.load(tmp_path / "out.json").sequences
+    assert list(found.token_ids) == opened[1](f"{TEXT} Paris").input_ids
+
+
+def test_layer_methods_have_rows_of_each_activation(model_folder, opened, tmp_path):
+    examples = file_of(tmp_path, entries(2, target="yes"))
+    more = ["--method", "layer_gradient_x_activation", "--layers", "mlp_out,-1,0:2", "--steps", "0:1"]
+    assert run(*arguments(model_folder, examples, tmp_path / "run", *more)) == 0
+    model, tokenizer = opened
+    asked = questions(tokenizer, load_examples(examples), "model")
+    lengths = [len(tokenizer(each.prompt).input_ids) for each in asked]
+    n_layers = model.config.num_hidden_layers
+    activations = {f"mlp_out.{layer}" for layer in range(n_layers)}
+    activations |= {f"{site}.{layer}" for site in ("resid_post", "attn_out") for layer in (0, 1, n_layers - 1)}
+    rows = table_of(tmp_path / "run")
+    assert {row.activation for row in rows} == activations
+    assert len(rows) == sum(lengths) * len(activations)
+    assert all(row.in_prompt for row in rows)
+
+
+def test_all_layers_are_asked_for_by_word(model_folder, tmp_path):
+    examples = file_of(tmp_path, entries(1, target="yes"))
+    more = ["--method", "layer_gradient_x_activation", "--layers", "all", "--steps", "0:1"]
+    assert run(*arguments(model_folder, examples, tmp_path / "run", *more)) == 0
+    assert {row.activation for row in table_of(tmp_path / "run")} >= {"resid_post.0", "attn_out.3", "mlp_out.2"}
+
+
+def test_a_chat_prompt_is_read_with_its_template_once(opened, tmp_path):
+    _, tokenizer = opened
+    raw, chat = questions(
+        tokenizer, [Prompt("a", TEXT, "a", raw=True), Prompt("b", TEXT, "b", raw=False)], chat_template="model"
+    )
+    assert raw.prompt == TEXT
+    assert TEXT in chat.prompt
+    assert chat.prompt != TEXT
+
+
+class WithStart:
+    """A tokenizer that begins every text with <s>, as Llama's."""
+
+    bos_token = "<s>"
+
+    def __init__(self, tokenizer):
+        self._tokenizer = tokenizer
+        self.chat_template = "<s>{{ messages[0]['content'] }}"
+        self.convert_ids_to_tokens = tokenizer.convert_ids_to_tokens
+        for name in ("bos_token_id", "eos_token_id", "unk_token_id", "pad_token_id"):
+            setattr(self, name, None)
+
+    def __call__(self, text, add_special_tokens=True):
+        ids = ([0] if text.startswith("<s>") else []) + self._tokenizer(text.removeprefix("<s>")).input_ids
+        return type("Encoded", (), {"input_ids": [0, *ids] if add_special_tokens else ids})
+
+
+def test_a_beginning_the_template_writes_is_not_written_twice(opened):
+    tokenizer = WithStart(opened[1])
+    (chat,) = questions(tokenizer, [Prompt("b", "abc", "b")], chat_template="model")
+    assert tokenizer(chat.prompt).input_ids.count(0) == 1
+
+
+def test_step_scores_stand_beside_the_scores(model_folder, tmp_path):
+    examples = file_of(tmp_path, entries(1))
+    assert run(*arguments(model_folder, examples, tmp_path / "run", "--step-score", "logit")) == 0
+    rows = table_of(tmp_path / "run")
+    assert {tuple(row.step_score_names) for row in rows} == {("logit",)}
+    assert all(len(row.step_scores) == 1 and np.isfinite(row.step_scores[0]) for row in rows)
+
+
+def test_options_reach_the_method_and_the_reduction(model_folder, opened, tmp_path):
+    examples = file_of(tmp_path, entries(1, target="yes"))
+    more = ["--method", "integrated_gradients", "--option", "n_steps=3", "--option", "baseline=mean"]
+    more += ["--aggregate", "l2", "--normalize", "--subwords"]
+    assert run(*arguments(model_folder, examples, tmp_path / "run", *more)) == 0
+    options = {"method": "integrated_gradients", "n_steps": 3, "baseline": "mean"}
+    expected = interpret.attribute(*opened, "I love pizza 0", "I love pizza 0 yes", **options)
+    expected = expected.aggregate("l2", normalize=True, subwords=True).to_frame()
+    assert [row.score for row in table_of(tmp_path / "run")] == expected["score"].tolist()
+
+
+def test_the_json_is_the_whole_attribution_and_the_page_shows_it(model_folder, opened, tmp_path, capsys):
+    files = ["--json", tmp_path / "out.json", "--html", tmp_path / "page.html"]
+    assert one(model_folder, "--target", "Paris", "--foil", "Rome", "--align", "0:0", "--steps", "0:1", *files) == 0
+    found = Attribution.load(tmp_path / "out.json")
+    expected = interpret.attribute(
+        *opened,
+        TEXT,
+        f"{TEXT} Paris",
+        attributed_fn="contrast_prob_diff",
+        contrast_targets=f"{TEXT} Rome",
+        contrast="same_context",
+        alignment=[[(0, 0)]],
+        start=0,
+        end=1,
+    ).aggregate()
+    np.testing.assert_array_equal(found.sequences[0].scores, expected.sequences[0].scores)
+    assert found.info == expected.info
+    assert "contrast_prob_diff" in (tmp_path / "page.html").read_text()
+    said = capsys.readouterr()
+    assert "Attribution of contrast_prob_diff by input_x_gradient, same_context, in: probability difference" in said.out
+    assert "rows in" not in said.out, "a single prompt leaves no folder"
+
+
+@pytest.mark.parametrize("n_prompts", [3, 12])
+def test_one_prompt_is_held_at_a_time_whatever_is_written(model_folder, tmp_path, monkeypatch, n_prompts):
+    stored, read, most = Attribution.load, [], []
+
+    def counted(path):
+        most.append(count(Attributed))
+        read.append(path.name)
+        return stored(path)
+
+    monkeypatch.setattr(Attribution, "load", counted)
+    files = ["--json", tmp_path / "out.json.gz", "--html", tmp_path / "page.html"]
+    argv = [*arguments(model_folder, file_of(tmp_path, entries(n_prompts)), tmp_path / "run"), *files]
+    with only_new_objects():
+        assert run(*argv) == 0
+    assert len(set(read)) == n_prompts
+    assert max(most) <= 3
+    monkeypatch.undo()
+    assert len(Attribution.load(tmp_path / "out.json.gz").sequences) == n_prompts
+    page = (tmp_path / "page.html").read_text()
+    assert page.count('<section class="input"') == page.count('<a href="#input-') == n_prompts
+
+
+def test_what_is_not_shown_is_counted(model_folder, tmp_path, capsys):
+    argv = arguments(model_folder, file_of(tmp_path, entries(6, target="the city, extra")), tmp_path / "run")
+    assert run(*argv) == 0
+    steps = {(row.name, row.step) for row in table_of(tmp_path / "run")}
+    of_each = len(steps) // 6
+    assert (of_each * 2 < 10 < of_each * 3, len(steps) % 6) == (True, 0)
+    assert f"and {of_each * 3 - 10} steps and 3 prompts more" in capsys.readouterr().out
+
+
+def test_what_did_most_is_shown_whatever_its_sign():
+    plain = {"name": "a", "step_token": "x", "value": 0.5, "token": "t", "activation": "", "in_prompt": True}
+    rows = [SimpleNamespace(score=score, position=n, **plain) for n, score in enumerate((0.1, -0.9, 0.2, 0.3))]
+    assert _cells(rows, translated=False) == ("a", "x", "0.5", "1 t -0.9, 3 t +0.3, 2 t +0.2")
+
+
+def test_a_default_that_is_said_is_the_same_run(model_folder, tmp_path):
+    argv = arguments(model_folder, file_of(tmp_path, entries(1, target="yes")), tmp_path / "run")
+    assert run(*argv) == run(*argv, "--attributed-fn", "probability") == 0
+
+
+def test_prompts_are_counted_where_steps_just_fit(model_folder, tmp_path, capsys):
+    argv = arguments(model_folder, file_of(tmp_path, entries(12, target="yes")), tmp_path / "run", "--steps", "0:1")
+    assert run(*argv) == 0
+    assert "\nand 2 prompts more\n" in capsys.readouterr().out
+
+
+def test_of_many_prompts_that_cannot_be_attributed_the_first_are_told(model_folder, tmp_path, capsys):
+    argv = arguments(model_folder, file_of(tmp_path, entries(12)), tmp_path / "run", "--attributed-fn", CONTRAST)
+    assert run(*argv) == 3
+    said = capsys.readouterr().err
+    assert said.count(": not attributed: there is no foil to hold it against") == 10
+    assert said.endswith(f"and 2 more, see 'dropped' in {tmp_path / 'run' / 'manifest.json'}\n")
+
+
+def test_a_prompt_that_cannot_be_attributed_is_dropped_with_its_reason(model_folder, tmp_path, capsys):
+    rows = entries(3, target="yes", foil="sun")
+    del rows[1]["foil"]
+    argv = arguments(model_folder, file_of(tmp_path, rows), tmp_path / "run", "--attributed-fn", "contrast_prob_diff")
+    argv += ["--align", "0:0", "--steps", "0:1"]
+    for _ in range(2):  # the second time, from the run
+        assert run(*argv) == 3
+        captured = capsys.readouterr()
+        assert "3 prompts in, 2 attributed, 1 dropped: 1 not attributed" in captured.out
+        assert "b_1: not attributed: there is no foil to hold it against" in captured.err
+    assert {row.name for row in table_of(tmp_path / "run")} == {"a_1", "c_1"}
+
+
+def test_rows_tell_what_each_token_is_held_against(model_folder, opened, tmp_path):
+    examples = file_of(tmp_path, entries(1, target="yes", foil="sun"))
+    assert run(*arguments(model_folder, examples, tmp_path / "run", "--steps", "0:1")) == 0
+    first = opened[1].convert_ids_to_tokens(opened[1](" sun").input_ids)[0]
+    assert {row.foil_token for row in table_of(tmp_path / "run")} == {first}
+    assert run(*arguments(model_folder, examples, tmp_path / "without", "--attributed-fn", "probability")) == 0
+    assert {row.foil_token for row in table_of(tmp_path / "without")} == {""}
+
+
+def test_where_some_prompts_have_foils_it_is_said_that_they_are_not_read(model_folder, tmp_path, capsys):
+    rows = entries(2, target="yes", foil="sun")
+    del rows[1]["foil"]
+    assert run(*arguments(model_folder, file_of(tmp_path, rows), tmp_path / "run")) == 0
+    message = "1 of 2 prompts have a foil, which probability does not read; contrast_prob_diff does"
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert {row.foil_token for row in table_of(tmp_path / "run")} == {""}
+
+
+def test_scores_that_are_no_numbers_are_no_rows(opened):
+    found = interpret.attribute(*opened, TEXT, max_new_tokens=1).aggregate()
+    found.sequences[0].scores[1, 0] = np.nan
+    with pytest.raises(InputError, match="scores are not finite; open the model in float32"):
+        runs.token_scores(runs.Question("a", TEXT, None, None), found)
+
+
+# ------------------------------------------------------------------------------------------------ continuing a run
+
+
+def test_killed_and_run_again_it_ends_like_an_unbroken_run(model_folder, tmp_path):
+    examples = file_of(tmp_path, entries(6))
+    argv = arguments(model_folder, examples, tmp_path / "killed")
+    run_killed(COMMAND, *argv)
+    assert {row.name for row in table_of(tmp_path / "killed")} == {"a_1", "b_1", "c_1"}
+    # As if killed once the next prompt's file was written, and before its rows were.
+    (tmp_path / "killed" / "attributions" / "00003.json.gz").write_bytes(b"of a run before")
+    more = ["--json", tmp_path / "out.json"]
+    assert run(*argv, *more) == 0
+    assert run(*arguments(model_folder, examples, tmp_path / "whole")) == 0
+    assert (tmp_path / "killed" / "table.csv").read_bytes() == (tmp_path / "whole" / "table.csv").read_bytes()
+    assert len(Attribution.load(tmp_path / "out.json").sequences) == 6
+
+
+def test_a_finished_run_is_shown_again_without_work(model_folder, tmp_path, capsys, monkeypatch):
+    argv = arguments(model_folder, file_of(tmp_path, entries()), tmp_path / "run")
+    assert run(*argv) == 0
+    first = capsys.readouterr().out
+    monkeypatch.setattr(runs, "attributions", None)
+    assert run(*argv) == 0
+    again = capsys.readouterr()
+    assert again.out == first
+    assert "3 of 3 prompts are already done" in again.err
+
+
+def test_another_method_is_another_run(model_folder, tmp_path, capsys):
+    examples = file_of(tmp_path, entries(1))
+    assert run(*arguments(model_folder, examples, tmp_path / "run")) == 0
+    assert run(*arguments(model_folder, examples, tmp_path / "run", "--method", "saliency")) == 2
+    assert 'method: "input_x_gradient" there, "saliency" here' in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------ mistakes
+
+
+ALIGN = "say which are held against which, with --align, such as 0:0,1:0 (token of the target, token of the foil)"
+FIRST = "or hold only the first tokens against each other, with --steps 0:1"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--method", "salience"], "unknown method 'salience'; did you mean 'saliency'?"),
+        (["--attributed-fn", "prob"], "unknown step function 'prob'"),
+        (["--step-score", "entrop"], "unknown step function 'entrop'; did you mean 'entropy'?"),
+        (["--layers", "3"], "method 'input_x_gradient' does not read layers; leave layers out"),
+        (["--method", "layer_deeplift", "--layers", "mlp_ou"], "unknown activation 'mlp_ou'; did you mean 'mlp_out'?"),
+        (["--method", "layer_deeplift", "--layers", "99"], "layer 99 does not exist; there are layers 0 to "),
+        (["--option", "n_steps"], "--option 'n_steps' has no value; write it as name=value, such as n_steps=20"),
+        (["--option", "steps=3"], "method 'input_x_gradient': unknown option 'steps'"),
+        (["--aggregate", "max"], "unknown aggregate 'max'"),
+        (["--steps", "1"], "--steps '1' is not understood; give first:end, such as 0:1"),
+        (["--align", "0-0"], "--align '0-0' is not understood; give pairs of numbers, such as 0:0,2:1"),
+        (["--foil", "Rome", "--contrast", "same"], "unknown contrast 'same'; Allowed: same_context, own_prefix"),
+        (["--foil", "Rome", "--attributed-fn", "logit"], "nothing reads the contrast: ask for 'contrast_prob_diff'"),
+        (["--attributed-fn", "contrast_prob_diff"], "there is no foil to hold it against; give one, with --foil"),
+        (["--target", "the city", "--foil", "extra cheese pizza"], f"the foil has 3 tokens, the target 2: {ALIGN}"),
+        (["--target", ""], "--target is empty; leave it out, or give the words that follow the prompt"),
+        (["--target", "Paris", "--foil", " "], "--foil is empty; leave it out, or give the words that follow"),
+        (["--target", "city " * 900], "the target has "),
+        (["--target", "the city", "--steps", "5:"], "the prompt: start=5 and end=None leave none of the 2 tokens"),
+        (["--target", "a", "--foil", "city " * 900], "the foil has "),
+        (
+            ["--source-language", "en"],
+            "--source-language and --target-language are for translation models; leave them out",
+        ),
+        (["--examples", "x.json"], "give --prompt with a text, or --examples with a file of prompts"),
+    ],
+)
+def test_a_users_mistake_is_one_message_and_exit_code_2(model_folder, tmp_path, capsys, change, message):
+    assert one(model_folder, "--output", tmp_path / "run", *change) == 2
+    said = capsys.readouterr().err
+    assert message in said.partition("error: ")[2]
+    assert "Traceback" not in said
+    assert not (tmp_path / "run").exists(), "the corrected command would be taken for another run"
+
+
+def test_an_alignment_of_what_is_written_is_asked_for_by_its_option(model_folder, capsys):
+    assert one(model_folder, "--foil", "extra cheese pizza", "--new-tokens", "1") == 2
+    assert f"the foil has 3 tokens, the target 1: {ALIGN}, {FIRST}" in capsys.readouterr().err
+    assert one(model_folder, "--foil", "extra cheese pizza", "--new-tokens", "1", "--steps", "0:1") == 0
+
+
+def test_a_file_that_is_there_is_refused_before_any_work(model_folder, tmp_path, capsys):
+    (tmp_path / "page.html").write_text("mine")
+    assert one(model_folder, "--html", tmp_path / "page.html") == 2
+    said = capsys.readouterr().err
+    assert f"error: {tmp_path / 'page.html'} is there already; give --overwrite to replace it, or another name" in said
+    assert "opening" not in said
+    assert (tmp_path / "page.html").read_text() == "mine"
+    assert one(model_folder, "--html", tmp_path / "page.html", "--overwrite") == 0
+    assert (tmp_path / "page.html").read_text() != "mine"
+
+
+def test_targets_in_a_file_are_keys_not_options(model_folder, tmp_path, capsys):
+    argv = arguments(model_folder, file_of(tmp_path, entries()), tmp_path / "run", "--target", "Paris")
+    assert run(*argv) == 2
+    assert 'in a file they are the keys "target" and "foil"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key", ["target", "foil"])
+def test_empty_words_in_a_file_are_refused(tmp_path, key):
+    with pytest.raises(InputError, match=rf'examples\[0\]: "{key}" is empty; leave it out, or give the words'):
+        load_examples(file_of(tmp_path, entries(1, **{key: " "})))

@@ -1,0 +1,359 @@
+"""``interpret probe``: what is written, held against plain forward passes; what is refused; runs that are stopped."""
+
+import json
+
+import pytest
+import torch
+from reference.commands import json_file, run, saved_model
+from reference.tiny import hooks_on
+
+import interpret
+from interpret.anatomy import reporting_attention
+from interpret.errors import RunError
+from interpret.models.opening import load
+from interpret.probing import neuron_runs
+from interpret.probing.neuron_runs import NeuronPlan, write_neurons
+from interpret.probing.prompt_runs import logits_probe, probed_prompts, write_probes
+from interpret.prompts.chat import wrap
+from interpret.prompts.prompts import load_examples
+from interpret.records import HeadView, LensReading, LogitShare, NeuronEffect
+from interpret.storage import run_folder
+
+TEXT = "The Eiffel Tower is in"
+PAIRS = [
+    ("Anna's apples are red", "Anna's apples are blue"),
+    ("I love eating pizza", "I love eating stones"),
+    ("The Tower is in Paris", "The Tower is in Rome"),
+    ("Sugar is sweet", "Sugar is salty and loud"),
+    ("Water is wet", "Water is dry"),
+]
+
+
+@pytest.fixture(scope="module", params=["llama", "gpt2"])
+def folder(request, tmp_path_factory):
+    return saved_model(tmp_path_factory.mktemp(request.param), request.param)
+
+
+@pytest.fixture
+def opened(folder):
+    model, tokenizer = load(str(folder), device="cpu")
+    hooks = hooks_on(model)
+    yield model, tokenizer
+    assert hooks_on(model) == hooks
+
+
+@pytest.fixture
+def examples(tmp_path):
+    entries = [
+        {"prompt": TEXT, "category": "raw", "raw": True, "target": "Paris", "foil": "Rome", "subject": "Tower"},
+        {"prompt": "I love pizza", "category": "chat"},
+    ]
+    return json_file(tmp_path / "examples.json", {"examples": entries})
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    return json_file(tmp_path / "pairs.json", {"pairs": [{"true": true, "false": false} for true, false in PAIRS]})
+
+
+def probe(kind, folder, output, *more):
+    return run("probe", kind, "--model", folder, "--device", "cpu", "--output", output, *more)
+
+
+def read_whole(model, ids):
+    """One plain forward pass over a prompt."""
+    with torch.no_grad(), reporting_attention(model):
+        return model(torch.tensor([list(ids)]), output_hidden_states=True, output_attentions=True)
+
+
+def texts_of(tokenizer):
+    """Both prompts of ``examples`` as token ids."""
+    chat = wrap(tokenizer, "I love pizza")
+    return {
+        "raw_1": tokenizer(TEXT).input_ids,
+        "chat_1": tokenizer(chat.text, add_special_tokens=chat.add_special_tokens).input_ids,
+    }
+
+
+def first_token(tokenizer, words):
+    return tokenizer(f"{TEXT} {words}").input_ids[len(tokenizer(TEXT).input_ids)]
+
+
+# ------------------------------------------------------------------------------------------------------ the numbers
+
+
+def test_the_lens_reads_what_the_models_end_makes_of_each_state(folder, opened, examples, tmp_path):
+    model, tokenizer = opened
+    assert probe("lens", folder, tmp_path / "run", "--examples", examples, "--tokens", "0,-1", "--top", "3") == 0
+    rows = run_folder.read_table(tmp_path / "run", LensReading)
+    texts, n_layers = texts_of(tokenizer), model.config.num_hidden_layers
+    norm = model.model.norm if hasattr(model, "model") else model.transformer.ln_f
+    assert {(row.name, row.position, row.layer) for row in rows} == {
+        (name, position, layer)
+        for name, ids in texts.items()
+        for position in (0, len(ids) - 1)
+        for layer in range(n_layers + 1)
+    }
+    for row in rows:
+        output = read_whole(model, texts[row.name])
+        states = output.hidden_states[row.layer][0, row.position]
+        # The last of hidden_states has passed the final norm already.
+        logits = model.lm_head(states if row.layer == n_layers else norm(states)).detach()
+        assert row.logit == pytest.approx(logits[row.said_id].item(), abs=1e-4)
+        assert row.probability == pytest.approx(logits.softmax(-1)[row.said_id].item(), rel=1e-3)
+        # Logits that differ by rounding only may stand in either order.
+        surely, perhaps = (int((logits > logits[row.said_id] + by).sum()) for by in (1e-5, -1e-5))
+        assert surely < row.rank <= perhaps
+        assert row.token == tokenizer.decode([texts[row.name][row.position]])
+        assert row.said == tokenizer.decode([row.said_id])
+
+
+def test_the_lens_follows_target_and_foil_of_the_prompts_that_have_them(folder, opened, examples, tmp_path):
+    _, tokenizer = opened
+    assert probe("lens", folder, tmp_path / "run", "--examples", examples, "--top", "1") == 0
+    rows = run_folder.read_table(tmp_path / "run", LensReading)
+    followed = {(row.name, row.followed, row.said_id) for row in rows if row.followed}
+    wanted = {(key, first_token(tokenizer, words)) for key, words in (("target", "Paris"), ("foil", "Rome"))}
+    assert followed == {("raw_1", key, token) for key, token in wanted}
+    assert all(row.rank == 1 for row in rows if not row.followed)
+
+
+def test_a_foil_that_begins_as_the_target_is_the_targets_token(folder, opened, tmp_path):
+    entry = {"prompt": TEXT, "category": "raw", "raw": True, "target": "Paris", "foil": "Paris Rome"}
+    path = json_file(tmp_path / "examples.json", {"examples": [entry]})
+    assert probe("lens", folder, tmp_path / "run", "--examples", path, "--top", "0") == 0
+    assert {row.followed for row in run_folder.read_table(tmp_path / "run", LensReading)} == {"target"}
+
+
+def test_the_shares_add_up_to_the_logits_of_answer_and_foil(folder, opened, examples, tmp_path):
+    model, tokenizer = opened
+    assert probe("logits", folder, tmp_path / "run", "--examples", examples) == 0
+    rows = run_folder.read_table(tmp_path / "run", LogitShare)
+    for name, ids in texts_of(tokenizer).items():
+        own = [row for row in rows if row.name == name]
+        logits = read_whole(model, ids).logits[0, -1]
+        answer = first_token(tokenizer, "Paris") if name == "raw_1" else int(logits.argmax())
+        assert {row.answer_id for row in own} == {answer}
+        assert sum(row.share for row in own) == pytest.approx(logits[answer].item(), abs=1e-4)
+        if name == "raw_1":
+            foil = logits[first_token(tokenizer, "Rome")].item()
+            assert sum(row.foil_share for row in own) == pytest.approx(foil, abs=1e-4)
+        else:
+            assert {(row.foil, row.foil_share) for row in own} == {("", None)}
+        heads = {(row.layer, row.head) for row in own if row.component == "head"}
+        assert len(heads) == model.config.num_hidden_layers * model.config.num_attention_heads
+
+
+def test_the_heads_look_where_the_models_attentions_say(folder, opened, examples, tmp_path):
+    model, tokenizer = opened
+    asked = ("--examples", examples, "--tokens", "1,-1", "--top", "2")
+    assert probe("heads", folder, tmp_path / "run", *asked) == 0
+    rows = run_folder.read_table(tmp_path / "run", HeadView)
+    induction = interpret.induction_scores(model, n_tokens=31)  # twice that is what 64 columns hold
+    n_heads = model.config.num_hidden_layers * model.config.num_attention_heads
+    assert len(rows) == 2 * 2 * n_heads
+    for row in rows:
+        ids = texts_of(tokenizer)[row.name]
+        pattern = read_whole(model, ids).attentions[row.layer][0, row.head, row.position]
+        assert row.probabilities == pytest.approx(pattern.topk(2).values.tolist(), abs=1e-5)
+        assert row.probabilities == pytest.approx(pattern[row.attended_positions].tolist(), abs=1e-5)
+        assert row.attended_tokens == [tokenizer.decode([ids[at]]) for at in row.attended_positions]
+        assert row.induction_score == pytest.approx(induction[row.layer, row.head].item())
+
+
+def effects_of(rows):
+    return {(row.layer, row.neuron): row for row in rows}
+
+
+def test_neurons_are_told_apart_as_in_one_scan_of_all_pairs(folder, opened, pairs, tmp_path, monkeypatch):
+    model, tokenizer = opened
+    monkeypatch.setattr(neuron_runs, "PAIRS_A_UNIT", 2)
+    assert probe("neurons", folder, tmp_path / "run", "--pairs", pairs, "--token", "mean") == 0
+    rows = run_folder.read_table(tmp_path / "run", NeuronEffect)
+    layers = range(model.config.num_hidden_layers)
+    wanted = effects_of(interpret.KnowledgeProber(model, tokenizer).scan(PAIRS, layers, token="mean"))
+    found = effects_of(rows)
+    assert found.keys() == wanted.keys()
+    for neuron, row in found.items():
+        for key in ("true_mean", "false_mean", "hedges_g", "p_value", "q_value"):
+            assert getattr(row, key) == pytest.approx(getattr(wanted[neuron], key), rel=1e-3, abs=1e-6), key
+    assert [(row.p_value, -abs(row.hedges_g)) for row in rows] == sorted(
+        (row.p_value, -abs(row.hedges_g)) for row in rows
+    )
+    assert not (tmp_path / "run" / "values").exists()
+
+
+def test_facts_with_foils_serve_as_pairs(folder, opened, tmp_path, capsys):
+    model, tokenizer = opened
+    facts = [
+        {"known_id": n, "subject": "Tower", "attribute": true, "foil": false, "prompt": f"The {word} Tower is in"}
+        for n, (word, true, false) in enumerate([("Eiffel", "Paris", "Rome"), ("tall", "Pisa", "Oslo")])
+    ]
+    path = json_file(tmp_path / "facts.json", [*facts, {key: facts[0][key] for key in facts[0] if key != "foil"}])
+    assert probe("neurons", folder, tmp_path / "run", "--facts", path, "--layers", "1") == 0
+    assert "1 rows of" in capsys.readouterr().err
+    texts = [("The Eiffel Tower is in Paris", "The Eiffel Tower is in Rome")]
+    texts += [("The tall Tower is in Pisa", "The tall Tower is in Oslo")]
+    wanted = effects_of(interpret.KnowledgeProber(model, tokenizer).scan(texts, 1))
+    found = effects_of(run_folder.read_table(tmp_path / "run", NeuronEffect))
+    for side in ("true_mean", "false_mean"):
+        assert {key: getattr(row, side) for key, row in found.items()} == pytest.approx(
+            {key: getattr(row, side) for key, row in wanted.items()}, rel=1e-4, abs=1e-6
+        )
+
+
+def test_the_seed_says_which_permutations_are_drawn(folder, opened, pairs, tmp_path):
+    drawn = ("--pairs", pairs, "--layers", "0", "--permutations", "20")
+    found = {}
+    for seed in (0, 3):
+        assert probe("neurons", folder, tmp_path / f"run{seed}", *drawn, "--seed", seed) == 0
+        found[seed] = effects_of(run_folder.read_table(tmp_path / f"run{seed}", NeuronEffect))
+        scan = interpret.KnowledgeProber(*opened).scan(PAIRS, 0, n_permutations=20, seed=seed)
+        wanted = {key: row.p_value for key, row in effects_of(scan).items()}
+        assert {key: row.p_value for key, row in found[seed].items()} == pytest.approx(wanted)
+    assert found[0] != found[3]
+
+
+# --------------------------------------------------------------------------------------------- runs that are stopped
+
+
+@pytest.mark.parametrize("n_done", [1, 3])
+def test_a_scan_that_is_stopped_goes_on_to_the_same_bytes(n_done, opened, tmp_path, monkeypatch):
+    model, tokenizer = opened
+    monkeypatch.setattr(neuron_runs, "PAIRS_A_UNIT", 2)
+    plan = NeuronPlan(PAIRS, [0, 1])
+
+    def go_on(folder, units):
+        settings = {"identity": {"plan": 1}, "circumstances": {}, "units": plan.units}
+        with run_folder.open_run(folder, NeuronEffect, **settings) as open_run:
+            for _, _unit in zip(range(units), write_neurons(open_run, model, tokenizer, plan), strict=False):
+                pass
+        return (folder / run_folder.TABLE).read_bytes()
+
+    whole = go_on(tmp_path / "whole", len(plan.units))
+    go_on(tmp_path / "stopped", n_done)
+    assert go_on(tmp_path / "stopped", len(plan.units)) == whole
+    assert whole.count(b"\n") == 1 + 2 * interpret.probing.neurons.count_neurons(model, 0)
+
+
+def test_a_prompt_that_is_done_is_not_done_again(opened, examples, tmp_path):
+    model, tokenizer = opened
+    asked = probed_prompts(tokenizer, load_examples(examples))
+    settings = {"identity": {"probe": 1}, "circumstances": {}, "units": [one.name for one in asked]}
+    seen = []
+
+    def count(one):
+        seen.append(one.name)
+        return logits_probe(model, tokenizer)(one)
+
+    for _ in range(2):
+        with run_folder.open_run(tmp_path / "run", LogitShare, **settings) as open_run:
+            next(write_probes(open_run, count, asked))
+    assert seen == ["raw_1", "chat_1"]
+    assert {row.name for row in run_folder.read_table(tmp_path / "run", LogitShare)} == {"raw_1", "chat_1"}
+
+
+def test_a_scan_whose_values_are_gone_says_so(opened, tmp_path, monkeypatch):
+    model, tokenizer = opened
+    monkeypatch.setattr(neuron_runs, "PAIRS_A_UNIT", 2)
+    plan = NeuronPlan(PAIRS, [0])
+    settings = {"identity": {"plan": 1}, "circumstances": {}, "units": plan.units}
+    with run_folder.open_run(tmp_path / "run", NeuronEffect, **settings) as open_run:
+        steps = write_neurons(open_run, model, tokenizer, plan)
+        assert [next(steps) for _ in range(3)] == plan.units[:3]
+        (tmp_path / "run" / "values" / "pairs_3.safetensors").unlink()
+        with pytest.raises(RunError, match=r"pairs_3\.safetensors is gone"):
+            next(steps)
+
+
+def test_prompts_that_were_probed_are_not_probed_again(folder, examples, tmp_path, capsys):
+    asked = ("--examples", examples)
+    assert probe("logits", folder, tmp_path / "run", *asked) == 0
+    before = (tmp_path / "run" / "table.csv").read_bytes()
+    capsys.readouterr()
+    assert probe("logits", folder, tmp_path / "run", *asked) == 0
+    assert "2 of 2 prompts are already done" in capsys.readouterr().err
+    assert (tmp_path / "run" / "table.csv").read_bytes() == before
+    assert probe("logits", folder, tmp_path / "run", *asked, "--chat-template", "say {prompt}") == 2
+    assert "another run" in capsys.readouterr().err
+
+
+# ----------------------------------------------------------------------------------------------------- what is refused
+
+
+def test_a_prompt_with_nothing_to_list_is_dropped_by_name(folder, examples, tmp_path, capsys):
+    assert probe("lens", folder, tmp_path / "run", "--examples", examples, "--top", "0") == 3
+    assert "chat_1: not probed: top is 0" in capsys.readouterr().err
+    assert {row.name for row in run_folder.read_table(tmp_path / "run", LensReading)} == {"raw_1"}
+
+
+def test_a_prompt_of_one_token_shows_nothing_of_heads(folder, tmp_path, capsys):
+    entries = [{"prompt": text, "category": "raw", "raw": True} for text in ("e", TEXT)]
+    path = json_file(tmp_path / "examples.json", {"examples": entries})
+    assert probe("heads", folder, tmp_path / "run", "--examples", path) == 3
+    assert "raw_1: not probed: 'e' is a single token, which can look at itself alone" in capsys.readouterr().err
+    assert {row.name for row in run_folder.read_table(tmp_path / "run", HeadView)} == {"raw_2"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "says"),
+    [
+        ("lens", ("--tokens", "99"), "prompt raw_1: token 99 does not exist"),
+        ("heads", ("--tokens", "subject"), "prompt chat_1: token selector 'subject' needs a \"subject\""),
+        ("lens", ("--tokens", "lsat"), "did you mean 'last'?"),
+    ],
+)
+def test_prompts_that_do_not_fit_are_refused_before_a_folder_is_made(
+    kind, more, says, folder, examples, tmp_path, capsys
+):
+    assert probe(kind, folder, tmp_path / "run", "--examples", examples, *more) == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("document", "says"),
+    [
+        ({"pairs": []}, "has no pairs; expected"),
+        ([], "has no pairs; expected"),
+        ({"pairs": ["a"]}, "pairs[0]: expected an object"),
+        ({"pairs": [{"true": "a b"}]}, 'pairs[0]: "false" is None; expected a text'),
+        ({"pairs": [{"true": "a b", "false": " "}]}, "\"false\" is ' '; expected a text"),
+        ({"pairs": [{"true": "a b", "false": "a b"}]}, "both texts are 'a b'"),
+        ({"pairs": [{"true": "a b", "false": "a c"}]}, "holds 1 pair: the true and the false set need"),
+    ],
+)
+def test_a_wrong_file_of_pairs_is_refused(document, says, folder, tmp_path, capsys):
+    path = json_file(tmp_path / "pairs.json", document)
+    assert probe("neurons", folder, tmp_path / "run", "--pairs", path) == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (("--token", "lsat"), "did you mean 'last'?"),
+        (("--token", "50"), "has no token 50"),
+        (("--layers", "9"), "layer 9 does not exist"),
+        (("--facts", "facts.json"), "give --pairs with a file of true and false texts, or --facts"),
+    ],
+)
+def test_wrong_questions_about_neurons_are_refused(more, says, folder, pairs, tmp_path, capsys):
+    assert probe("neurons", folder, tmp_path / "run", "--pairs", pairs, *more) == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_facts_without_foils_are_refused(folder, tmp_path, capsys):
+    row = {"known_id": 1, "subject": "Tower", "attribute": "Paris", "prompt": TEXT}
+    path = json_file(tmp_path / "facts.json", [row])
+    assert probe("neurons", folder, tmp_path / "run", "--facts", path) == 2
+    assert 'none of its facts has a "foil"' in capsys.readouterr().err
+
+
+def test_the_manifest_tells_what_decided_the_numbers(folder, pairs, tmp_path):
+    assert probe("neurons", folder, tmp_path / "run", "--pairs", pairs, "--layers", "0", "--seed", "3") == 0
+    identity = json.loads((tmp_path / "run" / "manifest.json").read_text())["identity"]
+    assert {"command", "model", "weights", "dtype", "texts_sha256", "layers", "token", "permutations"} <= set(identity)
+    assert identity["seed"] == 3

@@ -1,0 +1,94 @@
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from reference.toy_tokenizers import TOKENIZERS, byte_level, sentence_piece
+
+from interpret.errors import InputError
+from interpret.selfie.templates import SHIPPED, InterpretationPrompt, interpretation_prompt
+
+TEXTS = st.sampled_from(["[INST]", "[/INST] Sure, I will repeat for you:", "hello ", " ", "_", "café"])
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@given(sequence=st.lists(TEXTS | st.just(0), min_size=1, max_size=9).filter(lambda parts: 0 in parts))
+def test_every_slot_is_one_placeholder_whatever_stands_beside_it(kind, sequence):
+    tokenizer = TOKENIZERS[kind]
+    prompt = InterpretationPrompt(tokenizer, sequence)
+    assert len(prompt.slots) == sequence.count(0)
+    assert {tokenizer.decode([prompt.ids[slot]]).strip() for slot in prompt.slots} == {"_"}
+    # What is not a slot is the texts, each by itself, after the opening tokens.
+    others = [token for i, token in enumerate(prompt.ids) if i not in prompt.slots]
+    texts = [token for part in sequence if part != 0 for token in tokenizer(part, add_special_tokens=False).input_ids]
+    assert others == tokenizer("").input_ids + texts
+
+
+def test_slots_stand_between_the_texts():
+    prompt = InterpretationPrompt(sentence_piece(), ("[INST]", 0, 0, 0, "[/INST] Sure"))
+    assert prompt.text == "[INST] _ _ _ [/INST] Sure"
+    # The published code counted the prefix and missed the first slot on tokenizers of this kind.
+    assert sentence_piece()(prompt.text).input_ids == list(prompt.ids)
+    assert prompt.ids[0] == sentence_piece().bos_token_id
+
+
+def test_a_placeholder_of_ones_own():
+    prompt = InterpretationPrompt(byte_level(), ("a", 0), placeholder="x")
+    assert byte_level().decode([prompt.ids[prompt.slots[0]]]) == "x"
+
+
+def test_opening_tokens_can_be_left_out():
+    assert InterpretationPrompt(sentence_piece(), (0,), add_special_tokens=False).slots == (0,)
+    assert InterpretationPrompt(sentence_piece(), (0,)).slots == (1,)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_prompts_stand_in_the_chat_template_with_the_answer_begun(name):
+    prompt = interpretation_prompt(byte_level(chat=True), name, n_slots=3)
+    shipped = SHIPPED[name]
+    text = f"<|im_start|>user\n{shipped.message}<|im_end|>\n<|im_start|>assistant\n{shipped.answer}"
+    assert prompt.text == text.replace("{slots}", " _ _ _")
+    assert (prompt.name, len(prompt.slots)) == (name, 3 * text.count("{slots}"))
+
+
+def test_shipped_prompts_without_a_chat_template():
+    assert interpretation_prompt(byte_level(), "repeat", n_slots=2).text == " _ _\nSure, I will repeat for you:"
+
+
+def test_shipped_prompts_in_the_users_chat_template():
+    prompt = interpretation_prompt(sentence_piece(), "repeat", n_slots=2, chat_template="[INST] {prompt} [/INST]")
+    assert prompt.text.split() == "[INST] _ _ [/INST] Sure, I will repeat for you:".split()
+    assert prompt.ids[0] == sentence_piece().bos_token_id
+
+
+def test_a_text_with_slots_is_taken_as_it_is():
+    words = "[INST]{slots} [/INST] Sure"
+    prompt = interpretation_prompt(byte_level(chat=True), words)
+    assert (prompt.text, prompt.name) == ("[INST] _ _ _ _ _ [/INST] Sure", words)
+
+
+@pytest.mark.parametrize(
+    ("words", "n_slots", "message"),
+    [
+        (
+            "sumarize",
+            5,
+            "unknown interpretation prompt 'sumarize'; did you mean 'summarize'? "
+            "Allowed: summarize, repeat, about, explain, a text with {slots} in it",
+        ),
+        ("summarize", 0, "0 slots: an interpretation prompt needs at least one"),
+    ],
+)
+def test_a_wrong_prompt_is_an_error(words, n_slots, message):
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        interpretation_prompt(byte_level(chat=True), words, n_slots=n_slots)
+
+
+def test_a_sequence_without_slots_is_an_error():
+    with pytest.raises(InputError, match="^interpretation prompt 'mine' has no slot, so nothing could be inserted$"):
+        InterpretationPrompt(byte_level(), ("text",), name="mine")
+
+
+def test_a_placeholder_of_several_tokens_is_an_error():
+    with pytest.raises(InputError, match="^placeholder 'qzx' is not one token for this tokenizer; choose another$"):
+        InterpretationPrompt(byte_level(), (0,), placeholder="qzx")

@@ -1,0 +1,428 @@
+import re
+from contextlib import nullcontext
+from functools import cache
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from reference.tiny import KINDS, L, hooks_on, tiny_model, wide_model
+from reference.toy_tokenizers import byte_level
+from reference.tracing import recorded, run
+from torch import nn
+
+from interpret.errors import InputError, UnsupportedModelError
+from interpret.models.quantize import quantize_
+from interpret.sweep import Cell, Metric, Pin, first_order, grid, sweep
+from interpret.tracing import approximate
+from interpret.tracing.approximate import approximate_trace, rank_correlation, screen
+from interpret.tracing.exact import MEDIATORS, trace_mediators
+from interpret.tracing.inputs import TraceSettings
+
+PROMPT, SUBJECT = "The Eiffel Tower is in", "Eiffel Tower"
+ALL = list(MEDIATORS)
+SETTINGS = TraceSettings(samples=2, window=3, seed=3)
+TOKENIZER = byte_level()
+LOGIT = Metric("logit", (5,))
+
+
+MODELS = {kind: wide_model(kind) for kind in ("llama", "gptj")}
+
+
+def approximated(model=None, settings=SETTINGS, **options):
+    model = MODELS["llama"] if model is None else model
+    return approximate_trace(model, TOKENIZER, PROMPT, SUBJECT, **({"mediators": ALL, "settings": settings} | options))
+
+
+def screened(model=None, settings=SETTINGS, **options):
+    model = MODELS["llama"] if model is None else model
+    return screen(model, TOKENIZER, PROMPT, SUBJECT, **({"mediators": ALL, "settings": settings} | options))
+
+
+def traced(model, settings=SETTINGS, **options):
+    return trace_mediators(model, TOKENIZER, PROMPT, SUBJECT, mediators=ALL, settings=settings, **options)
+
+
+def assert_same_scores(found, expected, rtol=1e-4):
+    for name, result in expected.items():
+        scale = np.abs(result.indirect_effects).max()
+        np.testing.assert_allclose(found[name].sample_scores, result.sample_scores, rtol=0, atol=rtol * scale)
+
+
+# ------------------------------------------------------------------------------- against the runs they stand for
+
+
+@pytest.fixture
+def double():
+    """Finite differences need digits; some models make their masks in the default dtype."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def cells_of(mediator, n_tokens, window):
+    mediation = MEDIATORS[mediator]
+    width = window if mediation.windowed else 1
+    return grid(mediation.site, n_tokens=n_tokens, n_layers=L, window=width, pins=mediation.pins)
+
+
+def slope_of_runs(model, base, donor, cell, answer_ids):
+    """How the whole answer's probability, [S], begins to move when a share of the cell's difference is restored.
+
+    By forward passes with plain hooks: four shares around 0, Richardson's extrapolation of central differences.
+    """
+    pins = [pin.site for pin in cell.pins]
+    good, bad = recorded(model, donor, [cell.site]), recorded(model, base, [cell.site, *pins])
+
+    def write(values):
+        def edit(value):
+            value = value.clone()
+            value[:, cell.token] = values[:, cell.token]
+            return value
+
+        return edit
+
+    def probability(share):
+        edits = {(layer, pin): write(bad[layer, pin]) for pin in pins for layer in range(cell.stop, L)}
+        for layer in range(cell.start, cell.stop):
+            mixed = bad[layer, cell.site] + share * (good[layer, cell.site] - bad[layer, cell.site])
+            edits[layer, cell.site] = write(mixed)
+        logs = run(model, base, edits)[:, -len(answer_ids) :].double().log_softmax(-1)
+        return sum(logs[:, step, token] for step, token in enumerate(answer_ids)).exp()
+
+    # A short step for OPT, whose activation has corners; a long one for those that keep attention in float32.
+    h = 1e-4 if model.config.model_type == "opt" else 0.02
+    near, far = (probability(h) - probability(-h), probability(2 * h) - probability(-2 * h))
+    return (8 * near - far) / (12 * h)
+
+
+@pytest.mark.parametrize("mediator", ALL)
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_an_estimate_is_the_slope_of_its_runs(double, kind, mediator):
+    model = wide_model(kind).double()
+    check_slopes(model, mediator)
+
+
+@pytest.mark.parametrize("mediator", ALL)
+def test_a_sliding_window_of_attention_is_respected(double, mediator):
+    model = wide_model("mistral").double()
+    model.config.sliding_window = 2
+    check_slopes(model, mediator)
+
+
+@pytest.mark.parametrize("mediator", ALL)
+def test_a_whole_answer_is_derived_as_a_product(double, mediator):
+    model = wide_model("gpt2").double()
+    found = check_slopes(model, mediator, target="whole", answer="Tokyo")
+    assert len(found.answer_ids) > 1
+
+
+@cache
+def subject_span():
+    return approximated(mediators=["hidden"])["hidden"].subject_span
+
+
+def check_slopes(model, mediator, target="first", answer=None):
+    first, stop = subject_span()
+    width = model.get_input_embeddings().weight.shape[1]
+    noise = 0.3 * np.random.default_rng(4).normal(size=(2, stop - first, width))
+    settings = TraceSettings(noise, window=3, target=target)
+    found = approximated(model, settings, mediators=[mediator], answer=answer)[mediator]
+    clean = model.get_input_embeddings()(torch.tensor([[*found.token_ids, *found.answer_ids[:-1]]])).detach()
+    base = clean.repeat(2, 1, 1)
+    base[:, first:stop] += torch.from_numpy(noise)
+    effects = (found.sample_scores - found.sample_lows[:, None, None]).reshape(2, -1)
+    cells, scale = cells_of(mediator, len(found.tokens), 3), np.abs(effects).max()
+    largest = np.argsort(-np.abs(effects[0]))[:4]
+    for index in [*largest, *np.random.default_rng(0).choice(len(cells), 4, replace=False)]:
+        expected = slope_of_runs(model, base, clean, cells[index], found.answer_ids)
+        np.testing.assert_allclose(effects[:, index], expected, rtol=0, atol=1e-3 * scale)
+    return found
+
+
+class Same(nn.Module):
+    """Stands where a norm stood."""
+
+    def forward(self, x):
+        return x.contiguous()
+
+
+def linear_gpt2():
+    """No norms, no activation, every token attends to all before it alike: logits are linear in every state."""
+    model = tiny_model("gpt2")
+    model.transformer.ln_f = Same()
+    for block in model.transformer.h:
+        block.ln_1 = block.ln_2 = block.mlp.act = Same()
+        queries_and_keys = slice(0, 2 * model.config.n_embd)
+        block.attn.c_attn.weight.data[:, queries_and_keys] = 0
+        block.attn.c_attn.bias.data[queries_and_keys] = 0
+    return model
+
+
+@pytest.mark.parametrize("mediator", ALL)
+def test_the_estimates_of_a_linear_model_are_exact(mediator):
+    model = linear_gpt2()
+    base, donor = torch.tensor([[3, 9, 4, 8, 6], [3, 7, 7, 8, 6]]), torch.tensor([[3, 2, 5, 8, 6]])
+    cells = cells_of(mediator, 5, 3)
+    found, exact = first_order(model, base, donor, cells, LOGIT), sweep(model, base, donor, cells, {"m": LOGIT})
+    effects = exact.values["m"] - exact.base["m"]
+    assert effects.abs().max() > 1
+    torch.testing.assert_close(found.effects, effects, rtol=1e-4, atol=1e-4 * float(effects.abs().max()))
+
+
+@pytest.mark.parametrize("kind", list(MODELS))
+def test_the_runs_are_those_of_the_exact_trace(kind):
+    found, exact = approximated(MODELS[kind]), traced(MODELS[kind])
+    assert list(found) == ALL
+    for name, result in exact.items():
+        assert found[name].high == pytest.approx(result.high, rel=1e-6)
+        np.testing.assert_allclose(found[name].sample_lows, result.sample_lows, rtol=1e-6)
+        same = ("answer_ids", "answer", "subject_span", "tokens", "token_ids", "mediator")
+        assert [getattr(found[name], part) for part in same] == [getattr(result, part) for part in same]
+        assert (found[name].method, result.method) == ("approximate", "exact")
+        assert found[name].scores.shape == found[name].exact.shape == result.exact.shape
+
+
+def test_each_mediator_has_estimates_of_its_own():
+    effects = [result.indirect_effects for result in approximated().values()]
+    scale = max(np.abs(effect).max() for effect in effects)
+    for i in range(len(effects)):
+        assert not any(np.allclose(effects[i], effects[j], rtol=0, atol=1e-3 * scale) for j in range(i))
+
+
+def test_what_cannot_have_an_effect_is_estimated_as_zero_to_the_bit():
+    for name, result in approximated().items():
+        assert not result.indirect_effects[: result.subject_span[0]].any()
+        if name not in ("attn_window", "mlp_window"):
+            assert not result.indirect_effects[:-1, L - 1].any()
+
+
+def test_rounding_gives_no_rank_to_tokens_before_the_first_difference(monkeypatch):
+    monkeypatch.setattr(first_order, "_along", lambda there, here, slope: torch.ones(slope.shape[:2]).double())
+    ids = torch.tensor([[3, 9, 4, 8], [3, 7, 4, 8]])
+    cells = [Cell("hidden", token, 1, 2) for token in range(4)]
+    found = first_order(MODELS["llama"], ids, torch.tensor([[3, 2, 4, 8]]), cells, LOGIT)
+    assert found.effects.tolist() == [[0, 0], [1, 1], [1, 1], [1, 1]]
+
+
+def test_a_counterfactual_prompt_takes_the_place_of_noise():
+    found = approximated(counterfactual="The Eiffel Tower of in")
+    exact = traced(MODELS["llama"], counterfactual="The Eiffel Tower of in")
+    assert found["hidden"].low == pytest.approx(exact["hidden"].low, rel=1e-6)
+    assert found["hidden"].indirect_effects.any()
+
+
+# ---------------------------------------------------------------------------------- the model, memory and modes
+
+
+@pytest.mark.parametrize("memory", [1, 200_000])
+def test_samples_that_do_not_fit_go_one_after_the_other(memory):
+    few = TraceSettings(samples=5, window=3, memory=memory)
+    assert_same_scores(approximated(settings=few), approximated(settings=TraceSettings(samples=5, window=3)))
+
+
+def test_each_sample_may_have_a_donor_of_its_own():
+    base, donor = torch.tensor([[3, 9, 4, 8], [3, 7, 4, 8]]), torch.tensor([[3, 2, 5, 8], [6, 2, 4, 8]])
+    for memory in (None, 1):
+        both = first_order(MODELS["llama"], base, donor, cells_of("hidden", 4, 1), LOGIT, memory=memory)
+        for row in range(2):
+            alone = slice(row, row + 1)
+            one = first_order(MODELS["llama"], base[alone], donor[alone], both.cells, LOGIT)
+            torch.testing.assert_close(both.effects[:, alone], one.effects, rtol=1e-3, atol=1e-5)
+            # float32 rounds by the batch
+            torch.testing.assert_close(both.donor[alone], one.donor, rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_that_computes_otherwise_is_refused():
+    model = wide_model("llama")
+    model.model.layers[1].self_attn.register_forward_hook(lambda module, args, output: (output[0] + 1, *output[1:]))
+    with pytest.raises(UnsupportedModelError, match=r"^LlamaForCausalLM does not compute what other llama models do"):
+        approximated(model)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, nullcontext])
+def test_the_callers_gradient_mode_does_not_matter(mode):
+    with mode():
+        found = approximated()
+    assert_same_scores(found, approximated())
+
+
+@pytest.mark.parametrize("call", [approximated, screened])
+def test_weights_keep_their_flags_and_get_no_gradient(call):
+    model = wide_model("llama")
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    frozen = [index % 2 == 0 for index, _ in enumerate(model.parameters())]
+    for parameter, flag in zip(model.parameters(), frozen, strict=True):
+        parameter.requires_grad_(flag)
+    call(model)
+    assert [parameter.requires_grad for parameter in model.parameters()] == frozen
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(torch.equal(before[name], weight) for name, weight in model.state_dict().items())
+    assert hooks_on(model) == 0
+    assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("calls", range(7))
+def test_an_error_on_the_way_leaves_the_model_as_it_was(calls, monkeypatch):
+    """The MLP of layer 2 fails when it has been called so often: in one of the runs, or on the way back."""
+    model, left = wide_model("gpt2"), [calls]
+    module = model.transformer.h[2].mlp.c_fc
+    forward = module.forward
+
+    def failing(x):
+        left[0] -= 1
+        if left[0] < 0:
+            raise RuntimeError("in the middle")
+        return forward(x)
+
+    monkeypatch.setattr(module, "forward", failing)
+    with pytest.raises(RuntimeError, match=r"^in the middle$"):
+        approximated(model)
+    assert hooks_on(model) == 0
+    assert torch.is_grad_enabled()
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+
+
+def test_gradient_checkpointing_stays_on_and_changes_nothing():
+    model = wide_model("llama")
+    model.gradient_checkpointing_enable()
+    found = approximated(model)
+    assert model.is_gradient_checkpointing
+    assert_same_scores(found, approximated())
+
+
+def test_half_precision_follows_the_model():
+    found = approximated(wide_model("llama").bfloat16())
+    for name, result in approximated().items():
+        assert rank_correlation(found[name].indirect_effects, result.indirect_effects) > 0.8
+
+
+def test_derivatives_pass_quantised_weights():
+    found = approximated(quantize_(wide_model("llama"), 8))
+    for name, result in approximated().items():
+        assert rank_correlation(found[name].indirect_effects, result.indirect_effects) > 0.8
+
+
+# ----------------------------------------------------------------------------------------------------- screening
+
+
+@pytest.mark.parametrize("kind", list(MODELS))
+def test_what_screening_says_is_exact_is_that_of_a_full_trace(kind):
+    found, exact, estimates = screened(MODELS[kind], share=0.12), traced(MODELS[kind]), approximated(MODELS[kind])
+    for name, one in found.items():
+        mask = one.result.exact
+        assert mask.sum() == 3 > 0.12 * mask.size > 2
+        assert one.result.method == "screened"
+        np.testing.assert_allclose(one.result.sample_scores[:, mask], exact[name].sample_scores[:, mask], atol=1e-6)
+        np.testing.assert_allclose(one.result.scores[mask], exact[name].scores[mask], atol=1e-6)
+        np.testing.assert_array_equal(one.result.scores[~mask], one.approximate.scores[~mask])
+        np.testing.assert_allclose(one.approximate.scores, estimates[name].scores, rtol=1e-6)
+        np.testing.assert_allclose(one.approximate.sample_scores, estimates[name].sample_scores, rtol=1e-6)
+        assert not one.approximate.exact.any()
+        sizes = np.abs(one.approximate.indirect_effects)
+        assert sizes[mask].min() >= sizes[~mask].max()
+        expected = rank_correlation(one.approximate.indirect_effects[mask], exact[name].indirect_effects[mask])
+        np.testing.assert_allclose(one.rank_correlation, expected)
+
+
+def test_screening_runs_the_chosen_cells_only(monkeypatch):
+    asked = []
+
+    def counting(model, base, donor, cells, metrics, **options):
+        asked.extend(cells)
+        return sweep(model, base, donor, cells, metrics, **options)
+
+    monkeypatch.setattr(approximate, "sweep", counting)
+    found = screened(top=2, mediators=["hidden", "mlp_window"])
+    assert len(asked) == 4
+    places = [(cell.token, cell.start) for cell in asked if cell.site == "hidden"]
+    assert places == [tuple(place) for place in np.argwhere(found["hidden"].result.exact)]
+
+
+def test_screening_everything_is_the_exact_trace():
+    for one in (screened(share=1.0), screened(top=10_000)):
+        for name, result in traced(MODELS["llama"]).items():
+            assert one[name].result.method == "exact"
+            np.testing.assert_allclose(one[name].result.scores, result.scores, atol=1e-6)
+
+
+def test_one_exact_cell_has_no_rank_correlation():
+    assert np.isnan(screened(top=1, mediators=["hidden"])["hidden"].rank_correlation)
+
+
+# ---------------------------------------------------------------------------------------------- rank correlation
+
+
+def test_ranks_are_correlated_as_elsewhere_ties_included():
+    chance = np.random.default_rng(0)
+    for _ in range(20):
+        first, second = chance.integers(0, 5, (4, 6)), chance.normal(size=(4, 6)).round(1)
+        table = pd.DataFrame({"first": first.ravel(), "second": second.ravel()})
+        assert rank_correlation(first, second) == pytest.approx(table.corr(method="spearman").iloc[0, 1])
+
+
+def test_only_the_order_counts():
+    values = np.random.default_rng(0).normal(size=(3, 4))
+    assert rank_correlation(values, np.exp(values)) == pytest.approx(1)
+    assert rank_correlation(values, -(values**3)) == pytest.approx(-1)
+
+
+@pytest.mark.parametrize("grid", [[], [1.0], [2.0, 2.0]])
+def test_there_is_no_rank_correlation_without_an_order(grid):
+    assert np.isnan(rank_correlation(grid, grid))
+
+
+# ----------------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"share": 0}, "share is 0; give a part of the cells, above 0 and up to 1"),
+        ({"share": 1.5}, "share is 1.5; give a part of the cells, above 0 and up to 1"),
+        ({"top": 0}, "top is 0; trace at least 1 cell exactly"),
+        (
+            {"mediators": ["hiden"]},
+            "unknown mediator 'hiden'; did you mean 'hidden'? "
+            "Allowed: hidden, attn_severed, mlp_severed, attn_window, mlp_window",
+        ),
+    ],
+)
+def test_what_cannot_be_screened_is_refused_with_a_reason(options, message):
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        screened(**options)
+
+
+def test_an_approximation_refuses_what_a_trace_refuses():
+    with pytest.raises(InputError, match=r"^unknown mediator 'hiden'; did you mean 'hidden'"):
+        approximated(mediators=["hiden"])
+    with pytest.raises(InputError, match=r"^samples is 0; give at least 1$"):
+        approximated(settings=TraceSettings(samples=0))
+    with pytest.raises(InputError, match=r"^the model is in training mode"):
+        approximated(wide_model("llama").train())
+
+
+def test_ranks_need_the_same_cells():
+    with pytest.raises(InputError, match=r"^the grids have shapes \(2,\) and \(3,\); ranks need the same cells$"):
+        rank_correlation([1, 2], [1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        Cell("head", 1, 1, 2, 0),
+        Cell("hidden", 1, 0, 2),
+        Cell("hidden", 1, -1, 0),
+        Cell("mlp", 1, 1, 2, pins=(Pin("attention"),)),
+    ],
+)
+def test_cells_without_an_estimate_are_refused(cell):
+    ids = torch.tensor([[3, 1, 4]])
+    with pytest.raises(InputError, match=r"^cells\[1\]: there is no first-order estimate of such a cell; there is of"):
+        first_order(MODELS["llama"], ids, ids, [Cell("mlp", 1, 0, 2), cell], LOGIT)
+
+
+def test_cells_outside_the_model_are_refused():
+    ids = torch.tensor([[3, 1, 4]])
+    with pytest.raises(InputError, match=r"^cells\[0\]: token 3 does not exist; this prompt has tokens 0 to 2$"):
+        first_order(MODELS["llama"], ids, ids, [Cell("mlp", 3, 0, 2)], LOGIT)

@@ -1,0 +1,68 @@
+"""``interpret compare``: stored traces against each other."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from reference.commands import run
+from reference.trace_rows import cells
+
+from interpret.records import TraceCell
+from interpret.storage import run_folder
+
+MEDIATORS = ("hidden", "mlp_severed")
+
+
+def effects_of(seed):
+    return np.random.default_rng(seed).uniform(-0.1, 0.5, (4, 5))
+
+
+def stored(folder, grids):
+    """A run of facts whose effects are given, [T, L] each by name and mediator."""
+    names = list(dict.fromkeys(name for name, _ in grids))
+    with run_folder.open_run(folder, TraceCell, identity={}, circumstances={}, units=names) as opened:
+        for name in names:
+            rows = [
+                row
+                for (of, mediator), effects in grids.items()
+                if of == name
+                for row in cells(effects.tolist(), name=of, mediator=mediator)
+            ]
+            opened.write(name, rows)
+    return folder
+
+
+def test_ranks_and_peaks_are_compared_fact_by_fact(tmp_path, capsys):
+    one = {(f"f_{n}", mediator): effects_of(n) for n in range(3) for mediator in MEDIATORS}
+    two = {key: effects + effects_of(int(key[0][-1]) + 9) for key, effects in one.items() if key[0] != "f_2"}
+    two["f_1", "hidden"] = 2 * one["f_1", "hidden"]
+    assert run("compare", stored(tmp_path / "one", one), stored(tmp_path / "two", two)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for mediator in MEDIATORS:
+        (line,) = [line for line in lines if mediator in line]
+        keys = [(f"f_{n}", mediator) for n in range(2)]
+        ranks = [pd.DataFrame([one[key].ravel(), two[key].ravel()]).T.corr("spearman").iloc[0, 1] for key in keys]
+        same = sum(one[key].argmax() == two[key].argmax() for key in keys)
+        figures = re.findall(r"[+-]\d\.\d\d", line)
+        assert [float(figure) for figure in figures] == pytest.approx(
+            [np.mean(ranks), min(ranks), max(ranks)], abs=0.0051
+        )
+        assert f"{same} of 2" in line
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({("g_0", "hidden"): effects_of(0)}, "{one} and {two} have no fact and mediator in common"),
+        (
+            {("f_0", "hidden"): effects_of(0)[:3]},
+            "fact 'f_0' is not the same in {one} and {two}; compare traces of one file",
+        ),
+    ],
+)
+def test_traces_of_other_facts_are_refused(tmp_path, capsys, other, message):
+    one = stored(tmp_path / "one", {("f_0", "hidden"): effects_of(0)})
+    two = stored(tmp_path / "two", other)
+    assert run("compare", one, two) == 2
+    assert " ".join(capsys.readouterr().err.split()) == "error: " + message.format(one=one, two=two)

@@ -1,0 +1,71 @@
+"""``interpret export``: a trace run as Knowledge-Tracing's files."""
+
+import numpy as np
+import pytest
+import torch
+from reference.commands import json_file, run
+from reference.trace_rows import cells
+
+from interpret.records import TraceCell
+from interpret.storage import run_folder
+
+MEDIATORS = ("hidden", "attn_severed", "mlp_severed")
+
+
+def effects_of(seed, mediator):
+    return np.random.default_rng([seed, len(mediator)]).uniform(-0.1, 0.5, (5 + seed, 4))
+
+
+def stored(folder, names, mediators=MEDIATORS):
+    with run_folder.open_run(folder, TraceCell, identity={}, circumstances={}, units=names) as opened:
+        for seed, name in enumerate(names):
+            opened.write(
+                name,
+                [row for one in mediators for row in cells(effects_of(seed, one).tolist(), name=name, mediator=one)],
+            )
+    return folder
+
+
+def fact_file(folder, ids):
+    rows = [{"known_id": n, "prompt": f"Fuji {n} is in", "subject": "Fuji", "attribute": "Japan"} for n in ids]
+    rows[2] = {"known_id": 2, "prompt": "no subject", "subject": "Fuji", "attribute": "Japan"}
+    return json_file(folder / "facts.json", rows)
+
+
+def test_lists_are_over_the_rows_of_the_file(tmp_path, capsys):
+    folder, facts = stored(tmp_path / "run", ["known_1", "known_4"]), fact_file(tmp_path, range(6))
+    assert run("export", folder, "--facts", facts, "-o", tmp_path / "out", "--name", "demo") == 0
+    found = {path.stem: torch.load(path) for path in (tmp_path / "out").iterdir()}
+    assert set(found) == {
+        f"demo-{name}" for name in ("te", "valid_index", "ie_wo_sever", "ie_w_attn_sever", "ie_w_mlp_sever")
+    }
+    assert found["demo-valid_index"] == [1, 4]
+    assert found["demo-te"] == pytest.approx([0, 0.6, 0, 0, 0.6, 0])
+    for mediator, name, layers in (
+        ("hidden", "ie_wo_sever", 4),
+        ("attn_severed", "ie_w_attn_sever", 3),
+        ("mlp_severed", "ie_w_mlp_sever", 3),
+    ):
+        grids = found[f"demo-{name}"]
+        assert [tuple(grid.shape) for grid in grids] == [(layers, n) for n in (0, 5, 0, 0, 6, 0)]
+        np.testing.assert_array_equal(grids[1], effects_of(0, mediator).T[:layers])
+        np.testing.assert_array_equal(grids[4], effects_of(1, mediator).T[:layers])
+    assert "5 files, 2 of 6 rows traced" in capsys.readouterr().err
+
+
+def test_mediators_that_were_not_traced_have_no_file(tmp_path):
+    folder, facts = stored(tmp_path / "run", ["known_1"], ["hidden", "attn_window"]), fact_file(tmp_path, range(3))
+    assert run("export", folder, "--facts", facts, "-o", tmp_path) == 0
+    assert sorted(path.name for path in tmp_path.glob("*.pt")) == [
+        "model-ie_wo_sever.pt",
+        "model-te.pt",
+        "model-valid_index.pt",
+    ]
+
+
+def test_another_file_of_facts_is_refused(tmp_path, capsys):
+    folder, facts = stored(tmp_path / "run", ["known_9"]), fact_file(tmp_path, range(3))
+    assert run("export", folder, "--facts", facts, "-o", tmp_path / "out") == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert said == f"error: {facts} has no fact 'known_9', which the run traced; give the file it was made from"
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,407 @@
+"""Fact files traced into run folders: what is written, what is dropped, and runs that are killed half-way."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from reference.commands import FACT_PROMPTS, fact_rows, json_file, run, run_killed
+
+from interpret.errors import InputError
+from interpret.facts.files import Fact, load_facts
+from interpret.facts.filter import known
+from interpret.records import TraceCell, TracePeak, columns, csv_header, from_csv, to_csv
+from interpret.storage import run_folder
+from interpret.tracing import runs
+from interpret.tracing.exact import trace
+from interpret.tracing.facts import sized_for, trace_cells, trace_fact, trace_facts
+from interpret.tracing.inputs import TraceSettings
+from interpret.tracing.noise import embedding_sigma
+from interpret.tracing.tables import trace_grids, trace_peaks
+
+TOP = Path(__file__).parents[2]
+SCRIPT = TOP / "scripts" / "trace_facts.py"
+PROMPT, SUBJECT = FACT_PROMPTS[0]
+NEVER = "zebra"
+
+
+def file_of(folder, rows):
+    return json_file(folder / "facts.json", rows)
+
+
+def arguments(model_folder, facts, output, *more):
+    quick = ["--samples", "2", "--no-filter", "--window", "3"]
+    paths = ["--model", str(model_folder), "--facts", str(facts), "--output", str(output)]
+    return ["trace", *paths, "--device", "cpu", *quick, *(str(argument) for argument in more)]
+
+
+def table_of(folder):
+    return run_folder.read_table(folder, TraceCell)
+
+
+def results_of(folder):
+    """The bytes of everything a run found."""
+    files = [folder / "table.csv", folder / "peaks.csv", *(folder / "grids").iterdir()]
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(files)}
+
+
+# ------------------------------------------------------------------------------------------------ what is written
+
+
+def test_the_table_read_again_is_what_the_library_yields(model_folder, opened, tmp_path):
+    facts = file_of(tmp_path, fact_rows())
+    assert run(*arguments(model_folder, facts, tmp_path / "run")) == 0
+    settings = TraceSettings(samples=2, window=3)
+    rows = list(trace_facts(*opened, load_facts(facts).facts, settings=settings))
+    assert table_of(tmp_path / "run") == rows
+    assert run_folder.read_table(tmp_path / "run" / "peaks.csv", TracePeak) == trace_peaks(rows)
+    assert len({(row.name, row.mediator) for row in rows}) == 4 * 3
+    assert {row.method for row in rows} == {"exact"}
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_rows_hold_a_trace_to_the_last_bit(opened, samples):
+    fact = Fact("known_0", PROMPT, SUBJECT, "Paris", relation="P17")
+    result = trace(*opened, PROMPT, SUBJECT, "Paris", samples=samples, noise=0.5)
+    rows = from_csv(TraceCell, csv_header(TraceCell) + to_csv(trace_cells(fact, result)))
+    (grid,) = trace_grids(rows)
+    np.testing.assert_array_equal(grid.scores, result.scores)
+    np.testing.assert_array_equal(grid.effects, result.indirect_effects)
+    np.testing.assert_array_equal(grid.spread, result.spread)
+    assert (grid.p_clean, grid.p_corrupted, grid.total_effect) == (result.high, result.low, result.total_effect)
+    assert (grid.tokens, grid.subject_span, grid.answer) == (result.tokens, result.subject_span, result.answer)
+    first, last = rows[0], rows[-1]
+    assert (first.relation, first.attribute, first.answer_id) == ("P17", "Paris", result.answer_id)
+    assert {row.bucket_rome for row in rows if row.in_subject} <= {"first_subject", "middle_subject", "last_subject"}
+    assert (last.bucket_rome, last.bucket_kt, last.in_subject) == ("last", "last", False)
+
+
+@pytest.mark.parametrize("occurrence", [0, 1])
+def test_the_occurrence_a_fact_names_is_traced(opened, occurrence):
+    fact = Fact("a", "Anna's apples, Anna's", "Anna", "Paris", occurrence=occurrence)
+    rows = trace_facts(*opened, [fact], settings=TraceSettings(samples=1), mediators=["hidden"])
+    (grid,) = trace_grids(rows)
+    start, end = grid.subject_span
+    assert "".join(grid.tokens[:start]).strip() == ["", "Anna's apples,"][occurrence]
+    assert "".join(grid.tokens[start:end]).strip() == "Anna"
+
+
+def test_grid_files_have_romes_keys_and_need_no_pickle(model_folder, opened, tmp_path):
+    facts = file_of(tmp_path, fact_rows(1))
+    more = ["--mediator", "hidden", "--mediator", "mlp_window"]
+    assert run(*arguments(model_folder, facts, tmp_path / "run", *more)) == 0
+    assert {path.name for path in (tmp_path / "run" / "grids").iterdir()} == {
+        "known_0_hidden.npz",
+        "known_0_mlp_window.npz",
+    }
+    (fact,) = load_facts(facts).facts
+    settings = sized_for(*opened, [fact], TraceSettings(samples=2, window=3))
+    result = trace_fact(*opened, fact, settings, ["mlp_window"])["mlp_window"]
+    with np.load(tmp_path / "run" / "grids" / "known_0_mlp_window.npz", allow_pickle=False) as stored:
+        np.testing.assert_array_equal(stored["scores"], result.scores)
+        np.testing.assert_array_equal(stored["sample_scores"], result.sample_scores)
+        np.testing.assert_array_equal(stored["sample_lows"], result.sample_lows)
+        assert (stored["low_score"], stored["high_score"]) == (result.low, result.high)
+        assert stored["input_ids"].tolist() == list(result.token_ids)
+        assert stored["input_tokens"].tolist() == list(result.tokens)
+        assert tuple(stored["subject_range"]) == result.subject_span
+        assert (stored["answer"], stored["window"], stored["kind"]) == (result.answer, 3, "mlp")
+        assert not stored["correct_prediction"]
+        assert stored["exact"].all()
+    with np.load(tmp_path / "run" / "grids" / "known_0_hidden.npz", allow_pickle=False) as stored:
+        assert stored["kind"] == ""
+
+
+def test_the_manifest_holds_every_argument_that_decides_the_numbers(model_folder, tmp_path):
+    facts = file_of(tmp_path, fact_rows(2))
+    more = ["--noise", "u0.5", "--seed", 7, "--replace", "--target", "whole", "--mediator", "hidden"]
+    assert run(*arguments(model_folder, facts, tmp_path / "run", *more, "--limit", 1)) == 0
+    manifest = run_folder.read_manifest(tmp_path / "run")
+    identity = manifest["identity"]
+    assert len(identity.pop("facts_sha256")) == 64
+    assert identity.pop("weights").startswith("sha256 ")
+    assert identity == {
+        "command": "trace",
+        "model": str(model_folder),
+        "dtype": "float32",
+        "load_in_8bit": False,
+        "load_in_4bit": False,
+        "mediators": ["hidden"],
+        "method": "exact",
+        "noise": "u0.5",
+        "samples": 2,
+        "seed": 7,
+        "replace": True,
+        "window": 3,
+        "target": "whole",
+        "filter": False,
+        "rule": "words",
+    }
+    assert manifest["circumstances"]["limit"] == 1
+
+
+def test_estimated_cells_say_so(model_folder, tmp_path):
+    facts = file_of(tmp_path, fact_rows(1))
+    assert run(*arguments(model_folder, facts, tmp_path / "run", "--method", "approximate")) == 0
+    assert {row.method for row in table_of(tmp_path / "run")} == {"approximate"}
+
+
+def test_screened_cells_are_exact_and_the_others_say_they_are_not(model_folder, tmp_path, capsys):
+    facts = file_of(tmp_path, fact_rows(1))
+    methods = ("exact", "approximate", "screened")
+    for method in methods:
+        assert run(*arguments(model_folder, facts, tmp_path / method, "--method", method)) == 0
+    exact, guessed, screened = (table_of(tmp_path / method) for method in methods)
+    for row, guess, found in zip(exact, guessed, screened, strict=True):
+        expected = {"exact": row, "approximate": guess}[found.method]
+        assert found.indirect_effect == pytest.approx(expected.indirect_effect, abs=1e-6)
+    share = sum(row.method == "exact" for row in screened) / len(screened)
+    assert 0.1 <= share < 0.2
+    said = capsys.readouterr().out
+    assert "Attention: all cells are estimates, whose sizes are not to be trusted" in said
+    assert f"Attention: {1 - share:.0%} of the cells are estimates" in said
+
+
+# ------------------------------------------------------------------------------------------------ size of the noise
+
+
+def test_the_subjects_of_the_whole_file_set_the_size_of_the_noise(model_folder, opened, tmp_path):
+    facts = file_of(tmp_path, fact_rows())
+    of_all = load_facts(facts).facts
+    sigma = embedding_sigma(*opened, [fact.subject for fact in of_all])
+    assert sized_for(*opened, of_all, TraceSettings("s2")).noise == 2 * sigma
+    assert run(*arguments(model_folder, facts, tmp_path / "run", "--limit", 1, "--mediator", "hidden")) == 0
+    expected = trace(*opened, PROMPT, SUBJECT, "Paris", samples=2, noise=3 * sigma)
+    (grid,) = trace_grids(table_of(tmp_path / "run"))
+    np.testing.assert_array_equal(grid.scores, expected.scores)
+    of_one = trace(*opened, PROMPT, SUBJECT, "Paris", samples=2)
+    assert not np.allclose(grid.scores, of_one.scores)
+
+
+@pytest.mark.parametrize(
+    "settings", [TraceSettings("u0.5"), TraceSettings(0.5), TraceSettings("m"), TraceSettings(reference_texts=("a",))]
+)
+def test_noise_that_has_a_size_already_stays_as_it_is(opened, settings):
+    assert sized_for(*opened, [Fact("a", PROMPT, SUBJECT, "Paris")], settings) is settings
+
+
+# ------------------------------------------------------------------------------------------------ what is dropped
+
+
+def test_facts_the_model_does_not_know_are_never_traced(model_folder, opened, tmp_path, capsys):
+    facts = file_of(tmp_path, fact_rows(attribute=NEVER))
+    said = [answer.answer_text.strip() for answer in known(*opened, load_facts(facts).facts, rule="first_token")]
+    rows = json.loads(facts.read_text())
+    knows = [n for n, text in enumerate(said) if text and text.isascii() and text.isprintable()][:2]
+    assert knows, "no answer of the model can be written into a file"
+    for n in knows:
+        rows[n]["attribute"] = said[n]
+    argv = arguments(model_folder, file_of(tmp_path, rows), tmp_path / "run", "--filter", "--rule", "first_token")
+    assert run(*argv) == 0
+    manifest = run_folder.read_manifest(tmp_path / "run")
+    assert {row.name for row in table_of(tmp_path / "run")} == {f"known_{n}" for n in knows}
+    dropped = [n for n in range(4) if n not in knows]
+    assert set(manifest["dropped"]) == {f"known_{n}" for n in dropped}
+    assert all(reason.startswith("not known: ") for reason in manifest["dropped"].values())
+    counts = manifest["counts"]
+    assert counts["in"] == counts["kept"] + counts["dropped"] == 4
+    shown = capsys.readouterr().out
+    assert f"4 facts in, {len(knows)} traced, {len(dropped)} dropped: {len(dropped)} not known" in shown
+
+
+def test_no_fact_known_is_a_result_too(model_folder, tmp_path, capsys):
+    facts = file_of(tmp_path, fact_rows(2, attribute=NEVER))
+    assert run(*arguments(model_folder, facts, tmp_path / "run", "--filter")) == 0
+    assert "2 facts in, 0 traced, 2 dropped: 2 not known" in capsys.readouterr().out
+    assert run_folder.read_table(tmp_path / "run" / "peaks.csv", TracePeak) == []
+
+
+def test_bad_rows_and_facts_that_fail_are_reported_and_the_rest_is_traced(model_folder, tmp_path, capsys):
+    rows = fact_rows(2)
+    rows.insert(0, {"subject": "Anna", "attribute": "x", "prompt": "nobody is here"})
+    rows.insert(2, {"known_id": 9, "subject": "Eiffel", "attribute": "Paris", "prompt": "The Eiffel Tower is in "})
+    argv = arguments(model_folder, file_of(tmp_path, rows), tmp_path / "run")
+    for _ in range(2):  # the second time, the reasons come from the run
+        assert run(*argv) == 3
+        captured = capsys.readouterr()
+        assert "4 facts in, 2 traced, 2 dropped: 1 bad row, 1 not traced" in captured.out
+        assert "row_0: bad row: row 0: \"subject\" 'Anna' is not a part of the prompt 'nobody is here'" in captured.err
+        assert "known_9: not traced: answer 'Paris' grows together with the end of the prompt" in captured.err
+    assert {row.name for row in table_of(tmp_path / "run")} == {"known_0", "known_1"}
+    assert set(run_folder.read_manifest(tmp_path / "run")["dropped"]) == {"row_0", "known_9"}
+
+
+def test_probabilities_that_are_no_numbers_are_no_trace(opened):
+    model, tokenizer = opened
+    head = model.get_output_embeddings().weight
+    kept = head.data.clone()
+    head.data[3] = torch.nan
+    try:
+        with pytest.raises(InputError, match=r"^fact 'a': probabilities of the answer are not finite; open the model"):
+            list(
+                trace_facts(model, tokenizer, [Fact("a", PROMPT, SUBJECT, "Paris")], settings=TraceSettings(samples=1))
+            )
+    finally:
+        head.data.copy_(kept)
+
+
+def test_the_library_names_the_fact_it_cannot_trace(opened):
+    fact = Fact("known_9", "The Eiffel Tower is in", "Louvre", "Paris")
+    with pytest.raises(InputError, match="fact 'known_9': subject 'Louvre' is not a part of the prompt"):
+        list(trace_facts(*opened, [fact]))
+
+
+# ------------------------------------------------------------------------------------------------ continuing a run
+
+
+def test_killed_and_run_again_it_ends_like_an_unbroken_run(model_folder, tmp_path):
+    facts = file_of(tmp_path, fact_rows(6))
+    argv = arguments(model_folder, facts, tmp_path / "killed")
+    run_killed(SCRIPT, *argv[1:])
+    assert {row.name for row in table_of(tmp_path / "killed")} == {"known_0", "known_1", "known_2"}
+    # As if killed while it wrote the next fact's grids: one half, one not yet in its place.
+    grids = tmp_path / "killed" / "grids"
+    (grids / "known_3_hidden.npz").write_bytes(b"half")
+    (grids / "known_3_mlp_severed.npz").unlink()
+    assert run(*argv) == 0
+    argv[argv.index(str(tmp_path / "killed"))] = str(tmp_path / "whole")
+    assert run(*argv) == 0
+    killed, whole = results_of(tmp_path / "killed"), results_of(tmp_path / "whole")
+    assert len(whole) == 2 + 6 * 3
+    assert killed == whole
+
+
+def test_grids_are_there_before_the_rows_that_speak_of_them(model_folder, opened, tmp_path, monkeypatch):
+    seen = []
+    real = run_folder.Run.write
+
+    def write(self, unit, records):
+        seen.append(sorted(path.name for path in (self.folder / "grids").iterdir()))
+        real(self, unit, records)
+
+    monkeypatch.setattr(run_folder.Run, "write", write)
+    argv = arguments(model_folder, file_of(tmp_path, fact_rows(2)), tmp_path / "run", "--mediator", "hidden")
+    assert run(*argv) == 0
+    assert seen == [["known_0_hidden.npz"], ["known_0_hidden.npz", "known_1_hidden.npz"]]
+
+
+def test_a_changed_window_is_refused_and_nothing_is_mixed(model_folder, tmp_path, capsys):
+    facts = file_of(tmp_path, fact_rows(1))
+    argv = arguments(model_folder, facts, tmp_path / "run", "--mediator", "mlp_window")
+    assert run(*argv) == 0
+    before = results_of(tmp_path / "run")
+    assert run(*argv, "--window", 4) == 2
+    message = capsys.readouterr().err
+    assert "holds another run:" in message
+    assert "window: 3 there, 4 here" in message
+    assert results_of(tmp_path / "run") == before
+
+
+def test_changed_facts_are_refused(model_folder, tmp_path, capsys):
+    argv = arguments(model_folder, file_of(tmp_path, fact_rows(2)), tmp_path / "run", "--limit", 1)
+    assert run(*argv) == 0
+    file_of(tmp_path, fact_rows(2, attribute="Rome"))
+    assert run(*argv) == 2
+    assert "facts_sha256: " in capsys.readouterr().err
+
+
+def test_a_higher_limit_goes_on_where_the_run_was(model_folder, tmp_path, capsys):
+    facts = file_of(tmp_path, [{"prompt": "no subject"}, *fact_rows(3)])
+    argv = arguments(model_folder, facts, tmp_path / "grown")
+    assert run(*argv, "--limit", 1) == 3
+    assert len({row.name for row in table_of(tmp_path / "grown")}) == 1
+    assert run(*argv) == 3
+    assert "2 of 4 facts are already done" in capsys.readouterr().err
+    assert run(*arguments(model_folder, facts, tmp_path / "whole")) == 3
+    assert results_of(tmp_path / "grown") == results_of(tmp_path / "whole")
+
+
+def test_a_finished_run_is_shown_again_without_work(model_folder, tmp_path, capsys, monkeypatch):
+    argv = arguments(model_folder, file_of(tmp_path, fact_rows(2)), tmp_path / "run")
+    assert run(*argv) == 0
+    first = capsys.readouterr().out
+    monkeypatch.setattr(runs, "sized_for", None)
+    assert run(*argv) == 0
+    again = capsys.readouterr()
+    assert again.out == first
+    assert "2 of 2 facts are already done" in again.err
+
+
+def test_interrupted_it_says_what_is_safe(model_folder, tmp_path, capsys, monkeypatch):
+    real = runs.trace_fact
+
+    def interrupted(model, tokenizer, fact, *rest):
+        if fact.name == "known_2":
+            raise KeyboardInterrupt
+        return real(model, tokenizer, fact, *rest)
+
+    monkeypatch.setattr(runs, "trace_fact", interrupted)
+    assert run(*arguments(model_folder, file_of(tmp_path, fact_rows()), tmp_path / "run")) == 130
+    assert "stopped with 2 of 4 facts safe; the same command continues" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------ the command line
+
+
+def test_a_configuration_is_used_and_options_win(model_folder, tmp_path):
+    facts = file_of(tmp_path, fact_rows(1))
+    (tmp_path / "trace.yaml").write_text(
+        f"model: {{pth: '{model_folder}'}}\ndata: '{facts}'\noutput: '{tmp_path / 'run'}'\n"
+        "mediators: [hidden]\nnoise: 0.5\nsamples: 2\nseed: 3\nwindow: 2\nbuckets: kt\ndevice: cpu\n"
+    )
+    assert run("trace", "--config", tmp_path / "trace.yaml", "--seed", 4, "--no-filter") == 0
+    manifest = run_folder.read_manifest(tmp_path / "run")
+    chosen = {key: manifest["identity"][key] for key in ("mediators", "noise", "samples", "seed", "window")}
+    assert chosen == {"mediators": ["hidden"], "noise": "0.5", "samples": 2, "seed": 4, "window": 2}
+    assert manifest["circumstances"]["buckets"] == "kt"
+
+
+def test_the_summary_tells_averages_peaks_and_counts(model_folder, tmp_path, capsys):
+    argv = arguments(model_folder, file_of(tmp_path, fact_rows(3)), tmp_path / "run", "--mediator", "hidden")
+    assert run(*argv) == 0
+    shown = capsys.readouterr().out
+    rows = table_of(tmp_path / "run")
+    assert f"{len(rows)} rows in {tmp_path / 'run' / 'table.csv'}" in shown.replace("\n", "")
+    assert "3 facts in, 3 traced, 0 dropped\n" in shown
+    for words in ("AIE", "last_subject", "95% interval"):
+        assert words in shown
+    of_subject = [peak for peak in trace_peaks(rows) if peak.among == "subject"]
+    mean = np.mean([peak.indirect_effect for peak in of_subject])
+    median = np.median([peak.layer_idx for peak in of_subject])
+    assert re.search(
+        rf"hidden +│ subject +│ \S+ +│ \d +│ {re.escape(f'{mean:+.3f}')} +│ {median:g} \(\d to \d\)", shown
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--mediator", "hiden"], "error: unknown mediator 'hiden'; did you mean 'hidden'?"),
+        (["--noise", "x3"], "error: noise 'x3' is not understood; give 's3'"),
+        (["--target", "frist"], "error: unknown target 'frist'; did you mean 'first'? Allowed: first, whole"),
+        (["--rule", "word"], "error: unknown rule 'word'; did you mean 'words'?"),
+        (["--method", "exat"], "error: unknown method 'exat'; did you mean 'exact'?"),
+        (["--facts", "none.json"], "error: none.json does not exist; give a JSON file like examples/facts.json"),
+        (["--config", "none.yaml"], "error: none.yaml does not exist"),
+        (["--model", "./none"], "error: there is no folder './none'"),
+        (["--dtype", "float23"], "error: unknown dtype 'float23'; did you mean 'float32'?"),
+        (["--samples", "0"], "Invalid value for '--samples'"),
+    ],
+)
+def test_a_users_mistake_is_one_message_and_exit_code_2(model_folder, tmp_path, capsys, change, message):
+    assert run(*arguments(model_folder, file_of(tmp_path, fact_rows(1)), tmp_path / "run", *change)) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "run").exists(), "the corrected command would be taken for another run"
+
+
+def test_facts_have_to_be_given_somewhere(model_folder, capsys):
+    assert run("trace", "--model", model_folder) == 2
+    assert "error: no file of facts is given; use --facts, or the key data of --config" in capsys.readouterr().err
+
+
+def test_columns_of_the_table():
+    assert columns(TraceCell)[:6] == ["name", "relation", "prompt", "subject", "attribute", "answer"]

@@ -1,0 +1,461 @@
+import dataclasses
+import re
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+from reference.tiny import KINDS, D, L, hooks_on, wide_model
+from reference.toy_tokenizers import byte_level, sentence_piece
+from reference.tracing import patched, run
+
+from interpret.errors import InputError
+from interpret.facts.files import Fact
+from interpret.stats import Average, average
+from interpret.tracing.exact import MEDIATORS, trace, trace_mediators
+from interpret.tracing.facts import trace_cells
+from interpret.tracing.inputs import TraceSettings
+from interpret.tracing.noise import corrupt, draw, embedding_rows, embedding_sigma, noise_of, parse_noise
+from interpret.tracing.tables import TraceGrid, trace_grids
+
+PROMPT, SUBJECT = "The Eiffel Tower is in", "Eiffel Tower"
+CLOSE = {"rtol": 1e-5, "atol": 1e-9}
+SAMPLES = 3
+
+
+MODELS = {kind: wide_model(kind) for kind in KINDS}
+TOKENIZER = byte_level()
+
+
+def traced(kind="llama", **options):
+    return trace(MODELS[kind], TOKENIZER, PROMPT, SUBJECT, **({"samples": SAMPLES} | options))
+
+
+def embedded(model, ids):
+    return model.get_input_embeddings()(torch.tensor([list(ids)])).detach()
+
+
+def corrupted_embeddings(model, result, noise, *, replace=False):
+    """The clean embeddings, [1, T, width], and those with noise on the subject, [S, T, width]."""
+    clean = embedded(model, result.token_ids)
+    corrupted = clean.repeat(len(noise), 1, 1)
+    for sample, of_tokens in enumerate(noise):
+        for token, vector in zip(range(*result.subject_span), of_tokens, strict=True):
+            vector = torch.from_numpy(vector).float()
+            corrupted[sample, token] = vector if replace else corrupted[sample, token] + vector
+    return clean, corrupted
+
+
+def probabilities(logits, answer_id):
+    return logits[:, -1].double().softmax(-1)[:, answer_id].numpy()
+
+
+def ready_noise(model, n_tokens, seed=4, samples=SAMPLES):
+    width = model.get_input_embeddings().weight.shape[1]
+    return np.random.default_rng(seed).normal(size=(samples, n_tokens, width)) * 0.5
+
+
+# ------------------------------------------------------------------------------------- against forward passes
+
+
+def restored_by(mediator, layer, window):
+    """What a mediator's cell restores and holds, said in ROME's words rather than in those of the engine."""
+    around = [j for j in range(L) if layer - window // 2 <= j < layer + -(-window // 2)]
+    later = range(layer + 1, L)
+    return {
+        "hidden": ("hidden", [layer], {}),
+        "attn_severed": ("hidden", [layer], {"attention": later}),
+        "mlp_severed": ("hidden", [layer], {"mlp": later}),
+        "attn_window": ("attention", around, {}),
+        "mlp_window": ("mlp", around, {}),
+    }[mediator]
+
+
+@pytest.mark.parametrize("mediator", list(MEDIATORS))
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_a_trace_is_romes_forward_passes(kind, mediator):
+    model, window = MODELS[kind], 3
+    first = traced(kind)
+    noise = ready_noise(model, first.subject_span[1] - first.subject_span[0])
+    result = traced(kind, mediator=mediator, noise=noise, window=window)
+    clean, corrupted = corrupted_embeddings(model, result, noise)
+    answer = int(run(model, clean, {})[0, -1].argmax())
+    assert result.answer_id == answer
+    np.testing.assert_allclose(result.high, probabilities(run(model, clean, {}), answer)[0], **CLOSE)
+    lows = probabilities(run(model, corrupted, {}), answer)
+    np.testing.assert_allclose(result.low, lows.mean(), **CLOSE)
+    np.testing.assert_allclose(result.sample_lows, lows, **CLOSE)
+    n_tokens = len(result.tokens)
+    assert result.scores.shape == (n_tokens, L)
+    assert result.sample_scores.shape == (SAMPLES, n_tokens, L)
+    for token, layer in np.random.default_rng(0).choice(list(np.ndindex(n_tokens, L)), 8, replace=False):
+        site, layers, pins = restored_by(mediator, layer, window)
+        logits = patched(model, corrupted, clean, site=site, token=token, layers=layers, pins=pins)
+        expected = probabilities(logits, answer)
+        np.testing.assert_allclose(result.sample_scores[:, token, layer], expected, **CLOSE)
+        np.testing.assert_allclose(result.scores[token, layer], expected.mean(), **CLOSE)
+
+
+def test_the_mediators_of_one_call_are_those_of_single_calls():
+    settings = TraceSettings(samples=SAMPLES, window=2)
+    together = trace_mediators(MODELS["gptj"], TOKENIZER, PROMPT, SUBJECT, mediators=list(MEDIATORS), settings=settings)
+    assert list(together) == list(MEDIATORS)
+    for name, result in together.items():
+        alone = traced("gptj", mediator=name, window=2)
+        np.testing.assert_allclose(result.scores, alone.scores, **CLOSE)
+        assert (result.low, result.high, result.mediator) == (alone.low, alone.high, name)
+    scores = [result.scores for result in together.values()]
+    assert not any(np.allclose(scores[i], scores[j], rtol=1e-3) for i in range(5) for j in range(i))
+
+
+def test_what_is_printed_of_a_trace_is_short():
+    assert "array" not in repr(traced())
+
+
+def test_windows_have_ten_layers_by_default():
+    whole = traced(mediator="mlp_window")
+    np.testing.assert_allclose(whole.scores, traced(mediator="mlp_window", window=10).scores)
+    assert (whole.scores == whole.scores[:, :1]).all()  # every window holds all 4 layers
+    assert not np.allclose(whole.scores, traced(mediator="mlp_window", window=1).scores, rtol=1e-3)
+
+
+def test_a_counterfactual_prompt_takes_the_place_of_noise():
+    model = MODELS["gpt2"]
+    other = "The Eiffel Tower of in"
+    result = trace(model, TOKENIZER, PROMPT, SUBJECT, counterfactual=other)
+    ids = TOKENIZER(other)["input_ids"]
+    base, clean = embedded(model, ids), embedded(model, result.token_ids)
+    np.testing.assert_allclose(result.low, probabilities(run(model, base, {}), result.answer_id)[0], **CLOSE)
+    changed = [i for i, (a, b) in enumerate(zip(ids, result.token_ids, strict=True)) if a != b]
+    logits = patched(model, base, clean, site="hidden", token=changed[0], layers=[1])
+    expected = probabilities(logits, result.answer_id)[0]
+    np.testing.assert_allclose(result.scores[changed[0], 1], expected, **CLOSE)
+    assert result.sample_scores.shape[0] == 1
+    assert np.isnan(result.spread).all()
+
+
+# ------------------------------------------------------------------------------------------------------ noise
+
+
+def test_the_standard_deviation_is_that_of_the_collected_rows():
+    model, texts = MODELS["llama"], ["Eiffel Tower", "Paris", "cheese"]
+    rows = [row for text in texts for row in embedded(model, TOKENIZER(text)["input_ids"])[0].numpy()]
+    sigma = embedding_sigma(model, TOKENIZER, texts)
+    assert sigma == pytest.approx(np.std(np.array(rows, dtype=np.float64), ddof=1), rel=1e-9)
+    noise = noise_of("s3", (2, 2, D), model, TOKENIZER, "Paris", texts=texts, seed=1)
+    np.testing.assert_allclose(noise, np.random.RandomState(1).randn(2, 2, D) * 3 * sigma, rtol=1e-12)
+
+
+def test_special_tokens_have_no_part_in_the_size_of_the_noise():
+    model = MODELS["llama"]
+    assert sentence_piece()("Paris")["input_ids"][0] == sentence_piece().bos_token_id
+    rows = embedding_rows(model, sentence_piece(), ["Paris"])
+    assert len(rows) == len(sentence_piece()("Paris")["input_ids"]) - 1
+
+
+def test_without_texts_the_size_is_that_of_the_subject():
+    own = noise_of("s1", (1, 2, D), MODELS["llama"], TOKENIZER, "Paris")
+    given = noise_of("s1", (1, 2, D), MODELS["llama"], TOKENIZER, "other", texts=["Paris"])
+    assert np.array_equal(own, given)
+
+
+@pytest.mark.parametrize("size", [1, 1.0, "1", "1.0"])
+def test_a_number_is_an_absolute_standard_deviation(size):
+    noise = noise_of(size, (2, 3, D), MODELS["llama"], TOKENIZER, "Paris", seed=7)
+    np.testing.assert_array_equal(noise, np.random.RandomState(7).randn(2, 3, D))
+
+
+def test_uniform_noise_lies_between_its_bounds():
+    noise = draw(parse_noise("u0.5"), (100, 3, 8), torch.zeros(2, 8), 0)
+    assert noise.min() > -0.5
+    assert noise.max() < 0.5
+    assert noise.std() == pytest.approx(0.5 / 3**0.5, rel=0.05)
+
+
+def correlated_rows(n=400):
+    chance = np.random.default_rng(0)
+    return torch.from_numpy(chance.normal(size=(n, 4)) @ chance.normal(size=(4, 4)) + [1.0, 2.0, 3.0, 4.0])
+
+
+@pytest.mark.parametrize(("spec", "samples", "tolerance"), [("m", 20_000, 0.1), ("t8", 60_000, 0.2)])
+def test_gaussian_and_students_noise_have_the_covariance_of_the_rows(spec, samples, tolerance):
+    rows = correlated_rows()
+    noise = draw(parse_noise(spec), (samples, 1, 4), rows, 0)[:, 0]
+    if spec == "m":
+        np.testing.assert_allclose(noise.mean(axis=0), rows.mean(dim=0), atol=0.1)
+    noise = noise - noise.mean(axis=0)
+    expected = np.cov(rows.numpy().T)
+    np.testing.assert_allclose(np.cov(noise.T), expected, atol=tolerance * np.abs(expected).max() + 0.5 * (spec != "m"))
+
+
+def test_students_noise_has_heavier_tails_and_new_factors_for_each_token():
+    rows = correlated_rows()
+    rows = rows - rows.mean(dim=0)
+
+    def kurtosis(spec):
+        noise = draw(parse_noise(spec), (5000, 1, 4), rows, 3)[:, 0, 0]
+        return ((noise - noise.mean()) ** 4).mean() / noise.var() ** 2
+
+    assert kurtosis("m") == pytest.approx(3, abs=0.3)
+    assert kurtosis("t5") > 4
+    ratios = draw(parse_noise("t5"), (3, 2, 4), rows, 3) / draw(parse_noise("m"), (3, 2, 4), rows, 3)
+    np.testing.assert_allclose(ratios, ratios[..., :1].repeat(4, axis=-1))  # one factor a token
+    assert len(np.unique(ratios[..., 0].round(6))) == 6
+
+
+def test_vocabulary_sets_gaussian_noise_where_no_texts_are_given():
+    model = MODELS["llama"]
+    noise = noise_of("m", (4000, 1, D), model, TOKENIZER, "Paris")
+    weight = model.get_input_embeddings().weight.detach().numpy()
+    np.testing.assert_allclose(noise[:, 0].std(axis=0), weight.std(axis=0), rtol=0.1)
+
+
+def test_the_same_seed_gives_the_same_trace_to_the_byte():
+    first, again, other = traced(seed=5), traced(seed=5), traced(seed=6)
+    assert first.sample_scores.tobytes() == again.sample_scores.tobytes()
+    assert first.low == again.low
+    assert first.low != other.low
+
+
+def test_baseline_and_every_cell_see_the_same_noise():
+    """Where nothing is restored that reaches the last position, each sample's score is its own low."""
+    result = traced()
+    for token in range(len(result.tokens) - 1):
+        np.testing.assert_array_equal(result.sample_scores[:, token, L - 1], result.sample_lows)
+    assert len(np.unique(result.sample_lows)) == SAMPLES
+    np.testing.assert_allclose(result.sample_scores[:, -1, L - 1], result.high, rtol=1e-6)
+
+
+def test_noise_stays_on_the_subject_and_may_replace_it():
+    embeddings = torch.randn(1, 5, 4)
+    noise = np.random.default_rng(0).normal(size=(2, 2, 4))
+    added, replaced = (corrupt(embeddings, (1, 3), noise, replace=replace) for replace in (False, True))
+    torch.testing.assert_close(added[:, 1:3], embeddings[:, 1:3] + torch.from_numpy(noise).float())
+    torch.testing.assert_close(replaced[:, 1:3], torch.from_numpy(noise).float())
+    for run_ in (added, replaced):
+        assert torch.equal(run_[:, [0, 3, 4]], embeddings[:, [0, 3, 4]].expand(2, -1, -1))
+
+
+def test_the_low_of_replaced_embeddings_is_computed_with_them_replaced():
+    model = MODELS["opt"]
+    first = traced("opt")
+    noise = ready_noise(model, first.subject_span[1] - first.subject_span[0])
+    result = traced("opt", noise=noise, replace=True)
+    _, corrupted = corrupted_embeddings(model, result, noise, replace=True)
+    lows = probabilities(run(model, corrupted, {}), result.answer_id)
+    np.testing.assert_allclose(result.sample_lows, lows, **CLOSE)
+    assert result.low != pytest.approx(traced("opt", noise=noise).low, rel=1e-3)
+
+
+def test_ready_noise_brings_its_own_number_of_samples():
+    span = traced().subject_span
+    noise = torch.from_numpy(ready_noise(MODELS["llama"], span[1] - span[0], samples=2))
+    assert len(traced(noise=noise, samples=10).sample_lows) == 2
+
+
+# ------------------------------------------------------------------------------------- prompt, subject, answer
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_a_trace_is_drawn_as_its_rows_are(samples):
+    found = traced(samples=samples)
+    (expected,) = trace_grids(trace_cells(Fact("trace", PROMPT, SUBJECT, found.answer), found))
+    grid = found.grid()
+    for field in fields(TraceGrid):
+        ours, theirs = getattr(grid, field.name), getattr(expected, field.name)
+        assert np.array_equal(ours, theirs, equal_nan=True) if isinstance(theirs, np.ndarray) else ours == theirs
+    assert found.grid("mine").name == "mine"
+
+
+def test_tokens_and_subject_are_found_by_characters():
+    result = traced()
+    assert "".join(result.tokens) == PROMPT
+    assert "".join(result.tokens[slice(*result.subject_span)]).strip() == SUBJECT
+    assert TOKENIZER.decode(list(result.token_ids)) == PROMPT
+
+
+def test_another_tokenizer_opens_with_its_special_token():
+    result = trace(MODELS["llama"], sentence_piece(), PROMPT, SUBJECT, samples=1)
+    assert result.token_ids[0] == sentence_piece().bos_token_id
+    assert "".join(result.tokens[slice(*result.subject_span)]).replace("▁", "") in ("EiffelTower", "Eiffel Tower")
+
+
+@pytest.mark.parametrize("occurrence", [0, 1])
+def test_one_of_several_occurrences_of_the_subject_is_chosen(occurrence):
+    prompt = "Paris is in Paris of"
+    result = trace(MODELS["llama"], TOKENIZER, prompt, "Paris", samples=1, occurrence=occurrence)
+    before = "".join(result.tokens[: result.subject_span[0]])
+    assert before.strip() == ["", "Paris is in"][occurrence]
+    assert "".join(result.tokens[slice(*result.subject_span)]).strip() == "Paris"
+
+
+def test_the_answers_first_token_is_read_or_all_of_it():
+    model = MODELS["llama"]
+    ids = TOKENIZER(" Tokyo")["input_ids"]
+    assert len(ids) > 1
+    first = traced(answer="Tokyo")
+    assert (first.answer_id, first.answer_ids) == (ids[0], (ids[0],))
+    assert traced(answer=" Tokyo").answer_ids == first.answer_ids
+    whole = traced(answer="Tokyo", target="whole")
+    assert (whole.answer_ids, whole.answer) == (tuple(ids), " Tokyo")
+    assert whole.tokens == first.tokens
+    clean = embedded(model, [*whole.token_ids, *ids[:-1]])
+    logs = run(model, clean, {})[0, -len(ids) :].double().log_softmax(-1)
+    expected = sum(logs[step, token] for step, token in enumerate(ids)).exp()
+    assert whole.high == pytest.approx(float(expected), rel=1e-5)
+    likeliest = int(run(model, embedded(model, first.token_ids), {})[0, -1].argmax())
+    assert traced().answer_id == likeliest != ids[0]
+
+
+# ---------------------------------------------------------------------------------------------------- effects
+
+
+def test_effects_are_differences_to_the_corrupted_run():
+    result = dataclasses.replace(
+        traced(),
+        high=0.9,
+        low=0.2,
+        scores=np.array([[0.2, 0.5], [0.1, 0.9]]),
+        sample_lows=np.array([0.1, 0.3]),
+        sample_scores=np.array([[[0.1, 0.3], [0.0, 0.9]], [[0.3, 0.7], [0.2, 0.9]]]),
+    )
+    assert result.total_effect == pytest.approx(0.7)
+    np.testing.assert_allclose(result.indirect_effects, [[0.0, 0.3], [-0.1, 0.7]], atol=1e-12)
+    np.testing.assert_allclose(result.spread, [[0.0, 0.2 / 2**0.5], [0.0, 0.2 / 2**0.5]], atol=1e-12)
+
+
+def test_an_average_is_over_prompts_that_have_the_effect():
+    effects = [[0.1, np.nan, np.nan], [0.3, 0.5, np.nan], [0.2, 0.7, np.nan]]
+    found = average(effects, seed=1)
+    np.testing.assert_allclose(found.mean, [0.2, 0.6, np.nan])
+    np.testing.assert_array_equal(found.n, [3, 2, 0])
+    assert isinstance(found, Average)
+    assert found.low[0] < 0.2 < found.high[0]
+    assert np.isnan(found.low[2])
+    assert np.isnan(found.high[2])
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says():
+    chance = np.random.default_rng(0)
+    covered = 0
+    for _ in range(200):
+        found = average(chance.normal(0.3, 0.1, size=40), draws=300, confidence=0.9)
+        covered += found.low < 0.3 < found.high
+    assert 165 <= covered <= 195
+
+
+def test_a_wider_confidence_gives_a_wider_interval_and_the_seed_decides():
+    values = np.random.default_rng(0).normal(size=(30, 2))
+    narrow, wide = average(values, confidence=0.5), average(values, confidence=0.99)
+    assert (wide.low < narrow.low).all()
+    assert (wide.high > narrow.high).all()
+    assert np.array_equal(average(values, seed=3).low, average(values, seed=3).low)
+    assert not np.array_equal(average(values, seed=3).low, average(values, seed=4).low)
+
+
+def test_no_effects_have_no_average():
+    with pytest.raises(InputError, match=r"^there are no effects to average$"):
+        average([])
+
+
+# -------------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("prompt", "subject", "options", "message"),
+    [
+        (PROMPT, "Rome", {}, "subject 'Rome' is not a part of the prompt 'The Eiffel Tower is in'"),
+        (PROMPT, " ", {}, "the subject is empty; give the part of the prompt to corrupt"),
+        (
+            "Paris is in Paris",
+            "Paris",
+            {},
+            "subject 'Paris' occurs 2 times in the prompt 'Paris is in Paris'; choose with occurrence=0 to 1",
+        ),
+        ("aaa is", "aa", {}, "subject 'aa' occurs 2 times in the prompt 'aaa is'; choose with occurrence=0 to 1"),
+        (
+            "Paris is in Paris",
+            "Paris",
+            {"occurrence": 2},
+            "occurrence 2 of subject 'Paris' does not exist; there are 2",
+        ),
+        ("T", "T", {}, "prompt 'T' is a single token; tracing needs the subject and what is said of it"),
+        (PROMPT, SUBJECT, {"answer": ""}, "answer '' has no tokens; leave it out to take the likeliest next token"),
+        (PROMPT, SUBJECT, {"answer": " "}, "answer ' ' has no tokens; leave it out to take the likeliest next token"),
+        (PROMPT, SUBJECT, {"noise": 0}, "noise 0 leaves the subject as it is; give more than 0"),
+        (PROMPT, SUBJECT, {"noise": "s0"}, "noise 's0' leaves the subject as it is; give more than 0"),
+        (
+            PROMPT,
+            SUBJECT,
+            {"noise": "3s"},
+            "noise '3s' is not understood; "
+            "give 's3' (3 standard deviations of the embeddings), 0.1, 'u0.5', 'm' or 't3'",
+        ),
+        (PROMPT, SUBJECT, {"noise": "t2"}, "noise 't2': only above 2 degrees of freedom does the covariance exist"),
+        (PROMPT, SUBJECT, {"samples": 0}, "samples is 0; give at least 1"),
+        (PROMPT, SUBJECT, {"window": 0}, "window is 0; give at least 1 layer"),
+        (
+            PROMPT,
+            SUBJECT,
+            {"mediator": "attn_sever"},
+            "unknown mediator 'attn_sever'; did you mean 'attn_severed'? "
+            "Allowed: hidden, attn_severed, mlp_severed, attn_window, mlp_window",
+        ),
+        ([PROMPT], SUBJECT, {}, f"prompt is [{PROMPT!r}]; give one text"),
+        (PROMPT, None, {}, "subject is None; give one text"),
+        (PROMPT, SUBJECT, {"target": "last"}, "unknown target 'last'; Allowed: first, whole"),
+        (PROMPT, SUBJECT, {"reference_texts": [""]}, "the texts that set the size of the noise have no tokens"),
+    ],
+)
+def test_what_cannot_be_traced_is_refused_with_a_reason(prompt, subject, options, message):
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        trace(MODELS["llama"], TOKENIZER, prompt, subject, **options)
+
+
+@pytest.mark.parametrize("noise", ["", "x3", "-1", -1.0, "s-1", "s3x", "mm", float("nan"), float("inf")])
+def test_what_is_no_noise_is_refused(noise):
+    with pytest.raises(InputError, match=r"^noise .* is not understood; give "):
+        parse_noise(noise)
+
+
+def test_ready_noise_that_does_not_fit_is_refused():
+    first, stop = traced().subject_span
+    n = stop - first
+    message = f"noise has shape (2, {n + 1}, {D}); this prompt needs [samples, {n} subject tokens, {D}]"
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        traced(noise=np.ones((2, n + 1, D)))
+    with pytest.raises(InputError, match=r"^noise is 0 everywhere and leaves the subject as it is$"):
+        traced(noise=np.zeros((2, n, D)))
+    with pytest.raises(InputError, match=r"^noise has entries that are not finite numbers$"):
+        traced(noise=np.full((2, n, D), np.nan))
+
+
+def test_a_counterfactual_of_another_length_is_refused():
+    n = len(traced().tokens)
+    message = (
+        f"the counterfactual 'The is' has 2 tokens, the prompt {PROMPT!r} {n}: "
+        "values are restored token by token, so both need the same length"
+    )
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        traced(counterfactual="The is")
+
+
+def test_an_answer_that_changes_the_prompts_tokens_is_refused():
+    message = (
+        "answer 'Tower' grows together with the end of the prompt 'The Eiffel ' into other tokens; "
+        "end the prompt with a whole word, without a space after it"
+    )
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        trace(MODELS["llama"], TOKENIZER, "The Eiffel ", "Eiffel", "Tower")
+
+
+def test_nothing_is_left_on_a_traced_model():
+    weights = {name: tensor.clone() for name, tensor in MODELS["gpt_neox"].state_dict().items()}
+    traced("gpt_neox", mediator="mlp_severed")
+    assert hooks_on(MODELS["gpt_neox"]) == 0
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in MODELS["gpt_neox"].state_dict().items())
+
+
+def test_settings_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        TraceSettings().samples = 2
