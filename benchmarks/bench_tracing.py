@@ -29,7 +29,7 @@ from interpret.engine.linear import quick
 from interpret.prompts.chat import as_it_is
 from interpret.prompts.tokens import tokenise
 from interpret.sweep import Cell, Metric, SweepResult, grid, sweep
-from interpret.tracing.exact import MEDIATORS, Mediator
+from interpret.tracing.mediators import MEDIATORS, Mediator
 from interpret.tracing.noise import corrupt, noise_of
 
 FACTS = [
@@ -82,7 +82,7 @@ def cells_of(fact: Fact, n_layers: int, mediators: Sequence[Mediator]) -> list[C
     return [
         cell
         for name in mediators
-        for cell in grid("hidden", n_tokens=fact.n_tokens, n_layers=n_layers, pins=MEDIATORS[name].pins)
+        for cell in grid("resid_post", n_tokens=fact.n_tokens, n_layers=n_layers, pins=MEDIATORS[name].pins)
     ]
 
 
@@ -97,7 +97,7 @@ class Plain:
 
     def record(self) -> dict[tuple[int, str], Tensor]:
         """Keep what every site gives in all rows, once for all cells: {(layer, site): [1 + S, T, D]}."""
-        names = {"hidden": "resid_post", "attention": "attn_out", "mlp": "mlp_out"}
+        names = {"resid_post": "resid_post", "attn_out": "attn_out", "mlp_out": "mlp_out"}
         wanted = [f"{name}.{layer}" for name in names.values() for layer in self.layers]
         with interpret.record(self.model, wanted) as seen:
             self.model(inputs_embeds=self.batch, use_cache=False)
@@ -132,7 +132,7 @@ class Plain:
     def module(self, layer: int, site: str) -> torch.nn.Module:
         """Return what gives a site's output."""
         block = self.model.model.layers[layer]
-        return {"hidden": block, "attention": block.self_attn, "mlp": block.mlp}[site]
+        return {"resid_post": block, "attn_out": block.self_attn, "mlp_out": block.mlp}[site]
 
 
 def matmul_rate(size: int = 1024, times: int = 6) -> float:
@@ -250,7 +250,7 @@ def report_growth(model: PreTrainedModel, facts: Sequence[Fact]) -> None:
     whole, fact = model.model.layers, facts[0]
 
     def seconds(fact: Fact, n_tokens: int) -> float:
-        cells = grid("hidden", n_tokens=n_tokens, n_layers=len(model.model.layers))
+        cells = grid("resid_post", n_tokens=n_tokens, n_layers=len(model.model.layers))
         start = perf_counter()
         base, donor = fact.corrupted[:, :n_tokens], fact.clean[:, :n_tokens]
         sweep(model, base, donor, cells, {"p": Metric("probability", (fact.answer,))})

@@ -14,14 +14,16 @@ with warnings.catch_warnings():
     from interpret.anatomy import Family, Parts, register_family
     from interpret.attribution._attribute import attribute
     from interpret.attribution.methods.registry import list_methods
-    from interpret.attribution.result.attribution import Attributed, Attribution, AttributionInfo
-    from interpret.attribution.steps.functions import Reading, list_step_functions, register_step_function
+    from interpret.attribution.result.attribution import Attribution
+    from interpret.attribution.result.scores import Attributed, AttributionInfo
+    from interpret.attribution.steps.functions import StepReading, list_step_functions, register_step_function
     from interpret.bench.experiment import Experiment
     from interpret.bench.hypothesis import HypothesisTest, hypothesis_test
     from interpret.bench.log import LoggedRun
     from interpret.bench.profiling import Profiled, profile
-    from interpret.control._preservation import accuracy, answers, preservation
+    from interpret.control._preservation import accuracy, preservation
     from interpret.control.training import read_answer, reinforcement_control, supervised_control, word_scorer
+    from interpret.engine.greedy import answers
     from interpret.errors import InputError, InterpretError, ModelError, RunError, SpecError, UnsupportedModelError
     from interpret.facts.buckets import average_buckets, bucket_means, token_buckets
     from interpret.facts.files import BadFact, Fact, FactFile, load_facts
@@ -48,15 +50,9 @@ with warnings.catch_warnings():
         relational_subspaces,
         strongest_compositions,
     )
+    from interpret.probing.head_edits import ablated_heads, merged_heads, patched_heads
     from interpret.probing.head_flow import information_flow, reading_heads, writing_heads
-    from interpret.probing.heads import (
-        ablated_heads,
-        attention_patterns,
-        induction_scores,
-        merged_heads,
-        patched_heads,
-        top_attended,
-    )
+    from interpret.probing.heads import attention_patterns, induction_scores, top_attended
     from interpret.probing.knowledge_prober import KnowledgeProber
     from interpret.probing.layer_edits import deleted_layers, permuted_layers, replaced_layers
     from interpret.probing.residual_stream import residual_decomposition, residual_movement
@@ -78,10 +74,11 @@ with warnings.catch_warnings():
         TracePeak,
     )
     from interpret.selfie.readings import Settings
-    from interpret.selfie.rows import interpret, interpret_vectors, interpretations
+    from interpret.selfie.rows import interpretations
     from interpret.selfie.sources import plan_sources
     from interpret.selfie.templates import InterpretationPrompt, interpretation_prompt
-    from interpret.stats import average
+    from interpret.selfie.upstream import interpret, interpret_vectors
+    from interpret.stats import average, rank_correlation
     from interpret.storage.run_folder import read_table
     from interpret.surgery.generation import (
         attach,
@@ -90,12 +87,13 @@ with warnings.catch_warnings():
         generate_interpret,
         greedy_search_interpret,
     )
-    from interpret.tracing.approximate import Screening, approximate_trace, rank_correlation, screen
+    from interpret.tracing.approximate import Screening, approximate_trace, screen
     from interpret.tracing.config import TraceConfig, load_config
-    from interpret.tracing.exact import TraceResult, trace, trace_mediators
+    from interpret.tracing.exact import trace, trace_mediators
     from interpret.tracing.facts import trace_facts
     from interpret.tracing.inputs import TraceSettings
     from interpret.tracing.knowledge_tracing import HookNames, check_module_names
+    from interpret.tracing.result import TraceResult
     from interpret.tracing.tables import TraceGrid, trace_grids, trace_peaks
 
 __all__ = [
@@ -130,12 +128,12 @@ __all__ = [
     "Preservation",
     "Profiled",
     "Prompt",
-    "Reading",
     "RelationalSubspaces",
     "RunError",
     "Screening",
     "Settings",
     "SpecError",
+    "StepReading",
     "TokenScore",
     "TopActivation",
     "TraceAverage",

@@ -61,3 +61,32 @@ def _percentiles(means: Floats, shares: Sequence[float]) -> Floats:
     empty = np.isnan(means).all(axis=0)
     found = np.nanquantile(np.where(empty, 0.0, means), shares, axis=0)
     return np.where(empty, np.nan, found)
+
+
+def rank_correlation(first: ArrayLike, second: ArrayLike) -> float:
+    """Return Spearman's rank correlation of two grids of effects; equal values share their mean rank.
+
+    Args:
+        first: any shape, such as the ``indirect_effects`` of an exact trace.
+        second: the same shape.
+
+    Returns:
+        From -1 to 1; NaN below two cells, or where one of the grids is constant.
+
+    Raises:
+        InputError: if the shapes differ.
+
+    >>> rank_correlation([0.1, 0.2, 0.9], [3, 5, 4])
+    0.5
+    """
+    if np.shape(first) != np.shape(second):
+        raise InputError(f"the grids have shapes {np.shape(first)} and {np.shape(second)}; ranks need the same cells")
+    x, y = (_ranks(grid) for grid in (first, second))
+    spread = x.std() * y.std() if x.size > 1 else 0.0
+    return float(((x - x.mean()) * (y - y.mean())).mean() / spread) if spread else float("nan")
+
+
+def _ranks(grid: ArrayLike) -> Floats:
+    """Return the rank of each cell, from 1; equal ones have the mean of theirs."""
+    _, which, counts = np.unique(np.ravel(grid), return_inverse=True, return_counts=True)
+    return (counts.cumsum() - (counts - 1) / 2)[which]

@@ -1,34 +1,52 @@
-"""Named activations of a run: the residual stream around each layer, and the two halves of the layer.
+"""Named activations of a forward pass: the sites every analysis speaks of, and the hooks that record them.
 
-====================  ==============================================================  =========
-name (k = layer)      what it holds                                                   shape
-====================  ==============================================================  =========
-``resid_pre.k``       input of layer k                                                [B, T, D]
-``attn_out.k``        what its attention adds to the stream                           [B, T, D]
-``resid_mid.k``       residual stream to which the MLP's output is added              [B, T, D]
-``mlp_in.k``          input of its MLP, after the norm                                [B, T, D]
-``mlp_out.k``         what its MLP adds to the stream                                 [B, T, D]
-``resid_post.k``      output of layer k; for the last layer, the state before the     [B, T, D]
-                      final norm
-====================  ==============================================================  =========
+Shapes: B prompts, T tokens, D hidden width, H heads, G key-value heads, W width of a head, F neurons, V vocabulary.
+
+==================  ==================================================================  ================
+name (k = layer)    what it holds                                                       shape
+==================  ==================================================================  ================
+``resid_pre.k``     input of layer k                                                    [B, T, D]
+``attn_in.k``       input of its attention, after the norm                              [B, T, D]
+``q.k``             queries, as projected: not scaled, not rotated to their positions   [B, T, H, W]
+``k.k``             keys, as projected                                                  [B, T, G, W]
+``v.k``             values                                                              [B, T, G, W]
+``heads.k``         output of each head, before the output projection                   [B, T, H, W]
+``attn_out.k``      what its attention adds to the residual stream                      [B, T, D]
+``resid_mid.k``     residual stream to which the MLP's output is added                  [B, T, D]
+``mlp_in.k``        input of its MLP, after the norm                                    [B, T, D]
+``neurons.k``       activations of the MLP's neurons: input of its down projection      [B, T, F]
+``mlp_out.k``       what its MLP adds to the residual stream                            [B, T, D]
+``resid_post.k``    output of layer k; for the last layer, the state before the final   [B, T, D]
+                    norm
+``logits``          of the model's own head                                             [B, T, V]
+==================  ==================================================================  ================
 
 ``resid_mid + mlp_out == resid_post``; in parallel layers (GPT-J, GPT-NeoX) ``resid_mid`` is
-``resid_pre + attn_out``. Only post-norm layers (OPT-350m) norm that sum before they pass it on.
+``resid_pre + attn_out``. Only post-norm layers (OPT-350m) apply a norm to that sum before they pass it on.
+``resid_post`` of a layer is ``resid_pre`` of the next.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from interpret.anatomy import Anatomy, anatomy_of, keeping_activations, layer_input
+from interpret.anatomy import Anatomy, Fused, anatomy_of, keeping_activations, key_heads, layer_input
 from interpret.anatomy.passes import only_in_this_thread
 from interpret.errors import InputError, unknown
 
-SITES = ("resid_pre", "attn_out", "resid_mid", "mlp_in", "mlp_out", "resid_post")
+Site = Literal[
+    "resid_pre", "attn_in", "q", "k", "v", "heads", "attn_out",
+    "resid_mid", "mlp_in", "neurons", "mlp_out", "resid_post",
+]  # fmt: skip
+SITES: tuple[Site, ...] = get_args(Site)
+"""The sites of a layer, in the order in which it computes them."""
+LOGITS = "logits"
 
 
 @contextmanager
@@ -37,7 +55,7 @@ def record(model: PreTrainedModel, names: Sequence[str]) -> Iterator[dict[str, T
 
     Args:
         model: a causal LM of a known family, or its base model.
-        names: which activations, such as ``"mlp_out.3"``; the table stands at the top of this module.
+        names: which activations, such as ``"mlp_out.3"``; ``interpret.activations.SITES`` lists the sites.
 
     Yields:
         A dict that holds, under each name, the tensor of the latest pass, as the model computed it: not
@@ -45,7 +63,8 @@ def record(model: PreTrainedModel, names: Sequence[str]) -> Iterator[dict[str, T
 
     Raises:
         InputError: for a name that does not exist in this model.
-        UnsupportedModelError: for a model of no known family.
+        UnsupportedModelError: for a model of no known family, or whose family does not name the part of a layer
+            that is asked for.
 
     >>> import torch
     >>> from transformers import GPT2Config, GPT2LMHeadModel
@@ -56,15 +75,63 @@ def record(model: PreTrainedModel, names: Sequence[str]) -> Iterator[dict[str, T
     torch.Size([1, 3, 8])
     """
     anatomy = anatomy_of(model)
-    parsed = [_parse(name, len(anatomy.layers)) for name in names]
+    wanted: dict[int, set[str]] = {}
+    for site, layer in (_parse(name, len(anatomy.layers)) for name in names):
+        wanted.setdefault(layer, set()).add(site)
     seen: dict[str, Tensor] = {}
     with ExitStack() as stack:
         stack.enter_context(keeping_activations(anatomy.trunk))
-        for layer in sorted({layer for _, layer in parsed}):
-            sites = {site for site, of in parsed if of == layer}
-            for handle in _hook_layer(anatomy, layer, sites, seen):
+        for layer in sorted(wanted):
+            for handle in _hook_layer(anatomy, model.config, layer, wanted[layer], seen):
                 stack.callback(handle.remove)
         yield seen
+
+
+def all_names(model: PreTrainedModel) -> tuple[str, ...]:
+    """Return the name of every activation of a model, layer by layer, each in the order in which it computes.
+
+    Raises:
+        UnsupportedModelError: for a model of no known family.
+    """
+    layers = range(len(anatomy_of(model).layers))
+    names = tuple(f"{site}.{layer}" for layer in layers for site in SITES)
+    return names if model.get_output_embeddings() is None else (*names, LOGITS)
+
+
+def select_names(model: PreTrainedModel, patterns: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the names of a model's activations that fit any of some patterns, in the model's order.
+
+    Args:
+        model: whose names are meant.
+        patterns: names such as ``"mlp_out.3"``, or patterns in which ``*``, ``?`` and ``[seq]`` stand for
+            characters, as in file names: ``"resid_*"``, ``"q.1?"``.
+
+    Raises:
+        InputError: for a pattern that fits no name.
+        UnsupportedModelError: for a model of no known family.
+    """
+    names = all_names(model)
+    wanted: set[str] = set()
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        fitting = {name for name in names if fnmatchcase(name, pattern)}
+        if not fitting:
+            raise InputError(_no_such(pattern, names))
+        wanted |= fitting
+    if not wanted:
+        raise InputError('names is empty: name at least one activation, such as "resid_post.0", or "*" for all')
+    return tuple(name for name in names if name in wanted)
+
+
+def _no_such(pattern: str, names: Sequence[str]) -> str:
+    site = pattern.partition(".")[0]
+    if site not in (*SITES, LOGITS) and not set("*?[") & set(site):
+        return unknown("activation", site, (*SITES, LOGITS))
+    last = max(int(name.partition(".")[2]) for name in names if name != LOGITS)
+    head = ", and logits" if LOGITS in names else "; without a head it has no logits"
+    return (
+        f"no activation of this model is called {pattern!r}: "
+        f"names are a site and a layer from 0 to {last}, as in 'mlp_out.0'{head}"
+    )
 
 
 def _parse(name: str, n_layers: int) -> tuple[str, int]:
@@ -77,46 +144,101 @@ def _parse(name: str, n_layers: int) -> tuple[str, int]:
     return site, int(layer)
 
 
-def _hook_layer(anatomy: Anatomy, layer: int, sites: set[str], seen: dict[str, Tensor]) -> Iterator[RemovableHandle]:
-    """Register the hooks that record ``sites`` of one layer into ``seen``."""
-    block, family = anatomy.layers[layer], anatomy.family
+Keep = Callable[[Tensor], None]
+"""Takes a tensor as it passes."""
 
-    def keep(site: str) -> Callable[[Tensor], None]:
-        return lambda value: seen.__setitem__(f"{site}.{layer}", value)
 
-    def keep_rows(site: str) -> Callable[[Tensor], None]:
-        # OPT's MLP sees [B * T, D]: give its tensors the shape of the layer's input again. Others stay the very
-        # tensors of the graph, which a view is not.
-        shape = f"resid_pre.{layer}"
-        return lambda value: keep(site)(value if value.dim() == 3 else value.view(seen[shape].shape))
+def _hook_layer(
+    anatomy: Anatomy, config: Any, layer: int, sites: set[str], seen: dict[str, Tensor]
+) -> Iterator[RemovableHandle]:
+    """Register the hooks that record ``sites`` of one layer into ``seen``, its input first."""
+    block = anatomy.layers[layer]
 
-    def keep_sum(value: Tensor) -> None:
-        keep("resid_mid")(seen[f"resid_pre.{layer}"] + value)
+    def keep(site: str, value: Tensor) -> None:
+        seen[f"{site}.{layer}"] = value
 
-    yield _on_input(block, keep("resid_pre"))
+    def keep_rows(site: str, value: Tensor) -> None:
+        # OPT's MLP sees [B * T, width]. Others stay the very tensors of the graph, which a view is not.
+        keep(site, value if value.dim() == 3 else value.view(*seen[f"resid_pre.{layer}"].shape[:2], -1))
+
+    def keep_mid(value: Tensor) -> None:
+        keep("resid_mid", seen[f"resid_pre.{layer}"] + value)
+
+    yield _on_input(block, partial(keep, "resid_pre"))
+    yield from _hook_attention(anatomy, config, layer, sites, keep)
+    family = anatomy.family
     if "resid_mid" in sites and anatomy.block == "parallel":
-        yield _on_output(block.get_submodule(family.attention_output), keep_sum)
+        yield _on_output(block.get_submodule(family.attention_output), keep_mid)
     elif "resid_mid" in sites:
         at = family.mlp_norm if family.mlp_norm and anatomy.block == "sequential" else family.mlp_first
-        yield _on_input(block.get_submodule(at), keep_rows("resid_mid"))
-    if "attn_out" in sites:
-        yield _on_output(block.get_submodule(family.attention_output), keep("attn_out"))
+        yield _on_input(block.get_submodule(at), partial(keep_rows, "resid_mid"))
     if "mlp_in" in sites:
-        yield _on_input(block.get_submodule(family.mlp_first), keep_rows("mlp_in"))
+        yield _on_input(block.get_submodule(family.mlp_first), partial(keep_rows, "mlp_in"))
+    if "neurons" in sites:
+        yield _on_input(block.get_submodule(anatomy.parts.down), partial(keep_rows, "neurons"))
     if "mlp_out" in sites:
-        yield _on_output(block.get_submodule(family.mlp_last), keep_rows("mlp_out"))
+        yield _on_output(block.get_submodule(family.mlp_last), partial(keep_rows, "mlp_out"))
     if "resid_post" in sites:
-        yield _on_output(block, keep("resid_post"))
+        yield _on_output(block, partial(keep, "resid_post"))
 
 
-def _on_input(module: nn.Module, keep: Callable[[Tensor], None]) -> RemovableHandle:
+def _hook_attention(
+    anatomy: Anatomy, config: Any, layer: int, sites: set[str], keep: Callable[[str, Tensor], None]
+) -> Iterator[RemovableHandle]:
+    """Register the hooks on the attention of one layer."""
+    block, family = anatomy.layers[layer], anatomy.family
+    if "attn_in" in sites:
+        yield _on_input(block.get_submodule(family.attention), partial(keep, "attn_in"))
+    if sites & {"q", "k", "v"}:
+        yield from _hook_projections(anatomy, config, layer, sites, keep)
+    if "heads" in sites:
+        n_heads = config.num_attention_heads
+        by_head: Keep = lambda value: keep("heads", value.unflatten(-1, (n_heads, -1)))  # noqa: E731
+        yield _on_input(block.get_submodule(anatomy.parts.attention_out), by_head)
+    if "attn_out" in sites:
+        yield _on_output(block.get_submodule(family.attention_output), partial(keep, "attn_out"))
+
+
+def _hook_projections(
+    anatomy: Anatomy, config: Any, layer: int, sites: set[str], keep: Callable[[str, Tensor], None]
+) -> Iterator[RemovableHandle]:
+    """Register the hooks on the projections to queries, keys and values: one each, or one for all three."""
+    block, parts = anatomy.layers[layer], anatomy.parts
+    n_heads, n_key_heads = config.num_attention_heads, key_heads(config)
+    counts: Mapping[str, int] = {"q": n_heads, "k": n_key_heads, "v": n_key_heads}
+
+    def keep_fused(value: Tensor) -> None:
+        for site, part in zip(counts, unfused(value, parts.fused, n_heads, n_key_heads), strict=True):
+            if site in sites:
+                keep(site, part)
+
+    def keep_one(site: str, value: Tensor) -> None:
+        keep(site, value.unflatten(-1, (counts[site], -1)))
+
+    if parts.fused:
+        yield _on_output(block.get_submodule(parts.projections[0]), keep_fused)
+        return
+    for site, path in zip(counts, parts.projections, strict=True):
+        if site in sites:
+            yield _on_output(block.get_submodule(path), partial(keep_one, site))
+
+
+def unfused(value: Tensor, fused: Fused, n_heads: int, n_key_heads: int) -> tuple[Tensor, ...]:
+    """Split the output of one fused projection, [..., (H + 2 G) * W], into q [..., H, W], k and v [..., G, W]."""
+    if fused == "blocks":
+        counts = (n_heads, n_key_heads, n_key_heads)
+        return value.unflatten(-1, (sum(counts), -1)).split(counts, dim=-2)
+    return value.unflatten(-1, (n_heads, 3, -1)).unbind(dim=-2)
+
+
+def _on_input(module: nn.Module, keep: Keep) -> RemovableHandle:
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         keep(layer_input(args, kwargs))
 
     return module.register_forward_pre_hook(only_in_this_thread(hook), with_kwargs=True)
 
 
-def _on_output(module: nn.Module, keep: Callable[[Tensor], None]) -> RemovableHandle:
+def _on_output(module: nn.Module, keep: Keep) -> RemovableHandle:
     def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         keep(output[0] if isinstance(output, tuple) else output)
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from interpret.activations._record import LOGITS, record, select_names
 from interpret.activations.cache_files import Folder, load, start
-from interpret.activations.sites import LOGITS, recording, select_names
 from interpret.anatomy import base_of, input_device, longest_text
 from interpret.anatomy.passes import evaluating
 from interpret.errors import InputError, UnsupportedModelError, unknown
@@ -25,7 +25,7 @@ class ActivationCache:
 
     Every tensor is [B, T, ...] on the CPU in the model's dtype, T being the length of the longest prompt: token p of
     a prompt stands in column p, and columns after its last token are 0. The last dimensions are those of the table
-    in ``interpret.activations.sites``. A cache of a folder reads a tensor each time it is asked for.
+    in ``interpret.activations.record``. A cache of a folder reads a tensor each time it is asked for.
     """
 
     token_ids: Rows
@@ -109,7 +109,7 @@ def activation_cache(
         tokenizer: the model's own; it adds its special tokens. None where all prompts are token ids.
         prompts: B texts, or B rows of token ids.
         names: what to keep: names or patterns such as ``["resid_post.*", "q.3"]``; the table of names stands in
-            ``interpret.activations.sites``. Only what is named is kept.
+            ``interpret.activations.record``. Only what is named is kept.
         batch_size: prompts that run side by side.
         to: a new or empty folder to write to, batch by batch, instead of keeping the tensors in memory.
 
@@ -130,7 +130,7 @@ def activation_cache(
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}: give at least 1")
     store: _Memory | Folder = _Memory(rows) if to is None else start(to, rows, wanted)
-    with recording(model, wanted) as seen:
+    with record(model, [name for name in wanted if name != LOGITS]) as seen:
         for first in range(0, len(rows), batch_size):
             batch = pad(rows[first : first + batch_size], 0, side="right", device=input_device(model))
             store.write(_run(model, batch, wanted, seen))

@@ -18,21 +18,22 @@ from interpret.anatomy.attention import (
     rotation,
     window_of,
 )
-from interpret.anatomy.caches import blank_past, cache_tensors, past_length
 from interpret.anatomy.calls import (
+    blank_past,
+    cache_tensors,
     check_evaluating,
     first_column,
     input_device,
     keeping_activations,
     layer_input,
     longest_text,
+    past_length,
     with_layer_input,
 )
 from interpret.anatomy.families import FAMILIES, Block, Family, Fused, Parts, Rotary, register_family
 from interpret.anatomy.generate_settings import GenerateSettings, generating_by, uncompiled
 from interpret.anatomy.patterns import last_attention_only, reporting_attention
-from interpret.anatomy.releases import loading_arguments, reads_gguf
-from interpret.anatomy.translation import given_embedding_scales, language_codes
+from interpret.anatomy.releases import given_embedding_scales, language_codes, loading_arguments, reads_gguf
 from interpret.anatomy.vocabulary import capped, embedding_table, logit_cap, logits_of
 
 __all__ = [

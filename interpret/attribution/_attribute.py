@@ -11,7 +11,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.attribution.languages import languages_of
 from interpret.attribution.plan import Plan, plan_attribution
-from interpret.attribution.result.attribution import Attributed, Attribution, Floats, side_by_side
+from interpret.attribution.result.attribution import Attribution
+from interpret.attribution.result.scores import Attributed, ScoreArray, side_by_side
 from interpret.attribution.steps.functions import Contrast
 from interpret.attribution.steps.step import (
     Room,
@@ -184,7 +185,7 @@ def attributed(plan: Plan, text: Text) -> Attributed:
     )
 
 
-def _scores(plan: Plan, text: Text, steps: Sequence[Step]) -> tuple[Floats | None, dict[str, Floats]]:
+def _scores(plan: Plan, text: Text, steps: Sequence[Step]) -> tuple[ScoreArray | None, dict[str, ScoreArray]]:
     n_tokens = len(text.ids)
     if not plan.method.layers:
         return side_by_side(plan.method.scores(steps, plan.method_options), n_tokens), {}
@@ -193,7 +194,7 @@ def _scores(plan: Plan, text: Text, steps: Sequence[Step]) -> tuple[Floats | Non
 
 
 @torch.no_grad()
-def _step_scores(plan: Plan, text: Text, steps: Sequence[Step]) -> dict[str, Floats]:
+def _step_scores(plan: Plan, text: Text, steps: Sequence[Step]) -> dict[str, ScoreArray]:
     """Return every function that is reported, [G] each; the text is read once."""
     states = hidden_states(plan.model, embed(plan.model, text.ids[: text.stop - 1]))
     values: dict[str, list[float]] = {name: [] for name in plan.step_scores}

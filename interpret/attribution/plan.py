@@ -15,13 +15,13 @@ from interpret.attribution.languages import Languages
 from interpret.attribution.methods.gradients import check_count
 from interpret.attribution.methods.layer_gradients import layer_names
 from interpret.attribution.methods.registry import METHODS, Method
-from interpret.attribution.result.attribution import AttributionInfo
+from interpret.attribution.result.scores import AttributionInfo
 from interpret.attribution.steps.functions import (
     CONTRASTS,
     FUNCTIONS,
     Contrast,
-    Reading,
     StepFunction,
+    StepReading,
     attributed_function,
     step_functions,
     value_of,
@@ -37,9 +37,9 @@ class Plan:
     tokenizer: PreTrainedTokenizerBase
     method: Method
     method_options: Mapping[str, Any]
-    function: Callable[[Reading], Tensor]
+    function: Callable[[StepReading], Tensor]
     """What is attributed."""
-    step_scores: Mapping[str, Callable[[Reading], Tensor]]
+    step_scores: Mapping[str, Callable[[StepReading], Tensor]]
     """What is reported of each step, the attributed function first."""
     layers: tuple[str, ...]
     """Names of activations; empty but for layer methods."""

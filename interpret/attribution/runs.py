@@ -16,10 +16,11 @@ from transformers import PreTrainedTokenizerBase
 
 from interpret.attribution._attribute import attributions, check_texts
 from interpret.attribution.plan import Plan
-from interpret.attribution.result.attribution import Attributed, Attribution, How
+from interpret.attribution.result.attribution import Attribution
+from interpret.attribution.result.scores import Attributed, How
 from interpret.attribution.targets import Alignment, Inputs, UnalignedError, one_for_each
 from interpret.errors import InputError, ModelError
-from interpret.prompts.chat import as_it_is, as_read, wrap
+from interpret.prompts.chat import as_read, read_text
 from interpret.prompts.prompts import Prompt
 from interpret.records import TokenScore
 from interpret.storage.run_folder import Run
@@ -62,7 +63,7 @@ def questions(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], cha
     Raises:
         InputError: if the template is wrong, or writes special tokens that the tokenizer would write again.
     """
-    texts = [as_it_is(one.text) if one.raw else wrap(tokenizer, one.text, chat_template) for one in prompts]
+    texts = [read_text(tokenizer, one, chat_template) for one in prompts]
     return [
         Question(one.name, as_read(tokenizer, text), one.target, one.foil)
         for one, text in zip(prompts, texts, strict=True)

@@ -15,8 +15,8 @@ from interpret.attribution.plan import Plan
 from interpret.attribution.steps.functions import Contrast
 from interpret.attribution.steps.step import Foil
 from interpret.device import in_batches
+from interpret.engine.greedy import write_after
 from interpret.errors import InputError
-from interpret.selfie.decoding import write_after
 
 Alignment = Sequence[tuple[int, int]]
 """Pairs (step of the text, step of the foil)."""
@@ -123,7 +123,7 @@ def texts_of(plan: Plan, inputs: Inputs, first: int) -> list[Text]:
 
 
 def _written(plan: Plan, prompts: Sequence[tuple[int, ...]]) -> list[list[int]]:
-    return write_after(plan.model, prompts, plan.max_new_tokens)
+    return [written.ids for written in write_after(plan.model, prompts, plan.max_new_tokens)]
 
 
 def _foil_ids(plan: Plan, inputs: Inputs, number: int, prompt_ids: tuple[int, ...]) -> tuple[int, ...] | None:

@@ -24,7 +24,7 @@ from interpret.anatomy import (
 )
 from interpret.attribution.languages import Languages
 from interpret.attribution.plan import Plan
-from interpret.attribution.result.attribution import Attributed, Floats, side_by_side
+from interpret.attribution.result.scores import Attributed, ScoreArray, side_by_side
 from interpret.attribution.steps.step import Room, Step, foil_tokens, gathered_details, head
 from interpret.attribution.targets import Inputs, Text, check_length, check_text, text_of
 from interpret.device import in_batches
@@ -201,7 +201,7 @@ def attributed_translation(plan: Plan, text: Text) -> Attributed:
 
 
 @torch.no_grad()
-def _step_scores(plan: Plan, steps: Sequence[TranslationStep]) -> dict[str, Floats]:
+def _step_scores(plan: Plan, steps: Sequence[TranslationStep]) -> dict[str, ScoreArray]:
     """Return every function that is reported, [G] each."""
     values: dict[str, list[float]] = {name: [] for name in plan.step_scores}
     for step in steps:

@@ -12,13 +12,12 @@ from typing import Any, Literal, get_args
 import mpmath  # type: ignore[import-untyped]
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from interpret.errors import InputError, unknown
 from interpret.probing.effects import effect_sizes, permutation_p_values
+from interpret.stats import Floats
 
 Method = Literal["welch", "permutation", "paired"]
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

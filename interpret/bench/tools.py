@@ -21,21 +21,15 @@ from interpret.control.training import reinforcement_control, supervised_control
 from interpret.probing._logit_attribution import logit_attribution
 from interpret.probing._logit_lens import logit_lens
 from interpret.probing.composition import composition_scores, head_weights, relational_subspaces
+from interpret.probing.head_edits import ablated_heads, merged_heads, patched_heads
 from interpret.probing.head_flow import information_flow, reading_heads, writing_heads
-from interpret.probing.heads import (
-    ablated_heads,
-    attention_patterns,
-    induction_scores,
-    merged_heads,
-    patched_heads,
-    top_attended,
-)
+from interpret.probing.heads import attention_patterns, induction_scores, top_attended
 from interpret.probing.knowledge_prober import KnowledgeProber
 from interpret.probing.layer_edits import deleted_layers, permuted_layers, replaced_layers
 from interpret.probing.residual_stream import residual_decomposition, residual_movement
 from interpret.probing.top_inputs import top_activating
-from interpret.selfie.rows import interpret
 from interpret.selfie.templates import InterpretationPrompt
+from interpret.selfie.upstream import interpret
 from interpret.tracing.exact import trace, trace_mediators
 
 Make = Callable[[PreTrainedModel, PreTrainedTokenizerBase], Any]

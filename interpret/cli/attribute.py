@@ -24,8 +24,9 @@ from interpret.attribution.result.heatmap import title, visible
 from interpret.attribution.runs import NOT_ATTRIBUTED, Question, Reduction
 from interpret.attribution.steps.functions import CONTRASTS, FUNCTIONS, attributed_function, step_functions
 from interpret.attribution.targets import Alignment
+from interpret.cli.console import MOST_SHOWN, choice, say, show_table, tell
 from interpret.cli.options import Loading, Model, Opened
-from interpret.cli.work import MOST_SHOWN, Work, choice, do_units, say, show_table, tell, tell_counts
+from interpret.cli.work import Work, do_units, tell_counts
 from interpret.errors import InputError
 from interpret.prompts import selectors
 from interpret.prompts.chat import MODEL_TEMPLATE

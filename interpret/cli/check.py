@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
+from interpret.cli.console import out, tell
 from interpret.cli.options import Loading
-from interpret.cli.work import out, tell
 from interpret.errors import InterpretError
 from interpret.storage import provenance
 from interpret.surgery import selfcheck

@@ -16,7 +16,8 @@ import typer
 from rich.markup import escape
 from typer.core import TyperCommand
 
-from interpret.cli.work import NotAllError, err, say
+from interpret.cli.console import err, say
+from interpret.cli.work import NotAllError
 from interpret.errors import InterpretError
 
 NOT_DONE, NOT_ALL = 2, 3

@@ -9,14 +9,16 @@ from typing import Annotated
 import typer
 from matplotlib.figure import Figure
 
-from interpret.cli.work import choice, make_folder, say
+from interpret.cli.console import choice, make_folder, say
+from interpret.drawing.panels import save
 from interpret.errors import InputError
 from interpret.facts.buckets import SCHEMES, Scheme
-from interpret.figures import traces
+from interpret.facts.grids import Grid
+from interpret.figures import locations, traces
 from interpret.locating.tables import LocationGrid, location_grids, location_summary
 from interpret.records import LocationAverage, LocationCell, TraceAverage, TraceCell, csv_header, to_csv
 from interpret.storage import disk, run_folder
-from interpret.tracing.tables import Grid, TraceGrid, trace_averages, trace_grids
+from interpret.tracing.tables import TraceGrid, trace_averages, trace_grids
 
 AVERAGES = "averages.csv"
 
@@ -67,18 +69,18 @@ def _draw_locations(run: Path, output: Path, scheme: Scheme, fact: Sequence[str]
 def _save(output: Path, figures: Iterator[tuple[str, Figure]]) -> None:
     make_folder(output)
     for name, figure in figures:
-        traces.save(figure, output / name)
+        save(figure, output / name)
 
 
 def _location_figures(
     located: Sequence[LocationGrid], chosen: Sequence[str], scheme: Scheme
 ) -> Iterator[tuple[str, Figure]]:
     """Yield the figures of a run of ``interpret locate`` by their names."""
-    yield "average_heatmap", traces.location_figure(located, scheme=scheme)
-    yield "average_lines", traces.location_lines(located, scheme=scheme)
+    yield "average_heatmap", locations.location_figure(located, scheme=scheme)
+    yield "average_lines", locations.location_lines(located, scheme=scheme)
     wanted = [grid for grid in located if grid.name in chosen]
     for name, of_fact in groupby(wanted, key=lambda grid: grid.name):
-        yield f"fact_{name}", traces.located_fact_figure(list(of_fact))
+        yield f"fact_{name}", locations.located_fact_figure(list(of_fact))
 
 
 def _figures(

@@ -8,10 +8,12 @@ import typer
 from rich.table import Table
 
 from interpret.attribution.steps.functions import attributed_function
+from interpret.cli.console import choice, out
 from interpret.cli.options import Chosen, Loading, Model, Output
-from interpret.cli.work import Work, choice, do_units, out, tell_counts
+from interpret.cli.work import Work, do_units, tell_counts
 from interpret.facts.files import load_facts
 from interpret.facts.filter import RULES
+from interpret.facts.grids import bucket_peaks
 from interpret.facts.runs import BAD_ROW
 from interpret.locating import runs
 from interpret.locating.facts import CONTRAST, location_plan
@@ -19,7 +21,6 @@ from interpret.locating.runs import NOT_LOCATED, LocationPlan
 from interpret.locating.tables import LocationGrid, location_averages, location_grids
 from interpret.records import LocationCell
 from interpret.storage import provenance, run_folder
-from interpret.tracing.tables import bucket_peaks
 
 LOCATING = Work("Locating", "located", "facts", (BAD_ROW, NOT_LOCATED))
 

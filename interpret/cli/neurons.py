@@ -7,8 +7,9 @@ from typing import Annotated, cast
 import typer
 
 from interpret.anatomy import anatomy_of
+from interpret.cli.console import MOST_SHOWN, say, show_table, tell
 from interpret.cli.options import Loading, Model, Output
-from interpret.cli.work import MOST_SHOWN, Work, do_units, say, show_table, tell, tell_rows
+from interpret.cli.work import Work, do_units, tell_rows
 from interpret.errors import InputError, unknown
 from interpret.facts.pairs import load_pairs, pairs_of_facts
 from interpret.probing.neuron_runs import NeuronPlan, check_plan, write_neurons

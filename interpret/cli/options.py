@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.cli.work import say
+from interpret.cli.console import say
 from interpret.models.opening import load
 from interpret.storage import provenance
 

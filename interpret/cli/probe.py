@@ -7,8 +7,9 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from interpret.cli.console import MOST_SHOWN, show_table
 from interpret.cli.options import Loading, Model, Opened, Output
-from interpret.cli.work import MOST_SHOWN, Work, do_units, show_table, tell_counts
+from interpret.cli.work import Work, do_units, tell_counts
 from interpret.probing.prompt_runs import (
     NOT_PROBED,
     Probe,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from interpret.cli.work import say
+from interpret.cli.console import say
 from interpret.pages.interpretations import interpretation_page
 from interpret.records import Interpretation
 from interpret.storage import disk, run_folder

@@ -11,8 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 from transformers import PreTrainedTokenizerBase, set_seed
 
+from interpret.cli.console import MOST_SHOWN, choice, out, say
 from interpret.cli.options import Loading, Model, Output
-from interpret.cli.work import MOST_SHOWN, Work, choice, do_units, out, say, tell_rows
+from interpret.cli.work import Work, do_units, tell_rows
 from interpret.errors import InputError, InterpretError
 from interpret.prompts.chat import MODEL_TEMPLATE, has_template
 from interpret.prompts.prompts import load_examples
@@ -27,7 +28,7 @@ INTERPRETING = Work("Interpreting", "interpreted", "prompts")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class InterpretOptions:
     """Which states are read, and how the model is brought to say what they hold."""
 
     interpretation_prompts: Annotated[
@@ -51,8 +52,8 @@ class Reading:
         ),
     ] = "content"
     site: Annotated[
-        str, typer.Option(help="'hidden' (residual stream), 'attn_out' or 'mlp_out': where the states are taken from.")
-    ] = sources.HIDDEN
+        str, typer.Option(help="'resid_pre' (residual stream), 'attn_out' or 'mlp_out': where the states are taken from.")
+    ] = sources.RESID_PRE
     insertion_layer: Annotated[
         str, typer.Option(help="Layer whose input is edited, or 'same' for the source's own.")
     ] = "1"
@@ -105,7 +106,7 @@ def selfie_command(
     ],
     output: Output = Path("runs/interpretations"),
     model: Model = "demo",
-    reading: Reading,
+    reading: InterpretOptions,
     loading: Loading,
 ) -> None:
     """Let a model say what its hidden states hold: one CSV row a prompt, layer, token and interpretation prompt.

@@ -9,20 +9,22 @@ import numpy as np
 import typer
 from rich.table import Table
 
+from interpret.cli.console import choice, out, show_table, tell
 from interpret.cli.options import Chosen, Loading
-from interpret.cli.work import Work, choice, do_units, out, show_table, tell, tell_counts
+from interpret.cli.work import Work, do_units, tell_counts
 from interpret.errors import InputError
 from interpret.facts.buckets import Scheme
 from interpret.facts.files import load_facts
 from interpret.facts.filter import RULES
+from interpret.facts.grids import bucket_averages, bucket_peaks
 from interpret.facts.runs import BAD_ROW
 from interpret.records import TraceCell, TracePeak
 from interpret.storage import provenance
 from interpret.tracing import runs, tables
 from interpret.tracing.config import METHODS, TraceConfig, load_config
-from interpret.tracing.exact import check_mediators
 from interpret.tracing.inputs import check_settings
 from interpret.tracing.knowledge_tracing import check_module_names
+from interpret.tracing.mediators import check_mediators
 from interpret.tracing.runs import NOT_TRACED, TracePlan
 
 TRACING = Work("Tracing", "traced", "facts", (BAD_ROW, NOT_TRACED))
@@ -194,7 +196,7 @@ def _show(folder: Path, scheme: Scheme) -> None:
     averages = Table("restored", "tokens", "layer", "AIE", "95% interval", "facts")
     single: list[Sequence[str]] = []
     for mediator, of_one in tables.by_mediator(traced).items():
-        found = tables.bucket_peaks(tables.bucket_averages(of_one, scheme=scheme), scheme=scheme)
+        found = bucket_peaks(bucket_averages(of_one, scheme=scheme), scheme=scheme)
         for peak in found:
             interval = f"{peak.low:+.3f} to {peak.high:+.3f}"
             averages.add_row(mediator, peak.bucket, str(peak.layer_idx), f"{peak.mean:+.3f}", interval, str(peak.n))

@@ -4,12 +4,10 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import longest_text
-from interpret.anatomy.passes import evaluating
+from interpret.engine.greedy import answers
 from interpret.errors import InputError
 from interpret.prompts.words import starts_with_words
 from interpret.records import Preservation
-from interpret.selfie.decoding import write_after
 
 
 def preservation(
@@ -72,29 +70,3 @@ def accuracy(rows: Sequence[Preservation]) -> tuple[float, float]:
         sum(row.correct_before for row in rows) / len(rows),
         sum(row.correct_after for row in rows) / len(rows),
     )
-
-
-def answers(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
-    *,
-    new_tokens: int = 8,
-    batch_size: int = 32,
-) -> list[str]:
-    """Return how the model continues each prompt, greedily, up to the end-of-text token."""
-    if new_tokens < 1 or batch_size < 1:
-        raise InputError(f"new_tokens is {new_tokens} and batch_size {batch_size}: both have to be at least 1")
-    rows = [tokenizer(prompt).input_ids for prompt in prompts]
-    longest = longest_text(model)
-    for index, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
-        if not prompt.strip():
-            raise InputError(f"prompt {index} is empty")
-        if len(row) + new_tokens > longest:
-            raise InputError(f"prompt {index} has {len(row)} tokens; with {new_tokens} new ones it exceeds {longest}")
-    texts: list[str] = []
-    with evaluating(model):
-        for start in range(0, len(rows), batch_size):
-            written = write_after(model, rows[start : start + batch_size], new_tokens)
-            texts += [tokenizer.decode(ids, clean_up_tokenization_spaces=False) for ids in written]
-    return texts

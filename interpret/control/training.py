@@ -25,7 +25,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from interpret.activations._record import record
 from interpret.anatomy import anatomy_of, base_of, input_device, longest_text
 from interpret.anatomy.passes import evaluating
-from interpret.control._preservation import answers
+from interpret.engine.greedy import answers
 from interpret.errors import InputError
 from interpret.prompts.words import contains_words, pattern
 

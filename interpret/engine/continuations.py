@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from interpret.engine.layers import Context, Past, Untapped, run_layer
-from interpret.engine.recording import masks_for
+from interpret.engine.masks import masks_for
 from interpret.engine.trunk import Trunk
 
 CPU_TOKENS = 1024

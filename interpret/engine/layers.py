@@ -28,7 +28,7 @@ from interpret.anatomy import (
 )
 from interpret.engine.linear import Module, quick
 
-Point = Literal["head", "attention", "neuron", "mlp"]
+Point = Literal["heads", "attn_out", "neurons", "mlp_out"]
 """Where a layer can be read and written: the heads' outputs beside each other [..., H * W], what the attention adds
 to the residual stream [..., D], the neurons [..., F], what the MLP adds [..., D]."""
 
@@ -219,7 +219,7 @@ def run_layer(layer: Layer, x: Tensor, context: Context, tap: Tap, first: int = 
 
 def _attention(layer: Layer, normed: Tensor, context: Context, tap: Tap, first: int) -> tuple[Tensor, Past]:
     """Return the output of the attention at tokens ``first`` to N, and the N tokens' keys and values."""
-    given = tap.given("attention") if first == 0 else None
+    given = tap.given("attn_out") if first == 0 else None
     start = first if given is None else 1
     queries, keys, values = _project(layer, normed, start, context.columns)
     # Sample and key-value head first, then cells: [S, G, C, N, W].
@@ -227,12 +227,12 @@ def _attention(layer: Layer, normed: Tensor, context: Context, tap: Tap, first: 
     own = Past(keys[:, :, 0], values[:, :, 0])
     if start == normed.shape[2]:
         assert given is not None
-        return tap.at("attention", given[None, :, None].expand(len(normed), -1, -1, -1)), own
+        return tap.at("attn_out", given[None, :, None].expand(len(normed), -1, -1, -1)), own
     if context.memory is not None:
         keys, values = context.memory.extended(keys, values)
     mixed = _attend(layer, queries, keys, values, context.past, context.mask[start:])
-    output = layer.attention_after(layer.attention_out(tap.at("head", mixed)))
-    return tap.at("attention", _with_first(given, output)), own
+    output = layer.attention_after(layer.attention_out(tap.at("heads", mixed)))
+    return tap.at("attn_out", _with_first(given, output)), own
 
 
 def _with_first(given: Tensor | None, rest: Tensor) -> Tensor:
@@ -309,14 +309,14 @@ def _attend(layer: Layer, queries: Tensor, keys: Tensor, values: Tensor, past: P
 
 def _mlp(layer: Layer, x: Tensor, tap: Tap, first: int) -> Tensor:
     """Return the output of the MLP, [C, S, N, D], for the stream it reads before the norm."""
-    given = tap.given("mlp") if first == 0 else None
+    given = tap.given("mlp_out") if first == 0 else None
     if given is not None:
         x = x[:, :, 1:]
         if not x.shape[2]:
-            return tap.at("mlp", given[None, :, None].expand(len(x), -1, -1, -1))
+            return tap.at("mlp_out", given[None, :, None].expand(len(x), -1, -1, -1))
     normed = x if layer.block == "post_norm" else layer.mlp_norm(x)
-    output = layer.mlp_after(layer.down(tap.at("neuron", neurons(layer, normed))))
-    return tap.at("mlp", _with_first(given, output))
+    output = layer.mlp_after(layer.down(tap.at("neurons", neurons(layer, normed))))
+    return tap.at("mlp_out", _with_first(given, output))
 
 
 def neurons(layer: Layer, normed: Tensor) -> Tensor:

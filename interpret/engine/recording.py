@@ -3,14 +3,14 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from interpret.engine.layers import Context, Layer, Past, Point, Untapped, run_layer
+from interpret.engine.masks import masks_for
 
 
 @dataclass(frozen=True)
-class Run:
+class RecordedRun:
     """What is kept of a run of S samples and T tokens."""
 
     states: list[Tensor]
@@ -20,19 +20,19 @@ class Run:
     points: dict[Point, list[Tensor]]
     """What passed the points asked for in each layer, [S, T, width]."""
 
-    def of(self, samples: slice) -> "Run":
+    def of(self, samples: slice) -> "RecordedRun":
         """Return some samples' part, uncopied; a run of one sample stands for all."""
         if len(self.states[0]) == 1:
             return self
-        return Run(
+        return RecordedRun(
             [state[samples] for state in self.states],
             [Past(past.keys[samples], past.values[samples]) for past in self.past],
             {point: [value[samples] for value in values] for point, values in self.points.items()},
         )
 
 
-def record_run(layers: Sequence[Layer], start: Tensor, points: Collection[Point]) -> Run:
-    """Run all layers from what enters the first, [S, T, D], and keep its states."""
+def record_run(layers: Sequence[Layer], start: Tensor, points: Collection[Point]) -> RecordedRun:
+    """RecordedRun all layers from what enters the first, [S, T, D], and keep its states."""
     n_tokens = start.shape[1]
     columns = slice(0, n_tokens)
     recorder = _Recorder({point: [] for point in points})
@@ -45,30 +45,7 @@ def record_run(layers: Sequence[Layer], start: Tensor, points: Collection[Point]
         output, own = run_layer(layer, x[None], context, recorder)
         states.append(output[0])
         pasts.append(own)
-    return Run(states, pasts, recorder.seen)
-
-
-def masks_for(layers: Sequence[Layer], n_tokens: int, n_past: int, like: Tensor) -> list[Tensor]:
-    """Return the mask of each layer, as ``mask_for`` does; layers that see equally far share one."""
-    masks = {window: mask_for(n_tokens, n_past, window, like) for window in {layer.window for layer in layers}}
-    return [masks[layer.window] for layer in layers]
-
-
-def mask_for(n_tokens: int, n_past: int, window: int | None, like: Tensor) -> Tensor:
-    """Return what is added to attention scores, [N, P + N]: 0 where a token sees another, -inf elsewhere.
-
-    Args:
-        n_tokens: tokens computed, N.
-        n_past: tokens before them, P.
-        window: how far back a token sees, where that is limited.
-        like: a tensor on the wanted device.
-    """
-    asking = torch.arange(n_past, n_past + n_tokens, device=like.device)[:, None]
-    distance = asking - torch.arange(n_past + n_tokens, device=like.device)
-    unseen = distance < 0
-    if window is not None:
-        unseen = unseen | (distance > window)
-    return torch.zeros(unseen.shape, device=like.device).masked_fill(unseen, float("-inf"))
+    return RecordedRun(states, pasts, recorder.seen)
 
 
 def _no_past(layer: Layer, x: Tensor) -> Past:

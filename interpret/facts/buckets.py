@@ -17,12 +17,11 @@ from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from interpret.errors import InputError, unknown
-from interpret.stats import Average, average
+from interpret.stats import Average, Floats, average
 
-Floats = NDArray[np.float64]
 Scheme = Literal["rome", "kt"]
 SCHEMES: Mapping[Scheme, tuple[str, ...]] = MappingProxyType(
     {

@@ -11,12 +11,11 @@ from itertools import groupby, islice, takewhile
 from math import nan
 from typing import Literal
 
-import torch
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import base_of, input_device, logits_of, longest_text
+from interpret.anatomy import longest_text
 from interpret.anatomy.passes import evaluating
+from interpret.engine.greedy import Continuation, write_after
 from interpret.errors import InputError, unknown
 from interpret.facts.files import Fact
 from interpret.prompts.words import starts_with_words
@@ -150,35 +149,14 @@ def _answers(
 ) -> list[Answered]:
     """Return the model's answers to B prompts of one length."""
     with evaluating(model):
-        ids, p = _write(model, [asked.ids for asked in batch], max(asked.new_tokens for asked in batch))
-    return [_judged(tokenizer, *row, rule) for row in zip(batch, ids.tolist(), p.tolist(), strict=True)]
+        written = write_after(model, [asked.ids for asked in batch], max(asked.new_tokens for asked in batch))
+    return [_judged(tokenizer, asked, one, rule) for asked, one in zip(batch, written, strict=True)]
 
 
-@torch.no_grad()
-def _write(model: PreTrainedModel, prompts: Sequence[Sequence[int]], new_tokens: int) -> tuple[Tensor, Tensor]:
-    """Return what is written greedily after prompts of T tokens, [B, G], and its first token's probability, [B].
-
-    It is written past the end of a text; who reads it cuts it there.
-    """
-    token = torch.tensor([list(prompt) for prompt in prompts], device=input_device(model))  # [B, T]
-    mask, past, steps = torch.ones_like(token), None, []
-    for step in range(new_tokens):
-        output = base_of(model)(token, attention_mask=mask, past_key_values=past, use_cache=True)
-        logits = logits_of(model, output[0][:, -1])  # [B, V]
-        if step == 0:
-            first = logits.softmax(-1, dtype=torch.float32).amax(-1)  # [B]
-        token, past = logits.argmax(-1, keepdim=True), output.past_key_values  # [B, 1]
-        mask = torch.cat([mask, torch.ones_like(token)], dim=1)
-        steps.append(token)
-    return torch.cat(steps, dim=1), first
-
-
-def _judged(
-    tokenizer: PreTrainedTokenizerBase, asked: _Asked, written: Sequence[int], p: float, rule: Rule
-) -> Answered:
+def _judged(tokenizer: PreTrainedTokenizerBase, asked: _Asked, written: Continuation, rule: Rule) -> Answered:
     """Say whether what was written, G tokens or more, is the fact's attribute."""
-    special = set(tokenizer.all_special_ids)
-    own = list(takewhile(lambda token: token not in special, written[: asked.new_tokens]))
+    special, p = set(tokenizer.all_special_ids), written.p_first
+    own = list(takewhile(lambda token: token not in special, written.ids[: asked.new_tokens]))
     text, expected = tokenizer.decode(own, clean_up_tokenization_spaces=False), asked.fact.attribute
     if rule == "words":
         correct = starts_with_words(text, expected)

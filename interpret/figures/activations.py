@@ -19,9 +19,10 @@ from interpret.activations.cache import ActivationCache
 from interpret.activations.edits import check_index
 from interpret.activations.lookup import check_holds, columns_of
 from interpret.anatomy import anatomy_of
+from interpret.drawing.canvas import LINES, To, canvas, heatmap, layer_axis, line_canvas, thin_ticks, written
+from interpret.drawing.panels import STYLE, shown
 from interpret.errors import InputError, UnsupportedModelError, unknown
-from interpret.figures.canvas import LINES, Floats, To, canvas, heatmap, layer_axis, line_canvas, thin_ticks, written
-from interpret.figures.traces import STYLE, shown
+from interpret.stats import Floats
 
 
 def attention_figure(

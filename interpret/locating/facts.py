@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.attribution.methods.layer_gradients import SITES, layer_gradient_x_activation
+from interpret.attribution.methods.layer_gradients import LAYER_SITES, layer_gradient_x_activation
 from interpret.attribution.plan import Plan, plan_attribution
-from interpret.attribution.steps.functions import FUNCTIONS, Reading, attributed_function
+from interpret.attribution.steps.functions import FUNCTIONS, StepReading, attributed_function
 from interpret.attribution.steps.step import Step
 from interpret.attribution.targets import one_for_each, texts_of
 from interpret.errors import InputError
 from interpret.facts.buckets import token_buckets
 from interpret.facts.files import Fact
+from interpret.prompts.subjects import subject_span, tokenised
 from interpret.records import LocationCell
-from interpret.tracing.inputs import subject_span, tokenised
 
 CONTRAST = "contrast_prob_diff"
 
@@ -116,7 +116,7 @@ def locate_fact(plan: Plan, fact: Fact) -> Location:
         (found,) = layer_gradient_x_activation([step], plan.layers)
     logits = readings[0].logits.detach()[0]  # [V]
     p = logits.softmax(-1)
-    scores = {site: _summed(found, site) for site in SITES}
+    scores: dict[str, Tensor] = {site: _summed(found, site) for site in LAYER_SITES}
     if not all(of_site.isfinite().all() for of_site in scores.values()):
         raise InputError("scores are not finite; open the model in float32")
     return Location(
@@ -130,7 +130,7 @@ def locate_fact(plan: Plan, fact: Fact) -> Location:
     )
 
 
-def _step(plan: Plan, fact: Fact) -> tuple[Step, list[Reading]]:
+def _step(plan: Plan, fact: Fact) -> tuple[Step, list[StepReading]]:
     """Return the step at which the prompt ends, and a list that will hold what is read there."""
     foils = None
     if plan.contrast is not None:
@@ -145,9 +145,9 @@ def _step(plan: Plan, fact: Fact) -> tuple[Step, list[Reading]]:
         raise InputError(
             f"answer {fact.attribute!r} and foil {fact.foil!r} begin with the same token; give another foil"
         )
-    readings: list[Reading] = []
+    readings: list[StepReading] = []
 
-    def function(reading: Reading) -> Tensor:
+    def function(reading: StepReading) -> Tensor:
         readings.append(reading)
         return plan.function(reading)
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from interpret.facts.buckets import SCHEMES, Scheme
+from interpret.facts.grids import Grid, bucket_averages, tokens_by_layers
 from interpret.records import LocationAverage, LocationCell
 from interpret.stats import Average
-from interpret.tracing.tables import Grid, bucket_averages, tokens_by_layers
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from interpret.activations._record import unfused
 from interpret.activations.edits import check_index
-from interpret.activations.sites import unfused
 from interpret.anatomy import Anatomy, anatomy_of, input_device, key_heads
+from interpret.device import in_float64
 from interpret.errors import InputError, unknown
-from interpret.precision import in_float64
 from interpret.probing.neurons import plain_weight
 
 Kind = Literal["query", "key", "value"]

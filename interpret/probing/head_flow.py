@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from interpret.activations._record import record
 from interpret.activations.cache import ActivationCache
 from interpret.activations.lookup import check_holds, columns_of
-from interpret.activations.sites import recording
 from interpret.anatomy import Anatomy, anatomy_of
+from interpret.device import in_float64
 from interpret.errors import InputError
-from interpret.precision import in_float64
 from interpret.probing._logit_attribution import head_writes
 from interpret.probing.composition import Kind, check_kind, grams, head_weights, product_norm
 from interpret.probing.heads import attention_patterns, check_looks_back
@@ -143,7 +143,7 @@ def information_flow(
     if source > destination:
         raise InputError(f"source {source} comes after destination {destination}: no token looks at later ones")
     anatomy, n_heads = anatomy_of(model), model.config.num_attention_heads
-    with recording(model, [f"v.{layer}" for layer in range(len(anatomy.layers))]) as seen:
+    with record(model, [f"v.{layer}" for layer in range(len(anatomy.layers))]) as seen:
         patterns = attention_patterns(model, torch.tensor([ids]))
     rows: list[dict[str, Any]] = []
     for layer, pattern in patterns.items():

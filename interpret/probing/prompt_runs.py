@@ -13,7 +13,7 @@ from interpret.errors import InputError
 from interpret.probing._logit_attribution import logit_attribution
 from interpret.probing._logit_lens import logit_lens
 from interpret.probing.heads import attention_patterns, check_looks_back, induction_scores
-from interpret.prompts.chat import MODEL_TEMPLATE, as_it_is, wrap
+from interpret.prompts.chat import MODEL_TEMPLATE, read_text
 from interpret.prompts.prompts import Prompt
 from interpret.prompts.tokens import TokenisedPrompt, continuation, select_tokens, tokenise
 from interpret.records import HeadView, LensReading, LogitShare
@@ -60,7 +60,7 @@ def probed_prompts(
     found = []
     for prompt in prompts:
         try:
-            text = as_it_is(prompt.text) if prompt.raw else wrap(tokenizer, prompt.text, chat_template)
+            text = read_text(tokenizer, prompt, chat_template)
             tokenised = tokenise(tokenizer, text, prompt.subject)
             words = {"target": prompt.target, "foil": prompt.foil}
             followed = {key: continuation(tokenizer, text, said)[0] for key, said in words.items() if said is not None}

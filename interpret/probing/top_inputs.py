@@ -19,7 +19,7 @@ from interpret.anatomy import longest_text
 from interpret.anatomy.passes import evaluating
 from interpret.errors import InputError, unknown
 from interpret.probing.neurons import count_neurons, run_neurons
-from interpret.prompts.chat import as_it_is, wrap
+from interpret.prompts.chat import read_text
 from interpret.prompts.prompts import Prompt
 from interpret.prompts.tokens import TokenisedPrompt, tokenise
 
@@ -164,14 +164,13 @@ def _tokenised(
         raise InputError("prompts is a single text: give a list of texts, or whatever yields them")
     longest = longest_text(model)
     for index, prompt in enumerate(prompts):
-        text = prompt if isinstance(prompt, str) else prompt.text
-        raw = isinstance(prompt, str) or prompt.raw
+        asked = Prompt("", prompt, raw=True) if isinstance(prompt, str) else prompt
         try:
-            tokenised = tokenise(tokenizer, as_it_is(text) if raw else wrap(tokenizer, text))
+            tokenised = tokenise(tokenizer, read_text(tokenizer, asked))
         except InputError as error:
             raise InputError(f"prompts[{index}]: {error}") from None
         if not tokenised.content:
-            raise InputError(f"prompts[{index}]: prompt {text!r} has no tokens of its own")
+            raise InputError(f"prompts[{index}]: prompt {asked.text!r} has no tokens of its own")
         if len(tokenised.ids) > longest:
             raise InputError(f"prompts[{index}] has {len(tokenised.ids)} tokens; this model reads at most {longest}")
         yield index, tokenised

@@ -11,6 +11,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers import PreTrainedTokenizerBase
 
 from interpret.errors import InputError
+from interpret.prompts.prompts import Prompt
 
 MODEL_TEMPLATE = "model"
 """Stands for the template that comes with the tokenizer."""
@@ -32,6 +33,20 @@ class ChatText:
 def as_it_is(text: str) -> ChatText:
     """Take a raw prompt."""
     return ChatText(text, (0, len(text)), add_special_tokens=True)
+
+
+def read_text(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, template: str = MODEL_TEMPLATE) -> ChatText:
+    """Return what a model reads of a prompt: a raw one as it is, another as the user's turn of a chat.
+
+    Args:
+        tokenizer: brings the model's template.
+        prompt: of a prompt file.
+        template: as in ``wrap``; raw prompts do not use it.
+
+    Raises:
+        InputError: if the template is wrong.
+    """
+    return as_it_is(prompt.text) if prompt.raw else wrap(tokenizer, prompt.text, template)
 
 
 def wrap(tokenizer: PreTrainedTokenizerBase, message: str, template: str = MODEL_TEMPLATE) -> ChatText:

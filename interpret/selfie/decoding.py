@@ -12,16 +12,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
-from interpret.anatomy import generating_by, input_device
 from interpret.device import total_memory
 from interpret.engine.continuations import RowMemory, at_once, run_rows
+from interpret.engine.greedy import end_tokens
 from interpret.engine.layers import Context, Past, Untapped, run_layer
+from interpret.engine.masks import masks_for
 from interpret.engine.prefix_tree import PrefixTree, groves, read_tree
-from interpret.engine.recording import Run, masks_for, record_run
+from interpret.engine.recording import RecordedRun, record_run
 from interpret.engine.trunk import Trunk, check_trunk, trunk_of
-from interpret.prompts.batches import pad
 from interpret.selfie.templates import InterpretationPrompt
 from interpret.surgery.hooks import bind, overlay
 from interpret.surgery.plan import plan_surgery
@@ -41,7 +41,7 @@ class Primed:
     model: PreTrainedModel
     template: InterpretationPrompt
     trunk: Trunk
-    run: Run
+    run: RecordedRun
     """Its T columns in full, of one sample."""
     logits: Tensor
     """[1, V] of the token after it."""
@@ -168,7 +168,7 @@ def _chosen(start: Start, rows: Sequence[int], room: int = 0) -> Start:
 def write(start: Start, rows: Sequence[int], new_tokens: int) -> list[Written]:
     """Let the model go on greedily from some rows of a start, until its end-of-text token or ``new_tokens`` tokens."""
     trunk, start = start.primed.trunk, _chosen(start, rows, new_tokens)
-    ends, memory = _ends(start.primed.model), start.memory
+    ends, memory = end_tokens(start.primed.model), start.memory
     written = [Written([], []) for _ in rows]
     active: list[Written | None] = list(written)  # the text each row of the batch writes; None where it has ended
     p, token = _likeliest(start.logits)  # [R]
@@ -198,22 +198,6 @@ def _likeliest(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Return the greatest probability of each row and its token, [R, V] -> [R], [R]."""
     top, token = logits.max(-1)
     return (top - logits.logsumexp(-1)).exp(), token
-
-
-def write_after(model: PreTrainedModel, prompts: Sequence[Sequence[int]], new_tokens: int) -> list[list[int]]:
-    """Return what the model writes greedily after each prompt, without the end-of-text token.
-
-    A plain greedy search: what a checkpoint's own generation settings add would not be the model's likeliest text.
-    """
-    if not new_tokens:
-        return [[] for _ in prompts]
-    ends = _ends(model)
-    config = GenerationConfig(max_new_tokens=new_tokens, do_sample=False, eos_token_id=ends or None, pad_token_id=0)
-    batch = pad(prompts, pad_id=0, device=input_device(model))
-    with generating_by(model, config):
-        output = model.generate(batch.input_ids, attention_mask=batch.attention_mask, generation_config=config)
-    texts = output[:, batch.input_ids.shape[1] :].tolist()
-    return [text[: next((i for i, token in enumerate(text) if token in ends), len(text))] for text in texts]
 
 
 @torch.no_grad()
@@ -286,10 +270,3 @@ def automatic_batch_size(primed: Primed, new_tokens: int) -> int:
     # The start is kept for scoring under other states, and the memory is copied when rows leave it.
     row = 3 * room * column + 8 * primed.logits.numel()
     return max(1, min(LARGEST_BATCH, total_memory(primed.trunk.device) // MEMORY_SHARE // row))
-
-
-def _ends(model: PreTrainedModel) -> list[int]:
-    """Return the end-of-text tokens of a model."""
-    own = model.generation_config.eos_token_id if model.generation_config is not None else None
-    end = own if own is not None else model.config.eos_token_id
-    return end if isinstance(end, list) else [] if end is None else [end]

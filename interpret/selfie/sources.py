@@ -7,16 +7,17 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.activations._record import record
+from interpret.activations._record import Site, record
 from interpret.anatomy import anatomy_of, base_of, input_device
 from interpret.errors import InputError, unknown
-from interpret.prompts.chat import MODEL_TEMPLATE, as_it_is, wrap
+from interpret.prompts.chat import MODEL_TEMPLATE, read_text
 from interpret.prompts.prompts import Prompt
 from interpret.prompts.selectors import select
 from interpret.prompts.tokens import TokenisedPrompt, select_tokens, tokenise
 
-HIDDEN = "hidden"
-SITES = (HIDDEN, "attn_out", "mlp_out")
+RESID_PRE: Site = "resid_pre"
+SOURCE_SITES: tuple[Site, ...] = (RESID_PRE, "attn_out", "mlp_out")
+"""Where states can be taken from."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,10 @@ class Source:
     prompt: Prompt
     tokenised: TokenisedPrompt
     pairs: Sequence[tuple[int, int]]
-    """(layer, token) of every state. For the site ``hidden``, layers are indices of ``hidden_states``: l is the input
-    of layer l, L the state after the final norm; for the others, the layer itself."""
-    site: str = HIDDEN
-    """One of ``SITES``."""
+    """(layer, token) of every state. For the site ``resid_pre``, layers are indices of ``hidden_states``: l is the
+    input of layer l, L the state after the final norm; for the others, the layer itself."""
+    site: str = RESID_PRE
+    """One of ``SOURCE_SITES``."""
 
 
 def plan_sources(
@@ -39,7 +40,7 @@ def plan_sources(
     *,
     layers: str | Sequence[int] = "3:-1:5",
     tokens: str | Sequence[int] = "content",
-    site: str = HIDDEN,
+    site: str = RESID_PRE,
     chat_template: str = MODEL_TEMPLATE,
 ) -> list[Source]:
     """Tokenise prompts and resolve the selectors, all before any work is done.
@@ -48,12 +49,12 @@ def plan_sources(
         model: a causal LM of a known family.
         tokenizer: its fast tokenizer.
         prompts: from a file by ``load_examples``, or ``[Prompt("mine_1", "Dogs bark", raw=True)]``.
-        layers: for the site ``hidden`` indices of ``hidden_states``, 0 the embeddings, the last the state after the
+        layers: for the site ``resid_pre`` indices of ``hidden_states``, 0 the embeddings, the last the state after the
             final norm; for the others layers, from 0. A list, or words such as ``"3,7"``, ``"0:20:5"``, ``"-1"``,
             ``"all"``.
         tokens: positions in the text the model reads, chat template included, from 0 or from -1 backwards: a list, or
             words as for ``layers``; also ``content``, ``last``, ``subject`` and ``subject_last``.
-        site: ``hidden``, the residual stream; ``attn_out`` or ``mlp_out``.
+        site: ``resid_pre``, the residual stream; ``attn_out`` or ``mlp_out``.
         chat_template: of prompts that are not raw: ``model``, or a text such as ``"[INST] {prompt} [/INST]"``.
 
     Returns:
@@ -62,10 +63,10 @@ def plan_sources(
     Raises:
         InputError: naming the prompt, if a selector does not fit it; for prompts that are plain texts.
     """
-    if site not in SITES:
-        raise InputError(unknown("site", site, SITES))
+    if site not in SOURCE_SITES:
+        raise InputError(unknown("site", site, SOURCE_SITES))
     n_layers = len(anatomy_of(model).layers)
-    chosen = select("layer", _selector(layers), n_layers + 1 if site == HIDDEN else n_layers)
+    chosen = select("layer", _selector(layers), n_layers + 1 if site == RESID_PRE else n_layers)
     sources = []
     for index, prompt in enumerate(prompts):
         if isinstance(prompt, str):
@@ -74,7 +75,7 @@ def plan_sources(
                 "with raw=True to be read as it is"
             )
         try:
-            chat_text = as_it_is(prompt.text) if prompt.raw else wrap(tokenizer, prompt.text, chat_template)
+            chat_text = read_text(tokenizer, prompt, chat_template)
             tokenised = tokenise(tokenizer, chat_text, prompt.subject)
             positions = select_tokens(_selector(tokens), tokenised)
         except InputError as error:
@@ -100,7 +101,7 @@ def source_of_pairs(
         raise InputError("no (layer, token) pair is given, so there is nothing to interpret")
     layers, tokens = (",".join(str(pair[part]) for pair in pairs) for part in (0, 1))
     (all_of,) = plan_sources(model, tokenizer, [prompt], layers=layers, tokens=tokens, site=site)
-    n_layers = len(anatomy_of(model).layers) + (site == HIDDEN)
+    n_layers = len(anatomy_of(model).layers) + (site == RESID_PRE)
     n_tokens = len(all_of.tokenised.ids)
     return replace(all_of, pairs=[(layer % n_layers, token % n_tokens) for layer, token in pairs])
 
@@ -109,7 +110,7 @@ def source_of_pairs(
 def states_of(model: PreTrainedModel, source: Source) -> dict[int, Tensor]:
     """Return what every layer asked for holds at every token of the prompt: [T, D] each."""
     layers = {layer for layer, _ in source.pairs}
-    names = {} if source.site == HIDDEN else {layer: f"{source.site}.{layer}" for layer in layers}
+    names = {} if source.site == RESID_PRE else {layer: f"{source.site}.{layer}" for layer in layers}
     ids = torch.tensor([source.tokenised.ids], device=input_device(model))  # [1, T]
     with record(model, list(names.values())) as seen:
         output = base_of(model)(ids, attention_mask=torch.ones_like(ids), output_hidden_states=True)

@@ -12,7 +12,7 @@ from transformers import GenerationMixin, LlamaForCausalLM, LlamaModel, PreTrain
 
 from interpret.activations._record import SITES
 from interpret.anatomy import anatomy_of, cache_tensors, input_device, reporting_attention
-from interpret.precision import in_float64
+from interpret.device import in_float64
 from interpret.prompts.batches import pad
 from interpret.surgery.generation import can_be_patched, decoding_modes, forward_interpret, generate_interpret
 

@@ -5,17 +5,17 @@
 derivatives ``backward`` finds in the two runs of ``two_runs``.
 """
 
-from interpret.sweep.cells import Cell, Pin, Site, grid, window_around
+from interpret.sweep.cells import Cell, CellSite, Pin, grid, window_around
 from interpret.sweep.exact import SweepResult, sweep
 from interpret.sweep.first_order import FirstOrder, first_order
 from interpret.sweep.metrics import Metric
 
 __all__ = [
     "Cell",
+    "CellSite",
     "FirstOrder",
     "Metric",
     "Pin",
-    "Site",
     "SweepResult",
     "first_order",
     "grid",

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from interpret.engine.layers import Context, Layer, Past, Point, Untapped, run_layer
-from interpret.engine.recording import Run, mask_for
+from interpret.engine.masks import mask_for
+from interpret.engine.recording import RecordedRun
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,9 @@ class Derivatives:
     """At the outputs of the modules a route has severed, [S, T, D]."""
 
 
-def derivatives(layers: Sequence[Layer], run: Run, last: Tensor, routes: Iterable[Route]) -> Iterator[Derivatives]:
+def derivatives(
+    layers: Sequence[Layer], run: RecordedRun, last: Tensor, routes: Iterable[Route]
+) -> Iterator[Derivatives]:
     """Go back through the layers, the last one first.
 
     Every layer is run again, with a graph of its own that is dropped before the next. Derivatives with respect to

@@ -5,7 +5,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from interpret.anatomy import check_evaluating, input_device
-from interpret.engine.recording import Run
+from interpret.engine.recording import RecordedRun
 from interpret.errors import InputError
 
 CPU_MEMORY = 1 << 30
@@ -50,7 +50,7 @@ def check_runs(model: PreTrainedModel, base: Tensor, donor: Tensor) -> None:
         raise InputError(f"{len(donor)} donor rows for {len(base)} base rows: give as many, or one for all")
 
 
-def first_difference(base: Run, donor: Run) -> int:
+def first_difference(base: RecordedRun, donor: RecordedRun) -> int:
     """Return the first token at which any sample of the runs differs; T where none does."""
     differs = (base.states[0] != donor.states[0]).any(dim=-1).any(dim=0)
     return int(differs.nonzero()[0]) if differs.any() else len(differs)

@@ -7,11 +7,13 @@ from typing import Literal, get_args
 
 from interpret.errors import InputError, unknown
 
-Site = Literal["hidden", "attention", "mlp", "head", "neuron"]
-"""What is restored: the output of a decoder layer, of its attention, of its MLP, of one attention head (before
-the heads are mixed) or of one MLP neuron (after the activation)."""
-SITES = get_args(Site)
-PINNED = ("attention", "mlp")
+CellSite = Literal["resid_post", "attn_out", "mlp_out", "heads", "neurons"]
+"""The sites of ``interpret.activations`` that can be restored: the output of a decoder layer, of its attention, of its
+MLP, of one attention head (before the output projection) or of one MLP neuron (after the activation)."""
+CELL_SITES = get_args(CellSite)
+UNITS = {"heads": "head", "neurons": "neuron"}
+"""What one unit of a site is called, of the sites that have units."""
+PINNED = ("attn_out", "mlp_out")
 PIN_LAYERS = ("later", "all")
 
 
@@ -19,7 +21,7 @@ PIN_LAYERS = ("later", "all")
 class Pin:
     """Holds a module's output, at the cell's token, at the values of the base run: severs it."""
 
-    site: Literal["attention", "mlp"]
+    site: Literal["attn_out", "mlp_out"]
     layers: Literal["later", "all"] = "later"
     """later: in the layers after the restored ones. all: everywhere but where the site itself is restored, which
     differs from "later" only within and before the restored layers."""
@@ -29,15 +31,20 @@ class Pin:
 class Cell:
     """One patched run: the base run with the donor's values at one token."""
 
-    site: Site
+    site: CellSite
     token: int
     start: int
-    """The first restored layer; for ``hidden`` -1 is the input of layer 0."""
+    """The first restored layer; for ``resid_post`` -1 is the input of layer 0."""
     stop: int
     """One past the last restored layer."""
     unit: int | None = None
     """Which head or neuron."""
     pins: tuple[Pin, ...] = ()
+
+    @property
+    def one_unit(self) -> str:
+        """What one unit of the cell's site is called."""
+        return UNITS[self.site]
 
     def restores(self, site: str, layer: int) -> bool:
         """Tell whether the donor's value is written at this site of this layer."""
@@ -51,7 +58,7 @@ class Cell:
 
 
 def grid(
-    site: Site,
+    site: CellSite,
     *,
     n_tokens: int,
     n_layers: int,
@@ -61,7 +68,7 @@ def grid(
 ) -> list[Cell]:
     """Return the cells of every token and layer, token by token.
 
-    >>> [(cell.token, cell.start, cell.stop) for cell in grid("mlp", n_tokens=1, n_layers=3, window=2)]
+    >>> [(cell.token, cell.start, cell.stop) for cell in grid("mlp_out", n_tokens=1, n_layers=3, window=2)]
     [(0, 0, 1), (0, 0, 2), (0, 1, 3)]
     """
     windows = [window_around(layer, window, n_layers) for layer in range(n_layers)]
@@ -86,22 +93,22 @@ def check_cells(cells: Sequence[Cell], n_tokens: int, n_layers: int, n_heads: in
         InputError: naming the first cell that does not.
     """
     for index, cell in enumerate(cells):
-        problem = _problem(cell, n_tokens, n_layers, {"head": n_heads, "neuron": n_neurons})
+        problem = _problem(cell, n_tokens, n_layers, {"heads": n_heads, "neurons": n_neurons})
         if problem:
             raise InputError(f"cells[{index}]: {problem}")
 
 
 def _problem(cell: Cell, n_tokens: int, n_layers: int, units: dict[str, int]) -> str:
     """Say what is wrong with a cell; "" for nothing."""
-    if cell.site not in SITES:
-        return unknown("site", cell.site, SITES)
+    if cell.site not in CELL_SITES:
+        return unknown("site", cell.site, CELL_SITES)
     if not 0 <= cell.token < n_tokens:
         return f"token {cell.token} does not exist; this prompt has tokens 0 to {n_tokens - 1}"
-    lowest = -1 if cell.site == "hidden" else 0
+    lowest = -1 if cell.site == "resid_post" else 0
     if not lowest <= cell.start < cell.stop <= n_layers:
         return f"layers {cell.start} to {cell.stop - 1} do not exist; this model has layers 0 to {n_layers - 1}"
     if cell.site in units and (cell.unit is None or not 0 <= cell.unit < units[cell.site]):
-        return f"{cell.site} {cell.unit} does not exist; a layer has {cell.site}s 0 to {units[cell.site] - 1}"
+        return f"{cell.one_unit} {cell.unit} does not exist; a layer has {cell.site} 0 to {units[cell.site] - 1}"
     if cell.site not in units and cell.unit is not None:
         return f"site {cell.site} has no units, but unit is {cell.unit}; leave it out"
     for pin in cell.pins:

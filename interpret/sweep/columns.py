@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from interpret.engine.layers import Context, Layer, Past, Point, run_layer
-from interpret.engine.recording import Run, mask_for
-from interpret.sweep.cells import Cell
-
-_UNITS: dict[str, Point] = {"head": "head", "neuron": "neuron"}
+from interpret.engine.masks import mask_for
+from interpret.engine.recording import RecordedRun
+from interpret.sweep.cells import UNITS, Cell
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Column:
         for cell in self.cells:
             whole = max(0, n_layers - 2 - cell.start) * computed
             last = min(computed, n_read) if cell.start < n_layers - 1 else 0
-            total += whole + last + (cell.site != "hidden")
+            total += whole + last + (cell.site != "resid_post")
         return total
 
 
@@ -53,9 +52,9 @@ class _Chunk:
 
 
 def run_column(
-    layers: Sequence[Layer], base: Run, donor: Run, column: Column, *, n_read: int, chunk: int
+    layers: Sequence[Layer], base: RecordedRun, donor: RecordedRun, column: Column, *, n_read: int, chunk: int
 ) -> Iterator[Tensor]:
-    """Run a column through all layers.
+    """RecordedRun a column through all layers.
 
     Args:
         layers: of the model.
@@ -101,17 +100,17 @@ class _Step:
     token: int
     first: int
     """Of the column's tokens, those before it do not leave the layer."""
-    base: Run
-    donor: Run
+    base: RecordedRun
+    donor: RecordedRun
 
     def run(self, chunk: _Chunk) -> Tensor:
-        """Run cells that started before: their next state, [C, S, N - first, D]."""
+        """RecordedRun cells that started before: their next state, [C, S, N - first, D]."""
         return self._through(chunk.cells, chunk.x, self.first)
 
     def joined(self, cells: tuple[Cell, ...]) -> Tensor:
         """Return the state after this layer of cells that start in it: the base's, but for the column's token."""
         x = self.base.states[self.index + 1][:, self.token :].expand(len(cells), -1, -1, -1).clone()
-        if cells[0].site == "hidden":
+        if cells[0].site == "resid_post":
             x[:, :, 0] = self.donor.states[self.index + 1][:, self.token]
         else:
             before = self.base.states[self.index][:, self.token : self.token + 1]
@@ -119,7 +118,7 @@ class _Step:
         return x
 
     def _through(self, cells: tuple[Cell, ...], x: Tensor, first: int) -> Tensor:
-        """Run the layer on x, [C, S, N, D], tokens from t on, with all that is written into it."""
+        """RecordedRun the layer on x, [C, S, N, D], tokens from t on, with all that is written into it."""
         x = x.to(self.layer.device)
         n_tokens = x.shape[2]
         keys, values = (
@@ -128,7 +127,7 @@ class _Step:
         mask = mask_for(n_tokens, self.token, self.layer.window, x)
         context = Context(Past(keys, values), mask, slice(self.token, self.token + n_tokens))
         output, _ = run_layer(self.layer, x, context, _Writer(cells, self, n_tokens), first)
-        rows = [row for row, cell in enumerate(cells) if cell.restores("hidden", self.index)]
+        rows = [row for row, cell in enumerate(cells) if cell.restores("resid_post", self.index)]
         if rows and not first:
             output[rows, :, 0] = self.donor.states[self.index + 1][:, self.token]
         return output
@@ -152,9 +151,9 @@ class _Writer:
 
     def at(self, point: Point, value: Tensor) -> Tensor:
         restored, held = self._rows(point)
-        if value.shape[2] < self.n_tokens or len(self.cells) in (len(restored), len(held)) and point not in _UNITS:
+        if value.shape[2] < self.n_tokens or len(self.cells) in (len(restored), len(held)) and point not in UNITS:
             return value
-        if restored and point in _UNITS:
+        if restored and point in UNITS:
             self._write_units(point, value, restored)
         elif restored:
             value[restored, :, 0] = self._value(self.step.donor, point)
@@ -169,13 +168,13 @@ class _Writer:
         held = [row for row, cell in enumerate(self.cells) if cell.holds(point, index)]
         return restored, held
 
-    def _value(self, run: Run, point: Point) -> Tensor:
+    def _value(self, run: RecordedRun, point: Point) -> Tensor:
         """Return what passed a point at the column's token, [S, width]."""
         return run.points[point][self.step.index][:, self.step.token]
 
     def _write_units(self, point: Point, value: Tensor, rows: list[int]) -> None:
         """Write one head or neuron of the donor's into each row."""
-        width = self.step.layer.head_width if point == "head" else 1
+        width = self.step.layer.head_width if point == "heads" else 1
         units = [self.cells[row].unit for row in rows]
         donor = self._value(self.step.donor, point).unflatten(-1, (-1, width))  # [S, units, width]
         # Indexed rows and units come first: [rows, S, width].

@@ -20,10 +20,10 @@ from transformers import PreTrainedModel
 from interpret.anatomy import anatomy_of
 from interpret.device import is_out_of_memory
 from interpret.engine.layers import Point, neurons
-from interpret.engine.recording import Run, record_run
+from interpret.engine.recording import RecordedRun, record_run
 from interpret.engine.trunk import Trunk, check_trunk, exit_of, trunk_of
 from interpret.sweep.base_and_donor import check_runs, embedded, first_difference, usable_memory
-from interpret.sweep.cells import Cell, Pin, Site, check_cells
+from interpret.sweep.cells import Cell, CellSite, Pin, check_cells
 from interpret.sweep.columns import Column, run_column
 from interpret.sweep.metrics import Metric, check_metrics, read, together
 from interpret.sweep.whole_passes import whole_passes
@@ -57,8 +57,8 @@ class _Plan:
     metrics: Mapping[str, Metric]
     n_read: int
     """How many positions, the last ones, the metrics read."""
-    base: Run
-    donor: Run
+    base: RecordedRun
+    donor: RecordedRun
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def sweep(
     >>> from transformers import GPT2Config, GPT2LMHeadModel
     >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=8, n_layer=2, n_head=2)).eval()
     >>> base, donor = torch.tensor([[3, 1, 4]]), torch.tensor([[3, 2, 4]])
-    >>> found = sweep(model, base, donor, [Cell("hidden", 2, 1, 2)], {"p": Metric("probability", (7,))})
+    >>> found = sweep(model, base, donor, [Cell("resid_post", 2, 1, 2)], {"p": Metric("probability", (7,))})
     >>> torch.allclose(found.values["p"][0], found.donor["p"])
     True
     """
@@ -163,7 +163,7 @@ def _points(cells: Iterable[Cell]) -> tuple[set[Point], set[Point]]:
     base, donor = set(), set()
     for cell in cells:
         base |= {pin.site for pin in cell.pins}
-        donor |= {cell.site} - {"hidden"}
+        donor |= {cell.site} - {"resid_post"}
     return cast(set[Point], base), cast(set[Point], donor)
 
 
@@ -204,7 +204,7 @@ class _Limits:
 
 
 def _result(plan: _Plan, cells: tuple[Cell, ...], limits: _Limits) -> SweepResult:
-    """Run what has to be run; everything else is the base run."""
+    """RecordedRun what has to be run; everything else is the base run."""
     base, donor = (_read(plan, run.states[-1][:, -plan.n_read :]) for run in (plan.base, plan.donor))  # [metrics, S, K]
     n_samples, n_tokens = plan.base.states[0].shape[:2]
     values = base[:, None].repeat(1, len(cells), 1, 1)  # [metrics, cells, S, K]
@@ -229,7 +229,7 @@ def _columns(cells: tuple[Cell, ...], first_difference: int, first_read: int, n_
 
     Left out are tokens at which the runs do not differ yet, and the last layer's output at tokens that are not read.
     """
-    groups: dict[tuple[int, Site, tuple[Pin, ...]], list[int]] = {}
+    groups: dict[tuple[int, CellSite, tuple[Pin, ...]], list[int]] = {}
     for index, cell in enumerate(cells):
         if cell.token >= first_difference and (cell.start < n_layers - 1 or cell.token >= first_read):
             groups.setdefault((cell.token, cell.site, cell.pins), []).append(index)

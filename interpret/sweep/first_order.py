@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from interpret.device import in_float64
 from interpret.engine.layers import Point
-from interpret.engine.recording import Run, record_run
+from interpret.engine.recording import RecordedRun, record_run
 from interpret.engine.trunk import Trunk, check_trunk, trunk_of
 from interpret.errors import InputError
-from interpret.precision import in_float64
 from interpret.sweep.backward import Route, derivatives
 from interpret.sweep.base_and_donor import check_runs, embedded, first_difference, usable_memory
-from interpret.sweep.cells import Cell, Site, check_cells
+from interpret.sweep.cells import Cell, CellSite, check_cells
 from interpret.sweep.metrics import Metric, check_metrics, read, together
 
 
@@ -91,7 +91,7 @@ def first_order(
     >>> from transformers import GPT2Config, GPT2LMHeadModel
     >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=8, n_layer=2, n_head=2)).eval()
     >>> base, donor = torch.tensor([[3, 1, 4]]), torch.tensor([[3, 2, 4]])
-    >>> first_order(model, base, donor, [Cell("hidden", 1, 0, 1)], Metric("logit", (7,))).effects.shape
+    >>> first_order(model, base, donor, [Cell("resid_post", 1, 0, 1)], Metric("logit", (7,))).effects.shape
     torch.Size([1, 1])
     """
     with torch.inference_mode(False), torch.no_grad():
@@ -112,14 +112,14 @@ def _plan(model: PreTrainedModel, cells: tuple[Cell, ...], metric: Metric, n_tok
     trunk = trunk_of(model, n_tokens)
     n_read = check_metrics({"metric": metric}, trunk.n_logits, n_tokens)
     check_cells(cells, n_tokens, len(trunk.layers), 0, 0)
-    points = frozenset(cell.site for cell in cells if cell.site != "hidden")
+    points = frozenset(cell.site for cell in cells if cell.site != "resid_post")
     return _Plan(trunk, cells, _routes(cells, len(trunk.layers)), metric, n_read, points)
 
 
 def _check_estimable(cells: Iterable[Cell]) -> None:
     for index, cell in enumerate(cells):
-        one_state = cell.site == "hidden" and 0 <= cell.start == cell.stop - 1
-        one_half = cell.site in ("attention", "mlp") and not cell.pins
+        one_state = cell.site == "resid_post" and 0 <= cell.start == cell.stop - 1
+        one_half = cell.site in ("attn_out", "mlp_out") and not cell.pins
         if not (one_state or one_half):
             raise InputError(
                 f"cells[{index}]: there is no first-order estimate of such a cell; there is of 'hidden' of one layer "
@@ -131,7 +131,7 @@ def _routes(cells: tuple[Cell, ...], n_layers: int) -> tuple[Route, ...]:
     """Return the route of each cell; cells that sever the same up to the same layer share one."""
 
     def severs(cell: Cell) -> tuple[frozenset[Point], int]:
-        if cell.site == "hidden":
+        if cell.site == "resid_post":
             # Before the restored layer the base's values stand there anyhow, so pins of all layers are later pins.
             return frozenset(pin.site for pin in cell.pins), n_layers
         return frozenset([cell.site]), cell.stop
@@ -153,7 +153,7 @@ def _rows(plan: _Plan, base: Tensor, memory: int | None) -> Iterator[slice]:
         yield slice(start, start + count)
 
 
-def _estimate(plan: _Plan, embeddings: Tensor, donor: Run) -> tuple[Tensor, Tensor]:
+def _estimate(plan: _Plan, embeddings: Tensor, donor: RecordedRun) -> tuple[Tensor, Tensor]:
     """Return the estimates, [cells, S], and the metric, [S], of some base runs, [S, T, width]."""
     trunk = plan.trunk
     base = record_run(trunk.layers, trunk.enter(embeddings), plan.points)
@@ -172,7 +172,7 @@ def _estimate(plan: _Plan, embeddings: Tensor, donor: Run) -> tuple[Tensor, Tens
     return effects * slope.cpu(), value.cpu()
 
 
-def _from_the_end(plan: _Plan, run: Run) -> tuple[Tensor, Tensor]:
+def _from_the_end(plan: _Plan, run: RecordedRun) -> tuple[Tensor, Tensor]:
     """Return what each position read adds to the metric, [S, K], and the derivative at the last states, [S, T, D]."""
     last = torch.zeros_like(run.states[-1])
     states = run.states[-1][:, -plan.n_read :].detach().requires_grad_()
@@ -187,7 +187,9 @@ def _read(plan: _Plan, states: Tensor) -> Tensor:
     return read((plan.metric,), plan.trunk.logits(states), plan.n_read)[0]
 
 
-def _terms(plan: _Plan, base: Run, donor: Run, last: Tensor) -> dict[tuple[Route, Site, int], Tensor]:
+def _terms(
+    plan: _Plan, base: RecordedRun, donor: RecordedRun, last: Tensor
+) -> dict[tuple[Route, CellSite, int], Tensor]:
     """Return what restoring a site adds, [S, T] float64 on the CPU, by route, site and layer."""
     terms = {}
     wanted = {(route, cell.site) for route, cell in zip(plan.routes, plan.cells, strict=True)}
@@ -195,7 +197,7 @@ def _terms(plan: _Plan, base: Run, donor: Run, last: Tensor) -> dict[tuple[Route
         for route, site in wanted:
             if route not in at.outputs:
                 continue
-            if site == "hidden":
+            if site == "resid_post":
                 there, here = (run.states[at.layer + 1] for run in (donor, base))
                 slope = at.outputs[route]
             else:

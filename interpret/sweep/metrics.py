@@ -7,8 +7,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from interpret.device import in_float64
 from interpret.errors import InputError, unknown
-from interpret.precision import in_float64
 
 Kind = Literal["probability", "log_probability", "logit", "logit_difference"]
 KINDS = get_args(Kind)

@@ -22,9 +22,8 @@ from interpret.sweep.metrics import Metric, read
 
 TOKENS = 4096
 """Tokens of a batch."""
-_SITES = {"hidden": "resid_post", "attention": "attn_out", "mlp": "mlp_out"}
 Place = tuple[int, str]
-"""A layer and a site; (-1, "hidden") is what enters layer 0."""
+"""A layer and a site; (-1, "resid_post") is what enters layer 0."""
 
 
 def whole_passes(
@@ -51,7 +50,7 @@ def whole_passes(
         if cell.unit is not None:
             raise UnsupportedModelError(
                 f"cells[{index}]: the family {anatomy_of(model).family.name!r} is described without its parts, so a "
-                f"{cell.site} is not found; docs/architecture.md shows how to describe them"
+                f"{cell.one_unit} is not found; docs/architecture.md shows how to describe them"
             )
     layers = range(len(anatomy_of(model).layers))
     wanted: set[Place] = {(layer, cell.site) for cell in cells for layer in range(cell.start, cell.stop)}
@@ -84,7 +83,7 @@ def _recorded(
 
 
 def _name(layer: int, site: str) -> str:
-    return "resid_pre.0" if layer < 0 else f"{_SITES[site]}.{layer}"
+    return "resid_pre.0" if layer < 0 else f"{site}.{layer}"
 
 
 def _patched(
@@ -138,5 +137,5 @@ def _hook(anatomy: Anatomy, place: Place, write: Callable[[Tensor], Tensor]) -> 
     if layer < 0:
         return anatomy.layers[0].register_forward_pre_hook(only_in_this_thread(on_input), with_kwargs=True).remove
     family, block = anatomy.family, anatomy.layers[layer]
-    path = {"hidden": "", "attention": family.attention_output, "mlp": family.mlp_last}[site]
+    path = {"resid_post": "", "attn_out": family.attention_output, "mlp_out": family.mlp_last}[site]
     return block.get_submodule(path).register_forward_hook(only_in_this_thread(on_output)).remove

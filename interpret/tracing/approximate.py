@@ -11,15 +11,16 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.errors import InputError
+from interpret.stats import Floats, rank_correlation
 from interpret.sweep import Metric, first_order, sweep
-from interpret.tracing.exact import Mediator, TraceResult, check_mediators, grid_of, trace_result
 from interpret.tracing.inputs import TraceInputs, TraceSettings, trace_inputs
+from interpret.tracing.mediators import Mediator, check_mediators, grid_of
+from interpret.tracing.result import TraceResult, trace_result
 
-Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 
@@ -145,35 +146,6 @@ def screen(
     estimates = _approximate(model, tokenizer, inputs, mediators, settings)
     chosen = {name: _largest(result.indirect_effects, share, top) for name, result in estimates.items()}
     return _traced(model, inputs, estimates, chosen, settings)
-
-
-def rank_correlation(first: ArrayLike, second: ArrayLike) -> float:
-    """Return Spearman's rank correlation of two grids of effects; equal values share their mean rank.
-
-    Args:
-        first: any shape, such as the ``indirect_effects`` of an exact trace.
-        second: the same shape.
-
-    Returns:
-        From -1 to 1; NaN below two cells, or where one of the grids is constant.
-
-    Raises:
-        InputError: if the shapes differ.
-
-    >>> rank_correlation([0.1, 0.2, 0.9], [3, 5, 4])
-    0.5
-    """
-    if np.shape(first) != np.shape(second):
-        raise InputError(f"the grids have shapes {np.shape(first)} and {np.shape(second)}; ranks need the same cells")
-    x, y = (_ranks(grid) for grid in (first, second))
-    spread = x.std() * y.std() if x.size > 1 else 0.0
-    return float(((x - x.mean()) * (y - y.mean())).mean() / spread) if spread else float("nan")
-
-
-def _ranks(grid: ArrayLike) -> Floats:
-    """Return the rank of each cell, from 1; equal ones have the mean of theirs."""
-    _, which, counts = np.unique(np.ravel(grid), return_inverse=True, return_counts=True)
-    return (counts.cumsum() - (counts - 1) / 2)[which]
 
 
 def _approximate(

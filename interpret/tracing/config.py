@@ -35,10 +35,11 @@ from interpret.facts.buckets import SCHEMES, Scheme
 from interpret.facts.filter import RULES, Rule
 from interpret.models.opening import DTYPES
 from interpret.prompts.prompts import read_text
-from interpret.tracing.exact import MEDIATORS, Mediator, Method
 from interpret.tracing.inputs import TARGETS, TraceSettings
 from interpret.tracing.knowledge_tracing import HookNames
+from interpret.tracing.mediators import MEDIATORS, Mediator
 from interpret.tracing.noise import parse_noise
+from interpret.tracing.result import Method
 
 METHODS: tuple[Method, ...] = ("exact", "approximate", "screened")
 SECTIONS: Mapping[str, tuple[str, ...]] = {

@@ -5,119 +5,16 @@ corrupted, with noise on the embeddings of the subject; and corrupted with resto
 mean over noise samples of the probability of the answer. On the sweep engine; its result is a ``TraceResult``.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Literal
+from collections.abc import Sequence
 
-import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.errors import InputError, unknown
-from interpret.sweep import Cell, Metric, Pin, Site, grid, sweep
-from interpret.tracing.inputs import Target, TraceInputs, TraceSettings, trace_inputs
-from interpret.tracing.tables import TraceGrid
-
-Floats = NDArray[np.float64]
-Mediator = Literal["hidden", "attn_severed", "mlp_severed", "attn_window", "mlp_window"]
-Method = Literal["exact", "approximate", "screened"]
-
-
-@dataclass(frozen=True)
-class _Mediation:
-    """What a mediator restores at a token, and what it holds there at the corrupted values in later layers."""
-
-    site: Site
-    pins: tuple[Pin, ...] = ()
-    windowed: bool = False
-
-
-MEDIATORS: Mapping[Mediator, _Mediation] = MappingProxyType(
-    {
-        "hidden": _Mediation("hidden"),
-        "attn_severed": _Mediation("hidden", (Pin("attention"),)),
-        "mlp_severed": _Mediation("hidden", (Pin("mlp"),)),
-        "attn_window": _Mediation("attention", windowed=True),
-        "mlp_window": _Mediation("mlp", windowed=True),
-    }
-)
-
-
-@dataclass(frozen=True)
-class TraceResult:
-    """The trace of one prompt by one mediator."""
-
-    scores: Floats = field(repr=False)
-    """[T, L], probability of the answer with the state of a token and layer restored, mean over samples."""
-    low: float
-    """Probability of the answer in the corrupted runs, mean over samples."""
-    high: float
-    """Probability of the answer in the clean run."""
-    answer_id: int
-    """The token whose probability is read; the first one of a whole answer."""
-    answer_ids: tuple[int, ...]
-    """All tokens read."""
-    answer: str
-    """Their text."""
-    subject_span: tuple[int, int]
-    """First and one past the last token of the subject."""
-    tokens: tuple[str, ...]
-    """[T] texts."""
-    token_ids: tuple[int, ...]
-    """[T]."""
-    mediator: Mediator
-    sample_scores: Floats = field(repr=False)
-    """[S, T, L], the scores of each noise sample."""
-    sample_lows: Floats = field(repr=False)
-    """[S], the corrupted runs' probabilities."""
-    exact: NDArray[np.bool_] = field(repr=False)
-    """[T, L], which scores are those of runs; the others are first-order estimates, which may leave 0 to 1."""
-
-    @property
-    def method(self) -> Method:
-        """How the scores were had: ``exact``, ``approximate``, or ``screened`` where some are exact."""
-        if self.exact.all():
-            return "exact"
-        return "screened" if self.exact.any() else "approximate"
-
-    @property
-    def total_effect(self) -> float:
-        """TE, clean minus corrupted probability."""
-        return self.high - self.low
-
-    @property
-    def indirect_effects(self) -> Floats:
-        """IE, [T, L]: restored minus corrupted probability."""
-        return self.scores - self.low
-
-    @property
-    def spread(self) -> Floats:
-        """[T, L], the standard deviation of the indirect effect over noise samples; NaN for a single one."""
-        effects = self.sample_scores - self.sample_lows[:, None, None]
-        return effects.std(axis=0, ddof=1) if len(effects) > 1 else np.full(effects.shape[1:], np.nan)
-
-    def grid(self, name: str = "trace") -> TraceGrid:
-        """Return the trace as tables and figures take it, such as ``prompt_figure([result.grid()])``.
-
-        Args:
-            name: what the prompt is called there.
-        """
-        return TraceGrid(
-            name=name,
-            prompt="".join(self.tokens),
-            answer=self.answer,
-            mediator=self.mediator,
-            tokens=self.tokens,
-            subject_span=self.subject_span,
-            p_clean=self.high,
-            p_corrupted=self.low,
-            scores=self.scores,
-            effects=self.indirect_effects,
-            spread=self.spread,
-            exact=self.exact,
-        )
+from interpret.sweep import Metric, sweep
+from interpret.tracing.inputs import Target, TraceSettings, trace_inputs
+from interpret.tracing.mediators import Mediator, check_mediators, grid_of
+from interpret.tracing.result import TraceResult, trace_result
 
 
 def trace(
@@ -243,56 +140,3 @@ def trace_mediators(
         name: trace_result(tokenizer, inputs, name, part.numpy(), high, lows)
         for name, part in zip(grids, parts, strict=True)
     }
-
-
-def trace_result(
-    tokenizer: PreTrainedTokenizerBase,
-    inputs: TraceInputs,
-    mediator: Mediator,
-    values: Floats,
-    high: float,
-    lows: Floats,
-    *,
-    exact: bool = True,
-) -> TraceResult:
-    """Make a result of the values, [T * L, S], of a mediator's cells, in the order of ``grid_of``."""
-    tokens, answer_ids = inputs.tokens, inputs.answer_ids
-    sample_scores = values.T.reshape(len(lows), len(tokens.ids), -1).copy()
-    return TraceResult(
-        scores=sample_scores.mean(axis=0),
-        low=float(lows.mean()),
-        high=high,
-        answer_id=answer_ids[0],
-        answer_ids=answer_ids,
-        answer=tokenizer.decode(list(answer_ids), clean_up_tokenization_spaces=False),
-        subject_span=inputs.span,
-        tokens=tuple(tokens.pieces),
-        token_ids=tuple(tokens.ids),
-        mediator=mediator,
-        sample_scores=sample_scores,
-        sample_lows=lows,
-        exact=np.full(sample_scores.shape[1:], exact),
-    )
-
-
-def check_mediators(mediators: Sequence[Mediator]) -> None:
-    """Check that mediators exist.
-
-    Raises:
-        InputError: naming the one that does not.
-    """
-    for mediator in mediators:
-        if mediator not in MEDIATORS:
-            raise InputError(unknown("mediator", mediator, MEDIATORS))
-
-
-def grid_of(model: PreTrainedModel, mediator: Mediator, inputs: TraceInputs, window: int) -> list[Cell]:
-    """Return a mediator's cells, token by token and layer by layer."""
-    mediation = MEDIATORS[mediator]
-    return grid(
-        mediation.site,
-        n_tokens=len(inputs.tokens.ids),
-        n_layers=model.config.num_hidden_layers,
-        window=window if mediation.windowed else 1,
-        pins=mediation.pins,
-    )

@@ -17,9 +17,11 @@ from interpret.facts.buckets import token_buckets
 from interpret.facts.files import Fact
 from interpret.records import APPROXIMATE, EXACT, SCREENED, TraceCell
 from interpret.tracing.approximate import approximate_trace, screen
-from interpret.tracing.exact import Mediator, TraceResult, trace_mediators
+from interpret.tracing.exact import trace_mediators
 from interpret.tracing.inputs import TraceSettings
+from interpret.tracing.mediators import Mediator
 from interpret.tracing.noise import embedding_sigma, parse_noise
+from interpret.tracing.result import TraceResult
 
 DEFAULT_MEDIATORS: tuple[Mediator, ...] = ("hidden", "attn_severed", "mlp_severed")
 

@@ -9,12 +9,17 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from interpret.anatomy import Anatomy, anatomy_of
 from interpret.errors import InputError
+from interpret.facts.files import load_facts
+from interpret.tracing.tables import TraceGrid
 
 LAYER = "[LAYER_NUM]"
 """Stands for the number of each layer in turn."""
@@ -92,3 +97,36 @@ def _templates(anatomy: Anatomy, modules: Mapping[str, nn.Module]) -> dict[nn.Mo
         for name, module in modules.items()
         if name and not numbered.match(name)
     }
+
+
+FILES = {"hidden": "ie_wo_sever", "attn_severed": "ie_w_attn_sever", "mlp_severed": "ie_w_mlp_sever"}
+"""Mediator -> what Knowledge-Tracing calls the file of its effects."""
+
+
+def row_names(path: Path) -> list[str]:
+    """Return the name of each row's fact, in the file's order."""
+    file = load_facts(path)
+    names = [fact.name for fact in file.facts]
+    for bad in file.bad:  # in their order, so that each lands on its own row
+        names.insert(bad.index, "")
+    return names
+
+
+def result_lists(grids: dict[tuple[str, str], TraceGrid], rows: list[str]) -> dict[str, list[Any]]:
+    """Return the lists by the files' names; rows that were not traced hold 0, or a tensor of no tokens."""
+    by_fact = {name: grid for (name, _), grid in grids.items()}
+    contents: dict[str, list[Any]] = {
+        "te": [by_fact[name].total_effect if name in by_fact else 0.0 for name in rows],
+        "valid_index": [index for index, name in enumerate(rows) if name in by_fact],
+    }
+    n_layers = next(iter(grids.values())).effects.shape[1]
+    for mediator, file in FILES.items():
+        if any(one == mediator for _, one in grids):
+            # Nothing is severed after the last layer, which Knowledge-Tracing therefore leaves out.
+            layers = n_layers if mediator == "hidden" else n_layers - 1
+            empty = torch.zeros(layers, 0)
+            contents[file] = [
+                torch.tensor(grids[name, mediator].effects.T[:layers].copy()) if (name, mediator) in grids else empty
+                for name in rows
+            ]
+    return contents

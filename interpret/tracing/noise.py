@@ -17,14 +17,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.anatomy import embedding_table, input_device
 from interpret.errors import InputError
+from interpret.stats import Floats
 
-Floats = NDArray[np.float64]
 CODES = "'s3' (3 standard deviations of the embeddings), 0.1, 'u0.5', 'm' or 't3'"
 
 

@@ -17,9 +17,10 @@ from interpret.facts.runs import FactPlan, write_facts
 from interpret.records import EXACT, TraceCell, TracePeak, csv_header, to_csv
 from interpret.storage.disk import replace_whole
 from interpret.storage.run_folder import Run, read_units
-from interpret.tracing.exact import Mediator, TraceResult
 from interpret.tracing.facts import DEFAULT_MEDIATORS, sized_for, trace_cells, trace_fact
 from interpret.tracing.inputs import TraceSettings
+from interpret.tracing.mediators import Mediator
+from interpret.tracing.result import TraceResult
 from interpret.tracing.tables import TraceGrid, trace_grids, trace_peaks
 
 GRIDS, PEAKS = "grids", "peaks.csv"

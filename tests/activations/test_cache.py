@@ -7,8 +7,8 @@ import transformers
 from reference.tiny import D, L, V, hooks_on, tiny_model
 from reference.toy_tokenizers import byte_level
 
+from interpret.activations._record import SITES, all_names, select_names
 from interpret.activations.cache import ActivationCache, activation_cache
-from interpret.activations.sites import SITES, all_names, select_names
 from interpret.anatomy import anatomy_of, base_of, head_width
 from interpret.errors import InputError, RunError, UnsupportedModelError
 from interpret.probing.neurons import count_neurons

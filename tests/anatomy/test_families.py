@@ -106,15 +106,15 @@ def test_layers_run_part_by_part_are_the_model(kind, attention):
 
 
 CELLS = [
-    Cell("hidden", 1, -1, 1),
-    Cell("hidden", 2, 0, 1),
-    Cell("hidden", 1, 1, 2, None, (Pin("attention"),)),
-    Cell("hidden", 2, 2, 3, None, (Pin("mlp", "all"),)),
-    Cell("attention", 2, 0, 3),
-    Cell("mlp", 1, 1, 3, None, (Pin("attention", "all"),)),
-    Cell("mlp", 6, 2, 4),
+    Cell("resid_post", 1, -1, 1),
+    Cell("resid_post", 2, 0, 1),
+    Cell("resid_post", 1, 1, 2, None, (Pin("attn_out"),)),
+    Cell("resid_post", 2, 2, 3, None, (Pin("mlp_out", "all"),)),
+    Cell("attn_out", 2, 0, 3),
+    Cell("mlp_out", 1, 1, 3, None, (Pin("attn_out", "all"),)),
+    Cell("mlp_out", 6, 2, 4),
 ]
-UNITS = [Cell("head", 1, 0, 3, 3), Cell("neuron", 2, 1, 3, 47)]
+UNITS = [Cell("heads", 1, 0, 3, 3), Cell("neurons", 2, 1, 3, 47)]
 
 
 def two_runs(model):

@@ -23,10 +23,10 @@ from interpret.sweep import Cell, Metric, Pin, sweep
 DOCUMENT = Path(__file__).parents[2] / "docs" / "architecture.md"
 IDS = torch.tensor([[5, 6, 7, 8, 9], [20, 30, 40, 50, 60]])
 CELLS = [
-    Cell("hidden", 1, -1, 1),
-    Cell("hidden", 2, 1, 2, None, (Pin("mlp"),)),
-    Cell("attention", 1, 0, 3),
-    Cell("mlp", 2, 1, 3, None, (Pin("attention", "all"),)),
+    Cell("resid_post", 1, -1, 1),
+    Cell("resid_post", 2, 1, 2, None, (Pin("mlp_out"),)),
+    Cell("attn_out", 1, 0, 3),
+    Cell("mlp_out", 2, 1, 3, None, (Pin("attn_out", "all"),)),
 ]
 P = {"p": Metric("probability", (5,))}
 
@@ -125,7 +125,7 @@ def restored(model, layers, base, donor, layer, token):
 
 def test_its_sweeps_are_exact_with_parts_and_without(persimmon, described):
     base, donor = two_runs(persimmon)
-    found = sweep(persimmon, base, donor, [*CELLS, Cell("hidden", 1, 2, 3)], P).values["p"]
+    found = sweep(persimmon, base, donor, [*CELLS, Cell("resid_post", 1, 2, 3)], P).values["p"]
     expected = restored(persimmon, persimmon.model.layers, base, donor, 2, 1)
     torch.testing.assert_close(found[-1], expected, rtol=1e-5, atol=1e-9)
     register_family(dataclasses.replace(FAMILIES["persimmon"], parts=None))
@@ -144,7 +144,7 @@ def test_a_family_that_cannot_be_taken_apart_is_swept_all_the_same(monkeypatch):
     monkeypatch.setitem(FAMILIES, "codegen", row)
     base, donor = two_runs(model)
     with pytest.warns(UserWarning, match="each cell is a whole forward pass"):
-        found = sweep(model, base, donor, [Cell("hidden", 1, 2, 3)], P).values["p"]
+        found = sweep(model, base, donor, [Cell("resid_post", 1, 2, 3)], P).values["p"]
     expected = restored(model, model.transformer.h, base, donor, 2, 1)
     torch.testing.assert_close(found[0], expected, rtol=1e-5, atol=1e-9)
     with record(model, ["resid_mid.1", "mlp_out.1", "resid_post.1"]) as seen, torch.no_grad():

@@ -32,7 +32,7 @@ from interpret import (
 )
 from interpret.attribution.methods.registry import METHODS
 from interpret.attribution.steps.functions import FUNCTIONS
-from interpret.selfie.decoding import write_after
+from interpret.engine.greedy import write_after
 
 
 def attributed(model=None, targets=TARGET, **options):
@@ -304,7 +304,7 @@ def test_what_the_model_writes_is_attributed_as_if_it_had_been_given():
     prompts = [PROMPT, "I love"]
     found = attribute(model, TOKENIZER, prompts, max_new_tokens=3)
     for one, prompt in zip(found.sequences, prompts, strict=True):
-        written = write_after(model, [ids_of(prompt)], 3)[0]
+        written = write_after(model, [ids_of(prompt)], 3)[0].ids
         assert one.token_ids == (*ids_of(prompt), *written)
         assert (one.n_prompt, one.start, one.stop) == (len(ids_of(prompt)), len(ids_of(prompt)), len(one.tokens))
         x = embeddings_of(model, list(one.token_ids[:-1])).requires_grad_()

@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from reference.attributions import assert_same, made, made_info, made_one
 
-from interpret.attribution.result.attribution import Attributed, Attribution
-from interpret.attribution.result.files import load, save
+from interpret.attribution.result.attribution import Attribution
+from interpret.attribution.result.files import save
+from interpret.attribution.result.scores import Attributed
 from interpret.errors import InputError, RunError
+
+load = Attribution.load
 
 
 def floats(*shape):

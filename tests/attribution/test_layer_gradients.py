@@ -25,7 +25,7 @@ from torch import nn
 from transformers.activations import NewGELUActivation, SiLUActivation
 
 from interpret import InputError, attribute, register_step_function
-from interpret.attribution.methods.layer_gradients import SITES, layer_names
+from interpret.attribution.methods.layer_gradients import LAYER_SITES, layer_names
 from interpret.attribution.steps.functions import FUNCTIONS
 
 
@@ -86,7 +86,7 @@ def assert_near(found, expected, rtol=1e-5):
     np.testing.assert_allclose(found, expected, rtol=0, atol=rtol * np.abs(expected).max())
 
 
-ALL = [f"{site}.{layer}" for layer in range(L) for site in SITES]
+ALL = [f"{site}.{layer}" for layer in range(L) for site in LAYER_SITES]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -18,9 +18,9 @@ from torch import Tensor
 from interpret.attribution._attribute import attribute
 from interpret.attribution.methods import masked_texts as masked_texts
 from interpret.attribution.methods import masking
-from interpret.attribution.methods.lime import fit_ridge, proximity, token_masks
 from interpret.attribution.methods.masked_texts import masked_values
-from interpret.attribution.steps.functions import Reading, contrast_prob_diff, logit, probability
+from interpret.attribution.methods.masking import fit_ridge, proximity, token_masks
+from interpret.attribution.steps.functions import StepReading, contrast_prob_diff, logit, probability
 from interpret.attribution.steps.step import Foil, Step
 from interpret.errors import InputError
 
@@ -28,7 +28,7 @@ IDS = (1, 5, 9, 5, 70, 33, 2, 8)
 BASELINES = ("zero", "mean", "unk", 7)
 
 
-def step_of(model, ids=IDS, target=11, function: Callable[[Reading], Tensor] = logit, foil=None, batch_size=3):
+def step_of(model, ids=IDS, target=11, function: Callable[[StepReading], Tensor] = logit, foil=None, batch_size=3):
     return Step(model, sentence_piece(), ids, target, foil, function, batch_size)
 
 
@@ -43,7 +43,7 @@ def lime(step: Step, **options) -> Tensor:
 def whole_pass(step: Step, embeddings: Tensor) -> Tensor:
     """The value of one text by the model's own code, [1, T, D] -> a scalar."""
     logits = step.model(inputs_embeds=embeddings, use_cache=False).logits[:, -1]
-    return step.function(Reading(logits, step.target, None, None, lambda n, seed: logits))[0]
+    return step.function(StepReading(logits, step.target, None, None, lambda n, seed: logits))[0]
 
 
 @torch.no_grad()

@@ -10,7 +10,8 @@ from reference.memory import count, only_new_objects
 
 import interpret
 from interpret.attribution import runs
-from interpret.attribution.result.attribution import Attributed, Attribution
+from interpret.attribution.result.attribution import Attribution
+from interpret.attribution.result.scores import Attributed
 from interpret.attribution.runs import questions
 from interpret.cli.attribute import _cells
 from interpret.errors import InputError

@@ -24,7 +24,7 @@ from interpret.bench.source import source_of
 from interpret.bench.values import Encoder, Unkept, Unstorable, decode
 from interpret.errors import InputError, RunError
 from interpret.storage.disk import append_line
-from interpret.tracing.exact import TraceResult
+from interpret.tracing.result import TraceResult
 
 TOP = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TOP), str(TOP / "tests")]), "PYTHONHASHSEED": "random"}

@@ -8,8 +8,9 @@ from reference.tiny import D
 from reference.toy_tokenizers import word_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from interpret.control._preservation import accuracy, answers, preservation
+from interpret.control._preservation import accuracy, preservation
 from interpret.control.training import read_answer, reinforcement_control, supervised_control, word_scorer
+from interpret.engine.greedy import answers
 from interpret.errors import InputError
 from interpret.records import Preservation, csv_header, from_csv, to_csv
 

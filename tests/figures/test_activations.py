@@ -24,8 +24,8 @@ from interpret import (
     trajectory_figure,
 )
 from interpret.anatomy import anatomy_of, reporting_attention
+from interpret.drawing.canvas import SIGNED, SIZES
 from interpret.errors import InputError, RunError, UnsupportedModelError
-from interpret.figures.canvas import SIGNED, SIZES
 from interpret.probing.heads import induction_scores
 
 ROWS = [[5, 6, 7, 8, 9], [20, 30]]

@@ -12,6 +12,7 @@ from reference.commands import run
 from reference.processes import WITHOUT_PACKAGE
 from reference.trace_rows import cells
 
+from interpret.drawing.panels import save
 from interpret.errors import InputError
 from interpret.figures import traces
 from interpret.records import TraceAverage, TraceCell, from_csv
@@ -100,7 +101,7 @@ def test_the_corrupted_probability_is_pale_and_less_has_a_colour_of_its_own(trac
 @pytest.mark.parametrize("token", ["\n", "$x$ $", "東京", "\ue000", "", "a_{b}^c", "\t", "\ud83d"])
 def test_any_token_can_be_drawn(token, tmp_path):
     rows = [vars(row) | {"token": token, "answer": token} for row in cells(effects_of(0))]
-    traces.save(traces.prompt_figure(trace_grids(TraceCell(**row) for row in rows)), tmp_path / "odd")
+    save(traces.prompt_figure(trace_grids(TraceCell(**row) for row in rows)), tmp_path / "odd")
     assert (tmp_path / "odd.png").stat().st_size > 1000
 
 
@@ -165,7 +166,7 @@ def test_a_bucket_without_tokens_is_hatched_and_counted_as_none(traced, tmp_path
     assert labels[2] == "last subject token (n=3)"
     assert panels(figure)[0].patch.get_hatch()
     assert np.isnan(images(figure)[0][1]).all()
-    traces.save(figure, tmp_path / "gaps")
+    save(figure, tmp_path / "gaps")
 
 
 def test_lines_hold_the_average_and_its_interval(traced):
@@ -205,7 +206,7 @@ def test_windows_are_named_with_their_size():
 
 def test_the_same_numbers_give_the_same_files(traced, tmp_path):
     for name in ("one", "two"):
-        written = traces.save(traces.line_figure(traced), tmp_path / name)
+        written = save(traces.line_figure(traced), tmp_path / name)
         assert written == [tmp_path / f"{name}.png", tmp_path / f"{name}.pdf"]
     for ending in ("png", "pdf"):
         assert (tmp_path / f"one.{ending}").read_bytes() == (tmp_path / f"two.{ending}").read_bytes()

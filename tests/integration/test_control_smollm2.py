@@ -4,8 +4,9 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.control._preservation import accuracy, answers, preservation
+from interpret.control._preservation import accuracy, preservation
 from interpret.control.training import read_answer, reinforcement_control, supervised_control, word_scorer
+from interpret.engine.greedy import answers
 from interpret.models.opening import load
 
 EIFFEL, COLOSSEUM = "The Eiffel Tower is in the city of", "The Colosseum is in the city of"

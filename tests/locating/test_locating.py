@@ -10,13 +10,13 @@ from reference.commands import FACT_PROMPTS, fact_rows, json_file, run, run_kill
 from interpret.errors import InputError
 from interpret.facts.buckets import token_buckets
 from interpret.facts.files import Fact, load_facts
-from interpret.figures import traces
+from interpret.facts.grids import bucket_peaks
+from interpret.figures import locations
 from interpret.locating import facts
 from interpret.locating.facts import locate_facts
 from interpret.locating.tables import location_averages, location_grids, location_summary
 from interpret.records import LocationAverage, LocationCell, from_csv
 from interpret.storage import run_folder
-from interpret.tracing.tables import bucket_peaks
 
 TOP = Path(__file__).parents[2]
 SCRIPT = TOP / "scripts" / "locate_facts_by_attribution.py"
@@ -324,13 +324,13 @@ def finished_run(tmp_path):
 
 def test_the_picture_shows_the_averages_a_panel_a_site(tmp_path):
     grids = location_grids(planted())
-    figure = traces.location_figure(grids)
+    figure = locations.location_figure(grids)
     panels = [panel for panel in figure.axes if panel.get_images()]
     assert [panel.get_title() for panel in panels] == ["layer output", "attention", "MLP"]
     for panel, found in zip(panels, location_averages(grids).values(), strict=True):
         np.testing.assert_array_equal(np.asarray(panel.get_images()[0].get_array()), found.mean)
     assert figure.axes[-1].get_ylabel() == "score (p(answer) - p(foil))"
-    lines = {line.get_label(): line.get_ydata() for line in traces.location_lines(grids).axes[2].get_lines()}
+    lines = {line.get_label(): line.get_ydata() for line in locations.location_lines(grids).axes[2].get_lines()}
     assert lines["last subject token (n=4)"].argmax() == 5
 
 

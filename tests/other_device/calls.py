@@ -19,7 +19,7 @@ from transformers.generation import MaxLengthCriteria, StoppingCriteriaList
 import interpret
 from interpret.anatomy import anatomy_of, input_device
 from interpret.anatomy.passes import checkpointed
-from interpret.tracing.exact import MEDIATORS
+from interpret.tracing.mediators import MEDIATORS
 
 TOKENIZER = byte_level()
 PROMPT, SUBJECT = "The Eiffel Tower is in the city of", "The Eiffel Tower"

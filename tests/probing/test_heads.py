@@ -12,16 +12,8 @@ from transformers.pytorch_utils import Conv1D
 
 from interpret.anatomy import anatomy_of
 from interpret.errors import InputError, UnsupportedModelError
-from interpret.probing.heads import (
-    Attended,
-    ablated_heads,
-    attention_patterns,
-    head_outputs,
-    induction_scores,
-    merged_heads,
-    patched_heads,
-    top_attended,
-)
+from interpret.probing.head_edits import ablated_heads, merged_heads, patched_heads
+from interpret.probing.heads import Attended, attention_patterns, head_outputs, induction_scores, top_attended
 from interpret.prompts.batches import pad, token_columns
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}

@@ -12,7 +12,7 @@ from interpret.activations._record import record
 from interpret.activations.cache import activation_cache
 from interpret.anatomy import anatomy_of
 from interpret.errors import InputError
-from interpret.probing.heads import ablated_heads
+from interpret.probing.head_edits import ablated_heads
 from interpret.probing.layer_edits import deleted_layers, permuted_layers, replaced_layers
 
 IDS = torch.tensor([[5, 6, 7, 8, 9], [20, 30, 40, 50, 60]])

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from interpret.attribution.result.attribution import Attributed, Attribution, AttributionInfo
+from interpret.attribution.result.attribution import Attribution
+from interpret.attribution.result.scores import Attributed, AttributionInfo
 
 TOKENS = ("The", " Tower", " is", " in", " the", " the", " city")
 

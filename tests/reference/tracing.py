@@ -47,9 +47,9 @@ def hooked(model: PreTrainedModel, layer: int, site: str, edit: Edit, n_samples:
     def on_output(module: nn.Module, args: Any, output: Any) -> Any:
         return (edited(output[0]), *output[1:]) if isinstance(output, tuple) else edited(output)
 
-    if site in ("head", "neuron"):
-        return {"head": heads, "neuron": neurons}[site].register_forward_pre_hook(on_input)
-    return {"hidden": block, "attention": attention, "mlp": mlp}[site].register_forward_hook(on_output)
+    if site in ("heads", "neurons"):
+        return {"heads": heads, "neurons": neurons}[site].register_forward_pre_hook(on_input)
+    return {"resid_post": block, "attn_out": attention, "mlp_out": mlp}[site].register_forward_hook(on_output)
 
 
 def run(model: PreTrainedModel, embeddings: Tensor, edits: Mapping[tuple[int, str], Edit]) -> Tensor:
@@ -97,7 +97,7 @@ def patched(
     """
     good, bad = recorded(model, donor, [site]), recorded(model, base, pins or [])
     head = getattr(model.config, "head_dim", None) or model.config.hidden_size // model.config.num_attention_heads
-    width = {"head": head, "neuron": 1}.get(site)
+    width = {"heads": head, "neurons": 1}.get(site)
     features = slice(None) if width is None else slice(unit * width, (unit + 1) * width)
 
     def write(values: Tensor, features: slice) -> Edit:

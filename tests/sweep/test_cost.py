@@ -35,18 +35,18 @@ def layer_calls(model, cells, base, donor):
 def test_only_tokens_from_the_restored_one_on_are_computed():
     base, donor = runs(MODELS["llama"])
     # Starts in layer 1; layer 2 computes tokens 2 to 5, the last layer the last one.
-    assert layer_calls(MODELS["llama"], [Cell("hidden", 2, 1, 2)], base, donor) == [0, 0, S * 4, S]
+    assert layer_calls(MODELS["llama"], [Cell("resid_post", 2, 1, 2)], base, donor) == [0, 0, S * 4, S]
     # The layer in which an MLP is restored computes one token; the MLP's own output is known there.
-    assert layer_calls(MODELS["llama"], [Cell("attention", 2, 1, 2)], base, donor) == [0, S, S * 4, S]
-    assert layer_calls(MODELS["llama"], [Cell("mlp", 2, 1, 2)], base, donor) == [0, 0, S * 4, S]
+    assert layer_calls(MODELS["llama"], [Cell("attn_out", 2, 1, 2)], base, donor) == [0, S, S * 4, S]
+    assert layer_calls(MODELS["llama"], [Cell("mlp_out", 2, 1, 2)], base, donor) == [0, 0, S * 4, S]
     # A severed MLP is not computed at its token.
-    severed = Cell("hidden", 2, 1, 2, None, (Pin("mlp"),))
+    severed = Cell("resid_post", 2, 1, 2, None, (Pin("mlp_out"),))
     assert layer_calls(MODELS["llama"], [severed], base, donor) == [0, 0, S * 3, S]
 
 
 def test_what_differs_nowhere_is_not_run():
     base, donor = runs(MODELS["llama"])
-    nothing = [Cell("hidden", 0, 1, 2), Cell("hidden", 3, L - 1, L), Cell("mlp", 0, 0, L)]
+    nothing = [Cell("resid_post", 0, 1, 2), Cell("resid_post", 3, L - 1, L), Cell("mlp_out", 0, 0, L)]
     assert layer_calls(MODELS["llama"], nothing, base, donor) == [0] * L
     found = sweep(MODELS["llama"], base, donor, nothing, P)
     assert all(torch.equal(row, found.base["p"]) for row in found.values["p"])
@@ -54,7 +54,7 @@ def test_what_differs_nowhere_is_not_run():
 
 def test_each_layer_is_called_once_for_a_column():
     base, donor = runs(MODELS["llama"])
-    cells = [cell for cell in grid("hidden", n_tokens=T, n_layers=L) if cell.token in (1, 4)]
+    cells = [cell for cell in grid("resid_post", n_tokens=T, n_layers=L) if cell.token in (1, 4)]
     with counted(MODELS["llama"].model.layers[2].mlp.down_proj) as counts:
         sweep(MODELS["llama"], base, donor, cells, P)
     assert counts == [S * T, T, T, 2 * S * 5, 2 * S * 2]  # base, donor, check, and a call a column for two cells
@@ -63,7 +63,7 @@ def test_each_layer_is_called_once_for_a_column():
 def test_the_count_of_layer_tokens_is_what_was_computed():
     model = MODELS["llama"]
     base, donor = runs(model)
-    cells = [cell for site in ("hidden", "attention") for cell in grid(site, n_tokens=T, n_layers=L)]
+    cells = [cell for site in ("resid_post", "attn_out") for cell in grid(site, n_tokens=T, n_layers=L)]
     total = 0
     for layer in decoder_layers(model):
         with counted(layer.mlp.down_proj) as counts:
@@ -75,7 +75,7 @@ def test_the_count_of_layer_tokens_is_what_was_computed():
 def test_only_positions_that_are_read_reach_the_head():
     base, donor = runs(MODELS["llama"])
     with counted(MODELS["llama"].lm_head) as counts:
-        sweep(MODELS["llama"], base, donor, [Cell("hidden", 2, 1, 2)], P)
+        sweep(MODELS["llama"], base, donor, [Cell("resid_post", 2, 1, 2)], P)
     assert sum(counts) == S + 1 + S
 
 
@@ -85,7 +85,7 @@ def test_only_positions_that_are_read_reach_the_head():
 def test_a_small_memory_gives_the_same_values():
     model = MODELS["gpt2"]
     base, donor = runs(model)
-    cells = [cell for site in ("hidden", "mlp") for cell in grid(site, n_tokens=T, n_layers=L, window=2)]
+    cells = [cell for site in ("resid_post", "mlp_out") for cell in grid(site, n_tokens=T, n_layers=L, window=2)]
     free = sweep(model, base, donor, cells, P).values["p"]
     for memory in (1, 30_000, 300_000):
         torch.testing.assert_close(sweep(model, base, donor, cells, P, memory=memory).values["p"], free, **CLOSE)
@@ -106,7 +106,7 @@ def largest_job(model, base, donor, cells, memory, monkeypatch):
 
 def test_memory_bounds_what_is_run_at_once(monkeypatch):
     base, donor = runs(MODELS["llama"])
-    cells = grid("hidden", n_tokens=T, n_layers=L)
+    cells = grid("resid_post", n_tokens=T, n_layers=L)
     assert largest_job(MODELS["llama"], base, donor, cells, 1, monkeypatch) == (1, 1, 1)
     cells_at_once, samples, _ = largest_job(MODELS["llama"], base, donor, cells, None, monkeypatch)
     assert (cells_at_once, samples) == (L, S)
@@ -115,7 +115,7 @@ def test_memory_bounds_what_is_run_at_once(monkeypatch):
 def test_no_layer_is_given_more_tokens_than_the_memory_holds(monkeypatch):
     monkeypatch.setattr(exact, "CPU_CHUNK", 40)
     base, donor = runs(MODELS["llama"])
-    cells = grid("hidden", n_tokens=T, n_layers=L, window=2) * 2
+    cells = grid("resid_post", n_tokens=T, n_layers=L, window=2) * 2
     with counted(MODELS["llama"].model.layers[2].mlp.down_proj) as counts:
         sweep(MODELS["llama"], base, donor, cells, P)
     assert max(counts) <= 40
@@ -128,7 +128,7 @@ def test_no_layer_is_given_more_tokens_than_the_memory_holds(monkeypatch):
 def test_what_does_not_fit_is_halved_and_tried_again(monkeypatch, error):
     model = MODELS["llama"]
     base, donor = runs(model)
-    cells = grid("hidden", n_tokens=T, n_layers=L)
+    cells = grid("resid_post", n_tokens=T, n_layers=L)
     expected = sweep(model, base, donor, cells, P).values["p"]
     whole, refused = exact.run_column, []
 
@@ -157,5 +157,5 @@ def test_what_cannot_be_halved_or_is_another_error_is_raised(monkeypatch, error,
     monkeypatch.setattr(exact, "run_column", refuse)
     base, donor = runs(MODELS["llama"], n_samples=4)
     with pytest.raises(type(error)):
-        sweep(MODELS["llama"], base, donor, [Cell("hidden", 1, 0, 1), Cell("hidden", 1, 1, 2)], P)
+        sweep(MODELS["llama"], base, donor, [Cell("resid_post", 1, 0, 1), Cell("resid_post", 1, 1, 2)], P)
     assert calls == tried

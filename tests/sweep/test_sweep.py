@@ -17,18 +17,18 @@ from interpret.sweep import Cell, Metric, Pin, columns, grid, sweep, window_arou
 
 # ------------------------------------------------------------------------------------------------- exactness
 
-PINS = [Pin(site, layers) for site in ("attention", "mlp") for layers in ("later", "all")]
+PINS = [Pin(site, layers) for site in ("attn_out", "mlp_out") for layers in ("later", "all")]
 
 
 @st.composite
 def random_column(draw):
     """Up to four cells of one token, site and pins, which a sweep runs together."""
-    site = draw(st.sampled_from(["hidden", "attention", "mlp", "head", "neuron"]))
+    site = draw(st.sampled_from(["resid_post", "attn_out", "mlp_out", "heads", "neurons"]))
     token = draw(st.integers(0, T - 1))
     pins = tuple(draw(st.lists(st.sampled_from(PINS), max_size=2, unique_by=lambda pin: pin.site)))
-    layer = st.integers(-1 if site == "hidden" else 0, L)
+    layer = st.integers(-1 if site == "resid_post" else 0, L)
     windows = st.lists(layer, min_size=2, max_size=2, unique=True).map(sorted)
-    unit = {"head": st.integers(0, 3), "neuron": st.integers(0, 47)}.get(site, st.none())
+    unit = {"heads": st.integers(0, 3), "neurons": st.integers(0, 47)}.get(site, st.none())
     return [
         Cell(site, token, start, stop, unit, pins)
         for (start, stop), unit in draw(st.lists(st.tuples(windows, unit), min_size=1, max_size=4))
@@ -57,17 +57,17 @@ def test_every_sweep_is_its_forward_passes(kind, random_columns, seed, samples, 
 
 def test_a_whole_grid_is_its_forward_passes(family_model):
     base, donor = runs(family_model)
-    cells = grid("hidden", n_tokens=T, n_layers=L)
+    cells = grid("resid_post", n_tokens=T, n_layers=L)
     assert_exact(family_model, base, donor, cells, sweep(family_model, base, donor, cells, P))
 
 
-@pytest.mark.parametrize("site", ["hidden", "attention", "mlp", "head", "neuron"])
+@pytest.mark.parametrize("site", ["resid_post", "attn_out", "mlp_out", "heads", "neurons"])
 @pytest.mark.parametrize("kind", ["llama", "gptj", "opt_post_norm"])
 def test_each_site_alone_changes_the_run(kind, site):
     """Guards the comparisons above from being between two runs in which nothing happened."""
     model = MODELS[kind]
     base, donor = runs(model)
-    unit = 1 if site in ("head", "neuron") else None
+    unit = 1 if site in ("heads", "neurons") else None
     found = sweep(model, base, donor, [Cell(site, 2, 0, 3, unit)], P)
     assert (found.values["p"][0] / found.base["p"] - 1).abs().max() > 1e-4
 
@@ -75,14 +75,14 @@ def test_each_site_alone_changes_the_run(kind, site):
 @pytest.mark.parametrize("pin", PINS[::2], ids=lambda pin: pin.site)
 def test_a_pin_changes_the_run(pin):
     base, donor = runs(MODELS["llama"])
-    plain, pinned = (Cell("hidden", 1, 0, 1, None, pins) for pins in ((), (pin,)))
+    plain, pinned = (Cell("resid_post", 1, 0, 1, None, pins) for pins in ((), (pin,)))
     values = sweep(MODELS["llama"], base, donor, [plain, pinned], P).values["p"]
     assert (values[0] / values[1] - 1).abs().max() > 1e-3
 
 
 def test_base_may_be_another_prompt_in_ids(family_model):
     base, donor = torch.tensor([[3, 9, 4, 8], [7, 7, 4, 8]]), torch.tensor([[3, 2, 4, 8]])
-    cells = grid("mlp", n_tokens=4, n_layers=L, window=3)
+    cells = grid("mlp_out", n_tokens=4, n_layers=L, window=3)
     embed = family_model.get_input_embeddings()
     found = sweep(family_model, base, donor, cells, P)
     assert_exact(family_model, embed(base).detach(), embed(donor).detach(), cells, found)
@@ -92,7 +92,7 @@ def test_a_sliding_window_of_attention_is_respected():
     model = tiny_model("mistral")
     model.config.sliding_window = 2
     base, donor = runs(model)
-    cells = grid("hidden", n_tokens=T, n_layers=L)
+    cells = grid("resid_post", n_tokens=T, n_layers=L)
     found = sweep(model, base, donor, cells, P)
     assert_exact(model, base, donor, cells, found)
     wide = sweep(MODELS["mistral"], base, donor, cells, P)
@@ -107,14 +107,14 @@ def test_the_settings_of_gpt2s_attention_are_respected(setting):
         for name, value in setting.items():
             setattr(block.attn, name, value)
     base, donor = runs(model)
-    cells = grid("hidden", n_tokens=T, n_layers=L)
+    cells = grid("resid_post", n_tokens=T, n_layers=L)
     assert_exact(model, base, donor, cells, sweep(model, base, donor, cells, P))
 
 
 def test_half_precision_follows_the_model():
     model = tiny_model("llama").bfloat16()
     base, donor = runs(model)
-    cells = grid("hidden", n_tokens=T, n_layers=L)
+    cells = grid("resid_post", n_tokens=T, n_layers=L)
     found = sweep(model, base, donor, cells, P)
     full = sweep(MODELS["llama"], base.float(), donor.float(), cells, P)
     assert found.values["p"].dtype == torch.float64
@@ -126,14 +126,14 @@ def test_half_precision_follows_the_model():
 
 def test_restoring_the_input_of_layer_0_of_a_one_token_subject_gives_the_clean_run(family_model):
     base, donor = runs(family_model, corrupted=slice(2, 3))
-    found = sweep(family_model, base, donor, [Cell("hidden", 2, -1, 0)], P)
+    found = sweep(family_model, base, donor, [Cell("resid_post", 2, -1, 0)], P)
     torch.testing.assert_close(found.values["p"][0], found.donor["p"].expand(S), **CLOSE)
     assert not torch.allclose(found.base["p"], found.donor["p"].expand(S), rtol=1e-2)
 
 
 def test_restoring_the_last_state_gives_the_clean_run(family_model):
     base, donor = runs(family_model)
-    found = sweep(family_model, base, donor, [Cell("hidden", T - 1, L - 1, L)], P)
+    found = sweep(family_model, base, donor, [Cell("resid_post", T - 1, L - 1, L)], P)
     torch.testing.assert_close(found.values["p"][0], found.donor["p"].expand(S), **CLOSE)
 
 
@@ -142,14 +142,14 @@ def test_pins_at_the_restored_runs_own_values_change_nothing(family_model, pins)
     base, _ = runs(family_model)
     donor = base.clone()
     donor[:, 0, ::2] += 1  # so that the later tokens' cells are run, though their embeddings are the same
-    cells = [Cell("hidden", token, -1, 0, None, pins) for token in range(1, T)]
+    cells = [Cell("resid_post", token, -1, 0, None, pins) for token in range(1, T)]
     found = sweep(family_model, base, donor, cells, P)
     assert found.layer_tokens > 2 * S * T * L
     torch.testing.assert_close(found.values["p"], found.base["p"].expand(T - 1, S), **CLOSE)
     assert not torch.allclose(found.base["p"], found.donor["p"], rtol=1e-2)
 
 
-@pytest.mark.parametrize("site", ["hidden", "attention", "mlp"])
+@pytest.mark.parametrize("site", ["resid_post", "attn_out", "mlp_out"])
 def test_a_run_restored_from_itself_is_itself(family_model, site):
     base, _ = runs(family_model)
     found = sweep(family_model, base, base, grid(site, n_tokens=T, n_layers=L, window=2), P)
@@ -162,7 +162,7 @@ def test_neurons_of_a_linear_toy_add_up_to_the_mlp():
     model.model.decoder.final_layer_norm = None
     base, donor = runs(model)
     last = {"token": T - 1, "start": L - 1, "stop": L}
-    cells = [Cell("mlp", **last), *(Cell("neuron", **last, unit=unit) for unit in range(48))]
+    cells = [Cell("mlp_out", **last), *(Cell("neurons", **last, unit=unit) for unit in range(48))]
     found = sweep(model, base, donor, cells, {"logit": Metric("logit", (ANSWER,))})
     effects = found.values["logit"] - found.base["logit"]
     torch.testing.assert_close(effects[1:].sum(dim=0), effects[0], rtol=1e-4, atol=1e-4)
@@ -174,7 +174,7 @@ def test_heads_of_a_linear_toy_add_up_to_the_attention():
     model.transformer.ln_f = nn.Identity()
     base, donor = runs(model)
     last = {"token": T - 1, "start": L - 1, "stop": L}
-    cells = [Cell("attention", **last), *(Cell("head", **last, unit=unit) for unit in range(4))]
+    cells = [Cell("attn_out", **last), *(Cell("heads", **last, unit=unit) for unit in range(4))]
     found = sweep(model, base, donor, cells, {"logit": Metric("logit", (ANSWER,))})
     effects = found.values["logit"] - found.base["logit"]
     torch.testing.assert_close(effects[1:].sum(dim=0), effects[0], rtol=1e-4, atol=1e-4)
@@ -192,7 +192,7 @@ def test_windows_are_romes():
 
 def test_several_metrics_are_read_in_one_sweep(family_model):
     base, donor = runs(family_model)
-    cells = grid("hidden", n_tokens=T, n_layers=L)[6:12]
+    cells = grid("resid_post", n_tokens=T, n_layers=L)[6:12]
     metrics = {
         "p": Metric("probability", (ANSWER,)),
         "log p": Metric("log_probability", (ANSWER,)),
@@ -219,7 +219,7 @@ def test_an_answer_of_several_tokens_is_read_at_several_positions(kind):
     donor = model.get_input_embeddings()(ids).detach()
     base = donor.repeat(2, 1, 1)
     base[:, 1] += torch.randn(2, base.shape[-1], generator=torch.Generator().manual_seed(1))
-    cells = [cell for site in ("hidden", "attention") for cell in grid(site, n_tokens=6, n_layers=L)]
+    cells = [cell for site in ("resid_post", "attn_out") for cell in grid(site, n_tokens=6, n_layers=L)]
     metrics = {"p": Metric("probability", answer), "last": Metric("log_probability", answer[-1:])}
     found = sweep(model, base, donor, cells, metrics)
     for index, cell in enumerate(cells):
@@ -231,7 +231,7 @@ def test_an_answer_of_several_tokens_is_read_at_several_positions(kind):
 
 # ------------------------------------------------------------------------------------------------- bad input
 
-GOOD = Cell("hidden", 1, 0, 1)
+GOOD = Cell("resid_post", 1, 0, 1)
 
 
 @pytest.mark.parametrize(
@@ -241,21 +241,21 @@ GOOD = Cell("hidden", 1, 0, 1)
             Cell("hiden", 1, 0, 1),
             "unknown site 'hiden'; did you mean 'hidden'? Allowed: hidden, attention, mlp, head, neuron",
         ),
-        (Cell("hidden", 6, 0, 1), "token 6 does not exist; this prompt has tokens 0 to 5"),
-        (Cell("hidden", -1, 0, 1), "token -1 does not exist; this prompt has tokens 0 to 5"),
-        (Cell("mlp", 1, -1, 1), "layers -1 to 0 do not exist; this model has layers 0 to 3"),
-        (Cell("hidden", 1, 2, 5), "layers 2 to 4 do not exist; this model has layers 0 to 3"),
-        (Cell("hidden", 1, 2, 2), "layers 2 to 1 do not exist; this model has layers 0 to 3"),
-        (Cell("head", 1, 0, 1), "head None does not exist; a layer has heads 0 to 3"),
-        (Cell("head", 1, 0, 1, 4), "head 4 does not exist; a layer has heads 0 to 3"),
-        (Cell("neuron", 1, 0, 1, 48), "neuron 48 does not exist; a layer has neurons 0 to 47"),
-        (Cell("mlp", 1, 0, 1, 2), "site mlp has no units, but unit is 2; leave it out"),
+        (Cell("resid_post", 6, 0, 1), "token 6 does not exist; this prompt has tokens 0 to 5"),
+        (Cell("resid_post", -1, 0, 1), "token -1 does not exist; this prompt has tokens 0 to 5"),
+        (Cell("mlp_out", 1, -1, 1), "layers -1 to 0 do not exist; this model has layers 0 to 3"),
+        (Cell("resid_post", 1, 2, 5), "layers 2 to 4 do not exist; this model has layers 0 to 3"),
+        (Cell("resid_post", 1, 2, 2), "layers 2 to 1 do not exist; this model has layers 0 to 3"),
+        (Cell("heads", 1, 0, 1), "head None does not exist; a layer has heads 0 to 3"),
+        (Cell("heads", 1, 0, 1, 4), "head 4 does not exist; a layer has heads 0 to 3"),
+        (Cell("neurons", 1, 0, 1, 48), "neuron 48 does not exist; a layer has neurons 0 to 47"),
+        (Cell("mlp_out", 1, 0, 1, 2), "site mlp has no units, but unit is 2; leave it out"),
         (
-            Cell("hidden", 1, 0, 1, None, (Pin("head"),)),
+            Cell("resid_post", 1, 0, 1, None, (Pin("heads"),)),
             "unknown site of a pin 'head'; Allowed: attention, mlp",
         ),
         (
-            Cell("hidden", 1, 0, 1, None, (Pin("mlp", "latter"),)),
+            Cell("resid_post", 1, 0, 1, None, (Pin("mlp_out", "latter"),)),
             "unknown layers of a pin 'latter'; did you mean 'later'? Allowed: later, all",
         ),
     ],
@@ -345,14 +345,14 @@ def test_no_hook_and_no_graph_is_left_also_when_the_sweep_raises(family_model, m
     assert hooks_on(family_model) == 0
     monkeypatch.setattr(columns, "run_layer", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        sweep(family_model, *runs(family_model), [Cell("mlp", 1, 0, 1)], P)
+        sweep(family_model, *runs(family_model), [Cell("mlp_out", 1, 0, 1)], P)
     assert hooks_on(family_model) == 0
 
 
 def test_runs_are_left_as_they_were(family_model):
     base, donor = runs(family_model)
     before = base.clone(), donor.clone()
-    sweep(family_model, base, donor, grid("hidden", n_tokens=T, n_layers=L, window=2), P)
+    sweep(family_model, base, donor, grid("resid_post", n_tokens=T, n_layers=L, window=2), P)
     assert torch.equal(base, before[0])
     assert torch.equal(donor, before[1])
     assert base.shape[-1] in (D, 16)

@@ -13,11 +13,13 @@ from torch import nn
 
 from interpret.errors import InputError, UnsupportedModelError
 from interpret.models.quantize import quantize_
+from interpret.stats import rank_correlation
 from interpret.sweep import Cell, Metric, Pin, first_order, grid, sweep
 from interpret.tracing import approximate
-from interpret.tracing.approximate import approximate_trace, rank_correlation, screen
-from interpret.tracing.exact import MEDIATORS, trace_mediators
+from interpret.tracing.approximate import approximate_trace, screen
+from interpret.tracing.exact import trace_mediators
 from interpret.tracing.inputs import TraceSettings
+from interpret.tracing.mediators import MEDIATORS
 
 PROMPT, SUBJECT = "The Eiffel Tower is in", "Eiffel Tower"
 ALL = list(MEDIATORS)
@@ -200,7 +202,7 @@ def test_what_cannot_have_an_effect_is_estimated_as_zero_to_the_bit():
 def test_rounding_gives_no_rank_to_tokens_before_the_first_difference(monkeypatch):
     monkeypatch.setattr(first_order, "_along", lambda there, here, slope: torch.ones(slope.shape[:2]).double())
     ids = torch.tensor([[3, 9, 4, 8], [3, 7, 4, 8]])
-    cells = [Cell("hidden", token, 1, 2) for token in range(4)]
+    cells = [Cell("resid_post", token, 1, 2) for token in range(4)]
     found = first_order(MODELS["llama"], ids, torch.tensor([[3, 2, 4, 8]]), cells, LOGIT)
     assert found.effects.tolist() == [[0, 0], [1, 1], [1, 1], [1, 1]]
 
@@ -224,7 +226,7 @@ def test_samples_that_do_not_fit_go_one_after_the_other(memory):
 def test_each_sample_may_have_a_donor_of_its_own():
     base, donor = torch.tensor([[3, 9, 4, 8], [3, 7, 4, 8]]), torch.tensor([[3, 2, 5, 8], [6, 2, 4, 8]])
     for memory in (None, 1):
-        both = first_order(MODELS["llama"], base, donor, cells_of("hidden", 4, 1), LOGIT, memory=memory)
+        both = first_order(MODELS["llama"], base, donor, cells_of("resid_post", 4, 1), LOGIT, memory=memory)
         for row in range(2):
             alone = slice(row, row + 1)
             one = first_order(MODELS["llama"], base[alone], donor[alone], both.cells, LOGIT)
@@ -410,19 +412,19 @@ def test_ranks_need_the_same_cells():
 @pytest.mark.parametrize(
     "cell",
     [
-        Cell("head", 1, 1, 2, 0),
-        Cell("hidden", 1, 0, 2),
-        Cell("hidden", 1, -1, 0),
-        Cell("mlp", 1, 1, 2, pins=(Pin("attention"),)),
+        Cell("heads", 1, 1, 2, 0),
+        Cell("resid_post", 1, 0, 2),
+        Cell("resid_post", 1, -1, 0),
+        Cell("mlp_out", 1, 1, 2, pins=(Pin("attn_out"),)),
     ],
 )
 def test_cells_without_an_estimate_are_refused(cell):
     ids = torch.tensor([[3, 1, 4]])
     with pytest.raises(InputError, match=r"^cells\[1\]: there is no first-order estimate of such a cell; there is of"):
-        first_order(MODELS["llama"], ids, ids, [Cell("mlp", 1, 0, 2), cell], LOGIT)
+        first_order(MODELS["llama"], ids, ids, [Cell("mlp_out", 1, 0, 2), cell], LOGIT)
 
 
 def test_cells_outside_the_model_are_refused():
     ids = torch.tensor([[3, 1, 4]])
     with pytest.raises(InputError, match=r"^cells\[0\]: token 3 does not exist; this prompt has tokens 0 to 2$"):
-        first_order(MODELS["llama"], ids, ids, [Cell("mlp", 3, 0, 2)], LOGIT)
+        first_order(MODELS["llama"], ids, ids, [Cell("mlp_out", 3, 0, 2)], LOGIT)

@@ -10,9 +10,9 @@ from reference.tiny import tiny_model
 
 from interpret.errors import InputError
 from interpret.tracing.config import KEYS, TraceConfig, load_config
-from interpret.tracing.exact import MEDIATORS
 from interpret.tracing.inputs import TraceSettings
 from interpret.tracing.knowledge_tracing import check_module_names
+from interpret.tracing.mediators import MEDIATORS
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "trace.yaml"
 LAYER = "model.layers.[LAYER_NUM]"

@@ -8,16 +8,9 @@ import pytest
 from reference.trace_rows import cells
 
 from interpret.errors import InputError
+from interpret.facts.grids import bucket_averages, bucket_peaks
 from interpret.records import TraceCell, csv_header, from_csv, to_csv
-from interpret.tracing.tables import (
-    bucket_averages,
-    bucket_peaks,
-    by_mediator,
-    total_average,
-    trace_averages,
-    trace_grids,
-    trace_peaks,
-)
+from interpret.tracing.tables import by_mediator, total_average, trace_averages, trace_grids, trace_peaks
 
 
 def effects_with_peak(token, layer, height=0.5, shape=(5, 4)):

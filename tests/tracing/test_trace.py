@@ -12,9 +12,10 @@ from reference.tracing import patched, run
 from interpret.errors import InputError
 from interpret.facts.files import Fact
 from interpret.stats import Average, average
-from interpret.tracing.exact import MEDIATORS, trace, trace_mediators
+from interpret.tracing.exact import trace, trace_mediators
 from interpret.tracing.facts import trace_cells
 from interpret.tracing.inputs import TraceSettings
+from interpret.tracing.mediators import MEDIATORS
 from interpret.tracing.noise import corrupt, draw, embedding_rows, embedding_sigma, noise_of, parse_noise
 from interpret.tracing.tables import TraceGrid, trace_grids
 
@@ -63,11 +64,11 @@ def restored_by(mediator, layer, window):
     around = [j for j in range(L) if layer - window // 2 <= j < layer + -(-window // 2)]
     later = range(layer + 1, L)
     return {
-        "hidden": ("hidden", [layer], {}),
-        "attn_severed": ("hidden", [layer], {"attention": later}),
-        "mlp_severed": ("hidden", [layer], {"mlp": later}),
-        "attn_window": ("attention", around, {}),
-        "mlp_window": ("mlp", around, {}),
+        "hidden": ("resid_post", [layer], {}),
+        "attn_severed": ("resid_post", [layer], {"attn_out": later}),
+        "mlp_severed": ("resid_post", [layer], {"mlp_out": later}),
+        "attn_window": ("attn_out", around, {}),
+        "mlp_window": ("mlp_out", around, {}),
     }[mediator]
 
 
@@ -127,7 +128,7 @@ def test_a_counterfactual_prompt_takes_the_place_of_noise():
     base, clean = embedded(model, ids), embedded(model, result.token_ids)
     np.testing.assert_allclose(result.low, probabilities(run(model, base, {}), result.answer_id)[0], **CLOSE)
     changed = [i for i, (a, b) in enumerate(zip(ids, result.token_ids, strict=True)) if a != b]
-    logits = patched(model, base, clean, site="hidden", token=changed[0], layers=[1])
+    logits = patched(model, base, clean, site="resid_post", token=changed[0], layers=[1])
     expected = probabilities(logits, result.answer_id)[0]
     np.testing.assert_allclose(result.scores[changed[0], 1], expected, **CLOSE)
     assert result.sample_scores.shape[0] == 1

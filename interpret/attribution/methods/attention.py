@@ -15,8 +15,8 @@ from interpret.errors import InputError, unknown
 
 Selection = int | tuple[int, int] | list[int] | None
 """One index, a span (first, one past the last), a list of indices, or all; negative ones count from the end."""
-Aggregate = Literal["mean", "max", "min", "single"]
-AGGREGATES = ("mean", "max", "min", "single")
+HeadAggregate = Literal["mean", "max", "min", "single"]
+HEAD_AGGREGATES = ("mean", "max", "min", "single")
 
 
 def attention(
@@ -24,8 +24,8 @@ def attention(
     *,
     layers: Selection = -1,
     heads: Selection = None,
-    aggregate_layers: Aggregate = "mean",
-    aggregate_heads: Aggregate = "mean",
+    aggregate_layers: HeadAggregate = "mean",
+    aggregate_heads: HeadAggregate = "mean",
 ) -> Tensor:
     """Return how strongly the last token of the text looks at each token, [T]; of one layer's mean head they sum to 1.
 
@@ -91,8 +91,8 @@ def aggregated(name: str, how: str, values: Tensor, dim: int) -> Tensor:
     Raises:
         InputError: for an unknown way, or ``single`` of several.
     """
-    if how not in AGGREGATES:
-        raise InputError(unknown(name, how, AGGREGATES))
+    if how not in HEAD_AGGREGATES:
+        raise InputError(unknown(name, how, HEAD_AGGREGATES))
     if how == "single" and values.shape[dim] > 1:
         raise InputError(f"{name} is 'single', but {values.shape[dim]} are chosen; choose one, or use 'mean'")
     if how in ("mean", "single"):

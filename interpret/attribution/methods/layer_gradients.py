@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from interpret.activations._record import Site
 from interpret.anatomy import Anatomy, anatomy_of
 from interpret.anatomy.passes import only_in_this_thread
 from interpret.attribution.methods.gradients import check_count, derivatives, quadrature, rescaled
@@ -21,8 +22,8 @@ from interpret.attribution.steps.fitting import at_once, in_parts
 from interpret.attribution.steps.step import Baseline, Step, head, hidden_states
 from interpret.errors import InputError, unknown
 
-SITES = ("resid_post", "attn_out", "mlp_out")
-Tap = Callable[[Tensor], Tensor]
+LAYER_SITES: tuple[Site, ...] = ("resid_post", "attn_out", "mlp_out")
+Write = Callable[[Tensor], Tensor]
 """Gets an activation, [B, T, D], and returns what the model goes on with."""
 
 
@@ -38,7 +39,7 @@ def layer_names(model: PreTrainedModel, layers: Sequence[int | str] | str | int 
         InputError: for what does not exist.
     """
     n_layers = len(anatomy_of(model).layers)
-    every = [f"{site}.{layer}" for layer in range(n_layers) for site in SITES]
+    every = [f"{site}.{layer}" for layer in range(n_layers) for site in LAYER_SITES]
     if layers is None:
         return every
     chosen: list[str] = []
@@ -46,11 +47,12 @@ def layer_names(model: PreTrainedModel, layers: Sequence[int | str] | str | int 
         wanted = str(one % n_layers if isinstance(one, int) and -n_layers <= one < 0 else one)
         found = [name for name in every if wanted in (name, *name.split("."))]
         site, _, layer = wanted.rpartition(".")
-        if not found and layer.removeprefix("-").isdigit() and site in ("", *SITES):
+        if not found and layer.removeprefix("-").isdigit() and site in ("", *LAYER_SITES):
             raise InputError(f"layer {layer} does not exist; this model has layers 0 to {n_layers - 1}")
         if not found:
             raise InputError(
-                f"{unknown('activation', one, SITES)}, each for all layers, or as '{SITES[0]}.{n_layers - 1}'"
+                f"{unknown('activation', one, LAYER_SITES)}, each for all layers, "
+                f"or as '{LAYER_SITES[0]}.{n_layers - 1}'"
             )
         chosen += found
     if not chosen:
@@ -129,7 +131,7 @@ def _integrated(step: Step, names: Sequence[str], n_steps: int, baseline: Tensor
 def _gradient_at(step: Step, name: str, points: Tensor) -> Tensor:
     """Return the derivative of a step's value where an activation has other values, [B, T, D]."""
     points, embeddings = points.detach().requires_grad_(), step.embeddings.expand(len(points), -1, -1)
-    tap: dict[str, Tap] = {name: lambda _: points}
+    tap: dict[str, Write] = {name: lambda _: points}
     with tapping(step.model, tap, len(points)):
         logits = step.logits(embeddings)
     value = step.read(logits, embeddings).sum()
@@ -171,7 +173,7 @@ def recording(model: PreTrainedModel, names: Sequence[str], n_rows: int) -> Iter
     """Record activations, [B, T, D], of the pass this thread makes inside the ``with`` block, each in its graph."""
     seen: dict[str, Tensor] = {}
 
-    def keep(name: str) -> Tap:
+    def keep(name: str) -> Write:
         return lambda value: seen.setdefault(name, value)
 
     with tapping(model, {name: keep(name) for name in names}, n_rows):
@@ -179,7 +181,7 @@ def recording(model: PreTrainedModel, names: Sequence[str], n_rows: int) -> Iter
 
 
 @contextmanager
-def tapping(model: PreTrainedModel, taps: Mapping[str, Tap], n_rows: int) -> Iterator[None]:
+def tapping(model: PreTrainedModel, taps: Mapping[str, Write], n_rows: int) -> Iterator[None]:
     """Let functions read and change activations of the passes this thread makes inside the ``with`` block.
 
     What ``activations.record`` shows may be a view beside the graph (OPT's MLP works on [B * T, D]); here the model
@@ -201,7 +203,7 @@ def _module(anatomy: Anatomy, name: str) -> nn.Module:
     return block.get_submodule(paths[site])
 
 
-def _hook(tap: Tap, n_rows: int) -> Callable[..., Any]:
+def _hook(tap: Write, n_rows: int) -> Callable[..., Any]:
     def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         value = output[0] if isinstance(output, tuple) else output
         new = tap(value.view(n_rows, -1, value.shape[-1])).view(value.shape)

@@ -18,7 +18,7 @@ from interpret.attribution.methods.layer_gradients import (
     layer_integrated_gradients,
 )
 from interpret.attribution.methods.masking import lime, occlusion
-from interpret.attribution.result.attribution import Floats
+from interpret.attribution.result.scores import ScoreArray
 from interpret.attribution.steps.functions import keyword_options
 from interpret.attribution.steps.step import Step, array
 
@@ -42,7 +42,7 @@ class Method:
     translations: bool = True
     """Whether it is for translation models too."""
 
-    def scores(self, steps: Sequence[Step], options: Mapping[str, Any]) -> list[Floats]:
+    def scores(self, steps: Sequence[Step], options: Mapping[str, Any]) -> list[ScoreArray]:
         """Return the scores of all steps of a text, of a method that is not of layers: [T] or [T, D] each."""
         found = self.fn(steps, **options) if self.together else [self.fn(step, **options) for step in steps]
         return [array(of_step) for of_step in found]

@@ -2,27 +2,27 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 
-from interpret.attribution.result.attribution import Attributed, Attribution, Floats, How, Spans
+from interpret.attribution.result.scores import Attributed, AttributionScores, How, ScoreArray, Spans
 from interpret.errors import InputError, unknown
 
-HOWS: dict[How, Callable[[Floats], Floats]] = {
+HOWS: dict[How, Callable[[ScoreArray], ScoreArray]] = {
     "sum": lambda values: values.sum(-1),
     "l2": lambda values: np.sqrt((values**2).sum(-1)),
     "mean": lambda values: values.mean(-1),
 }
-MERGES: dict[str, Callable[[Floats], Floats]] = {"sum": np.sum, "mean": np.mean, "product": np.prod}
+MERGES: dict[str, Callable[[ScoreArray], ScoreArray]] = {"sum": np.sum, "mean": np.mean, "product": np.prod}
 WORD_MARKS = ("\u2581", "\u0120", "\u010a")  # SentencePiece's space; byte-level BPE's space and line break
 COLUMNS = ("input", "side", "activation", "step", "step_position", "step_token", "position", "token", "score")
 Ranges = list[tuple[int, int]]
+A = TypeVar("A", bound=AttributionScores)
 
 
-def aggregate(
-    attribution: Attribution, how: How, normalize: bool, spans: Spans | None, subwords: bool, minus: Attribution | None
-) -> Attribution:
+def aggregate(attribution: A, how: How, normalize: bool, spans: Spans | None, subwords: bool, minus: A | None) -> A:
     """Return another attribution; see ``Attribution.aggregate``."""
     if how not in HOWS:
         raise InputError(unknown("how", how, HOWS))
@@ -51,10 +51,10 @@ def aggregate(
         sequences = [_normalised(one) for one in sequences]
         done.append("normalize")
     info = replace(attribution.info, aggregation=(*attribution.info.aggregation, *done))
-    return Attribution(sequences, info)
+    return replace(attribution, sequences=sequences, info=info)
 
 
-def _mapped(one: Attributed, change: Callable[[Floats, str], Floats]) -> Attributed:
+def _mapped(one: Attributed, change: Callable[[ScoreArray, str], ScoreArray]) -> Attributed:
     """Return an input with other scores; ``change`` gets each array and its side."""
     return replace(
         one,
@@ -98,7 +98,7 @@ def _normalised(one: Attributed) -> Attributed:
     together = [values for (_, name), values in one.parts().items() if not name]
     total = sum((np.nansum(np.abs(values), axis=0) for values in together), np.zeros(()))
 
-    def shares(values: Floats, _: str) -> Floats:
+    def shares(values: ScoreArray, _: str) -> ScoreArray:
         inputs = any(values is each for each in together)
         size = total if inputs else np.nansum(np.abs(values), axis=0)
         return values / np.where(size == 0, 1, size)
@@ -153,7 +153,7 @@ def _merged(one: Attributed, rows: Ranges, source: Ranges | None, aggregates: di
     columns = [(start - one.start, end - one.start) for start, end in rows if one.start <= start < one.stop]
     first_row = next(row for row, (start, _) in enumerate(rows) if start == one.start)
 
-    def change(values: Floats, side: str) -> Floats:
+    def change(values: ScoreArray, side: str) -> ScoreArray:
         ranges = rows if side == "target" else source
         # Zeros stand for tokens a step does not see; where a merged step has seen none of them is set below.
         whole = values if ranges is None else _added(np.nan_to_num(values), ranges, axis=0)
@@ -189,11 +189,11 @@ def _joined_ids(ids: Sequence[int], ranges: Ranges | None) -> Sequence[int]:
     return ids if ranges is None else [ids[start] if end == start + 1 else -1 for start, end in ranges]
 
 
-def _added(values: Floats, ranges: Ranges, axis: int) -> Floats:
+def _added(values: ScoreArray, ranges: Ranges, axis: int) -> ScoreArray:
     return np.add.reduceat(values, [start for start, _ in ranges], axis=axis)
 
 
-def to_frame(attribution: Attribution) -> pd.DataFrame:
+def to_frame(attribution: AttributionScores) -> pd.DataFrame:
     """Return a long table; see ``Attribution.to_frame``."""
     rows = [row for number, one in enumerate(attribution.sequences) for row in _rows(number, _reduced(one, "sum"))]
     return pd.DataFrame(rows, columns=list(COLUMNS))

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from interpret.attribution.result.attribution import Attributed, Attribution, AttributionInfo, Floats
+from interpret.attribution.result.scores import Attributed, AttributionInfo, AttributionScores, ScoreArray
 from interpret.errors import InputError
 from interpret.storage.disk import replacing
 
@@ -26,7 +26,7 @@ _NO_NUMBERS = {None: math.nan, "inf": math.inf, "-inf": -math.inf}
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
-def save(attribution: Attribution, path: str | Path, *, overwrite: bool = False, compress: bool = False) -> Path:
+def save(attribution: AttributionScores, path: str | Path, *, overwrite: bool = False, compress: bool = False) -> Path:
     """Write an attribution to a file, whole or not at all.
 
     Args:
@@ -58,7 +58,7 @@ def save(attribution: Attribution, path: str | Path, *, overwrite: bool = False,
     return path
 
 
-def load(path: str | Path) -> Attribution:
+def load(path: str | Path) -> tuple[list[Attributed], AttributionInfo]:
     """Read an attribution that ``save`` wrote, compressed or not.
 
     Raises:
@@ -74,12 +74,12 @@ def load(path: str | Path) -> Attribution:
     try:
         info, sequences = content["info"], content["sequences"]
         info = _checked(AttributionInfo, info | {"aggregation": tuple(info["aggregation"])})
-        return Attribution([_checked(Attributed, _decoded(one)) for one in sequences], info)
+        return [_checked(Attributed, _decoded(one)) for one in sequences], info
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path} is damaged: {error}") from None
 
 
-def _written(attribution: Attribution) -> Iterator[str]:
+def _written(attribution: AttributionScores) -> Iterator[str]:
     """Yield the file in pieces, so that no more than one input is held of an attribution that is read from a disk."""
     head = {"format": FORMAT, "version": VERSION, "info": _values(attribution.info)}
     yield f'{_json(head)[:-1]}, "sequences": ['
@@ -107,7 +107,7 @@ def _encoded(value: Any) -> Any:
     return {name: _array(one) for name, one in value.items()} if isinstance(value, Mapping) else value
 
 
-def _array(array: Floats) -> dict[str, Any]:
+def _array(array: ScoreArray) -> dict[str, Any]:
     if array.dtype.name not in _DTYPES:
         raise InputError(f"scores of dtype {array.dtype} cannot be saved; allowed: {', '.join(_DTYPES)}")
     values: list[Any] = array.ravel().tolist()
@@ -141,7 +141,7 @@ def _value(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _from_array(content: Mapping[str, Any]) -> Floats:
+def _from_array(content: Mapping[str, Any]) -> ScoreArray:
     if content["dtype"] not in _DTYPES:
         raise ValueError(f"dtype {content['dtype']!r} is none of {', '.join(_DTYPES)}")
     values = [_NO_NUMBERS[one] if one is None or isinstance(one, str) else one for one in content["values"]]

@@ -5,12 +5,13 @@ Letters: R rows, C columns of a grid, G attributed tokens.
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import numpy as np
 
-from interpret.attribution.result.attribution import Attributed, Attribution, Floats
+from interpret.attribution.result.aggregation import aggregate
+from interpret.attribution.result.scores import Attributed, AttributionScores, ScoreArray
 
 LEVELS = 20
 """Strengths of colour that are told apart, on each side of zero."""
@@ -35,12 +36,12 @@ class Band:
     name: str
     rows: list[Heading]
     """[R]."""
-    values: Floats
+    values: ScoreArray
     """[R, C]; NaN where there is no score."""
 
 
 @dataclass(frozen=True)
-class Grid:
+class Heatmap:
     """One heat map."""
 
     title: str
@@ -48,7 +49,7 @@ class Grid:
     """What its rows are."""
     columns: list[Heading]
     bands: list[Band]
-    foot: dict[str, Floats]
+    foot: dict[str, ScoreArray]
     """Name -> [C]: numbers of the columns that are no attributions, such as probabilities."""
     step: Heading | None = None
     """The one attributed token the grid is about; None where each column is one."""
@@ -60,15 +61,16 @@ class Panel:
 
     prompt: str
     continuation: str
-    grids: list[Grid]
+    grids: list[Heatmap]
     largest: float
     """Largest absolute score of its grids; 0 where there are none."""
 
 
-def panels(attribution: Attribution) -> Iterator[Panel]:
+def panels(attribution: AttributionScores) -> Iterator[Panel]:
     """Yield what there is to draw for each input, one at a time; a width D is summed."""
     for one in attribution.sequences:
-        yield from map(_panel, Attribution([one], attribution.info).aggregate("sum").sequences)
+        summed = aggregate(replace(attribution, sequences=[one]), "sum", False, None, False, None)
+        yield from map(_panel, summed.sequences)
 
 
 def _panel(one: Attributed) -> Panel:
@@ -82,7 +84,7 @@ def _panel(one: Attributed) -> Panel:
     return Panel(plain_text(prompt), continuation, grids, largest)
 
 
-def _token_grid(one: Attributed) -> Grid:
+def _token_grid(one: Attributed) -> Heatmap:
     """Draw tokens down, attributed tokens across."""
     bands = []
     if one.source_tokens is not None and one.source_scores is not None:
@@ -92,10 +94,10 @@ def _token_grid(one: Attributed) -> Grid:
         rows = _headings(one.tokens)[: max(one.stop - 1, 0)]
         bands.append(Band("text", rows, one.scores[: len(rows)]))
     across = _headings(one.tokens)[one.start : one.stop]
-    return Grid("Score of each token for each written token", "token", across, bands, one.step_scores | one.details)
+    return Heatmap("Score of each token for each written token", "token", across, bands, one.step_scores | one.details)
 
 
-def _layer_grids(one: Attributed) -> list[Grid]:
+def _layer_grids(one: Attributed) -> list[Heatmap]:
     """Draw layers down, tokens across: a grid for each attributed token and site."""
     grids = []
     names = sorted(one.layer_scores, key=_site_and_layer)
@@ -106,7 +108,7 @@ def _layer_grids(one: Attributed) -> list[Grid]:
             rows = [Heading(str(_site_and_layer(name)[1])) for name in of_site]
             across, about = _headings(one.tokens)[:column], _headings(one.tokens)[column]
             title = f"{site}: score of each layer at each token"
-            grids.append(Grid(title, "layer", across, [Band(site, rows, values)], {}, about))
+            grids.append(Heatmap(title, "layer", across, [Band(site, rows, values)], {}, about))
     return grids
 
 
@@ -171,12 +173,12 @@ def full(value: float) -> str:
     return f"{value:+.6g}".replace("-", "−")
 
 
-def title(attribution: Attribution) -> str:
+def title(attribution: AttributionScores) -> str:
     """Name an attribution in one line."""
     return f"Attribution of {attribution.info.attributed_fn} by {attribution.info.method}"
 
 
-def facts(attribution: Attribution) -> Mapping[str, str]:
+def facts(attribution: AttributionScores) -> Mapping[str, str]:
     """Return how an attribution was made, as names and readable values; what is empty is left out."""
     info = attribution.info
     units = {f"unit of {name}": unit for name, unit in info.step_units.items()}

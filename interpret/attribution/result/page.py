@@ -8,12 +8,12 @@ import math
 from collections.abc import Iterator
 from functools import partial
 
-from interpret.attribution.result.attribution import Attribution
 from interpret.attribution.result.heatmap import LEVELS, Panel, facts, full, level, panels, short, title
+from interpret.attribution.result.scores import AttributionScores
 from interpret.pages.frame import page_pieces
 
 
-def page(attribution: Attribution) -> str:
+def page(attribution: AttributionScores) -> str:
     """Return an attribution as one self-contained HTML page; about 40 bytes a score.
 
     Args:
@@ -23,7 +23,7 @@ def page(attribution: Attribution) -> str:
     return "".join(pieces(attribution))
 
 
-def pieces(attribution: Attribution) -> Iterator[str]:
+def pieces(attribution: AttributionScores) -> Iterator[str]:
     """Yield the page in pieces: no more than one input is held of an attribution that is read from a disk."""
     return page_pieces(
         __package__,

@@ -11,9 +11,9 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from interpret.attribution.result.attribution import Attribution, Floats
-from interpret.attribution.result.heatmap import LEVELS, Band, Grid, Heading, Panel, level, panels, short, title
+from interpret.attribution.result.heatmap import LEVELS, Band, Heading, Heatmap, Panel, level, panels, short, title
 from interpret.attribution.result.page import page, pieces
+from interpret.attribution.result.scores import AttributionScores, ScoreArray
 from interpret.errors import InputError
 from interpret.storage.disk import replacing
 
@@ -25,7 +25,7 @@ _LONGEST = 18
 _NARROWEST = 7
 
 
-def show(attribution: Attribution, *, html: str | Path | None = None, overwrite: bool = False) -> Path | None:
+def show(attribution: AttributionScores, *, html: str | Path | None = None, overwrite: bool = False) -> Path | None:
     """Show an attribution: in a terminal as tables, in a notebook as a page, or write that page to a file.
 
     Every score is shown with its sign: tokens down, attributed tokens across; of layer methods layers down and tokens
@@ -71,7 +71,7 @@ def framed(text: str) -> str:
 class Tables:
     """What rich draws of an attribution; columns that do not fit beside each other go into further tables."""
 
-    attribution: Attribution
+    attribution: AttributionScores
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield headings and tables."""
@@ -82,7 +82,7 @@ class Tables:
                 yield from _tables(grid, panel, options.max_width)
 
 
-def _tables(grid: Grid, panel: Panel, width: int) -> Iterator[Table | Text]:
+def _tables(grid: Heatmap, panel: Panel, width: int) -> Iterator[Table | Text]:
     about = "" if grid.step is None else f"Token {grid.step.position} {grid.step.text}: "
     yield Text(about + grid.title, style="dim")
     rows = [row for band in grid.bands for row in band.rows]
@@ -103,7 +103,7 @@ def _fitting(widths: list[int], room: int) -> Iterator[slice]:
     yield slice(first, len(widths))
 
 
-def _table(grid: Grid, panel: Panel, columns: slice) -> Table:
+def _table(grid: Heatmap, panel: Panel, columns: slice) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", show_edge=False)
     table.add_column(grid.down, no_wrap=True)
     for column in grid.columns[columns]:
@@ -122,7 +122,7 @@ def _add_rows(table: Table, band: Band, largest: float, columns: slice) -> None:
         table.add_row(Text(_label(row)), *values)
 
 
-def _cells(values: Floats, largest: float) -> list[list[Text]]:
+def _cells(values: ScoreArray, largest: float) -> list[list[Text]]:
     return [[Text(short(value, largest), style=_style(value, largest)) for value in row] for row in values.tolist()]
 
 

@@ -21,7 +21,7 @@ CONTRASTS: tuple[Contrast, ...] = ("same_context", "own_prefix")
 
 
 @dataclass(frozen=True)
-class Reading:
+class StepReading:
     """What a model says before one token."""
 
     logits: Tensor
@@ -41,7 +41,7 @@ class StepFunction:
     """One function, as it is registered."""
 
     fn: Callable[..., Tensor]
-    """Takes a ``Reading`` and keyword options, returns [B]."""
+    """Takes a ``StepReading`` and keyword options, returns [B]."""
     unit: str
     aggregate: Aggregate
     """How its values are merged where steps are."""
@@ -65,40 +65,40 @@ def keyword_options(fn: Callable[..., Any]) -> dict[str, Any]:
     return {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
 
 
-def logit(reading: Reading) -> Tensor:
+def logit(reading: StepReading) -> Tensor:
     """Return the target's logit."""
     return reading.logits[:, reading.target]
 
 
-def probability(reading: Reading) -> Tensor:
+def probability(reading: StepReading) -> Tensor:
     """Return the target's probability."""
     return reading.logits.softmax(-1)[:, reading.target]
 
 
-def entropy(reading: Reading) -> Tensor:
+def entropy(reading: StepReading) -> Tensor:
     """Return the entropy of the next token, in nats: -sum p ln p."""
     log_p = reading.logits.log_softmax(-1)
     return -(log_p.exp() * log_p.clamp_min(torch.finfo(log_p.dtype).min)).sum(-1)
 
 
-def cross_entropy(reading: Reading) -> Tensor:
+def cross_entropy(reading: StepReading) -> Tensor:
     """Return -ln p of the target, in nats."""
     return -reading.logits.log_softmax(-1)[:, reading.target]
 
 
-def perplexity(reading: Reading) -> Tensor:
+def perplexity(reading: StepReading) -> Tensor:
     """Return 1 / p of the target: exp of the cross-entropy."""
     return cross_entropy(reading).exp()
 
 
-def contrast_prob_diff(reading: Reading) -> Tensor:
+def contrast_prob_diff(reading: StepReading) -> Tensor:
     """Return P(target) - P(foil); Yin and Neubig 2022 (arXiv:2202.10419), section 3, with probabilities."""
     assert reading.foil is not None
     assert reading.foil_logits is not None
     return probability(reading) - reading.foil_logits.softmax(-1)[:, reading.foil]
 
 
-def _dropout_probabilities(reading: Reading, n_mcd_steps: int, seed: int) -> Tensor:
+def _dropout_probabilities(reading: StepReading, n_mcd_steps: int, seed: int) -> Tensor:
     """Return the target's probability in N passes with dropout, [N, B]."""
     if n_mcd_steps < 2:
         raise InputError(f"n_mcd_steps is {n_mcd_steps}; a deviation needs at least 2 passes")
@@ -108,17 +108,17 @@ def _dropout_probabilities(reading: Reading, n_mcd_steps: int, seed: int) -> Ten
     return p
 
 
-def mc_dropout_mean(reading: Reading, *, n_mcd_steps: int = 10, seed: int = 0) -> Tensor:
+def mc_dropout_mean(reading: StepReading, *, n_mcd_steps: int = 10, seed: int = 0) -> Tensor:
     """Return the mean probability of the target under dropout; Gal and Ghahramani 2016 (arXiv:1506.02142)."""
     return _dropout_probabilities(reading, n_mcd_steps, seed).mean(0)
 
 
-def mc_dropout_std(reading: Reading, *, n_mcd_steps: int = 10, seed: int = 0) -> Tensor:
+def mc_dropout_std(reading: StepReading, *, n_mcd_steps: int = 10, seed: int = 0) -> Tensor:
     """Return the standard deviation (N - 1) of the target's probability under dropout."""
     return _dropout_probabilities(reading, n_mcd_steps, seed).std(0)
 
 
-def mc_dropout_z(reading: Reading, *, n_mcd_steps: int = 10, seed: int = 0) -> Tensor:
+def mc_dropout_z(reading: StepReading, *, n_mcd_steps: int = 10, seed: int = 0) -> Tensor:
     """Return (p - mean) / deviation: how unusual the probability without dropout is among those with it."""
     p = _dropout_probabilities(reading, n_mcd_steps, seed)
     return (probability(reading) - p.mean(0)) / p.std(0)
@@ -178,7 +178,7 @@ def list_step_functions() -> list[str]:
     return list(FUNCTIONS)
 
 
-def value_of(fn: Callable[..., Tensor], name: str, reading: Reading) -> Tensor:
+def value_of(fn: Callable[..., Tensor], name: str, reading: StepReading) -> Tensor:
     """Return what a function says of a reading, [B].
 
     Raises:
@@ -221,7 +221,7 @@ def register_step_function(
     """Make a function of one's own known under a name, for this process.
 
     Args:
-        fn: takes a ``Reading`` and options, keyword-only ones with defaults, as in ``def fn(reading, *, power=2)``;
+        fn: takes a ``StepReading`` and options, keyword-only ones with defaults, as in ``def fn(reading, *, power=2)``;
             returns [B], a value for each row of ``reading.logits``; differentiable where it is to be attributed by a
             gradient method.
         identifier: a new name.

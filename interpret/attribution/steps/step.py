@@ -25,8 +25,8 @@ from interpret.anatomy import (
     logits_of,
     reporting_attention,
 )
-from interpret.attribution.result.attribution import Floats
-from interpret.attribution.steps.functions import Reading
+from interpret.attribution.result.scores import ScoreArray
+from interpret.attribution.steps.functions import StepReading
 from interpret.errors import InputError, unknown
 
 Baseline = Literal["zero", "mean", "pad", "unk", "bos", "eos"] | int
@@ -62,7 +62,7 @@ class Step:
     """[T], the text before the token: prompt and what was written since."""
     target: int
     foil: Foil | None
-    function: Callable[[Reading], Tensor]
+    function: Callable[[StepReading], Tensor]
     """What is attributed, with its options: -> [B]."""
     batch_size: int
     """Rows a method may put through the model side by side."""
@@ -121,11 +121,11 @@ class Step:
         """
         return self.function(self.reading(logits, embeddings))
 
-    def reading(self, logits: Tensor, embeddings: Tensor) -> Reading:
+    def reading(self, logits: Tensor, embeddings: Tensor) -> StepReading:
         """Return what functions of this step are computed from; the arguments are those of ``read``."""
         foil = None if self.foil is None else self.foil.id
         foil_logits = None if self.foil is None else self._foil_logits(self.foil, logits, embeddings)
-        return Reading(logits, self.target, foil, foil_logits, cache(partial(self._with_dropout, embeddings)))
+        return StepReading(logits, self.target, foil, foil_logits, cache(partial(self._with_dropout, embeddings)))
 
     def baseline(self, choice: Baseline) -> Tensor:
         """Return embeddings that stand for no text, [1, T, D].
@@ -205,7 +205,7 @@ def dropping_out(model: PreTrainedModel, seed: int) -> Iterator[None]:
                 module.training = False
 
 
-def gathered_details(steps: Sequence[Step]) -> dict[str, Floats]:
+def gathered_details(steps: Sequence[Step]) -> dict[str, ScoreArray]:
     """Return what the method said about itself, [G] under each name."""
     names = dict.fromkeys(name for step in steps for name in step.details)
     return {name: np.array([step.details.get(name, np.nan) for step in steps]) for name in names}
@@ -217,6 +217,6 @@ def foil_tokens(steps: Sequence[Step]) -> tuple[str, ...] | None:
     return tuple(steps[0].tokenizer.convert_ids_to_tokens(ids)) if ids else None
 
 
-def array(values: Tensor) -> Floats:
+def array(values: Tensor) -> ScoreArray:
     """Return a tensor as an array, float32 at least."""
     return values.detach().to("cpu", torch.promote_types(values.dtype, torch.float32)).numpy()

@@ -9,12 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
+from interpret.drawing.panels import NO_TOKEN
 from interpret.errors import InputError, RunError
-from interpret.figures.traces import NO_TOKEN
+from interpret.stats import Floats
 
-Floats = NDArray[np.float64]
 To = str | Path | None
 """A file to write, or none."""
 SIGNED, SIZES = "PRGn_r", "Purples"

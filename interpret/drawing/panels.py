@@ -1,0 +1,220 @@
+"""Panels of numbers over layers: heatmaps by token or by kind of token, and lines with intervals.
+
+Each function returns a figure of matplotlib; ``save`` writes it as PNG and PDF, the same bytes for the same numbers.
+"""
+
+import io
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colorbar import Colorbar
+from matplotlib.colors import Colormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
+from matplotlib.ticker import MaxNLocator
+
+from interpret.stats import Average, Floats
+from interpret.storage.disk import replace_whole
+
+BUCKET_LABELS = {
+    "first_subject": "first subject token",
+    "middle_subject": "middle subject tokens",
+    "last_subject": "last subject token",
+    "first_subsequent": "first subsequent token",
+    "further": "further tokens",
+    "last": "last token",
+}
+# Okabe and Ito's colours, which colour-blind readers can tell apart; line styles tell them apart in print.
+BUCKET_STYLES = {
+    "first_subject": ("#56b4e9", (0, (1, 1))),
+    "middle_subject": ("#009e73", (0, (4, 1.5))),
+    "last_subject": ("#d55e00", "-"),
+    "first_subsequent": ("#cc79a7", (0, (5, 1, 1, 1))),
+    "further": ("#999999", (0, (3, 1, 1, 1, 1, 1))),
+    "last": ("#0072b2", "-"),
+}
+STYLE: dict[Any, Any] = {  # the keys are literals of matplotlib's
+    "font.size": 8,
+    "axes.titlesize": 9,
+    "axes.labelsize": 8,
+    "legend.fontsize": 7.5,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "hatch.linewidth": 0.5,
+    "pdf.fonttype": 42,  # text that can be searched and edited
+    "savefig.dpi": 200,
+}
+NO_TOKEN = {"facecolor": "white", "edgecolor": "#bbbbbb", "hatch": "////"}
+"""Of a bucket that has no token in any prompt."""
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """Write a figure as PNG and PDF, without dates, so that the same numbers give the same bytes.
+
+    Args:
+        figure: what to write.
+        stem: the path without its ending; its folder has to be there.
+
+    Returns:
+        The two files.
+
+    Raises:
+        RunError: if the disk does not take them.
+    """
+    written = []
+    for ending, undated in (("png", {"Software": None}), ("pdf", {"CreationDate": None, "Creator": None})):
+        file = io.BytesIO()
+        with matplotlib.rc_context(STYLE):
+            figure.savefig(file, format=ending, metadata=undated)
+        path = stem.with_name(f"{stem.name}.{ending}")
+        replace_whole(path, file.getvalue())
+        written.append(path)
+    return written
+
+
+@dataclass(frozen=True)
+class PanelWords:
+    """What a figure of averages says."""
+
+    titles: Mapping[str, str]
+    """Of each panel."""
+    unit: str
+    """Of the numbers."""
+
+
+def token_heatmaps(
+    tokens: Sequence[str],
+    starred: Collection[int],
+    panels_of: Mapping[str, Floats],
+    *,
+    centre: float,
+    unit: str,
+    title: str,
+) -> Figure:
+    """Draw arrays of one prompt, [T, L] under the title of each panel, on one scale around ``centre``.
+
+    Args:
+        tokens: [T] texts of the tokens.
+        starred: which of them are marked by a star, such as those of the subject.
+        panels_of: one array per panel, under its title.
+        centre: the value that is white.
+        unit: of the numbers.
+        title: of the figure.
+    """
+    tokens = [shown(token) for token in tokens]
+    rows, longest, drawn = len(tokens), max(map(len, tokens)), list(panels_of.values())
+    # In inches: a row of text each, and room for the longest token at the left.
+    height, left = 0.17 * rows + 1.5, 0.45 + 0.066 * (longest + 1)
+    widths = 2.15 * len(drawn)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(max(left + widths + 0.75, 5.0), height), layout="constrained")
+        panels = figure.subplots(1, len(drawn), sharey=True, squeeze=False)[0]
+        image = scale_around(centre, drawn)
+        for panel, (label, values) in zip(panels, panels_of.items(), strict=True):
+            panel.tick_params(axis="y", length=0)
+            panel.imshow(values, cmap=image.cmap, norm=image.norm, aspect="auto", interpolation="nearest")
+            panel.set_title(label)
+            layers_below(panel, values.shape[1])
+        panels[0].set_yticks(range(rows), [text + "*" * (token in starred) for token, text in enumerate(tokens)])
+        colour_bar(figure, panels, image, centre, drawn).set_label(unit)
+        figure.suptitle(title, fontsize=9)
+    return figure
+
+
+def bucket_heatmaps(averages: Mapping[str, Average], names: Sequence[str], words: PanelWords, headline: str) -> Figure:
+    """Draw averages, [buckets, L], as heatmaps side by side on one scale around 0."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(max(1.9 + 2.15 * len(averages), 5.0), 0.24 * len(names) + 1.5), layout="constrained")
+        panels = figure.subplots(1, len(averages), sharey=True, squeeze=False)[0]
+        drawn = [found.mean for found in averages.values()]
+        image = scale_around(0.0, drawn)
+        for panel, (part, found) in zip(panels, averages.items(), strict=True):
+            panel.patch.set(**NO_TOKEN)
+            panel.tick_params(axis="y", length=0)
+            panel.imshow(found.mean, cmap=image.cmap, norm=image.norm, aspect="auto", interpolation="nearest")
+            panel.set_title(words.titles[part])
+            layers_below(panel, found.mean.shape[1])
+        counts = next(iter(averages.values())).n.max(axis=1)
+        labels = [f"{BUCKET_LABELS[name]} (n={n})" for name, n in zip(names, counts, strict=True)]
+        panels[0].set_yticks(range(len(names)), labels)
+        colour_bar(figure, panels, image, 0.0, drawn).set_label(words.unit)
+        figure.suptitle(headline, fontsize=9)
+    return figure
+
+
+def bucket_lines(averages: Mapping[str, Average], names: Sequence[str], words: PanelWords, headline: str) -> Figure:
+    """Draw averages, [buckets, L], as lines over layers with their intervals, a panel each."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(max(1.0 + 2.35 * len(averages), 4.6), 3.3), layout="constrained")
+        panels = figure.subplots(1, len(averages), sharey=True, squeeze=False)[0]
+        for panel, (part, found) in zip(panels, averages.items(), strict=True):
+            layers = np.arange(found.mean.shape[1])
+            for row, name in enumerate(names):
+                if not found.n[row].any():
+                    continue
+                colour, dashes = BUCKET_STYLES[name]
+                label = f"{BUCKET_LABELS[name]} (n={found.n[row].max()})"
+                panel.plot(layers, found.mean[row], color=colour, linestyle=dashes, linewidth=1.3, label=label)
+                panel.fill_between(layers, found.low[row], found.high[row], color=colour, alpha=0.15, linewidth=0)
+            panel.axhline(0, color="black", linewidth=0.5)
+            panel.margins(x=0)
+            panel.set_title(words.titles[part])
+            layers_below(panel, len(layers))
+            panel.spines[["top", "right"]].set_visible(False)
+        panels[0].set_ylabel(words.unit)
+        columns = 2 if len(averages) == 1 else 3
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=columns, frameon=False)
+        figure.suptitle(f"{headline}; shaded: 95% intervals", fontsize=9)
+    return figure
+
+
+def layers_below(panel: Axes, n_layers: int) -> None:
+    """Mark the layers on the x axis."""
+    panel.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
+    panel.set_xlim(-0.5, n_layers - 0.5)
+    panel.set_xlabel("layer")
+
+
+def scale_around(centre: float, drawn: Sequence[Floats]) -> ScalarMappable:
+    """Return a linear scale that holds all values: white at ``centre``, purple above it, green below it.
+
+    Both sides are equally steep, so that a pale colour is a small difference on either.
+    """
+    reach = max(1e-6, *(np.nanmax(np.abs(values - centre)) for values in drawn))
+    return ScalarMappable(Normalize(centre - reach, centre + reach), _with_gaps("PRGn_r"))
+
+
+def colour_bar(
+    figure: Figure, panels: Sequence[Axes], image: ScalarMappable, centre: float, drawn: Sequence[Floats]
+) -> Colorbar:
+    """Put the part of the scale that is drawn beside the panels."""
+    bar = figure.colorbar(image, ax=list(panels), pad=0.015, aspect=30)
+    bar.ax.set_ylim(min(centre, *map(np.nanmin, drawn)), max(centre, *map(np.nanmax, drawn)))
+    return bar
+
+
+def _with_gaps(name: str) -> Colormap:
+    """Return a colormap that leaves what is no number to the panel's own colour."""
+    return matplotlib.colormaps[name].with_extremes(bad="none")
+
+
+def shown(text: str) -> str:
+    """Return a token as matplotlib can draw it: white space visible, no formulas, no character the font lacks."""
+    known = _characters()
+    visible = text.replace("\n", "\u21b5").replace("\t", "\u2192").replace("\r", "\u21b5")
+    drawn = "".join(one if ord(one) in known else one.encode("unicode_escape").decode() for one in visible)
+    return drawn.replace("$", r"\$") or "\u2205"
+
+
+@cache
+def _characters() -> frozenset[int]:
+    """Return the characters of matplotlib's own font."""
+    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())

@@ -1,0 +1,130 @@
+"""The two calls of the SelfIE package, ``interpret`` and ``interpret_vectors``, with its arguments and results.
+
+SelfIE: Chen, Vondrick and Mao, 2024, arXiv 2403.10949.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from interpret.anatomy import anatomy_of
+from interpret.errors import InputError
+from interpret.prompts.prompts import Prompt
+from interpret.selfie.decoding import automatic_batch_size, prime
+from interpret.selfie.readings import Settings, State, read
+from interpret.selfie.rows import check_request, interpretations
+from interpret.selfie.sources import RESID_PRE, source_of_pairs
+from interpret.selfie.templates import InterpretationPrompt
+
+
+def interpret(
+    original_prompt: str | Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    interpretation_prompt: InterpretationPrompt | Sequence[InterpretationPrompt],
+    model: PreTrainedModel,
+    tokens_to_interpret: Sequence[tuple[int, int]],
+    bs: int | None = None,
+    max_new_tokens: int = 30,
+    k: int | Literal["same"] = 1,
+    *,
+    site: str = RESID_PRE,
+) -> dict[str, list[Any]]:
+    """Interpret states of one prompt or several, with one interpretation prompt or several, and return a table.
+
+    Args:
+        original_prompt: the prompts, as the model reads them.
+        tokenizer: the model's.
+        interpretation_prompt: what the states are inserted into.
+        model: a causal LM of a known family.
+        tokens_to_interpret: (layer, token) pairs, the same for each prompt; negative ones count from the end.
+            Layers are indices of ``hidden_states``.
+        bs: interpretations written side by side; chosen from memory if None.
+        max_new_tokens: longest interpretation.
+        k: the layer whose input is edited, or ``"same"`` for the source's own.
+        site: ``"hidden"``, ``"attn_out"`` or ``"mlp_out"``.
+
+    Returns:
+        Columns of equal length, as ``pandas.DataFrame`` takes them, a row for each prompt, interpretation prompt and
+        pair: ``prompt``, ``interpretation`` (text), ``layer``, ``token``, ``token_decoded``, ``relevancy_score``
+        ([G] |P with - P without| of each written token); and ``interpretation_prompt`` (text), ``probability`` and
+        ``probability_without_insertion`` ([G] each), ``signed_relevancy`` ([G]), ``gain_over_nothing`` (nats a token)
+        and ``control`` (the text where nothing is inserted).
+
+    Raises:
+        InputError: if a prompt, layer or token does not exist.
+    """
+    prompts = [original_prompt] if isinstance(original_prompt, str) else original_prompt
+    if isinstance(interpretation_prompt, InterpretationPrompt):
+        interpretation_prompt = [interpretation_prompt]
+    sources = [
+        source_of_pairs(model, tokenizer, Prompt(f"prompt_{number}", text, "", raw=True), tokens_to_interpret, site)
+        for number, text in enumerate(prompts)
+    ]
+    settings = Settings(k, new_tokens=max_new_tokens, prompt_output_tokens=0, wrong_vector=False, batch_size=bs)
+    table: dict[str, list[Any]] = {}
+    control = ""
+    for row in interpretations(model, tokenizer, sources, interpretation_prompt, settings):
+        if row.kind == "control":
+            control = row.interpretation_text
+            continue
+        cells = {
+            "prompt": row.prompt,
+            "interpretation": row.interpretation_text,
+            "layer": row.layer_idx,
+            "token": row.token_idx,
+            "token_decoded": row.current_token,
+            "relevancy_score": row.interpretation_weights,
+            "interpretation_prompt": row.repeat_prompt,
+            "probability": row.interpretation_prob,
+            "probability_without_insertion": row.probability_without_insertion,
+            "signed_relevancy": row.signed_relevancy,
+            "gain_over_nothing": row.gain_over_nothing,
+            "control": control,
+        }
+        for name, cell in cells.items():
+            table.setdefault(name, []).append(cell)
+    return table
+
+
+def interpret_vectors(
+    vecs: Tensor | Sequence[Tensor],
+    model: PreTrainedModel,
+    interpretation_prompt: InterpretationPrompt,
+    tokenizer: PreTrainedTokenizerBase,
+    bs: int | None = None,
+    k: int = 1,
+    max_new_tokens: int = 30,
+) -> list[str]:
+    """Say what arbitrary vectors mean to the model.
+
+    Args:
+        vecs: [N, D], or N tensors [D].
+        model: a causal LM of a known family.
+        interpretation_prompt: what the vectors are inserted into.
+        tokenizer: the model's.
+        bs: vectors read side by side; chosen from memory if None.
+        k: the layer whose input is edited.
+        max_new_tokens: longest interpretation.
+
+    Returns:
+        N texts.
+
+    Raises:
+        InputError: if a vector is of another width or not finite; the message names its index.
+    """
+    width = anatomy_of(model).width
+    for index, vector in enumerate(vecs):
+        if tuple(vector.shape) != (width,):
+            raise InputError(f"vecs[{index}] has shape {list(vector.shape)}; the model's hidden width is {width}")
+        if not vector.isfinite().all():
+            raise InputError(f"vecs[{index}] is not finite; an interpretation of NaN or infinity means nothing")
+    settings = Settings(k, new_tokens=max_new_tokens, wrong_vector=False)
+    check_request(model, [], [interpretation_prompt], settings)
+    primed = prime(model, interpretation_prompt, max_new_tokens)
+    states = [State("", k, index, vector) for index, vector in enumerate(vecs)]
+    size = bs or automatic_batch_size(primed, max_new_tokens)
+    readings = read(primed, states, settings, size, lambda line: None)
+    texts = [reading.written.ids if reading else [] for reading in readings]
+    return [tokenizer.decode(ids, clean_up_tokenization_spaces=False) for ids in texts]

@@ -1,0 +1,120 @@
+"""The trace of one prompt by one mediator."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from interpret.stats import Floats
+from interpret.tracing.inputs import TraceInputs
+from interpret.tracing.mediators import Mediator
+from interpret.tracing.tables import TraceGrid
+
+Method = Literal["exact", "approximate", "screened"]
+
+
+@dataclass(frozen=True)
+class TraceResult:
+    """The trace of one prompt by one mediator."""
+
+    scores: Floats = field(repr=False)
+    """[T, L], probability of the answer with the state of a token and layer restored, mean over samples."""
+    low: float
+    """Probability of the answer in the corrupted runs, mean over samples."""
+    high: float
+    """Probability of the answer in the clean run."""
+    answer_id: int
+    """The token whose probability is read; the first one of a whole answer."""
+    answer_ids: tuple[int, ...]
+    """All tokens read."""
+    answer: str
+    """Their text."""
+    subject_span: tuple[int, int]
+    """First and one past the last token of the subject."""
+    tokens: tuple[str, ...]
+    """[T] texts."""
+    token_ids: tuple[int, ...]
+    """[T]."""
+    mediator: Mediator
+    sample_scores: Floats = field(repr=False)
+    """[S, T, L], the scores of each noise sample."""
+    sample_lows: Floats = field(repr=False)
+    """[S], the corrupted runs' probabilities."""
+    exact: NDArray[np.bool_] = field(repr=False)
+    """[T, L], which scores are those of runs; the others are first-order estimates, which may leave 0 to 1."""
+
+    @property
+    def method(self) -> Method:
+        """How the scores were had: ``exact``, ``approximate``, or ``screened`` where some are exact."""
+        if self.exact.all():
+            return "exact"
+        return "screened" if self.exact.any() else "approximate"
+
+    @property
+    def total_effect(self) -> float:
+        """TE, clean minus corrupted probability."""
+        return self.high - self.low
+
+    @property
+    def indirect_effects(self) -> Floats:
+        """IE, [T, L]: restored minus corrupted probability."""
+        return self.scores - self.low
+
+    @property
+    def spread(self) -> Floats:
+        """[T, L], the standard deviation of the indirect effect over noise samples; NaN for a single one."""
+        effects = self.sample_scores - self.sample_lows[:, None, None]
+        return effects.std(axis=0, ddof=1) if len(effects) > 1 else np.full(effects.shape[1:], np.nan)
+
+    def grid(self, name: str = "trace") -> TraceGrid:
+        """Return the trace as tables and figures take it, such as ``prompt_figure([result.grid()])``.
+
+        Args:
+            name: what the prompt is called there.
+        """
+        return TraceGrid(
+            name=name,
+            prompt="".join(self.tokens),
+            answer=self.answer,
+            mediator=self.mediator,
+            tokens=self.tokens,
+            subject_span=self.subject_span,
+            p_clean=self.high,
+            p_corrupted=self.low,
+            scores=self.scores,
+            effects=self.indirect_effects,
+            spread=self.spread,
+            exact=self.exact,
+        )
+
+
+def trace_result(
+    tokenizer: PreTrainedTokenizerBase,
+    inputs: TraceInputs,
+    mediator: Mediator,
+    values: Floats,
+    high: float,
+    lows: Floats,
+    *,
+    exact: bool = True,
+) -> TraceResult:
+    """Make a result of the values, [T * L, S], of a mediator's cells, in the order of ``grid_of``."""
+    tokens, answer_ids = inputs.tokens, inputs.answer_ids
+    sample_scores = values.T.reshape(len(lows), len(tokens.ids), -1).copy()
+    return TraceResult(
+        scores=sample_scores.mean(axis=0),
+        low=float(lows.mean()),
+        high=high,
+        answer_id=answer_ids[0],
+        answer_ids=answer_ids,
+        answer=tokenizer.decode(list(answer_ids), clean_up_tokenization_spaces=False),
+        subject_span=inputs.span,
+        tokens=tuple(tokens.pieces),
+        token_ids=tuple(tokens.ids),
+        mediator=mediator,
+        sample_scores=sample_scores,
+        sample_lows=lows,
+        exact=np.full(sample_scores.shape[1:], exact),
+    )
