@@ -1,17 +1,17 @@
-# Two commands for newcomers: `make demo` and `make test`. The README shows the pip and python commands they stand for.
-# `make test-current` runs the tests that also hold on a current transformers, in an environment of its own.
+# `make demo` and `make test` are the two commands to start with; the README shows the pip and python commands they run.
+# `make test-current` runs the tests that depend on transformers with a current release, in a separate environment.
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell command -v $(name) 2>/dev/null)))
 BIN := .venv/bin
 CURRENT := .venv-current/bin
-# What of the tests depends on transformers; the rest is the same everywhere.
+# The tests whose results depend on the version of transformers.
 CURRENT_TESTS := $(addprefix tests/,activations anatomy control engine surgery sweep other_device \
   $(addsuffix .py,attribution/test_attention attribution/test_translation facts/test_filter models/test_opening \
   models/test_gguf probing/test_composition probing/test_head_flow probing/test_heads probing/test_knowledge_prober \
   probing/test_layer_edits probing/test_logit_lens selfie/test_selfie tracing/test_approximate \
   tracing/test_knowledge_tracing tracing/test_trace test_current_install))
 
-# Two processes, since a core is all that one keeps busy. Tests of a file share its models, so they stay together;
-# files stay in their order, since the few slow tests stand in the first.
+# Two processes, because one process uses only one core. The tests of a file run in one process (loadfile), because they
+# share models. Files keep their order (no-loadscope-reorder), because the slow ones come first.
 PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-current lint bench browser clean
@@ -31,11 +31,12 @@ lint: .venv/installed-for-tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The tests of the pages drive a real Chromium; where it is missing and cannot be installed they are skipped, aloud.
+# The browser tests of the HTML pages need Chromium. If it is missing and cannot be installed, they are skipped with a
+# message.
 browser:
-	@command -v chromedriver >/dev/null || { echo "installing Chromium for the tests of the pages"; \
+	@command -v chromedriver >/dev/null || { echo "installing Chromium for the browser tests of the HTML pages"; \
 	  timeout 300 sh -c 'apt-get update && apt-get install -y --no-install-recommends chromium chromium-driver' \
-	  >/dev/null 2>&1; } || echo "no Chromium here: the tests of the pages in a browser will be skipped"
+	  >/dev/null 2>&1; } || echo "Chromium could not be installed: the browser tests of the HTML pages will be skipped"
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/bench_surgery.py
@@ -47,9 +48,9 @@ bench: .venv/installed
 clean:
 	rm -rf .venv .venv-current runs
 
-# Each is made again when the packages asked for change.
+# The installations are updated when the required packages change.
 .venv/installed: setup.py pyproject.toml
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; say where it is: make PYTHON=/path/to/python3.11"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is required but was not found; give its path: make PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing the project and its packages into .venv (about a minute, 1.6 GB)"
 	$(BIN)/python -m pip install --quiet --editable .
@@ -59,9 +60,9 @@ clean:
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	touch $@
 
-# --no-deps: setup.py pins the transformers that install_patch.py patches.
+# --no-deps, because setup.py pins the transformers release that install_patch.py patches.
 .venv-current/installed: requirements-current.txt setup.py
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; say where it is: make PYTHON=/path/to/python3.11"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is required but was not found; give its path: make PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(CURRENT)/python || $(PYTHON) -m venv .venv-current
 	@echo "installing a current transformers into .venv-current (about a minute, 1.6 GB)"
 	$(CURRENT)/python -m pip install --quiet --requirement requirements-current.txt

@@ -1,7 +1,7 @@
 """Packaging of llm-interpret; tool settings are in pyproject.toml.
 
-The distribution is called llm-interpret because another library already ships under the name of our
-import package: see "A name to mind" in README.md.
+The distribution is called llm-interpret because another library already installs an import package called
+interpret: see "Package name conflict" in README.md.
 """
 
 from pathlib import Path
@@ -11,20 +11,25 @@ from setuptools import find_packages, setup
 setup(
     name="llm-interpret",
     version="0.1.0",
-    description="Open a Hugging Face language model, operate on its hidden states, and close it unchanged.",
+    description="Read and edit the hidden states of Hugging Face language models; the weights stay untouched.",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    # transformers_files goes along as data beside install_patch.py, so that the console command finds it.
+    # transformers_files is installed beside install_patch.py, so that the command interpret-patch finds it.
     packages=[
         *find_packages(include=["interpret", "interpret.*"]),
         "transformers_files.generation",
         "transformers_files.models.llama",
     ],
-    package_data={name: ["*.html", "*.css", "*.js"] for name in ("interpret.attribution.result", "interpret.pages")},
+    package_data={
+        "": ["*.pyi"],  # the public names of each package; interpret.lazy reads them at run time
+        "interpret": ["py.typed"],
+        "interpret.attribution.result": ["*.html", "*.css", "*.js"],
+        "interpret.pages": ["*.html", "*.css", "*.js"],
+    },
     py_modules=["install_patch"],
-    # Versions known to work together; the reasons for each bound are in docs/architecture.md.
+    # Versions known to work together; docs/architecture.md gives the reason for each bound.
     install_requires=[
         "transformers==4.34.0",
         "tokenizers>=0.14.1,<0.15",
@@ -39,6 +44,7 @@ setup(
         "pandas>=3,<4",
         "gguf>=0.17,<1",
         "jinja2>=3.1,<4",
+        "lazy-loader>=0.4,<1",
         "matplotlib>=3.9,<4",
         "mpmath>=1.3,<2",
         "pyyaml>=6,<7",

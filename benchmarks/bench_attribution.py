@@ -1,16 +1,17 @@
-"""What attributions cost that share their passes, against each with passes of its own.
+"""Compare the time of attributions that share forward and backward passes with that of plain implementations.
 
 python benchmarks/bench_attribution.py
 
-Layers: gradient x activation at the output of every layer. The plain way hooks the output of one decoder layer, runs
-the model forward and goes back from the answer's probability to that output, for every layer in turn; ours takes one
-forward and one backward pass.
+Layers: gradient x activation at the output of every layer. For each layer, the plain implementation hooks the layer's
+output, runs a forward pass, and backpropagates from the probability of the answer to that output. Ours takes one
+forward and one backward pass for all layers.
 
-Occlusion: of every token of a text, for each of the tokens the model has written. The plain way reads, for each
-written token, the text before it with each token masked, 8 side by side; ours reads a masked text once for all, and
-from the masked token on.
+Occlusion: the effect of every token on each token that the model has generated. For each generated token, the plain
+implementation runs the text before it once per masked token, in batches of 8. Ours runs each masked text once for all
+generated tokens, starting at the masked token.
 
-Both ways run in turns in one process on the same text, and must agree; printed are the medians of both and their ratio.
+Both run alternately in one process on the same text, and their results must agree. The script prints the median time
+of each and the ratio of the medians.
 """
 
 import argparse
@@ -40,19 +41,19 @@ SIDE_BY_SIDE = 8
 
 @dataclass(frozen=True)
 class Task:
-    """The same numbers in two ways."""
+    """One computation, in a plain and in our implementation."""
 
     name: str
     plain: Callable[[], list[Tensor]]
     ours: Callable[[], list[Tensor]]
     target: float
-    """How many times as fast ours is to be."""
+    """Required ratio of the plain time to ours."""
     agreement: float
-    """How far the two may differ, as a share of the largest score of a layer or step."""
+    """Largest difference allowed, relative to the largest absolute score of the layer or step."""
 
 
 def plain_layers(step: Step) -> list[Tensor]:
-    """Return [T, D] for each layer, each from passes of its own."""
+    """Return the scores of each layer, [T, D], with one forward and one backward pass per layer."""
     return [_plain_layer(step, layer) for layer in anatomy_of(step.model).layers]
 
 
@@ -74,7 +75,7 @@ def _plain_layer(step: Step, layer: nn.Module) -> Tensor:
 
 
 def our_layers(step: Step) -> list[Tensor]:
-    """Return [T, D] for each layer, from one forward and one backward pass."""
+    """Return the scores of each layer, [T, D], with one forward and one backward pass for all."""
     names = [f"resid_post.{layer}" for layer in range(len(anatomy_of(step.model).layers))]
     (found,) = layer_gradient_x_activation([step], names)
     return list(found.values())
@@ -82,7 +83,7 @@ def our_layers(step: Step) -> list[Tensor]:
 
 @torch.no_grad()
 def plain_occlusion(steps: Sequence[Step]) -> list[Tensor]:
-    """Return [T] for each step: what its probability loses by each token, from whole passes."""
+    """Return for each step, [T], the drop in probability when each token is masked, from full forward passes."""
     return [_plain_step(step) for step in steps]
 
 
@@ -97,7 +98,7 @@ def _plain_step(step: Step) -> Tensor:
 
 
 def tasks(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[Task]:
-    """Return what is measured."""
+    """Return the tasks to measure."""
     (written,) = interpret.attribute(model, tokenizer, PROMPT, max_new_tokens=WRITTEN).sequences
     steps = [
         Step(model, tokenizer, written.token_ids[:end], written.token_ids[end], None, probability, SIDE_BY_SIDE)
@@ -117,20 +118,20 @@ def tasks(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[Ta
             lambda: plain_occlusion(steps),
             lambda: [scores.cpu() for scores in occlusion(steps)],
             target=15.0,
-            agreement=1e-4,  # two kernels for the products
+            agreement=1e-4,  # the two use different matrix kernels
         ),
     ]
 
 
 def timed(work: Callable[[], list[Tensor]]) -> tuple[float, list[Tensor]]:
-    """Return how many seconds work takes, and its result."""
+    """Run ``work``; return its time in seconds and its result."""
     start = perf_counter()
     found = work()
     return perf_counter() - start, found
 
 
 def measure(task: Task, rounds: int) -> None:
-    """Run both ways in turns and print the medians."""
+    """Run both implementations alternately and print the median times."""
     times: list[tuple[float, float]] = []
     for round_number in range(rounds + 1):
         plain, expected = timed(task.plain)
@@ -138,15 +139,17 @@ def measure(task: Task, rounds: int) -> None:
         if round_number:  # the first round warms up
             times.append((plain, ours))
         for one, other in zip(expected, found, strict=True):
-            assert (one.cpu() - other.cpu()).abs().max() <= task.agreement * one.abs().max(), "the two ways disagree"
+            assert (one.cpu() - other.cpu()).abs().max() <= task.agreement * one.abs().max(), (
+                "the plain implementation and ours disagree"
+            )
     plain, ours = (median(of_one) for of_one in zip(*times, strict=True))
     ratio = plain / ours
     print(f"{task.name}: {plain:.3f} s plain, {ours:.3f} s ours, {ratio:.1f} times as fast "
-          f"(at least {task.target:g}: {'yes' if ratio >= task.target else 'NO'})")  # fmt: skip
+          f"(target at least {task.target:g}: {'reached' if ratio >= task.target else 'NOT REACHED'})")  # fmt: skip
 
 
 def main() -> None:
-    """Measure every task."""
+    """Measure all tasks and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="demo")
     parser.add_argument("--device", default="cpu")

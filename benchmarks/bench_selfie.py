@@ -1,11 +1,12 @@
-"""Self-interpretation: the plain way against ours, on the demo model.
+"""Compare the time of self-interpretation with that of a plain implementation, on the demo model.
 
 python benchmarks/bench_selfie.py
 
-The plain way: batches of 8 through generate with the state inserted, then two full forward passes over prompt and
-text, one with the insertion and one without, for the probabilities. Ours: ``interpret.interpretations`` without the
-wrong-state control, which the plain way does not have. Both in turns in one process; texts must be identical and
-probabilities equal to 1e-4. The rows are spread evenly over all layers and all tokens of one chat prompt.
+The plain implementation calls ``generate`` on batches of 8 with the states inserted. It then runs two full forward
+passes over interpretation prompt and generated text, one with the insertion and one without, for the probabilities.
+Ours is ``interpret.interpretations`` without the wrong-state control, which the plain implementation does not have.
+Both run alternately in one process; texts must be identical and probabilities must agree to 1e-4. The states are
+spread evenly over all layers and all tokens of one chat prompt.
 """
 
 import argparse
@@ -29,7 +30,7 @@ PLAIN_BATCH, TARGET = 8, 4.0
 
 @torch.no_grad()
 def plain_way(model: PreTrainedModel, source: Source, template: InterpretationPrompt, new: int) -> list[Row]:
-    """Return ids, P with and P without for every pair of the source."""
+    """Return token ids, probabilities with and without insertion for each (layer, token) pair of the source."""
     ids = torch.tensor([source.tokenised.ids])
     hidden = model(ids, output_hidden_states=True).hidden_states
     rows: list[Row] = []
@@ -54,14 +55,14 @@ def plain_way(model: PreTrainedModel, source: Source, template: InterpretationPr
 def our_way(
     model: PreTrainedModel, tokenizer: Any, source: Source, template: InterpretationPrompt, new: int
 ) -> list[Row]:
-    """Return the same from the library."""
-    settings = interpret.Settings(new_tokens=new, prompt_output_tokens=0, wrong_vector=False)
+    """Return the same values as ``plain_way``, computed by ``interpret.interpretations``."""
+    settings = interpret.selfie.Settings(new_tokens=new, prompt_output_tokens=0, wrong_vector=False)
     rows = list(interpret.interpretations(model, tokenizer, [source], [template], settings))[1:]
     return [(row.interpretation, row.interpretation_prob, row.probability_without_insertion) for row in rows]
 
 
 def agree(plain: Sequence[Row], ours: Sequence[Row]) -> float:
-    """Assert that both ways give the same, and return the largest difference of a probability."""
+    """Assert that both results agree, and return the largest difference between probabilities."""
     worst = 0.0
     assert len(plain) == len(ours)
     for one, other in zip(plain, ours, strict=True):
@@ -73,10 +74,10 @@ def agree(plain: Sequence[Row], ours: Sequence[Row]) -> float:
 
 
 def main() -> None:
-    """Print one line."""
+    """Run both implementations and print their times and ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--rows", type=int, default=128, help="how many states, spread over layers and tokens; 0 for all"
+        "--rows", type=int, default=128, help="number of states, spread evenly over layers and tokens; 0 for all"
     )
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--new-tokens", type=int, default=30)
@@ -103,11 +104,11 @@ def main() -> None:
         worst = max(worst, agree(results["plain"], results["ours"]))
     ratios = sorted(plain / ours for plain, ours in zip(times["plain"], times["ours"], strict=True))
     print(f"{platform.processor() or 'CPU'}, {torch.get_num_threads()} threads, torch {torch.__version__}; demo,")
-    print(f"{len(source.pairs)} of {every} states of a prompt of {len(source.tokenised.ids)} tokens,", end=" ")
-    print(f"template of {len(template.ids)} tokens, {asked.new_tokens} new tokens, {asked.runs} pairs of runs")
+    print(f"{len(source.pairs)} of the {every} states of a prompt of {len(source.tokenised.ids)} tokens,", end=" ")
+    print(f"interpretation prompt of {len(template.ids)} tokens, {asked.new_tokens} new tokens, {asked.runs} runs each")
     print(f"plain {median(times['plain']):.1f} s   ours {median(times['ours']):.1f} s   ", end="")
     print(f"{median(ratios):.2f} times as fast ({ratios[0]:.2f} to {ratios[-1]:.2f}, target {TARGET:g})   ", end="")
-    print(f"largest difference of a probability {worst:.1e}")
+    print(f"largest difference between probabilities {worst:.1e}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""What surgery costs: the stock calls against the same calls with a plan, on the demo model.
+"""Measure the overhead of surgery: stock calls against the same calls with edits, on the demo model.
 
 python benchmarks/bench_surgery.py
 
-Stock and surgery run in turns in one process; printed are medians of the paired ratios. Before timing, a plan of
-strength 0 must give the stock numbers to the bit, and the timed plan must show up in the hidden states.
+The stock calls and those with edits run alternately in one process; the script prints the medians of the paired
+ratios. Before timing, it asserts that edits of strength 0 give bit-identical results to the stock calls, and that the
+timed edits are visible in the hidden states.
 """
 
 import argparse
@@ -23,13 +24,13 @@ LAYER, SLOTS, NEW_TOKENS, TARGET = 1, [4, 5, 6, 7, 8], 16, 1.05
 
 
 def plan(width: int, samples: int, strength: float) -> list[dict[Any, Any]]:
-    """Insert a vector of its own into five tokens of every sample, after layer 0."""
+    """Return edits that insert one random vector per sample at five of its tokens, after layer 0."""
     vectors = torch.randn(samples, 1, 1, width, generator=torch.Generator().manual_seed(0))
     return [{LAYER: (SLOTS, v.expand(1, len(SLOTS), -1)), "overlay_strength": strength} for v in vectors]
 
 
 def check(model: PreTrainedModel, inputs: dict[str, Any], neutral: list[Any], real: list[Any]) -> None:
-    """Assert that a neutral plan changes nothing and that the timed one is carried out."""
+    """Assert that edits of strength 0 change nothing and that the timed edits are applied."""
     stock = model(**inputs, output_hidden_states=True)
     same = interpret.forward_interpret(model, **inputs, insert_info=neutral, output_hidden_states=True)
     assert torch.equal(stock.logits, same.logits)
@@ -43,7 +44,7 @@ def check(model: PreTrainedModel, inputs: dict[str, Any], neutral: list[Any], re
 
 
 def paired(plain: Callable[[], Any], ours: Callable[[], Any], runs: int, device: torch.device) -> str:
-    """Time both in turns, after one untimed run of each."""
+    """Time both calls alternately, after one untimed run of each; return a line of results."""
     times: dict[str, list[float]] = {"plain": [], "ours": []}
     for turn in range(runs + 1):
         pair = [("plain", plain), ("ours", ours)]
@@ -63,7 +64,7 @@ def paired(plain: Callable[[], Any], ours: Callable[[], Any], runs: int, device:
 
 @torch.no_grad()
 def main() -> None:
-    """Print a line for each call, below one for the machine."""
+    """Print a header with the machine, then one line per call."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="demo")
     parser.add_argument("--device")

@@ -1,12 +1,13 @@
-"""What a causal trace costs: the plain ways against the sweep engine, on facts the demo model knows.
+"""Compare the time of causal tracing with the sweep engine with that of plain implementations, on the demo model.
 
 python benchmarks/bench_tracing.py
 
-The plain way is a full batch of forward passes, one clean and one for each noise sample, with hooks, for every cell
-of the grid (Meng et al. 2022, ``causal_trace.py``). Both run in turns in one process on the same noise, and must
-agree (both round in float32, thirty layers deep); printed are the medians of the paired ratios, the tokens each sends
-through a decoder layer, and the rate of matrix arithmetic as a share of a large matrix product's in the same run.
-Another plain way, ``generate`` with one prompt and one draw of noise a cell, is timed beside the three mediators.
+For every cell of the grid, the plain implementation runs a full forward pass with hooks over a batch of one clean row
+and one row per noise sample (Meng et al. 2022, ``causal_trace.py``). Both run alternately in one process on the same
+noise, and their results must agree within the rounding error of float32 over thirty layers. The script prints the
+medians of the paired ratios; the ratio of the numbers of tokens that pass through a decoder layer; and the rate of
+matrix arithmetic, as a share of the rate of one large matrix product in the same run. For the three mediators it also
+times a second plain implementation: ``generate`` with one prompt and one noise sample for each cell.
 """
 
 import argparse
@@ -28,8 +29,8 @@ import interpret
 from interpret.engine.linear import quick
 from interpret.prompts.chat import as_it_is
 from interpret.prompts.tokens import tokenise
-from interpret.sweep import Cell, Metric, SweepResult, grid, sweep
-from interpret.tracing.mediators import MEDIATORS, Mediator
+from interpret.sweep import Cell, Metric, SweepResult, grid, run_sweep
+from interpret.tracing.mediators import DEFAULT_MEDIATORS, MEDIATORS
 from interpret.tracing.noise import corrupt, noise_of
 
 FACTS = [
@@ -37,7 +38,7 @@ FACTS = [
     ("The headquarters of the company Microsoft is located in the city of", "Microsoft"),
     ("Beats Music is owned by the company", "Beats Music"),
 ]
-ALL: tuple[Mediator, ...] = ("hidden", "attn_severed", "mlp_severed")
+ALL = DEFAULT_MEDIATORS
 TARGETS = {"hidden": 6.0, "three": 5.5}
 GENERATE_TARGET = 12.0
 AGREEMENT = 1e-4
@@ -45,27 +46,28 @@ AGREEMENT = 1e-4
 
 @dataclass(frozen=True)
 class Fact:
-    """A prompt, ready to be traced both ways."""
+    """The embeddings of a prompt and its answer, for both implementations."""
 
     prompt: str
     clean: Tensor
-    """[1, T, D] embeddings."""
+    """[1, T, D], embeddings of the clean run."""
     corrupted: Tensor
-    """[S, T, D]."""
+    """[S, T, D], embeddings of the corrupted runs, one per noise sample."""
     first: int
-    """The subject's first token."""
+    """Position of the subject's first token."""
     answer: int
+    """Token id of the answer."""
 
     @property
     def n_tokens(self) -> int:
-        """T."""
+        """T, the number of tokens of the prompt."""
         return self.clean.shape[1]
 
 
 def prepare(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, subject: str, samples: int
 ) -> Fact:
-    """Corrupt a fact's subject by noise of three standard deviations."""
+    """Return a fact whose subject is corrupted by noise of three standard deviations."""
     tokens = tokenise(tokenizer, as_it_is(prompt), subject)
     assert tokens.subject is not None
     span = tokens.subject[0], tokens.subject[-1] + 1
@@ -77,8 +79,8 @@ def prepare(
     return Fact(prompt, clean, corrupt(clean, span, noise), span[0], answer)
 
 
-def cells_of(fact: Fact, n_layers: int, mediators: Sequence[Mediator]) -> list[Cell]:
-    """Return the whole grid of some mediators."""
+def cells_of(fact: Fact, n_layers: int, mediators: Sequence[str]) -> list[Cell]:
+    """Return the cells of some mediators at all tokens and layers."""
     return [
         cell
         for name in mediators
@@ -87,7 +89,7 @@ def cells_of(fact: Fact, n_layers: int, mediators: Sequence[Mediator]) -> list[C
 
 
 class Plain:
-    """A full batch of forward passes a cell, row 0 clean and the others corrupted, with hooks."""
+    """One full forward pass with hooks per cell; row 0 of the batch is clean, the others are corrupted."""
 
     def __init__(self, model: PreTrainedModel, fact: Fact) -> None:
         self.model, self.answer = model, fact.answer
@@ -96,7 +98,7 @@ class Plain:
         self.recorded = self.record()
 
     def record(self) -> dict[tuple[int, str], Tensor]:
-        """Keep what every site gives in all rows, once for all cells: {(layer, site): [1 + S, T, D]}."""
+        """Record the output of every site in all rows, once for all cells: {(layer, site): [1 + S, T, D]}."""
         names = {"resid_post": "resid_post", "attn_out": "attn_out", "mlp_out": "mlp_out"}
         wanted = [f"{name}.{layer}" for name in names.values() for layer in self.layers]
         with interpret.record(self.model, wanted) as seen:
@@ -111,7 +113,13 @@ class Plain:
 
     @contextmanager
     def patched(self, cell: Cell, corrupted: slice, rows: slice | None = None) -> Iterator[None]:
-        """Put a cell's hooks on the model, which write into the corrupted rows; these are ``rows`` of a pass."""
+        """Register hooks that write a cell's values into the corrupted rows.
+
+        Args:
+            cell: which activation is restored, and which are held.
+            corrupted: the corrupted rows of the recorded batch from which held values are taken.
+            rows: the rows of the forward pass to write into; by default ``corrupted``.
+        """
 
         def writing(values: Tensor) -> Callable[..., None]:
             def hook(module: Any, args: Any, output: Any) -> None:
@@ -130,13 +138,13 @@ class Plain:
             yield
 
     def module(self, layer: int, site: str) -> torch.nn.Module:
-        """Return what gives a site's output."""
+        """Return the module whose output is the site."""
         block = self.model.model.layers[layer]
         return {"resid_post": block, "attn_out": block.self_attn, "mlp_out": block.mlp}[site]
 
 
 def matmul_rate(size: int = 1024, times: int = 6) -> float:
-    """Return the operations a second of a large matrix product, by the fastest kernel there is."""
+    """Return the operations per second of a large matrix product with the fastest available kernel."""
     product, right = quick(torch.nn.Linear(size, size, bias=False)), torch.rand(size, size)
     product(right)
     start = perf_counter()
@@ -147,21 +155,21 @@ def matmul_rate(size: int = 1024, times: int = 6) -> float:
 
 @dataclass
 class Timing:
-    """One fact's paired times."""
+    """Paired times of one fact."""
 
     plain: list[float]
     """Seconds for the whole grid."""
     ours: list[float]
     matmul: list[float]
-    """Operations a second."""
+    """Operations per second of a large matrix product."""
     worst: float = 0.0
-    """Largest relative difference of a score."""
+    """Largest relative difference between scores."""
 
 
 def compare(
     model: PreTrainedModel, fact: Fact, cells: list[Cell], asked: argparse.Namespace
 ) -> tuple[Timing, SweepResult]:
-    """Time both ways in turns; the plain one on some cells at a time, each costing the same."""
+    """Time both implementations alternately; the plain one on a few random cells, since all cells cost the same."""
     plain = Plain(model, fact)
     metric = {"p": Metric("probability", (fact.answer,))}
     timing = Timing([], [], [])
@@ -181,16 +189,16 @@ def compare(
                 chosen, scores = run_plain()
                 timing.plain.append((perf_counter() - start) * len(cells) / some)
             else:
-                found = sweep(model, fact.corrupted, fact.clean, cells, metric)
+                found = run_sweep(model, fact.corrupted, fact.clean, cells, metric)
                 timing.ours.append(perf_counter() - start)
         ours = found.values["p"].mean(dim=1).numpy()[chosen]
         timing.worst = max(timing.worst, float(np.abs(ours / np.array(scores) - 1).max()))
-    assert timing.worst < AGREEMENT, f"the two ways differ by {timing.worst:.1e}"
+    assert timing.worst < AGREEMENT, f"the plain implementation and ours differ by {timing.worst:.1e}"
     return timing, found
 
 
 def operations(model: PreTrainedModel, found: SweepResult, n_samples: int) -> float:
-    """Return the multiplications and additions of a sweep's matrix products."""
+    """Return the number of multiplications and additions in a sweep's matrix products."""
     layer = sum(weight.numel() for weight in model.model.layers[0].parameters() if weight.dim() == 2)
     head = model.get_output_embeddings().weight.numel()
     runs = sum(cell.start < len(model.model.layers) - 1 for cell in found.cells) * n_samples
@@ -198,7 +206,7 @@ def operations(model: PreTrainedModel, found: SweepResult, n_samples: int) -> fl
 
 
 def report(model: PreTrainedModel, fact: Fact, name: str, cells: list[Cell], asked: argparse.Namespace) -> list[float]:
-    """Print a line for one fact, and return the ratios of its paired times."""
+    """Time one fact, print a line, and return the ratios of its paired times."""
     timing, found = compare(model, fact, cells, asked)
     ratios = [plain / ours for plain, ours in zip(timing.plain, timing.ours, strict=True)]
     plain_tokens = len(cells) * len(model.model.layers) * (asked.samples + 1) * fact.n_tokens
@@ -219,10 +227,11 @@ def report(model: PreTrainedModel, fact: Fact, name: str, cells: list[Cell], ask
 def report_generate(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fact: Fact, cells: list[Cell], asked: argparse.Namespace
 ) -> list[float]:
-    """Time a ``generate`` of one token for each cell, as Knowledge-Tracing does, and return the ratios to ours.
+    """Time one call of ``generate`` per cell, as Knowledge-Tracing does, and return the ratios of its time to ours.
 
-    It has one draw of noise, so ours has one too (and all of them beside it); it severs nothing after the last
-    layer, and makes two runs that restore nothing.
+    ``generate`` has one noise sample, so ours is timed with one noise sample, and also with all of them. The number of
+    calls is that of Knowledge-Tracing: severed cells after the last layer are left out, since they would hold nothing,
+    and there are two runs without restoration.
     """
     n_layers = len(model.model.layers)
     calls = fact.n_tokens * (3 * n_layers - 2) + 2
@@ -238,22 +247,25 @@ def report_generate(
         each = (perf_counter() - start) / asked.cells
         for samples, found in ratios.items():
             start = perf_counter()
-            sweep(model, fact.corrupted[:samples], fact.clean, cells, {"p": Metric("probability", (fact.answer,))})
+            run_sweep(model, fact.corrupted[:samples], fact.clean, cells, {"p": Metric("probability", (fact.answer,))})
             found.append(each * calls / (perf_counter() - start))
     medians = ", ".join(f"{median(found):.2f} with {samples}" for samples, found in ratios.items())
-    print(f"generate T={fact.n_tokens:2}  {calls} calls with one draw of noise; ratio to ours {medians}", flush=True)
+    print(
+        f"generate T={fact.n_tokens:2}  {calls} calls with one noise sample; ratio to ours {medians} noise samples",
+        flush=True,
+    )
     return ratios[1]
 
 
 def report_growth(model: PreTrainedModel, facts: Sequence[Fact]) -> None:
-    """Print how the time of a hidden-state grid grows with layers, tokens and facts."""
+    """Print how the time of a hidden-state grid depends on the numbers of layers, tokens and facts."""
     whole, fact = model.model.layers, facts[0]
 
     def seconds(fact: Fact, n_tokens: int) -> float:
         cells = grid("resid_post", n_tokens=n_tokens, n_layers=len(model.model.layers))
         start = perf_counter()
         base, donor = fact.corrupted[:, :n_tokens], fact.clean[:, :n_tokens]
-        sweep(model, base, donor, cells, {"p": Metric("probability", (fact.answer,))})
+        run_sweep(model, base, donor, cells, {"p": Metric("probability", (fact.answer,))})
         return perf_counter() - start
 
     try:
@@ -270,12 +282,12 @@ def report_growth(model: PreTrainedModel, facts: Sequence[Fact]) -> None:
 
 @torch.no_grad()
 def main() -> None:
-    """Print a line for each fact and set of mediators."""
+    """Print one line per fact and set of mediators."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=10)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--cells", type=int, default=12, help="cells the plain way runs in each turn")
-    parser.add_argument("--all", action="store_true", help="the plain way runs every cell")
+    parser.add_argument("--cells", type=int, default=12, help="number of cells per run of the plain implementation")
+    parser.add_argument("--all", action="store_true", help="run every cell with the plain implementation")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--facts", type=int, default=len(FACTS))
     asked = parser.parse_args()
@@ -285,7 +297,7 @@ def main() -> None:
     print(f"{platform.processor() or 'CPU'}, {torch.get_num_threads()} threads, torch {torch.__version__},", end=" ")
     print(f"transformers {transformers.__version__}; demo model, {asked.samples} noise samples, {asked.runs} runs")
     if not asked.all:
-        print(f"The plain way's time is that of {asked.cells} random cells a run, times cells: each costs the same.")
+        print(f"The plain time is extrapolated from {asked.cells} random cells per run: all cells cost the same.")
     n_layers = len(model.model.layers)
     facts = [prepare(model, tokenizer, *fact, asked.samples) for fact in FACTS[: asked.facts]]
     for name, mediators in (("hidden", ("hidden",)), ("three", ALL)):

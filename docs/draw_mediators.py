@@ -1,4 +1,4 @@
-"""Draws docs/pictures/mediators.png: what each mediator restores, what it holds, and what is computed anew.
+"""Draw docs/pictures/mediators.png: for each mediator, the values that are restored, held and recomputed.
 
 python docs/draw_mediators.py
 """
@@ -13,22 +13,22 @@ TOKENS, LAYERS = ("The*", "Eiffel*", "Tower*", "is", "in"), 7
 TOKEN, LAYER, WINDOW = 2, 2, 4
 COLOURS = {"clean": "#1b9e77", "anew": "#b7e4d3", "corrupted": "#f4b6a6", "held": "#b2182b"}
 MEANING = {
-    "clean": "clean value put in",
-    "anew": "computed anew from it",
+    "clean": "restored to the clean value",
+    "anew": "recomputed from it",
     "corrupted": "as in the corrupted run",
-    "held": "held at the corrupted run's value",
+    "held": "held at the corrupted value",
 }
 TITLES = {
-    "hidden": "hidden: one layer's output",
-    "attn_severed": "attn_severed: the same, without\nwhat its attention writes later",
-    "mlp_severed": "mlp_severed: the same, without\nwhat its MLPs write later",
-    "attn_window": f"attn_window: attention outputs\nof {WINDOW} layers around it",
-    "mlp_window": f"mlp_window: MLP outputs\nof {WINDOW} layers around it",
+    "hidden": "hidden: output of one layer",
+    "attn_severed": "attn_severed: the same, with the token's\nlater attention outputs held",
+    "mlp_severed": "mlp_severed: the same, with the token's\nlater MLP outputs held",
+    "attn_window": f"attn_window: attention outputs\nof {WINDOW} layers around a layer",
+    "mlp_window": f"mlp_window: MLP outputs\nof {WINDOW} layers around a layer",
 }
 
 
 def kind_of(mediator: str, part: str, token: int, layer: int) -> str:
-    """Say what becomes of the attention, MLP or output ("state") of a layer at a token."""
+    """Return the key of COLOURS for one part (``attn``, ``mlp``, or ``state``, the output) of a layer at a token."""
     window = range(LAYER - WINDOW // 2, LAYER + WINDOW // 2)
     if mediator.endswith("window"):
         first = window.start
@@ -45,7 +45,7 @@ def kind_of(mediator: str, part: str, token: int, layer: int) -> str:
 
 
 def draw(axes: Axes, mediator: str) -> None:
-    """Draw tokens down and layers across; in each cell attention, MLP and the layer's output."""
+    """Draw one mediator: tokens as rows, layers as columns; each cell shows attention, MLP and layer output."""
     for token in range(len(TOKENS)):
         axes.plot([-0.6, LAYERS - 0.3], [token, token], color="0.8", linewidth=0.8, zorder=0)
         for layer in range(LAYERS):
@@ -72,7 +72,7 @@ def main() -> None:
     legend = grid.flat[-1]
     legend.axis("off")
     patches = [Patch(facecolor=COLOURS[name], edgecolor="0.35", label=text) for name, text in MEANING.items()]
-    text = "In each cell: attention, MLP, layer output.\nNoise was put on the tokens marked *."
+    text = "In each cell: attention, MLP, layer output.\nTokens with noise are marked *."
     legend.legend(handles=patches, loc="center", frameon=False, title=text, alignment="left")
     figure.savefig(Path(__file__).parent / "pictures" / "mediators.png", dpi=110, metadata={"Software": None})
 

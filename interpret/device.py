@@ -1,4 +1,4 @@
-"""Work that may not fit in memory: how much there is, and trying again with less."""
+"""Memory size of a device, retries with smaller batches when memory runs out, and conversion to float64."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +11,7 @@ from torch import Tensor
 from interpret.errors import ModelError
 
 T = TypeVar("T")
-# Bare RuntimeErrors: of the CPU's allocator, of Apple's, and of CUDA and its matrix library past torch's allocator.
+# Plain RuntimeErrors: from the CPU allocator, from MPS, and from CUDA and cuBLAS outside torch's own allocator.
 _OUT_OF_MEMORY = (
     "can't allocate memory",
     "MPS backend out of memory",
@@ -21,14 +21,14 @@ _OUT_OF_MEMORY = (
 
 
 def total_memory(device: torch.device) -> int:
-    """Return all the memory of a device, in bytes; of the machine for a CPU."""
+    """Return the total memory of a device in bytes; for a CPU, the memory of the machine."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that something did not fit."""
+    """Return whether an error means that memory ran out."""
     if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
         return True
     return any(words in str(error) for words in _OUT_OF_MEMORY)
@@ -37,10 +37,16 @@ def is_out_of_memory(error: BaseException) -> bool:
 def in_batches(
     rows: Sequence[T], size: int, work: Callable[[Sequence[T]], list[Any]], say: Callable[[str], None]
 ) -> Iterator[Any]:
-    """Yield what ``work`` returns for each row; a batch that does not fit in memory is halved and tried again.
+    """Yield the result of ``work`` for each row; a batch that does not fit in memory is halved and retried.
+
+    Args:
+        rows: inputs of ``work``.
+        size: number of rows in a batch.
+        work: returns one result per row of a batch.
+        say: receives a message when the batch size is reduced.
 
     Raises:
-        ModelError: if not even one row fits.
+        ModelError: if not even a single row fits.
     """
     at = 0
     while at < len(rows):
@@ -49,14 +55,14 @@ def in_batches(
             yield from results
             at += size
         elif size == 1:
-            raise ModelError("not even one text fits in memory; use a smaller dtype, or fewer new tokens")
+            raise ModelError("not even a single text fits in memory; use a smaller dtype or fewer new tokens")
         else:
             size = (min(size, len(rows) - at) + 1) // 2
-            say(f"a batch did not fit in memory: going on with batches of {size}")
+            say(f"a batch did not fit in memory; continuing with batches of {size}")
 
 
 def unless_too_large(work: Callable[[], T]) -> T | None:
-    """Return None where the work does not fit; its tensors are gone by then, as the error that held them is."""
+    """Return the result of ``work``, or None if memory ran out; the tensors that the error referenced are then free."""
     try:
         return work()
     except (RuntimeError, MemoryError) as error:
@@ -66,11 +72,11 @@ def unless_too_large(work: Callable[[], T]) -> T | None:
 
 
 WITHOUT_FLOAT64 = {"mps"}
-"""Types of devices that have no such numbers."""
+"""Device types without float64."""
 
 
 def in_float64(tensor: Tensor) -> Tensor:
-    """Return a tensor in float64, differentiable: where it is, or on the CPU where its device has no such numbers.
+    """Return a tensor in float64, differentiably; it moves to the CPU if its device does not support float64.
 
     >>> import torch
     >>> in_float64(torch.ones(2, dtype=torch.bfloat16)).dtype

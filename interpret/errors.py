@@ -1,13 +1,13 @@
-"""The errors of this package, and the words they use for a name that does not exist.
+"""The exceptions of this package, and the error message for an unknown name.
 
 ::
 
-    InterpretError                  everything a user can mend; the command line prints it without a traceback
+    InterpretError                  base class: errors a user can fix; commands print them without a traceback
     +-- SpecError (ValueError)      insert_info does not fit the model or the batch
-    +-- InputError (ValueError)     a prompt file, selector or argument is wrong
-    +-- UnsupportedModelError       a model family nobody described, or a feature it cannot carry
-    +-- ModelError                  a model or tokenizer cannot be opened
-    +-- RunError                    a run directory cannot be started, continued or written
+    +-- InputError (ValueError)     a prompt file, a selector or an argument is invalid
+    +-- UnsupportedModelError       the model's family is not supported, or not for this feature
+    +-- ModelError                  a model or tokenizer cannot be opened, or a text does not fit in memory
+    +-- RunError                    a run directory cannot be created, resumed or written
 """
 
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from difflib import get_close_matches
 
 
 class InterpretError(Exception):
-    """Base of every error a user can cause and mend."""
+    """Base class of all errors that a user can cause and fix."""
 
 
 class SpecError(InterpretError, ValueError):
@@ -23,27 +23,27 @@ class SpecError(InterpretError, ValueError):
 
 
 class InputError(InterpretError, ValueError):
-    """A prompt file, a selector or an argument is wrong."""
+    """A prompt file, a selector or an argument is invalid."""
 
 
 class UnsupportedModelError(InterpretError):
-    """The model's family is not described in ``anatomy``, or cannot do what was asked."""
+    """The model's family is not described in ``anatomy``, or does not support the requested feature."""
 
 
 class ModelError(InterpretError):
-    """A model or its tokenizer cannot be opened."""
+    """A model or its tokenizer cannot be opened, or not even a single text fits in memory."""
 
 
 class RunError(InterpretError):
-    """A run directory cannot be started, continued or written."""
+    """A run directory cannot be created, resumed or written."""
 
 
 _MOST = 40
-"""Names a message lists; of more it tells the first half of that."""
+"""Maximum number of names in a message; of a longer list, only the first ``_MOST // 2`` are shown."""
 
 
 def unknown(kind: str, got: object, allowed: Iterable[str]) -> str:
-    """Word the complaint about a name that is not one of ``allowed``, with the nearest one.
+    """Return the error message for a name that is not in ``allowed``; it suggests the closest allowed name.
 
     >>> unknown("replacing_mode", "nomralized", ["normalized", "addition"])
     "unknown replacing_mode 'nomralized'; did you mean 'normalized'? Allowed: normalized, addition"

@@ -1,4 +1,4 @@
-"""Means of effects over prompts, with bootstrap intervals."""
+"""Means of effects over prompts with bootstrap confidence intervals, and rank correlation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,13 +13,15 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Average:
-    """A mean over prompts with a confidence interval; a number, or an array of the shape of one prompt's effects."""
+    """A mean over prompts with its confidence interval: scalars, or arrays of the shape of one prompt's effects."""
 
     mean: Floats
     low: Floats
+    """Lower bound of the interval."""
     high: Floats
+    """Upper bound of the interval."""
     n: NDArray[np.int64]
-    """How many prompts each mean is over."""
+    """Number of prompts in each mean."""
 
 
 def average(
@@ -27,13 +29,13 @@ def average(
 ) -> Average:
     """Average effects over prompts: ATE from total effects, AIE from indirect effects (ROME, section 2.1).
 
-    The interval is a bootstrap's: prompts are drawn with replacement, and the percentiles of the means taken.
+    The interval is a percentile bootstrap over prompts.
 
     Args:
-        effects: [prompts, ...], one effect (or array of them) a prompt; NaN where a prompt has none.
-        confidence: share of the means inside the interval.
-        draws: how often prompts are drawn.
-        seed: of the draws.
+        effects: [prompts, ...], one effect or array of effects per prompt; NaN where a prompt has no value.
+        confidence: confidence level of the interval.
+        draws: number of bootstrap samples.
+        seed: random seed of the bootstrap.
 
     Raises:
         InputError: if there is no prompt.
@@ -47,7 +49,7 @@ def average(
     known = ~np.isnan(values)
     filled = np.where(known, values, 0.0)
     random = np.random.default_rng(seed)
-    # How often each prompt is in each draw: [draws, prompts].
+    # How often each prompt occurs in each bootstrap sample: [draws, prompts].
     times = random.multinomial(len(values), np.full(len(values), 1 / len(values)), size=draws).astype(np.float64)
     with np.errstate(invalid="ignore"):
         means = np.tensordot(times, filled, axes=1) / np.tensordot(times, known.astype(np.float64), axes=1)
@@ -57,21 +59,21 @@ def average(
 
 
 def _percentiles(means: Floats, shares: Sequence[float]) -> Floats:
-    """Return percentiles over the first axis that leave NaN out; NaN where there is nothing else."""
+    """Return quantiles over the first axis that ignore NaN; NaN where all values are NaN."""
     empty = np.isnan(means).all(axis=0)
     found = np.nanquantile(np.where(empty, 0.0, means), shares, axis=0)
     return np.where(empty, np.nan, found)
 
 
 def rank_correlation(first: ArrayLike, second: ArrayLike) -> float:
-    """Return Spearman's rank correlation of two grids of effects; equal values share their mean rank.
+    """Return Spearman's rank correlation of two arrays of effects; ties get their mean rank.
 
     Args:
-        first: any shape, such as the ``indirect_effects`` of an exact trace.
-        second: the same shape.
+        first: array of any shape, such as the ``indirect_effects`` of an exact trace.
+        second: array of the same shape.
 
     Returns:
-        From -1 to 1; NaN below two cells, or where one of the grids is constant.
+        The correlation, -1 to 1; NaN for fewer than two values, or if an array is constant.
 
     Raises:
         InputError: if the shapes differ.
@@ -80,13 +82,13 @@ def rank_correlation(first: ArrayLike, second: ArrayLike) -> float:
     0.5
     """
     if np.shape(first) != np.shape(second):
-        raise InputError(f"the grids have shapes {np.shape(first)} and {np.shape(second)}; ranks need the same cells")
+        raise InputError(f"the arrays have shapes {np.shape(first)} and {np.shape(second)}; expected equal shapes")
     x, y = (_ranks(grid) for grid in (first, second))
     spread = x.std() * y.std() if x.size > 1 else 0.0
     return float(((x - x.mean()) * (y - y.mean())).mean() / spread) if spread else float("nan")
 
 
 def _ranks(grid: ArrayLike) -> Floats:
-    """Return the rank of each cell, from 1; equal ones have the mean of theirs."""
+    """Return the rank of each value, from 1; ties get their mean rank."""
     _, which, counts = np.unique(np.ravel(grid), return_inverse=True, return_counts=True)
     return (counts.cumsum() - (counts - 1) / 2)[which]

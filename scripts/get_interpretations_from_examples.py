@@ -1,4 +1,4 @@
-"""Interpret the hidden states of every prompt in a JSON file, into a CSV; the same as ``interpret selfie``.
+"""Interpret the hidden states of the prompts in a JSON file and write a CSV; the same as ``interpret selfie``.
 
 python scripts/get_interpretations_from_examples.py --examples examples/examples.json
 """

@@ -1,4 +1,4 @@
-"""Locate the facts of a file in a model by contrastive attribution, into a CSV; the same as ``interpret locate``.
+"""Locate facts in a model by contrastive attribution and write a CSV; the same as ``interpret locate``.
 
 python scripts/locate_facts_by_attribution.py --facts examples/facts.json
 """

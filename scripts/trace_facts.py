@@ -1,4 +1,4 @@
-"""Trace where a model keeps the facts of a file, into a CSV and grids; the same as ``interpret trace``.
+"""Trace where a model stores the facts of a file, and write a CSV and grids; the same as ``interpret trace``.
 
 python scripts/trace_facts.py --facts examples/facts.json
 """

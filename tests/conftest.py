@@ -1,4 +1,4 @@
-"""Fixtures of every test: tiny models that must be given back as they were lent, and one in a folder."""
+"""Fixtures of all tests: tiny models that tests must leave unchanged, and one saved in a folder."""
 
 import os
 from collections.abc import Iterator
@@ -13,15 +13,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.models.opening import load
 
-# Tensors here are tiny: threads cost more than they bring. The processes that tests start do as this one:
-# another number of threads adds in another order, which shows in last digits.
+# The tensors are tiny, so threads would slow the tests down. The environment variable applies to processes started by
+# tests: with another number of threads, sums are computed in another order, which changes the last digits.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
 
 @contextmanager
 def _lent(kind: str) -> Iterator[PreTrainedModel]:
-    """Lend a new model, and check when it comes back that nothing was left on it."""
+    """Yield a new model; afterwards check that it has no added hooks and its original weights."""
     model = tiny_model(kind)
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     hooks = hooks_on(model)
@@ -33,32 +33,32 @@ def _lent(kind: str) -> Iterator[PreTrainedModel]:
 
 @pytest.fixture(params=list(KINDS))
 def family_model(request: pytest.FixtureRequest) -> Iterator[PreTrainedModel]:
-    """A model of each family in turn; afterwards it must hold no hook and the same weights."""
+    """A model of each kind in turn; the test must leave no hooks on it and its weights unchanged."""
     with _lent(request.param) as model:
         yield model
 
 
 @pytest.fixture
 def llama() -> Iterator[PreTrainedModel]:
-    """A Llama; afterwards it must hold no hook and the same weights."""
+    """A Llama model; the test must leave no hooks on it and its weights unchanged."""
     with _lent("llama") as model:
         yield model
 
 
 @pytest.fixture
 def gpt2() -> Iterator[PreTrainedModel]:
-    """A GPT-2; afterwards it must hold no hook and the same weights."""
+    """A GPT-2 model; the test must leave no hooks on it and its weights unchanged."""
     with _lent("gpt2") as model:
         yield model
 
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Llama with a chat tokenizer, saved; not to be changed."""
+    """A folder with a Llama model and a tokenizer with a chat template; tests must not change it."""
     return saved_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
 def opened(model_folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The Llama of the folder and its tokenizer."""
+    """The model and tokenizer of ``model_folder``."""
     return load(str(model_folder), device="cpu")

@@ -40,7 +40,7 @@ def test_both_ways_want_the_same_of_all_packages_but_transformers_and_what_goes_
 def test_the_check_says_which_way_is_active():
     said = selfcheck.patch_state()
     if CURRENT:
-        assert said == f"not for transformers {transformers.__version__}; use interpret.attach(model)"
+        assert said == f"not available for transformers {transformers.__version__}; use interpret.attach(model)"
     else:
         assert said in ("installed", "not installed; use interpret.attach(model)")
 

@@ -1,12 +1,22 @@
 """The shape of the project: who imports whom, what is public, what the README shows, what scripts may be."""
 
 import ast
+import importlib
+import inspect
+import itertools
+import json
+import random
 import re
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import pytest
+from mypy import api as mypy
+from reference.house import IMPORTS, LEVEL, MODULES, PACKAGE, PACKAGES, TOP, homes_of, name_of, room_imports, room_of
 from typer.main import get_command
 
 import interpret
@@ -23,57 +33,6 @@ from interpret.records import (
     TraceCell,
     columns,
 )
-
-TOP = Path(__file__).parents[1]
-PACKAGE = TOP / "interpret"
-# A package (or module beside them) imports only from levels before its own; docs/architecture.md tells each one's job.
-LEVELS = [
-    {"errors", "records"},
-    {"anatomy", "device", "pages", "prompts", "stats", "storage"},
-    {"activations", "drawing", "models"},
-    {"engine"},
-    {"surgery", "sweep"},
-    {"generation", "facts", "control", "probing"},
-    {"attribution", "selfie", "tracing"},
-    {"bench", "locating"},
-    {"figures"},
-    {"cli"},
-    {"__init__"},
-    {"__main__"},
-]
-LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
-
-
-def name_of(path: Path) -> str:
-    """A module's dotted name."""
-    return ".".join(path.relative_to(TOP).with_suffix("").parts).removesuffix(".__init__")
-
-
-def modules() -> list[Path]:
-    return sorted(PACKAGE.rglob("*.py"))
-
-
-MODULES = {name_of(path): path for path in modules()}
-
-
-def room_of(module: str) -> str:
-    """The package, or the module beside the packages, that a dotted name lies in."""
-    return module.split(".")[1] if "." in module else "__init__"
-
-
-def own_imports(path: Path) -> set[str]:
-    """Modules of ours that a file imports, inside its functions too."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "interpret":
-            names = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= {name if name in MODULES else node.module for name in names}
-        elif isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names if alias.name.split(".")[0] == "interpret"}
-    return found
-
-
-IMPORTS = {module: own_imports(path) - {module} for module, path in MODULES.items()}
 
 
 def test_every_package_has_a_level():
@@ -110,22 +69,35 @@ def test_no_modules_import_each_other_in_a_circle():
 
 
 def test_no_packages_import_each_other_in_a_circle():
-    rooms: dict[str, set[str]] = {}
-    for module, imported in IMPORTS.items():
-        rooms.setdefault(room_of(module), set()).update(map(room_of, imported))
-    assert circle({room: others - {room} for room, others in rooms.items()}) == []
+    assert circle(room_imports()) == []
 
 
 def test_every_folder_of_modules_is_a_package():
-    folders = {path.parent for path in modules()}
+    folders = {path.parent for path in MODULES.values()}
     assert {folder for folder in folders if not (folder / "__init__.py").is_file()} == set()
 
 
 def test_only_the_command_line_prints():
-    for path in modules():
+    for path in MODULES.values():
         calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
         printing = [call for call in calls if isinstance(call, ast.Name) and call.id == "print"]
         assert not printing or path.relative_to(PACKAGE).parts[0] == "cli", path
+
+
+def opens_runs(path: Path) -> bool:
+    """Whether a module names what opens a run folder for writing."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    names = {alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
+    names |= {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    return bool(names & {"open_run", "fill_folder"})
+
+
+def test_only_runs_modules_and_the_loop_open_run_folders_for_writing():
+    writing = [path for path in MODULES.values() if opens_runs(path)]
+    assert PACKAGE / "tracing" / "runs.py" in writing
+    for path in writing:
+        room = path.relative_to(PACKAGE).parts[0]
+        assert room in ("work", "cli") or path.stem == "runs" or path.stem.endswith("_runs"), path
 
 
 def test_transformers_is_version_bound_in_two_places_only():
@@ -133,7 +105,7 @@ def test_transformers_is_version_bound_in_two_places_only():
     words = re.compile(
         r"past_key_values\[|hidden_states\"\]|greedy_search\(|_prepare_\w+\(|if .*__version__|DynamicCache"
     )
-    for path in modules():
+    for path in MODULES.values():
         if room_of(name_of(path)) != "anatomy" and path != PACKAGE / "surgery" / "generation.py":
             assert not words.findall(path.read_text()), path
 
@@ -150,19 +122,156 @@ def test_only_the_anatomy_knows_the_modules_of_a_family():
     names = {name for family in FAMILIES.values() for name in module_names(family)}
     assert {"self_attn", "q_proj", "c_attn", "ln_2", "pre_feedforward_layernorm"} <= names
     words = re.compile(rf"\b({'|'.join(names)})\b")
-    for path in modules():
+    for path in MODULES.values():
         # The demo model is a Llama, written file by file.
         if room_of(name_of(path)) != "anatomy" and path != PACKAGE / "models" / "demo.py":
             assert not words.findall(path.read_text()), path
 
 
-def test_every_public_name_is_exported_and_documented():
-    assert interpret.__all__ == sorted(interpret.__all__, key=lambda name: (not name[0].isupper(), name))
-    for name in interpret.__all__:
-        assert getattr(interpret, name).__doc__, name
-    source = ast.parse((PACKAGE / "__init__.py").read_text())
-    imported = {alias.name for node in ast.walk(source) if isinstance(node, ast.ImportFrom) for alias in node.names}
-    assert imported == set(interpret.__all__)
+def test_the_top_holds_a_few_modules_and_packages():
+    beside = {path.stem for path in PACKAGE.glob("*.py")}
+    assert beside == {"__init__", "__main__", "device", "errors", "generation", "stats"}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_imports_nothing_by_itself(package):
+    docstring, *rest = ast.parse(MODULES[package].read_text()).body
+    assert isinstance(docstring, ast.Expr)
+    assert [ast.unparse(line) for line in rest] == [
+        "from interpret.lazy import lazy_names",
+        "__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)",
+    ]
+
+
+def documented(module: str) -> set[str]:
+    """What a module defines with a docstring; that of a constant or an alias stands below it."""
+    body = ast.parse(MODULES[module].read_text()).body
+    found = {node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node)}
+    for node, following in itertools.pairwise(body):
+        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(getattr(following, "value", None), ast.Constant):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)}
+    return found
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_public_name_is_exported_and_documented(package):
+    module = importlib.import_module(package)
+    assert module.__doc__
+    assert module.__all__ == sorted(homes_of(package)) == sorted(dir(module))
+    for name, home in homes_of(package).items():
+        if home != f"{package}.{name}":
+            defined = getattr(getattr(module, name), "__module__", home)
+            assert name in documented(defined if defined in MODULES else home), name
+
+
+def test_what_is_public_at_the_top_is_public_in_its_package():
+    for name, home in homes_of("interpret").items():
+        if home != f"interpret.{name}" and home != "interpret.errors":
+            assert name in homes_of(f"interpret.{room_of(home)}"), name
+
+
+def functions_of(found: object) -> Iterator[Any]:
+    """A function itself; of a class its constructor, public methods and properties."""
+    if inspect.isfunction(found):
+        yield found
+    elif isinstance(found, type):
+        for name, member in vars(found).items():
+            if name == "__init__" or not name.startswith("_"):
+                plain = getattr(member, "__func__", getattr(member, "fget", member))
+                if inspect.isfunction(plain):
+                    yield plain
+
+
+def own_classes(annotation: Any) -> Iterator[type]:
+    """Public classes of ours within an annotation."""
+    if isinstance(annotation, list | tuple):
+        for part in annotation:
+            yield from own_classes(part)
+    elif parts := get_args(annotation):
+        yield from own_classes(parts)
+    elif isinstance(annotation, type) and annotation.__module__ in MODULES and not annotation.__name__.startswith("_"):
+        yield annotation
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_what_public_functions_take_and_give_is_public(package):
+    public = {room_of(name): set() for name in PACKAGES}
+    for name in PACKAGES:
+        public[room_of(name)] |= set(homes_of(name))
+    for name, home in homes_of(package).items():
+        for function in functions_of(getattr(importlib.import_module(home), name, None)):
+            names = vars(inspect.getmodule(function)) | type_checking_names(home)
+            for found in own_classes(list(get_type_hints(function, names).values())):
+                room = room_of(found.__module__)
+                assert room not in public or found.__name__ in public[room], f"{home}.{name}: {found}"
+
+
+def type_checking_names(module: str) -> dict[str, object]:
+    """What a module imports for its annotations alone."""
+    found = {}
+    for block in ast.parse(MODULES[module].read_text()).body:
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING":
+            exec(ast.unparse(block.body), found)
+    return found
+
+
+def test_no_public_class_is_defined_twice():
+    counts = Counter(
+        node.name
+        for path in MODULES.values()
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert [name for name, count in counts.items() if count > 1] == []
+
+
+def test_no_public_name_is_that_of_a_module_of_its_package_or_of_a_package():
+    """Once it is imported, such a module would take the name's place."""
+    packages = {name.rpartition(".")[2] for name in PACKAGES if name != "interpret"}
+    for package in PACKAGES:
+        homes = homes_of(package)
+        beside = {name.rpartition(".")[2] for name in MODULES if name.rpartition(".")[0] == package}
+        names = {name for name, home in homes.items() if home != f"{package}.{name}"}
+        assert names & (beside | packages) == set(), package
+
+
+ORDERS = {
+    "sorted": sorted,
+    "reversed": lambda names: sorted(names, reverse=True),
+    "shuffled": lambda names: random.Random(0).sample(sorted(names), len(names)),
+}
+FIND_EACH_NAME = """
+import importlib, json, sys
+modules, names = json.load(sys.stdin)
+for module in modules:
+    importlib.import_module(module)
+for package, name, home in names:
+    found, wanted = getattr(importlib.import_module(package), name), importlib.import_module(home)
+    assert found is (wanted if home == f"{package}.{name}" else getattr(wanted, name)), (package, name)
+    defined = getattr(found, "__module__", "")
+    assert not defined.startswith("interpret.") or getattr(sys.modules[defined], name) is found, (package, name)
+"""
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_name_is_the_same_whatever_was_imported_before(order):
+    names = [(package, name, home) for package in PACKAGES for name, home in homes_of(package).items()]
+    asked = json.dumps([ORDERS[order]([name for name in MODULES if name != "interpret.__main__"]), names])
+    command = [sys.executable, "-W", "ignore", "-c", FIND_EACH_NAME]
+    done = subprocess.run(command, input=asked, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_type_checkers_see_every_name(tmp_path, monkeypatch):
+    (tmp_path / "user.py").write_text(
+        "import interpret\nreveal_type(interpret.tracing.trace)\nreveal_type(interpret.Prompt)\ninterpret.traec\n"
+    )
+    monkeypatch.chdir(TOP)
+    said, _, _ = mypy.run([str(tmp_path / "user.py")])
+    assert re.search(r'user.py:2: note: Revealed type is "def \(.*\) -> interpret.tracing.result.TraceResult"', said)
+    assert re.search(r'user.py:3: note: Revealed type is "def \(.*\) -> interpret.prompts.prompts.Prompt"', said)
+    assert 'user.py:4: error: Module has no attribute "traec"' in said
 
 
 def test_scripts_are_thin():
@@ -170,9 +279,38 @@ def test_scripts_are_thin():
         assert len(path.read_text().splitlines()) <= 40, path
 
 
-def test_importing_the_package_prints_and_warns_nothing():
-    done = subprocess.run([sys.executable, "-c", "import interpret"], capture_output=True, text=True, check=True)
-    assert (done.stdout, done.stderr) == ("", "")
+# Slow to import; numbers of seconds.
+HEAVY = {"torch", "transformers", "numpy", "pandas", "matplotlib"}
+
+
+def loaded_by(code: str) -> set[str]:
+    """The modules that code loads which prints and warns nothing."""
+    command = [sys.executable, "-c", f"{code}\nimport sys\nprint(*sys.modules)"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert done.stdout.count("\n") == 1
+    return set(done.stdout.split())
+
+
+def test_importing_the_package_loads_prints_and_warns_nothing():
+    assert not loaded_by("import interpret") & HEAVY
+    light = "records, storage.run_folder, sweep.cells, tracing.mediators".split(", ")
+    assert not loaded_by("".join(f"import interpret.{name}\n" for name in light)) & HEAVY
+
+
+def test_a_user_sees_no_warnings_of_libraries_and_keeps_filters():
+    """transformers 4.34.0 warns when it is first imported: here, when a name is first used."""
+    loaded = loaded_by(
+        "import warnings, interpret\nbefore = warnings.filters[:]\ninterpret.tracing.trace, interpret.load\n"
+        "assert warnings.filters == before"
+    )
+    assert {"torch", "transformers"} <= loaded
+
+
+def test_a_wrong_name_is_told_with_the_nearest_one():
+    with pytest.raises(AttributeError, match=r"^module 'interpret' has no attribute 'traec'$") as caught:
+        _ = interpret.traec
+    assert (caught.value.name, caught.value.obj) == ("traec", interpret), "Python's hint is made of these"
 
 
 def readme_blocks() -> list[str]:

@@ -1,4 +1,4 @@
-"""Named activations of a forward pass: the sites every analysis speaks of, and the hooks that record them.
+"""Names of the activations in a forward pass, and the hooks that record them.
 
 Shapes: B prompts, T tokens, D hidden width, H heads, G key-value heads, W width of a head, F neurons, V vocabulary.
 
@@ -6,23 +6,23 @@ Shapes: B prompts, T tokens, D hidden width, H heads, G key-value heads, W width
 name (k = layer)    what it holds                                                       shape
 ==================  ==================================================================  ================
 ``resid_pre.k``     input of layer k                                                    [B, T, D]
-``attn_in.k``       input of its attention, after the norm                              [B, T, D]
-``q.k``             queries, as projected: not scaled, not rotated to their positions   [B, T, H, W]
-``k.k``             keys, as projected                                                  [B, T, G, W]
+``attn_in.k``       input of the attention, after its norm                              [B, T, D]
+``q.k``             queries after the projection, before scaling and rotary embedding   [B, T, H, W]
+``k.k``             keys after the projection, before rotary embedding                  [B, T, G, W]
 ``v.k``             values                                                              [B, T, G, W]
 ``heads.k``         output of each head, before the output projection                   [B, T, H, W]
-``attn_out.k``      what its attention adds to the residual stream                      [B, T, D]
+``attn_out.k``      what the attention adds to the residual stream                      [B, T, D]
 ``resid_mid.k``     residual stream to which the MLP's output is added                  [B, T, D]
-``mlp_in.k``        input of its MLP, after the norm                                    [B, T, D]
+``mlp_in.k``        input of the MLP, after its norm                                    [B, T, D]
 ``neurons.k``       activations of the MLP's neurons: input of its down projection      [B, T, F]
-``mlp_out.k``       what its MLP adds to the residual stream                            [B, T, D]
+``mlp_out.k``       what the MLP adds to the residual stream                            [B, T, D]
 ``resid_post.k``    output of layer k; for the last layer, the state before the final   [B, T, D]
                     norm
-``logits``          of the model's own head                                             [B, T, V]
+``logits``          output of the unembedding (language-model head)                     [B, T, V]
 ==================  ==================================================================  ================
 
 ``resid_mid + mlp_out == resid_post``; in parallel layers (GPT-J, GPT-NeoX) ``resid_mid`` is
-``resid_pre + attn_out``. Only post-norm layers (OPT-350m) apply a norm to that sum before they pass it on.
+``resid_pre + attn_out``. In post-norm layers (OPT-350m), a norm is applied to each of these sums.
 ``resid_post`` of a layer is ``resid_pre`` of the next.
 """
 
@@ -44,8 +44,9 @@ Site = Literal[
     "resid_pre", "attn_in", "q", "k", "v", "heads", "attn_out",
     "resid_mid", "mlp_in", "neurons", "mlp_out", "resid_post",
 ]  # fmt: skip
+"""Name of an activation within a layer; see the table above."""
 SITES: tuple[Site, ...] = get_args(Site)
-"""The sites of a layer, in the order in which it computes them."""
+"""All sites, in the order in which a layer computes them."""
 LOGITS = "logits"
 
 
@@ -54,17 +55,16 @@ def record(model: PreTrainedModel, names: Sequence[str]) -> Iterator[dict[str, T
     """Record activations of the forward passes this thread makes inside the ``with`` block.
 
     Args:
-        model: a causal LM of a known family, or its base model.
-        names: which activations, such as ``"mlp_out.3"``; ``interpret.activations.SITES`` lists the sites.
+        model: a causal LM of a supported family, or its base model.
+        names: activations to record, such as ``"mlp_out.3"``; ``interpret.activations.SITES`` lists the sites.
 
     Yields:
-        A dict that holds, under each name, the tensor of the latest pass, as the model computed it: not
-        detached, not copied. ``resid_pre`` of the same layers comes along. Gradient checkpointing is off.
+        A dict from each name to the tensor of the latest forward pass, neither detached nor copied. It also holds
+        ``resid_pre`` of every recorded layer. Gradient checkpointing is off inside the block.
 
     Raises:
-        InputError: for a name that does not exist in this model.
-        UnsupportedModelError: for a model of no known family, or whose family does not name the part of a layer
-            that is asked for.
+        InputError: if a name does not exist in this model.
+        UnsupportedModelError: if the model's family is unknown, or its description lacks a module that is needed.
 
     >>> import torch
     >>> from transformers import GPT2Config, GPT2LMHeadModel
@@ -88,10 +88,10 @@ def record(model: PreTrainedModel, names: Sequence[str]) -> Iterator[dict[str, T
 
 
 def all_names(model: PreTrainedModel) -> tuple[str, ...]:
-    """Return the name of every activation of a model, layer by layer, each in the order in which it computes.
+    """Return the names of all activations of a model, layer by layer, in the order of computation.
 
     Raises:
-        UnsupportedModelError: for a model of no known family.
+        UnsupportedModelError: if the model's family is unknown.
     """
     layers = range(len(anatomy_of(model).layers))
     names = tuple(f"{site}.{layer}" for layer in layers for site in SITES)
@@ -99,16 +99,16 @@ def all_names(model: PreTrainedModel) -> tuple[str, ...]:
 
 
 def select_names(model: PreTrainedModel, patterns: str | Sequence[str]) -> tuple[str, ...]:
-    """Return the names of a model's activations that fit any of some patterns, in the model's order.
+    """Return the names of a model's activations that match any of the patterns, in the order of computation.
 
     Args:
-        model: whose names are meant.
-        patterns: names such as ``"mlp_out.3"``, or patterns in which ``*``, ``?`` and ``[seq]`` stand for
-            characters, as in file names: ``"resid_*"``, ``"q.1?"``.
+        model: a causal LM of a supported family, or its base model.
+        patterns: names such as ``"mlp_out.3"``, or patterns with the wildcards ``*``, ``?`` and ``[seq]`` of file
+            names, such as ``"resid_*"`` or ``"q.1?"``.
 
     Raises:
-        InputError: for a pattern that fits no name.
-        UnsupportedModelError: for a model of no known family.
+        InputError: if a pattern matches no name, or there is no pattern.
+        UnsupportedModelError: if the model's family is unknown.
     """
     names = all_names(model)
     wanted: set[str] = set()
@@ -127,10 +127,10 @@ def _no_such(pattern: str, names: Sequence[str]) -> str:
     if site not in (*SITES, LOGITS) and not set("*?[") & set(site):
         return unknown("activation", site, (*SITES, LOGITS))
     last = max(int(name.partition(".")[2]) for name in names if name != LOGITS)
-    head = ", and logits" if LOGITS in names else "; without a head it has no logits"
+    head = ", or logits" if LOGITS in names else "; a base model has no logits"
     return (
-        f"no activation of this model is called {pattern!r}: "
-        f"names are a site and a layer from 0 to {last}, as in 'mlp_out.0'{head}"
+        f"this model has no activation {pattern!r}: "
+        f"a name is a site and a layer from 0 to {last}, such as 'mlp_out.0'{head}"
     )
 
 
@@ -145,20 +145,20 @@ def _parse(name: str, n_layers: int) -> tuple[str, int]:
 
 
 Keep = Callable[[Tensor], None]
-"""Takes a tensor as it passes."""
+"""Is called with a tensor when the model computes it."""
 
 
 def _hook_layer(
     anatomy: Anatomy, config: Any, layer: int, sites: set[str], seen: dict[str, Tensor]
 ) -> Iterator[RemovableHandle]:
-    """Register the hooks that record ``sites`` of one layer into ``seen``, its input first."""
+    """Register hooks that record ``sites`` of one layer in ``seen``, and always its input, ``resid_pre``."""
     block = anatomy.layers[layer]
 
     def keep(site: str, value: Tensor) -> None:
         seen[f"{site}.{layer}"] = value
 
     def keep_rows(site: str, value: Tensor) -> None:
-        # OPT's MLP sees [B * T, width]. Others stay the very tensors of the graph, which a view is not.
+        # OPT's MLP gets [B * T, width]. Elsewhere no view is made, so that the tensor itself is part of the graph.
         keep(site, value if value.dim() == 3 else value.view(*seen[f"resid_pre.{layer}"].shape[:2], -1))
 
     def keep_mid(value: Tensor) -> None:
@@ -202,7 +202,7 @@ def _hook_attention(
 def _hook_projections(
     anatomy: Anatomy, config: Any, layer: int, sites: set[str], keep: Callable[[str, Tensor], None]
 ) -> Iterator[RemovableHandle]:
-    """Register the hooks on the projections to queries, keys and values: one each, or one for all three."""
+    """Register the hooks on the query, key and value projections: one each, or one if they are fused."""
     block, parts = anatomy.layers[layer], anatomy.parts
     n_heads, n_key_heads = config.num_attention_heads, key_heads(config)
     counts: Mapping[str, int] = {"q": n_heads, "k": n_key_heads, "v": n_key_heads}

@@ -1,4 +1,4 @@
-"""Activations of whole batches, kept by name: in memory, or in a folder that is read piece by piece."""
+"""Cache of activations of many prompts, by name: in memory, or in a folder whose tensors are read on access."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,45 +21,45 @@ Rows = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True, eq=False)
 class ActivationCache:
-    """Activations of B prompts. ``cache["mlp_out.3"]`` is a tensor; ``name in cache``, ``len`` and loops go by name.
+    """Activations of B prompts by name: ``cache["mlp_out.3"]`` is a tensor; iterating over a cache yields the names.
 
-    Every tensor is [B, T, ...] on the CPU in the model's dtype, T being the length of the longest prompt: token p of
-    a prompt stands in column p, and columns after its last token are 0. The last dimensions are those of the table
-    in ``interpret.activations.record``. A cache of a folder reads a tensor each time it is asked for.
+    Every tensor is [B, T, ...], on the CPU, in the model's dtype; T is the length of the longest prompt. Token p of a
+    prompt is in column p; columns after its last token are 0. The table in ``interpret.activations._record`` lists the
+    other dimensions. A cache opened from a folder reads a tensor from disk at every access.
     """
 
     token_ids: Rows
-    """The tokens of each prompt."""
+    """Token ids of each prompt, without padding."""
     names: tuple[str, ...]
-    """What is held, in the order in which the model computes it."""
+    """Names of the activations it holds, in the order of computation."""
     _read: Callable[[str], Tensor] = field(repr=False)
 
     def __getitem__(self, name: str) -> Tensor:
-        """Return an activation, [B, T, ...]; InputError for a name that is not held."""
+        """Return an activation, [B, T, ...]; raises InputError if the cache does not hold it."""
         if name not in self.names:
             raise InputError(unknown("activation", name, self.names))
         return self._read(name)
 
     def __contains__(self, name: object) -> bool:
-        """Tell whether an activation is held."""
+        """Tell whether the cache holds an activation."""
         return name in self.names
 
     def __iter__(self) -> Iterator[str]:
-        """Go through the names."""
+        """Iterate over the names."""
         return iter(self.names)
 
     def __len__(self) -> int:
-        """Count the names."""
+        """Return the number of names."""
         return len(self.names)
 
     @property
     def mask(self) -> Tensor:
-        """[B, T] bool: which columns hold a token."""
+        """[B, T] bool: True where a column holds a token."""
         lengths = torch.tensor([len(row) for row in self.token_ids])
         return torch.arange(int(lengths.max())) < lengths[:, None]
 
     def of(self, name: str, prompt: int) -> Tensor:
-        """Return an activation of one prompt without its padding, [its tokens, ...].
+        """Return an activation of one prompt without padding, [number of its tokens, ...].
 
         Raises:
             InputError: if the cache does not hold the name, or has no such prompt.
@@ -69,10 +69,10 @@ class ActivationCache:
         return self[name][prompt, : len(self.token_ids[prompt])]
 
     def save(self, folder: str | Path) -> None:
-        """Write the cache into a new or empty folder, as safetensors.
+        """Write the cache to a new or empty folder, as safetensors.
 
         Raises:
-            RunError: if there is something in the folder.
+            RunError: if the folder is not empty.
         """
         writer = start(folder, self.token_ids, self.names)
         writer.write({name: self[name] for name in self.names})
@@ -80,7 +80,7 @@ class ActivationCache:
 
     @staticmethod
     def load(folder: str | Path) -> "ActivationCache":
-        """Open a cache that was written into a folder; its tensors are read when they are asked for.
+        """Open a cache that was written to a folder; its tensors are read on access.
 
         Raises:
             RunError: if the folder holds no finished cache.
@@ -98,26 +98,29 @@ def activation_cache(
     batch_size: int = 8,
     to: str | Path | None = None,
 ) -> ActivationCache:
-    """Run a model once over some prompts, and keep the activations that are named.
+    """Run a model once over prompts and cache the chosen activations.
 
-    Prompts are padded on the right, where no token sees the padding: a prompt's activations are those it has alone,
-    to rounding. The head is run only where ``logits`` are asked for. The model may be in training mode; it is run
-    without dropout.
+    Prompts are padded on the right, so no token attends to padding: the activations of a prompt equal those of the
+    prompt alone, up to rounding. The unembedding runs only if ``logits`` are requested. Dropout is off, also for a
+    model in training mode.
 
     Args:
-        model: a causal LM of a known family, or its base model, which has no ``logits``.
-        tokenizer: the model's own; it adds its special tokens. None where all prompts are token ids.
+        model: a causal LM of a supported family, or its base model, which has no ``logits``.
+        tokenizer: the model's tokenizer; it adds its special tokens. None if all prompts are token ids.
         prompts: B texts, or B rows of token ids.
-        names: what to keep: names or patterns such as ``["resid_post.*", "q.3"]``; the table of names stands in
-            ``interpret.activations.record``. Only what is named is kept.
-        batch_size: prompts that run side by side.
+        names: activations to keep: names or patterns such as ``["resid_post.*", "q.3"]``, see the table in
+            ``interpret.activations._record``.
+        batch_size: number of prompts per forward pass.
         to: a new or empty folder to write to, batch by batch, instead of keeping the tensors in memory.
 
+    Returns:
+        The cache.
+
     Raises:
-        InputError: for a name that does not exist, no prompts, a prompt without tokens or longer than the model
-            reads, texts without a tokenizer, or a batch size below 1.
-        RunError: if there is something in the folder.
-        UnsupportedModelError: for a model of no known family, or one that does not call the parts asked for.
+        InputError: if a name does not exist, there are no prompts, a prompt has no tokens or more than the model
+            reads, a text comes without a tokenizer, or the batch size is below 1.
+        RunError: if the folder is not empty.
+        UnsupportedModelError: if the model's family is unknown, or the model does not call a module that is needed.
 
     >>> from transformers import GPT2Config, GPT2LMHeadModel
     >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=8, n_layer=2, n_head=2))
@@ -142,10 +145,11 @@ def token_rows(
     tokenizer: PreTrainedTokenizerBase | None,
     prompts: Sequence[str] | Sequence[Sequence[int]],
 ) -> Rows:
-    """Return the token ids of prompts that are texts or token ids.
+    """Return the token ids of prompts given as texts or as token ids.
 
     Raises:
-        InputError: for no prompts, one without tokens or longer than the model reads, or texts without a tokenizer.
+        InputError: if there are no prompts, a prompt has no tokens or more than the model reads, or a text comes
+            without a tokenizer.
     """
     if isinstance(prompts, str) or not len(prompts):
         raise InputError("prompts: give a list of at least one text, or of rows of token ids")
@@ -163,7 +167,7 @@ def token_rows(
 
 
 def _run(model: PreTrainedModel, batch: Batch, names: Sequence[str], seen: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Run one batch, and return what was asked for, 0 at padding."""
+    """Run one batch and return the named activations, with 0 at padding."""
     seen.clear()
     runner = model if LOGITS in names else base_of(model)
     with torch.no_grad(), evaluating(model):
@@ -173,20 +177,20 @@ def _run(model: PreTrainedModel, batch: Batch, names: Sequence[str], seen: dict[
     missing = [name for name in names if name not in seen]
     if missing:
         raise UnsupportedModelError(
-            f"{type(model).__name__} does not call the part that computes {missing[0]}; "
+            f"{type(model).__name__} does not call the module that computes {missing[0]}; "
             "was it loaded with pretraining_tp above 1?"
         )
     return {name: _unpadded(seen[name], batch.attention_mask) for name in names}
 
 
 def _unpadded(value: Tensor, mask: Tensor) -> Tensor:
-    """Return [b, t, ...] on the CPU, with zeros where there is no token."""
+    """Move [b, t, ...] to the CPU and set padding to 0."""
     kept = mask.to(value.device)[(..., *[None] * (value.dim() - 2))]
     return value.masked_fill(kept == 0, 0).cpu()
 
 
 class _Memory:
-    """Collects the tensors of batches into tensors of all prompts."""
+    """Collects the tensors of all batches in memory."""
 
     def __init__(self, rows: Rows) -> None:
         self._shape = (len(rows), max(len(row) for row in rows))
@@ -194,7 +198,7 @@ class _Memory:
         self._next = 0
 
     def write(self, batch: dict[str, Tensor]) -> None:
-        """Take the tensors [b, t, ...] of the next b prompts."""
+        """Store the tensors [b, t, ...] of the next b prompts."""
         first = self._next
         for name, value in batch.items():
             if name not in self._whole:
@@ -203,5 +207,5 @@ class _Memory:
             self._next = first + len(value)
 
     def finish(self) -> Callable[[str], Tensor]:
-        """Return what reads a tensor by its name."""
+        """Return a function that reads a tensor by its name."""
         return self._whole.__getitem__

@@ -1,7 +1,7 @@
-"""An activation cache in a folder: a safetensors file a batch, and an index that is written last.
+"""Files of an activation cache: one safetensors file per batch, and an index that is written last.
 
-``cache.json`` holds ``format``, the ``names``, the ``token_ids`` of each prompt, and ``batches``, how many files
-``batch-00000.safetensors``, ``batch-00001.safetensors`` ... there are. A folder without it is unfinished.
+``cache.json`` holds ``format``, ``names``, the ``token_ids`` of each prompt, and ``batches``, the number of files
+``batch-00000.safetensors``, ``batch-00001.safetensors`` and so on. A folder without ``cache.json`` is unfinished.
 """
 
 import json
@@ -24,7 +24,7 @@ Rows = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder that is being written, batch by batch."""
+    """A cache folder that is being written, batch by batch."""
 
     path: Path
     token_ids: Rows
@@ -37,7 +37,7 @@ class Folder:
         save_file({name: value.contiguous() for name, value in batch.items()}, self._files[-1])
 
     def finish(self) -> Callable[[str], Tensor]:
-        """Write the index, and return what reads a tensor by its name."""
+        """Write the index and return a function that reads a tensor by its name."""
         index = {"format": FORMAT, "names": self.names, "batches": len(self._files), "token_ids": self.token_ids}
         draft = self.path / f"{INDEX}.part"
         draft.write_text(json.dumps(index))
@@ -46,20 +46,20 @@ class Folder:
 
 
 def start(folder: str | Path, token_ids: Rows, names: Sequence[str]) -> Folder:
-    """Make a folder for a cache.
+    """Create the folder of a cache.
 
     Raises:
-        RunError: if there is something in it, or it is a file.
+        RunError: if the path is a file, or a folder that is not empty.
     """
     path = Path(folder)
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
-        raise RunError(f"{path} is not an empty folder: a cache is written into a folder of its own")
+        raise RunError(f"{path} is not an empty folder: give a new or an empty folder for the cache")
     path.mkdir(parents=True, exist_ok=True)
     return Folder(path, token_ids, tuple(names))
 
 
 def load(folder: str | Path) -> tuple[Rows, tuple[str, ...], Callable[[str], Tensor]]:
-    """Return the token ids and names of a cache, and what reads a tensor [B, T, ...] by its name.
+    """Return the token ids and names of a cache, and a function that reads a tensor, [B, T, ...], by its name.
 
     Raises:
         RunError: if the folder holds no finished cache of this format.
@@ -68,9 +68,9 @@ def load(folder: str | Path) -> tuple[Rows, tuple[str, ...], Callable[[str], Ten
     try:
         index = json.loads((path / INDEX).read_text())
     except (OSError, ValueError):
-        raise RunError(f"{path} holds no finished activation cache: it has no {INDEX} that can be read") from None
+        raise RunError(f"{path} holds no finished activation cache: its {INDEX} is missing or unreadable") from None
     if index.get("format") != FORMAT:
-        raise RunError(f"{path / INDEX}: format {index.get('format')!r} is not known; this version reads {FORMAT}")
+        raise RunError(f"{path / INDEX}: unknown format {index.get('format')!r}; this version reads format {FORMAT}")
     token_ids = tuple(tuple(row) for row in index["token_ids"])
     n_batches, width = index["batches"], max(len(row) for row in token_ids)
 
@@ -81,7 +81,7 @@ def load(folder: str | Path) -> tuple[Rows, tuple[str, ...], Callable[[str], Ten
 
 
 def _read(file: Path, name: str, width: int) -> Tensor:
-    """Return one tensor of a batch, [b, t, ...] -> [b, T, ...] with zeros on the right."""
+    """Read one tensor of a batch and pad it on the right with zeros: [b, t, ...] -> [b, T, ...]."""
     with safe_open(file, framework="pt") as tensors:
         value: Tensor = tensors.get_tensor(name)
     return pad(value, [0, 0] * (value.dim() - 2) + [0, width - value.shape[1]])

@@ -1,7 +1,7 @@
-"""Rewrites what enters a module of a layer, for the time of a ``with`` block: neurons and heads are edited here.
+"""Edit the input of modules inside a layer, in a ``with`` block; neurons and attention heads are edited this way.
 
-Unlike ``interpret.surgery``, which edits the residual stream between layers, this edits inside a layer, where the
-neurons enter the MLP's last projection and the heads' outputs enter the attention's.
+``interpret.surgery`` edits the residual stream between layers. This module edits inside a layer: the input of the MLP's
+down projection (its neurons) and the input of the attention's output projection (its heads).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -18,18 +18,19 @@ from interpret.anatomy.passes import only_in_this_thread
 from interpret.errors import InputError
 
 Edit = Callable[[Tensor, int], Tensor]
-"""Takes what enters a module, [B, T, width], and the column of the padded batch its first token stands in; returns
-what shall enter, a new tensor of the same shape."""
+"""``edit(value, start)`` gets the input of a module, [B, T, width], and the column of its first token in the padded
+batch; it returns the edited input, a new tensor of the same shape."""
 
 
 @dataclass
 class _Pass:
-    """Which columns the pass under way computes."""
+    """Columns and batch rows of the current forward pass."""
 
     trunk_signature: Signature
     start: int = 0
+    """Column of its first token in the padded batch."""
     n_rows: int = 0
-    """B: OPT's MLP sees [B * T, width]."""
+    """B; needed because OPT's MLP gets [B * T, width]."""
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         arguments = self.trunk_signature.bind(*args, **kwargs).arguments
@@ -50,11 +51,11 @@ class _Pass:
 
 @contextmanager
 def editing(model: PreTrainedModel, edits: Mapping[tuple[int, str], Edit]) -> Iterator[None]:
-    """Apply edits to every pass the calling thread makes in the block; then leave no trace.
+    """Apply edits to every forward pass of the calling thread inside the ``with`` block; then remove them.
 
     Args:
-        model: a causal LM of a known family, or its base model.
-        edits: layer and path of a module below it -> what is done to the module's input.
+        model: a causal LM of a supported family, or its base model.
+        edits: (layer, path of a module within that layer) -> the edit of the module's input.
     """
     anatomy = anatomy_of(model)
     modules = [(anatomy.layers[layer].get_submodule(path), edit) for (layer, path), edit in edits.items()]
@@ -65,13 +66,13 @@ def editing(model: PreTrainedModel, edits: Mapping[tuple[int, str], Edit]) -> It
         stack.callback(anatomy.trunk.register_forward_pre_hook(enter, with_kwargs=True).remove)
         for module, edit in modules:
             hook = only_in_this_thread(under_way.rewrite(edit))
-            # Before the hooks of others, so that those that read the input read what it really is.
+            # Prepended, so that other hooks on this module read the edited input.
             stack.callback(module.register_forward_pre_hook(hook, prepend=True, with_kwargs=True).remove)
         yield
 
 
 def check_index(kind: str, index: int, count: int, of: str = "this model") -> None:
-    """Refuse a layer, head or neuron that does not exist.
+    """Check that a layer, head or neuron exists.
 
     Raises:
         InputError: if ``index`` is not from 0 to ``count - 1``.

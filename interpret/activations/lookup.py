@@ -1,4 +1,4 @@
-"""What the lenses are asked about: which positions and tokens, and whether the cache holds what they need."""
+"""Look up positions and tokens for analyses of an activation cache, and check that the cache holds enough."""
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -10,15 +10,15 @@ from interpret.errors import InputError
 
 
 def check_holds(cache: ActivationCache, names: Sequence[str], ask_for: Sequence[str]) -> None:
-    """Refuse a cache in which something is missing.
+    """Check that a cache holds the activations an analysis needs.
 
     Args:
-        cache: what there is.
-        names: what is needed.
-        ask_for: patterns that cover it, for the message.
+        cache: the cache to check.
+        names: names of the activations that are needed.
+        ask_for: patterns that cover these names, suggested by the message.
 
     Raises:
-        InputError: naming the first that is missing.
+        InputError: if an activation is missing; the message names the first.
     """
     for name in names:
         if name not in cache:
@@ -27,10 +27,10 @@ def check_holds(cache: ActivationCache, names: Sequence[str], ask_for: Sequence[
 
 
 def columns_of(cache: ActivationCache, prompt: int, positions: Sequence[int] | None) -> list[int]:
-    """Return the columns of some tokens of a prompt: all for None; -1 is its last.
+    """Return the columns of the given positions of a prompt; of all for None. Position -1 is its last token.
 
     Raises:
-        InputError: for a position the prompt does not have.
+        InputError: if the prompt does not have a position.
     """
     n = len(cache.token_ids[prompt])
     if positions is None:
@@ -42,10 +42,10 @@ def columns_of(cache: ActivationCache, prompt: int, positions: Sequence[int] | N
 
 
 def token_id(token: int | str, tokenizer: PreTrainedTokenizerBase | None, n_logits: int) -> int:
-    """Return the id of a token that is given as an id, or as a text that is one token.
+    """Return the id of a token that is given as an id or as the text of a single token.
 
     Raises:
-        InputError: for an id the model does not have, a text without a tokenizer, or one of several tokens.
+        InputError: for an id the model does not have, a text without a tokenizer, or a text of several tokens.
     """
     if isinstance(token, int):
         if not 0 <= token < n_logits:
@@ -55,5 +55,5 @@ def token_id(token: int | str, tokenizer: PreTrainedTokenizerBase | None, n_logi
         raise InputError(f"token {token!r} is a text: give the tokenizer, or the token's id")
     ids = tokenizer(token, add_special_tokens=False).input_ids
     if len(ids) != 1:
-        raise InputError(f"{token!r} is {len(ids)} tokens, {tokenizer.convert_ids_to_tokens(ids)}: give a single one")
+        raise InputError(f"{token!r} is {len(ids)} tokens, {tokenizer.convert_ids_to_tokens(ids)}: give a single token")
     return int(ids[0])

@@ -1,4 +1,4 @@
-"""One model's parts, found by the row of its family."""
+"""Find the parts of one model with the table row of its family."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from interpret.errors import UnsupportedModelError
 
 @dataclass(frozen=True)
 class Anatomy:
-    """One model's parts, found."""
+    """The parts of one model."""
 
     family: Family
     trunk: PreTrainedModel
-    """Takes ``past_key_values`` and returns the hidden states."""
+    """The module that runs the layers; it takes ``past_key_values`` and returns the hidden states."""
     layers: Sequence[nn.Module]
     width: int
     """Size D of a hidden state."""
@@ -25,24 +25,24 @@ class Anatomy:
 
     @property
     def parts(self) -> Parts:
-        """The modules of a layer's two halves.
+        """The modules inside the attention and the MLP of a layer.
 
         Raises:
-            UnsupportedModelError: if the family's row does not say.
+            UnsupportedModelError: if the family is described without its parts.
         """
         if self.family.parts is None:
             raise UnsupportedModelError(
-                f"the row of the family {self.family.name!r} has no parts, so its layers are only run whole, and this "
-                "needs their halves; docs/architecture.md shows how to describe them"
+                f"the family {self.family.name!r} is described without its parts, so its layers cannot be run part by "
+                "part, which is required here; docs/architecture.md shows how to describe the parts"
             )
         return self.family.parts
 
 
 def anatomy_of(model: PreTrainedModel) -> Anatomy:
-    """Find the parts of a model: a causal LM, or its base model.
+    """Find the parts of a model, which is a causal LM or its base model.
 
     Raises:
-        UnsupportedModelError: if the model's family has no row, or its row does not fit the model.
+        UnsupportedModelError: if the model's family is not supported, or the model does not have the family's modules.
     """
     family = _family_of(model)
     try:
@@ -51,16 +51,16 @@ def anatomy_of(model: PreTrainedModel) -> Anatomy:
         layers[0].get_submodule(family.mlp_last)
     except AttributeError as error:
         raise UnsupportedModelError(
-            f"{type(model).__name__} is not laid out as other {family.name} models: {error}. "
-            "Pass the causal language model, or its base model"
+            f"{type(model).__name__} does not have the modules of other {family.name} models: {error}. "
+            "Pass the causal language model or its base model"
         ) from None
     return Anatomy(family, trunk, layers, model.config.hidden_size, _block(family, model.config))
 
 
 def base_of(model: PreTrainedModel) -> PreTrainedModel:
-    """Return a model without its head; one without a head is its own base model."""
+    """Return a model without its language-model head; a base model is returned as it is."""
     base = model.base_model
-    # Gemma 3 of transformers 4.57 looks for it under the name it has in its models of images.
+    # In transformers 4.57, Gemma 3 looks for its base model under the attribute name of its multimodal models.
     return model.get_decoder() if base is model and model.get_output_embeddings() is not None else base
 
 
@@ -68,26 +68,27 @@ def _family_of(model: PreTrainedModel) -> Family:
     """Return the table row of a model's family.
 
     Raises:
-        UnsupportedModelError: if there is none.
+        UnsupportedModelError: if the family is not in the table.
     """
     name = getattr(getattr(model, "config", None), "model_type", None)
     if name not in FAMILIES or not isinstance(model, PreTrainedModel):
         raise UnsupportedModelError(
-            f"{type(model).__name__} (model_type {name!r}) is of no known family; known: {', '.join(FAMILIES)}. "
-            f"{_found_in(model)}docs/architecture.md, 'Describing another family', shows how in ten lines"
+            f"{type(model).__name__} (model_type {name!r}) is not of a supported family; "
+            f"supported: {', '.join(FAMILIES)}. "
+            f"{_found_in(model)}docs/architecture.md, 'Describing another family', shows how to add one in ten lines"
         )
     return FAMILIES[name]
 
 
 def _found_in(model: Any) -> str:
-    """Say what the longest list of modules in a model looks like: those are its layers."""
+    """Describe the longest module list of a model, which is probably the list of its decoder layers."""
     named = model.named_modules() if isinstance(model, PreTrainedModel) else ()
     lists = [(len(module), name, module) for name, module in named if isinstance(module, nn.ModuleList) and len(module)]
     if not lists:
         return ""
     count, name, layers = max(lists, key=lambda found: found[0])
     children = ", ".join(f"{child} ({type(module).__name__})" for child, module in layers[0].named_children())
-    return f"Its layers seem to be {name!r}: {count} times {type(layers[0]).__name__} with {children}. "
+    return f"Its layers are probably {name!r}: {count} x {type(layers[0]).__name__} with {children}. "
 
 
 def _block(family: Family, config: Any) -> Block:

@@ -1,6 +1,6 @@
-"""What a layer's attention computes with: how many heads, how wide, their scale, window and rotations.
+"""Settings of a layer's attention: number and width of the heads, scale, soft cap, window and rotary embeddings.
 
-Read from the configuration where it stands there, else from the layer's modules.
+They are read from the configuration if it has them, otherwise from the layer's modules.
 """
 
 from importlib.util import find_spec
@@ -14,25 +14,25 @@ from interpret.anatomy.anatomy import Anatomy
 from interpret.anatomy.families import Family, Rotary
 
 _WINDOW_COUNTS_ITSELF = find_spec("transformers.masking_utils") is not None
-"""Whether a window of w tokens holds the token itself; in transformers 4.34.0 it is w tokens beside it."""
+"""Whether a window of w tokens includes the token itself; in transformers 4.34.0 it is w tokens besides it."""
 
 
 def head_width(config: Any) -> int:
-    """Return the features W of an attention head; some models have heads that are not D / H wide."""
+    """Return the width W of an attention head; in some models it is not D / H."""
     width: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return width
 
 
 def key_heads(config: Any) -> int:
-    """Return how many heads G have keys and values of their own."""
+    """Return the number G of key-value heads."""
     number: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     return number
 
 
 def attention_scale(attention: nn.Module, config: Any, layer: int) -> float:
-    """Return what the products of queries and keys are multiplied by.
+    """Return the factor on the products of queries and keys.
 
-    Two settings of GPT-2 change the usual; torch's own attention (sdpa) leaves them away in transformers 4.57.
+    Two GPT-2 settings change it; with torch's own attention (sdpa), transformers 4.57 ignores these settings.
     """
     own = getattr(attention, "scaling", None)
     if isinstance(own, float):
@@ -44,14 +44,14 @@ def attention_scale(attention: nn.Module, config: Any, layer: int) -> float:
 
 
 def attention_softcap(family: Family, config: Any) -> float | None:
-    """Return the c of ``Family.softcap``; torch's own attention (sdpa) leaves it away."""
+    """Return the value c of ``Family.softcap``; None without a soft cap, also with torch's own attention (sdpa)."""
     if not family.softcap or getattr(config, "_attn_implementation", "eager") == "sdpa":
         return None
     return getattr(config, family.softcap)
 
 
 def window_of(config: Any, layer: int) -> int | None:
-    """Return how many tokens back a layer's attention sees, where that is limited."""
+    """Return how many earlier tokens a layer's tokens attend to; None if the number is not limited."""
     size, kinds = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
     if size is None or (kinds is not None and kinds[layer] != "sliding_attention"):
         return None
@@ -59,13 +59,13 @@ def window_of(config: Any, layer: int) -> int | None:
 
 
 def rotation(anatomy: Anatomy, layer: int, like: Tensor, n_tokens: int) -> tuple[Tensor, Tensor] | None:
-    """Return cosines and sines, each [T, width], that turn the first ``width`` features of a head; None for none.
+    """Return the rotary cosines and sines, each [T, width], of the first ``width`` features of a head, or None.
 
     Args:
         anatomy: the model's parts.
-        layer: whose.
+        layer: index of the layer.
         like: any tensor of the wanted dtype and device.
-        n_tokens: length T of the whole sequence, on which some models' rotations depend.
+        n_tokens: length T of the whole sequence; the rotations of some models depend on it.
     """
     kind: Rotary = anatomy.parts.rotary
     attention: Any = anatomy.layers[layer].get_submodule(anatomy.family.attention)
@@ -82,10 +82,10 @@ def rotation(anatomy: Anatomy, layer: int, like: Tensor, n_tokens: int) -> tuple
 
 
 def _rotation_of_trunk(trunk: Any, layer: int, like: Tensor, n_tokens: int) -> tuple[Tensor, Tensor]:
-    """Return a layer's rotations where the trunk computes them for all layers."""
+    """Return a layer's rotary cosines and sines for a model whose trunk computes them for all layers."""
     kinds = getattr(trunk.config, "layer_types", None)
     kind = kinds[layer] if kinds is not None else ""
-    # Gemma 3 turns the layers with a window by other angles: by a module of their own, or as an argument says.
+    # Gemma 3 uses other angles in layers with a window: from a separate module, or chosen by an argument.
     local = kind == "sliding_attention" and hasattr(trunk, "rotary_emb_local")
     module = trunk.rotary_emb_local if local else trunk.rotary_emb
     asked = (kind,) if "layer_type" in signature(module.forward).parameters else ()
@@ -94,11 +94,11 @@ def _rotation_of_trunk(trunk: Any, layer: int, like: Tensor, n_tokens: int) -> t
 
 
 def numbered(layer: nn.Module) -> list[Any]:
-    """Return the modules of a layer that know its place, as ``layer_idx``: GPT-2's attention, whose scale may vary."""
+    """Return the modules of a layer that store its index, ``layer_idx``; the scale of GPT-2's attention may use it."""
     return [module for module in layer.modules() if isinstance(getattr(module, "layer_idx", None), int)]
 
 
 def kind_of_layer(layer: nn.Module) -> str | None:
-    """Return what a layer says its attention is, as in ``config.layer_types``; None where it does not."""
+    """Return a layer's type of attention, as in ``config.layer_types``; None if its modules do not store it."""
     said = (getattr(module, name, None) for module in layer.modules() for name in ("attention_type", "layer_type"))
     return next((kind for kind in said if isinstance(kind, str)), None)

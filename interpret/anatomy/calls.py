@@ -1,4 +1,4 @@
-"""The calls of a model and of its layers: their arguments, and the modes that must hold while they run."""
+"""Calls of a model and of its layers: their arguments, their KV caches, and the mode they require."""
 
 import sys
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ from interpret.errors import InputError
 
 
 def longest_text(model: PreTrainedModel) -> int:
-    """Return how many tokens a text may have; any number where positions are distances, as in Bloom."""
+    """Return the maximum length of a text in tokens; ``sys.maxsize`` with relative positions, as in Bloom."""
     return getattr(model.config, "max_position_embeddings", sys.maxsize)
 
 
@@ -26,40 +26,40 @@ def layer_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
 def with_layer_input(
     args: tuple[Any, ...], kwargs: dict[str, Any], hidden: Tensor
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments of a layer's call with other hidden states."""
+    """Return the arguments of a layer's call with its hidden states replaced."""
     if args:
         return (hidden, *args[1:]), kwargs
     return args, {**kwargs, "hidden_states": hidden}
 
 
 def first_column(arguments: Mapping[str, Any], n_tokens: int, past: int) -> int:
-    """Return the absolute column of the first token a pass of the trunk computes.
+    """Return the absolute column of the first token that a pass of the trunk computes.
 
     Args:
-        arguments: of the trunk's call.
-        n_tokens: computed by the pass.
-        past: columns in its cache when it began.
+        arguments: arguments of the trunk's call.
+        n_tokens: number of tokens that the pass computes.
+        past: number of columns in the cache before the pass.
     """
     mask = arguments.get("attention_mask")
-    # A sliding-window cache forgets columns, the mask does not; one that is prepared already says nothing.
+    # A sliding-window cache drops columns, a 2-D mask does not; a prepared 4-D mask does not show the column.
     if isinstance(mask, Tensor) and mask.dim() == 2:
         return max(past, mask.shape[1] - n_tokens)
     return past
 
 
 def input_device(model: PreTrainedModel) -> torch.device:
-    """Return where a model takes its input ids; a model with offloaded parameters takes them on the CPU."""
+    """Return the device of a model's input ids; the CPU if its parameters are offloaded."""
     return torch.device("cpu") if model.device.type == "meta" else model.device
 
 
 @contextmanager
 def keeping_activations(trunk: PreTrainedModel) -> Iterator[None]:
-    """Turn gradient checkpointing off for the time of a ``with`` block.
+    """Turn gradient checkpointing off inside the ``with`` block.
 
-    It runs layers without a graph, and again in backward, when the hooks of the block are gone: what they
-    recorded would have no gradient, and what they edited the gradient of another pass.
+    Checkpointing runs the layers without a graph, and again in the backward pass, when the hooks of the block are
+    gone: recorded states would have no gradient, and edited states the gradient of an unedited pass.
     """
-    # The trunk has the switch, or each layer.
+    # Either the trunk has the flag, or each layer.
     switched = [module for module in trunk.modules() if getattr(module, "gradient_checkpointing", False)]
     for module in switched:
         module.gradient_checkpointing = False
@@ -71,20 +71,20 @@ def keeping_activations(trunk: PreTrainedModel) -> Iterator[None]:
 
 
 def check_evaluating(model: PreTrainedModel) -> None:
-    """Refuse a model in training mode.
+    """Check that a model is in evaluation mode.
 
     Raises:
-        InputError: if it is.
+        InputError: if it is in training mode.
     """
     if model.training:
-        raise InputError("the model is in training mode, where dropout makes every run another: call model.eval()")
+        raise InputError("the model is in training mode, in which dropout makes every run different; call model.eval()")
 
 
 def past_length(past_key_values: Any) -> int:
-    """Return the number of columns a cache holds; 0 for None.
+    """Return the number of columns in a KV cache; 0 for None.
 
-    A cache is an object that says so or, in transformers 4.34.0, a tuple over layers of (keys, values), each
-    [B, H, T, D].
+    A cache is an object with ``get_seq_length`` or, in transformers 4.34.0, a tuple over layers of (keys, values),
+    each [B, G, T, W].
     """
     if hasattr(past_key_values, "get_seq_length"):
         return int(past_key_values.get_seq_length())
@@ -95,12 +95,12 @@ def past_length(past_key_values: Any) -> int:
 
 
 def cache_tensors(cache: Any) -> list[tuple[Tensor, Tensor]]:
-    """Return keys and values of each layer of a cache that is an object, [B, G, T, W] each."""
+    """Return the keys and values of each layer, each [B, G, T, W], from a cache object."""
     return [(layer.keys, layer.values) for layer in cache.layers]
 
 
 def blank_past(n_layers: int, n_rows: int, n_columns: int, like: Tensor) -> Any:
-    """Return a cache that holds nothing but its length; it takes next to no memory."""
+    """Return a cache of ``n_columns`` columns of zeros, for its length only; it takes almost no memory."""
     part = like.new_zeros(1, 1, 1, 1).expand(n_rows, 1, n_columns, 1)
     if not hasattr(transformers, "DynamicCache"):
         return ((part, part),) * n_layers

@@ -1,103 +1,104 @@
-"""The families this project knows: one row of module names each.
+"""The supported model families: one row of module names each.
 
-To describe another, add a row to ``FAMILIES``, here or by ``register_family``; docs/architecture.md says how to find
-its values.
+To support another family, add a row to ``FAMILIES``, here or by ``register_family``; docs/architecture.md explains how
+to find its values.
 """
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
 Block = Literal["sequential", "parallel", "post_norm"]
-"""How a layer joins its two halves. sequential: the MLP reads the normed sum of input and attention.
-parallel: attention and MLP both read the input. post_norm: norms stand after each sum."""
+"""How a layer combines attention and MLP. sequential: the MLP reads the normed sum of the layer's input and the
+attention's output. parallel: attention and MLP both read the layer's input. post_norm: a norm follows each sum."""
 Fused = Literal["", "blocks", "heads"]
-"""How one projection holds queries, keys and values. blocks: all queries, all keys, all values.
-heads: query, key and value of each head beside each other."""
+"""How one projection packs queries, keys and values. blocks: all queries, then all keys, then all values.
+heads: query, key and value of the first head, then of the next. "": separate projections."""
 Rotary = Literal["", "halves", "pairs"]
-"""Which features of a head turn together, where positions are rotations: feature i with feature i + half the
-width, or each feature with its neighbour."""
+"""Which features of a head rotary embeddings rotate together. halves: feature i with feature i + width / 2.
+pairs: features 2i and 2i + 1. "": no rotary embeddings."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The modules of a layer's two halves; paths start at the layer."""
+    """The modules inside the attention and the MLP of a layer; paths are relative to the layer."""
 
     attention_norm: str
-    """Before the projections; "" where the attention reads the residual stream itself."""
+    """The norm before the projections; "" if the attention reads the residual stream directly."""
     projections: tuple[str, ...]
-    """Queries, keys and values: three modules, or one that holds all."""
+    """Queries, keys and values: three modules, or one module for all three."""
     attention_out: str
-    """Its input is the heads' outputs beside each other."""
+    """The output projection; its input is the concatenation of the heads' outputs."""
     up: str
-    """Into the MLP's neurons."""
+    """The projection into the MLP's neurons."""
     activation: str
     down: str
-    """Out of the MLP's neurons; its input is what they say."""
+    """The projection out of the MLP's neurons; its input is their activations."""
     gate: str = ""
-    """Where there is one, neurons are ``activation(gate) * up``; elsewhere ``activation(up)``. Where it is the
-    module of ``up``, the first half of its output is the gate."""
+    """The gate projection: neurons are ``activation(gate) * up``, or ``activation(up)`` without a gate. If it is the
+    same module as ``up``, the first half of that module's output is the gate."""
     fused: Fused = ""
     rotary: Rotary = ""
     query_norm: str = ""
-    """A norm of the queries before they are rotated: of each head, or of all heads beside each other, as its width
-    says."""
+    """The norm of the queries before the rotation. Its width decides whether it acts on each head or on all heads
+    concatenated."""
     key_norm: str = ""
+    """The same for the keys."""
     attention_after: str = ""
-    """A norm of the attention's output before it joins the residual stream."""
+    """The norm of the attention's output before it is added to the residual stream."""
     mlp_after: str = ""
-    """A norm of the MLP's output before it joins the residual stream."""
+    """The norm of the MLP's output before it is added to the residual stream."""
     norm_offset: float = 0.0
-    """What the norms add to their weights."""
+    """The constant that the norms add to their weights."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """The module names of a family; paths start at the module named in the line above."""
+    """The module names of a family; the text under each field says what its path is relative to."""
 
     name: str
     """``config.model_type``."""
     trunk: str
-    """The module that runs the layers, below ``model.base_model``; "" where they are the same."""
+    """The module that runs the layers, relative to ``model.base_model``; "" for ``model.base_model`` itself."""
     layers: str
-    """The list of decoder layers, below the trunk."""
+    """The list of decoder layers, relative to the trunk."""
     attention: str
-    """Below a layer."""
+    """The attention module, relative to a layer."""
     mlp_first: str
-    """The module whose input is the MLP's, below a layer."""
+    """The module whose input is the MLP's input, relative to a layer."""
     mlp_last: str
-    """The module whose output the MLP adds to the residual stream, below a layer."""
+    """The module whose output the MLP adds to the residual stream, relative to a layer."""
     mlp_norm: str
-    """The norm before the MLP, below a layer; its input is the residual stream in sequential layers. "" for none."""
+    """The norm before the MLP, relative to a layer; in sequential layers it reads the residual stream. "" for none."""
     final: tuple[str, ...]
-    """What stands between the last layer and the head, below the trunk; some models lack some of it."""
+    """The modules between the last layer and the unembedding, relative to the trunk; a model may lack some of them."""
     parts: Parts | None = None
-    """What it takes to run a layer part by part; None where that is not known, and whole passes are run."""
+    """What is needed to run a layer part by part; if None, whole forward passes are run instead."""
     attention_last: str = ""
-    """The module whose output the attention adds to the residual stream, where it is not ``attention``."""
+    """The module whose output the attention adds to the residual stream, if it is not ``attention``."""
     block: Block = "sequential"
     parallel_if: str = ""
-    """The configuration flag that turns the layers parallel, where there is one."""
+    """The configuration flag that makes the layers parallel, if there is one."""
     post_norm_unless: str = ""
-    """The configuration flag that keeps norms before attention and MLP, where there is one."""
+    """The configuration flag, if there is one, without which the layers are post_norm."""
     softcap: str = ""
-    """The setting c by which attention scores s become ``c * tanh(s / c)``, where there is one."""
+    """The configuration setting c that caps attention scores s as ``c * tanh(s / c)``, if there is one."""
     final_softcap: str = ""
-    """The same of the logits."""
+    """The same for the logits."""
 
     @property
     def attention_output(self) -> str:
-        """The module whose output the attention adds to the residual stream, below a layer."""
+        """The module whose output the attention adds to the residual stream, relative to a layer."""
         return self.attention_last or self.attention
 
 
 def _separate(attention: str, out: str, norm: str, up: str, activation: str, down: str, **more: Any) -> Parts:
-    """Describe a layer whose queries, keys and values have a projection each."""
+    """Return the parts of a layer with separate projections for queries, keys and values."""
     names = tuple(f"{attention}.{letter}_proj" for letter in "qkv")
     return Parts(norm, names, f"{attention}.{out}", up, activation, down, **more)
 
 
 def _gated(norm: str = "input_layernorm", **more: Any) -> Parts:
-    """Describe a layer as Llama has it."""
+    """Return the parts of a layer like those of Llama."""
     return _separate(
         "self_attn", "o_proj", norm, "mlp.up_proj", "mlp.act_fn", "mlp.down_proj",
         gate="mlp.gate_proj", rotary="halves", **more,
@@ -167,10 +168,14 @@ FAMILIES: dict[str, Family] = {
         ),
     )
 }  # fmt: skip
+"""The families by name, including those added by ``register_family``."""
 
 
 def register_family(family: Family) -> None:
-    """Make a family known, for the rest of the process; one of that name is replaced.
+    """Add a family for the rest of the process; a family of the same name is replaced.
+
+    Args:
+        family: its row of the table.
 
     >>> register_family(FAMILIES["llama"])
     """

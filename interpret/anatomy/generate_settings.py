@@ -1,6 +1,6 @@
-"""The settings ``generate`` goes by, which releases of transformers look up in different places.
+"""The settings that ``generate`` uses, which releases of transformers look up in different places.
 
-Told apart by what the older ones have, so that a release still to come is taken for one like the newest.
+Releases are recognised by attributes of the older ones, so a future release is treated like the newest.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,21 +12,22 @@ from typing import Any
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 
 _STANDS_ALONE = hasattr(GenerationMixin, "greedy_search")
-"""Whether the model's configuration does not fill what one that is given leaves open, as in transformers 4.34.0."""
+"""Whether a configuration passed to ``generate`` is used alone, as in transformers 4.34.0; later releases take the
+values it does not set from the model's configuration."""
 
 
 @dataclass(frozen=True)
 class GenerateSettings:
-    """What a call of ``generate`` goes by."""
+    """The settings that a call of ``generate`` uses."""
 
     model: PreTrainedModel
     config: GenerationConfig | None
-    """As given."""
+    """As passed to ``generate``."""
     arguments: Mapping[str, Any]
-    """As given, by name."""
+    """Keyword arguments, as passed to ``generate``."""
 
     def __getitem__(self, name: str) -> Any:
-        """Return a setting: an argument outdoes the configuration, and that the model's."""
+        """Return a setting: from the arguments, else from the configuration, else from the model's configuration."""
         if name in self.arguments:
             return self.arguments[name]
         if self.config is None:
@@ -36,10 +37,10 @@ class GenerateSettings:
 
 
 def _default_config(model: PreTrainedModel) -> GenerationConfig:
-    """Return the configuration ``generate`` falls back on.
+    """Return the configuration that ``generate`` uses if none is passed.
 
-    Before transformers 5, one made from the model's own, and not changed since, follows it: setting
-    ``model.config.pad_token_id`` after loading is common.
+    Before transformers 5, a generation configuration that was made from ``model.config`` and not changed since follows
+    later changes of ``model.config``. This matters: setting ``model.config.pad_token_id`` after loading is common.
     """
     config = model.generation_config
     changed_since_4_34 = getattr(model.config, "_get_non_default_generation_parameters", None)
@@ -51,9 +52,9 @@ def _default_config(model: PreTrainedModel) -> GenerationConfig:
 
 @contextmanager
 def generating_by(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
-    """Let a model generate by a configuration alone for the time of a ``with`` block.
+    """Make a model generate with this configuration alone inside the ``with`` block.
 
-    Later releases than 4.34.0 take what a configuration leaves open from the model's own, even where one is given.
+    Releases after 4.34.0 take the values that a passed configuration does not set from the model's configuration.
     """
     kept, model.generation_config = model.generation_config, config
     try:
@@ -63,15 +64,16 @@ def generating_by(model: PreTrainedModel, config: GenerationConfig) -> Iterator[
 
 
 Given = tuple[GenerationConfig | None, dict[str, Any]]
-"""The configuration to give to ``generate``, and settings to give beside it."""
+"""The configuration to pass to ``generate``, and keyword arguments to pass with it."""
 
 
 def uncompiled(model: PreTrainedModel, config: GenerationConfig | None) -> Given:
-    """Keep ``generate`` from compiling the model: what is compiled goes without our hooks.
+    """Return settings that keep ``generate`` from compiling the model, since compiled code ignores our hooks.
 
-    It compiles on accelerators only, for static caches; releases that never compile know no such setting.
+    ``generate`` compiles only on accelerators, for static caches; releases that never compile lack the setting.
 
-    Where a configuration is given, it goes into a copy of that: current releases deprecate settings beside one.
+    If a configuration is given, the setting goes into a copy of it: current releases deprecate keyword arguments next
+    to a configuration.
     """
     if model.device.type == "cpu" or not hasattr(GenerationConfig(), "disable_compile"):
         return config, {}

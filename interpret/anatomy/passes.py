@@ -1,6 +1,6 @@
-"""Passes through a model: in which mode and thread, by which code, and what they keep for backward.
+"""Forward passes through a model: their mode and thread, replaced forward methods, and gradient checkpointing.
 
-What is changed here is changed for the passes of one thread, or put back when the ``with`` block ends.
+Changes apply to the passes of one thread only, or are undone when the ``with`` block ends.
 """
 
 import threading
@@ -18,11 +18,11 @@ Forward = Callable[..., Any]
 
 @contextmanager
 def replaced_forwards(modules: Sequence[nn.Module], change: Callable[[nn.Module, Forward], Forward]) -> Iterator[None]:
-    """Let modules run another code, made from their own, inside a ``with`` block.
+    """Replace the ``forward`` of modules inside the ``with`` block.
 
     Args:
-        modules: one that comes several times is changed once.
-        change: makes the new ``forward`` from a module and its own, which may be one that accelerate put there.
+        modules: the modules; a repeated module is changed once.
+        change: returns the new ``forward`` for a module and its current one, which accelerate may have set.
     """
     with ExitStack() as stack:
         for module in {id(module): module for module in modules}.values():
@@ -32,7 +32,7 @@ def replaced_forwards(modules: Sequence[nn.Module], change: Callable[[nn.Module,
 
 
 def _put_back(layer: nn.Module, own: Callable[..., Any] | None) -> None:
-    """Give a module the forward of its class again, or one that accelerate had put on it."""
+    """Restore a module's ``forward``: that of its class, or the one that accelerate had set on the module."""
     if own is None:
         del layer.forward
     else:
@@ -41,10 +41,11 @@ def _put_back(layer: nn.Module, own: Callable[..., Any] | None) -> None:
 
 @contextmanager
 def checkpointed(layers: Sequence[nn.Module]) -> Iterator[None]:
-    """Let layers keep nothing for backward but their input, in passes this thread makes inside the ``with`` block.
+    """Apply gradient checkpointing to layers in passes that this thread makes inside the ``with`` block.
 
-    Backward, also after the block, runs a layer again: in the mode its modules had, with the random numbers they drew,
-    and with the hooks of this thread that are there then. Stock checkpointing asks for a model in training mode.
+    Layers keep only their input. The backward pass, also after the block, runs each layer again: in the mode its
+    modules had, with the same random numbers, and with the hooks of this thread that exist at that time. Unlike the
+    checkpointing of transformers, this does not require training mode.
     """
     thread = passing_thread()
 
@@ -68,7 +69,7 @@ def checkpointed(layers: Sequence[nn.Module]) -> Iterator[None]:
 
 @contextmanager
 def _in_modes(modes: Sequence[tuple[nn.Module, bool]]) -> Iterator[None]:
-    """Put modules into training or evaluation mode for the time of a ``with`` block."""
+    """Set modules to training or evaluation mode inside the ``with`` block."""
     before = [(module, module.training) for module, _ in modes]
     try:
         for module, training in modes:
@@ -84,7 +85,7 @@ _for_thread = threading.local()
 
 @contextmanager
 def _standing_in(thread: int) -> Iterator[None]:
-    """Compute a pass of another thread: autograd has threads of its own."""
+    """Compute on behalf of another thread inside the ``with`` block: autograd runs backward in its own threads."""
     before = getattr(_for_thread, "ident", None)
     _for_thread.ident = thread
     try:
@@ -94,19 +95,19 @@ def _standing_in(thread: int) -> Iterator[None]:
 
 
 def passing_thread() -> int:
-    """Return the thread whose pass this one computes."""
+    """Return the thread whose pass the current thread computes; in most cases that is the current thread."""
     return getattr(_for_thread, "ident", None) or get_ident()
 
 
 def only_in_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """Keep a hook from the passes other threads make through the same model."""
+    """Return a hook that ignores the passes that other threads make through the same model."""
     thread = passing_thread()
     return lambda *event: hook(*event) if passing_thread() == thread else None
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Keep a model in evaluation mode for the time of a ``with`` block, then each module in the mode it had."""
+    """Set a model to evaluation mode inside the ``with`` block, then restore the mode of each module."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:

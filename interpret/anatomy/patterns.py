@@ -1,4 +1,4 @@
-"""Attention patterns as models report them: that they are computed, and that no more of them is kept than is read."""
+"""Attention patterns: make a model compute and return them, and keep only the rows that are needed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +13,10 @@ from interpret.anatomy.passes import Forward, passing_thread, replaced_forwards
 
 @contextmanager
 def reporting_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Let a model compute its attention so that the probabilities exist, for the time of a ``with`` block."""
+    """Make a model compute attention probabilities explicitly (eager attention) inside the ``with`` block."""
     config = model.config
     had = getattr(config, "_attn_implementation", "eager")
-    if had in ("eager", None):  # any other way never holds them
+    if had in ("eager", None):  # other implementations never store them
         yield
         return
     config._attn_implementation = "eager"
@@ -28,9 +28,9 @@ def reporting_attention(model: PreTrainedModel) -> Iterator[None]:
 
 @contextmanager
 def last_attention_only(model: PreTrainedModel) -> Iterator[None]:
-    """Let a decoder keep the attention of the last token alone, [B, H, 1, T], in passes without a cache.
+    """Make a decoder keep only the attention of the last token, [B, H, 1, T], in passes without a cache.
 
-    A model holds the patterns of all its layers until its pass is over; whole, they grow with the square of the text.
+    A model keeps the patterns of all layers until its pass ends; their full size is quadratic in the text length.
     """
     thread = passing_thread()
 
@@ -39,21 +39,21 @@ def last_attention_only(model: PreTrainedModel) -> Iterator[None]:
             output = forward(*args, **kwargs)
             if passing_thread() != thread:
                 return output
-            # Without a cache, nothing that stands beside the hidden states has four dimensions but the pattern.
+            # Without a cache, the pattern is the only 4-D tensor returned besides the hidden states.
             return (output[0], *(_last_row(part) for part in output[1:]))
 
         return run
 
-    # Not by hooks: transformers 4.57 takes the patterns between a module's forward and its hooks.
+    # Hooks would be too late: transformers 4.57 collects the patterns after a module's forward, before its hooks.
     with replaced_forwards(_attention_modules(model), cut):
         yield
 
 
 def _attention_modules(model: PreTrainedModel) -> list[nn.Module]:
-    """Return the modules whose patterns a decoder reports, layer by layer; of a translation model two a layer.
+    """Return the modules whose patterns a decoder returns, layer by layer; two per layer for a translation model.
 
     Raises:
-        UnsupportedModelError: if the model is of no known family, and no translation model.
+        UnsupportedModelError: if the model's family is not supported and it is not a translation model.
     """
     if model.config.is_encoder_decoder:
         return [part for layer in model.get_decoder().layers for part in (layer.self_attn, layer.encoder_attn)]
@@ -62,5 +62,5 @@ def _attention_modules(model: PreTrainedModel) -> list[nn.Module]:
 
 
 def _last_row(part: Any) -> Any:
-    """Return a copy of the last token's attention, of a pattern [B, H, T, T]; of anything else, that itself."""
+    """Return a copy of the last row of a pattern [B, H, T, T]; return anything else unchanged."""
     return part[:, :, -1:].clone() if isinstance(part, Tensor) and part.dim() == 4 else part

@@ -1,4 +1,4 @@
-"""The one call: prompts -> which tokens, or which activations, decide what follows them."""
+"""The ``attribute`` call: from prompts to scores of tokens or activations."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -51,51 +51,55 @@ def attribute(
     target_language: str | None = None,
     **options: Any,
 ) -> Attribution:
-    """Score the tokens of texts, or activations at them, by what they do to each token that follows the prompt.
+    """Score tokens, or activations at them, by their effect on the prediction of each token after the prompt.
+
+    A token after the prompt whose prediction is explained is called an attributed token; each is one step.
 
     Args:
-        model: a causal LM of a known family, in evaluation mode, also a quantised one; or M2M100, NLLB or Marian, whose
-            prompts are sources, and whose targets are translations alone. It is left as it is, and no gradient on it.
-        tokenizer: its tokenizer.
-        prompts: one, or several; they are read as they are, with the special tokens the tokenizer adds. Of a chat
-            model ``chat_text`` makes them.
-        targets: for each prompt, the prompt and what follows it as one text. None: what the model writes, greedily,
-            without the token that ends its text.
+        model: a causal LM of a supported family, which may be quantized, or a translation model (M2M100, NLLB,
+            Marian); in evaluation mode. For a translation model, prompts are source texts and targets are
+            translations without the source. The model is not changed, and no gradient is left on it.
+        tokenizer: the model's tokenizer.
+        prompts: one or several; tokenized as they are, with the special tokens the tokenizer adds. For a chat model,
+            ``chat_text`` builds them.
+        targets: for each prompt, the prompt and its continuation as one text. None: the model's greedy continuation,
+            without the end-of-text token.
         method: one of ``list_methods()``.
-        attributed_fn: what is attributed, one of ``list_step_functions()``.
+        attributed_fn: the function whose value is attributed, one of ``list_step_functions()``.
         contrast_targets: for each prompt, the prompt and the foil as one text.
-        contrast: where foils are read. ``same_context``: after the text itself, P(target | text) - P(foil | text).
-            ``own_prefix``: after the foil's own beginning; input methods then follow the embeddings of what both
-            texts begin with into both, layer methods those of the text alone.
-        alignment: for each prompt, pairs (step, step of the foil), steps counted from 0 after the prompt; needed
-            where text and foil differ in length, unless ``end`` leaves the first step alone.
-        step_scores: functions that are reported of each step, beside the attributed one.
-        layers: of layer methods: names as in ``record``, of ``resid_post``, ``attn_out`` and ``mlp_out``; a site
-            alone for all layers, a number for all sites of a layer, None for everything. Of ``attention``: a number, a
-            span or a list of numbers, by default the last layer.
-        start: the first attributed step; as ``end``, as in a slice of the tokens after the prompt.
-        end: one past the last.
-        batch_size: how many prompts are continued, and how many points of one step or masked texts are read, side by
-            side.
-        max_new_tokens: how much the model writes.
-        source_language: of translation models but Marian: the code of the language of the prompts, such as ``en`` or
+        contrast: the context of the foil. ``same_context``: that of the target, P(target | text) - P(foil | text).
+            ``own_prefix``: the foil's own preceding tokens. Scores of input methods then include the effect of the
+            common prefix on both probabilities; layer methods treat P(foil) as constant once the two prefixes differ.
+        alignment: for each prompt, pairs (step, step of the foil), steps counted from 0 after the prompt; required
+            if text and foil differ in length, unless ``end`` leaves only the first step.
+        step_scores: functions to report for each step, besides the attributed one.
+        layers: for layer methods: activation names as in ``record``, at the sites ``resid_post``, ``attn_out`` and
+            ``mlp_out``; a site without a layer selects all layers, a number all sites of that layer, None everything.
+            For ``attention``: a layer number, a span or a list of numbers; by default the last layer.
+        start: the first attributed step; ``start`` and ``end`` are a slice of the tokens after the prompt.
+        end: one past the last attributed step.
+        batch_size: how many prompts are continued in one batch, and how many points or masked texts of one step are
+            run in one batch.
+        max_new_tokens: maximum number of tokens the model generates for a prompt.
+        source_language: for translation models except Marian: the language code of the prompts, such as ``en`` or
             ``eng_Latn``.
-        target_language: of translation models that write several languages: the code of the one to write.
-        **options: of the method and of the functions. ``integrated_gradients``, also at layers: ``n_steps``,
+        target_language: for translation models with several target languages: the language code of the translations.
+        **options: of the method and the functions. ``integrated_gradients``, also at layers: ``n_steps``,
             ``baseline``; ``deeplift``, also at layers: ``baseline``; ``gradient_shap``: ``n_samples``, ``noise``,
             ``baseline``, ``seed``; ``attention``: ``heads``, ``aggregate_layers``, ``aggregate_heads``; ``occlusion``:
             ``window``, ``baseline``; ``lime``: ``n_samples``, ``mask_probability``, ``kernel_width``, ``penalty``,
-            ``baseline``, ``seed``; functions with dropout: ``n_mcd_steps``, ``seed``. ``info.options`` of what is
-            returned has their values. ``layer_integrated_gradients`` takes ``n_steps`` passes for each step and
-            activation: name few ``layers``.
+            ``baseline``, ``seed``; functions with dropout: ``n_mcd_steps``, ``seed``. ``info.options`` of the result
+            has their values. ``layer_integrated_gradients`` needs ``n_steps`` passes for each step and activation:
+            choose few ``layers``.
 
     Returns:
-        One entry a prompt; scores are signed, and those of gradient methods still have a width, see ``aggregate``.
+        One entry per prompt. Scores are signed (except ``attention``); those of gradient methods still have the
+        embedding dimension, see ``aggregate``.
 
     Raises:
-        InputError: for an unknown method, function, layer or option, texts that do not fit, a model in training
-            mode or without gradients.
-        UnsupportedModelError: for a model of no known family.
+        InputError: for an unknown method, function, layer or option, an invalid text (such as one that is too long),
+            or a model in training mode or without gradients.
+        UnsupportedModelError: if the model is not of a supported family.
 
     Example:
         >>> found = attribute(model, tokenizer, "The capital of France is", max_new_tokens=1)  # doctest: +SKIP
@@ -123,11 +127,11 @@ def attribute(
 
 
 def attributions(plan: Plan, inputs: Inputs) -> Iterator[Attributed]:
-    """Yield the attribution of each input, in order; no more than one batch of texts is held at a time.
+    """Yield the attribution of each input, in order; only one batch of texts is held at a time.
 
     Raises:
-        InputError: for texts that do not fit, before the first is attributed where all are given; for one that is too
-            large for the memory.
+        InputError: for an invalid text (if targets are given, before the first text is attributed), or one that does
+            not fit in memory.
     """
     one = attributed if plan.languages is None else attributed_translation
     if inputs.targets is not None:
@@ -137,17 +141,17 @@ def attributions(plan: Plan, inputs: Inputs) -> Iterator[Attributed]:
             found = unless_too_large(partial(one, plan, text))
             if found is None:
                 raise InputError(
-                    f"a text of {len(text.ids)} tokens does not fit in memory, not even one pass at a time: "
-                    "shorten it, use a smaller dtype, or another device"
+                    f"a text of {len(text.ids)} tokens does not fit in memory, even one pass at a time: "
+                    "shorten it, use a smaller dtype, or use another device"
                 )
             yield found
 
 
 def check_texts(plan: Plan, inputs: Inputs) -> None:
-    """Read all texts of inputs whose targets are given, a batch at a time, and forget them.
+    """Tokenize and check all texts of inputs with given targets, one batch at a time; the tokens are not kept.
 
     Raises:
-        InputError: for texts that do not fit.
+        InputError: for an invalid text.
     """
     for _ in _batches(plan, inputs):
         pass
@@ -195,7 +199,7 @@ def _scores(plan: Plan, text: Text, steps: Sequence[Step]) -> tuple[ScoreArray |
 
 @torch.no_grad()
 def _step_scores(plan: Plan, text: Text, steps: Sequence[Step]) -> dict[str, ScoreArray]:
-    """Return every function that is reported, [G] each; the text is read once."""
+    """Return the values of all reported functions, [G] each, from one forward pass."""
     states = hidden_states(plan.model, embed(plan.model, text.ids[: text.stop - 1]))
     values: dict[str, list[float]] = {name: [] for name in plan.step_scores}
     for step in steps:

@@ -1,7 +1,7 @@
-"""The languages of a translation model: how M2M100, NLLB and Marian are told what to read and what to write.
+"""Source and target languages of translation models (M2M100, NLLB, Marian), and the tokens that select them.
 
 M2M100 and NLLB begin the source with a token of its language, and the translation with one of the target language.
-Marian models that write several languages begin the source with a flag such as ``>>fra<<``.
+Marian models with several target languages begin the source with a flag such as ``>>fra<<``.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,20 +16,20 @@ from interpret.errors import InputError, UnsupportedModelError, unknown
 
 @dataclass(frozen=True)
 class Languages:
-    """What a model is to read and to write."""
+    """Source and target language of a translation."""
 
     tokenizer: PreTrainedTokenizerBase
     source: str | None
-    """None for Marian, whose models know it."""
+    """None for Marian, whose models take no source language."""
     target: str | None
-    """None for Marian models that write one language."""
+    """None for Marian models with a single target language."""
     begin: tuple[int, ...]
-    """The tokens every translation begins with: the start of decoding, and the language where the decoder reads it."""
+    """The tokens every translation begins with: decoder start token and, for M2M100 and NLLB, language token."""
     flags: frozenset[int]
     """All tokens that name a language."""
 
     def source_ids(self, text: str) -> tuple[int, ...]:
-        """Return the tokens of a text to translate, special tokens and language included."""
+        """Return the tokens of a text to translate, including special tokens and the language token."""
         if self.source is None:
             flagged = text if self.target is None else f">>{self.target}<< {text}"
             return tuple(self.tokenizer(flagged)["input_ids"])
@@ -37,13 +37,13 @@ class Languages:
             return tuple(self.tokenizer(text)["input_ids"])
 
     def target_ids(self, text: str) -> tuple[int, ...]:
-        """Return the tokens of a translation: what it begins with, and the text's, without an end."""
+        """Return the tokens of a translation: ``begin`` and those of the text, without the end-of-text token."""
         with self._set():
             return (*self.begin, *self.tokenizer(text_target=text, add_special_tokens=False)["input_ids"])
 
     @contextmanager
     def _set(self) -> Iterator[None]:
-        """Set the tokenizer's languages for the time of a ``with`` block; Marian's has none to set."""
+        """Set the languages of the tokenizer inside the ``with`` block; Marian's tokenizer has none to set."""
         if self.source is None:
             yield
             return
@@ -58,20 +58,20 @@ class Languages:
 def languages_of(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: str | None, target: str | None
 ) -> Languages | None:
-    """Check the languages a model is to read and write.
+    """Check the source and target language of a model, and return them.
 
     Args:
-        model: any.
+        model: any model.
         tokenizer: its tokenizer.
         source: code of the source language, such as ``en`` (M2M100) or ``eng_Latn`` (NLLB); None for Marian.
         target: code of the target language, such as ``fr``, ``fra_Latn`` or ``fra`` (Marian's flag ``>>fra<<``);
-            None for Marian models that write one language.
+            None for Marian models with a single target language.
 
     Returns:
-        None for a model that does not translate.
+        The languages; None for a model that does not translate.
 
     Raises:
-        InputError: for a language the model does not know or cannot be told, or one that is missing.
+        InputError: for an unknown or missing language, or one this model does not take.
         UnsupportedModelError: for an encoder-decoder model of another family.
     """
     kind = model.config.model_type
@@ -88,7 +88,7 @@ def languages_of(
         target = _given("target_language", target, list(codes))
         return Languages(tokenizer, source, target, (start, codes[target]), frozenset(codes.values()))
     raise UnsupportedModelError(
-        f"{kind!r} is no encoder-decoder model that can be attributed; these are: m2m_100 (M2M100, NLLB), marian"
+        f"encoder-decoder models of type {kind!r} are not supported; supported: m2m_100 (M2M100, NLLB), marian"
     )
 
 
@@ -96,22 +96,22 @@ def _marian(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: str | None, target: str | None, start: int
 ) -> Languages:
     if not model.config.share_encoder_decoder_embeddings:
-        raise UnsupportedModelError("this Marian model has a vocabulary for each side, which cannot be attributed yet")
+        raise UnsupportedModelError("Marian models with separate source and target vocabularies are not supported")
     if source is not None:
-        raise InputError("source_language: a Marian model knows the language it reads; leave it out")
+        raise InputError("source_language: Marian models take no source language; leave it out")
     codes = {flag.strip("<>"): flag for flag in tokenizer.supported_language_codes}
     if target is None and codes:
-        raise InputError(f"target_language is missing; this model writes {', '.join(codes)}")
+        raise InputError(f"target_language is missing; give one of: {', '.join(codes)}")
     if target is not None:
         if not codes:
-            raise InputError("target_language: this Marian model writes one language; leave it out")
+            raise InputError("target_language: this Marian model has one target language; leave it out")
         _check("target_language", target, list(codes))
     flags = tokenizer.convert_tokens_to_ids(list(codes.values()))
     return Languages(tokenizer, None, target, (start,), frozenset(flags))
 
 
 def _given(name: str, code: str | None, codes: Sequence[str]) -> str:
-    """Return the code of a language that has to be named."""
+    """Check and return a required language code."""
     if code is None:
         raise InputError(f"{name} is missing; give the language's code, such as {', '.join(codes[:3])}")
     _check(name, code, codes)

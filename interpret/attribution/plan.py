@@ -1,4 +1,4 @@
-"""What is to be done with each input of an attribution: checked once, before anything runs."""
+"""The plan of an attribution: all that does not depend on an input, checked once before anything runs."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from interpret.anatomy import check_evaluating
 from interpret.attribution.languages import Languages
 from interpret.attribution.methods.gradients import check_count
 from interpret.attribution.methods.layer_gradients import layer_names
-from interpret.attribution.methods.registry import METHODS, Method
+from interpret.attribution.methods.registry import METHODS, AttributionMethod
 from interpret.attribution.result.scores import AttributionInfo
 from interpret.attribution.steps.functions import (
     CONTRASTS,
@@ -31,21 +31,21 @@ from interpret.errors import InputError, unknown
 
 @dataclass(frozen=True)
 class Plan:
-    """All that inputs have in common."""
+    """Model, method, functions and options: the same for all inputs."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    method: Method
+    method: AttributionMethod
     method_options: Mapping[str, Any]
     function: Callable[[StepReading], Tensor]
-    """What is attributed."""
+    """The attributed function, with its options."""
     step_scores: Mapping[str, Callable[[StepReading], Tensor]]
-    """What is reported of each step, the attributed function first."""
+    """The functions reported for each step; the attributed function is the first."""
     layers: tuple[str, ...]
-    """Names of activations; empty but for layer methods."""
+    """Activation names; empty except for layer methods."""
     contrast: Contrast | None
     languages: Languages | None
-    """Of a translation model; None for a causal one."""
+    """Languages of a translation model; None for a causal LM."""
     start: int | None
     end: int | None
     batch_size: int
@@ -71,19 +71,20 @@ def plan_attribution(
     languages: Languages | None = None,
     arguments: Collection[str] = (),
 ) -> Plan:
-    """Check what does not depend on an input.
+    """Check all arguments that do not depend on an input, and return the plan.
 
-    The arguments are those of ``attribute.attribute``; ``with_foils`` tells whether there are contrast targets,
-    ``languages`` is what ``languages_of`` says of the model, ``options`` are those of the method and the functions, and
-    ``arguments`` the names an unknown option may have been meant for.
+    The arguments are those of ``attribute``. In addition, ``with_foils`` is whether contrast targets are given,
+    ``languages`` is the result of ``languages_of``, ``options`` are those of the method and the functions, and
+    ``arguments`` are argument names that may be suggested in place of an unknown option.
 
     Raises:
-        InputError: for an argument that is wrong or does not fit the others, or a model that is not ready.
+        InputError: for a wrong argument, arguments that do not fit together, or a model in training mode or without
+            gradients.
     """
     if method not in METHODS:
         raise InputError(unknown("method", method, METHODS))
     chosen, name = METHODS[method], attributed_function(attributed_fn)
-    if layers is not None and "layers" in chosen.options():  # of attention, which has its own way to choose them
+    if layers is not None and "layers" in chosen.options():  # ``attention`` has its own option ``layers``
         options, layers = {**options, "layers": layers}, None
     reported = [step_scores] if isinstance(step_scores, str) else step_scores
     functions = {one: FUNCTIONS[one] for one in dict.fromkeys([name, *step_functions(reported)])}
@@ -95,9 +96,9 @@ def plan_attribution(
     _check_options(method, chosen, functions, options, arguments)
     _check_model(model, chosen)
     if layers is not None and not chosen.layers:
-        raise InputError(f"method {method!r} does not read layers; leave layers out, or use a layer method")
+        raise InputError(f"method {method!r} takes no layers; leave layers out, or use a layer method")
     if chosen.layers and functions[name].dropout:
-        raise InputError(f"{name!r} runs the model again; layer methods see one pass, so attribute another function")
+        raise InputError(f"{name!r} needs several passes, but layer methods use one; attribute another function")
     own = _given(chosen.options(), options)
     own_of = {one: _given(each.options(), options) for one, each in functions.items()}
     bound = {one: partial(value_of, partial(each.fn, **own_of[one]), one) for one, each in functions.items()}
@@ -135,18 +136,18 @@ def _given(defaults: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str,
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options as they are saved: a tuple is a span, which as a list would mean something else."""
+    """Return options as they are saved: a tuple (a span) as text, because JSON would make it a list of indices."""
     return {key: str(value) if isinstance(value, tuple) else value for key, value in options.items()}
 
 
-def _check_translating(name: str, method: Method, functions: Mapping[str, StepFunction]) -> None:
-    """Refuse what needs the layers of a decoder-only model."""
+def _check_translating(name: str, method: AttributionMethod, functions: Mapping[str, StepFunction]) -> None:
+    """Raise an InputError for a method or function that does not support encoder-decoder models."""
     if not method.translations:
         fitting = ", ".join(one for one, each in METHODS.items() if each.translations)
-        raise InputError(f"method {name!r} is not for encoder-decoder models; these are: {fitting}")
+        raise InputError(f"method {name!r} does not support encoder-decoder models; these do: {fitting}")
     for one, each in functions.items():
         if each.dropout:
-            raise InputError(f"{one!r} is not for encoder-decoder models; use 'probability'")
+            raise InputError(f"{one!r} does not support encoder-decoder models; use 'probability'")
 
 
 def _check_contrast(functions: Mapping[str, StepFunction], contrast: str | None, with_foils: bool) -> None:
@@ -155,20 +156,20 @@ def _check_contrast(functions: Mapping[str, StepFunction], contrast: str | None,
         raise InputError(unknown("contrast", contrast, CONTRASTS))
     if not needing:
         if with_foils or contrast is not None:
-            raise InputError("nothing reads the contrast: ask for 'contrast_prob_diff' as attributed_fn or step score")
+            raise InputError("no function uses the contrast: give 'contrast_prob_diff' as attributed_fn or step score")
         return
     if not with_foils:
         raise InputError(f"{needing[0]!r} needs contrast_targets")
     if contrast is None:
         raise InputError(
-            f"{needing[0]!r} has two meanings; say contrast='same_context' (the foil's token is read after the text) "
-            "or contrast='own_prefix' (it is read after the foil's own beginning)"
+            f"{needing[0]!r} needs contrast='same_context' (the foil is predicted from the target's prefix) "
+            "or contrast='own_prefix' (it is predicted from its own prefix)"
         )
 
 
 def _check_options(
     name: str,
-    method: Method,
+    method: AttributionMethod,
     functions: Mapping[str, StepFunction],
     options: Mapping[str, Any],
     arguments: Collection[str],
@@ -181,15 +182,15 @@ def _check_options(
             if near and not get_close_matches(option, known):
                 raise InputError(f"unknown argument {option!r}; did you mean {near[0]!r}?")
             allowed = unknown("option", option, dict.fromkeys(known)) if known else f"unknown option {option!r}"
-            raise InputError(f"method {name!r}: {allowed}" + ("" if known else "; it has none"))
+            raise InputError(f"method {name!r}: {allowed}" + ("" if known else "; it takes no options"))
 
 
-def _check_model(model: PreTrainedModel, method: Method) -> None:
+def _check_model(model: PreTrainedModel, method: AttributionMethod) -> None:
     check_evaluating(model)
     if not method.gradients:
         return
     if torch.is_inference_mode_enabled() or any(weight.is_inference() for weight in model.parameters()):
         raise InputError(
-            "no gradient is available: the model was made, or is called, under torch.inference_mode(). "
-            "Leave it, or use torch.no_grad() there"
+            "no gradient is available: the model was created, or is called, under torch.inference_mode(); "
+            "use torch.no_grad() there instead"
         )

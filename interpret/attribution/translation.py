@@ -1,8 +1,8 @@
 """Attribution of encoder-decoder translation models: M2M100, NLLB and Marian.
 
-A step's text is the source and then what the decoder has read, so that every method that works on embeddings takes
-both at once; scores are taken apart afterwards. Letters: S tokens of the source, T tokens the decoder reads or writes,
-G of them attributed, B rows, D width of an embedding, V size of the vocabulary.
+The text of a step is the source followed by the tokens the decoder has read, so that methods on embeddings score both
+at once; the scores are split afterwards. Shapes: S source tokens, T decoder tokens, G of them attributed, B rows, D
+hidden width, V vocabulary.
 """
 
 from collections.abc import Sequence
@@ -34,16 +34,16 @@ from interpret.prompts.batches import pad
 
 @dataclass(frozen=True)
 class TranslationStep(Step):
-    """One attributed token of a translation; ``ids`` are the source's S and then the decoder's."""
+    """One attributed token of a translation; ``ids`` are the S source tokens, then those the decoder has read."""
 
     n_source: int = field(kw_only=True)
-    """S."""
+    """S, the number of source tokens."""
     flags: frozenset[int] = field(kw_only=True)
-    """Tokens that name a language."""
+    """Ids of all language tokens."""
 
     @cached_property
     def special(self) -> Tensor:
-        """[S + T] bool: which tokens are special ones, those that name a language included."""
+        """[S + T] bool: which tokens are special tokens, including language tokens."""
         special = self.flags | set(self.tokenizer.all_special_ids)
         return torch.tensor([token in special for token in self.ids], device=self.embeddings.device)
 
@@ -52,19 +52,19 @@ class TranslationStep(Step):
         return [*self.model.get_encoder().layers, *self.model.get_decoder().layers]
 
     def states(self, embeddings: Tensor) -> Tensor:
-        """Return what the head reads after each token of the decoder, [B, S + T, D] -> [B, T, D]."""
+        """Return the final hidden state at each token of the decoder, [B, S + T, D] -> [B, T, D]."""
         states: Tensor = self._decoded(embeddings)[0]
         return states
 
     def head(self, states: Tensor) -> Tensor:
-        """Return the logits for such states, [..., D] -> [..., V], float32 at least."""
+        """Return the logits of final hidden states, [..., D] -> [..., V], in float32 or higher precision."""
         return head(self.model, states) + getattr(self.model, "final_logits_bias", 0)  # Marian's
 
     @torch.no_grad()
     def attentions(self) -> list[Tensor]:
-        """Return where the last token of the decoder looks, in the source and in what it has read, [H, S + T] a layer.
+        """Return what the decoder's last token attends to, in the source and in the decoder, [H, S + T] per layer.
 
-        Each head's weights sum to 1 in the source, and to 1 in what the decoder has read.
+        The weights of each head sum to 1 over the source, and to 1 over the tokens the decoder has read.
         """
         with reporting_attention(self.model), last_attention_only(self.model):
             output = self._decoded(self.embeddings, output_attentions=True)
@@ -72,7 +72,7 @@ class TranslationStep(Step):
         return [torch.cat([cross[0, :, -1], own[0, :, -1]], dim=1) for cross, own in sides]
 
     def _decoded(self, embeddings: Tensor, **options: bool) -> Any:
-        """Run encoder and decoder, and return what the decoder does."""
+        """Run encoder and decoder; return the output of the decoder."""
         encoder, decoder = self.model.get_encoder(), self.model.get_decoder()
         of_source, of_target = given_embedding_scales(self.model)
         source, text = embeddings[:, : self.n_source] * of_source, embeddings[:, self.n_source :] * of_target
@@ -81,22 +81,22 @@ class TranslationStep(Step):
 
 
 def translated_texts(plan: Plan, inputs: Inputs, first: int) -> list[Text]:
-    """Return one batch of texts, each source and translation in one, written by the model where no targets are given.
+    """Return one batch of texts, each a source and its translation; the model translates if no targets are given.
 
     Args:
-        plan: what is done; of a translation model.
-        inputs: sources as prompts, and translations as targets, without their sources; a contrast's are such too.
-        first: number of the batch's first one.
+        plan: of the attribution of a translation model.
+        inputs: all inputs: prompts are sources; targets and contrast targets are translations without the source.
+        first: index of the first input of the batch.
 
     Raises:
-        InputError: for texts that do not fit.
+        InputError: for an invalid text.
     """
     languages = plan.languages
     assert languages is not None
     numbers = range(len(inputs.prompts))[first : first + plan.batch_size]
     sources = [_source(plan, languages, number, inputs.prompts[number]) for number in numbers]
     if inputs.targets is None:
-        check_length(plan, "what begins a translation", len(languages.begin), plan.max_new_tokens)
+        check_length(plan, "the beginning of a translation", len(languages.begin), plan.max_new_tokens)
         writing = partial(write_translations, plan.model, languages=languages, new_tokens=plan.max_new_tokens)
         wholes = list(in_batches(sources, len(sources), writing, lambda _: None))
     else:
@@ -130,16 +130,16 @@ def _given(plan: Plan, languages: Languages, what: str, number: int, text: str) 
 def write_translations(
     model: PreTrainedModel, sources: Sequence[Sequence[int]], languages: Languages, new_tokens: int
 ) -> list[tuple[int, ...]]:
-    """Return what a model translates greedily, without the end-of-text token.
+    """Translate greedily; return the tokens without the end-of-text token.
 
     Args:
         model: the model.
         sources: tokens of the texts to translate.
-        languages: what is written.
-        new_tokens: at most so many, after what every translation begins with.
+        languages: source and target language.
+        new_tokens: maximum number of tokens to generate after ``languages.begin``.
 
     Returns:
-        For each source all tokens of the decoder, what every translation begins with included.
+        For each source all tokens of the decoder, including ``languages.begin``.
     """
     tokenizer, begin = languages.tokenizer, languages.begin
     batch = pad(sources, pad_id=tokenizer.pad_token_id, side="right", device=input_device(model))
@@ -149,10 +149,10 @@ def write_translations(
         decoder_start_token_id=begin[0],
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        suppress_tokens=[tokenizer.pad_token_id],  # padding is no text, though Marian begins with it
+        suppress_tokens=[tokenizer.pad_token_id],  # never generated, although Marian begins with it
     )
     start = torch.tensor([begin] * len(sources), device=batch.input_ids.device)
-    with generating_by(model, config):  # Marian's own would force an end
+    with generating_by(model, config):  # Marian's own config would force an end-of-text token
         output = model.generate(
             batch.input_ids, attention_mask=batch.attention_mask, decoder_input_ids=start, generation_config=config
         )
@@ -202,7 +202,7 @@ def attributed_translation(plan: Plan, text: Text) -> Attributed:
 
 @torch.no_grad()
 def _step_scores(plan: Plan, steps: Sequence[TranslationStep]) -> dict[str, ScoreArray]:
-    """Return every function that is reported, [G] each."""
+    """Return the values of all reported functions, [G] each."""
     values: dict[str, list[float]] = {name: [] for name in plan.step_scores}
     for step in steps:
         reading = step.reading(step.logits(step.embeddings), step.embeddings)

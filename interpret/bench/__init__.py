@@ -1,6 +1,10 @@
-"""The bench on which experiments are made: analyses by name, a log of what was run, tests, timings and figures.
+"""Experiments on one model: analyses as tools, a log of calls, hypothesis tests, and profiles of forward passes.
 
-``experiment`` is what a user opens. It hands out the tools of ``tools`` by name (``injection``), writes calls to a
-``log`` (as ``values``, under a hash of their ``source``), tests hypotheses (``hypothesis``) and measures passes
-(``profiling``). ``plots`` draws, on a ``canvas``, what ``interpret.probing`` reads off a model.
+``experiment`` is the entry point. It passes the tools of ``tools`` to functions by argument name (``injection``),
+writes calls to a ``log`` (encoded by ``values``, versioned by a hash that includes their ``source``), tests hypotheses
+(``hypothesis``) and profiles forward passes (``profiling``).
 """
+
+from interpret.lazy import lazy_names
+
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

@@ -1,4 +1,4 @@
-"""An experiment: functions of a user that are given tools, logged, tested and measured, on one model."""
+"""Decorators for user functions that run on one model: provide tools, log calls, test hypotheses, profile."""
 
 import inspect
 import re
@@ -27,12 +27,12 @@ _ABSENT = object()
 
 
 class Experiment:
-    """A bench with one model on it. Decorators give functions tools, log their calls, test and measure them.
+    """Decorators for functions that experiment on one model: tools, a log of calls, hypothesis tests, profiles.
 
     Args:
-        model: a causal LM of a known family.
-        tokenizer: its own.
-        folder: where logs go; it is made when the first call is logged.
+        model: a causal LM of a supported family.
+        tokenizer: the model's tokenizer.
+        folder: folder of the logs; created when the first call is logged.
 
     Example::
 
@@ -60,47 +60,49 @@ class Experiment:
     # ------------------------------------------------------------------------------------------------- tools
 
     def tools(self) -> dict[str, str]:
-        """Return what can be asked for: a name, and a line on what it does."""
+        """Return the name of every tool, with a line on what it does."""
         return {name: tool.about for name, tool in self._tools.items()}
 
     def add_tool(self, name: str, tool: Any = _ABSENT, *, make: Make | None = None, about: str = "") -> None:
-        """Add a tool of one's own.
+        """Add a custom tool.
 
         Args:
-            name: by which functions ask for it.
-            tool: what they are given.
-            make: instead of ``tool``: makes it of the model and the tokenizer, when it is first asked for.
-            about: a line for ``tools``; by default the first of the tool's own documentation.
+            name: the name under which functions request it.
+            tool: the object that these functions receive.
+            make: alternative to ``tool``: a function that makes the tool from the model and the tokenizer, called at
+                the first use.
+            about: a line for ``tools``; by default the first line of the docstring of ``tool`` or ``make``.
 
         Raises:
-            InputError: for a name that is taken or cannot be an argument's, or unless one of ``tool`` and ``make``
-                is given.
+            InputError: if the name is taken or is not a valid argument name, or unless exactly one of ``tool`` and
+                ``make`` is given.
         """
         if name in self._tools:
-            raise InputError(f"there is a tool {name!r} already ({self._tools[name].about}): choose another name")
+            raise InputError(f"tool {name!r} already exists ({self._tools[name].about}): choose another name")
         if not name.isidentifier():
-            raise InputError(f"a tool cannot be called {name!r}: give a name an argument can have")
+            raise InputError(f"tool name {name!r} is not a valid argument name")
         if (tool is _ABSENT) == (make is None):
             raise InputError(
-                f"tool {name!r}: give either the tool itself, or make=, which makes it of model and tokenizer"
+                f"tool {name!r}: give either the tool, or make=, a function that makes it from model and tokenizer"
             )
         documentation = inspect.getdoc(make if tool is _ABSENT else tool) or ""
         self._tools[name] = Tool(about or documentation.partition("\n")[0], make or (lambda model, tokenizer: tool))
 
     def use_tools(self, *names: str) -> Decorator:
-        """Give a function tools, under their names; each is made once, when it is first asked for.
+        """Pass tools to a function as keyword arguments of their names.
 
-        The decorated function takes the other arguments alone.
+        The signature of the decorated function has only the remaining arguments. Each tool is made once, at its first
+        use.
 
         Args:
-            names: of tools, as ``tools`` lists them.
+            names: names of tools, as ``tools`` lists them.
 
         Raises:
-            InputError: for no name, a name that does not exist or comes twice, or that the function does not take;
-                at a call, if the caller gives an argument of such a name.
+            InputError: if there is no name, or a name is unknown, repeated, or not an argument of the function; at a
+                call, if the caller passes such an argument.
         """
         if not names or not all(isinstance(name, str) for name in names):
-            raise InputError('use_tools takes names of tools, as in @exp.use_tools("cache", "logit_lens")')
+            raise InputError('use_tools expects names of tools, as in @exp.use_tools("cache", "logit_lens")')
         for name in names:
             if name not in self._tools:
                 raise InputError(unknown("tool", name, self._tools))
@@ -120,22 +122,23 @@ class Experiment:
     def log(self, *, name: str) -> Decorator: ...
 
     def log(self, function: Function | None = None, *, name: str | None = None) -> Function | Decorator:
-        """Log every call of a function: a line of ``{folder}/{name}.jsonl``, appended when the call returns.
+        """Log every call of a function: append one line to ``{folder}/{name}.jsonl`` when the call returns.
 
-        A line holds arguments, result, time, source, model, versions of libraries, torch's seed, and the version: a
-        hash of the function's own source, its arguments and the model, without the time. Stored equal are None, truth
-        values, numbers, texts, lists, tuples, sets, dicts, paths, tensors, numpy arrays, DataFrames with one level of
-        names, and dataclasses; tensors of more than 1000 numbers go into a file each. Of anything else in a result,
-        only how it prints is kept. Put ``@exp.log`` above ``@exp.use_tools``: tools are no arguments then.
+        A line holds the arguments, result, time, source, model, library versions, torch seed, and the version: a hash
+        of the function's own source, its arguments and the model, but not of the time. The following values are
+        restored exactly: None, booleans, numbers, strings, lists, tuples, sets, dicts, paths, tensors, numpy arrays,
+        DataFrames without a MultiIndex, and dataclasses. A tensor of more than 1000 numbers is stored in its own file.
+        Of any other value in a result, only its ``repr`` is kept. Put ``@exp.log`` above ``@exp.use_tools``, so that
+        the tools are not logged as arguments.
 
         Args:
-            function: what is decorated.
-            name: of the log; the function's by default.
+            function: the function to decorate.
+            name: name of the log; by default the name of the function.
 
         Raises:
-            InputError: for a function or name that no file can be called after; at a call, before it runs, for an
-                argument that cannot be stored.
-            RunError: at a call, if the disk does not take the line.
+            InputError: if the name cannot be a file name; at a call, before the function runs, for an argument that
+                cannot be stored.
+            RunError: at a call, if the line cannot be written.
         """
         if function is None:
             return lambda decorated: self._logged(decorated, name or _name(decorated))
@@ -143,7 +146,7 @@ class Experiment:
 
     def _logged(self, function: Function, name: str) -> Function:
         if not re.fullmatch(r"\w[\w.-]*", name):
-            raise InputError(f"a log cannot be called {name!r}: give @exp.log(name=...) letters, digits, '_', '-', '.'")
+            raise InputError(f"invalid log name {name!r}: give @exp.log(name=...) letters, digits, '_', '-', '.'")
         source, signature = source_of(function), inspect.signature(function)
 
         @wraps(function)
@@ -154,7 +157,7 @@ class Experiment:
                 prepared = logs.prepare(self.folder, name, source, self._model_identity(), bound.arguments)
             except Unstorable as error:
                 raise Unstorable(
-                    f"{error} (tools are no arguments where @exp.log stands above @exp.use_tools)"
+                    f"{error} (if it is a tool, put @exp.log above @exp.use_tools: tools are then not logged)"
                 ) from None
             began, start = logs.now(), monotonic()
             result = function(*args, **kwargs)
@@ -169,32 +172,32 @@ class Experiment:
         return self._identity
 
     def versions(self, name: str) -> pd.DataFrame:
-        """Return what was logged of a function, a row a call, the latest last.
+        """Return the logged calls of a function, one row per call, the latest last.
 
         Args:
-            name: of the log.
+            name: name of the log.
 
         Returns:
-            The columns ``version``, ``time`` (UTC), ``seconds``, ``model``, ``arguments`` and ``result`` (the
-            beginnings of both, as they are stored).
+            The columns ``version``, ``time`` (UTC), ``seconds``, ``model``, and ``arguments`` and ``result`` (both as
+            stored JSON, truncated to 100 characters).
 
         Raises:
             InputError: if there is no such log.
-            RunError: for a line that no log has written. A last line that was cut off is left out, with a warning.
+            RunError: if a line is not a valid log line. An incomplete last line is skipped with a warning.
         """
         return logs.versions(self.folder, name)
 
     def version(self, name: str, version: str) -> LoggedRun:
-        """Return the latest call of a version, with its arguments and result as they were.
+        """Return the latest call of a version, with its arguments and result restored.
 
         Args:
-            name: of the log.
-            version: as ``versions`` lists it.
+            name: name of the log.
+            version: a version, as ``versions`` lists it.
 
         Raises:
             InputError: if there is no such log or version.
-            RunError: for a line that no log has written, a file that is missing, or a dataclass whose module has
-                not been imported.
+            RunError: if a line is not a valid log line, a file is missing, or the module of a dataclass has not been
+                imported.
         """
         return logs.read_version(self.folder, name, version)
 
@@ -233,28 +236,30 @@ class Experiment:
         method: Method = "welch",
         seed: int = 0,
     ) -> HypothesisTest | Decorator:
-        """Test whether two functions give different numbers: ``null`` now, or the function that is decorated.
+        """Test whether two functions return numbers with different means, directly or as a decorator of ``null``.
 
-        Both are called with the number of each sample, from 0, before the arguments of the call, and give one number:
-        that of the prompt of this number, or of a draw with this seed. Where both functions are about the same prompts,
-        the numbers are pairs: ``method="paired"`` compares each prompt with itself, which shows smaller effects.
+        Both functions are called with the sample index, 0 to ``n_samples - 1``, as their first argument, followed by
+        the arguments of the call. They return one number, such as a measurement on the prompt with this index or with
+        this random seed. If both functions use the same prompts, their numbers form pairs: ``method="paired"`` compares
+        each prompt with itself, which detects smaller effects.
 
         Args:
-            null: where the effect is said to be absent; left out where this decorates it.
-            alternative: where the effect is said to be present.
-            n_samples: how many numbers are asked of each.
-            alpha: see ``hypothesis_test``.
-            method: ``"welch"`` or ``"permutation"``, of independent numbers; or ``"paired"``.
-            seed: of the permutations.
+            null: measures the condition without the effect; omitted when used as a decorator.
+            alternative: measures the condition with the hypothesised effect.
+            n_samples: number of samples from each function.
+            alpha: significance level, see ``hypothesis_test``.
+            method: ``"welch"`` or ``"permutation"`` for independent samples, ``"paired"`` for pairs.
+            seed: random seed of the permutations.
 
         Returns:
-            The test; of a decorator, a function that makes it.
+            The result of the test; as a decorator, a function that runs the test.
 
         Raises:
-            InputError: for fewer than two samples, a sample that is no finite number, or as ``hypothesis_test`` does.
+            InputError: for fewer than two samples, a sample that is not a finite number, or as ``hypothesis_test``
+                raises.
         """
         if n_samples < 2:
-            raise InputError(f"n_samples is {n_samples}: a test needs at least 2 of each")
+            raise InputError(f"n_samples is {n_samples}: a test needs at least 2 samples from each function")
 
         def decorate(function: Function) -> Callable[..., HypothesisTest]:
             @wraps(function)
@@ -276,18 +281,18 @@ class Experiment:
     def profile(
         self, function: Function | None = None, *, granularity: Granularity = "layer", repeats: int = 5
     ) -> Callable[..., Profiled] | Decorator:
-        """Measure the forward passes a function makes, layer by layer; see ``interpret.profile``.
+        """Profile the forward passes of a function, layer by layer; see ``interpret.bench.profile``.
 
-        The decorated function calls the other once to warm up and then ``repeats`` times, and returns a ``Profiled``:
-        the last ``result``, and the ``profile``, a table of medians.
+        A call of the decorated function runs the original once to warm up and then ``repeats`` times. It returns a
+        ``Profiled``: the last ``result``, and the ``profile``, a table of medians.
 
         Args:
-            function: what is decorated.
+            function: the function to decorate.
             granularity: ``"layer"`` or ``"component"``.
-            repeats: how many calls are measured.
+            repeats: number of measured calls.
 
         Raises:
-            InputError: at a call that does not run the model, or for other options.
+            InputError: at a call, if it does not run the model, or an option is invalid.
         """
 
         def decorate(decorated: Function) -> Callable[..., Profiled]:
@@ -307,7 +312,7 @@ def _name(function: Function) -> str:
 
 
 def _without_first(function: Function) -> inspect.Signature:
-    """Return a signature without its first parameter, the number of the sample."""
+    """Return a signature without its first parameter, the sample index."""
     signature = inspect.signature(function)
     parameters: Iterable[inspect.Parameter] = list(signature.parameters.values())[1:]
     return signature.replace(parameters=list(parameters))

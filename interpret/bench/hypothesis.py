@@ -1,6 +1,6 @@
-"""Do two samples of numbers differ in their means: Welch's t-test (1947), or permutation tests of the difference.
+"""Tests of whether two samples differ in their means: Welch's t-test (1947) and permutation tests.
 
-p-values of drawn permutations follow Phipson and Smyth (2010), the effect size Hedges (1981).
+The p-values of random permutations follow Phipson and Smyth (2010), the effect size Hedges (1981).
 """
 
 import math
@@ -22,22 +22,22 @@ Method = Literal["welch", "permutation", "paired"]
 
 @dataclass(frozen=True)
 class HypothesisTest:
-    """What a test of two samples came to. The null hypothesis is that their means are equal."""
+    """The result of a test of two samples. The null hypothesis is that their means are equal."""
 
     method: Method
     null_mean: float
     alternative_mean: float
     statistic: float
-    """Welch's t, or, of permutation tests, the difference of the means; above 0 where the alternative's is larger."""
+    """Welch's t, or, in permutation tests, the difference of the means; above 0 if the alternative's mean is larger."""
     degrees_of_freedom: float | None
-    """Of t (Welch and Satterthwaite); None of permutation tests, and where no sample varies."""
+    """Of Welch's t (Welch-Satterthwaite equation); None for permutation tests, and if both samples are constant."""
     p_value: float
     """Two-sided."""
     alpha: float
     rejected: bool
     """Whether the null hypothesis is rejected: p_value is at most alpha."""
     hedges_g: float
-    """Difference of the means by the pooled standard deviation, without its bias in small samples."""
+    """Difference of the means divided by the pooled standard deviation, with Hedges' small-sample correction."""
     null_n: int
     alternative_n: int
 
@@ -51,26 +51,27 @@ def hypothesis_test(
     n_permutations: int = 10_000,
     seed: int = 0,
 ) -> HypothesisTest:
-    """Test whether two samples have different means: independent ones, or pairs.
+    """Test whether two samples, independent or paired, have different means.
 
     Args:
-        null: at least two numbers, measured where the effect is said to be absent.
-        alternative: at least two, measured where it is said to be present.
-        alpha: how probable it may be to reject a null hypothesis that is true, between 0 and 1.
-        method: ``"welch"``, which takes the means for normally distributed, with any variances; or
-            ``"permutation"``, which takes the numbers for exchangeable: all ways to deal them out are counted where
-            there are at most ``n_permutations``, else as many are drawn, and p is ``(1 + as extreme) / (1 + drawn)``.
-            ``"paired"`` is for numbers that belong together one by one, such as of a sentence and its changed copy:
-            a permutation test of the signs of their differences. The other two take all numbers for independent.
-        n_permutations: of the two permutation tests.
-        seed: of their draws.
+        null: at least two numbers, measured in the condition without the effect.
+        alternative: at least two numbers, measured in the condition with the hypothesised effect.
+        alpha: significance level, between 0 and 1: the probability of rejecting a null hypothesis that is true.
+        method: ``"welch"`` assumes normally distributed means, with possibly different variances. ``"permutation"``
+            assumes exchangeable numbers. If there are at most ``n_permutations`` ways to split the pooled numbers
+            into the two samples, all are counted; otherwise ``n_permutations`` random splits are drawn, and p is
+            ``(1 + as extreme) / (1 + drawn)``. ``"paired"`` is for matched numbers, such as those of a sentence and
+            its edited copy: a sign-flip permutation test of their differences. The first two methods assume
+            independent samples.
+        n_permutations: number of permutations, for ``"permutation"`` and ``"paired"``.
+        seed: random seed of the permutations.
 
     Returns:
-        The test. Where all numbers are one, p is 1 and the statistic 0.
+        The result of the test. If all numbers are equal, p is 1 and the statistic is 0.
 
     Raises:
-        InputError: for fewer than two numbers, pairs of samples of different sizes, a number that is not finite, an
-            alpha or a method that does not exist, or Welch's t of two samples that do not vary and differ.
+        InputError: for fewer than two numbers, paired samples of different sizes, a number that is not finite, an
+            invalid alpha or method, or Welch's t-test of two constant samples with different values.
 
     >>> test = hypothesis_test([0.1, 0.2, 0.3], [0.9, 1.1, 1.0])
     >>> test.rejected, round(test.statistic, 2), round(test.p_value, 5)
@@ -81,7 +82,7 @@ def hypothesis_test(
     if not 0 < alpha < 1:
         raise InputError(f"alpha is {alpha}: give a probability between 0 and 1, such as 0.05")
     if n_permutations < 1:
-        raise InputError(f"n_permutations is {n_permutations}: draw at least one")
+        raise InputError(f"n_permutations is {n_permutations}; expected at least 1")
     before, after = _checked("null", null), _checked("alternative", alternative)
     if method == "welch":
         statistic, freedom, p_value = _welch(before, after)
@@ -105,10 +106,10 @@ def hypothesis_test(
 
 
 def sampled(function: Callable[..., Any], n_samples: int, *args: Any, **kwargs: Any) -> list[float]:
-    """Call a function with each sample's number, from 0, before its other arguments, and return what it gives.
+    """Call a function once per sample, with the sample index as its first argument, and return the numbers.
 
     Raises:
-        InputError: naming function and sample, if that is no number.
+        InputError: if a returned value is not a number; the message names the function and the sample.
     """
     values = []
     for sample in range(n_samples):
@@ -117,8 +118,8 @@ def sampled(function: Callable[..., Any], n_samples: int, *args: Any, **kwargs: 
             values.append(float(value))
         except (TypeError, ValueError):
             raise InputError(
-                f"{function.__name__}({sample}) gave {type(value).__name__} {value!r:.80}: a tested function gives "
-                "one number a sample"
+                f"{function.__name__}({sample}) returned {type(value).__name__} {value!r:.80}: a tested function "
+                "has to return one number per sample"
             ) from None
     return values
 
@@ -126,7 +127,9 @@ def sampled(function: Callable[..., Any], n_samples: int, *args: Any, **kwargs: 
 def _checked(name: str, sample: Sequence[float]) -> Floats:
     """Return a sample as an array, [n]."""
     if len(sample) < 2:
-        raise InputError(f"{name} has {len(sample)} number{'s'[: len(sample) != 1]}: a test needs at least 2 of each")
+        raise InputError(
+            f"{name} has {len(sample)} number{'s'[: len(sample) != 1]}: a test needs at least 2 per sample"
+        )
     for index, value in enumerate(sample):
         if not math.isfinite(value):
             raise InputError(f"{name}[{index}] is {float(value)}: a test needs finite numbers")
@@ -139,8 +142,8 @@ def _welch(before: Floats, after: Floats) -> tuple[float, float | None, float]:
         if before[0] == after[0]:
             return 0.0, None, 1.0
         raise InputError(
-            f"all null samples are {before[0]} and all alternative samples {after[0]}: Welch's t needs a sample that "
-            'varies; use method="permutation", and see whether the samples differ in anything at all'
+            f"all null samples are {before[0]} and all alternative samples {after[0]}: Welch's t-test needs a sample "
+            'that varies; use method="permutation", and check whether the samples should be constant'
         )
     errors = [float(sample.var(ddof=1)) / len(sample) for sample in (before, after)]
     t = float(after.mean() - before.mean()) / math.sqrt(sum(errors))
@@ -160,26 +163,27 @@ def _hedges_g(before: Floats, after: Floats) -> float:
 
 
 def _varies(sample: Floats) -> bool:
-    """Tell whether numbers differ; the variance of equal ones may be the rounding of their mean."""
+    """Tell whether a sample varies; due to rounding of the mean, equal numbers may have a variance above 0."""
     return bool(np.ptp(sample) > 0)
 
 
 def _paired_p(before: Floats, after: Floats, n_permutations: int, seed: int) -> float:
-    """Return how often differences within pairs, each with a sign by chance, have as large a mean, up or down."""
+    """Return the two-sided p-value of a sign-flip test of the differences within pairs."""
     if len(before) != len(after):
-        raise InputError(f"null has {len(before)} numbers, alternative {len(after)}: pairs need as many of each")
+        raise InputError(f"null has {len(before)} numbers, alternative {len(after)}: a paired test needs equally many")
     differences = after - before
-    # Signs know no unit; the sums are in float32, which has no room for very small or large numbers.
+    # Sums are in float32: scale very small or large differences into its range. The p-value does not change.
     scaled = torch.from_numpy(differences / (np.abs(differences).max() or 1))[:, None]
     return permutation_p_values(scaled, n_permutations=n_permutations, seed=seed).item()
 
 
 def _permutation_p(before: Floats, after: Floats, n_permutations: int, seed: int) -> float:
-    """Return how often numbers dealt out by chance differ in their means at least as much, in either direction."""
+    """Return the two-sided p-value: the share of splits whose means differ at least as much as the observed ones."""
     pooled, n = np.concatenate([after, before]), len(after)
-    # Of fixed sizes, the means differ more the farther the sum of one sample is from its expectation.
+    # As the sizes are fixed, the distance of one sample's sum from its expectation orders the splits like the
+    # difference of their means.
     centred = pooled - pooled.mean()
-    observed = abs(centred[:n].sum()) - 1e-12 * np.abs(centred).sum()  # sums that are equal differ by rounding
+    observed = abs(centred[:n].sum()) - 1e-12 * np.abs(centred).sum()  # equal sums may differ by rounding
     if math.comb(len(pooled), n) <= n_permutations:
         sums = np.array([centred[list(chosen)].sum() for chosen in combinations(range(len(pooled)), n)])
         return float((np.abs(sums) >= observed).mean())

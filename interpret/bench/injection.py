@@ -1,4 +1,4 @@
-"""Functions that are given some of their arguments by name, and hide them from whoever calls them."""
+"""Inject arguments into a function by name, and hide them from its signature."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -10,16 +10,16 @@ from interpret.errors import InputError
 
 
 def injected(function: Callable[..., Any], names: Sequence[str], give: Callable[[str], Any]) -> Callable[..., Any]:
-    """Return a function that takes the arguments of another but for some, which it is given at each call.
+    """Return a function without some of the arguments of another, which are injected at each call.
 
     Args:
-        function: takes each name as an argument, or any by ``**``.
-        names: of the arguments that are given.
-        give: returns what is given under a name.
+        function: takes an argument of each name, or has ``**kwargs``.
+        names: names of the injected arguments.
+        give: returns the value to inject for a name.
 
     Raises:
-        InputError: for a name that comes twice, or that the function does not take; at a call, for an argument the
-            caller gives besides.
+        InputError: if a name is repeated, or is not an argument of the function; at a call, if the caller passes an
+            injected argument.
     """
     taken = signature(function)
     _check_takes(function, taken, names)
@@ -30,7 +30,7 @@ def injected(function: Callable[..., Any], names: Sequence[str], give: Callable[
         for name in names:
             if name in kwargs:
                 raise InputError(
-                    f"{function.__name__}() is given the tool {name!r} by its experiment: call it without {name}=, "
+                    f"{function.__name__}() receives the tool {name!r} from its experiment: call it without {name}=, "
                     "or rename the argument"
                 )
         given = {name: give(name) for name in names}
@@ -42,25 +42,25 @@ def injected(function: Callable[..., Any], names: Sequence[str], give: Callable[
 
 
 def _check_takes(function: Callable[..., Any], taken: Signature, names: Sequence[str]) -> None:
-    """Refuse names that cannot be given to a function."""
+    """Refuse names that are repeated or cannot be passed to the function."""
     for name, count in Counter(names).items():
         if count > 1:
-            raise InputError(f"the tool {name!r} is named twice: name each once")
+            raise InputError(f"tool {name!r} is requested twice: name each tool once")
         parameter = taken.parameters.get(name)
         if parameter is None and _of_kind(taken, Parameter.VAR_KEYWORD) is None:
-            raise InputError(
-                f"{function.__name__}{taken} takes no argument {name!r}: add it, or do not ask for the tool"
-            )
+            raise InputError(f"{function.__name__}{taken} has no argument {name!r}: add it, or do not request the tool")
         if parameter is not None and parameter.kind in (
             Parameter.POSITIONAL_ONLY,
             Parameter.VAR_POSITIONAL,
             Parameter.VAR_KEYWORD,
         ):
-            raise InputError(f"{function.__name__}{taken} cannot take {name!r} by name: make it a plain argument")
+            raise InputError(
+                f"{function.__name__}{taken} cannot receive {name!r} by keyword: make it a regular argument"
+            )
 
 
 def _joined(taken: Signature, arguments: dict[str, Any], given: dict[str, Any]) -> BoundArguments:
-    """Put what the caller gave and what is injected where the function takes it."""
+    """Combine the caller's arguments and the injected ones into a call of the function."""
     named = {name: value for name, value in given.items() if name in taken.parameters}
     rest = {name: value for name, value in given.items() if name not in named}
     arguments = arguments | named

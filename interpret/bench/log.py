@@ -1,8 +1,9 @@
-"""The log of an experiment: a line of JSON for each call of a function, only ever appended.
+"""The log of an experiment: an append-only file with one JSON line per call of a function.
 
-``{folder}/{function}.jsonl`` holds the lines, the folder ``{function}`` beside it large tensors. A version is a hash of
-what a call hangs on: the function's own source, its arguments and the model; not of the time, nor of what the
-function calls. A line is on the disk before the call returns; one cut off by a kill is told of and left out.
+``{folder}/{function}.jsonl`` holds the lines, the folder ``{folder}/{function}`` large tensors. The version of a call
+is a hash of the function's own source, its arguments and the model. It does not depend on the time, nor on the source
+of other functions that the function calls. A line is on disk before the call returns; a line that was cut off because
+the process was killed is skipped with a warning.
 """
 
 import hashlib
@@ -30,54 +31,54 @@ COLUMNS = ("version", "time", "seconds", "model", "arguments", "result")
 
 @dataclass(frozen=True, eq=False)
 class LoggedRun:
-    """A call, as it was logged."""
+    """A logged call."""
 
     function: str
     version: str
     """16 hex digits: the same for the same source, arguments and model."""
     time: str
-    """When the call began, in UTC."""
+    """Start of the call, UTC, ISO 8601."""
     seconds: float
-    """How long it took."""
+    """Duration of the call."""
     source: str
-    """Of the function, with its decorators."""
+    """Source of the function, with its decorators."""
     arguments: dict[str, Any]
-    """By name, with defaults."""
+    """Arguments by name, with defaults."""
     result: Any
-    """What the call returned; ``Unkept`` in place of what cannot be stored."""
+    """The return value; ``Unkept`` in place of values that cannot be stored."""
     model: dict[str, Any]
-    """Name, class, weights and number formats."""
+    """Name, class, weights and dtypes of the model."""
     libraries: dict[str, str]
-    """Versions of Python and libraries."""
+    """Versions of Python and of the libraries."""
     torch_seed: int
-    """What torch's generator was last seeded with when the call began."""
+    """Seed of torch's default generator at the start of the call (``torch.initial_seed``)."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """A call that is about to run, and where it will be logged."""
+    """A call that is about to run, with the log it will be written to."""
 
     folder: Path
     name: str
-    """Of the log."""
+    """Name of the log."""
     source: str
     model: dict[str, Any]
     arguments: dict[str, Any]
-    """Encoded."""
+    """Arguments by name, encoded as JSON values."""
     torch_seed: int
 
     @property
     def version(self) -> str:
-        """Hash what the call hangs on; of the model what it is, not the folder it was opened from."""
+        """Hash of the name, source, arguments and model; independent of the folder the model was loaded from."""
         model = {key: value for key, value in self.model.items() if key != "name"}
         decisive = [self.name, self.source, model, self.arguments]
         return hashlib.sha256(_json(decisive, sort_keys=True)).hexdigest()[:16]
 
     def write(self, result: Any, time: datetime, seconds: float) -> None:
-        """Append a line for the call, durably.
+        """Append a line for the call, and flush it to disk.
 
         Raises:
-            RunError: if the disk does not take it.
+            RunError: if the line cannot be written.
         """
         line = {
             "format": FORMAT,
@@ -98,27 +99,27 @@ class Call:
         except OSError as error:
             raise RunError(f"{path}: cannot be written: {error.strerror}") from error
         if torn:
-            warnings.warn(f"{path}: dropped a last line that was cut off ({torn} bytes)", stacklevel=4)
+            warnings.warn(f"{path}: removed an incomplete last line ({torn} bytes)", stacklevel=4)
 
 
 def prepare(folder: Path, name: str, source: str, model: dict[str, Any], arguments: Mapping[str, Any]) -> Call:
-    """Make ready to log a call, so that what cannot be logged is refused before it runs.
+    """Prepare to log a call, so that arguments that cannot be stored are refused before the call runs.
 
     Raises:
         Unstorable: naming the argument that cannot be stored.
-        RunError: if the folder cannot be made.
+        RunError: if the folder cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"{folder} cannot be made: {error.strerror}") from error
+        raise RunError(f"{folder} cannot be created: {error.strerror}") from error
     encoder = Encoder(folder / name)
     encoded = {key: encoder.encode(value, f"{name}(): argument {key!r}") for key, value in arguments.items()}
     return Call(folder, name, source, model, encoded, torch.initial_seed())
 
 
 def versions(folder: Path, name: str) -> pd.DataFrame:
-    """Return a row for each line of a log, as it was written."""
+    """Return one row per line of a log, in the order of the log."""
     rows = [
         {
             **line,
@@ -147,14 +148,14 @@ def read_version(folder: Path, name: str, version: str) -> LoggedRun:
 
 
 def _lines(folder: Path, name: str) -> list[dict[str, Any]]:
-    """Return the whole lines of a log."""
+    """Return the complete lines of a log, decoded from JSON."""
     path = _path(folder, name)
     if not path.is_file():
         there = sorted(each.name.removesuffix(ENDING) for each in folder.glob(f"*{ENDING}"))
-        raise InputError(unknown("log", name, there) if there else f"{folder} holds no log yet")
+        raise InputError(unknown("log", name, there) if there else f"{folder} has no logs yet")
     *whole, torn = path.read_bytes().split(b"\n")
     if torn:
-        warnings.warn(f"{path}: left out a last line that was cut off ({len(torn)} bytes)", stacklevel=4)
+        warnings.warn(f"{path}: skipped an incomplete last line ({len(torn)} bytes)", stacklevel=4)
     lines = []
     for number, text in enumerate(whole, start=1):
         try:
@@ -162,7 +163,7 @@ def _lines(folder: Path, name: str) -> list[dict[str, Any]]:
             if line["format"] != FORMAT:
                 raise ValueError
         except (ValueError, KeyError, TypeError):
-            raise RunError(f"{path}: line {number} was not written by this version of the log") from None
+            raise RunError(f"{path}: line {number} is not a log line of format {FORMAT}") from None
         lines.append(line)
     return lines
 
@@ -172,13 +173,13 @@ def _path(folder: Path, name: str) -> Path:
 
 
 def _short(stored: Any) -> str:
-    """Return the beginning of a stored value, for a table."""
+    """Return a stored value as JSON text, truncated for a table."""
     text = json.dumps(stored, ensure_ascii=False)
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
 def _json(value: Any, *, sort_keys: bool = False) -> bytes:
-    """Write strict JSON on one line; a lone surrogate becomes its JSON escape."""
+    """Encode a value as strict JSON on one line, UTF-8; a lone surrogate becomes its JSON escape."""
     text = json.dumps(value, allow_nan=False, ensure_ascii=False, sort_keys=sort_keys)
     return text.encode("utf-8", "backslashreplace")
 

@@ -1,7 +1,7 @@
-"""Where the time of a forward pass goes, and what it writes: milliseconds and bytes, layer by layer.
+"""Profile of a forward pass: milliseconds, parameter bytes and activation bytes, layer by layer.
 
-Hooks tell in which part of the model a pass is. The time from one change of part to the next belongs to the part in
-between, so that no time is counted twice or lost. On a GPU every change waits until the device is done.
+Hooks record when a pass enters and leaves each part of the model. The time between two such events is attributed to
+the innermost active part, so that no time is counted twice or lost. On a GPU, every event synchronises the device.
 """
 
 from collections import Counter
@@ -26,17 +26,17 @@ from interpret.prompts.batches import pad
 
 Granularity = Literal["layer", "component"]
 Part = tuple[str, int, str]
-"""Part of the model, layer (-1 for none) and component of the layer ("" for none)."""
+"""(part of the model, layer or -1, component of the layer or "")."""
 EMBEDDINGS, HEAD, REST = ("embeddings", -1, ""), ("head", -1, ""), ("rest", -1, "")
 
 
 @dataclass(frozen=True)
 class Profiled:
-    """What a profiled function returned, and what its forward passes took."""
+    """The return value of a profiled function, and the profile of its forward passes."""
 
     result: Any
     profile: pd.DataFrame
-    """As ``profile`` returns it."""
+    """The table, as ``profile`` returns it."""
 
 
 def profile(
@@ -47,28 +47,28 @@ def profile(
     granularity: Granularity = "layer",
     repeats: int = 5,
 ) -> pd.DataFrame:
-    """Measure a forward pass over some prompts, layer by layer; one pass before warms up.
+    """Profile a forward pass over some prompts, layer by layer, after one warm-up pass.
 
     Args:
-        model: a causal LM of a known family, or its base model, which has no head; it is run without dropout and
-            without a cache.
-        tokenizer: the model's own. None where all prompts are token ids.
-        prompts: texts, or rows of token ids; they run side by side.
-        granularity: ``"layer"``: a row a layer; ``"component"``: a row each for its attention, its MLP and its rest
-            (norms and additions).
-        repeats: how many passes are measured; of each row the median is taken.
+        model: a causal LM of a supported family, or its base model (without unembedding); it runs in evaluation
+            mode and without a KV cache.
+        tokenizer: the model's tokenizer; None if all prompts are token ids.
+        prompts: texts, or rows of token ids; they run as one batch.
+        granularity: ``"layer"``: one row per layer; ``"component"``: three rows per layer, for its attention, its MLP
+            and the rest (norms and additions).
+        repeats: number of measured passes; each row holds the median.
 
     Returns:
-        A row for the embeddings, for each layer or component, the head and the rest of the model, with the columns
-        ``part`` (``embeddings``, ``layer``, ``head``, ``rest``), ``layer`` (-1 where there is none), ``component``
-        (``attention``, ``mlp``, ``rest``, or "" where there is none), ``ms``, ``share`` (of all ms; they add up to 1),
-        ``parameter_bytes`` (a tensor that several parts share counts in the first alone) and ``activation_bytes`` (of
-        all tensors its operations write, also those that are soon freed). Each column of numbers adds up to the
-        whole pass, and the rows of a layer to the layer.
+        One row each for the embeddings, every layer or component, the head (unembedding) and the rest of the model,
+        with the columns ``part`` (``embeddings``, ``layer``, ``head``, ``rest``), ``layer`` (-1 if none),
+        ``component`` (``attention``, ``mlp``, ``rest``, or "" if none), ``ms``, ``share`` (of the total time; sums to
+        1), ``parameter_bytes`` (a shared tensor counts only in its first part) and ``activation_bytes`` (of all
+        tensors that operations write, including temporary ones). Each numeric column sums to the whole pass, and
+        the rows of a layer sum to the layer.
 
     Raises:
-        InputError: for prompts that do not fit, a granularity that does not exist, or fewer than one repeat.
-        UnsupportedModelError: for a model of no known family.
+        InputError: for prompts that are too long or empty, an unknown granularity, or fewer than one repeat.
+        UnsupportedModelError: for a model that is not of a supported family.
 
     >>> from transformers import GPT2Config, GPT2LMHeadModel
     >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=8, n_layer=2, n_head=2))
@@ -93,25 +93,25 @@ def profiled(
     granularity: Granularity = "layer",
     repeats: int = 5,
 ) -> Profiled:
-    """Measure the forward passes that a call makes; it is made once more before, to warm up and to count bytes.
+    """Profile the forward passes of a call; one additional call first warms up and counts bytes.
 
     Args:
-        model: whose passes are meant.
-        call: runs the model; only the time its passes take is counted, all passes of a call together.
+        model: the model whose passes are profiled.
+        call: runs the model. Only time inside forward passes counts, summed over all passes of a call.
         granularity: as in ``profile``.
-        repeats: how many calls are measured; of each row the median is taken.
+        repeats: number of measured calls; each row holds the median.
 
     Returns:
-        What the last call returned, and the table.
+        The return value of the last call, and the table.
 
     Raises:
-        InputError: for a granularity that does not exist, fewer than one repeat, or a call that does not run the model.
-        UnsupportedModelError: for a model of no known family.
+        InputError: for an unknown granularity, fewer than one repeat, or a call that does not run the model.
+        UnsupportedModelError: for a model that is not of a supported family.
     """
     if granularity not in get_args(Granularity):
         raise InputError(unknown("granularity", granularity, get_args(Granularity)))
     if repeats < 1:
-        raise InputError(f"repeats is {repeats}: measure at least one pass")
+        raise InputError(f"repeats is {repeats}; expected at least 1")
     parts = _parts(model, granularity)
     watch, measured = _Watch(_clock(model)), []
     with _hooked(model, parts, watch):
@@ -122,22 +122,22 @@ def profiled(
             result = call()
             measured.append(Counter(watch.spent))
     if not measured[-1]:
-        raise InputError("nothing to profile: no forward pass of this model was made")
+        raise InputError("nothing to profile: the call ran no forward pass of this model")
     return Profiled(result, _table(parts, measured, written.bytes))
 
 
 @dataclass(frozen=True)
 class _Measured:
-    """A part of the model, and between which modules' beginning and end it runs."""
+    """A part of the model, and the spans in which it runs: from the start of one module to the end of another."""
 
     part: Part
     spans: tuple[tuple[nn.Module, nn.Module], ...]
     parameters: tuple[nn.Module, ...]
-    """The modules whose parameters it holds."""
+    """The modules whose parameters count for this part."""
 
 
 def _parts(model: PreTrainedModel, granularity: Granularity) -> list[_Measured]:
-    """List the parts in the order of the table; a part stands before those it is inside of."""
+    """List the parts in the order of the table; inner parts come before the parts that contain them."""
     anatomy, head = anatomy_of(model), model.get_output_embeddings()
     parts = [_whole(EMBEDDINGS, *_embeddings(anatomy))]
     for index, layer in enumerate(anatomy.layers):
@@ -150,24 +150,24 @@ def _parts(model: PreTrainedModel, granularity: Granularity) -> list[_Measured]:
         parts.append(_whole(("layer", index, "rest"), layer))
     if head is not None:
         parts.append(_whole(HEAD, head))
-    # The trunk may be run alone.
+    # Users may also call the trunk directly.
     return [*parts, _whole(REST, *{id(each): each for each in (model, model.base_model, anatomy.trunk)}.values())]
 
 
 def _whole(part: Part, *modules: nn.Module) -> _Measured:
-    """A part that consists of whole modules."""
+    """Return a part that consists of whole modules."""
     return _Measured(part, tuple((module, module) for module in modules), modules)
 
 
 def _embeddings(anatomy: Anatomy) -> list[nn.Module]:
-    """Return the embeddings of words and positions, as far as they are modules of their own."""
+    """Return the embedding modules of tokens and positions outside the layers."""
     in_layers = {id(module) for layer in anatomy.layers for module in layer.modules()}
     found = [module for module in anatomy.trunk.modules() if isinstance(module, nn.Embedding)]
     return [module for module in found if id(module) not in in_layers]
 
 
 def _clock(model: PreTrainedModel) -> Callable[[], int]:
-    """Return what tells the time in nanoseconds, once the model's devices have done what they were asked to."""
+    """Return a function that synchronises the model's devices and returns the time in nanoseconds."""
     devices = {parameter.device for parameter in model.parameters()}
     gpus = [device for device in devices if device.type == "cuda"]
 
@@ -182,11 +182,11 @@ def _clock(model: PreTrainedModel) -> Callable[[], int]:
 
 
 class _Watch:
-    """Knows in which part of the model this thread is, and how long it has been in each."""
+    """Tracks the part of the model that this thread is in, and the time spent in each part."""
 
     def __init__(self, now: Callable[[], int]) -> None:
         self.spent: Counter[Part] = Counter()
-        """Nanoseconds."""
+        """Nanoseconds per part."""
         self._now = now
         self._inside: list[Part] = []
         self._since = 0
@@ -197,12 +197,12 @@ class _Watch:
         return self._inside[-1] if self._inside else None
 
     def enter(self, part: Part) -> None:
-        """Take note that a part begins."""
+        """Record that a part begins."""
         self._turn()
         self._inside.append(part)
 
     def leave(self, part: Part) -> None:
-        """Take note that a part ends, with all that began in it and was broken off."""
+        """Record that a part ends, together with any inner parts that an error interrupted."""
         self._turn()
         while self._inside and self._inside.pop() != part:
             pass
@@ -216,7 +216,7 @@ class _Watch:
 
 @contextmanager
 def _hooked(model: PreTrainedModel, parts: Sequence[_Measured], watch: _Watch) -> Iterator[None]:
-    """Let the watch follow every pass this thread makes in the block; what other hooks do counts where they are."""
+    """Let the watch follow every pass of this thread inside the block; time in other hooks counts for their part."""
     spans = [(measured.part, *span) for measured in parts for span in measured.spans]
     with ExitStack() as stack:
         for part, first, last in spans:
@@ -235,7 +235,7 @@ def _leaving(watch: _Watch, part: Part) -> Callable[..., None]:
 
 
 class _Written(TorchDispatchMode):
-    """Counts the bytes that operations write in each part: new tensors, and those changed in place, but no views."""
+    """Counts the bytes written by operations in each part: new tensors and in-place changes, but not views."""
 
     def __init__(self, watch: _Watch) -> None:
         super().__init__()
@@ -245,7 +245,7 @@ class _Written(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run an operation, and count what it wrote."""
+        """Run an operation, and count the bytes it wrote."""
         output = func(*args, **(kwargs or {}))
         part = self._watch.part
         if part is not None and not func.overloadpacket.__name__.startswith(("empty", "new_empty")):
@@ -264,7 +264,7 @@ def _storage(value: Tensor) -> int:
 
 
 def _table(parts: Sequence[_Measured], measured: Sequence[Counter[Part]], written: Counter[Part]) -> pd.DataFrame:
-    """Join what was measured in each call, [repeats], with what was counted."""
+    """Make the table from the measured times, one counter per repeat, and the bytes written."""
     columns = ("part", "layer", "component")
     table = pd.DataFrame([dict(zip(columns, of.part, strict=True)) for of in parts])
     spent = pd.DataFrame([[times[of.part] for of in parts] for times in measured])
@@ -277,7 +277,7 @@ def _table(parts: Sequence[_Measured], measured: Sequence[Counter[Part]], writte
 
 
 def _parameter_bytes(modules: Sequence[nn.Module], seen: set[int]) -> int:
-    """Count the bytes of parameters that were not seen before."""
+    """Count the bytes of parameters that are not yet in ``seen``, and add them to it."""
     size = 0
     for parameter in (parameter for module in modules for parameter in module.parameters()):
         if id(parameter) not in seen:

@@ -1,4 +1,4 @@
-"""What a function and a model are, in words and hashes that are the same whenever they are."""
+"""Identify a function by its source, and a model by hashes, reproducibly across processes."""
 
 import ast
 import hashlib
@@ -18,20 +18,20 @@ from interpret.storage import provenance
 
 
 def source_of(function: Callable[..., Any]) -> str:
-    """Return the source of a function, its decorators included; where there is none, as at a prompt, its bytecode."""
+    """Return the source of a function with its decorators, or its bytecode if there is no source (interactive use)."""
     innermost = inspect.unwrap(function)
     try:
         text = textwrap.dedent(inspect.getsource(innermost))
         found = ast.parse(text).body[0]
     except (OSError, TypeError, SyntaxError, IndexError, tokenize.TokenError):
         return _bytecode(innermost.__code__)
-    # Code that was compiled from a string may bear the name of a file that says something else.
+    # Code compiled from a string may name a file that holds other source.
     named = isinstance(found, ast.FunctionDef | ast.AsyncFunctionDef) and found.name == innermost.__name__
     return text if named else _bytecode(innermost.__code__)
 
 
 def _bytecode(code: CodeType) -> str:
-    """Write what a code object does, without where it stands, as JSON."""
+    """Return a code object as JSON, without file name and line numbers."""
     constants = [_constant(each) for each in code.co_consts]
     return json.dumps({"bytecode": code.co_code.hex(), "names": code.co_names, "constants": constants})
 
@@ -39,15 +39,15 @@ def _bytecode(code: CodeType) -> str:
 def _constant(value: Any) -> str:
     if isinstance(value, CodeType):
         return _bytecode(value)
-    # The order of a set is another in each process.
+    # The order of a set differs between processes.
     return repr(sorted(value, key=repr)) if isinstance(value, frozenset) else repr(value)
 
 
 def model_identity(model: PreTrainedModel) -> dict[str, Any]:
-    """Tell which model this is: its name, which weights, and their number formats.
+    """Identify a model by its name, class, weights and dtypes.
 
-    Weights are told by the hash of the files they came from, or the commit on the hub; those of a model that was
-    made in memory by the hash of their values. A change in memory to weights that came from files is not seen.
+    The weights are identified by the hash of their files, or their commit on the Hugging Face Hub; those of a model
+    created in memory by the hash of their values. Changes in memory to weights loaded from files are not detected.
     """
     name = str(model.config._name_or_path)
     commit = getattr(model.config, "_commit_hash", None)

@@ -1,7 +1,7 @@
-"""The tools a bench hands out: what this package does to a model, by short names, with the model in its place already.
+"""The built-in tools of an experiment: public functions of this package, with model and tokenizer already bound.
 
-A tool keeps the name and the other arguments of the public function it stands for; tools of several functions
-(``residual``, ``heads``, ``composition``, ``control``, ``structure``) have them as attributes.
+A tool takes the remaining arguments of its public function. Tools that group several functions (``residual``,
+``heads``, ``composition``, ``control``, ``structure``) have them as attributes.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,33 +30,33 @@ from interpret.probing.residual_stream import residual_decomposition, residual_m
 from interpret.probing.top_inputs import top_activating
 from interpret.selfie.templates import InterpretationPrompt
 from interpret.selfie.upstream import interpret
-from interpret.tracing.exact import trace, trace_mediators
+from interpret.tracing.calls import trace, trace_mediators
 
 Make = Callable[[PreTrainedModel, PreTrainedTokenizerBase], Any]
 
 
 @dataclass(frozen=True)
 class Tool:
-    """Something a bench can hand out."""
+    """A tool that an experiment can provide."""
 
     about: str
-    """What it does, in a line."""
+    """Its call and what it does, in one line."""
     make: Make
-    """Makes it for a model and its tokenizer."""
+    """Makes the tool for a model and its tokenizer."""
 
 
 def _with_both(function: Callable[..., Any]) -> Make:
-    """Bind a function that takes the model and the tokenizer first."""
+    """Bind the model and the tokenizer as the first two arguments of a function."""
     return lambda model, tokenizer: partial(function, model, tokenizer)
 
 
 def _with_tokenizer(function: Callable[..., Any]) -> Make:
-    """Bind a function that takes the model first, and the tokenizer by name."""
+    """Bind the model as the first argument of a function, and the tokenizer by keyword."""
     return lambda model, tokenizer: partial(function, model, tokenizer=tokenizer)
 
 
 def _with_model(*functions: Callable[..., Any]) -> Make:
-    """Bind functions that take the model first, side by side under their names."""
+    """Bind the model as the first argument of several functions; they become attributes of one tool."""
     return lambda model, tokenizer: SimpleNamespace(**{each.__name__: partial(each, model) for each in functions})
 
 
@@ -86,52 +86,59 @@ def _interpret(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Ca
 
 TOOLS: Mapping[str, Tool] = MappingProxyType(
     {
-        "attribute": Tool("attribute(prompts, targets): which tokens decide what is written", _with_both(attribute)),
+        "attribute": Tool(
+            "attribute(prompts, targets): how much each token contributes to the output", _with_both(attribute)
+        ),
         "cache": Tool("cache(prompts, names): activations by name", _with_both(activation_cache)),
         "composition": Tool(
-            "composition.composition_scores(kind), .head_weights(layer), .relational_subspaces(layer): what heads' "
-            "weights say",
+            "composition.composition_scores(kind), .head_weights(layer), .relational_subspaces(layer): weights "
+            "of heads and how they compose",
             _with_model(composition_scores, head_weights, relational_subspaces),
         ),
         "control": Tool(
-            "control.supervised_control(...), .reinforcement_control(...): an MLP trained for a with block",
+            "control.supervised_control(...), .reinforcement_control(...): train an MLP inside a with block",
             _with_model(supervised_control, reinforcement_control),
         ),
         "heads": Tool(
             "heads.attention_patterns(ids), .top_attended(text, heads), .induction_scores(), .writing_heads(cache), "
             ".reading_heads(cache, kind), .information_flow(prompt, source, destination), .ablated_heads(heads), "
-            ".patched_heads(heads, ids), .merged_heads(merges): attention heads",
+            ".patched_heads(heads, ids), .merged_heads(merges): read and edit attention heads",
             _heads,
         ),
         "interpret": Tool(
-            "interpret(prompt, interpretation_prompt, [(layer, token)]): what hidden states say", _interpret
+            "interpret(prompt, interpretation_prompt, [(layer, token)]): hidden states described by the model",
+            _interpret,
         ),
-        "k_prober": Tool("k_prober.scan(pairs, layers), ...: neurons that tell true from false", KnowledgeProber),
+        "k_prober": Tool(
+            "k_prober.scan(pairs, layers), ...: neurons that differ between true and false texts", KnowledgeProber
+        ),
         "logit_attribution": Tool(
-            "logit_attribution(cache, tokens): who wrote a logit", _with_tokenizer(logit_attribution)
+            "logit_attribution(cache, tokens): direct logit attribution", _with_tokenizer(logit_attribution)
         ),
-        "logit_lens": Tool("logit_lens(cache, tokens): what each layer would say", _with_tokenizer(logit_lens)),
-        "preservation": Tool("preservation(facts): what a change did to facts", _with_both(preservation)),
+        "logit_lens": Tool("logit_lens(cache, tokens): the logit lens", _with_tokenizer(logit_lens)),
+        "preservation": Tool(
+            "preservation(facts, before=...): answers to facts before and after a change", _with_both(preservation)
+        ),
         "profile": Tool("profile(prompts): milliseconds and bytes, layer by layer", _with_both(profile)),
         "record": Tool(
-            "record(names): activations of any pass, for a with block",
+            "record(names): activations of any pass inside a with block",
             lambda model, tokenizer: partial(record, model),
         ),
         "residual": Tool(
-            "residual.residual_decomposition(cache), .residual_movement(cache): how the stream moves",
+            "residual.residual_decomposition(cache), .residual_movement(cache): the residual stream, layer by layer",
             _with_model(residual_decomposition, residual_movement),
         ),
         "structure": Tool(
-            "structure.deleted_layers(layers), .replaced_layers(replacements), .permuted_layers(order): the model with "
-            "other layers, for a with block",
+            "structure.deleted_layers(layers), .replaced_layers(replacements), .permuted_layers(order): edit the "
+            "layers of the model inside a with block",
             _with_model(deleted_layers, replaced_layers, permuted_layers),
         ),
         "top_activating": Tool(
-            "top_activating(prompts, neurons): the tokens at which neurons say most", _with_both(top_activating)
+            "top_activating(prompts, neurons): the tokens that activate neurons most", _with_both(top_activating)
         ),
-        "trace": Tool("trace(prompt, subject, answer): where a fact is", _with_both(trace)),
+        "trace": Tool("trace(prompt, subject, answer): causal tracing of a fact", _with_both(trace)),
         "trace_mediators": Tool(
-            "trace_mediators(prompt, subject, answer): where a fact is, by several mediators",
+            "trace_mediators(prompt, subject, answer): causal tracing by several mediators",
             _with_both(trace_mediators),
         ),
     }

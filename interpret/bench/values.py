@@ -1,8 +1,8 @@
-"""Python values -> JSON and back, equal: numbers, texts, containers, tensors, arrays, tables and dataclasses.
+"""Lossless conversion of Python values to JSON and back: containers, tensors, arrays, DataFrames and dataclasses.
 
-JSON says by itself what a number, a text, a list or a dict with text keys is; everything else is a dict whose key
-``$`` tells its kind. Tensors and arrays of more than ``INLINE`` numbers go into a safetensors file each, named after
-the hash of its bytes, so that equal ones share a file.
+Numbers, strings, lists and dicts with string keys are stored as plain JSON; every other value is a dict whose key ``$``
+holds its kind. Tensors and arrays of more than ``INLINE`` numbers are stored in safetensors files, named after the
+hash of their bytes, so that equal tensors share a file.
 """
 
 import hashlib
@@ -29,24 +29,24 @@ KIND = "$"
 
 @dataclass(frozen=True)
 class Unkept:
-    """Stands for a value of a kind that cannot be stored."""
+    """Placeholder for a value of a type that cannot be stored."""
 
     type: str
-    """The name of its class."""
+    """Name of the value's class."""
     text: str
-    """How it prints, cut after 1000 characters."""
+    """Its ``repr``, truncated to 1000 characters."""
 
 
 class Unstorable(InputError):
-    """A value of a kind that cannot be stored; the message says where it stands."""
+    """A value has a type that cannot be stored; the message names the place of the value."""
 
 
 class Encoder:
-    """Encodes values, and writes their large tensors into a folder.
+    """Encodes values as JSON, and writes large tensors to files in a folder.
 
     Args:
-        folder: where the files go; made when the first is written.
-        keep_text: whether a value that cannot be stored becomes an ``Unkept``; an error otherwise.
+        folder: folder of the files; created when the first file is written.
+        keep_text: store an ``Unkept`` in place of a value that cannot be stored; otherwise such a value is an error.
     """
 
     def __init__(self, folder: Path, *, keep_text: bool = False) -> None:
@@ -54,25 +54,25 @@ class Encoder:
         self._keep_text = keep_text
 
     def encode(self, value: Any, where: str) -> Any:
-        """Return a value as JSON has it.
+        """Return the JSON form of a value.
 
         Args:
-            value: what is stored.
-            where: what to call it in an error.
+            value: the value to store.
+            where: name of the value in error messages.
 
         Raises:
-            Unstorable: for a value, or a part of it, of a kind that cannot be stored.
-            RunError: if the disk does not take a tensor.
+            Unstorable: if the value, or a part of it, has a type that cannot be stored.
+            RunError: if a tensor file cannot be written.
         """
         encode = self._encoder(value)
         if encode is not None:
             return encode(value, where)
         if self._keep_text:
             return {KIND: "unkept", "type": type(value).__qualname__, "text": repr(value)[:1000]}
-        raise Unstorable(f"{where} is of the type {type(value).__qualname__}, which cannot be stored")
+        raise Unstorable(f"{where} has the type {type(value).__qualname__}, which cannot be stored")
 
     def _encoder(self, value: Any) -> Callable[[Any, str], Any] | None:
-        """Choose how a value is encoded; None where it cannot be."""
+        """Return the method that encodes a value; None if it cannot be stored."""
         if value is None or type(value) in (bool, int, str):
             return lambda value, where: value
         if type(value) in _ENCODERS:
@@ -123,7 +123,7 @@ class Encoder:
             try:
                 self._folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise RunError(f"{self._folder} cannot be made: {error.strerror}") from error
+                raise RunError(f"{self._folder} cannot be created: {error.strerror}") from error
             replace_whole(self._folder / name, data)
         return whole | {"file": name}
 
@@ -144,7 +144,7 @@ class Encoder:
         return self._column(index, f"the index of {where}")
 
     def _column(self, column: pd.Series | pd.Index, where: str) -> Any:
-        """Encode what holds values of one type under a name."""
+        """Encode the dtype, name and values of a column or an index."""
         numeric = isinstance(column.dtype, np.dtype) and column.dtype.kind in "biuf"
         values = column.to_numpy() if numeric else column.tolist()
         return {
@@ -159,7 +159,7 @@ class Encoder:
         return {KIND: "dataclass", "type": f"{kind.__module__}:{kind.__qualname__}", "fields": held}
 
 
-# Keyed by the very type: a subclass, such as a namedtuple, would come back as another type.
+# Looked up by exact type: a subclass, such as a namedtuple, would not be restored as its own type.
 _ENCODERS: dict[type, Any] = {
     float: Encoder._float,
     list: Encoder._list,
@@ -171,7 +171,7 @@ _ENCODERS: dict[type, Any] = {
 
 
 def _is_plain(frame: pd.DataFrame) -> bool:
-    """Tell whether a table has one level of names and columns of numbers, truth values, texts or Python objects."""
+    """Tell whether a frame has no MultiIndex, and only numbers, booleans, strings or Python objects."""
     axes = (frame.index, frame.columns)
     if any(isinstance(axis, pd.MultiIndex) for axis in axes):
         return False
@@ -182,14 +182,14 @@ def _is_plain(frame: pd.DataFrame) -> bool:
 
 
 def decode(stored: Any, folder: Path) -> Any:
-    """Return a value that was encoded.
+    """Restore an encoded value.
 
     Args:
-        stored: as an ``Encoder`` gave it.
-        folder: where the files of large tensors are.
+        stored: the JSON form, as ``Encoder.encode`` returns it.
+        folder: folder of the tensor files.
 
     Raises:
-        RunError: if a file is missing or another, or the module of a dataclass has not been imported.
+        RunError: if a file is missing or was changed, or the module of a dataclass has not been imported.
     """
     if isinstance(stored, list):
         return [decode(item, folder) for item in stored]
@@ -200,7 +200,7 @@ def decode(stored: Any, folder: Path) -> Any:
     try:
         return _DECODERS[stored[KIND]](stored, folder)
     except KeyError as error:
-        raise RunError(f"a stored value of the kind {stored[KIND]!r} cannot be read: {error} is not known") from None
+        raise RunError(f"a stored value of kind {stored[KIND]!r} cannot be read: unknown key or kind {error}") from None
 
 
 def _read_float(stored: dict[str, Any], folder: Path) -> float:
@@ -220,7 +220,7 @@ def _read_tensor(stored: dict[str, Any], folder: Path) -> Tensor:
     except OSError as error:
         raise RunError(f"{path}: cannot be read: {error.strerror}") from error
     if not path.name.startswith(hashlib.sha256(data).hexdigest()[:32]):
-        raise RunError(f"{path} is not what was written: its hash is another than its name")
+        raise RunError(f"{path} was changed after it was written: its hash differs from its name")
     value: Tensor = load(data)["value"]
     return value
 
@@ -246,21 +246,23 @@ def _read_index(stored: dict[str, Any], folder: Path) -> pd.Index:
 
 
 def _values(stored: dict[str, Any], folder: Path) -> Any:
-    """Return what a column holds, in its type."""
+    """Return the values of a column in its dtype."""
     return pd.array(decode(stored["values"], folder), dtype=stored["dtype"])
 
 
 def _read_dataclass(stored: dict[str, Any], folder: Path) -> Any:
     module, _, name = stored["type"].partition(":")
-    kind: Any = sys.modules.get(module)  # nothing is imported because a file says so
+    kind: Any = sys.modules.get(module)  # a file must not cause imports
     for part in name.split("."):
         kind = getattr(kind, part, None)
     if not isinstance(kind, type) or not is_dataclass(kind):
-        raise RunError(f"a stored value is a {name} of {module}: import that module before reading it")
+        raise RunError(f"a stored value is a {name} of {module}: import that module before reading the log")
     held = {key: decode(value, folder) for key, value in stored["fields"].items()}
     if held.keys() != {field.name for field in fields(kind)}:
-        raise RunError(f"a stored {name} has the fields {', '.join(held)}, which are not those of today's {name}")
-    value = object.__new__(kind)  # as it was: nothing is computed, or checked, again
+        raise RunError(
+            f"a stored {name} has the fields {', '.join(held)}, which differ from the current fields of {name}"
+        )
+    value = object.__new__(kind)  # restore the fields without running __init__ or __post_init__
     for key, item in held.items():
         object.__setattr__(value, key, item)
     return value

@@ -8,7 +8,6 @@ from interpret.cli.console import out, tell
 from interpret.cli.options import Loading
 from interpret.errors import InterpretError
 from interpret.storage import provenance
-from interpret.surgery import selfcheck
 
 
 def check_command(
@@ -20,6 +19,8 @@ def check_command(
 
     interpret check demo
     """
+    from interpret.surgery import selfcheck
+
     for name, value in {**provenance.versions(), "patch": selfcheck.patch_state()}.items():
         tell(f"{name:<16}{value}")
     lm, _ = loading.load(model)

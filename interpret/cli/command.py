@@ -16,7 +16,7 @@ import typer
 from rich.markup import escape
 from typer.core import TyperCommand
 
-from interpret.cli.console import err, say
+from interpret.cli.console import INTERRUPTED, err, say
 from interpret.cli.work import NotAllError
 from interpret.errors import InterpretError
 
@@ -25,7 +25,12 @@ NOT_DONE, NOT_ALL = 2, 3
 LIBRARY = {"contrast_targets": "foil", "max_new_tokens": "new_tokens", "n_permutations": "permutations"}
 """Arguments of the library -> the commands' name for the same, where it is another one."""
 _QUOTED = r"(?<!\w)(?:'[^'\n]*'|\"[^\"\n]*\")(?!\w)"
-_OF_OPTIONS = (r"(?m)^ *({})(?=: )", r"\b({})(?= (?:and|or) --)", r"\bgive ({})(?=$| for\b|[,.;])")
+_OF_OPTIONS = (
+    r"(?m)^ *({})(?=: )",
+    r"\b({})(?= (?:and|or) --)",
+    r"\bgive ({})(?=$| for\b|[,.;])",
+    rf"^({{}})(?= {_QUOTED} (?:is not understood; give (?:pairs|first:end)|has no value))",
+)
 """Places in which a single word is the name of an option."""
 
 
@@ -76,6 +81,11 @@ def in_options(message: str, options: Mapping[str, str]) -> str:
     return message
 
 
+def tell_error(message: str) -> None:
+    """Say what a user can mend."""
+    err.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True, highlight=False)
+
+
 class _Command(TyperCommand):
     """A command that words what goes wrong by its own options."""
 
@@ -85,8 +95,7 @@ class _Command(TyperCommand):
         try:
             return super().invoke(ctx)
         except InterpretError as error:
-            text = escape(in_options(str(error), options))
-            err.print(f"[bold red]error:[/] {text}", soft_wrap=True, highlight=False)
+            tell_error(in_options(str(error), options))
             raise typer.Exit(NOT_DONE) from None
         except NotAllError as left:
             for unit, reason in left.reasons.items():
@@ -94,6 +103,8 @@ class _Command(TyperCommand):
             if left.more:
                 say(left.more)
             raise typer.Exit(NOT_ALL) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
 
 
 def _options(parameters: Sequence[Any]) -> dict[str, str]:

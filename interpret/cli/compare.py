@@ -3,13 +3,10 @@
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 from rich.table import Table
 
 from interpret.cli.console import out
-from interpret.stats import rank_correlation
-from interpret.tracing.compare import grid_pairs, peak_of
 
 
 def compare_command(
@@ -20,6 +17,11 @@ def compare_command(
 
     interpret compare runs/exact runs/approximate
     """
+    import numpy as np
+
+    from interpret.stats import rank_correlation
+    from interpret.tracing.compare import grid_pairs, peak_of
+
     found = list(grid_pairs(run, other))
     table = Table("restored", "facts", "rank correlation, mean", "lowest", "highest", "same peak")
     for mediator in dict.fromkeys(one.mediator for one, _ in found):

@@ -1,19 +1,20 @@
-"""What commands print with: the two consoles, messages, choices, tables and progress bars."""
+"""What commands print with: the two consoles, messages, choices and tables."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from interpret.errors import InputError, RunError, unknown
+from interpret.work.progress import err, say
+
+__all__ = ["INTERRUPTED", "MOST_SHOWN", "choice", "err", "make_folder", "out", "say", "show_table", "tell"]
 
 # Texts come as they are: without this, ":-1:" in a selector of layers would be shown as a thumb.
-out, err = Console(emoji=False), Console(stderr=True, emoji=False)
+out = Console(emoji=False)
 
 
 INTERRUPTED = 130
@@ -24,11 +25,6 @@ MOST_SHOWN = 10
 
 
 Name = TypeVar("Name", bound=str)
-
-
-def say(message: str) -> None:
-    """Tell the user something beside the results."""
-    err.print(escape(message), highlight=False, soft_wrap=True)
 
 
 def tell(line: str) -> None:
@@ -68,18 +64,3 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{folder}: cannot be made: {error.strerror}") from error
-
-
-@contextmanager
-def progress(what: str, items: Iterable[Any], total: int) -> Iterator[Iterator[Any]]:
-    """Show a bar with the time left while ``items`` are taken."""
-    parts = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Progress(TextColumn("{task.description}"), *parts, console=err) as bar:
-        task = bar.add_task(what, total=total)
-
-        def counted() -> Iterator[Any]:
-            for item in items:
-                bar.advance(task)
-                yield item
-
-        yield counted()

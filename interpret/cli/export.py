@@ -4,15 +4,12 @@ import io
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
 from interpret.cli.console import make_folder, say
 from interpret.errors import InputError
 from interpret.records import TraceCell
 from interpret.storage import disk, run_folder
-from interpret.tracing.knowledge_tracing import result_lists, row_names
-from interpret.tracing.tables import trace_grids
 
 
 def export_command(
@@ -25,6 +22,11 @@ def export_command(
 
     interpret export runs/trace --facts examples/facts.json
     """
+    import torch
+
+    from interpret.tracing.knowledge_tracing import result_lists, row_names
+    from interpret.tracing.tables import trace_grids
+
     grids = {(grid.name, grid.mediator): grid for grid in trace_grids(run_folder.read_table(run, TraceCell))}
     rows = row_names(facts)
     if missing := next((fact for fact, _ in grids if fact not in rows), None):

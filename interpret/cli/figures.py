@@ -4,21 +4,25 @@ from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from matplotlib.figure import Figure
 
 from interpret.cli.console import choice, make_folder, say
-from interpret.drawing.panels import save
+from interpret.cli.options import Imports
 from interpret.errors import InputError
-from interpret.facts.buckets import SCHEMES, Scheme
-from interpret.facts.grids import Grid
-from interpret.figures import locations, traces
-from interpret.locating.tables import LocationGrid, location_grids, location_summary
+from interpret.probing.registry import PROBES
 from interpret.records import LocationAverage, LocationCell, TraceAverage, TraceCell, csv_header, to_csv
 from interpret.storage import disk, run_folder
-from interpret.tracing.tables import TraceGrid, trace_averages, trace_grids
+from interpret.work.extensions import load_extensions
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from interpret.facts.buckets import Scheme
+    from interpret.facts.grids import Grid
+    from interpret.locating.tables import LocationGrid
+    from interpret.tracing.tables import TraceGrid
 
 AVERAGES = "averages.csv"
 
@@ -36,46 +40,71 @@ def figures_command(
     buckets: Annotated[
         str | None, typer.Option(help="rome (six kinds of tokens) or kt (four). [default: as the run]")
     ] = None,
+    imports: Imports = None,
 ) -> None:
     """Draw a trace, or located facts: averages by kind of token, and facts one by one. No model is needed.
 
     interpret figures runs/trace
     """
+    from interpret.facts.buckets import SCHEMES
+
+    load_extensions(imports or ())
     manifest = run_folder.read_manifest(run)
     scheme = choice("bucket scheme", buckets or manifest["circumstances"].get("buckets", "rome"), SCHEMES)
-    if manifest["identity"].get("command") == "locate":
+    command = str(manifest["identity"].get("command", "trace"))
+    averages = f"; the averages in {AVERAGES}"
+    if command == "locate":
         _draw_locations(run, output, scheme, fact, prompts)
-    else:
+    elif command == "trace":
         _draw_traces(run, output, scheme, fact, prompts, window=manifest["identity"].get("window"))
-    say(f"{output}: {len(list(output.glob('*.png')))} figures, each as PNG and PDF; the averages in {AVERAGES}")
+    else:
+        _draw_probe(run, output, command)
+        averages = ""
+    say(f"{output}: {len(list(output.glob('*.png')))} figures, each as PNG and PDF{averages}")
+
+
+def _draw_probe(run: Path, output: Path, command: str) -> None:
+    """Draw the table of a probe by the figure of its row."""
+    probe = PROBES.get(command.removeprefix("probe "))
+    if probe is None or probe.figure is None:
+        raise InputError(f"{run} is a run of 'interpret {command}', for which there are no figures")
+    _save(output, iter([(probe.name, probe.figure(run_folder.read_run(run, probe.record).to_frame()))]))
 
 
 def _draw_traces(
-    run: Path, output: Path, scheme: Scheme, fact: Sequence[str] | None, prompts: int, *, window: int | None
+    run: Path, output: Path, scheme: "Scheme", fact: Sequence[str] | None, prompts: int, *, window: int | None
 ) -> None:
+    from interpret.tracing.tables import trace_averages, trace_grids
+
     traced = trace_grids(run_folder.read_table(run, TraceCell))
     _save(output, _figures(traced, _chosen(traced, fact, prompts), scheme, window))
     averages = trace_averages(traced, scheme=scheme)
     disk.replace_whole(output / AVERAGES, csv_header(TraceAverage) + to_csv(averages))
 
 
-def _draw_locations(run: Path, output: Path, scheme: Scheme, fact: Sequence[str] | None, prompts: int) -> None:
+def _draw_locations(run: Path, output: Path, scheme: "Scheme", fact: Sequence[str] | None, prompts: int) -> None:
+    from interpret.locating.tables import location_grids, location_summary
+
     located = location_grids(run_folder.read_table(run, LocationCell))
     _save(output, _location_figures(located, _chosen(located, fact, prompts), scheme))
     averages = location_summary(located, scheme=scheme)
     disk.replace_whole(output / AVERAGES, csv_header(LocationAverage) + to_csv(averages))
 
 
-def _save(output: Path, figures: Iterator[tuple[str, Figure]]) -> None:
+def _save(output: Path, figures: "Iterator[tuple[str, Figure]]") -> None:
+    from interpret.drawing.panels import save
+
     make_folder(output)
     for name, figure in figures:
         save(figure, output / name)
 
 
 def _location_figures(
-    located: Sequence[LocationGrid], chosen: Sequence[str], scheme: Scheme
-) -> Iterator[tuple[str, Figure]]:
+    located: "Sequence[LocationGrid]", chosen: Sequence[str], scheme: "Scheme"
+) -> "Iterator[tuple[str, Figure]]":
     """Yield the figures of a run of ``interpret locate`` by their names."""
+    from interpret.figures import locations
+
     yield "average_heatmap", locations.location_figure(located, scheme=scheme)
     yield "average_lines", locations.location_lines(located, scheme=scheme)
     wanted = [grid for grid in located if grid.name in chosen]
@@ -84,9 +113,11 @@ def _location_figures(
 
 
 def _figures(
-    traced: Sequence[TraceGrid], chosen: Sequence[str], scheme: Scheme, window: int | None
-) -> Iterator[tuple[str, Figure]]:
+    traced: "Sequence[TraceGrid]", chosen: Sequence[str], scheme: "Scheme", window: int | None
+) -> "Iterator[tuple[str, Figure]]":
     """Yield the figures of a trace by their names."""
+    from interpret.figures import traces
+
     yield "average_heatmap", traces.average_figure(traced, scheme=scheme, window=window)
     yield "average_lines", traces.line_figure(traced, scheme=scheme, window=window)
     if {"hidden"} < {grid.mediator for grid in traced} & {"hidden", "attn_severed", "mlp_severed"}:
@@ -96,7 +127,7 @@ def _figures(
         yield f"fact_{name}", traces.prompt_figure(list(of_fact), window=window)
 
 
-def _chosen(grids: Sequence[Grid], facts: Sequence[str] | None, prompts: int) -> Sequence[str]:
+def _chosen(grids: "Sequence[Grid]", facts: Sequence[str] | None, prompts: int) -> Sequence[str]:
     """Return the names of the facts to draw."""
     names = list(dict.fromkeys(grid.name for grid in grids))
     for name in facts or []:

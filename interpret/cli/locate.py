@@ -2,27 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from interpret.attribution.steps.functions import attributed_function
-from interpret.cli.console import choice, out
+from interpret.cli.console import out
 from interpret.cli.options import Chosen, Loading, Model, Output
-from interpret.cli.work import Work, do_units, tell_counts
-from interpret.facts.files import load_facts
-from interpret.facts.filter import RULES
-from interpret.facts.grids import bucket_peaks
-from interpret.facts.runs import BAD_ROW
-from interpret.locating import runs
-from interpret.locating.facts import CONTRAST, location_plan
-from interpret.locating.runs import NOT_LOCATED, LocationPlan
-from interpret.locating.tables import LocationGrid, location_averages, location_grids
-from interpret.records import LocationCell
-from interpret.storage import provenance, run_folder
+from interpret.cli.work import tell_counts
 
-LOCATING = Work("Locating", "located", "facts", (BAD_ROW, NOT_LOCATED))
+if TYPE_CHECKING:
+    from interpret.locating.tables import LocationGrid
 
 
 def locate_command(
@@ -39,7 +29,7 @@ def locate_command(
             help="contrast_prob_diff: P(answer) - P(foil) of their first tokens, which facts without a foil do not "
             "have; or a function of the answer alone, such as probability or logit."
         ),
-    ] = CONTRAST,
+    ] = "contrast_prob_diff",
     chosen: Chosen,
     loading: Loading,
 ) -> None:
@@ -50,36 +40,36 @@ def locate_command(
     Faster than 'interpret trace' by far, one forward and one backward pass a fact, and true to the first order only.
     Stopped at any time, the same command goes on where it was. Exit code 3: done, but some facts could not be located.
     """
-    function, rule = attributed_function(attributed_fn), choice("rule", chosen.rule or "words", RULES)
-    plan = LocationPlan(
-        load_facts(facts), limit=chosen.limit, only_known=chosen.only_known, rule=rule, attributed_fn=function
-    )
+    from interpret.facts.files import load_facts
+    from interpret.facts.runs import rule_of
+    from interpret.locating import runs
+    from interpret.locating.tables import location_grids
+
+    # What needs no model is checked before one is opened.
+    rule = rule_of(chosen.rule or "words")
+    plan = runs.LocationPlan(load_facts(facts), chosen.limit, chosen.only_known, rule, attributed_fn)
     opened = loading.open(model)
-    # What is wrong for every fact is said before a folder is made.
-    location_plan(opened.model, opened.tokenizer, function)
-    asked = {
-        "command": "locate",
-        "facts_sha256": provenance.file_sha256(facts),
-        "attributed_fn": function,
-        "filter": chosen.only_known,
-        "rule": rule,
-    }
-    do_units(
-        LOCATING,
+    run = runs.run(
+        opened.model,
+        opened.tokenizer,
+        plan.facts,
         output,
-        LocationCell,
-        lambda run: runs.write_locations(run, opened.model, opened.tokenizer, plan),
-        units=plan.units,
-        identity=opened.identity | asked,
-        circumstances={**opened.circumstances, "facts": str(facts), "limit": chosen.limit},
+        attributed_fn=plan.attributed_fn,
+        limit=chosen.limit,
+        only_known=chosen.only_known,
+        rule=plan.rule,
+        **opened.recorded,
     )
-    if grids := [grid for rows in run_folder.read_units(output, LocationCell) for grid in location_grids(rows)]:
-        _show(function, grids)
-    tell_counts(LOCATING, output)
+    if grids := [grid for rows in run.by_unit() for grid in location_grids(rows)]:
+        _show(plan.attributed_fn, grids)
+    tell_counts(runs.LOCATING, run)
 
 
-def _show(function: str, grids: Sequence[LocationGrid]) -> None:
+def _show(function: str, grids: "Sequence[LocationGrid]") -> None:
     """Show where the scores of each kind of token are largest on average."""
+    from interpret.facts.grids import bucket_peaks
+    from interpret.locating.tables import location_averages
+
     table = Table("site", "tokens", "layer", "score", "95% interval", "facts")
     for site, averages in location_averages(grids).items():
         for peak in bucket_peaks(averages):

@@ -2,23 +2,19 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from interpret.anatomy import anatomy_of
 from interpret.cli.console import MOST_SHOWN, say, show_table, tell
 from interpret.cli.options import Loading, Model, Output
-from interpret.cli.work import Work, do_units, tell_rows
-from interpret.errors import InputError, unknown
-from interpret.facts.pairs import load_pairs, pairs_of_facts
-from interpret.probing.neuron_runs import NeuronPlan, check_plan, write_neurons
-from interpret.probing.neurons import CHOICES, Token
-from interpret.prompts import selectors
+from interpret.cli.work import tell_rows
+from interpret.errors import InputError
 from interpret.records import NeuronEffect
-from interpret.storage import provenance, run_folder
 
-READING = Work("Reading", "read", "parts")
+if TYPE_CHECKING:
+    from interpret.facts.files import FactFile
+
 SURE = 0.05
 """The false discovery rate at which neurons are counted at the end."""
 
@@ -52,61 +48,50 @@ def neurons_command(
     The surest come first. q_value is adjusted for all neurons tested, so that of those below 0.05 about one in twenty
     is false; below a dozen pairs nothing can be found.
     """
-    texts, source = _texts(pairs, facts)
-    where = _token(token)
+    from interpret.probing.neuron_runs import run_neurons, token_of
+
+    # What needs no model is checked before one is opened.
+    texts, n_pairs = _texts(pairs, facts)
+    token_of(token)
     opened = loading.open(model)
-    chosen = selectors.select("layer", layers, len(anatomy_of(opened.model).layers))
-    plan = NeuronPlan(texts, chosen, where, permutations, seed, batch_size)
-    check_plan(opened.tokenizer, plan)
-    asked = {
-        "command": "probe neurons",
-        "texts_sha256": provenance.file_sha256(source),
-        "layers": layers,
-        "token": token,
-        "permutations": permutations,
-        "seed": seed,
-    }
-    do_units(
-        READING,
+    run = run_neurons(
+        opened.model,
+        opened.tokenizer,
+        texts,
         output,
-        NeuronEffect,
-        lambda run: write_neurons(run, opened.model, opened.tokenizer, plan),
-        units=plan.units,
-        identity=opened.identity | asked,
-        circumstances={**opened.circumstances, "texts": str(source), "batch_size": batch_size},
+        layers=layers,
+        token=token,
+        permutations=permutations,
+        seed=seed,
+        batch_size=batch_size,
+        **opened.recorded,
     )
-    rows = run_folder.read_table(output, NeuronEffect)
+    rows: list[NeuronEffect] = run.records()
     show_table(
-        f"The surest of {len(rows)} neurons, {len(texts)} pairs:",
+        f"The surest of {len(rows)} neurons, {n_pairs} pairs:",
         ("layer", "neuron", "true", "false", "Hedges' g", "p", "q"),
         map(_cells, rows[:MOST_SHOWN]),
     )
     tell(f"{sum(row.q_value <= SURE for row in rows)} neurons have q <= {SURE}")
-    tell_rows(output, len(rows))
+    tell_rows(run.folder, len(rows))
 
 
 def _cells(row: NeuronEffect) -> Sequence[str]:
     means = (f"{value:+.2f}" for value in (row.true_mean, row.false_mean, row.hedges_g))
-    return (str(row.layer), str(row.neuron), *means, f"{row.p_value:.2g}", f"{row.q_value:.2g}")
+    return (str(row.layer_idx), str(row.neuron), *means, f"{row.p_value:.2g}", f"{row.q_value:.2g}")
 
 
-def _texts(pairs: Path | None, facts: Path | None) -> tuple[list[tuple[str, str]], Path]:
-    """Return the pairs of texts, and the file they are from."""
+def _texts(pairs: Path | None, facts: Path | None) -> "tuple[Path | FactFile, int]":
+    """Return the file of pairs, or the facts, and how many pairs there are."""
+    from interpret.facts.files import load_facts
+    from interpret.facts.pairs import load_pairs, pairs_of_facts
+
     if pairs is not None and facts is None:
-        return load_pairs(pairs), pairs
+        return pairs, len(load_pairs(pairs))
     if facts is not None and pairs is None:
-        found, left_out = pairs_of_facts(facts)
+        file = load_facts(facts)
+        found, left_out = pairs_of_facts(file)
         if left_out:
             say(f"{left_out} rows of {facts} have no foil or are wrong, and are left out")
-        return found, facts
+        return file, len(found)
     raise InputError("give --pairs with a file of true and false texts, or --facts with facts that have foils")
-
-
-def _token(words: str) -> Token:
-    """Read 'last', or a position."""
-    if words in CHOICES:
-        return cast(Token, words)
-    try:
-        return int(words)
-    except ValueError:
-        raise InputError(unknown("token", words, [*CHOICES, "a position such as 0 or -2"])) from None

@@ -2,34 +2,43 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.cli.console import say
-from interpret.models.opening import load
-from interpret.storage import provenance
+from interpret.work.extensions import load_extensions, recorded
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Model = Annotated[str, typer.Option(help="'demo' (SmolLM2-135M-Instruct), a model folder, or a hub id.")]
 Output = Annotated[Path, typer.Option(help="Run folder: table.csv, manifest.json. The same command continues it.")]
 
 
+Imports = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--import",
+        help="Python file of your own that registers mediators, attribution methods, probes, step functions or "
+        "families; may be given several times.",
+    ),
+]
+
+
 @dataclass(frozen=True)
 class Opened:
-    """A model as the options asked for it, and what a manifest tells of that."""
+    """A model as the options asked for it."""
 
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    identity: dict[str, Any]
-    """Which model and weights, and how their numbers are kept."""
-    circumstances: dict[str, Any]
-    """Versions and device."""
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    recorded: dict[str, Any]
+    """What a run records of the options, ``identity`` and ``circumstances``, as the run functions take them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loading:
-    """How a model is opened; see ``models.load``."""
+    """How a model is opened, see ``models.load``, and what is imported before."""
 
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; a GPU is taken if there is one.")] = None
     dtype: Annotated[
@@ -38,35 +47,26 @@ class Loading:
     device_map: Annotated[str | None, typer.Option(help="Spread a large model by accelerate, as in 'auto'.")] = None
     load_in_8bit: Annotated[bool, typer.Option("--load-in-8bit", help="Quantize the linear layers to 8 bits.")] = False
     load_in_4bit: Annotated[bool, typer.Option("--load-in-4bit", help="Quantize the linear layers to 4 bits.")] = False
+    imports: Imports = None
 
-    def load(self, name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    def load(self, name: str) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
         """Open a model and its tokenizer by the model's name.
 
         Raises:
             ModelError: as ``models.load`` does.
         """
-        return load(name, **asdict(self), say=say)
+        from interpret.models.opening import load
+
+        options = asdict(self)
+        del options["imports"]
+        return load(name, **options, say=say)
 
     def open(self, name: str) -> Opened:
         """Open a model by its name, for a run; as ``load``."""
         model, tokenizer = self.load(name)
-        identity = {
-            "model": name,
-            "weights": weights(model),
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "load_in_8bit": self.load_in_8bit,
-            "load_in_4bit": self.load_in_4bit,
-        }
-        place = {"device": str(model.device), "device_map": self.device_map}
-        return Opened(model, tokenizer, identity, {"versions": provenance.versions(), **place})
-
-
-def weights(model: PreTrainedModel) -> str:
-    """Tell which weights these are: the hash of a folder's files or of a GGUF file, or the commit on the hub."""
-    folder = Path(model.config._name_or_path)
-    if folder.is_file():
-        return f"sha256 {provenance.file_sha256(folder)}"
-    return f"sha256 {provenance.weights_sha256(folder)}" if folder.is_dir() else f"commit {model.config._commit_hash}"
+        of_run: dict[str, Any] = recorded(load_extensions(self.imports or ()))
+        of_run["circumstances"]["device_map"] = self.device_map
+        return Opened(model, tokenizer, of_run)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,31 +1,21 @@
 """``interpret probe lens``, ``logits`` and ``heads``: prompts in, what the parts of a model hold and write out."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, groupby, islice
+from collections.abc import Callable, Iterable, Sequence
+from inspect import signature
+from itertools import chain, groupby
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 
 from interpret.cli.console import MOST_SHOWN, show_table
-from interpret.cli.options import Loading, Model, Opened, Output
-from interpret.cli.work import Work, do_units, tell_counts
-from interpret.probing.prompt_runs import (
-    NOT_PROBED,
-    Probe,
-    heads_probe,
-    lens_probe,
-    logits_probe,
-    probed_prompts,
-    write_probes,
-)
-from interpret.prompts.chat import MODEL_TEMPLATE
-from interpret.prompts.prompts import load_examples
+from interpret.cli.options import Loading, Model, Output
+from interpret.cli.work import tell_counts
+from interpret.probing.registry import TOP, Probe
+from interpret.prompts.prompts import MODEL_TEMPLATE
 from interpret.records import HeadView, LensReading, LogitShare
-from interpret.storage import provenance, run_folder
-
-PROBING = Work("Probing", "probed", "prompts", (NOT_PROBED,))
-R = TypeVar("R")
+from interpret.storage.run_folder import RunFolder
+from interpret.work.inputs import read_options
 
 Examples = Annotated[Path, typer.Option(help="JSON file with prompts, as examples/examples.json.")]
 Chat = Annotated[
@@ -42,7 +32,7 @@ def lens_command(
     output: Output = Path("runs/lens"),
     model: Model = "demo",
     tokens: Tokens = "last",
-    top: Annotated[int, typer.Option(min=0, help="How many of the likeliest tokens are listed.")] = 5,
+    top: Annotated[int, typer.Option(min=0, help="How many of the likeliest tokens are listed.")] = TOP,
     chat_template: Chat = MODEL_TEMPLATE,
     loading: Loading,
 ) -> None:
@@ -52,26 +42,26 @@ def lens_command(
 
     Lists the likeliest tokens, and rank and probability of 'target' and 'foil' where a prompt of the file has them.
     """
-    opened = loading.open(model)
-    asked = {"command": "probe lens", "tokens": tokens, "top": top, "chat_template": chat_template}
-    read = lens_probe(opened.model, opened.tokenizer, top)
-    for rows in islice(_probed(output, LensReading, opened, read, asked, examples), 1):
+    run = _run("lens", examples, output, model, loading, {"top": top}, tokens=tokens, chat_template=chat_template)
+    for rows in run.by_unit():
         _show_lens(rows)
-    tell_counts(PROBING, output)
+        break
+    _tell(run)
 
 
 def _show_lens(rows: Sequence[LensReading]) -> None:
     """Show what one state of a prompt after the other says, at the first token that was read."""
-    first = [row for row in rows if row.position == rows[0].position]
-    followed = [key for key in ("target", "foil") if any(row.followed == key for row in first)]
+    first = [row for row in rows if row.token_idx == rows[0].token_idx]
+    followed = [key for key in ("target", "foil") if any(row.continuation == key for row in first)]
     cells = []
-    for layer, of_layer in groupby(first, key=lambda row: row.layer):
-        said = list(of_layer)
-        ranks = [next(str(row.rank) for row in said if row.followed == key) for key in followed]
-        cells.append((str(layer), repr(said[0].said), f"{said[0].probability:.3f}", *ranks))
+    for state, of_state in groupby(first, key=lambda row: (row.site, row.layer_idx)):
+        predicted = list(of_state)
+        ranks = [next(str(row.rank) for row in predicted if row.continuation == key) for key in followed]
+        likeliest = predicted[0]
+        cells.append(("{}.{}".format(*state), repr(likeliest.prediction), f"{likeliest.probability:.3f}", *ranks))
     show_table(
-        f"What {rows[0].name} says at token {rows[0].position}, {rows[0].token!r}, after each layer:",
-        ("layer", "likeliest", "probability", *(f"rank of {key}" for key in followed)),
+        f"What {rows[0].name} says at token {rows[0].token_idx}, {rows[0].token!r}, in each state:",
+        ("state", "likeliest", "probability", *(f"rank of {key}" for key in followed)),
         cells,
     )
 
@@ -90,18 +80,16 @@ def logits_command(
 
     The answer is the first token of 'target', or what the model finds likeliest; a 'foil' is parted beside it.
     """
-    opened = loading.open(model)
-    asked = {"command": "probe logits", "chat_template": chat_template}
-    read = logits_probe(opened.model, opened.tokenizer)
-    _show_logits(chain.from_iterable(_probed(output, LogitShare, opened, read, asked, examples)))
-    tell_counts(PROBING, output)
+    run = _run("logits", examples, output, model, loading, {}, chat_template=chat_template)
+    _show_logits(chain.from_iterable(run.by_unit()))
+    _tell(run)
 
 
 def _show_logits(rows: Iterable[LogitShare]) -> None:
     """Show the parts that add most, over all prompts."""
     found: dict[tuple[str, int, int], list[float]] = {}
     for row in rows:
-        found.setdefault((row.component, row.layer, row.head), []).append(row.share - (row.foil_share or 0))
+        found.setdefault((row.component, row.layer_idx, row.head), []).append(row.share - (row.foil_share or 0))
     means = sorted(((sum(shares) / len(shares), part) for part, shares in found.items()), reverse=True)
     if not means:
         return
@@ -121,7 +109,7 @@ def heads_command(
     output: Output = Path("runs/heads"),
     model: Model = "demo",
     tokens: Tokens = "last",
-    top: Annotated[int, typer.Option(min=1, help="How many tokens are listed of those a head looks at.")] = 5,
+    top: Annotated[int, typer.Option(min=1, help="How many tokens are listed of those a head looks at.")] = TOP,
     chat_template: Chat = MODEL_TEMPLATE,
     loading: Loading,
 ) -> None:
@@ -129,15 +117,14 @@ def heads_command(
 
     interpret probe heads --examples examples/examples.json
     """
-    opened = loading.open(model)
-    asked = {"command": "probe heads", "tokens": tokens, "top": top, "chat_template": chat_template}
-    _show_heads(chain.from_iterable(_probed(output, HeadView, opened, heads_probe(opened.model, top), asked, examples)))
-    tell_counts(PROBING, output)
+    run = _run("heads", examples, output, model, loading, {"top": top}, tokens=tokens, chat_template=chat_template)
+    _show_heads(chain.from_iterable(run.by_unit()))
+    _tell(run)
 
 
 def _show_heads(rows: Iterable[HeadView]) -> None:
     """Show the heads that do most of an induction head's work."""
-    best = sorted({(row.induction_score, row.layer, row.head) for row in rows}, reverse=True)
+    best = sorted({(row.induction_score, row.layer_idx, row.head) for row in rows}, reverse=True)
     if not best:
         return
     show_table(
@@ -147,19 +134,55 @@ def _show_heads(rows: Iterable[HeadView]) -> None:
     )
 
 
-def _probed(
-    output: Path, record: type[R], opened: Opened, read: Probe, asked: dict[str, Any], examples: Path
-) -> Iterator[list[R]]:
-    """Probe the prompts of a file, and return the rows of each."""
-    where = {key: asked[key] for key in ("tokens", "chat_template") if key in asked}
-    prompts = probed_prompts(opened.tokenizer, load_examples(examples), **where)
-    do_units(
-        PROBING,
-        output,
-        record,
-        lambda run: write_probes(run, read, prompts),
-        units=[one.name for one in prompts],
-        identity={**opened.identity, **asked, "examples_sha256": provenance.file_sha256(examples)},
-        circumstances={**opened.circumstances, "examples": str(examples)},
+def probe_command(probe: Probe) -> Callable[..., None]:
+    """Return the command of a probe that a user registered: its options are given by ``--option``."""
+
+    def command(
+        *,
+        examples: Examples,
+        output: Output = Path("runs") / probe.name,
+        model: Model = "demo",
+        tokens: Tokens = "last",
+        options: Annotated[
+            list[str] | None,
+            typer.Option("--option", help=f"Of the probe, as name=value: {_named(probe)}. May be given several times."),
+        ] = None,
+        chat_template: Chat = MODEL_TEMPLATE,
+        loading: Loading,
+    ) -> None:
+        where = {"tokens": tokens} if probe.at_tokens else {}
+        given = read_options(options or ())
+        _tell(_run(probe.name, examples, output, model, loading, given, **where, chat_template=chat_template))
+
+    command.__doc__ = (
+        f"Probe prompts by {probe.name}: {probe.description.removesuffix('.')}.\n\n"
+        f"interpret probe {probe.name} --examples examples/examples.json"
     )
-    return run_folder.read_units(output, record)
+    if not probe.at_tokens:
+        one = signature(command)
+        kept = [each for name, each in one.parameters.items() if name != "tokens"]
+        vars(command)["__signature__"] = one.replace(parameters=kept)
+    return command
+
+
+def _named(probe: Probe) -> str:
+    """List the options of a probe with their defaults."""
+    return ", ".join(f"{name}={default}" for name, default in probe.options().items()) or "it has none"
+
+
+def _run(
+    name: str, examples: Path, output: Path, model: str, loading: Loading, options: dict[str, Any], **where: Any
+) -> RunFolder:
+    """Probe the prompts of a file."""
+    from interpret.probing.prompt_runs import run_probe
+
+    opened = loading.open(model)
+    return run_probe(
+        opened.model, opened.tokenizer, name, examples, output, options=options, **where, **opened.recorded
+    )
+
+
+def _tell(run: RunFolder) -> None:
+    from interpret.probing.prompt_runs import PROBING
+
+    tell_counts(PROBING, run)

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from interpret.cli.console import say
-from interpret.pages.interpretations import interpretation_page
 from interpret.records import Interpretation
 from interpret.storage import disk, run_folder
 
@@ -21,6 +20,8 @@ def report_command(
 
     interpret report runs/interpretations
     """
+    from interpret.pages.interpretations import interpretation_page
+
     page = interpretation_page(run_folder.read_table(run, Interpretation), run_folder.read_manifest(run))
     disk.replace_whole(output, page.encode())
     say(f"{output}: open it in a browser")

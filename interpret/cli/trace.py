@@ -3,31 +3,22 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 from rich.table import Table
 
-from interpret.cli.console import choice, out, show_table, tell
+from interpret.cli.console import out, show_table, tell
 from interpret.cli.options import Chosen, Loading
-from interpret.cli.work import Work, do_units, tell_counts
+from interpret.cli.work import tell_counts
 from interpret.errors import InputError
-from interpret.facts.buckets import Scheme
-from interpret.facts.files import load_facts
-from interpret.facts.filter import RULES
-from interpret.facts.grids import bucket_averages, bucket_peaks
-from interpret.facts.runs import BAD_ROW
-from interpret.records import TraceCell, TracePeak
-from interpret.storage import provenance
-from interpret.tracing import runs, tables
-from interpret.tracing.config import METHODS, TraceConfig, load_config
-from interpret.tracing.inputs import check_settings
-from interpret.tracing.knowledge_tracing import check_module_names
-from interpret.tracing.mediators import check_mediators
-from interpret.tracing.runs import NOT_TRACED, TracePlan
+from interpret.tracing.mediators import DEFAULT_MEDIATORS, MEDIATORS
 
-TRACING = Work("Tracing", "traced", "facts", (BAD_ROW, NOT_TRACED))
+if TYPE_CHECKING:
+    from interpret.facts.buckets import Scheme
+    from interpret.records import TracePeak
+    from interpret.tracing.config import TraceConfig
+    from interpret.tracing.tables import TraceGrid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +31,9 @@ class Given:
     mediator: Annotated[
         list[str] | None,
         typer.Option(
-            help="What is restored: hidden, attn_severed, mlp_severed, attn_window or mlp_window; may be given "
-            "several times. [default: hidden, attn_severed, mlp_severed]"
+            help="What is restored; may be given several times. "
+            f"{'; '.join(f'{one.name}: {one.description}' for one in MEDIATORS.values())}. "
+            f"[default: {', '.join(DEFAULT_MEDIATORS)}]"
         ),
     ] = None
     noise: Annotated[
@@ -71,7 +63,7 @@ class Given:
         ),
     ] = None
 
-    def over(self, config: TraceConfig, rule: str | None, loading: Loading) -> TraceConfig:
+    def over(self, config: "TraceConfig", rule: str | None, loading: Loading) -> "TraceConfig":
         """Lay what was given on the command line over what stands in a file."""
         settings = {
             "noise": self.noise,
@@ -123,10 +115,15 @@ def trace_command(
 
     Stopped at any time, the same command goes on where it was. Exit code 3: done, but some facts could not be traced.
     """
+    from interpret.facts.files import load_facts
+    from interpret.tracing import runs
+    from interpret.tracing.config import TraceConfig, load_config
+    from interpret.tracing.knowledge_tracing import check_module_names
+
     wanted = given.over(load_config(config) if config else TraceConfig(), chosen.rule, loading)
-    _check(wanted)
     path, folder = _paths(wanted, facts, output)
-    plan = TracePlan(
+    # What needs no model is checked before one is opened.
+    plan = runs.TracePlan(
         load_facts(path),
         limit=chosen.limit,
         mediators=wanted.mediators,
@@ -138,64 +135,30 @@ def trace_command(
     opened = replace(loading, device=wanted.device, dtype=wanted.dtype).open(wanted.model)
     if wanted.hook_layer is not None:
         check_module_names(opened.model, wanted.hook_layer)
-    circumstances = {"facts": str(path), "limit": chosen.limit, "memory": wanted.settings.memory}
-    do_units(
-        TRACING,
-        folder,
-        TraceCell,
-        lambda run: runs.write_traces(run, opened.model, opened.tokenizer, plan),
-        units=plan.units,
-        identity=opened.identity | _identity(plan, path),
-        circumstances={**opened.circumstances, **circumstances, "buckets": wanted.buckets},
-    )
-    _show(folder, wanted.buckets)
-    tell_counts(TRACING, folder)
+    opened.recorded["circumstances"]["buckets"] = wanted.buckets
+    run, traced, peaks = runs.run_plan(opened.model, opened.tokenizer, plan, folder, **opened.recorded)
+    if traced:
+        _show(traced, peaks, wanted.buckets)
+    tell_counts(runs.TRACING, run)
 
 
-def _check(wanted: TraceConfig) -> None:
-    """Check what needs no model, before one is opened."""
-    check_mediators(wanted.mediators)
-    check_settings(wanted.settings)
-    choice("rule", wanted.rule, RULES)
-    choice("method", wanted.method, METHODS)
-
-
-def _paths(wanted: TraceConfig, facts: Path | None, output: Path | None) -> tuple[Path, Path]:
+def _paths(wanted: "TraceConfig", facts: Path | None, output: Path | None) -> tuple[Path, Path]:
     """Return the file of facts and the run folder."""
     if facts is None and wanted.data is None:
         raise InputError("no file of facts is given; use --facts, or the key data of --config")
     return facts or Path(str(wanted.data)), output or Path(wanted.output or "runs/trace")
 
 
-def _identity(plan: TracePlan, facts: Path) -> dict[str, Any]:
-    """Return everything but the model that decides the numbers."""
-    settings = plan.settings
-    return {
-        "command": "trace",
-        "facts_sha256": provenance.file_sha256(facts),
-        "mediators": list(plan.mediators),
-        "method": plan.method,
-        "noise": str(settings.noise),
-        "samples": settings.samples,
-        "seed": settings.seed,
-        "replace": settings.replace,
-        "window": settings.window,
-        "target": settings.target,
-        "filter": plan.only_known,
-        "rule": plan.rule,
-    }
-
-
-def _show(folder: Path, scheme: Scheme) -> None:
+def _show(traced: "Sequence[TraceGrid]", peaks: "Sequence[TracePeak]", scheme: "Scheme") -> None:
     """Show where effects are largest on average, and where in single facts: not the same place."""
-    traced, peaks = runs.write_peaks(folder)
-    if not traced:
-        return
+    from interpret.facts.grids import bucket_averages, bucket_peaks, by_part
+    from interpret.tracing import tables
+
     if words := tables.estimated(traced):
         tell(f"Attention: {words}, whose sizes are not to be trusted; averages hold them too.")
     averages = Table("restored", "tokens", "layer", "AIE", "95% interval", "facts")
     single: list[Sequence[str]] = []
-    for mediator, of_one in tables.by_mediator(traced).items():
+    for mediator, of_one in by_part(traced, "mediator").items():
         found = bucket_peaks(bucket_averages(of_one, scheme=scheme), scheme=scheme)
         for peak in found:
             interval = f"{peak.low:+.3f} to {peak.high:+.3f}"
@@ -215,8 +178,10 @@ def _show(folder: Path, scheme: Scheme) -> None:
     )
 
 
-def _sum_up(peaks: Sequence[TracePeak]) -> tuple[str, str]:
+def _sum_up(peaks: "Sequence[TracePeak]") -> tuple[str, str]:
     """Say how large the peaks of single facts are, and in which layers: median and quartiles."""
+    import numpy as np
+
     low, median, high = np.percentile([peak.layer_idx for peak in peaks], [25, 50, 75])
     size = np.mean([peak.indirect_effect for peak in peaks])
     return f"{size:+.3f}", f"{median:g} ({low:.0f} to {high:.0f})"

@@ -1,4 +1,4 @@
-"""What a change to a model preserves: how it continues the prompts of facts, before and after."""
+"""Preservation of facts: compare a model's answers before and after a change to its weights."""
 
 from collections.abc import Sequence
 
@@ -19,26 +19,26 @@ def preservation(
     new_tokens: int = 8,
     batch_size: int = 32,
 ) -> list[Preservation]:
-    """Compare how a model continues the prompts of facts now with how it did before a control.
+    """Compare a model's current continuations of the prompts of facts with those before a control.
 
-    A continuation is correct if it starts with the attribute's words, as whole words (``contains_words``).
+    A continuation is correct if it starts with the attribute, as whole words.
 
     Args:
-        model: as it is now: call this inside the control's ``with`` block.
-        tokenizer: its tokenizer.
+        model: the changed model: call this inside the ``with`` block of the control.
+        tokenizer: the model's tokenizer.
         facts: (prompt, attribute) pairs; prompts are read as they are, without a chat template.
-        before: ``answers(...)`` to the same prompts, taken before the block.
-        new_tokens: longest continuation; more than the tokens of every attribute.
-        batch_size: prompts continued side by side.
+        before: the result of ``answers`` for the same prompts, computed before the block.
+        new_tokens: maximum length of a continuation; must exceed the number of tokens of every attribute.
+        batch_size: number of prompts per batch.
 
     Returns:
-        One row a fact: a list, because a generator would see whatever weights there are when it is used.
+        One row per fact. It is a list, because a generator would use the weights at the time of its consumption.
 
     Raises:
-        InputError: naming the fact that cannot be checked.
+        InputError: if a fact cannot be checked; the message names it.
     """
     if len(before) != len(facts):
-        raise InputError(f"before holds {len(before)} answers for {len(facts)} facts: give one for each")
+        raise InputError(f"before has {len(before)} answers for {len(facts)} facts: give one answer per fact")
     for index, (_, attribute) in enumerate(facts):
         if not attribute.strip():
             raise InputError(f"fact {index} has an empty attribute: give the words that continue its prompt")
@@ -63,9 +63,9 @@ def preservation(
 
 
 def accuracy(rows: Sequence[Preservation]) -> tuple[float, float]:
-    """Return the shares of facts that were correct before and are correct after, each in [0, 1]."""
+    """Return the share of correct facts before and after the change, each in [0, 1]."""
     if not rows:
-        raise InputError("there is no row to take an accuracy over: give at least one fact")
+        raise InputError("rows is empty: an accuracy needs at least one fact")
     return (
         sum(row.correct_before for row in rows) / len(rows),
         sum(row.correct_after for row in rows) / len(rows),

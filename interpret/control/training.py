@@ -1,14 +1,14 @@
-"""Control of reasoning: train one MLP until a hidden state says something else, and put its weights back.
+"""Control of reasoning: train one MLP to change a hidden state, and restore its weights afterwards.
 
-In SelfIE (Chen, Vondrick, Mao 2024, arXiv 2403.10949, its section on control of reasoning) a hidden state is
-changed by training only the MLP that writes it. Here, ``layer`` is an index of ``hidden_states``, 1 to L, and the
-state that the MLP of decoder layer ``layer - 1`` writes at a token is::
+SelfIE (Chen, Vondrick, Mao 2024, arXiv 2403.10949, section on control of reasoning) changes a hidden state by training
+only the MLP that writes it. Here, ``layer`` is an index of ``hidden_states``, 1 to L, and the state that the MLP of
+decoder layer ``layer - 1`` writes at a token is::
 
-    x = residual + MLP(pre_mlp)          (after the layer's last norm in post-norm layers, as in OPT-350m)
+    x = residual + MLP(pre_mlp)          (followed by the layer's last norm in post-norm layers, as in OPT-350m)
 
-with ``pre_mlp`` and ``residual`` recorded once in a pass over the prompt: they do not depend on that MLP. For
-``layer == L``, x is the state before the final norm. Both controls are context managers: inside the ``with`` block
-the model has the trained weights, after it the very tensors it had before.
+``pre_mlp`` and ``residual`` do not depend on that MLP; they are recorded once, in one pass over the prompt. For
+``layer == L``, x is the state before the final norm. Both controls are context managers: the model has the trained
+weights inside the ``with`` block, and its original tensors after it.
 """
 
 import math
@@ -30,21 +30,21 @@ from interpret.errors import InputError
 from interpret.prompts.words import contains_words, pattern
 
 Scorer = Callable[[str], float]
-"""A text -> its reward: 1 to strengthen the state it came from, -1 to weaken it, 0 to leave it."""
+"""Maps a text to its reward: 1 to strengthen the state the text describes, -1 to weaken it, 0 for no change."""
 Reader = Callable[[Tensor], Sequence[str]]
-"""States [P, D] -> P texts. A self-interpretation of the vectors is one; ``read_answer`` makes another."""
+"""Maps states, [P, D], to P texts: for example a self-interpretation of each state, or ``read_answer``."""
 
 
 @dataclass(frozen=True)
 class RewardStep:
-    """One look at the P states under reinforcement control."""
+    """The P states at one training step of reinforcement control."""
 
     texts: list[str]
-    """[P] what the reader said of each state."""
+    """[P] the reader's text for each state."""
     rewards: list[float]
-    """[P] what the scorer made of each text."""
+    """[P] the scorer's reward of each text."""
     alignment: list[float]
-    """[P] x . x_0 / ||x_0||^2, x_0 being the state before any training: 1 at first, more where strengthened."""
+    """[P] x . x_0 / ||x_0||^2 with x_0 the state before training: 1 at the start, above 1 if strengthened."""
 
 
 # ---------------------------------------------------------------------------------------------- the controls
@@ -61,25 +61,26 @@ def supervised_control(
     steps: int = 10,
     lr: float = 3e-4,
 ) -> Iterator[list[float]]:
-    """Train one MLP until the states it writes match a target: Adam on the mean of ``(x - target)^2``.
+    """Train one MLP so that the states it writes match a target: Adam on the mean of ``(x - target)^2``.
 
     Args:
-        model: a causal LM of a known family, or its base model.
+        model: a causal LM of a supported family, or its base model.
         ids: token ids of the prompt, [T], without padding.
-        layer: which hidden state, 1 to L; see the top of this module.
-        positions: P token positions whose states shall match; negative ones count from the end.
-        target: [D], the same for all positions, or [P, D].
-        steps: how many updates; the paper takes 10 to 20.
+        layer: index of the hidden state, 1 to L; see the module docstring.
+        positions: P token positions whose states are trained; negative positions count from the end.
+        target: [D], shared by all positions, or [P, D].
+        steps: number of updates; the paper uses 10 to 20.
         lr: learning rate.
 
     Yields:
-        The losses: entry i after i updates, so ``[0]`` is the untouched model and ``[-1]`` what the block sees.
-        Training is done in evaluation mode and float32; gradients and flags of the model stay as they are.
+        ``steps + 1`` losses: entry i is the loss after i updates, so ``[0]`` belongs to the original model and
+        ``[-1]`` to the model inside the block. Training runs in evaluation mode and float32; gradients and flags of
+        the model's parameters do not change.
 
     Raises:
-        InputError: for a layer, position, target, number of steps or learning rate that cannot be used, or where
-            training diverges.
-        UnsupportedModelError: for a model of no known family.
+        InputError: for an invalid layer, position, target, number of steps or learning rate, or if training
+            diverges.
+        UnsupportedModelError: for a model that is not of a supported family.
 
     >>> from transformers import GPT2Config, GPT2LMHeadModel
     >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=8, n_layer=2, n_head=2))
@@ -112,27 +113,28 @@ def reinforcement_control(
     steps: int = 10,
     lr: float = 3e-4,
 ) -> Iterator[list[RewardStep]]:
-    """Train one MLP by rewards: states whose text is rewarded grow along themselves, others shrink.
+    """Train one MLP by rewards: a positive reward lengthens a state along its own direction, a negative shortens it.
 
-    Before each update the reader puts every state into words and the scorer rewards each text; Adam then takes a
-    step on ``reward_loss``, or none where no text has a reward (its momentum alone would go on for long). The loss
-    is minus the mean reward, whatever the states do; ``alignment`` shows what moved.
+    Before each update, the reader describes every state in a text and the scorer rewards each text; then Adam takes a
+    step on ``reward_loss``. The step is skipped if all rewards are 0, as Adam's momentum alone would keep changing the
+    weights. The value of the loss is always minus the mean reward; ``alignment`` shows how the states change.
 
     Args:
-        model: as in ``supervised_control``, and so are ids, layer, steps and lr.
-        ids: [T].
-        layer: 1 to L.
-        positions: the P tokens whose states are read and rewarded, each by itself.
+        model: a causal LM of a supported family, or its base model.
+        ids: token ids of the prompt, [T], without padding.
+        layer: index of the hidden state, 1 to L; see the module docstring.
+        positions: P token positions whose states are read and rewarded separately; negative positions count from the
+            end.
         reader: called with the current states, [P, D] float32, while the model has the current weights.
         scorer: called with each text; see ``word_scorer``.
-        steps: at least 1.
-        lr: above 0.
+        steps: number of updates, at least 1.
+        lr: learning rate, above 0.
 
     Yields:
-        ``steps + 1`` looks: entry i after i steps, ``[-1]`` is what the block sees.
+        ``steps + 1`` records: entry i describes the states after i updates, ``[-1]`` those inside the block.
 
     Raises:
-        InputError: as ``supervised_control``, and if reader or scorer return something else than they should.
+        InputError: as ``supervised_control`` raises, and if the reader or the scorer returns an invalid value.
 
     >>> from transformers import GPT2Config, GPT2LMHeadModel
     >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=8, n_layer=2, n_head=2))
@@ -161,19 +163,20 @@ def reinforcement_control(
 
 
 def reward_loss(states: Tensor, rewards: Tensor) -> Tensor:
-    """Return the mean over tokens of ``-r * (x . x' / ||x'||^2)``, x' being x held constant.
+    """Return the mean over positions of ``-r * (x . x' / ||x'||^2)``, where x' is x detached from the graph.
 
-    Its gradient for one of P states is ``-r / P * x / ||x||^2``: a step down makes x longer or shorter.
+    The gradient with respect to one of P states is ``-r / P * x / ||x||^2``, so gradient descent lengthens x for
+    r > 0 and shortens it for r < 0.
 
     Args:
-        states: [P, D] x.
-        rewards: [P] r.
+        states: x, [P, D].
+        rewards: r, [P].
     """
     return -(rewards * alignment(states, states.detach())).mean()
 
 
 def alignment(states: Tensor, original: Tensor) -> Tensor:
-    """Return ``x . x_0 / ||x_0||^2`` of states [P, D] with original states [P, D]: [P]."""
+    """Return ``x . x_0 / ||x_0||^2``, [P], for states x and original states x_0, each [P, D]."""
     return (states * original).sum(-1) / original.pow(2).sum(-1)
 
 
@@ -181,7 +184,7 @@ def alignment(states: Tensor, original: Tensor) -> Tensor:
 
 
 def word_scorer(*, good: str | Sequence[str] = (), bad: str | Sequence[str] = ()) -> Scorer:
-    """Make a scorer that looks for words: 1 for a text with a good one, -1 with a bad one, 0 with neither or both.
+    """Make a scorer that searches for words: 1 for a text with a good word, -1 with a bad one, 0 with neither or both.
 
     >>> word_scorer(good="0", bad="1")("10 out of 10")
     0.0
@@ -190,7 +193,7 @@ def word_scorer(*, good: str | Sequence[str] = (), bad: str | Sequence[str] = ()
     if not wanted and not unwanted:
         raise InputError("good and bad are both empty: give the scorer at least one word to look for")
     for words in wanted + unwanted:
-        pattern(words)  # complains about those without any word
+        pattern(words)  # raises InputError if there is no word to look for
 
     def score(text: str) -> float:
         return float(any(contains_words(text, w) for w in wanted) - any(contains_words(text, w) for w in unwanted))
@@ -201,7 +204,7 @@ def word_scorer(*, good: str | Sequence[str] = (), bad: str | Sequence[str] = ()
 def read_answer(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, *, new_tokens: int = 30
 ) -> Reader:
-    """Make a reader that judges every state by what the model then writes after a prompt, greedily."""
+    """Make a reader that returns, for every state, the controlled model's greedy continuation of a prompt."""
     return lambda states: answers(model, tokenizer, [prompt], new_tokens=new_tokens) * len(states)
 
 
@@ -210,20 +213,20 @@ def read_answer(
 
 @dataclass(frozen=True)
 class _Site:
-    """An MLP and what it reads and adds to at P tokens, in float32 at least."""
+    """An MLP, and its input and residual at P tokens, at least in float32."""
 
     mlp: nn.Module
     norm: nn.Module | None
-    """Of post-norm layers: what the sum goes through."""
+    """Norm of the sum, in post-norm layers."""
     after: nn.Module | None
-    """Of some families: what the MLP's output goes through before the sum."""
+    """Module applied to the MLP's output before the sum, in some families."""
     pre_mlp: Tensor
-    """[P, D]."""
+    """[P, D], input of the MLP."""
     residual: Tensor
-    """[P, D]."""
+    """[P, D], the term that the MLP's output is added to."""
 
     def write(self, weights: dict[str, Tensor]) -> Tensor:
-        """Return x, [P, D], with these weights in place of the MLP's own."""
+        """Return the states x, [P, D], computed with these weights of the MLP."""
         written = functional_call(self.mlp, weights, (self.pre_mlp,))
         if self.after is not None:
             written = functional_call(self.after, _copies(self.after), (written,))
@@ -232,13 +235,13 @@ class _Site:
 
 
 def _find(model: PreTrainedModel, ids: Sequence[int] | Tensor, layer: int, positions: Sequence[int]) -> _Site:
-    """Check where to train, and record what the MLP there reads."""
+    """Check layer and positions, and record the MLP's input and residual there."""
     anatomy = anatomy_of(model)
     n_layers = len(anatomy.layers)
     if layer == 0:
-        raise InputError(f"layer 0 holds the embeddings, which no MLP writes: give a layer from 1 to {n_layers}")
+        raise InputError(f"layer 0 is the embedding, which no MLP writes: give a layer from 1 to {n_layers}")
     if not isinstance(layer, int) or layer not in range(1, n_layers + 1):
-        raise InputError(f"layer {layer!r} does not exist: give one from 1 to {n_layers}, an index of hidden_states")
+        raise InputError(f"layer {layer!r} does not exist: give an index of hidden_states from 1 to {n_layers}")
     row = _checked_ids(model, ids)  # [1, T]
     chosen = _checked_positions(positions, row.shape[1])
     block, family = anatomy.layers[layer - 1], anatomy.family
@@ -259,7 +262,7 @@ def _find(model: PreTrainedModel, ids: Sequence[int] | Tensor, layer: int, posit
 def _trained(
     model: PreTrainedModel, site: _Site, objective: Callable[[Tensor], Tensor], steps: int, lr: float
 ) -> Iterator[None]:
-    """Lower ``objective(x)`` by ``steps`` updates of the MLP, for the time of a ``with`` block."""
+    """Minimise ``objective(x)`` by ``steps`` updates of the MLP; the trained weights hold inside the ``with`` block."""
     if not isinstance(steps, int) or steps < 1:
         raise InputError(f"steps is {steps!r}: give a whole number of at least 1")
     if not (math.isfinite(lr) and lr > 0):
@@ -271,14 +274,16 @@ def _trained(
 
 
 def _descend(site: _Site, objective: Callable[[Tensor], Tensor], steps: int, lr: float) -> None:
-    # Float32 copies are trained, and rounded into the model: Adam in half precision divides by squares that round
-    # to zero. The model's own parameters are in no graph, so their gradients and flags are never touched.
+    # Train float32 copies and round them into the model: in half precision, Adam's squared gradients round to zero.
+    # The model's own parameters are not part of the graph, so their gradients and flags do not change.
     weights = _copies(site.mlp)
     optimizer = torch.optim.Adam([copy.requires_grad_() for copy in weights.values()], lr=lr)
     for step in range(steps + 1):
         loss = objective(site.write(weights))
         if not loss.isfinite():
-            raise InputError(f"after {step} steps the loss is {loss.item()}: give a smaller lr than {lr}")
+            raise InputError(
+                f"training diverges: after {step} steps the loss is {loss.item()}; give a smaller lr than {lr}"
+            )
         if step < steps:
             optimizer.zero_grad()
             loss.backward()
@@ -290,7 +295,7 @@ def _descend(site: _Site, objective: Callable[[Tensor], Tensor], steps: int, lr:
 
 @contextmanager
 def _own_weights(module: nn.Module) -> Iterator[None]:
-    """Let parameters hold copies of their data for the time of a ``with`` block, then the data itself again."""
+    """Replace the data of parameters by copies inside the ``with`` block, and restore the original tensors after it."""
     kept = [(parameter, parameter.data) for parameter in module.parameters()]
     try:
         for parameter, data in kept:
@@ -298,7 +303,7 @@ def _own_weights(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         for parameter, data in kept:
-            parameter.data = data.to(parameter.device, parameter.dtype)  # the block may have moved the model
+            parameter.data = data.to(parameter.device, parameter.dtype)  # the body may have moved the model
 
 
 def _copies(module: nn.Module) -> dict[str, Tensor]:
@@ -313,17 +318,19 @@ def _float(tensor: Tensor) -> Tensor:
 
 
 def _checked_ids(model: PreTrainedModel, ids: Sequence[int] | Tensor) -> Tensor:
-    """Return the prompt as a model takes it, [1, T]."""
+    """Return the prompt as a batch of one row, [1, T], on the model's input device."""
     row = torch.as_tensor(ids)
     row = row if row.dim() == 2 else row[None]
     if row.dim() != 2 or len(row) != 1 or not row.numel() or row.is_floating_point():
-        raise InputError(f"ids have the shape {list(row.shape)}: give the token ids of one prompt, at least one")
+        raise InputError(
+            f"ids has the shape {list(row.shape)} and dtype {row.dtype}: give the token ids of one prompt, at least one"
+        )
     size, longest = model.config.vocab_size, longest_text(model)
     for token in row[0].tolist():
         if not 0 <= token < size:
-            raise InputError(f"ids hold {token}; this model has tokens 0 to {size - 1}")
+            raise InputError(f"ids contains {token}; this model has token ids 0 to {size - 1}")
     if row.shape[1] > longest:
-        raise InputError(f"ids hold {row.shape[1]} tokens; this model reads {longest}")
+        raise InputError(f"ids has {row.shape[1]} tokens; this model reads at most {longest}")
     return row.to(input_device(model))
 
 
@@ -333,19 +340,21 @@ def _checked_positions(positions: Sequence[int], count: int) -> list[int]:
             raise InputError(f"position {position!r} does not exist: this prompt has tokens 0 to {count - 1}")
     chosen = [int(position) % count for position in positions]
     if len(set(chosen)) != len(chosen) or not chosen:
-        raise InputError(f"positions are {chosen}: give at least one token position, each once")
+        raise InputError(f"positions resolve to {chosen}: give at least one token position, without repeats")
     return chosen
 
 
 def _checked_target(target: Tensor, site: _Site) -> Tensor:
-    """Return the target as the states it is compared with: [P, D]."""
+    """Return the target with the shape, dtype and device of the states: [P, D]."""
     both = list(site.residual.shape)
     with torch.inference_mode(False):
-        target = target.detach().clone()  # a tensor of inference mode takes part in no graph
+        target = target.detach().clone()  # tensors created in inference mode cannot be part of a graph
     if list(target.shape) not in (both, both[1:]):
-        raise InputError(f"target has the shape {list(target.shape)}: give {both[1:]}, or {both} for the positions")
+        raise InputError(
+            f"target has the shape {list(target.shape)}: give {both[1:]}, or {both} with one row per position"
+        )
     if not target.isfinite().all():
-        raise InputError("target holds numbers that are not finite (NaN or infinity)")
+        raise InputError("target contains values that are not finite (NaN or infinity)")
     return target.to(site.residual).expand(both)
 
 
@@ -355,19 +364,19 @@ def _check_trainable(mlp: nn.Module, layer: int) -> None:
             state = "offloaded" if parameter.is_meta else f"quantised ({parameter.dtype})"
             raise InputError(
                 f"{name!r} of the MLP that writes layer {layer} is {state}, so it cannot be trained: "
-                "open the model with its full weights in memory"
+                "load the model unquantised and without offloading"
             )
 
 
 def _texts(reader: Reader, states: Tensor) -> list[str]:
     texts = reader(states)
     if isinstance(texts, str) or len(texts) != len(states):
-        raise InputError(f"the reader returned {texts!r}: it has to return {len(states)} texts, one a state")
+        raise InputError(f"the reader returned {texts!r}: it has to return {len(states)} texts, one per state")
     return list(texts)
 
 
 def _reward(scorer: Scorer, text: str) -> float:
     reward = scorer(text)
     if not isinstance(reward, (int, float)) or not math.isfinite(reward):
-        raise InputError(f"the scorer gave {text!r} the reward {reward!r}: it has to return a finite number")
+        raise InputError(f"the scorer returned {reward!r} for {text!r}: it has to return a finite number")
     return float(reward)

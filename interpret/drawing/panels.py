@@ -1,6 +1,6 @@
-"""Panels of numbers over layers: heatmaps by token or by kind of token, and lines with intervals.
+"""Panels of numbers over layers: heatmaps by token or by token bucket, and lines with confidence intervals.
 
-Each function returns a figure of matplotlib; ``save`` writes it as PNG and PDF, the same bytes for the same numbers.
+Each function returns a matplotlib figure; ``save`` writes it as PNG and PDF, with the same bytes for the same numbers.
 """
 
 import io
@@ -31,7 +31,7 @@ BUCKET_LABELS = {
     "further": "further tokens",
     "last": "last token",
 }
-# Okabe and Ito's colours, which colour-blind readers can tell apart; line styles tell them apart in print.
+# Okabe and Ito's palette, safe for colour-blind readers; the line styles distinguish lines in black-and-white print.
 BUCKET_STYLES = {
     "first_subject": ("#56b4e9", (0, (1, 1))),
     "middle_subject": ("#009e73", (0, (4, 1.5))),
@@ -40,7 +40,7 @@ BUCKET_STYLES = {
     "further": ("#999999", (0, (3, 1, 1, 1, 1, 1))),
     "last": ("#0072b2", "-"),
 }
-STYLE: dict[Any, Any] = {  # the keys are literals of matplotlib's
+STYLE: dict[Any, Any] = {  # Any: matplotlib types the keys as literals
     "font.size": 8,
     "axes.titlesize": 9,
     "axes.labelsize": 8,
@@ -53,21 +53,21 @@ STYLE: dict[Any, Any] = {  # the keys are literals of matplotlib's
     "savefig.dpi": 200,
 }
 NO_TOKEN = {"facecolor": "white", "edgecolor": "#bbbbbb", "hatch": "////"}
-"""Of a bucket that has no token in any prompt."""
+"""Style of cells without a value, such as a bucket without a token in any prompt."""
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write a figure as PNG and PDF, without dates, so that the same numbers give the same bytes.
+    """Write a figure as PNG and PDF, without creation dates, so that the same numbers give the same bytes.
 
     Args:
-        figure: what to write.
-        stem: the path without its ending; its folder has to be there.
+        figure: the figure to write.
+        stem: the path without its suffix; its folder has to exist.
 
     Returns:
-        The two files.
+        The paths of the two files.
 
     Raises:
-        RunError: if the disk does not take them.
+        RunError: if a file cannot be written.
     """
     written = []
     for ending, undated in (("png", {"Software": None}), ("pdf", {"CreationDate": None, "Creator": None})):
@@ -82,12 +82,12 @@ def save(figure: Figure, stem: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class PanelWords:
-    """What a figure of averages says."""
+    """Titles and unit of a figure of averages."""
 
     titles: Mapping[str, str]
-    """Of each panel."""
+    """Title of each panel, by the key of its average."""
     unit: str
-    """Of the numbers."""
+    """Unit of the numbers, shown at the colour bar or the y axis."""
 
 
 def token_heatmaps(
@@ -99,19 +99,19 @@ def token_heatmaps(
     unit: str,
     title: str,
 ) -> Figure:
-    """Draw arrays of one prompt, [T, L] under the title of each panel, on one scale around ``centre``.
+    """Draw heatmaps of one prompt side by side, one per panel, with a shared colour scale symmetric around ``centre``.
 
     Args:
         tokens: [T] texts of the tokens.
-        starred: which of them are marked by a star, such as those of the subject.
-        panels_of: one array per panel, under its title.
-        centre: the value that is white.
-        unit: of the numbers.
-        title: of the figure.
+        starred: indices of the tokens to mark with a star, such as those of the subject.
+        panels_of: one array, [T, L], per panel, by the title of the panel.
+        centre: the value shown as white.
+        unit: unit of the numbers.
+        title: title of the figure.
     """
     tokens = [shown(token) for token in tokens]
     rows, longest, drawn = len(tokens), max(map(len, tokens)), list(panels_of.values())
-    # In inches: a row of text each, and room for the longest token at the left.
+    # In inches: one line of text per row, and space for the longest token on the left.
     height, left = 0.17 * rows + 1.5, 0.45 + 0.066 * (longest + 1)
     widths = 2.15 * len(drawn)
     with matplotlib.rc_context(STYLE):
@@ -130,7 +130,7 @@ def token_heatmaps(
 
 
 def bucket_heatmaps(averages: Mapping[str, Average], names: Sequence[str], words: PanelWords, headline: str) -> Figure:
-    """Draw averages, [buckets, L], as heatmaps side by side on one scale around 0."""
+    """Draw averages, [buckets, L], as heatmaps side by side, with a shared colour scale symmetric around 0."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(max(1.9 + 2.15 * len(averages), 5.0), 0.24 * len(names) + 1.5), layout="constrained")
         panels = figure.subplots(1, len(averages), sharey=True, squeeze=False)[0]
@@ -151,7 +151,7 @@ def bucket_heatmaps(averages: Mapping[str, Average], names: Sequence[str], words
 
 
 def bucket_lines(averages: Mapping[str, Average], names: Sequence[str], words: PanelWords, headline: str) -> Figure:
-    """Draw averages, [buckets, L], as lines over layers with their intervals, a panel each."""
+    """Draw averages, [buckets, L], as lines over layers with confidence intervals, one panel per average."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(max(1.0 + 2.35 * len(averages), 4.6), 3.3), layout="constrained")
         panels = figure.subplots(1, len(averages), sharey=True, squeeze=False)[0]
@@ -177,16 +177,16 @@ def bucket_lines(averages: Mapping[str, Average], names: Sequence[str], words: P
 
 
 def layers_below(panel: Axes, n_layers: int) -> None:
-    """Mark the layers on the x axis."""
+    """Label the x axis with layers."""
     panel.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
     panel.set_xlim(-0.5, n_layers - 0.5)
     panel.set_xlabel("layer")
 
 
 def scale_around(centre: float, drawn: Sequence[Floats]) -> ScalarMappable:
-    """Return a linear scale that holds all values: white at ``centre``, purple above it, green below it.
+    """Return a linear colour scale symmetric around ``centre``, covering all values.
 
-    Both sides are equally steep, so that a pale colour is a small difference on either.
+    ``centre`` is white, values above are purple, values below green.
     """
     reach = max(1e-6, *(np.nanmax(np.abs(values - centre)) for values in drawn))
     return ScalarMappable(Normalize(centre - reach, centre + reach), _with_gaps("PRGn_r"))
@@ -195,19 +195,19 @@ def scale_around(centre: float, drawn: Sequence[Floats]) -> ScalarMappable:
 def colour_bar(
     figure: Figure, panels: Sequence[Axes], image: ScalarMappable, centre: float, drawn: Sequence[Floats]
 ) -> Colorbar:
-    """Put the part of the scale that is drawn beside the panels."""
+    """Add a colour bar beside the panels, cut to the range of the values and ``centre``."""
     bar = figure.colorbar(image, ax=list(panels), pad=0.015, aspect=30)
     bar.ax.set_ylim(min(centre, *map(np.nanmin, drawn)), max(centre, *map(np.nanmax, drawn)))
     return bar
 
 
 def _with_gaps(name: str) -> Colormap:
-    """Return a colormap that leaves what is no number to the panel's own colour."""
+    """Return a colormap in which NaN is transparent."""
     return matplotlib.colormaps[name].with_extremes(bad="none")
 
 
 def shown(text: str) -> str:
-    """Return a token as matplotlib can draw it: white space visible, no formulas, no character the font lacks."""
+    """Return a token as matplotlib can draw it: line ends and tabs visible, no math mode, missing glyphs escaped."""
     known = _characters()
     visible = text.replace("\n", "\u21b5").replace("\t", "\u2192").replace("\r", "\u21b5")
     drawn = "".join(one if ord(one) in known else one.encode("unicode_escape").decode() for one in visible)
@@ -216,5 +216,5 @@ def shown(text: str) -> str:
 
 @cache
 def _characters() -> frozenset[int]:
-    """Return the characters of matplotlib's own font."""
+    """Return the characters of matplotlib's default font."""
     return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())

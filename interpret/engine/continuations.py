@@ -1,4 +1,4 @@
-"""Rows that go on side by side from a beginning they share: each keeps only the keys and values of its own tokens."""
+"""Side-by-side continuations of a shared prefix; each row stores only the keys and values of its own tokens."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,41 +12,41 @@ from interpret.engine.masks import masks_for
 from interpret.engine.trunk import Trunk
 
 CPU_TOKENS = 1024
-"""Tokens sent through a layer at once on a CPU: enough for matrix products at full speed, few enough for its caches."""
+"""Tokens per call of a layer on a CPU: enough for fast matrix products, few enough for the CPU's caches."""
 
 T = TypeVar("T")
 
 
 @dataclass
 class RowMemory:
-    """Keys and values of R rows' own tokens in one layer, with room for more."""
+    """Keys and values of R rows' own tokens in one layer, with space for more tokens."""
 
     keys: Tensor
     """[1, G, R, room, W]."""
     values: Tensor
     """[1, G, R, room, W]."""
     length: int = 0
-    """How many tokens M it holds."""
+    """Number M of tokens stored."""
 
     @classmethod
     def empty(cls, like: Past, n_rows: int, room: int) -> "RowMemory":
-        """Return a memory without tokens, with the heads of a past [1, G, P, W]."""
+        """Return a memory without tokens; ``like``, [1, G, P, W], determines the heads, dtype and device."""
         shape = (1, like.keys.shape[1], n_rows, room, like.keys.shape[3])
         return cls(like.keys.new_empty(shape), like.values.new_empty(shape))
 
     def extended(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Take keys and values of N more tokens, each [1, G, R, N, W], and return all, [1, G, R, M + N, W]."""
+        """Append keys and values of N more tokens, each [1, G, R, N, W]; return all, each [1, G, R, M + N, W]."""
         start, self.length = self.length, self.length + keys.shape[3]
         self.keys[..., start : self.length, :] = keys
         self.values[..., start : self.length, :] = values
         return self.keys[..., : self.length, :], self.values[..., : self.length, :]
 
     def part(self, first: int, last: int) -> "RowMemory":
-        """Return some neighbouring rows' memory, uncopied."""
+        """Return the memory of rows ``first`` to ``last - 1``, without a copy."""
         return RowMemory(self.keys[:, :, first:last], self.values[:, :, first:last], self.length)
 
     def chosen(self, rows: Sequence[int], room: int) -> "RowMemory":
-        """Return a copy of some rows, in the order given, with room for ``room`` more tokens."""
+        """Return a copy of the chosen rows, in the given order, with space for ``room`` more tokens."""
         index = torch.tensor(rows, device=self.keys.device)
         shape = (*self.keys.shape[:2], len(rows), self.length + room, self.keys.shape[4])
         copy = RowMemory(self.keys.new_empty(shape), self.values.new_empty(shape), self.length)
@@ -56,13 +56,13 @@ class RowMemory:
 
 
 def run_rows(trunk: Trunk, x: Tensor, shared: Sequence[Past], memory: Sequence[RowMemory]) -> Tensor:
-    """Send the next N tokens of R rows through all layers, and remember them.
+    """Run the next N tokens of R rows through all layers, and store their keys and values.
 
     Args:
         trunk: the model's parts.
-        x: [R, N, D], what enters layer 0.
-        shared: for each layer, keys and values of the beginning all rows share.
-        memory: for each layer, those of the rows' own tokens after it; extended.
+        x: [R, N, D], the input of layer 0.
+        shared: for each layer, keys and values of the prefix that all rows share.
+        memory: for each layer, keys and values of the rows' own tokens after the prefix; extended in place.
 
     Returns:
         [R, N, D], the last layer's output.
@@ -78,7 +78,7 @@ def run_rows(trunk: Trunk, x: Tensor, shared: Sequence[Past], memory: Sequence[R
 
 
 def at_once(rows: Sequence[T], n_tokens: int, device: torch.device) -> Iterator[Sequence[T]]:
-    """Cut rows of N tokens into the pieces that one call of a layer takes best."""
+    """Split rows of N tokens into batches of the best size for one call of a layer."""
     size = len(rows) if device.type == "cuda" else max(1, CPU_TOKENS // n_tokens)
     for start in range(0, len(rows), max(1, size)):
         yield rows[start : start + size]

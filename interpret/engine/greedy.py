@@ -1,4 +1,4 @@
-"""What a model writes after prompts, token by token the likeliest; no sampling, and no settings of the checkpoint."""
+"""Greedy continuations of prompts: no sampling, and no generation settings of the checkpoint."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,24 +16,27 @@ from interpret.prompts.batches import pad
 
 @dataclass(frozen=True)
 class Continuation:
-    """What a model wrote after one prompt."""
+    """The continuation of one prompt."""
 
     ids: list[int]
-    """[G] tokens, without the end-of-text token."""
+    """Token ids, without the end-of-text token."""
     p_first: float
-    """Probability of the first token the model wrote, an end-of-text token too; NaN if it was asked for none."""
+    """Probability of the first generated token, even if it is an end-of-text token; NaN if no token was requested."""
 
 
 @torch.no_grad()
 def write_after(model: PreTrainedModel, prompts: Sequence[Sequence[int]], new_tokens: int) -> list[Continuation]:
-    """Let a model continue prompts greedily, side by side.
+    """Continue prompts greedily, in one batch.
 
-    A plain greedy search: generation settings of the checkpoint, such as a repetition penalty, are not applied.
+    Generation settings of the checkpoint, such as a repetition penalty, are not applied.
 
     Args:
         model: a causal LM.
-        prompts: B rows of token ids; they are padded on the left.
-        new_tokens: the most tokens written after each.
+        prompts: B rows of token ids; this function pads them on the left.
+        new_tokens: maximum number of new tokens per prompt.
+
+    Returns:
+        One continuation per prompt.
     """
     if not new_tokens:
         return [Continuation([], nan) for _ in prompts]
@@ -73,27 +76,32 @@ def answers(
     new_tokens: int = 8,
     batch_size: int = 32,
 ) -> list[str]:
-    """Return how the model continues each prompt, greedily, up to the end-of-text token.
+    """Return the greedy continuation of each prompt, up to the end-of-text token.
 
     Args:
         model: a causal LM.
         tokenizer: its tokenizer.
-        prompts: texts, read as they are, without a chat template.
-        new_tokens: longest continuation, in tokens.
-        batch_size: prompts continued side by side.
+        prompts: texts, used as they are, without a chat template.
+        new_tokens: maximum length of a continuation, in tokens.
+        batch_size: number of prompts in a batch.
+
+    Returns:
+        One text per prompt, without the prompt.
 
     Raises:
-        InputError: for an empty prompt, one that is too long for the model with what follows it, or a count below 1.
+        InputError: if a prompt is empty, a prompt with its new tokens is too long for the model, or a count is below 1.
     """
     if new_tokens < 1 or batch_size < 1:
-        raise InputError(f"new_tokens is {new_tokens} and batch_size {batch_size}: both have to be at least 1")
+        raise InputError(f"new_tokens is {new_tokens} and batch_size is {batch_size}; both must be at least 1")
     rows = [tokenizer(prompt).input_ids for prompt in prompts]
     longest = longest_text(model)
     for index, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
         if not prompt.strip():
             raise InputError(f"prompt {index} is empty")
         if len(row) + new_tokens > longest:
-            raise InputError(f"prompt {index} has {len(row)} tokens; with {new_tokens} new ones it exceeds {longest}")
+            raise InputError(
+                f"prompt {index} has {len(row)} tokens; with {new_tokens} new tokens it exceeds the model's {longest}"
+            )
     texts: list[str] = []
     with evaluating(model):
         for start in range(0, len(rows), batch_size):

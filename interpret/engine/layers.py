@@ -1,8 +1,8 @@
-"""A decoder layer, run part by part, so that what many runs have in common is computed and kept once.
+"""A decoder layer, run part by part, so that what many runs share is computed and stored once.
 
-The names of the parts come from ``anatomy``; what they compute is the same in all its families. Shapes: C cells (runs
-that go side by side), S samples, N tokens computed, P tokens before them that all cells share, M tokens between, of
-each cell's own, H heads, G key-value heads, W width of a head, F neurons.
+The module names come from ``anatomy``; the computation is the same in all families. Shapes: C cells (runs computed
+side by side), S samples, N tokens computed, P earlier tokens that all cells share, M tokens in between that each cell
+has of its own, H heads, G key-value heads, W width of a head, F neurons.
 """
 
 from dataclasses import dataclass
@@ -29,38 +29,39 @@ from interpret.anatomy import (
 from interpret.engine.linear import Module, quick
 
 Point = Literal["heads", "attn_out", "neurons", "mlp_out"]
-"""Where a layer can be read and written: the heads' outputs beside each other [..., H * W], what the attention adds
-to the residual stream [..., D], the neurons [..., F], what the MLP adds [..., D]."""
+"""Where a layer can be read and written. heads: the concatenated outputs of the heads, [..., H * W]. attn_out: what
+the attention adds to the residual stream, [..., D]. neurons: the activations of the MLP's neurons, [..., F]. mlp_out:
+what the MLP adds to the residual stream, [..., D]."""
 
 
 class Tap(Protocol):
-    """Reads and writes what passes the points of a layer."""
+    """Reads and replaces the values at the points of a layer."""
 
     def given(self, point: Point) -> Tensor | None:
-        """Return what every cell has at the first token, [S, D], where that is known beforehand."""
+        """Return the value of all cells at the first token, [S, D], if it is known in advance; else None."""
 
     def at(self, point: Point, value: Tensor) -> Tensor:
-        """Take what passes, [C, S, up to N, width], and return what shall pass.
+        """Return the value to use instead of ``value``, [C, S, up to N, width].
 
-        Fewer than N tokens are the last ones: the first token is not among them.
+        If ``value`` has fewer than N tokens, they are the last ones: the first token is not among them.
         """
 
 
 class Untapped:
-    """A tap that leaves everything as it is."""
+    """A tap that changes nothing."""
 
     def given(self, point: Point) -> Tensor | None:
-        """Return None: nothing is known beforehand."""
+        """Return None: no value is known in advance."""
         return None
 
     def at(self, point: Point, value: Tensor) -> Tensor:
-        """Return what passes."""
+        """Return the value unchanged."""
         return value
 
 
 @dataclass(frozen=True)
 class Past:
-    """Keys and values of tokens before those computed, the same for all cells; rotated already."""
+    """Keys and values of the earlier tokens, the same for all cells; the keys are already rotated."""
 
     keys: Tensor
     """[S, G, P, W]."""
@@ -69,27 +70,27 @@ class Past:
 
 
 class Memory(Protocol):
-    """Keys and values of tokens between the past and those computed, which each cell has of its own."""
+    """Keys and values of each cell's own tokens, between the shared past and the tokens computed."""
 
     def extended(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Take those of the tokens computed, [S, G, C, N, W], and return all of each cell, [S, G, C, M + N, W]."""
+        """Append those of the tokens computed, [S, G, C, N, W]; return all of each cell, [S, G, C, M + N, W]."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """What the N tokens computed see, and where they stand."""
+    """What the N tokens computed attend to, and their positions."""
 
     past: Past
     mask: Tensor
-    """[N, P + M + N], 0 where a token sees another and -inf elsewhere."""
+    """[N, P + M + N], 0 where a token attends to another, -inf elsewhere."""
     columns: slice | Tensor
-    """The N positions in the sequence, by which queries and keys are rotated."""
+    """The N positions in the sequence, for the rotation of queries and keys."""
     memory: Memory | None = None
 
 
 @dataclass(frozen=True)
 class Layer:
-    """The modules of one decoder layer, and what its attention needs to know."""
+    """The modules of one decoder layer and the settings of its attention."""
 
     block: Block
     attention_norm: Module
@@ -98,14 +99,14 @@ class Layer:
     query_norm: Module
     key_norm: Module
     norms_heads: bool
-    """Whether these norm each head; else all heads beside each other."""
+    """Whether these norms act on each head; otherwise they act on all heads concatenated."""
     attention_out: Module
     attention_after: Module
     mlp_norm: Module
     gate: Module | None
-    """None where there is no gate, or one that is part of ``up``."""
+    """None if there is no gate, or if the gate is part of ``up``."""
     gated_up: bool
-    """Whether the first half of what ``up`` gives is the gate."""
+    """Whether the first half of the output of ``up`` is the gate."""
     up: Module
     activation: Module
     down: Module
@@ -116,18 +117,18 @@ class Layer:
     scale: float
     softcap: float | None
     window: int | None
-    """How many tokens back a token sees, where that is limited."""
+    """How many earlier tokens a token attends to; None if the number is not limited."""
     rotary: Rotary
     rotation: tuple[Tensor, Tensor] | None
-    """Cosines and sines, each [T, width]."""
+    """Rotary cosines and sines, each [T, width]; None without rotary embeddings."""
     device: torch.device
 
 
 def layers_of(model: PreTrainedModel, anatomy: Anatomy, like: Tensor, n_tokens: int) -> list[Layer]:
-    """Find the parts of every layer; ``like`` has the dtype of the hidden states, ``n_tokens`` is T.
+    """Return the parts of every layer; ``like`` has the dtype of the hidden states, ``n_tokens`` is T.
 
     Raises:
-        UnsupportedModelError: if the family's row does not name the parts.
+        UnsupportedModelError: if the family is described without its parts.
     """
     config, parts = model.config, anatomy.parts
     width = head_width(config)
@@ -153,7 +154,7 @@ def layers_of(model: PreTrainedModel, anatomy: Anatomy, like: Tensor, n_tokens: 
             gate=part(parts.gate) if parts.gate not in ("", parts.up) else None,
             gated_up=parts.gate == parts.up,
             up=part(parts.up),
-            # OPT keeps a plain function here.
+            # In OPT this is a plain function, not a module.
             activation=_attribute(block, parts.activation),
             down=part(parts.down),
             mlp_after=part(parts.mlp_after),
@@ -172,7 +173,7 @@ def layers_of(model: PreTrainedModel, anatomy: Anatomy, like: Tensor, n_tokens: 
 
 
 def _unchanged(x: Tensor) -> Tensor:
-    """Stand for a module that a family does not have."""
+    """Return ``x``; used in place of a module that the family does not have."""
     return x
 
 
@@ -187,7 +188,7 @@ def _attribute(module: nn.Module, path: str) -> Any:
 
 
 def _device_of(block: nn.Module, model: PreTrainedModel) -> torch.device:
-    """Return where a layer computes; offloaded parameters come to where the model takes its input."""
+    """Return the device of a layer; offloaded parameters are moved to the device of the model's input."""
     parameter = next(block.parameters(), None)
     return input_device(model) if parameter is None or parameter.device.type == "meta" else parameter.device
 
@@ -196,11 +197,11 @@ def run_layer(layer: Layer, x: Tensor, context: Context, tap: Tap, first: int = 
     """Run one layer for all cells at once.
 
     Args:
-        layer: its parts.
+        layer: the layer's parts.
         x: [C, S, N, D], the layer's input at the tokens computed.
-        context: what these tokens see.
-        tap: sees and replaces what passes the points.
-        first: tokens before this one only give keys and values; the output is that of tokens ``first`` to N.
+        context: what these tokens attend to.
+        tap: reads and replaces the values at the points.
+        first: tokens before this one only contribute keys and values; the output covers tokens ``first`` to N.
 
     Returns:
         The layer's output, [C, S, N - first, D], and the keys and values of the first cell's N tokens.
@@ -218,7 +219,7 @@ def run_layer(layer: Layer, x: Tensor, context: Context, tap: Tap, first: int = 
 
 
 def _attention(layer: Layer, normed: Tensor, context: Context, tap: Tap, first: int) -> tuple[Tensor, Past]:
-    """Return the output of the attention at tokens ``first`` to N, and the N tokens' keys and values."""
+    """Return the attention's output at tokens ``first`` to N, and the keys and values of all N tokens."""
     given = tap.given("attn_out") if first == 0 else None
     start = first if given is None else 1
     queries, keys, values = _project(layer, normed, start, context.columns)
@@ -236,14 +237,14 @@ def _attention(layer: Layer, normed: Tensor, context: Context, tap: Tap, first: 
 
 
 def _with_first(given: Tensor | None, rest: Tensor) -> Tensor:
-    """Put the first token's value, [S, D], before those of the others, [C, S, N - 1, D]."""
+    """Prepend the first token's value, [S, D], to those of the other tokens, [C, S, N - 1, D]."""
     if given is None:
         return rest
     return torch.cat([given[None, :, None].expand(len(rest), -1, -1, -1), rest], dim=2)
 
 
 def _project(layer: Layer, normed: Tensor, start: int, columns: slice | Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return queries [C, S, N - start, H, W] and keys and values [C, S, N, G, W], rotated to their positions."""
+    """Return queries [C, S, N - start, H, W] and keys and values [C, S, N, G, W]; queries and keys are rotated."""
     heads = (layer.n_heads, layer.n_key_heads, layer.n_key_heads)
     if layer.fused == "blocks":
         packed = layer.projections[0](normed)
@@ -272,7 +273,7 @@ def _project(layer: Layer, normed: Tensor, start: int, columns: slice | Tensor) 
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor, kind: Rotary) -> Tensor:
-    """Turn the first features of each head, x [C, S, N, H, W], by the angles of each token, [N, 1, width]."""
+    """Rotate the first ``width`` features of each head, x [C, S, N, H, W], by each token's angles, [N, 1, width]."""
     width = cos.shape[-1]
     turning = x[..., :width]
     if kind == "halves":
@@ -285,9 +286,10 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor, kind: Rotary) -> Tensor:
 
 
 def _attend(layer: Layer, queries: Tensor, keys: Tensor, values: Tensor, past: Past, mask: Tensor) -> Tensor:
-    """Return the heads' outputs beside each other, [C, S, N, H * W], for keys and values [S, G, C, M + N, W].
+    """Return the concatenated outputs of the heads, [C, S, N, H * W], for keys and values [S, G, C, M + N, W].
 
-    The past is shared: its keys meet the queries of all cells in one product a sample and head, uncopied.
+    The past is shared: one product per sample and head multiplies its keys, without a copy, by the queries of all
+    cells.
     """
     C, S, N, H, W = queries.shape
     G, P = past.keys.shape[1:3]
@@ -308,7 +310,7 @@ def _attend(layer: Layer, queries: Tensor, keys: Tensor, values: Tensor, past: P
 
 
 def _mlp(layer: Layer, x: Tensor, tap: Tap, first: int) -> Tensor:
-    """Return the output of the MLP, [C, S, N, D], for the stream it reads before the norm."""
+    """Return the MLP's output, [C, S, N, D], for the residual stream before the MLP's norm."""
     given = tap.given("mlp_out") if first == 0 else None
     if given is not None:
         x = x[:, :, 1:]
@@ -320,7 +322,7 @@ def _mlp(layer: Layer, x: Tensor, tap: Tap, first: int) -> Tensor:
 
 
 def neurons(layer: Layer, normed: Tensor) -> Tensor:
-    """Return what the neurons say, [..., F], of what the MLP reads, [..., D]."""
+    """Return the activations of the neurons, [..., F], for the MLP's normed input, [..., D]."""
     if layer.gated_up:
         gate, up = layer.up(normed).chunk(2, dim=-1)
         return layer.activation(gate) * up

@@ -9,18 +9,18 @@ from interpret.engine.layers import Layer
 
 
 def masks_for(layers: Sequence[Layer], n_tokens: int, n_past: int, like: Tensor) -> list[Tensor]:
-    """Return the mask of each layer, as ``mask_for`` does; layers that see equally far share one."""
+    """Return the mask of each layer (see ``mask_for``); layers with the same window share one."""
     masks = {window: mask_for(n_tokens, n_past, window, like) for window in {layer.window for layer in layers}}
     return [masks[layer.window] for layer in layers]
 
 
 def mask_for(n_tokens: int, n_past: int, window: int | None, like: Tensor) -> Tensor:
-    """Return what is added to attention scores, [N, P + N]: 0 where a token sees another, -inf elsewhere.
+    """Return the mask added to attention scores, [N, P + N]: 0 where a token attends to another, -inf elsewhere.
 
     Args:
-        n_tokens: tokens computed, N.
-        n_past: tokens before them, P.
-        window: how far back a token sees, where that is limited.
+        n_tokens: number N of tokens computed.
+        n_past: number P of tokens before them.
+        window: how many earlier tokens a token attends to; None if the number is not limited.
         like: a tensor on the wanted device.
     """
     asking = torch.arange(n_past, n_past + n_tokens, device=like.device)[:, None]

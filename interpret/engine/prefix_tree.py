@@ -1,7 +1,7 @@
-"""Texts with their common beginnings joined, so that a model reads each beginning once.
+"""Prefix trees of texts, so that a model processes each shared prefix once.
 
-What a model says after a beginning hangs on the beginning alone, so texts that start alike share the pass up to where
-they part. The tree's tokens are laid out one after the other, each seeing the context and its own ancestors.
+A model's output after a prefix depends on the prefix alone, so texts with a common prefix can share its computation.
+The tokens of a tree form one sequence, in which each token attends to the context, its ancestors and itself.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,26 +14,29 @@ from interpret.engine.layers import Context, Past, Untapped, run_layer
 from interpret.engine.trunk import Trunk
 
 LARGEST_TREE = 256
-"""Tokens of a tree. Each token meets all others of its tree, so larger trees spend more there than they share."""
+"""Maximum number of tokens in a tree. Attention compares all pairs of its tokens, so a larger tree costs more than
+the sharing saves."""
 
 
 @dataclass(frozen=True)
 class PrefixTree:
-    """The beginnings of some texts: N nodes, each the token that follows its parent's."""
+    """The prefixes of some texts: N nodes, each with the token that follows its parent's token."""
 
     ids: list[int]
-    """[N] tokens."""
+    """[N] token ids."""
     parents: list[int]
-    """[N], each before its own place; -1 for a text's first token."""
+    """[N], index of each node's parent, smaller than its own index; -1 for a text's first token."""
     depths: list[int]
     """[N], 0 for a text's first token."""
 
     def mask(self, n_before: int, window: int | None) -> Tensor:
-        """Return what is added to attention scores, [N, n_before + N]: 0 for the context and ancestors, else -inf.
+        """Return the mask added to attention scores, [N, n_before + N].
+
+        It is 0 for the context, the node's ancestors and the node itself, and -inf elsewhere.
 
         Args:
-            n_before: columns of the context.
-            window: how far back a token sees, where that is limited.
+            n_before: number of context tokens.
+            window: how many earlier tokens a token attends to; None if the number is not limited.
         """
         sees = torch.eye(len(self.ids), dtype=torch.bool)
         for node, parent in enumerate(self.parents):
@@ -48,21 +51,21 @@ class PrefixTree:
 
 @dataclass(frozen=True)
 class Grove:
-    """A tree, and where some texts' tokens stand in it."""
+    """A tree, and the nodes of some texts' tokens in it."""
 
     tree: PrefixTree
     places: dict[int, list[int]]
-    """Number of a text -> the node of each of its tokens."""
+    """Index of a text -> the node of each of its tokens."""
 
 
 def groves(texts: Sequence[Sequence[int]], largest: int = LARGEST_TREE) -> Iterator[Grove]:
-    """Join texts into trees of at most ``largest`` nodes, or of one text.
+    """Join texts into trees of at most ``largest`` nodes; a longer text gets a tree of its own.
 
-    Neighbours in alphabetical order share the most, so each tree takes texts in that order.
+    The texts are taken in lexicographic order of their tokens, in which neighbours share the longest prefixes.
     """
     tree = PrefixTree([], [], [])
     places: dict[int, list[int]] = {}
-    last: list[int] = []  # nodes of the text before
+    last: list[int] = []  # nodes of the previous text
     for number in sorted(range(len(texts)), key=lambda number: list(texts[number])):
         text = texts[number]
         common = _common(tree, last, text)
@@ -81,7 +84,7 @@ def groves(texts: Sequence[Sequence[int]], largest: int = LARGEST_TREE) -> Itera
 
 
 def _common(tree: PrefixTree, nodes: Sequence[int], text: Sequence[int]) -> int:
-    """Return how many first tokens of a text are those of the nodes."""
+    """Return how many of a text's first tokens are those of the nodes."""
     count = 0
     for node, token in zip(nodes, text, strict=False):
         if tree.ids[node] != token:
@@ -91,12 +94,12 @@ def _common(tree: PrefixTree, nodes: Sequence[int], text: Sequence[int]) -> int:
 
 
 def read_tree(trunk: Trunk, tree: PrefixTree, context: Sequence[Past]) -> Tensor:
-    """Let a model read all beginnings after a context.
+    """Run a model on all prefixes of a tree, after a context.
 
     Args:
         trunk: the model's parts.
-        tree: N beginnings.
-        context: for each layer, keys and values of what comes before, [1, G, P, W].
+        tree: N prefixes.
+        context: for each layer, keys and values of the context, [1, G, P, W].
 
     Returns:
         [N, D], the last layer's output at each node.
@@ -112,7 +115,7 @@ def read_tree(trunk: Trunk, tree: PrefixTree, context: Sequence[Past]) -> Tensor
 
 
 def _entered(trunk: Trunk, tree: PrefixTree, n_before: int) -> Tensor:
-    """Return what enters layer 0 at each node, [N, D]; the same token enters differently at different columns."""
+    """Return the input of layer 0 at each node, [N, D]; it depends on the token and on its column."""
     embeddings = trunk.embed(torch.tensor(tree.ids, device=trunk.device))
     depths = torch.tensor(tree.depths, device=trunk.device)
     entered = None

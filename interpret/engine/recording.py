@@ -1,4 +1,4 @@
-"""A run recorded in full, layer by layer: what other runs that share its beginning go on from."""
+"""States and keys and values of a run, recorded in all layers, for reuse by runs with the same prefix."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -11,17 +11,17 @@ from interpret.engine.masks import masks_for
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """What is kept of a run of S samples and T tokens."""
+    """The record of a run of S samples and T tokens."""
 
     states: list[Tensor]
-    """L + 1 times [S, T, D]: the input of each layer, and the last one's output."""
+    """L + 1 tensors [S, T, D]: the input of each layer, and the output of the last layer."""
     past: list[Past]
     """Keys and values of each layer, [S, G, T, W]."""
     points: dict[Point, list[Tensor]]
-    """What passed the points asked for in each layer, [S, T, width]."""
+    """The values at the requested points of each layer, [S, T, width]."""
 
     def of(self, samples: slice) -> "RecordedRun":
-        """Return some samples' part, uncopied; a run of one sample stands for all."""
+        """Return the record of some samples, without a copy; a run of one sample is returned whole, to serve all."""
         if len(self.states[0]) == 1:
             return self
         return RecordedRun(
@@ -32,7 +32,7 @@ class RecordedRun:
 
 
 def record_run(layers: Sequence[Layer], start: Tensor, points: Collection[Point]) -> RecordedRun:
-    """RecordedRun all layers from what enters the first, [S, T, D], and keep its states."""
+    """Run all layers on the input of the first, [S, T, D], and record states, keys, values and points."""
     n_tokens = start.shape[1]
     columns = slice(0, n_tokens)
     recorder = _Recorder({point: [] for point in points})
@@ -55,7 +55,7 @@ def _no_past(layer: Layer, x: Tensor) -> Past:
 
 @dataclass(frozen=True)
 class _Recorder(Untapped):
-    """Keeps what passes."""
+    """Records the values at the points."""
 
     seen: dict[Point, list[Tensor]]
 

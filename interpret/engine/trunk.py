@@ -1,4 +1,4 @@
-"""A model taken apart: what stands before its decoder layers, the layers, and what stands after them."""
+"""The parts of a model: what comes before its decoder layers, the layers, and what comes after them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,7 +18,7 @@ from interpret.errors import UnsupportedModelError
 
 @dataclass(frozen=True)
 class Trunk:
-    """The parts of one model, for sequences up to some length."""
+    """The parts of one model, for sequences up to a maximum length."""
 
     anatomy: Anatomy
     embed: Module
@@ -28,52 +28,52 @@ class Trunk:
     n_logits: int
     """V."""
     device: torch.device
-    """Where the model takes its input."""
+    """Device of the model's input."""
 
     def enter(self, embeddings: Tensor, column: int = 0) -> Tensor:
-        """Return what enters layer 0, [B, N, D], for word embeddings, [B, N, width], that start at a column."""
+        """Return the input of layer 0, [B, N, D], for word embeddings, [B, N, width], from column ``column`` on."""
         return _first_layer_input(self.anatomy, embeddings, column)
 
     def leave(self, states: Tensor) -> Tensor:
-        """Return what the head reads for the last layer's outputs."""
+        """Return the input of the unembedding for the last layer's outputs: the final norm is applied."""
         return self.end.leave(states)
 
     def logits(self, states: Tensor) -> Tensor:
-        """Return the logits for the last layer's outputs, [..., D] -> [..., V], float32 at least, where ids are."""
+        """Return the logits for the last layer's outputs, [..., D] -> [..., V], at least float32, on ``device``."""
         return self.end.logits(states)
 
 
 @dataclass(frozen=True)
 class Exit:
-    """What stands after a model's layers."""
+    """What comes after a model's layers: final norm and unembedding."""
 
     final: list[Module]
-    """Between the last layer and the head."""
+    """The modules between the last layer and the unembedding."""
     head: Module
     cap: float | None
-    """The c by which logits x become ``c * tanh(x / c)``, where there is one."""
+    """The c that caps logits x as ``c * tanh(x / c)``; None without a soft cap."""
     n_logits: int
     """V."""
     device: torch.device
-    """Where the model takes its input."""
+    """Device of the model's input."""
 
     def leave(self, states: Tensor) -> Tensor:
-        """Return what the head reads for the last layer's outputs."""
+        """Return the input of the unembedding for the last layer's outputs: the final norm is applied."""
         for module in self.final:
             states = module(states)
         return states
 
     def logits(self, states: Tensor) -> Tensor:
-        """Return the logits for the last layer's outputs, [..., D] -> [..., V], float32 at least, where ids are."""
+        """Return the logits for the last layer's outputs, [..., D] -> [..., V], at least float32, on ``device``."""
         logits = capped(self.head(self.leave(states)), self.cap)
         return logits.to(self.device, torch.promote_types(logits.dtype, torch.float32))
 
 
 def exit_of(model: PreTrainedModel) -> Exit:
-    """Find what stands after a model's layers.
+    """Return what comes after a model's layers.
 
     Raises:
-        UnsupportedModelError: if the model is of no known family.
+        UnsupportedModelError: if the model's family is not supported.
     """
     anatomy, head = anatomy_of(model), model.get_output_embeddings()
     final = [getattr(anatomy.trunk, name, None) for name in anatomy.family.final]
@@ -87,10 +87,10 @@ def exit_of(model: PreTrainedModel) -> Exit:
 
 
 def trunk_of(model: PreTrainedModel, n_columns: int) -> Trunk:
-    """Take a model apart, for sequences of up to ``n_columns`` tokens.
+    """Return the parts of a model, for sequences of up to ``n_columns`` tokens.
 
     Raises:
-        UnsupportedModelError: if the model is of no known family, or its row does not name the parts of a layer.
+        UnsupportedModelError: if the model's family is not supported, or is described without its parts.
     """
     anatomy, embed, device = anatomy_of(model), model.get_input_embeddings(), input_device(model)
     like = _first_layer_input(anatomy, embed(torch.zeros(1, 1, dtype=torch.long, device=device)), 0)
@@ -106,36 +106,36 @@ def trunk_of(model: PreTrainedModel, n_columns: int) -> Trunk:
 
 
 def check_trunk(model: PreTrainedModel, trunk: Trunk, embeddings: Tensor, last: Tensor) -> None:
-    """Compare a run made of parts with the model's own: adapters and hooks of others may compute otherwise.
+    """Check that running a model part by part gives its own result; adapters or hooks may change that result.
 
     Args:
-        model: the whole.
+        model: the whole model.
         trunk: its parts.
         embeddings: word embeddings of some sequences, [B, T, width].
-        last: what the last layer made of them when run part by part, [B, T, D].
+        last: the last layer's output for them, from running the parts, [B, T, D].
 
     Raises:
-        UnsupportedModelError: if the two differ.
+        UnsupportedModelError: if the results differ.
     """
     own = trunk.anatomy.trunk(inputs_embeds=embeddings, use_cache=False)[0].float()
     ours = trunk.leave(last).float().to(own.device)
-    # Rounded weights and states make much of the last digits, which two ways to attend do not share.
+    # With low-precision weights and states, two implementations of attention differ by larger rounding errors.
     full = (torch.float32, torch.float64)
     exact = all(part.dtype in full for part in (embeddings, *trunk.anatomy.trunk.parameters()))
     tolerance = 1e-3 if exact else 0.1
     if (own - ours).norm() > tolerance * own.norm():
         raise UnsupportedModelError(
             f"{type(model).__name__} does not compute what other {trunk.anatomy.family.name} models do: "
-            "its layers, run part by part, give another result. Remove adapters and hooks from its layers"
+            "running its layers part by part gives a different result. Remove adapters and hooks from its layers"
         )
 
 
 class _StopError(Exception):
-    """Raised before the first layer: what comes after it is not wanted."""
+    """Raised before the first layer, to skip the rest of the pass."""
 
 
 def _first_layer_input(anatomy: Anatomy, embeddings: Tensor, column: int) -> Tensor:
-    """Let the model's own code prepare a pass, and stop it where the first layer would begin."""
+    """Return the input of the first layer: the model's own code prepares a pass, which is stopped before the layer."""
     seen: list[Tensor] = []
 
     def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

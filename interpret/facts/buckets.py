@@ -1,15 +1,16 @@
-"""Where in a prompt a token stands, so that effects on prompts of all lengths can be averaged.
+"""Buckets of token positions, so that effects can be averaged over prompts of different lengths.
 
-Two schemes are in use. ``rome`` has six buckets (Meng et al. 2022, figure 2), ``kt`` the four of Knowledge-Tracing.
-In both, a token counts once, and these rules decide, the first that fits:
+There are two schemes: ``rome`` has six buckets (Meng et al. 2022, figure 2), ``kt`` the four of Knowledge-Tracing. A
+token is in at most one bucket, chosen by the first rule that applies:
 
-1. The last token of the prompt is ``last``: the answer is read there, so restoring it means something else than
-   restoring a token before it. That holds also where it is the first one after the subject, or the subject's own.
-2. The last token of the subject is ``last_subject``; the only token of a subject is its last.
-3. The first token of the subject is ``first_subject``; ``rome`` calls those between ``middle_subject``.
-4. What comes after the subject is ``further``; ``rome`` calls the first of it ``first_subsequent``.
+1. The last token of the prompt is ``last``, even if it directly follows the subject or belongs to it: the answer is
+   predicted at this token, so restoring it has a different meaning than restoring an earlier token.
+2. The last token of the subject is ``last_subject``, also if it is the only one.
+3. The first token of the subject is ``first_subject``; tokens between the first and the last are ``middle_subject`` in
+   ``rome`` and in no bucket in ``kt``.
+4. Tokens after the subject are ``further``; in ``rome``, the first of them is ``first_subsequent``.
 
-Tokens before the subject are in no bucket, and in ``kt`` neither are those in the middle of it.
+Tokens before the subject are in no bucket.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,22 +30,22 @@ SCHEMES: Mapping[Scheme, tuple[str, ...]] = MappingProxyType(
         "kt": ("first_subject", "last_subject", "further", "last"),
     }
 )
-"""The buckets of each scheme, in the order of a prompt."""
+"""The buckets of each scheme, in prompt order."""
 
 
 def token_buckets(n_tokens: int, subject_span: tuple[int, int], *, scheme: Scheme = "rome") -> list[str | None]:
     """Return the bucket of every token of a prompt.
 
     Args:
-        n_tokens: T.
+        n_tokens: number of tokens of the prompt, T.
         subject_span: first and one past the last token of the subject.
         scheme: ``rome`` or ``kt``.
 
     Returns:
-        [T] names of buckets; None for a token that is in none.
+        [T] names of buckets; None for a token in no bucket.
 
     Raises:
-        InputError: if the scheme is none of these, or the span is not inside the prompt.
+        InputError: if the scheme is unknown, or the span is not inside the prompt.
 
     >>> token_buckets(6, (1, 3), scheme="kt")
     [None, 'first_subject', 'last_subject', 'further', 'further', 'last']
@@ -78,10 +79,10 @@ def bucket_means(effects: ArrayLike, subject_span: tuple[int, int], *, scheme: S
         scheme: ``rome`` or ``kt``.
 
     Returns:
-        [buckets, ...] in the order of ``SCHEMES``; NaN where the prompt has no token of a bucket.
+        [buckets, ...] in the order of ``SCHEMES``; NaN for a bucket without tokens in the prompt.
 
     Raises:
-        InputError: as ``token_buckets`` does.
+        InputError: as ``token_buckets`` raises.
 
     >>> bucket_means([0.1, 0.4, 0.2, 0.4, 0.5], (0, 1), scheme="kt").round(2)
     array([ nan, 0.1 , 0.33, 0.5 ])
@@ -104,27 +105,27 @@ def average_buckets(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Average:
-    """Average effects over prompts, bucket by bucket: the AIE of ROME's figure 2, one line a bucket.
+    """Average effects over prompts, bucket by bucket: the AIE of ROME's figure 2.
 
-    Each prompt counts once in a bucket, by its mean over the bucket's tokens: pooled tokens would give a prompt with
-    a long ending more weight, and a mean over prompts subtracted from a mean over tokens is not a mean of effects.
+    Effects are averaged over a bucket's tokens within each prompt, then over prompts, so that each prompt has the same
+    weight. Pooling the tokens of all prompts would give prompts with long endings more weight.
 
     Args:
-        effects: one [T, ...] array a prompt; T may differ, the rest not.
-        subject_spans: one a prompt.
+        effects: one array [T, ...] per prompt; only T may differ between prompts.
+        subject_spans: one span per prompt: first and one past the last token of the subject.
         scheme: ``rome`` or ``kt``.
-        confidence: share of the means inside the interval, see ``average``.
-        seed: of its draws.
+        confidence: confidence level of the interval, see ``average``.
+        seed: random seed of the bootstrap.
 
     Returns:
-        Means of shape [buckets, ...]; ``n`` counts the prompts that have a token of the bucket, and a bucket of no
-        prompt is NaN.
+        Averages of shape [buckets, ...]; ``n`` counts the prompts that have a token in the bucket. A bucket without
+        tokens in any prompt is NaN.
 
     Raises:
-        InputError: as ``token_buckets`` does; also if there is no prompt, or not one span for each.
+        InputError: as ``token_buckets`` raises; also if there is no prompt, or not one span per prompt.
     """
     if len(effects) != len(subject_spans):
-        raise InputError(f"there are {len(subject_spans)} spans for {len(effects)} prompts: give one for each")
+        raise InputError(f"there are {len(subject_spans)} spans for {len(effects)} prompts: give one span per prompt")
     pairs = zip(effects, subject_spans, strict=True)
     means = [bucket_means(values, span, scheme=scheme) for values, span in pairs]
     return average(means, confidence=confidence, seed=seed)

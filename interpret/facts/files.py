@@ -1,33 +1,34 @@
-"""Fact files -> ``Fact``: what is asked of a model in causal tracing, and what it should answer.
+"""Read fact files: each ``Fact`` is a prompt about a subject, with the answer the model should give.
 
-A file is a JSON list of rows, an object with that list under ``facts``, or (``.jsonl``) one row a line. Two kinds of
-rows are read, also mixed. In the style of known_1000 (ROME, Knowledge-Tracing)::
+A file is a JSON list of rows, an object with such a list under ``facts``, or JSON Lines (``.jsonl``, one row per line).
+There are two formats of rows, which may be mixed. The format of known_1000 (ROME, Knowledge-Tracing)::
 
     {"known_id": 7, "subject": "Lake Como", "attribute": "Italy", "prompt": "Lake Como is located in",
      "template": "{} is located in", "relation_id": "P17"}
 
-with ``subject``, ``attribute`` and ``prompt`` required, and ``foil`` and ``occurrence`` of our own; and in the style
-of CounterFact::
+requires ``subject``, ``attribute`` and ``prompt``; the optional keys ``foil`` and ``occurrence`` are extensions of this
+package. The format of CounterFact::
 
     {"case_id": 7, "requested_rewrite": {"prompt": "{} is located in", "subject": "Lake Como", "relation_id": "P17",
      "target_true": {"str": "Italy"}, "target_new": {"str": "Norway"}}}
 
-A wrong row never hides the good ones: it becomes a ``BadFact`` that says what to mend.
+An unreadable row does not prevent reading the others: it becomes a ``BadFact`` that says what to fix.
 
-A subject that stands in its prompt several times is one of its occurrences: the one counted by the row's
-``occurrence``, else the one at the ``{}`` of the template; a row that has neither is wrong.
+If a subject occurs several times in its prompt, ``occurrence`` chooses one, counted from 0; otherwise the ``{}`` of
+``template`` does. A row with neither is unreadable.
 """
 
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from interpret.errors import InputError
 from interpret.prompts.prompts import read_json, read_text
+from interpret.storage.provenance import file_sha256
 
 KNOWN_KEYS = {
     "subject": str,
@@ -42,27 +43,27 @@ REWRITE_KEYS = {"subject": str, "prompt": str, "relation_id": str, "target_true"
 OTHER_KEYS = ("known_id", "case_id", "requested_rewrite")
 WORDS = {str: "a string", int: "a whole number", dict: 'an object with "str"'}
 BLANK = "{}"
-"""Where the subject goes in a template."""
+"""Placeholder of the subject in a template."""
 
 
 @dataclass(frozen=True)
 class Fact:
-    """What a model is asked, and what it should answer."""
+    """A prompt about a subject, and the answer the model should give."""
 
     name: str
-    """``known_{id}``, ``case_{id}`` or ``fact_{index}``: one of a kind in its file, and fit for a file name."""
+    """``known_{id}``, ``case_{id}`` or ``fact_{index}``: unique in its file, and a valid part of a file name."""
     prompt: str
-    """What the model reads, raw."""
+    """The text the model reads, without a chat template."""
     subject: str
-    """The literal part of the prompt that the fact is about."""
+    """What the fact is about: a literal part of the prompt."""
     attribute: str
-    """The words that continue the prompt, without space around them."""
+    """The answer: the words that continue the prompt, without surrounding spaces."""
     relation: str = ""
-    """The relation's id, such as ``P17``; "" where the file tells none."""
+    """The relation's id, such as ``P17``; "" if the file has none."""
     foil: str | None = None
-    """Words that would be a wrong answer of the same kind."""
+    """A wrong answer of the same kind, for contrasts."""
     occurrence: int | None = None
-    """Which of several occurrences of the subject, from 0; None where there is one only."""
+    """Index of the chosen occurrence of the subject, from 0; None if there is only one."""
 
 
 @dataclass(frozen=True)
@@ -70,29 +71,33 @@ class BadFact:
     """A row that could not be read."""
 
     index: int
-    """Of the row in its file, from 0."""
+    """Index of the row in its file, from 0."""
     name: str
     """The name its fact would have."""
     reason: str
-    """What is wrong; it names the row and the key."""
+    """What is wrong with the row; names the row and the key."""
 
 
 @dataclass(frozen=True)
 class FactFile:
-    """All rows of a file, in its order."""
+    """All rows of a file, in file order."""
 
     facts: list[Fact]
     bad: list[BadFact]
+    path: Path | None = field(default=None, compare=False)
+    """Path of the file; None for facts that were not read from a file."""
+    sha256: str = field(default="", compare=False)
+    """Hash of the file's bytes; "" for facts that were not read from a file."""
 
 
 def load_facts(path: str | Path) -> FactFile:
-    """Read a fact file; the top of this module shows what may stand in one.
+    """Read a fact file; see the module docstring for the formats.
 
     Returns:
-        The facts, at least one, and the rows that are none.
+        The facts, at least one, and the unreadable rows.
 
     Raises:
-        InputError: if the file is missing, is not JSON, holds no list of rows, or not one good row.
+        InputError: if the file is missing, is not JSON, has no list of rows, or no readable row.
 
     >>> load_facts("examples/facts.json").facts[0].subject
     'Mount Fuji'
@@ -105,17 +110,17 @@ def load_facts(path: str | Path) -> FactFile:
         try:
             name = _name(row, index)
             if name in facts:
-                raise InputError(f"the name {name!r} is taken by a row before; give each row an id of its own")
+                raise InputError(f"an earlier row has the same name {name!r}; give each row a unique id")
             facts[name] = _fact(row, name)
         except InputError as error:
             bad.append(BadFact(index, name, f"row {index}: {error}"))
     if not facts:
-        raise InputError(f"{path} holds no fact that can be read, {len(bad)} wrong rows; {bad[0].reason}")
-    return FactFile(list(facts.values()), bad)
+        raise InputError(f"{path} has no readable fact; unreadable rows: {len(bad)}; {bad[0].reason}")
+    return FactFile(list(facts.values()), bad, Path(path), file_sha256(path))
 
 
 def occurrences(prompt: str, subject: str) -> list[int]:
-    """Return where in a prompt a subject starts, overlapping occurrences too.
+    """Return the character positions at which a subject starts in a prompt, including overlapping occurrences.
 
     >>> occurrences("Anna saw Anna", "Anna")
     [0, 9]
@@ -127,7 +132,7 @@ def occurrences(prompt: str, subject: str) -> list[int]:
 
 
 def _rows(path: Path) -> list[Any]:
-    """Return the rows of a file, not yet checked; a line that is not JSON stays a text, which is no row."""
+    """Return the unchecked rows of a file; a line that is not JSON stays a string, which is later refused as a row."""
     if path.suffix == ".jsonl":
         lines = read_text(path, like="examples/facts.json").splitlines()
         rows: Any = [_line(line) for line in lines if line.strip()]
@@ -149,12 +154,12 @@ def _line(line: str) -> Any:
 
 
 def _name(row: Any, index: int) -> str:
-    """Return the name of a row's fact, from its id where it has one."""
+    """Return the name of a row's fact: from its id, or else from its index."""
     if not isinstance(row, dict):
         raise InputError(f"expected an object with subject, attribute and prompt, got {row!r}")
     for key, prefix in (("known_id", "known"), ("case_id", "case")):
         if row.get(key) is not None:
-            # The name becomes a part of file names.
+            # The name is used in file names.
             if isinstance(row[key], bool) or not re.fullmatch(r"[\w.-]+", str(row[key])):
                 raise InputError(f'"{key}" is {row[key]!r}; expected a number, or letters, digits, "-", "_" and "."')
             return f"{prefix}_{row[key]}"
@@ -166,7 +171,7 @@ def _fact(row: Mapping[str, Any], name: str) -> Fact:
 
 
 def _known_fact(row: Mapping[str, Any], name: str) -> Fact:
-    """Read a row in the style of known_1000."""
+    """Read a row in the format of known_1000."""
     _check(row, KNOWN_KEYS, ("subject", "attribute", "prompt"))
     subject = row["subject"].strip()
     return Fact(
@@ -181,7 +186,7 @@ def _known_fact(row: Mapping[str, Any], name: str) -> Fact:
 
 
 def _rewrite_fact(row: Mapping[str, Any], name: str) -> Fact:
-    """Read a row in the style of CounterFact; its prompt is a template."""
+    """Read a row in the format of CounterFact; its prompt is a template."""
     rewrite = row["requested_rewrite"]
     if not isinstance(rewrite, dict):
         raise InputError(f'"requested_rewrite" is {rewrite!r}; expected an object')
@@ -189,7 +194,7 @@ def _rewrite_fact(row: Mapping[str, Any], name: str) -> Fact:
         _check(rewrite, REWRITE_KEYS, ("subject", "prompt", "target_true"))
         template, subject = rewrite["prompt"], rewrite["subject"].strip()
         if template.count(BLANK) != 1:
-            raise InputError(f'"prompt" {template!r} needs {BLANK} once, where the subject goes')
+            raise InputError(f'"prompt" {template!r} has to contain {BLANK} exactly once, in place of the subject')
         prompt = template.replace(BLANK, subject)
         return Fact(
             name=name,
@@ -205,7 +210,7 @@ def _rewrite_fact(row: Mapping[str, Any], name: str) -> Fact:
 
 
 def _target(rewrite: Mapping[str, Any], key: str) -> str:
-    """Return the words of a target of CounterFact."""
+    """Return the text of a CounterFact target."""
     words = rewrite[key].get("str")
     if not isinstance(words, str) or not words.strip():
         raise InputError(f'"{key}" is {rewrite[key]!r}; expected {WORDS[dict]}')
@@ -219,7 +224,7 @@ def _foil(words: str | None, key: str) -> str | None:
 
 
 def _check(row: Mapping[str, Any], keys: Mapping[str, type], required: Sequence[str]) -> None:
-    """Check the keys of a row and the types of its values; other keys are the user's own notes."""
+    """Check the keys of a row and the types of its values; other keys are ignored (metadata)."""
     allowed = (*keys, *OTHER_KEYS)
     for key in row:
         near = [] if key in allowed else get_close_matches(key, allowed, n=1, cutoff=0.8)
@@ -236,18 +241,18 @@ def _check(row: Mapping[str, Any], keys: Mapping[str, type], required: Sequence[
 
 
 def _occurrence(prompt: str, subject: str, template: str | None, chosen: int | None) -> int | None:
-    """Return which occurrence of its subject a prompt is about; None where there is only one."""
+    """Return the index of the subject's occurrence that the row chooses; None if there is only one."""
     starts = occurrences(prompt, subject)
     if not starts:
         raise InputError(f'"subject" {subject!r} is not a part of the prompt {prompt!r}')
     n = len(starts)
     if chosen is not None and not 0 <= chosen < n:
-        raise InputError(f'"occurrence" is {chosen}; {subject!r} stands in the prompt {n} times: give 0 to {n - 1}')
+        raise InputError(f'"occurrence" is {chosen}; {subject!r} occurs {n} times in the prompt: give 0 to {n - 1}')
     if n == 1:
         return None
     if chosen is not None:
         return chosen
-    # Prompts often go on after their template, so only what stands before the subject has to agree.
+    # Prompts may continue after their template, so only the text before the subject has to match.
     before, blank, _ = (template or "").partition(BLANK)
     if blank and prompt.startswith(before + subject):
         return starts.index(len(before))

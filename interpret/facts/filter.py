@@ -1,7 +1,7 @@
-"""Which facts a model knows. Only those are traced: where an answer is that the model does not give, is no question.
+"""Find the facts a model knows. Only those are traced: an answer the model does not give has no location.
 
-Facts -> ``Answered``, each with what the model wrote; ``FilterCounts`` adds up how many were kept, and why the others
-were not.
+``known`` yields each fact with the model's answer, as ``Answered``; ``FilterCounts`` counts the kept facts, and the
+dropped facts by reason.
 """
 
 from collections import Counter
@@ -24,33 +24,34 @@ Rule = Literal["words", "first_token"]
 RULES: tuple[Rule, ...] = ("words", "first_token")
 Reason = Literal["", "wrong answer", "several tokens", "too long"]
 ROOM = 4
-"""Tokens a continuation may have beyond the attribute's: space, quotes, and the end of a word that goes on."""
+"""Tokens generated beyond the length of the attribute: for spaces, quotes, and the end of a longer word."""
 CHUNK = 16
-"""Batches' worth of facts that are sorted by length together; they bound what is held in memory."""
+"""Number of batches of facts that are sorted by length together; it bounds memory."""
 
 
 @dataclass(frozen=True)
 class Answered:
-    """A fact, and what the model says."""
+    """A fact, and the model's answer."""
 
     fact: Fact
     answer_text: str
-    """The greedy continuation: a few tokens beyond the attribute's length, or one token under ``first_token``."""
+    """The greedy continuation: ``ROOM`` tokens longer than the attribute, or one token for ``first_token``."""
     p: float
-    """Probability of its first token, [0, 1]; NaN where nothing was written."""
+    """Probability of its first token, [0, 1]; NaN if nothing was generated."""
     correct: bool
+    """Whether the model knows the fact, by the rule of ``known``."""
     reason: Reason
-    """Why the fact is dropped; "" where it is kept. ``wrong answer``; ``several tokens``, where the rule reads one
-    token and the attribute has more; ``too long``, where prompt and answer exceed the model's positions."""
+    """Why the fact is dropped; "" if it is kept. ``wrong answer``; ``several tokens``: the rule is ``first_token``,
+    but the attribute has several tokens; ``too long``: prompt and answer exceed the model's positions."""
 
 
 @dataclass
 class FilterCounts:
-    """How many facts came in, were kept, and were dropped for which reason."""
+    """Numbers of kept and of dropped facts."""
 
     n_kept: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
-    """Facts dropped, by reason."""
+    """Number of dropped facts by reason."""
 
     def add(self, answered: Answered) -> None:
         """Count one more fact."""
@@ -61,12 +62,12 @@ class FilterCounts:
 
     @property
     def n_dropped(self) -> int:
-        """All facts that were not kept."""
+        """Number of dropped facts."""
         return self.dropped.total()
 
     @property
     def n_in(self) -> int:
-        """All facts."""
+        """Number of all facts."""
         return self.n_kept + self.n_dropped
 
 
@@ -78,22 +79,24 @@ def known(
     rule: Rule = "words",
     batch_size: int = 32,
 ) -> Iterator[Answered]:
-    """Ask a model about facts, and yield each with its answer, in their order.
+    """Let a model answer the prompts of facts, and yield each fact with its answer, in order.
 
-    Prompts of one length are read side by side, so that there is no padding; memory does not grow with the number of
-    facts.
+    Prompts of equal length share a batch, so that there is no padding. Memory does not grow with the number of facts.
 
     Args:
         model: a causal LM.
-        tokenizer: its tokenizer.
-        facts: what to ask; prompts are read as they are, without a chat template.
-        rule: what a correct answer is. ``words``: the greedy continuation starts with the attribute, as whole words,
-            in capitals or not. ``first_token``: the first token, without the space around it, is the attribute
-            (ROME, Knowledge-Tracing); an attribute of several tokens is never known.
-        batch_size: prompts read side by side.
+        tokenizer: the model's tokenizer.
+        facts: the facts; prompts are read as they are, without a chat template.
+        rule: when an answer is correct. ``words``: the greedy continuation starts with the attribute, as whole words,
+            ignoring case. ``first_token``: the first token, without surrounding spaces, is the attribute (ROME,
+            Knowledge-Tracing); a fact whose attribute has several tokens never counts as known.
+        batch_size: maximum number of prompts per batch.
+
+    Yields:
+        One ``Answered`` per fact.
 
     Raises:
-        InputError: if the rule is none of these, or the batch size is none.
+        InputError: if the rule is unknown, or the batch size is below 1.
 
     Example:
         >>> kept = [answered.fact for answered in known(model, tokenizer, facts) if answered.correct]  # doctest: +SKIP
@@ -122,15 +125,15 @@ def _known(
 
 @dataclass(frozen=True, eq=False)
 class _Asked:
-    """A fact as the model reads it."""
+    """A tokenised fact."""
 
     fact: Fact
     ids: Sequence[int]
-    """[T] tokens of the prompt."""
+    """[T] token ids of the prompt."""
     answer_tokens: int
-    """How many tokens the attribute has after the prompt."""
+    """Number of tokens of the attribute after the prompt."""
     new_tokens: int
-    """How many tokens are written."""
+    """Number of tokens to generate."""
 
 
 def _length(asked: _Asked) -> int:
@@ -147,14 +150,14 @@ def _asked(tokenizer: PreTrainedTokenizerBase, fact: Fact, rule: Rule) -> _Asked
 def _answers(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch: Sequence[_Asked], rule: Rule
 ) -> list[Answered]:
-    """Return the model's answers to B prompts of one length."""
+    """Return the model's answers to B prompts of equal length."""
     with evaluating(model):
         written = write_after(model, [asked.ids for asked in batch], max(asked.new_tokens for asked in batch))
     return [_judged(tokenizer, asked, one, rule) for asked, one in zip(batch, written, strict=True)]
 
 
 def _judged(tokenizer: PreTrainedTokenizerBase, asked: _Asked, written: Continuation, rule: Rule) -> Answered:
-    """Say whether what was written, G tokens or more, is the fact's attribute."""
+    """Decide whether a continuation is correct for its fact; special tokens end it."""
     special, p = set(tokenizer.all_special_ids), written.p_first
     own = list(takewhile(lambda token: token not in special, written.ids[: asked.new_tokens]))
     text, expected = tokenizer.decode(own, clean_up_tokenization_spaces=False), asked.fact.attribute

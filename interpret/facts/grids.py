@@ -1,7 +1,8 @@
-"""Rows of a table -> grids of tokens by layers, and their averages by kind of token."""
+"""Convert rows of a table to grids of tokens by layers, and average grids by token bucket."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TypeVar
 
 from interpret.errors import InputError
@@ -14,38 +15,41 @@ C = TypeVar("C", TraceCell, LocationCell)
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """One number for each of T tokens and L layers of one fact."""
+    """One number per token and layer of one fact."""
 
     name: str
-    """The fact's."""
+    """Name of the fact."""
     answer: str
-    """The text whose probability is read."""
+    """Text of the token whose probability is measured."""
     tokens: tuple[str, ...]
-    """[T] texts."""
+    """[T] texts of the tokens."""
     subject_span: tuple[int, int]
     """First and one past the last token of the subject."""
     effects: Floats
-    """[T, L], indirect effects of a trace, or scores of an attribution."""
+    """[T, L], indirect effects of a trace or attribution scores."""
+
+
+G = TypeVar("G", bound=Grid)
 
 
 def tokens_by_layers(rows: Iterable[C], part: str) -> Iterator[tuple[list[C], tuple[int, int], tuple[int, int]]]:
-    """Sort rows into the grids they came from, in the order in which those first appear.
+    """Group rows into grids, in order of first appearance.
 
     Args:
-        rows: of any facts, in any order.
-        part: the column that, with the fact's name, tells grids apart.
+        rows: rows of any facts, in any order.
+        part: column that identifies a grid, together with the fact's name.
 
     Yields:
-        The T * L cells of a grid, token by token; (T, L); first and one past the last token of the subject.
+        The T * L rows of a grid, ordered by token and layer; (T, L); first and one past the last token of the subject.
 
     Raises:
-        InputError: if there are no rows, or a grid has a cell missing or twice, or no subject.
+        InputError: if there are no rows, or a grid has missing or repeated cells, or no token of the subject.
     """
     cells: dict[tuple[str, str], list[C]] = {}
     for row in rows:
         cells.setdefault((row.name, getattr(row, part)), []).append(row)
     if not cells:
-        raise InputError("the table has no rows: no fact was done yet")
+        raise InputError("the table has no rows: the run has not finished any fact yet")
     for (name, of_part), of_one in cells.items():
         what = f"the grid of {name!r} by {of_part!r}"
         ordered = sorted(of_one, key=lambda cell: (cell.token_idx, cell.layer_idx))
@@ -53,70 +57,86 @@ def tokens_by_layers(rows: Iterable[C], part: str) -> Iterator[tuple[list[C], tu
         places = [(cell.token_idx, cell.layer_idx) for cell in ordered]
         if places != [(token, layer) for token in range(n_tokens) for layer in range(n_layers)]:
             raise InputError(
-                f"{what} has {len(places)} rows that are not each of {n_tokens} tokens by {n_layers} layers once"
+                f"{what}: expected {n_tokens} x {n_layers} rows, one per token and layer; found {len(places)}, "
+                "with missing or repeated cells"
             )
         subject = [cell.token_idx for cell in ordered if cell.in_subject]
         if not subject:
-            raise InputError(f"{what} has no token of the subject")
+            raise InputError(f"{what}: no row has in_subject set")
         yield ordered, (n_tokens, n_layers), (subject[0], subject[-1] + 1)
 
 
 def bucket_averages(grids: Sequence[Grid], *, scheme: Scheme = "rome") -> Average:
-    """Average the effects of grids of one kind, bucket by bucket, [buckets, L]; of traces this is the AIE.
+    """Average the effects of grids, bucket by bucket, [buckets, L]; for traces, this is the AIE.
 
     Args:
-        grids: traces by one mediator, or scores at one site.
-        scheme: how tokens are sorted into buckets.
+        grids: grids of one mediator or of one site.
+        scheme: bucket scheme, ``rome`` or ``kt``.
 
     Raises:
-        InputError: if there is no grid, the scheme is unknown, or the grids differ in layers.
+        InputError: if there is no grid, the scheme is unknown, or the grids differ in their number of layers.
     """
     depths = sorted({grid.effects.shape[1] for grid in grids})
     if len(depths) > 1:
-        raise InputError(f"grids of models with {' and '.join(map(str, depths))} layers have no average")
+        raise InputError(f"cannot average grids with different numbers of layers: {', '.join(map(str, depths))}")
     return average_buckets([grid.effects for grid in grids], [grid.subject_span for grid in grids], scheme=scheme)
 
 
-@dataclass(frozen=True)
-class BucketPeak:
-    """Where the average indirect effect of one bucket is largest."""
-
-    bucket: str
-    """One of ``SCHEMES``."""
-    layer_idx: int
-    """The layer of the peak."""
-    mean: float
-    """AIE there."""
-    low: float
-    """Its interval's lower end."""
-    high: float
-    """Its upper end."""
-    n: int
-    """Prompts that have a token of the bucket."""
-
-
-def bucket_peaks(averages: Average, *, scheme: Scheme = "rome") -> list[BucketPeak]:
-    """Tell the peak layer of each bucket, leaving out buckets of no prompt.
-
-    Args:
-        averages: [buckets, L], as ``bucket_averages`` returns.
-        scheme: the one they were made with.
-    """
-    found = []
-    for row, bucket in enumerate(SCHEMES[scheme]):
-        if averages.n[row].any():
-            layer = int(averages.mean[row].argmax())
-            mean, low, high = (float(part[row, layer]) for part in (averages.mean, averages.low, averages.high))
-            found.append(BucketPeak(bucket, layer, mean, low, high, int(averages.n[row, layer])))
+def by_part(grids: Iterable[G], part: str) -> dict[str, list[G]]:
+    """Group grids by an attribute, such as ``mediator`` or ``site``, in order of first appearance."""
+    found: dict[str, list[G]] = {}
+    for grid in grids:
+        found.setdefault(getattr(grid, part), []).append(grid)
     return found
 
 
-G = TypeVar("G", bound=Grid)
+@dataclass(frozen=True)
+class BucketMean:
+    """The mean over prompts of one bucket at one layer."""
+
+    bucket: str
+    """A bucket of ``SCHEMES``."""
+    layer_idx: int
+    mean: float
+    low: float
+    """Lower bound of the confidence interval."""
+    high: float
+    """Upper bound of the confidence interval."""
+    n: int
+    """Number of prompts that have a token in the bucket."""
+
+
+def bucket_means_of(averages: Average, *, scheme: Scheme = "rome") -> list[BucketMean]:
+    """List averages, [buckets, L], ordered by bucket and layer, without buckets that no prompt has."""
+    return [
+        BucketMean(
+            bucket=bucket,
+            layer_idx=layer,
+            mean=float(averages.mean[row, layer]),
+            low=float(averages.low[row, layer]),
+            high=float(averages.high[row, layer]),
+            n=int(averages.n[row, layer]),
+        )
+        for row, bucket in enumerate(SCHEMES[scheme])
+        for layer in range(averages.mean.shape[1])
+        if averages.n[row, layer]
+    ]
+
+
+def bucket_peaks(averages: Average, *, scheme: Scheme = "rome") -> list[BucketMean]:
+    """Return, for each bucket, the layer with the largest mean, without buckets that no prompt has.
+
+    Args:
+        averages: [buckets, L], as ``bucket_averages`` returns.
+        scheme: the bucket scheme of the averages.
+    """
+    means = bucket_means_of(averages, scheme=scheme)
+    return [max(of_one, key=lambda one: one.mean) for _, of_one in groupby(means, key=lambda one: one.bucket)]
 
 
 def same_fact(traced: Sequence[G]) -> G:
-    """Return the first grid, once it is known that all are of its fact."""
+    """Check that all grids belong to one fact, and return the first."""
     names = sorted({grid.name for grid in traced})
     if len(names) != 1:
-        raise InputError(f"a figure of one fact needs the grids of one, not of {len(names)}: {', '.join(names)}")
+        raise InputError(f"a figure of one fact needs grids of one fact; got {len(names)}: {', '.join(names)}")
     return traced[0]

@@ -1,24 +1,24 @@
-"""Files of true and false texts, pair by pair.
+"""Read pairs of a true and a false text.
 
-Either JSON of pairs, ``{"pairs": [{"true": "Paris is in France.", "false": "Paris is in Peru."}]}``, or a file of
-facts with foils (``fact_files``): a prompt with its answer is true, with its foil false. Keys we do not know are the
-user's own notes.
+A file is either JSON of pairs, ``{"pairs": [{"true": "Paris is in France.", "false": "Paris is in Peru."}]}``, or a
+fact file with foils (``files``): the prompt with its answer is the true text, with its foil the false one. Other keys
+are ignored (metadata).
 """
 
 from pathlib import Path
 
 from interpret.errors import InputError
-from interpret.facts.files import load_facts
+from interpret.facts.files import FactFile, load_facts
 from interpret.prompts.prompts import read_json
 
 SIDES = ("true", "false")
 
 
 def load_pairs(path: str | Path) -> list[tuple[str, str]]:
-    """Read a file of pairs, in its order.
+    """Read a file of pairs, and return (true, false) texts in file order.
 
     Raises:
-        InputError: if the file is missing, is not JSON, or an entry is wrong; the message names it.
+        InputError: if the file is missing, is not JSON, or an entry is invalid; the message names it.
     """
     document = read_json(path, like="examples/pairs.json")
     entries = document.get("pairs") if isinstance(document, dict) else None
@@ -35,29 +35,32 @@ def _pair(entry: object, where: str) -> tuple[str, str]:
         if not isinstance(text, str) or not text.strip():
             raise InputError(f'{where}: "{side}" is {text!r}; expected a text')
     if entry["true"] == entry["false"]:
-        raise InputError(f"{where}: both texts are {entry['true']!r}; there is nothing to tell apart")
+        raise InputError(f"{where}: both texts are {entry['true']!r}; expected different texts")
     return entry["true"], entry["false"]
 
 
-def pairs_of_facts(path: str | Path) -> tuple[list[tuple[str, str]], int]:
-    """Make pairs of the facts of a file that have foils.
+def pairs_of_facts(facts: str | Path | FactFile) -> tuple[list[tuple[str, str]], int]:
+    """Make (true, false) pairs from the facts with foils.
+
+    Args:
+        facts: the path of a fact file, or the result of ``load_facts``.
 
     Returns:
-        The pairs, and how many rows of the file are none: those without a foil, and wrong ones.
+        The pairs, and the number of rows without a pair: facts without a foil, and unreadable rows.
 
     Raises:
-        InputError: if the file is missing or holds no facts, or none of them has a foil.
+        InputError: if the file is missing or has no facts, or no fact has a foil.
     """
-    file = load_facts(path)
+    file = facts if isinstance(facts, FactFile) else load_facts(facts)
     pairs = [
-        (_said(fact.prompt, fact.attribute), _said(fact.prompt, fact.foil))
+        (_continued(fact.prompt, fact.attribute), _continued(fact.prompt, fact.foil))
         for fact in file.facts
         if fact.foil is not None
     ]
     if not pairs:
-        raise InputError(f'{path}: none of its facts has a "foil", the wrong answer a false text is made of')
+        raise InputError(f'{file.path or "facts"}: no fact has a "foil" (a wrong answer), which the false texts need')
     return pairs, len(file.facts) + len(file.bad) - len(pairs)
 
 
-def _said(prompt: str, answer: str) -> str:
+def _continued(prompt: str, answer: str) -> str:
     return prompt + ("" if prompt[-1].isspace() else " ") + answer

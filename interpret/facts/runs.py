@@ -1,47 +1,96 @@
-"""Fact files in run folders: one unit a fact, whatever is found out about it.
+"""Process facts in run folders, one unit per fact, for any analysis.
 
-A row that is no fact, a fact the model does not know and one that the analysis cannot take are dropped, each with its
-reason; the others are done one by one, each safe on disk before the next. ``trace_runs`` and ``location_runs`` say
-what is done with a fact.
+Unreadable rows, facts the model does not know and facts that the analysis cannot process are dropped with a reason.
+The others are analysed one by one; each result is on disk before the next fact starts. ``interpret.tracing.runs`` and
+``interpret.locating.runs`` provide the analyses.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.errors import InputError
-from interpret.facts.files import Fact, FactFile
-from interpret.facts.filter import Answered, Rule, known
+from interpret.errors import InputError, unknown
+from interpret.facts.files import Fact, FactFile, load_facts
+from interpret.facts.filter import RULES, Answered, Rule, known
+from interpret.storage.provenance import objects_sha256
 from interpret.storage.run_folder import Run
 
 BAD_ROW, UNKNOWN = "bad row", "not known"
-"""Why a unit is dropped: the beginning of its reason."""
+"""First words of the reason for which a unit is dropped."""
 
 
 @dataclass(frozen=True)
 class FactPlan:
-    """Which facts are done."""
+    """Which facts to analyse."""
 
     facts: FactFile
-    """The whole file."""
+    """All rows of the fact file."""
     limit: int | None = None
-    """How many of its facts are done, the first ones; all by default."""
+    """Analyse only the first ``limit`` facts; None for all."""
     only_known: bool = True
-    """Facts the model does not know are dropped."""
+    """Drop facts that the model does not know."""
     rule: Rule = "words"
-    """What it is to know a fact, see ``known``."""
+    """When a fact counts as known, see ``known``."""
+
+    def __post_init__(self) -> None:
+        """Check the rule.
+
+        Raises:
+            InputError: if the rule is unknown.
+        """
+        rule_of(self.rule)
 
     @property
     def chosen(self) -> list[Fact]:
-        """The facts to do, in the file's order."""
+        """The facts to analyse, in file order."""
         return self.facts.facts[: self.limit]
 
     @property
+    def facts_sha256(self) -> str:
+        """Identity of the facts: the sha256 of their file, or of the facts if they were not read from a file."""
+        return self.facts.sha256 or objects_sha256([*self.facts.facts, *self.facts.bad])
+
+    @property
     def units(self) -> list[str]:
-        """The units of the run: rows that are no facts, then facts, so that a higher limit only adds units."""
+        """The units of the run: unreadable rows, then facts, so that a higher limit only appends units."""
         return [_bad_unit(bad.index) for bad in self.facts.bad] + [fact.name for fact in self.chosen]
+
+
+def rule_of(name: str) -> Rule:
+    """Return a rule by its name.
+
+    Raises:
+        InputError: if the name is unknown.
+    """
+    for rule in RULES:
+        if rule == name:
+            return rule
+    raise InputError(unknown("rule", name, RULES))
+
+
+def fact_file(facts: FactFile | Path | str | Sequence[Fact]) -> FactFile:
+    """Return facts as a ``FactFile``; read them if a path is given.
+
+    Args:
+        facts: the path of a fact file, the result of ``load_facts``, or a list of facts.
+
+    Raises:
+        InputError: as ``load_facts`` raises; also if there are no facts, or two facts have the same name.
+    """
+    if isinstance(facts, FactFile):
+        return facts
+    if isinstance(facts, (str, Path)):
+        return load_facts(facts)
+    names = Counter(fact.name for fact in facts)
+    if not names:
+        raise InputError("facts is empty; give at least one fact")
+    name, count = names.most_common(1)[0]
+    if count > 1:
+        raise InputError(f"{count} facts have the name {name!r}; the facts of a run need unique names")
+    return FactFile(list(facts), [])
 
 
 def write_facts(
@@ -53,27 +102,30 @@ def write_facts(
     *,
     failed: str,
 ) -> Iterator[str]:
-    """Do what is pending in a run, and yield the name of each unit as soon as it is safe.
+    """Process the pending units of a run, and yield the name of each unit once it is on disk.
 
     Args:
-        run: open, over ``plan.units``.
-        model: a causal LM of a known family, in evaluation mode.
-        tokenizer: its fast tokenizer.
-        plan: the same whenever the run is continued, but for its limit.
-        analyse: returns the rows of a fact; what it writes beside the table is whole when it returns. An
-            ``InputError`` of it is why the fact is dropped.
-        failed: how the reason of a fact that could not be done begins.
+        run: an open run with the units ``plan.units``.
+        model: a causal LM of a supported family, in evaluation mode.
+        tokenizer: the model's fast tokenizer.
+        plan: the plan; only its limit may change when the run is resumed.
+        analyse: returns the rows of a fact. Files that it writes besides the table have to be complete when it
+            returns. If it raises an ``InputError``, the fact is dropped with this message as the reason.
+        failed: first words of the reason for a fact that could not be analysed.
+
+    Yields:
+        Names of finished or dropped units.
 
     Raises:
-        RunError: if the disk does not take the results; the units before are safe.
-        UnsupportedModelError: if the model is of no known family.
+        RunError: if the results cannot be written; earlier units are on disk.
+        UnsupportedModelError: if the model is not of a supported family.
     """
     pending = set(run.pending)
     for bad in plan.facts.bad:
         if (unit := _bad_unit(bad.index)) in pending:
             run.drop(unit, f"{BAD_ROW}: {bad.reason}")
             yield unit
-    # All facts are asked, also those that are done: batches then hang on the list alone, as in an unbroken run.
+    # Include finished facts: the batches then depend only on the list of facts, as in an uninterrupted run.
     for answered in known(model, tokenizer, plan.chosen, rule=plan.rule):
         if answered.fact.name in pending:
             _write_fact(run, plan, answered, analyse, failed)
@@ -83,7 +135,7 @@ def write_facts(
 def _write_fact(
     run: Run, plan: FactPlan, answered: Answered, analyse: Callable[[Answered], Sequence[object]], failed: str
 ) -> None:
-    """Do one fact, or drop it."""
+    """Analyse one fact and write its rows, or drop it."""
     name = answered.fact.name
     if answered.reason == "too long":
         return run.drop(name, f"{failed}: prompt and answer exceed the model's positions")
@@ -96,18 +148,6 @@ def _write_fact(
     return run.write(name, rows)
 
 
-def drop_counts(dropped: Mapping[str, str]) -> Counter[str]:
-    """Count the units a run dropped by the kind of reason.
-
-    Args:
-        dropped: units and reasons, as ``Run.dropped`` holds them.
-
-    >>> drop_counts({"row_3": "bad row: row 3: ...", "known_1": "not known: wrong answer, ' a'"})
-    Counter({'bad row': 1, 'not known': 1})
-    """
-    return Counter(reason.partition(":")[0] for reason in dropped.values())
-
-
 def _bad_unit(index: int) -> str:
-    """Name the unit of a row that is no fact; its own name may be that of a fact."""
+    """Return the unit name of an unreadable row; the name of its fact may belong to another fact."""
     return f"row_{index}"

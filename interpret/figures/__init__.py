@@ -1,1 +1,5 @@
-"""Figures, drawn from stored rows and recorded activations."""
+"""Figures of stored results and of recorded activations."""
+
+from interpret.lazy import lazy_names
+
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

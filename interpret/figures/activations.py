@@ -1,8 +1,8 @@
-"""Figures of what ``interpret.probing`` reads off a model: attention, neurons, the residual stream, norms, induction.
+"""Figures of activations and scores: attention, neurons, the residual stream, norms, and induction heads.
 
-Each function returns a figure of matplotlib and, where ``to`` names a file, writes it as PNG or PDF. Layers stand in
-the order in which the model runs them, the first at the top or on the left. Numbers with a sign are white at 0, purple
-above it and green below; sizes are white at 0, and purple. Shapes: B prompts, T tokens, L layers, H heads.
+Each function returns a matplotlib figure and, if ``to`` is given, writes it as PNG or PDF. Layers are in the order of
+the model, the first at the top or on the left. Signed values are white at 0, purple above and green below; non-negative
+values run from white to purple. Shapes: B prompts, T tokens, L layers, H heads.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from interpret.activations.cache import ActivationCache
 from interpret.activations.edits import check_index
 from interpret.activations.lookup import check_holds, columns_of
 from interpret.anatomy import anatomy_of
-from interpret.drawing.canvas import LINES, To, canvas, heatmap, layer_axis, line_canvas, thin_ticks, written
+from interpret.drawing.canvases import LINES, To, canvas, heatmap, layer_axis, line_canvas, thin_ticks, written
 from interpret.drawing.panels import STYLE, shown
 from interpret.errors import InputError, UnsupportedModelError, unknown
 from interpret.stats import Floats
@@ -35,25 +35,25 @@ def attention_figure(
     prompt: int = 0,
     to: To = None,
 ) -> Figure:
-    """Draw whom a head looks at: a row for each token that looks, a column for each it sees; rows add up to 1.
+    """Draw what a head attends to: one row per query token, one column per key token; each row sums to 1.
 
     ::
 
         ids = tokenizer("The capital of France is", return_tensors="pt").input_ids
-        patterns = interpret.attention_patterns(model, ids, layers=[3])
-        figure = interpret.attention_figure(patterns, 3, 0, ids, tokenizer, to="head.png")
+        patterns = interpret.probing.attention_patterns(model, ids, layers=[3])
+        figure = interpret.figures.attention_figure(patterns, 3, 0, ids, tokenizer, to="head.png")
 
     Args:
-        patterns: what ``attention_patterns`` returned.
-        layer: of the head.
-        head: its number.
-        input_ids: [B, T], what the patterns are of.
-        tokenizer: the model's own, for the labels; without it they are token ids.
+        patterns: attention probabilities by layer, as ``attention_patterns`` returns them.
+        layer: layer of the head.
+        head: index of the head.
+        input_ids: [B, T], the token ids given to ``attention_patterns``.
+        tokenizer: the model's tokenizer, for the labels; without it, labels are token ids.
         prompt: row of ``input_ids``.
-        to: a file to write, ending in ``.png`` or ``.pdf``.
+        to: file to write, with the suffix ``.png`` or ``.pdf``.
 
     Raises:
-        InputError: for a layer that was not read, a head or prompt that does not exist, or another ending.
+        InputError: for a layer missing in ``patterns``, a head or prompt that does not exist, or an invalid suffix.
         RunError: if the file cannot be written.
     """
     if layer not in patterns:
@@ -74,23 +74,23 @@ def query_key_figure(
     prompt: int = 0,
     to: To = None,
 ) -> Figure:
-    """Draw the products of a head's queries and keys, before positions, scale and softmax: what it looks for as such.
+    """Draw the dot products of a head's queries and keys, before rotary embedding, scaling and softmax.
 
     ::
 
-        cache = interpret.activation_cache(model, tokenizer, ["The capital of France is"], ["q.3", "k.3"])
-        figure = interpret.query_key_figure(cache, 3, 0, tokenizer, to="products.png")
+        cache = interpret.activations.activation_cache(model, tokenizer, ["The capital of France is"], ["q.3", "k.3"])
+        figure = interpret.figures.query_key_figure(cache, 3, 0, tokenizer, to="products.png")
 
     Args:
         cache: holds ``q`` and ``k`` of the layer.
-        layer: of the head.
-        head: its number; heads that share keys each meet them with queries of their own.
-        tokenizer: the model's own, for the labels; without it they are token ids.
-        prompt: of the cache.
-        to: a file to write, ending in ``.png`` or ``.pdf``.
+        layer: layer of the head.
+        head: index of the query head; with grouped-query attention, its keys are those of its group.
+        tokenizer: the model's tokenizer, for the labels; without it, labels are token ids.
+        prompt: index of the prompt in the cache.
+        to: file to write, with the suffix ``.png`` or ``.pdf``.
 
     Raises:
-        InputError: for a cache that lacks what is needed, a head or prompt that does not exist, or another ending.
+        InputError: for a missing site in the cache, a head or prompt that does not exist, or an invalid file suffix.
         RunError: if the file cannot be written.
     """
     check_holds(cache, [f"q.{layer}", f"k.{layer}"], [f"q.{layer}", f"k.{layer}"])
@@ -112,32 +112,33 @@ def neuron_figure(
     prompt: int = 0,
     to: To = None,
 ) -> Figure:
-    """Draw what MLP neurons of a layer say at each token of a prompt: a row a token, a column a neuron.
+    """Draw the activations of MLP neurons of a layer: one row per token, one column per neuron.
 
     ::
 
-        cache = interpret.activation_cache(model, tokenizer, ["The capital of France is"], ["neurons.12"])
-        figure = interpret.neuron_figure(cache, 12, [5, 77, 1024], tokenizer, to="neurons.png")
+        cache = interpret.activations.activation_cache(model, tokenizer, ["The capital of France is"], ["neurons.12"])
+        figure = interpret.figures.neuron_figure(cache, 12, [5, 77, 1024], tokenizer, to="neurons.png")
 
     Args:
         cache: holds ``neurons`` of the layer.
         layer: the layer.
-        neurons: which; or how many, of those that say most at any token, the loudest first.
-        tokenizer: the model's own, for the labels; without it they are token ids.
-        prompt: of the cache.
-        to: a file to write, ending in ``.png`` or ``.pdf``.
+        neurons: indices of neurons; or a number n, for the n neurons with the largest absolute activation at any
+            token, in descending order.
+        tokenizer: the model's tokenizer, for the labels; without it, labels are token ids.
+        prompt: index of the prompt in the cache.
+        to: file to write, with the suffix ``.png`` or ``.pdf``.
 
     Raises:
-        InputError: for a cache that lacks what is needed, a neuron or prompt that does not exist, or another ending.
+        InputError: for a missing site in the cache, a neuron or prompt that does not exist, or an invalid file suffix.
         RunError: if the file cannot be written.
     """
     check_holds(cache, [f"neurons.{layer}"], [f"neurons.{layer}"])
-    said = cache.of(f"neurons.{layer}", prompt).double()  # [T, F]
-    chosen = _chosen(said, neurons, layer)
+    activations = cache.of(f"neurons.{layer}", prompt).double()  # [T, F]
+    chosen = _chosen(activations, neurons, layer)
     rows, columns = _token_labels(cache.token_ids[prompt], tokenizer), [str(neuron) for neuron in chosen]
     with matplotlib.rc_context(STYLE):
         figure, panel = canvas(rows, columns)
-        heatmap(figure, panel, said[:, chosen].numpy(), "activation", rows, columns)
+        heatmap(figure, panel, activations[:, chosen].numpy(), "activation", rows, columns)
         panel.set_xlabel("neuron")
         panel.set_title(f"MLP neurons of layer {layer}")
         return written(figure, to)
@@ -153,36 +154,38 @@ def trajectory_figure(
     prompt: int = 0,
     to: To = None,
 ) -> Figure:
-    """Draw how features go from layer to layer at one token, a line a feature.
+    """Draw features over layers at one token, one line per feature.
 
-    Feature i of the residual stream is the same in every layer; neuron i is another neuron in each.
+    Feature i of the residual stream is the same dimension in every layer; neuron i is a different neuron in each.
 
     ::
 
-        cache = interpret.activation_cache(model, tokenizer, ["The capital of France is"], "resid_post.*")
-        figure = interpret.trajectory_figure(cache, [12, 300], tokenizer, to="trajectories.png")
+        cache = interpret.activations.activation_cache(model, tokenizer, ["The capital of France is"], "resid_post.*")
+        figure = interpret.figures.trajectory_figure(cache, [12, 300], tokenizer, to="trajectories.png")
 
     Args:
         cache: holds the site at some layers.
-        features: numbers of up to 6 features: the last dimension of the site.
-        tokenizer: the model's own, for the title; without it the token's id stands there.
-        site: ``resid_post``, ``neurons`` or another whose activations are [B, T, width].
-        position: of the token, -1 the last.
-        prompt: of the cache.
-        to: a file to write, ending in ``.png`` or ``.pdf``.
+        features: up to 6 indices into the last dimension of the site.
+        tokenizer: the model's tokenizer, for the title; without it, the title shows the token id.
+        site: ``resid_post``, ``neurons`` or another site whose activations are [B, T, width].
+        position: position of the token; -1 is the last.
+        prompt: index of the prompt in the cache.
+        to: file to write, with the suffix ``.png`` or ``.pdf``.
 
     Raises:
-        InputError: for a cache that lacks what is needed, a feature, position or prompt that does not exist, none or
-            too many features, or another ending.
+        InputError: for a missing site in the cache, a feature, position or prompt that does not exist, none or
+            too many features, or an invalid file suffix.
         RunError: if the file cannot be written.
     """
     layers = _layers_of(cache, site)
     (column,) = columns_of(cache, prompt, [position])
     states = torch.stack([cache.of(f"{site}.{layer}", prompt)[column].double() for layer in layers])  # [L, width]
     if states.dim() != 2:
-        raise InputError(f"{site} has heads: draw a site whose activations are [B, T, width], such as resid_post")
+        raise InputError(
+            f"{site} has a head dimension: give a site whose activations are [B, T, width], such as resid_post"
+        )
     if not 0 < len(features) <= len(LINES):
-        raise InputError(f"{len(features)} features: give 1 to {len(LINES)}, which can be told apart")
+        raise InputError(f"{len(features)} features: give 1 to {len(LINES)}, so that the lines can be distinguished")
     with matplotlib.rc_context(STYLE):
         figure, panel = line_canvas(layers)
         for feature, (colour, dashes) in zip(features, LINES, strict=False):
@@ -199,21 +202,21 @@ def trajectory_figure(
 def residual_figure(
     cache: ActivationCache, tokenizer: PreTrainedTokenizerBase | None = None, *, prompt: int = 0, to: To = None
 ) -> Figure:
-    """Draw how long the residual stream is after each layer at each token (L2 norm), on a logarithmic scale.
+    """Draw the L2 norm of the residual stream after each layer at each token, on a logarithmic scale.
 
     ::
 
-        cache = interpret.activation_cache(model, tokenizer, ["The capital of France is"], "resid_post.*")
-        figure = interpret.residual_figure(cache, tokenizer, to="stream.png")
+        cache = interpret.activations.activation_cache(model, tokenizer, ["The capital of France is"], "resid_post.*")
+        figure = interpret.figures.residual_figure(cache, tokenizer, to="stream.png")
 
     Args:
         cache: holds ``resid_post`` of some layers.
-        tokenizer: the model's own, for the labels; without it they are token ids.
-        prompt: of the cache.
-        to: a file to write, ending in ``.png`` or ``.pdf``.
+        tokenizer: the model's tokenizer, for the labels; without it, labels are token ids.
+        prompt: index of the prompt in the cache.
+        to: file to write, with the suffix ``.png`` or ``.pdf``.
 
     Raises:
-        InputError: for a cache that lacks what is needed, a prompt that does not exist, or another ending.
+        InputError: for a missing site in the cache, a prompt that does not exist, or an invalid file suffix.
         RunError: if the file cannot be written.
     """
     layers = _layers_of(cache, "resid_post")
@@ -229,34 +232,34 @@ def residual_figure(
 
 
 def norm_figure(model: PreTrainedModel, cache: ActivationCache, *, prompt: int = 0, to: To = None) -> Figure:
-    """Draw what the two norms of each layer do to the length (L2) of what passes: medians over tokens, and ranges.
+    """Draw the L2 norm of the input and output of both norms of each layer: median and range over tokens.
 
     ::
 
         names = ["resid_*", "attn_in.*", "attn_out.*", "mlp_in.*", "mlp_out.*"]
-        cache = interpret.activation_cache(model, tokenizer, ["The capital of France is"], names)
-        figure = interpret.norm_figure(model, cache, to="norms.png")
+        cache = interpret.activations.activation_cache(model, tokenizer, ["The capital of France is"], names)
+        figure = interpret.figures.norm_figure(model, cache, to="norms.png")
 
     Args:
-        model: what the cache is of.
-        cache: holds ``resid_pre``, ``attn_in``, ``resid_mid`` and ``mlp_in`` of every layer; where norms stand after
-            each sum (OPT-350m) ``resid_pre``, ``attn_out``, ``resid_mid``, ``mlp_out`` and ``resid_post``.
-        prompt: of the cache.
-        to: a file to write, ending in ``.png`` or ``.pdf``.
+        model: the model of the cache.
+        cache: holds ``resid_pre``, ``attn_in``, ``resid_mid`` and ``mlp_in`` of every layer; for post-norm models
+            (OPT-350m) ``resid_pre``, ``attn_out``, ``resid_mid``, ``mlp_out`` and ``resid_post``.
+        prompt: index of the prompt in the cache.
+        to: file to write, with the suffix ``.png`` or ``.pdf``.
 
     Raises:
-        InputError: for a cache that lacks what is needed, a prompt that does not exist, or another ending.
+        InputError: for a missing site in the cache, a prompt that does not exist, or an invalid file suffix.
         RunError: if the file cannot be written.
-        UnsupportedModelError: for a model whose norms stand behind attention and MLP, before each sum (OLMo 2).
+        UnsupportedModelError: for a model that normalises the outputs of attention and MLP before each sum (OLMo 2).
     """
     anatomy = anatomy_of(model)
     if anatomy.block == "sequential" and not anatomy.family.mlp_norm:
         raise UnsupportedModelError(
-            f"{anatomy.family.name} has no norms before attention and MLP, only of what they give before it joins the "
-            "residual stream; what enters those is no site of a cache, so norm_figure cannot draw them"
+            f"norm_figure does not support {anatomy.family.name}: its norms apply to the outputs of attention and MLP, "
+            "and the inputs of these norms are not sites of a cache"
         )
     layers = list(range(len(anatomy.layers)))
-    # Title, the sites whose sum enters the norm, and the site it gives.
+    # For each norm: title, the sites whose sum is its input, and the site of its output.
     norms = {
         "sequential": [("attention", ["resid_pre"], "attn_in"), ("MLP", ["resid_mid"], "mlp_in")],
         "parallel": [("attention", ["resid_pre"], "attn_in"), ("MLP", ["resid_pre"], "mlp_in")],
@@ -278,7 +281,7 @@ def norm_figure(model: PreTrainedModel, cache: ActivationCache, *, prompt: int =
         panels: Sequence[Axes] = figure.subplots(1, 2, sharey=True)
         for panel, (part, before, after) in zip(panels, norms, strict=True):
             for label, values, (colour, dashes) in zip(
-                ("enters the norm", "leaves it"), (lengths(before), lengths([after])), LINES, strict=False
+                ("input of the norm", "output of the norm"), (lengths(before), lengths([after])), LINES, strict=False
             ):
                 panel.plot(layers, np.median(values, axis=1), color=colour, linestyle=dashes, label=label)
                 panel.fill_between(
@@ -294,20 +297,20 @@ def norm_figure(model: PreTrainedModel, cache: ActivationCache, *, prompt: int =
 
 
 def induction_figure(scores: Tensor, *, marked: int = 5, to: To = None) -> Figure:
-    """Draw how much each head looks for what came after the present token before, layers down and heads across.
+    """Draw the prefix matching score of each head (induction heads), layers down and heads across.
 
     ::
 
-        scores = interpret.induction_scores(model)
-        figure = interpret.induction_figure(scores, to="induction.png")
+        scores = interpret.probing.induction_scores(model)
+        figure = interpret.figures.induction_figure(scores, to="induction.png")
 
     Args:
-        scores: [L, H], what ``induction_scores`` returned.
-        marked: how many of the highest to write in as numbers.
-        to: a file to write, ending in ``.png`` or ``.pdf``.
+        scores: [L, H], as ``induction_scores`` returns them.
+        marked: number of the highest scores to show as numbers.
+        to: file to write, with the suffix ``.png`` or ``.pdf``.
 
     Raises:
-        InputError: for scores of another shape, or another ending.
+        InputError: for scores of another shape, or an invalid file suffix.
         RunError: if the file cannot be written.
     """
     if scores.dim() != 2:
@@ -328,22 +331,22 @@ def induction_figure(scores: Tensor, *, marked: int = 5, to: To = None) -> Figur
         return written(figure, to)
 
 
-def _chosen(said: Tensor, neurons: Sequence[int] | int, layer: int) -> list[int]:
-    """Return the neurons that are named, or so many of those that say most, of [T, F]."""
-    n_neurons = said.shape[1]
+def _chosen(activations: Tensor, neurons: Sequence[int] | int, layer: int) -> list[int]:
+    """Return the given neurons, or the given number of neurons with the largest absolute activation, of [T, F]."""
+    n_neurons = activations.shape[1]
     if isinstance(neurons, int):
         if not 1 <= neurons <= n_neurons:
-            raise InputError(f"neurons is {neurons}: give how many, 1 to {n_neurons}, or a list of which")
-        return said.abs().amax(dim=0).topk(neurons).indices.tolist()
+            raise InputError(f"neurons is {neurons}: give a number from 1 to {n_neurons}, or a list of neurons")
+        return activations.abs().amax(dim=0).topk(neurons).indices.tolist()
     if not neurons:
-        raise InputError("neurons is empty: name at least one, or say how many")
+        raise InputError("neurons is empty: give at least one neuron, or a number of neurons")
     for neuron in neurons:
         check_index("neuron", neuron, n_neurons, f"layer {layer}")
     return list(neurons)
 
 
 def _layers_of(cache: ActivationCache, site: str) -> list[int]:
-    """Return the layers of a site that a cache holds, 2 before 10."""
+    """Return the layers of a site that a cache holds, in numeric order."""
     layers = sorted(int(name.partition(".")[2]) for name in cache if name.startswith(f"{site}."))
     if not layers:
         raise InputError(f'the cache holds no {site}: make it with names=["{site}.*"], or more')
@@ -351,24 +354,24 @@ def _layers_of(cache: ActivationCache, site: str) -> list[int]:
 
 
 def _seen_only(square: Tensor) -> Floats:
-    """Return [T, T] with no number where a token does not see another."""
+    """Return [T, T] with NaN above the diagonal, where causal attention masks the keys."""
     hidden = torch.ones_like(square, dtype=torch.bool).triu(1)
     return square.double().masked_fill(hidden, torch.nan).numpy()
 
 
 def _token_labels(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase | None) -> list[str]:
-    """Return tokens as figures can show them."""
+    """Return labels of tokens: their texts, or their ids without a tokenizer."""
     return [str(token) if tokenizer is None else shown(tokenizer.decode([token])) for token in ids]
 
 
 def _token_square(values: Floats, labels: Sequence[str], unit: str, title: str, to: To) -> Figure:
-    """Draw [T, T], the tokens that look down, those they see across."""
+    """Draw [T, T] as a heatmap, query tokens down and key tokens across."""
     with matplotlib.rc_context(STYLE):
         figure, panel = canvas(labels, labels)
         figure.set_figheight(figure.get_figheight() + 0.07 * max(map(len, labels)))
         heatmap(figure, panel, values, unit, labels, labels)
         panel.tick_params(axis="x", rotation=90)
-        panel.set_xlabel("token that is seen")
-        panel.set_ylabel("token that looks")
+        panel.set_xlabel("key token (attended to)")
+        panel.set_ylabel("query token (attends)")
         panel.set_title(title)
         return written(figure, to)

@@ -1,6 +1,6 @@
-"""Figures of facts located by attribution, from stored rows alone: the model is not needed.
+"""Figures of facts located by attribution, from stored rows; the model is not needed.
 
-They are drawn as causal traces are, one panel per site, so that the two can be compared.
+The layout is that of the figures of causal traces, with one panel per site, so that both can be compared.
 """
 
 from collections.abc import Sequence
@@ -17,50 +17,52 @@ SITE_LABELS = {"resid_post": "layer output", "attn_out": "attention", "mlp_out":
 
 
 def location_figure(located: Sequence[LocationGrid], *, scheme: Scheme = "rome") -> Figure:
-    """Draw mean scores of an attribution as heatmaps, buckets by layers, one a site, on one scale.
+    """Draw mean attribution scores as heatmaps, buckets by layers, one panel per site, with a shared colour scale.
 
     Args:
         located: grids of any facts and sites.
-        scheme: how tokens are sorted into buckets.
+        scheme: bucket scheme, ``rome`` or ``kt``.
 
     Raises:
-        InputError: if there is no grid, or they differ in layers.
+        InputError: if there is no grid, or the grids differ in their number of layers.
     """
     return bucket_heatmaps(location_averages(located, scheme=scheme), SCHEMES[scheme], *_location_words(located))
 
 
 def location_lines(located: Sequence[LocationGrid], *, scheme: Scheme = "rome") -> Figure:
-    """Draw mean scores of an attribution over layers, a line a bucket with its 95% interval, one panel a site.
+    """Draw mean attribution scores over layers, one line per bucket with its 95% interval, one panel per site.
 
     Args:
         located: grids of any facts and sites.
-        scheme: how tokens are sorted into buckets.
+        scheme: bucket scheme, ``rome`` or ``kt``.
 
     Raises:
-        InputError: if there is no grid, or they differ in layers.
+        InputError: if there is no grid, or the grids differ in their number of layers.
     """
     return bucket_lines(location_averages(located, scheme=scheme), SCHEMES[scheme], *_location_words(located))
 
 
 def located_fact_figure(located: Sequence[LocationGrid]) -> Figure:
-    """Draw one fact's scores as heatmaps, T tokens by L layers, one a site, on one scale. The subject has a star.
+    """Draw one fact's scores as heatmaps, T tokens by L layers, one panel per site, with a shared colour scale.
+
+    Tokens of the subject are marked with a star.
 
     Args:
         located: the grids of one fact.
 
     Raises:
-        InputError: if there is no grid, or they are not of one fact.
+        InputError: if there is no grid, or the grids belong to several facts.
     """
     first, (words, _) = same_fact(located), _location_words(located)
-    title = f"{first.name}: what speaks for {shown(first.answer).strip()}; the subject has a star (*)"
+    title = f"{first.name}: attribution of {shown(first.answer).strip()}; (*) marks the subject"
     panels = {words.titles[grid.site]: grid.effects for grid in located}
     return token_heatmaps(first.tokens, range(*first.subject_span), panels, centre=0.0, unit=words.unit, title=title)
 
 
 def _location_words(located: Sequence[LocationGrid]) -> tuple[PanelWords, str]:
-    """Say what scores of an attribution are, in the words of a figure and as its headline."""
+    """Return the titles, unit and headline of a figure of attribution scores."""
     if not located:
-        raise InputError("there are no scores to draw")
+        raise InputError("no scores to draw: located is empty")
     function = located[0].attributed_fn
     unit = "p(answer) - p(foil)" if function == "contrast_prob_diff" else function
     n = len({grid.name for grid in located})

@@ -1,9 +1,9 @@
-"""Figures of a causal trace, or of facts located by attribution, from stored rows alone: the model is not needed.
+"""Figures of causal traces, from stored rows; the model is not needed.
 
-After ROME (Meng et al. 2022, figures 1 to 3): a heatmap of each fact; average indirect effects (AIE) as heatmaps and
-as lines with intervals; and bars that show how much of the effect is lost when attention or MLPs are severed. Scores
-of an attribution are drawn alike, a panel a site, so that the two can be held side by side. Each function returns a
-figure of matplotlib, ``save`` writes it as PNG and PDF, the same bytes for the same numbers.
+After ROME (Meng et al. 2022, figures 1 to 3): a heatmap of one fact; average indirect effects (AIE) as heatmaps and as
+lines with confidence intervals; and bars that show how much of the effect remains when attention or MLPs are severed.
+``locations`` draws attribution scores in the same layout. Each function returns a matplotlib figure;
+``interpret.drawing.save`` writes it as PNG and PDF, with the same bytes for the same numbers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,40 +23,26 @@ from interpret.drawing.panels import (
 )
 from interpret.errors import InputError
 from interpret.facts.buckets import SCHEMES, Scheme
-from interpret.facts.grids import bucket_averages, same_fact
+from interpret.facts.grids import bucket_averages, by_part, same_fact
 from interpret.stats import Average, Floats, average
-from interpret.tracing.tables import TraceGrid, by_mediator, estimated, total_average
+from interpret.tracing.mediators import HIDDEN, mediator_of
+from interpret.tracing.tables import TraceGrid, estimated, total_average
 
-LABELS = {
-    "hidden": "hidden state",
-    "attn_severed": "hidden state,\nattention severed",
-    "mlp_severed": "hidden state,\nMLP severed",
-    "attn_window": "attention, {window} layers",
-    "mlp_window": "MLP, {window} layers",
-}
-"""What is restored, in words."""
 AIE = "AIE (change of probability)"
-COLOURS = {
-    "hidden": "#7570b3",
-    "attn_severed": "#d95f02",
-    "mlp_severed": "#1b9e77",
-    "attn_window": "#d95f02",
-    "mlp_window": "#1b9e77",
-}
 
 
 def prompt_figure(traced: Sequence[TraceGrid], *, window: int | None = None) -> Figure:
-    """Draw one fact's traces as heatmaps, T tokens by L layers, one a mediator, on one scale.
+    """Draw one fact's traces as heatmaps, T tokens by L layers, one panel per mediator, with a shared colour scale.
 
-    The scale starts at the probability in the corrupted runs, as in ROME, which is white; what is below is green, as
-    steeply. Tokens of the subject have a star.
+    The probability in the corrupted run is white, as in ROME; the scale is symmetric around it: higher probabilities
+    are purple, lower ones green. Tokens of the subject are marked with a star.
 
     Args:
-        traced: the grids of one fact, such as ``trace_grids`` makes of the rows of ``trace_facts``.
-        window: layers of the windows, for the titles.
+        traced: the grids of one fact, such as ``trace_grids`` makes from the rows of ``trace_facts``.
+        window: number of layers of a window, for the titles.
 
     Raises:
-        InputError: if there is no grid, or they are not of one fact.
+        InputError: if there is no grid, or the grids belong to several facts.
     """
     first, answer = same_fact(traced), shown(traced[0].answer).strip()
     title = f"{first.name}: p({answer}) is {first.p_clean:.3f}, {first.p_corrupted:.3f} with noise on the subject (*)"
@@ -72,17 +58,17 @@ def prompt_figure(traced: Sequence[TraceGrid], *, window: int | None = None) -> 
 
 
 def average_figure(traced: Sequence[TraceGrid], *, scheme: Scheme = "rome", window: int | None = None) -> Figure:
-    """Draw average indirect effects as heatmaps, buckets by layers, one a mediator, on one scale.
+    """Draw average indirect effects as heatmaps, buckets by layers, one panel per mediator, with a shared colour scale.
 
-    The scale is set by the averages drawn, none is cut off: white at 0, purple above, and green below, as steeply.
+    The scale is symmetric around 0 and covers all averages: white at 0, purple above, green below.
 
     Args:
         traced: grids of any facts and mediators.
-        scheme: how tokens are sorted into buckets.
-        window: layers of the windows, for the titles.
+        scheme: bucket scheme, ``rome`` or ``kt``.
+        window: number of layers of a window, for the titles.
 
     Raises:
-        InputError: if there is no grid, or they differ in layers.
+        InputError: if there is no grid, or the grids differ in their number of layers.
     """
     return bucket_heatmaps(
         _averages(traced, scheme), SCHEMES[scheme], PanelWords(_mediator_labels(traced, window), AIE), _headline(traced)
@@ -90,15 +76,15 @@ def average_figure(traced: Sequence[TraceGrid], *, scheme: Scheme = "rome", wind
 
 
 def line_figure(traced: Sequence[TraceGrid], *, scheme: Scheme = "rome", window: int | None = None) -> Figure:
-    """Draw average indirect effects over layers, a line a bucket with its 95% interval, one panel a mediator.
+    """Draw average indirect effects over layers, one line per bucket with its 95% interval, one panel per mediator.
 
     Args:
         traced: grids of any facts and mediators.
-        scheme: how tokens are sorted into buckets.
-        window: layers of the windows, for the titles.
+        scheme: bucket scheme, ``rome`` or ``kt``.
+        window: number of layers of a window, for the titles.
 
     Raises:
-        InputError: if there is no grid, or they differ in layers.
+        InputError: if there is no grid, or the grids differ in their number of layers.
     """
     return bucket_lines(
         _averages(traced, scheme), SCHEMES[scheme], PanelWords(_mediator_labels(traced, window), AIE), _headline(traced)
@@ -106,20 +92,20 @@ def line_figure(traced: Sequence[TraceGrid], *, scheme: Scheme = "rome", window:
 
 
 def severed_figure(traced: Sequence[TraceGrid]) -> Figure:
-    """Draw the average indirect effect at the last subject token as bars, and what severing leaves of it.
+    """Draw the average indirect effect at the last subject token as bars, with and without severed modules.
 
     Args:
-        traced: grids; those of windows are left out.
+        traced: grids of ``hidden`` and of severed mediators; other grids are ignored.
 
     Raises:
-        InputError: if no grid is of ``hidden`` and none of a severed mediator, or they differ in layers.
+        InputError: if fewer than two of these mediators have grids, or the grids differ in their number of layers.
     """
-    wanted = [grid for grid in traced if grid.mediator in ("hidden", "attn_severed", "mlp_severed")]
+    wanted = [grid for grid in traced if grid.mediator == HIDDEN.name or mediator_of(grid.mediator).pins]
     if len({grid.mediator for grid in wanted}) < 2:
         raise InputError(
-            "severed effects are compared with those of hidden states: trace hidden and a severed mediator"
+            "a figure of severed effects needs grids of the mediator hidden and of a severed mediator: trace both"
         )
-    found = {name: average(_last_subject(of_one)) for name, of_one in by_mediator(wanted).items()}
+    found = {name: average(_last_subject(of_one)) for name, of_one in by_part(wanted, "mediator").items()}
     n_layers = wanted[0].effects.shape[1]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(max(5.0, 0.17 * n_layers + 1.2), 2.8), layout="constrained")
@@ -131,7 +117,7 @@ def severed_figure(traced: Sequence[TraceGrid]) -> Figure:
                 places,
                 effect.mean,
                 width,
-                color=COLOURS[mediator],
+                color=mediator_of(mediator).colour,
                 label=_label(mediator, None).replace("\n", " "),
                 yerr=[effect.mean - effect.low, effect.high - effect.mean],
                 error_kw={"elinewidth": 0.5, "ecolor": "#444444"},
@@ -151,14 +137,14 @@ def severed_figure(traced: Sequence[TraceGrid]) -> Figure:
 
 
 def _mediator_labels(traced: Sequence[TraceGrid], window: int | None) -> dict[str, str]:
-    return {mediator: _label(mediator, window) for mediator in by_mediator(traced)}
+    return {mediator: _label(mediator, window) for mediator in by_part(traced, "mediator")}
 
 
 def _averages(traced: Sequence[TraceGrid], scheme: Scheme) -> Mapping[str, Average]:
     """Average each mediator's grids, [buckets, L]."""
     if not traced:
-        raise InputError("there are no traces to average")
-    return {name: bucket_averages(of_one, scheme=scheme) for name, of_one in by_mediator(traced).items()}
+        raise InputError("no traces to average: traced is empty")
+    return {name: bucket_averages(of_one, scheme=scheme) for name, of_one in by_part(traced, "mediator").items()}
 
 
 def _last_subject(traced: Sequence[TraceGrid]) -> list[Floats]:
@@ -167,8 +153,8 @@ def _last_subject(traced: Sequence[TraceGrid]) -> list[Floats]:
 
 
 def _headline(traced: Sequence[TraceGrid]) -> str:
-    """Say over how many facts the averages are, and the total effect, which bounds them."""
-    of_one = next(iter(by_mediator(traced).values()))
+    """Return the title of averages: the number of facts, and the average total effect for comparison."""
+    of_one = next(iter(by_part(traced, "mediator").values()))
     total = total_average(of_one)
     return (
         f"Average indirect effect of n={len(of_one)} fact{'s'[: len(of_one) != 1]}\n"
@@ -177,11 +163,11 @@ def _headline(traced: Sequence[TraceGrid]) -> str:
 
 
 def _warning(traced: Sequence[TraceGrid]) -> str:
-    """Return a part of a title that says how much of what is drawn is estimated."""
+    """Return the part of a title that tells which traces are estimated, or an empty string."""
     words = estimated(traced)
     return f"; {words}" if words else ""
 
 
 def _label(mediator: str, window: int | None) -> str:
-    """Say what a mediator restores."""
-    return LABELS[mediator].format(window="some" if window is None else window)
+    """Return the title of a mediator."""
+    return mediator_of(mediator).title(window)

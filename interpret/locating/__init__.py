@@ -1,1 +1,5 @@
-"""Facts located by attribution: what each activation contributes to the answer."""
+"""Locate facts by attribution: how much each activation contributes to the answer."""
+
+from interpret.lazy import lazy_names
+
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

@@ -1,9 +1,10 @@
-"""Facts -> what each activation does to the answer, held against a wrong one: localisation by contrastive attribution.
+"""Locate facts by contrastive attribution: the contribution of each activation to P(answer) - P(foil).
 
-Activation times gradient (Shrikumar et al. 2016, arXiv:1605.01713) of P(answer) - P(foil) after the prompt (Yin and
-Neubig 2022, arXiv:2202.10419): all sites of all layers from one forward and one backward pass a fact. Where causal
-tracing asks what restores an answer, this asks what the answer leans on, to the first order. ``location_runs`` writes
-the rows to a run folder.
+The scores are activation times gradient (Shrikumar et al. 2016, arXiv:1605.01713) of the contrastive function after
+the prompt (Yin and Neubig 2022, arXiv:2202.10419). One forward and one backward pass per fact give the scores of all
+sites and layers. Causal tracing measures which activations restore the answer in a corrupted run; these scores
+estimate, to first order, which activations the answer depends on in the clean run. ``runs`` writes the rows to a run
+folder.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,41 +30,45 @@ CONTRAST = "contrast_prob_diff"
 
 @dataclass(frozen=True)
 class Location:
-    """What was found out about one fact: T tokens of its prompt, L layers."""
+    """The attribution scores of one fact: T tokens of its prompt, L layers."""
 
     tokens: tuple[str, ...]
-    """[T] texts."""
+    """[T] texts of the tokens."""
     subject_span: tuple[int, int]
     """First and one past the last token of the subject."""
     answer: str
     """The text of the answer's first token."""
     answer_id: int
+    """The id of that token."""
     p_true: float
-    """Probability of that token after the prompt."""
+    """The probability of that token after the prompt."""
     p_false: float | None
-    """Of the foil's first token; None where no foil was read."""
+    """The probability of the foil's first token; None if no foil was used."""
     scores: Mapping[str, Tensor]
-    """[T, L] under each site, float32, on the CPU."""
+    """[T, L] per site, float32, on the CPU."""
 
 
 def locate_facts(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact], *, attributed_fn: str = CONTRAST
 ) -> Iterator[LocationCell]:
-    """Attribute the answers of facts, and yield one row a fact, site, token and layer, in that order.
+    """Attribute the answers of facts, and yield one row per fact, site, token and layer, in that order.
 
     Args:
-        model: a causal LM of a known family, in evaluation mode.
-        tokenizer: its fast tokenizer.
-        facts: those the model knows, as ``known`` finds them; their attributes are the answers, their foils the wrong
-            ones. Of both, the first token is read.
+        model: a causal LM of a supported family, in evaluation mode.
+        tokenizer: the model's fast tokenizer.
+        facts: facts the model knows, as filtered by ``known``. The attribute of a fact is the answer, the foil the
+            contrasted answer; only the first token of each is used.
         attributed_fn: ``contrast_prob_diff``, or a function that needs no foil, such as ``probability``.
 
+    Yields:
+        The rows of each fact.
+
     Raises:
-        InputError: if an argument is wrong, or a fact cannot be attributed; the message names the fact.
-        UnsupportedModelError: if the model is of no known family.
+        InputError: if an argument is invalid, or a fact cannot be attributed; the message names the fact.
+        UnsupportedModelError: if the model is not of a supported family.
 
     Example:
-        >>> rows = list(interpret.locate_facts(model, tokenizer, facts))  # doctest: +SKIP
+        >>> rows = list(interpret.locating.locate_facts(model, tokenizer, facts))  # doctest: +SKIP
     """
     plan = location_plan(model, tokenizer, attributed_fn)
     for fact in facts:
@@ -75,20 +80,20 @@ def locate_facts(
 
 
 def location_plan(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, attributed_fn: str) -> Plan:
-    """Check what does not depend on a fact.
+    """Check the arguments that do not depend on a fact, and return the plan of the attribution.
 
     Raises:
-        InputError: for an unknown function, one that runs the model again, or a model without gradients.
+        InputError: for an unknown function, a function that runs the model again, or a model without gradients.
     """
-    held_against = FUNCTIONS[attributed_function(attributed_fn)].contrast
+    contrastive = FUNCTIONS[attributed_function(attributed_fn)].contrast
     return plan_attribution(
         model,
         tokenizer,
         method=layer_gradient_x_activation.__name__,
         attributed_fn=attributed_fn,
-        # The first tokens of answer and foil follow the same text, so the two meanings of a contrast are one here.
-        contrast="same_context" if held_against else None,
-        with_foils=held_against,
+        # The first tokens of answer and foil follow the same text, so both settings of contrast give the same here.
+        contrast="same_context" if contrastive else None,
+        with_foils=contrastive,
         step_scores=(),
         layers=None,
         start=0,
@@ -103,12 +108,12 @@ def locate_fact(plan: Plan, fact: Fact) -> Location:
     """Attribute the answer of one fact by one forward and one backward pass.
 
     Args:
-        plan: of ``location_plan``.
-        fact: its foil is not read where the attributed function needs none.
+        plan: the plan returned by ``location_plan``.
+        fact: the fact; its foil is ignored if the attributed function needs none.
 
     Raises:
-        InputError: if the subject is not found, answer or foil do not follow the prompt, there is no foil where one is
-            needed, both begin alike, or scores are not finite.
+        InputError: if the subject is not found, the answer or foil merges with the prompt's last token, a required
+            foil is missing, answer and foil begin with the same token, or scores are not finite.
     """
     tokens = tokenised(plan.tokenizer, fact.prompt, fact.subject, fact.occurrence)
     step, readings = _step(plan, fact)
@@ -131,13 +136,13 @@ def locate_fact(plan: Plan, fact: Fact) -> Location:
 
 
 def _step(plan: Plan, fact: Fact) -> tuple[Step, list[StepReading]]:
-    """Return the step at which the prompt ends, and a list that will hold what is read there."""
+    """Return the generation step after the prompt, and a list that will hold the readings at this step."""
     foils = None
     if plan.contrast is not None:
         if fact.foil is None:
-            raise InputError(f"it has no foil; give it one, or attribute another function than {CONTRAST!r}")
+            raise InputError(f"the fact has no foil; add one, or choose another attributed function than {CONTRAST!r}")
         foils = _continued(fact.prompt, fact.foil)
-    alignment = None if foils is None else [[(0, 0)]]  # the first tokens are a pair, however many follow
+    alignment = None if foils is None else [[(0, 0)]]  # contrast the first tokens only
     inputs = one_for_each(fact.prompt, _continued(fact.prompt, fact.attribute), foils, alignment)
     (text,) = texts_of(plan, inputs, 0)
     (foil,), target = text.foils, text.ids[text.start]
@@ -159,13 +164,13 @@ def _continued(prompt: str, words: str) -> str:
 
 
 def _summed(found: Mapping[str, Tensor], site: str) -> Tensor:
-    """Return the scores of a site summed over the width, [T, L]."""
-    of_layers = [scores for name, scores in found.items() if name.partition(".")[0] == site]  # [T, D] each, by layer
+    """Return the scores of a site summed over the hidden dimension, [T, L]."""
+    of_layers = [scores for name, scores in found.items() if name.partition(".")[0] == site]  # L tensors [T, D]
     return torch.stack([scores.float().sum(-1).cpu() for scores in of_layers], dim=1)
 
 
 def location_cells(fact: Fact, found: Location, *, attributed_fn: str) -> list[LocationCell]:
-    """Return the rows of one fact, [sites * T * L], site by site, token by token and layer by layer."""
+    """Return the rows of one fact, [sites * T * L], ordered by site, token and layer."""
     n_tokens, (start, end) = len(found.tokens), found.subject_span
     rome, kt = (token_buckets(n_tokens, found.subject_span, scheme=scheme) for scheme in ("rome", "kt"))
     return [

@@ -1,31 +1,31 @@
-"""Rows of facts located by attribution -> grids and averages over prompts: what summaries and figures are made from."""
+"""Convert rows of located facts to grids and to averages over prompts, for summaries and figures."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from interpret.facts.buckets import SCHEMES, Scheme
-from interpret.facts.grids import Grid, bucket_averages, tokens_by_layers
+from interpret.facts.buckets import Scheme
+from interpret.facts.grids import Grid, bucket_averages, bucket_means_of, by_part, tokens_by_layers
 from interpret.records import LocationAverage, LocationCell
 from interpret.stats import Average
 
 
 @dataclass(frozen=True, kw_only=True)
 class LocationGrid(Grid):
-    """The scores of one fact at one site; its effects are scores."""
+    """The scores of one fact at one site, as ``effects``, [T, L]."""
 
     site: str
     """``resid_post``, ``attn_out`` or ``mlp_out``."""
     attributed_fn: str
-    """What is attributed."""
+    """The attributed function."""
 
 
 def location_grids(rows: Iterable[LocationCell]) -> list[LocationGrid]:
-    """Put rows back into one grid a fact and site, in the order in which they first appear.
+    """Collect rows into one grid per fact and site, in order of first appearance.
 
     Raises:
-        InputError: if there are no rows, or a grid has a cell missing or twice.
+        InputError: if there are no rows, or a grid has missing or repeated cells, or no token of the subject.
     """
     return [
         LocationGrid(
@@ -42,40 +42,30 @@ def location_grids(rows: Iterable[LocationCell]) -> list[LocationGrid]:
 
 
 def location_summary(located: Iterable[LocationGrid], *, scheme: Scheme = "rome") -> list[LocationAverage]:
-    """Return the mean scores of every site, bucket and layer, leaving out buckets of no prompt.
+    """Return the mean scores of every site, bucket and layer, without buckets that no prompt has.
 
     Raises:
-        InputError: as ``location_averages`` does.
+        InputError: as ``location_averages`` raises.
     """
     return [
         LocationAverage(
             site=site,
-            bucket=bucket,
-            layer_idx=layer,
-            mean_score=float(found.mean[row, layer]),
-            low=float(found.low[row, layer]),
-            high=float(found.high[row, layer]),
-            n=int(found.n[row, layer]),
+            bucket=one.bucket,
+            layer_idx=one.layer_idx,
+            mean_score=one.mean,
+            low=one.low,
+            high=one.high,
+            n=one.n,
         )
         for site, found in location_averages(located, scheme=scheme).items()
-        for row, bucket in enumerate(SCHEMES[scheme])
-        for layer in range(found.mean.shape[1])
-        if found.n[row, layer]
+        for one in bucket_means_of(found, scheme=scheme)
     ]
 
 
-def by_site(located: Iterable[LocationGrid]) -> dict[str, list[LocationGrid]]:
-    """Sort grids by site, in the order in which sites first appear."""
-    found: dict[str, list[LocationGrid]] = {}
-    for grid in located:
-        found.setdefault(grid.site, []).append(grid)
-    return found
-
-
 def location_averages(located: Iterable[LocationGrid], *, scheme: Scheme = "rome") -> dict[str, Average]:
-    """Average scores site by site, [buckets, L]: each prompt's bucket first, then prompts, as traces are averaged.
+    """Return average scores per site, [buckets, L]: mean over the tokens of each prompt's bucket, then over prompts.
 
     Raises:
-        InputError: if there is no grid, the scheme is unknown, or the grids differ in layers.
+        InputError: if the scheme is unknown, or the grids differ in their number of layers.
     """
-    return {site: bucket_averages(of_one, scheme=scheme) for site, of_one in by_site(located).items()}
+    return {site: bucket_averages(of_one, scheme=scheme) for site, of_one in by_part(located, "site").items()}

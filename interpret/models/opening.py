@@ -1,9 +1,10 @@
-"""Opening a model and its tokenizer, ready to be operated on.
+"""Open a model and its tokenizer.
 
-The first step of every run: a folder, an id on the Hugging Face hub or the word ``demo`` -> a model in evaluation
-mode, on its device, in its number format, and a tokenizer that can pad. Analyses never open models themselves.
+The first step of every run. A folder, an id on the Hugging Face hub or the word ``demo`` gives a model in evaluation
+mode, on its device and in its dtype, and a tokenizer that can pad. Analyses never open models themselves.
 """
 
+import hashlib
 import logging
 import os
 import warnings
@@ -29,20 +30,23 @@ from transformers.utils import logging as transformers_logging
 
 from interpret.anatomy import loading_arguments, reads_gguf
 from interpret.errors import ModelError, unknown
-from interpret.models.demo import demo_model_folder
+from interpret.models.demo import SMOLLM2, cache_folder, demo_model_folder
 from interpret.models.quantize import quantize_
+from interpret.storage import provenance
 
 Say = Callable[[str], None]
 DeviceMap = str | Mapping[str, int | str | torch.device]
 Gguf = dict[str, str]
-"""``gguf_file``: the file's name, as ``from_pretrained`` takes it; nothing for other sources."""
+"""``gguf_file``: the file's name, as an argument of ``from_pretrained``; empty for other sources."""
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-"""float64 is not among them: transformers 4.34.0 cannot write the mask of a Llama model in it."""
+"""Without float64, in which transformers 4.34.0 cannot create the attention mask of a Llama model."""
 _MAP_WORDS = ("auto", "balanced", "balanced_low_0", "sequential")
-"""Ways of spreading a model that accelerate knows by name."""
+"""Device maps that accelerate knows by name."""
+_OPENED_AS = "_interpret_opened_as"
+"""Attribute of opened models: the name as it was given; transformers stores it in another spelling."""
 _HARMLESS_WARNINGS = (".*TypedStorage is deprecated.*", ".*_register_pytree_node.*")
-"""transformers 4.34.0 uses names that torch has since renamed; nothing a user could mend."""
+"""transformers 4.34.0 uses names that torch has since renamed; users cannot fix this."""
 
 
 def load(
@@ -58,25 +62,25 @@ def load(
     """Open a model and its tokenizer.
 
     Args:
-        name_or_path: a folder as ``save_pretrained`` writes it, an id on the Hugging Face hub, or ``"demo"``:
+        name_or_path: a folder as written by ``save_pretrained``, an id on the Hugging Face hub, or ``"demo"``:
             SmolLM2-135M-Instruct, which needs no hub (a folder of that name is ``"./demo"``). With a current
-            transformers also a ``.gguf`` file, whose weights are read as float32, however few bits they have there.
+            transformers also a ``.gguf`` file, whose weights are dequantised to float32.
         dtype: ``"float32"``, ``"float16"``, ``"bfloat16"`` or the torch dtype; by default as stored.
-        device: where the model goes, such as ``"cpu"`` or ``"cuda:1"``; by default the GPU where there is one.
+        device: the device of the model, such as ``"cpu"`` or ``"cuda:1"``; by default the GPU if there is one.
         device_map: instead of ``device``, for models larger than one GPU: ``"auto"`` or a mapping from module
-            names to devices, ``"cpu"`` or ``"disk"``, as accelerate takes it. Offloaded weights are fetched
-            whenever their layer runs.
-        load_in_8bit: round the weights to 8 bits; see ``quantize_`` for what that costs.
-        load_in_4bit: round the weights to 4 bits.
-        say: receives one line before each step that takes long; silent by default.
+            names to devices, ``"cpu"`` or ``"disk"``, as in accelerate. Offloaded weights are loaded whenever their
+            layer runs.
+        load_in_8bit: quantise the weights to 8 bits; see ``quantize_`` for the cost.
+        load_in_4bit: quantise the weights to 4 bits.
+        say: is called with one line before each slow step; silent by default.
 
     Returns:
         The model in evaluation mode, and the tokenizer. A tokenizer without a padding token pads with its
-        end-of-text token (else unknown token, else token 0); the embeddings keep their size.
+        end-of-text token (else its unknown token, else token 0); the embeddings keep their size.
 
     Raises:
-        ModelError: if the model or its tokenizer cannot be found or read, or the arguments do not fit together or
-            the machine.
+        ModelError: if the model or its tokenizer cannot be found or read, or the arguments contradict each other or
+            need a device that this machine does not have.
 
     Example:
         >>> model, tokenizer = load("demo", dtype="float32", device="cpu")  # doctest: +SKIP
@@ -93,6 +97,7 @@ def load(
         model = _open_model(source, gguf, config, torch_dtype, device_map)
         if gguf:
             model.config._name_or_path = str(Path(source, gguf["gguf_file"]))
+        vars(model)[_OPENED_AS] = os.fspath(name_or_path)
         if bits:
             if say:
                 say(f"rounding the weights to {bits} bits")
@@ -102,6 +107,66 @@ def load(
     if model.generation_config is not None and model.generation_config.pad_token_id is None:
         model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model.eval(), tokenizer
+
+
+# ------------------------------------------------------------------------------ what runs record about a model
+
+
+def model_identity(model: PreTrainedModel) -> dict[str, Any]:
+    """Return what a run records about a model and compares when it is resumed.
+
+    Args:
+        model: as ``load`` opened it, or opened by transformers.
+
+    Returns:
+        ``model``, the name with which it was opened, or ``demo``; ``weights``, see the function ``weights``; ``dtype``;
+        and whether its layers are quantised, ``load_in_8bit`` and ``load_in_4bit``.
+
+    Raises:
+        RunError: if its weights cannot be read.
+    """
+    name = str(vars(model).get(_OPENED_AS, model.config._name_or_path))
+    layers = {type(module).__name__ for module in model.modules()}
+    return {
+        "model": "demo" if name == str(cache_folder() / SMOLLM2.folder) else name,
+        "weights": weights(model),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "load_in_8bit": "Linear8bitLt" in layers,
+        "load_in_4bit": "Linear4bit" in layers,
+    }
+
+
+def model_circumstances(model: PreTrainedModel) -> dict[str, Any]:
+    """Return what a run records about a model without comparing it: ``versions`` of libraries, and its ``device``."""
+    return {"versions": provenance.versions(), "device": str(model.device)}
+
+
+def weights(model: PreTrainedModel) -> str:
+    """Return an identifier of a model's weights: a hash of its files or of its tensors, or its commit on the hub.
+
+    The files are those from which it was opened; later changes of the weights in memory do not show. Tensors are hashed
+    if the model was not opened from a file, a folder or the hub.
+
+    Raises:
+        RunError: if a file cannot be read, or its folder has no weight files.
+    """
+    name = str(model.config._name_or_path)
+    place = Path(name)
+    if place.is_file():
+        return f"sha256 {provenance.file_sha256(place)}"
+    if name and place.is_dir():
+        return f"sha256 {provenance.weights_sha256(place)}"
+    if name:
+        return f"commit {model.config._commit_hash}"
+    return f"tensors {_tensors_sha256(model)}"
+
+
+def _tensors_sha256(model: PreTrainedModel) -> str:
+    found = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        found.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 # ------------------------------------------------------------------------------------ reading the arguments
@@ -126,7 +191,7 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | Literal["auto"]:
 
 
 def _place(device: str | torch.device | None, device_map: DeviceMap | None) -> torch.device | None:
-    """Return the one device the whole model goes to; None where a device map spreads it."""
+    """Return the device of the whole model; None if a device map spreads it over several."""
     if device_map is None:
         if device is None:
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -141,7 +206,7 @@ def _place(device: str | torch.device | None, device_map: DeviceMap | None) -> t
 
 
 def _usable(argument: str, device: int | str | torch.device) -> torch.device:
-    """Check that this machine has the device; a bare number is a GPU's."""
+    """Check that this machine has a device; an integer is the index of a GPU."""
     try:
         wanted = torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
     except RuntimeError as error:  # not a device at all
@@ -149,17 +214,17 @@ def _usable(argument: str, device: int | str | torch.device) -> torch.device:
     gpus = torch.cuda.device_count()
     if wanted.type == "cuda" and (wanted.index or 0) >= gpus:
         raise ModelError(
-            f"{argument} {str(device)!r} is not there: torch finds {gpus} CUDA GPUs. Leave it out, or give 'cpu'"
+            f"{argument} {str(device)!r} is not available: torch finds {gpus} CUDA GPUs. Leave it out, or give 'cpu'"
         )
     if wanted.type == "mps" and not torch.backends.mps.is_available():
         raise ModelError(
-            f"{argument} {str(device)!r} is not there: torch finds no Apple GPU. Leave it out, or give 'cpu'"
+            f"{argument} {str(device)!r} is not available: torch finds no Apple GPU. Leave it out, or give 'cpu'"
         )
     return wanted
 
 
 def _source(name: str, say: Say | None) -> tuple[str, Gguf]:
-    """Return what ``from_pretrained`` is given: a folder that exists or an id on the hub, and which file there."""
+    """Return the source for ``from_pretrained``, an existing folder or an id on the hub, and the GGUF file in it."""
     if name == "demo":
         return str(demo_model_folder(say)), {}
     folder = Path(name).expanduser()
@@ -168,7 +233,7 @@ def _source(name: str, say: Say | None) -> tuple[str, Gguf]:
     if folder.is_file() and folder.suffix == ".gguf":
         if not reads_gguf():
             raise ModelError(
-                f"{name!r}: transformers {transformers.__version__} reads no GGUF files; a current one does"
+                f"{name!r}: transformers {transformers.__version__} cannot read GGUF files; a current version can"
             )
         return str(folder.parent), {"gguf_file": folder.name}
     if folder.exists():
@@ -193,7 +258,7 @@ def _open_config(source: str, gguf: Gguf) -> PretrainedConfig:
         try:
             return AutoConfig.from_pretrained(source, **gguf)
         except KeyError as error:
-            raise ValueError(f"transformers {transformers.__version__} knows no model type {error}") from error
+            raise ValueError(f"transformers {transformers.__version__} does not know the model type {error}") from error
 
 
 def _open_tokenizer(source: str, gguf: Gguf) -> PreTrainedTokenizerBase:
@@ -201,7 +266,7 @@ def _open_tokenizer(source: str, gguf: Gguf) -> PreTrainedTokenizerBase:
     with _explained(f"cannot open the tokenizer of {source!r}", advice):
         tokenizer = AutoTokenizer.from_pretrained(source, **gguf)
     if tokenizer.pad_token_id is None:
-        # A token the model has: a new one would need a row in the embeddings.
+        # An existing token: a new one would need a new row of the embeddings.
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
     return tokenizer
 
@@ -221,10 +286,10 @@ def _open_model(
         auto = AutoModelForSeq2SeqLM
     else:
         auto = AutoModelForCausalLM
-        # With any map, no random weights are made first, which takes a third of the time. (low_cpu_mem_usage alone
-        # does so, too, but then missing weights go unreported.)
+        # With any device map, the weights are not initialised at random first, and loading takes a third of the time.
+        # (low_cpu_mem_usage alone has the same effect, but then missing weights are not reported.)
         device_map = device_map or {"": "cpu"}
-    with _explained(f"cannot open the model {source!r}", "Check the files, and device_map where one is given"):
+    with _explained(f"cannot open the model {source!r}", "Check the files, and device_map if it is given"):
         model, report = auto.from_pretrained(
             source, config=config, device_map=device_map, output_loading_info=True, **loading_arguments(dtype), **gguf
         )
@@ -233,11 +298,11 @@ def _open_model(
 
 
 def _check_complete(model: PreTrainedModel, source: str, report: Mapping[str, Any]) -> None:
-    """Refuse a model that transformers filled up with random numbers, which it only warns of."""
+    """Raise an error if transformers initialised missing weights at random, which it only warns about."""
     if report["mismatched_keys"]:
         name, stored, wanted = sorted(report["mismatched_keys"])[0]
         raise ModelError(
-            f"{source!r}: the weights are not of the shapes in config.json: {name} is {list(stored)}, "
+            f"{source!r}: the weights do not have the shapes of config.json: {name} is {list(stored)}, "
             f"not {list(wanted)}. Check the files"
         )
     missing = sorted(report["missing_keys"])
@@ -248,18 +313,18 @@ def _check_complete(model: PreTrainedModel, source: str, report: Mapping[str, An
 
 @contextmanager
 def _explained(problem: str, advice: str) -> Iterator[None]:
-    """Turn what the libraries raise over files, names and devices into a ModelError with its first line."""
+    """Convert errors of the libraries about files, names and devices to a ModelError with their first sentence."""
     try:
         yield
     except Exception as error:
-        # tokenizers raises Exception itself over a damaged tokenizer.json; its subclasses are somebody's bug.
+        # tokenizers raises a plain Exception for a damaged tokenizer.json; other unlisted exceptions are bugs.
         if type(error) is not Exception and not isinstance(error, _OPENING_ERRORS):
             raise
         raise ModelError(f"{problem}: {_first_sentence(error)}. {advice}") from error
 
 
 def _first_sentence(error: Exception) -> str:
-    """What went wrong, without the libraries' own advice, which is about the hub even where a folder was given."""
+    """Return the first sentence of an error, without advice, which is about the hub even if a folder was given."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     sentence = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     return sentence.split(". ")[0].rstrip(".")
@@ -270,7 +335,7 @@ _OPENING_ERRORS = (OSError, ValueError, LookupError, ImportError, RuntimeError, 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hold back what transformers and accelerate say while opening a model; download bars stay."""
+    """Suppress the output of transformers and accelerate while opening a model; download progress bars stay."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     hub_bars_off = hub.are_progress_bars_disabled()
     silent = logging.NullHandler()
@@ -278,7 +343,7 @@ def _quiet() -> Iterator[None]:
     transformers_logging.disable_progress_bar()
     if not hub_bars_off:
         hub.enable_progress_bars()  # the line above turned these off, too
-    # accelerate reports offloading to the root logger, which would set up logging for the whole process.
+    # accelerate logs offloading to the root logger; without a handler, that would configure logging for the process.
     logging.root.addHandler(silent)
     try:
         with warnings.catch_warnings():

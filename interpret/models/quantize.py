@@ -1,8 +1,8 @@
-"""Weights in 8 or 4 bits, on the CPU and on the GPU alike.
+"""Quantise weights to 8 or 4 bits, on the CPU or on the GPU.
 
 Replaces the linear layers of an opened model by those of bitsandbytes: 8 bits as in LLM.int8() (Dettmers et al.
 2022, arXiv:2208.07339), 4 bits as NF4 in blocks of 64 (Dettmers et al. 2023, arXiv:2305.14314). Embeddings, norms
-and the output head stay as they are; hooks, edits of hidden states and gradients to them work as before.
+and the unembedding are not changed; hooks, edits of hidden states and gradients to them work as before.
 """
 
 import importlib
@@ -20,17 +20,18 @@ from interpret.errors import ModelError
 Model = TypeVar("Model", bound=PreTrainedModel)
 
 OUTLIER = 6.0
-"""8 bits: input columns with a value beyond this are multiplied in 16 bits, as in the paper."""
+"""8 bits: input columns with an absolute value above this are multiplied in 16 bits, as in the paper."""
 BLOCK = 64
-"""4 bits: so many neighbouring weights share a scale."""
+"""4 bits: number of neighbouring weights that share a scale."""
 
 
 def quantize_(model: Model, bits: Literal[4, 8], *, device: torch.device | str | None = None) -> Model:
-    """Replace every linear layer but the output head by one with 8-bit or 4-bit weights, in place.
+    """Replace every linear layer except the unembedding by one with 8-bit or 4-bit weights, in place.
 
-    What it costs, measured on SmolLM2-135M-Instruct against float32, on the CPU, over three texts: relative error
-    ``|q - f| / |f|`` of all logits, cosine of the gradients of the best last logit to the input embeddings, and
-    parameters in memory (of 538 MB; 113 MB are embeddings, which stay)
+    The cost, measured on SmolLM2-135M-Instruct against float32, on the CPU, over three texts: relative error
+    ``|q - f| / |f|`` of all logits, cosine similarity of the gradients of the largest logit at the last token with
+    respect to the input embeddings, and memory of the parameters (538 MB in float32; 113 MB of it are embeddings,
+    which are not quantised)
 
     ==== =========== ============= ======
     bits logit error gradient      memory
@@ -39,22 +40,22 @@ def quantize_(model: Model, bits: Literal[4, 8], *, device: torch.device | str |
     4    18% to 39%  -0.10 to 0.67 166 MB
     ==== =========== ============= ======
 
-    So small a model suffers most: the error comes mainly from rounding its hidden states (8 bits) and its
-    weights (4 bits), and large models, which 4 bits are meant for, lose far less. Check a finding in full
-    precision before believing it.
+    Such a small model suffers most: the error comes mainly from rounding its hidden states (8 bits) and its weights
+    (4 bits). Large models, for which 4 bits are meant, lose far less. Verify findings in full precision.
 
     Args:
         model: an opened model whose weights are in memory (not offloaded).
         bits: 8 or 4.
-        device: where each quantised layer goes, one by one, so that the full model is never there; by default
-            each stays where it is. The rest of the model stays where it is.
+        device: the device of the quantised layers. They move one by one, so that the full-precision model is never on
+            that device. By default each layer stays on its device. The rest of the model is not moved.
 
     Returns:
         The same model.
 
     Raises:
         ModelError: if bitsandbytes cannot be imported, ``bits`` is neither 4 nor 8, weights are offloaded, a layer
-            does not suit 4 bits, or there is no linear layer to quantise. The model is then unchanged.
+            has an input width that 4 bits do not support, or there is no linear layer to quantise. The model is then
+            unchanged.
 
     Example:
         >>> quantize_(model, 8)  # doctest: +SKIP
@@ -84,35 +85,37 @@ def _linear_places(model: PreTrainedModel, bits: int) -> list[list[tuple[nn.Modu
             _check(child, f"{path}.{name}", bits)
             places.setdefault(id(child), []).append((parent, name))
     if not places:
-        raise ModelError(f"there is no linear layer to quantise in this {type(model).__name__}; is it quantised?")
+        raise ModelError(
+            f"there is no linear layer to quantise in this {type(model).__name__}; is it already quantised?"
+        )
     return list(places.values())
 
 
 def _check(linear: nn.Linear | Conv1D, name: str, bits: int) -> None:
-    """Raise where a layer cannot be quantised, before any layer is."""
+    """Raise an error if a layer cannot be quantised; called before any layer is replaced."""
     if linear.weight.is_meta:
         raise ModelError(
             f"the weights of {name} are offloaded; quantised weights have to stay in memory: "
             "leave device_map out, or give one that offloads nothing"
         )
     # On CPUs with AVX512, bitsandbytes 0.50 misreads the scales of blocks that reach from one row into the next:
-    # such weights come out 30% off instead of 9%, without a word.
+    # the error of such weights is 30% instead of 9%, without a warning.
     width = _weight(linear).shape[1]
     if bits == 4 and width % BLOCK:
         raise ModelError(
-            f"4 bits need layers whose input width is a multiple of {BLOCK}, but {name} takes {width} numbers: "
+            f"4 bits need layers whose input width is a multiple of {BLOCK}, but {name} has input width {width}: "
             "open this model in 8 bits"
         )
 
 
 def _eight_bit(bitsandbytes: ModuleType, linear: nn.Linear | Conv1D, device: torch.device | str | None) -> nn.Module:
     weight = _weight(linear)
-    # Made on "meta": neither memory nor random numbers go into weights that are replaced at once.
+    # Created on "meta", so that the weights, which are replaced at once, take no memory and no random numbers.
     new = bitsandbytes.nn.Linear8bitLt(
         weight.shape[1], weight.shape[0], bias=linear.bias is not None,
         has_fp16_weights=False, threshold=OUTLIER, device="meta",
     )  # fmt: skip
-    # bitsandbytes quantises when a weight leaves the CPU or, as here, is sent from the CPU to the CPU.
+    # bitsandbytes quantises a weight when it is moved from the CPU to any device, even to the CPU.
     parameter = bitsandbytes.nn.Int8Params(weight.cpu().contiguous(), requires_grad=False, has_fp16_weights=False)
     new.weight = parameter.to(device or weight.device)
     return _finish(new, linear, device)
@@ -140,7 +143,7 @@ def _four_bit(bitsandbytes: ModuleType, linear: nn.Linear | Conv1D, device: torc
 
 
 def _weight(linear: nn.Linear | Conv1D) -> Tensor:
-    """Return the weight as nn.Linear has it: [out, in]."""
+    """Return the weight as [out, in], also for Conv1D."""
     weight: Tensor = linear.weight.detach()
     return weight.T if isinstance(linear, Conv1D) else weight
 
@@ -153,7 +156,7 @@ def _finish(new: nn.Module, linear: nn.Linear | Conv1D, device: torch.device | s
 
 
 def _bitsandbytes() -> ModuleType:
-    """Import bitsandbytes without the notes on optional parts that it logs on the way."""
+    """Import bitsandbytes, and suppress what it logs about optional parts."""
     logger = logging.getLogger("bitsandbytes")
     silent, propagate = logging.NullHandler(), logger.propagate
     logger.addHandler(silent)
@@ -168,7 +171,7 @@ def _bitsandbytes() -> ModuleType:
     finally:
         logger.propagate = propagate
         logger.removeHandler(silent)
-    # Logged by every 8-bit layer at every call with float32 inputs.
+    # Every 8-bit layer logs a note at every call with float32 inputs.
     logging.getLogger("bitsandbytes.autograd._functions").addFilter(_is_no_cast_note)
     return bitsandbytes
 

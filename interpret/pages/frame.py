@@ -1,8 +1,8 @@
-"""HTML pages in one file that loads nothing: what they have in common, and how one is put together.
+"""Assemble self-contained HTML pages from templates, styles and scripts.
 
-``base.html`` is the frame of a page and the policy by which only its own style and script count, ``base.css`` the
-look, light and dark, ``parts.html`` what pages show alike. A page is three files of the package it belongs to: a
-template that extends ``base.html``, a style that goes on where ``base.css`` ends, and a script.
+``base.html`` is the frame of every page, with a content security policy that allows only the page's own style and
+script; ``base.css`` holds the common style, light and dark; ``parts.html`` holds shared template macros. A page has
+three files in its package: a template that extends ``base.html``, a style appended to ``base.css``, and a script.
 """
 
 import base64
@@ -17,17 +17,18 @@ from markupsafe import Markup
 HERE = "interpret.pages"
 SHARED = ("base.html", "parts.html")
 _BUFFERED = 1000
-"""Expressions of a template that are written at once."""
+"""Number of template events buffered per piece of the page."""
 
 
 def page_pieces(package: str, name: str, *, more_style: str = "", **values: Any) -> Iterator[str]:
-    """Yield a page in pieces, so that it need not be held as a whole.
+    """Yield a page in pieces, so that it does not have to fit in memory as a whole.
 
     Args:
-        package: the one in whose folder the page's files are.
-        name: theirs, before ``.html``, ``.css`` and ``.js``.
-        more_style: rules that are written by the program.
-        values: of the template, ``title`` among them; functions may be called in it. Text is escaped, whatever it is.
+        package: the package whose folder holds the page's files.
+        name: the name of the files, without ``.html``, ``.css`` and ``.js``.
+        more_style: additional generated CSS rules.
+        values: variables of the template, including ``title``; the template may call functions among them. All text is
+            escaped, except ``Markup``.
     """
 
     def template(file: str) -> str:
@@ -47,12 +48,12 @@ def page_pieces(package: str, name: str, *, more_style: str = "", **values: Any)
     )
     stream.enable_buffering(_BUFFERED)
     for text in stream:
-        # A lone surrogate has no UTF-8; it becomes its escape, which within JSON even means the same.
+        # A lone surrogate has no UTF-8 encoding; it becomes its escape, which is equivalent inside JSON.
         yield text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _hash(text: str) -> str:
-    """Name a script or style by its content, as a content security policy does."""
+    """Return the hash of a script or style, in the form of a content security policy."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 

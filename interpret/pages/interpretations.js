@@ -1,14 +1,14 @@
 "use strict";
 // Draws the records in <script id="data">: one prompt and one interpretation prompt at a time, layers down, tokens
-// across. `state` holds every choice of the reader; each handler changes it and has drawn again what depends on it.
+// across. `state` holds every choice of the reader; each handler changes it and redraws the parts that depend on it.
 
 const data = JSON.parse(byId("data").textContent);
 const rows = data.rows.map(cells => Object.fromEntries(data.columns.map((name, i) => [name, cells[i]])));
 const readings = rows.filter(row => ["interpretation", "failed"].includes(row.kind));
-const TOKEN_FULL = 0.5; // a token's score of full colour
+const TOKEN_FULL = 0.5; // the score of a token with full colour
 const RELEVANCY = "P(token | state inserted) − P(token | nothing inserted)";
 const GAIN = "mean over its tokens, in nats, of ln(P with the state / P with";
-// How a cell may be coloured: by a number of its row, `full` being the one of full colour.
+// Choices for the colour of a cell: `of` returns the number of a row, `full` is the number with full colour.
 const SHADES = {
   mean: { name: "mean relevancy", full: 0.3, of: meanRelevancy, says: `mean over its tokens of ${RELEVANCY}` },
   highest: { name: "highest relevancy", full: 1, of: highestRelevancy, says: `highest of its tokens' ${RELEVANCY}` },
@@ -21,10 +21,10 @@ const SHADES = {
     says: `${GAIN} another token's state)`,
   },
 };
-const OWN = "◆"; // stands where a row says more of its own state than of the controls'
+const OWN = "◆"; // marks rows whose gains over both controls are above 0
 const state = { prompt: 0, template: 0, shade: "mean", hidden: new Set(), layer: null, token: null, open: false };
 
-// ---- Small tools
+// ---- Helpers
 
 function byId(id) { return document.getElementById(id); }
 
@@ -66,7 +66,7 @@ function numeric(value) { return typeof value === "number" ? value : null; }
 
 function scoreOf(row) { return SHADES[state.shade].of(row); }
 
-// The one place where a score becomes a colour; the style sheet knows the two hues.
+// The only place where a score becomes a colour; the style sheet defines the two hues.
 function shadeBy(target, score, full) {
   if (score === null) return;
   target.classList.add(score < 0 ? "negative" : "positive");
@@ -80,7 +80,7 @@ function clipped(text, length) {
   return line.length > length ? [...line].slice(0, length).join("") + "…" : line;
 }
 
-// A token as a heading: its spaces and line ends visible.
+// A token with visible spaces and line ends.
 function pieceMarks(piece) {
   const marks = { " ": "·", "\n": "↵", "\t": "⇥", "\r": "␍" };
   const parts = piece.split(/([ \n\t\r])/u).filter(part => part !== "");
@@ -92,7 +92,7 @@ function nameOf(layer, token) {
   return token === null ? at : `${at}, token ${token} “${promptTokens()[token]}”`;
 }
 
-// ---- What is to be seen
+// ---- Selection of rows
 
 function ofChoice(row) { return row.prompt === state.prompt && row.template === state.template; }
 
@@ -105,7 +105,7 @@ for (const row of readings) byPlace.set(key(row), [...(byPlace.get(key(row)) ?? 
 
 function rowsAt(layer, token) { return byPlace.get(key({ ...state, layer, token })) ?? []; }
 
-// The rows of other kinds that belong to a cell: of each kind those of its layer, and of its token, where there are any.
+// The rows of other kinds to show with a cell: for each kind, those of its layer and of its token, if there are any.
 function besides(layer, token) {
   const narrow = (some, name, value) => {
     const same = some.filter(row => row[name] === value);
@@ -170,7 +170,7 @@ function drawTexts() {
   });
   byId("tokens").replaceChildren(...tokens);
   const output = data.prompts[state.prompt].output;
-  byId("continuation").textContent = output ? `The model goes on: ${output.trim()}` : "";
+  byId("continuation").textContent = output ? `The model continues: ${output.trim()}` : "";
   byId("template-text").textContent = data.templates[state.template].text;
 }
 
@@ -195,7 +195,7 @@ function drawGrid() {
   byId("frame").hidden = !visible.length;
   byId("nothing").hidden = visible.length > 0;
   byId("nothing").textContent = readings.some(ofChoice)
-    ? "No layer is chosen." : "This prompt has no interpretations by this interpretation prompt.";
+    ? "No layer is selected." : "This prompt has no interpretations with this interpretation prompt.";
   if (visible.length) showOpen(); else close();
 }
 
@@ -236,7 +236,7 @@ function gridCell(layer, token) {
 function firstWords(row) {
   const words = clipped(row.text, 90);
   if (words) return element("span", { className: "words", dir: "auto" }, words);
-  const instead = row.kind === "failed" ? ["failed"] : row.text ? pieceMarks(row.text.slice(0, 90)) : ["nothing"];
+  const instead = row.kind === "failed" ? ["failed"] : row.text ? pieceMarks(row.text.slice(0, 90)) : ["empty"];
   return element("span", { className: "words wordless" }, ...instead);
 }
 
@@ -246,7 +246,7 @@ function cellAt(layer, token) {
 
 // ---- Moving and opening
 
-// Make a cell the one that Tab reaches, and mark it and its token where it is open.
+// Make the current cell reachable by Tab; if it is open, mark it and its token.
 function mark() {
   const chosen = cellAt(state.layer, state.token);
   for (const cell of byId("grid").querySelectorAll("td")) {
@@ -274,7 +274,7 @@ function open(layer, token) {
   const first = !state.open;
   state.open = true;
   goTo(layer, token);
-  if (first) byId("frame").scrollIntoView({ block: "nearest" }); // out from behind the dock
+  if (first) byId("frame").scrollIntoView({ block: "nearest" }); // keep the grid visible above the dock
 }
 
 function close() {
@@ -284,7 +284,7 @@ function close() {
   if (inside) cellAt(state.layer, state.token)?.focus();
 }
 
-// Bring the dock in line with the state.
+// Update the dock to the state.
 function showOpen() {
   mark();
   document.documentElement.classList.toggle("open", state.open);
@@ -313,7 +313,7 @@ function place(cell) {
   return [cell.dataset.layer, cell.dataset.token].map(text => (text === "null" ? null : Number(text)));
 }
 
-// Enter opens a cell; once it is open, Enter goes into the text.
+// Enter opens a cell; if the cell is open, Enter moves the focus into the dock.
 function openOrEnter(layer, token) {
   const entered = state.open && state.layer === layer && state.token === token;
   open(layer, token);
@@ -341,7 +341,7 @@ function moveFrom(cell, event) {
   return true;
 }
 
-// ---- The dock: the full text, and beside it what the same prompt yields otherwise
+// ---- The dock: the full text of a cell, and the controls of the same prompt
 
 function drawDock() {
   const own = rowsAt(state.layer, state.token);
@@ -350,7 +350,8 @@ function drawDock() {
   const cards = [...own, ...besides(state.layer, state.token)].map(card);
   byId("cards").replaceChildren(...none, ...cards);
   byId("dock").scrollTop = 0;
-  byId("said").textContent = `${nameOf(state.layer, state.token)}: ${own.map(row => row.text).join("; ") || "nothing"}`;
+  const texts = own.map(row => row.text).join("; ");
+  byId("announcement").textContent = `${nameOf(state.layer, state.token)}: ${texts || "empty"}`;
 }
 
 function pieceTitle() {
@@ -380,17 +381,17 @@ function cardTitle(row) {
 
 function figures(row) {
   if (row.kind === "failed") return "This state could not be interpreted: it is not finite.";
-  if (!row.ids.length) return "0 tokens: the model ended at once";
+  if (!row.ids.length) return "0 tokens: the model generated nothing";
   const parts = [`${row.ids.length} token${row.ids.length === 1 ? "" : "s"}`];
   if (row.kind !== "control") {
     const shades = Object.values(SHADES).filter(shade => shade.of(row) !== null);
     parts.push(...shades.map(shade => `${shade.name} ${signed(shade.of(row))}`));
   }
-  if (row.says_more_than_controls) parts.push(`${OWN} says more than the controls`);
+  if (row.says_more_than_controls) parts.push(`${OWN} both gains above 0`);
   return parts.join(" · ");
 }
 
-// The text, each token's letters with the colour of its score.
+// The text; the characters of each token have the colour of its score.
 function shadedText(row) {
   const spans = slices(row.text, piecesOf(row));
   if (spans === null) return plainText(row);
@@ -403,11 +404,11 @@ function shadedText(row) {
   return [element("p", { className: "reading", dir: "auto" }, ...shaded)];
 }
 
-// Cut a text where its tokens end: [[slice, tokens], ...], or null where they cannot be found in it. A token written
-// alone may lack the space before it, or be a part of a character (\ufffd): then several share a slice.
+// Cut a text at the ends of its tokens: [[slice, tokens], ...], or null if the tokens cannot be aligned with the text.
+// The text of a single token may lack its leading space, or be a part of a character (\ufffd): such tokens share a slice.
 function slices(text, pieces) {
   const cut = [];
-  let [at, parts] = [0, []]; // how far the text is cut, and the tokens since whose letters are not told apart
+  let [at, parts] = [0, []]; // end of the last slice, and the tokens after it that are not aligned yet
   for (const [i, piece] of pieces.entries()) {
     const [start, end] = placeOf(piece, text, at, parts.length > 0) ?? [];
     if (end === undefined) {
@@ -424,7 +425,7 @@ function slices(text, pieces) {
 
 function isPart(piece) { return piece.includes("\ufffd"); }
 
-// [start, end] of a piece in a text: right at a place, with the spaces there if it lacks them, or anywhere behind it.
+// [start, end] of a piece in a text: exactly at a position, with spaces that the piece lacks, or anywhere after it.
 function placeOf(piece, text, at, behind) {
   if (isPart(piece)) return null;
   const bare = piece.trimStart();
@@ -438,7 +439,7 @@ function placeOf(piece, text, at, behind) {
   return text.startsWith(bare, start) ? [at, start + bare.length] : null;
 }
 
-// Where it is not clear which letters a score belongs to, the scores follow the text in order.
+// If the tokens cannot be aligned with the text, boxes with the scores follow the text.
 function plainText(row) {
   const boxes = row.signed.map((score, i) => {
     const box = element("span", { title: tokenTitle(row, i) }, String(i + 1));
@@ -447,7 +448,7 @@ function plainText(row) {
   });
   const text = element("p", { className: "reading", dir: "auto" }, ...withLineEnds(row.text));
   if (row.kind === "control" || !boxes.length) return [text];
-  const note = "One box a token, in order: the tokens' own texts do not make up this text.";
+  const note = "One box per token, in order: the tokens cannot be aligned with this text.";
   return [text, element("div", { className: "strip" }, ...boxes), element("p", { className: "quiet" }, note)];
 }
 
@@ -458,7 +459,7 @@ function withLineEnds(text) {
     (part === "\n" ? element("span", { className: "newline" }, part) : part));
 }
 
-// P with the state, without it, their difference, and P with the wrong state if one was tried.
+// P with the state, P without it, their difference, and P with the wrong state if one was inserted.
 function tokenScores(row, i) {
   const [inserted, difference, wrong] = [row.with[i], row.signed[i], row.wrong[i] ?? null].map(probability);
   const without = inserted === null || difference === null ? null : Math.max(0, inserted - difference);
@@ -497,11 +498,11 @@ function labelled(name, value) {
   return [element("dt", {}, label), element("dd", {}, text)];
 }
 
-// ---- The address keeps the place, so that a reload or a colleague's click comes back to it
+// ---- The address holds the state, so that a reload or a shared link restores it
 
 let waiting = 0;
 
-// A held key moves faster than a browser lets a page change its address.
+// Delayed: while a key is held, moves are faster than browsers allow changes of the address.
 function remember() {
   clearTimeout(waiting);
   waiting = setTimeout(writeAddress, 200);

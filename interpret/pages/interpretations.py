@@ -1,7 +1,7 @@
-"""The page of a self-interpretation run: tokens across, layers down, each cell what the model said of that state.
+"""The HTML page of a self-interpretation run: a grid of layers by tokens with the interpretation of each hidden state.
 
-Records and manifest go in, the text of one HTML file comes out; it loads nothing from anywhere. The records travel in
-it once, as JSON (``_data`` says in which form), and ``interpretations.js`` draws whatever part the reader asks for.
+The page is one self-contained HTML file made from the records and the manifest of a run. It holds the records once, as
+JSON (see ``_data`` for the format); ``interpretations.js`` draws the part that the reader selects.
 """
 
 import json
@@ -17,9 +17,9 @@ from interpret.pages.frame import page_pieces
 from interpret.records import Interpretation
 
 SCALE = 10_000
-"""Probabilities are kept to four decimals, as whole numbers of this part."""
+"""Probabilities are rounded to four decimals and stored as integers, in units of 1 / SCALE."""
 
-# Fields the page has a form of its own for; of the others single values go along under their own names.
+# Fields with their own representation on the page; scalar values of other fields are stored under their own names.
 _KNOWN = {
     *("name", "prompt", "current_token", "token_idx", "interpretation", "prompt_output", "prompt_token_list"),
     *("category", "layer_idx", "interpretation_weights", "interpretation_prob", "repeat_prompt"),
@@ -28,28 +28,28 @@ _KNOWN = {
 }
 _SCORES = ("interpretation_prob", "signed_relevancy", "probability_with_wrong_vector")
 _PARTS = {
-    "identity": "What decided the numbers",
-    "circumstances": "How they came about",
-    "": "The run",
+    "identity": "Settings that determine the results",
+    "circumstances": "Circumstances of the run",
+    "": "Run",
 }
 
 
 def interpretation_page(records: Sequence[Interpretation], manifest: Mapping[str, Any]) -> str:
-    """Return a self-contained HTML page on which the interpretations of a run are explored.
+    """Return a self-contained HTML page for exploring the interpretations of a run.
 
     Args:
-        records: the rows of a run; those of any kind but ``interpretation`` are shown beside the interpretations of
-            the same prompt and interpretation prompt.
-        manifest: the run's manifest, shown as provenance; may be empty.
+        records: the rows of a run. Rows of the kinds ``interpretation`` and ``failed`` are cells of the grid; rows of
+            other kinds, such as controls, are shown beside the cells of the same prompt and interpretation prompt.
+        manifest: the manifest of the run, shown as provenance; may be empty.
 
     Returns:
-        HTML that encodes as UTF-8; about 1 kB an interpretation of 30 tokens.
+        HTML that can be encoded as UTF-8; about 1 kB per interpretation of 30 tokens.
 
     Raises:
-        InputError: if there are no records, or one contradicts itself; the message names it.
+        InputError: if there are no records, or a record is inconsistent; the message names it.
     """
     if not records:
-        raise InputError("the run has no rows yet, so there is nothing to show: let it finish a prompt, then try again")
+        raise InputError("the run has no rows to show: wait until it has finished a prompt, then try again")
     for number, record in enumerate(records):
         _check(number, record)
     return "".join(
@@ -65,13 +65,13 @@ def interpretation_page(records: Sequence[Interpretation], manifest: Mapping[str
 
 
 def _check(number: int, record: Interpretation) -> None:
-    """Refuse a row that could only be drawn wrong."""
+    """Refuse an inconsistent record: a position outside the prompt, or lists of different lengths."""
     tokens, index = len(record.prompt_token_list), record.token_idx
     if index is not None and not 0 <= index < tokens:
         raise InputError(f"records[{number}]: token_idx {index}, but prompt {record.name!r} has {tokens} tokens")
     wanted = len(record.interpretation)
     lists = {name: len(getattr(record, name)) for name in ("interpretation_tokens", *_SCORES)}
-    if not record.probability_with_wrong_vector:  # none was tried
+    if not record.probability_with_wrong_vector:  # no wrong vector was inserted
         del lists["probability_with_wrong_vector"]
     for name, length in lists.items():
         if length != wanted:
@@ -79,10 +79,10 @@ def _check(number: int, record: Interpretation) -> None:
 
 
 def _data(records: Sequence[Interpretation]) -> dict[str, Any]:
-    """Put the records in the form the page reads: each prompt, interpretation prompt and piece of text once.
+    """Return the records in the format of the page, with each prompt, interpretation prompt and token text stored once.
 
-    A row is the list of its ``columns``; it points into ``prompts``, ``templates`` and, for its pieces, ``pieces``; a
-    prompt's tokens do too.
+    A row is a list with one value per entry of ``columns``. It refers to ``prompts``, ``templates`` and ``pieces`` by
+    index, and so do the tokens of a prompt to ``pieces``.
     """
     prompts: dict[tuple[Any, ...], int] = {}
     templates: dict[tuple[str, str], int] = {}
@@ -117,60 +117,60 @@ def _data(records: Sequence[Interpretation]) -> dict[str, Any]:
 
 
 def _number(numbers: dict[Any, int], value: Any) -> int:
-    """Return the number of a value, the next one if it is new."""
+    """Return the index of a value; a new value gets the next index."""
     return numbers.setdefault(value, len(numbers))
 
 
 def _scaled(value: float) -> int | None:
-    """Write a probability as a short whole number; None for what is no number."""
+    """Return a probability as an integer in units of 1 / SCALE; None if it is not finite."""
     return round(value * SCALE) if math.isfinite(value) else None
 
 
 def _further(record: Interpretation) -> dict[str, Any]:
-    """Return the single values of the fields that have no form of their own on the page."""
+    """Return the scalar fields without their own representation on the page."""
     others = {field.name: getattr(record, field.name) for field in fields(record) if field.name not in _KNOWN}
     return {name: _short(value) for name, value in others.items() if not isinstance(value, list)}
 
 
 def _short(value: Any) -> Any:
-    """Round a number, and write one that JSON lacks as its name."""
+    """Round a float to four decimals; return a non-finite one as a string, as JSON has no such numbers."""
     if not isinstance(value, float):
         return value
     return round(value, 4) if math.isfinite(value) else str(value)
 
 
 def _script_safe(value: Any) -> str:
-    """Write JSON that no text in it can end early: it stands within a script element."""
+    """Encode a value as JSON that is safe inside a script element: no text in it can end the element."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
 def _title(manifest: Mapping[str, Any]) -> str:
-    """Name the page."""
+    """Return the title of the page."""
     model = manifest.get("identity", {}).get("model")
     return f"Interpretations of {model}" if model else "Interpretations"
 
 
 def _summary(records: Sequence[Interpretation], manifest: Mapping[str, Any]) -> str:
-    """Say in one line what is on the page."""
+    """Return one line that summarises the page."""
     shown = [record for record in records if record.kind == "interpretation"]
     layers = {record.layer_idx for record in shown}
     names = {record.name for record in records}
     parts = [_count(len(shown), "interpretation"), _count(len(names), "prompt"), _count(len(layers), "layer")]
     if manifest.get("status", "complete") != "complete":
-        parts.append("the run was not finished when this page was made")
+        parts.append("the run was unfinished when this page was created")
     elif manifest.get("finished"):
         parts.append(f"finished {str(manifest['finished'])[:10]}")
     return " · ".join(parts)
 
 
 def _count(number: int, noun: str) -> str:
-    """Count in words: 1 layer, 2 layers."""
+    """Return a number with its noun: 1 layer, 2 layers."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def _provenance(manifest: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Return the manifest as titled lists of name and value, what decided the numbers first."""
+    """Return the manifest as titled lists of names and values, with the identity first."""
     known = {key: manifest[key] for key in _PARTS if isinstance(manifest.get(key), Mapping)}
     rest = {key: value for key, value in manifest.items() if key not in known}
     parts = [(_PARTS[key], _leaves(value)) for key, value in {**known, "": rest}.items()]
@@ -178,7 +178,7 @@ def _provenance(manifest: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, 
 
 
 def _leaves(value: Any, path: str = "") -> list[tuple[str, str]]:
-    """List the values of nested mappings as dotted name and readable value."""
+    """List the values of nested mappings, as pairs of dotted name and readable value."""
     if isinstance(value, Mapping):
         return [leaf for key, item in value.items() for leaf in _leaves(item, f"{path}.{key}" if path else str(key))]
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

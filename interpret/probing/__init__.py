@@ -1,9 +1,15 @@
-"""What a model's parts hold and write: activations of whole batches, kept by name, and what is read off them.
+"""Probe a model: logit lens, direct logit attribution, attention heads, MLP neurons and whole layers.
 
-``sites`` names the activations, ``cache`` keeps them; ``lenses``, ``logit_attribution`` and ``stream`` read a cache. So
-does ``head_flow``, which ranks heads by what they write and read, and tells what they carry between tokens.
+``_logit_lens``, ``_logit_attribution``, ``residual_stream`` and ``head_flow`` read an activation cache; ``head_flow``
+ranks heads by what they write to and read from the residual stream.
 
-``knowledge`` probes MLP neurons, over ``neurons`` and the statistics of ``effects``; ``top_inputs`` finds the prompts
-that excite them. ``heads`` shows, ablates, patches and merges attention heads; ``composition`` holds their weights
-against each other and takes them apart. ``edits`` changes what neurons and heads say, ``structure`` whole layers.
+``heads`` shows what attention heads attend to, ``composition`` analyses their weights. ``knowledge_prober`` finds
+neurons that separate true from false texts, with ``neurons`` and the statistics of ``effects``; ``top_inputs`` finds
+the prompts that activate a neuron most. ``head_edits`` ablates, patches and merges heads; ``layer_edits`` replaces,
+deletes and reorders layers. ``prompt_runs`` and ``neuron_runs`` write results to run folders; ``registry`` lists the
+probes of prompts.
 """
+
+from interpret.lazy import lazy_names
+
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

@@ -1,15 +1,16 @@
-"""Who wrote a logit: the share of each head and MLP in it (direct logit attribution; Elhage et al., 2021).
+"""Direct logit attribution: decompose a logit into the contributions of heads and MLPs (Elhage et al., 2021).
 
-A logit is linear in what the layers wrote into the residual stream, but for the norms it passes on the way. Those are
-linearised at the run itself, with their scale held at the value it had: for a stream x, with x = the sum of parts p,
+A logit is a linear function of what the layers write to the residual stream, except for the norms in between. These are
+linearised at the given run, with their scale fixed: for a residual stream x that is the sum of parts p,
 
-    LayerNorm(x) = weight * (x - mean(x)) / s + bias,  s = sqrt(variance(x) + eps)
-    a part's     = weight * (p - mean(p)) / s,         with the s of x
+    LayerNorm(x)      = weight * (x - mean(x)) / s + bias,  s = sqrt(variance(x) + eps)
+    contribution of p = weight * (p - mean(p)) / s,         with the s of x
 
-and alike for RMSNorm, without the mean, with s = sqrt(mean(x ** 2) + eps). Nothing is left over: the parts add up to
-the logit. The direction in the stream that a logit reads is pulled back from the head through the final norm; where
-norms stand after each sum (OPT-350m), or after what a half gives (Gemma 2 and 3, OLMo 2), also through those. Gemma 2
-bends its logits at last, by tanh: there, what is parted is the logit before that. Computed in float64.
+and similarly for RMSNorm, without the mean and with s = sqrt(mean(x ** 2) + eps). The decomposition is complete: the
+contributions sum to the logit. The direction in the residual stream that a logit reads is propagated back from the
+unembedding through the final norm; where norms follow each sum (OPT-350m) or each attention and MLP output (Gemma 2
+and 3, OLMo 2), also through those. Gemma 2 caps its logits with tanh; there, the logit before the cap is decomposed.
+Computed in float64.
 """
 
 from collections.abc import Generator, Iterator, Sequence
@@ -26,7 +27,7 @@ from interpret.anatomy import Anatomy, anatomy_of
 from interpret.errors import InputError, UnsupportedModelError
 
 Share = tuple[str, int, int, Tensor]
-"""Component, layer, head (-1 for none each) and what it adds to the logits, [P]."""
+"""Component, layer and head (-1 if there is none), and the contribution to the logits, [P]."""
 LayerShares = Generator[Share, None, Tensor]
 
 
@@ -38,25 +39,26 @@ def logit_attribution(
     tokenizer: PreTrainedTokenizerBase | None = None,
     positions: Sequence[int] | None = (-1,),
 ) -> pd.DataFrame:
-    """Part the logit of a token among all that was written into the residual stream.
+    """Decompose the logit of one token per prompt into the contributions of all components of the model.
 
     Args:
-        model: the causal LM the cache is of, its head not quantised.
-        cache: holds ``resid_pre.0``, ``heads.*``, ``mlp_out.*`` and ``resid_post.*``; where norms stand after each sum
-            (OPT-350m) also ``resid_pre.*``, ``attn_out.*`` and ``resid_mid.*``.
-        tokens: one a prompt, an id or a text that is one token: whose logit is meant.
-        tokenizer: the model's own; needed where tokens are texts.
-        positions: tokens of each prompt at which to read, -1 the last; None for all.
+        model: the causal LM that computed the cache; its unembedding must not be quantised.
+        cache: contains ``resid_pre.0``, ``heads.*``, ``mlp_out.*`` and the last ``resid_post``; if norms follow each
+            sum (OPT-350m), also ``resid_pre.*``, ``attn_out.*`` and ``resid_mid.*``.
+        tokens: one per prompt, the token whose logit is decomposed: an id, or the text of a single token.
+        tokenizer: the model's tokenizer; needed if tokens are texts.
+        positions: positions of each prompt at which to decompose, -1 for the last; None for all.
 
     Returns:
-        A row for each prompt, position and component, with the columns ``prompt``, ``position``, ``token_id``,
-        ``component``, ``layer``, ``head`` (-1 where there is none) and ``logit``. Components are ``embedding`` (word
-        and position), ``head``, ``attention_bias``, ``mlp`` (with its bias), ``norm_bias`` and ``output_bias``. The
-        logits of a prompt and position add up to the model's own; grouped by ``layer``: what each layer adds.
+        One row per prompt, position and component, with the columns ``prompt``, ``position``, ``token_id``,
+        ``component``, ``layer``, ``head`` (-1 if there is none) and ``logit``. Components are ``embedding`` (token and
+        position), ``head``, ``attention_bias``, ``mlp`` (with its bias), ``norm_bias`` and ``output_bias``. The column
+        ``logit`` sums to the model's logit for each prompt and position; summed by ``layer``, it gives the contribution
+        of each layer.
 
     Raises:
-        InputError: for a cache that lacks what is needed, or tokens or positions that do not fit.
-        UnsupportedModelError: for a final part that is no norm or linear layer.
+        InputError: if the cache lacks an activation, or tokens or positions do not fit.
+        UnsupportedModelError: if a module between the last layer and the unembedding is not a norm or linear layer.
 
     >>> from transformers import GPT2Config, GPT2LMHeadModel
     >>> from interpret.activations.cache import activation_cache
@@ -75,7 +77,7 @@ def logit_attribution(
     columns = [columns_of(cache, prompt, positions) for prompt in range(len(ids))]
     rows: list[dict[str, Any]] = []
     for prompt, (token, at) in enumerate(zip(ids, columns, strict=True)):
-        # Once for all layers: a cache in a folder reads a tensor at each call.
+        # Read once for all layers: a cache in a folder reads from disk at every access.
         held = {name: cache[name][prompt, at] for name in _needed(anatomy)[0]}
         with torch.no_grad():
             shares = list(_shares(anatomy, head, token, held))
@@ -88,7 +90,7 @@ def logit_attribution(
 
 
 def _needed(anatomy: Anatomy) -> tuple[list[str], list[str]]:
-    """Return the names of what has to be held, and patterns that cover them."""
+    """Return the names of the activations that are needed, and patterns that cover them."""
     last = len(anatomy.layers) - 1
     sites = ["heads", "mlp_out", *(["resid_pre", "attn_out", "resid_mid"] if anatomy.block == "post_norm" else [])]
     names = [f"{site}.{layer}" for site in sites for layer in range(last + 1)]
@@ -100,7 +102,7 @@ def _needed(anatomy: Anatomy) -> tuple[list[str], list[str]]:
 
 
 def _shares(anatomy: Anatomy, head: Any, token: int, held: dict[str, Tensor]) -> Iterator[Share]:
-    """Yield all shares in the logits of one token at the P places of a prompt, from the head backwards."""
+    """Yield all contributions to the logits of one token at P positions of a prompt, from the unembedding backwards."""
     stream = held[f"resid_post.{len(anatomy.layers) - 1}"]  # [P, D]
     passed = []
     for module in filter(None, (getattr(anatomy.trunk, name, None) for name in anatomy.family.final)):
@@ -120,7 +122,7 @@ def _shares(anatomy: Anatomy, head: Any, token: int, held: dict[str, Tensor]) ->
 
 
 def _layer_shares(anatomy: Anatomy, layer: int, held: dict[str, Tensor], reads: Tensor) -> LayerShares:
-    """Yield the shares of one layer, for what is read from its output, [P, D]; return what is read from its input."""
+    """Yield the contributions of one layer for a direction in its output, [P, D]; return the one in its input."""
     block, family = anatomy.layers[layer], anatomy.family
     post_norm = anatomy.block == "post_norm"
     mlp = held[f"mlp_out.{layer}"]
@@ -145,10 +147,10 @@ def _layer_shares(anatomy: Anatomy, layer: int, held: dict[str, Tensor], reads: 
 
 
 def head_writes(project: nn.Module, heads: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what each head writes into the stream, [P, H, D], and the projection's bias, [D].
+    """Return what each head writes to the residual stream, [P, H, D], and the bias of the projection, [D].
 
     Args:
-        project: the output projection of the attention, of any kind: it is called, its weights are not read.
+        project: the output projection of the attention, of any type: it is called, its weights are not read.
         heads: the outputs of the heads, [P, H, W].
     """
     n_heads = heads.shape[1]
@@ -159,27 +161,29 @@ def head_writes(project: nn.Module, heads: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _pulled_back(module: Any, x: Tensor, reads: Tensor, offset: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Return what is read before a norm or linear layer, where ``reads`` is read after it, and what its bias adds.
+    """Propagate a direction back through a norm or linear layer.
 
     Args:
         module: LayerNorm, RMSNorm or Linear.
-        x: its input at the run, [P, D].
-        reads: a direction in its output at each place, [P, width].
+        x: its input in the run, [P, D].
+        reads: a direction in its output at each position, [P, width].
         offset: what an RMSNorm adds to its weight.
 
     Returns:
-        The direction in its input, [P, D], and the bias's share, [P].
+        The direction in its input, [P, D], and the contribution of its bias, [P].
     """
     bias: Tensor | None = getattr(module, "bias", None)
     constant = reads.new_zeros(len(reads)) if bias is None else reads @ bias.detach().cpu().double()
-    held: Tensor | None = getattr(module, "weight", None)  # some norms only norm
+    held: Tensor | None = getattr(module, "weight", None)  # some norms have no weight
     weight = reads.new_ones(()) if held is None else held.detach().cpu().double()
     if isinstance(module, nn.Linear):
         return reads @ weight, constant
     centred = isinstance(module, nn.LayerNorm)
     epsilon = getattr(module, "eps", getattr(module, "variance_epsilon", None))
     if epsilon is None or not (centred or type(module).__name__.endswith("RMSNorm")):
-        raise UnsupportedModelError(f"{type(module).__name__} before the head is no LayerNorm, RMSNorm or Linear")
+        raise UnsupportedModelError(
+            f"{type(module).__name__} before the unembedding is not a LayerNorm, RMSNorm or Linear"
+        )
     x = x.double()
     spread = x - x.mean(-1, keepdim=True) if centred else x
     weight = weight if centred else weight + offset

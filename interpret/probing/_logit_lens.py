@@ -1,6 +1,7 @@
-"""What a model would say after each layer: the logit lens (nostalgebraist, 2020, "interpreting GPT: the logit lens").
+"""Logit lens (nostalgebraist, 2020, "interpreting GPT: the logit lens").
 
-The residual stream between layers is read with what stands after the last: logits = head(final norm(stream)).
+The residual stream after every layer is decoded as the model decodes its last state:
+logits = unembedding(final norm(stream)).
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,25 +28,26 @@ def logit_lens(
     top: int = 5,
     positions: Sequence[int] | None = (-1,),
 ) -> pd.DataFrame:
-    """Read the stream before each layer and after the last as the model reads its end.
+    """Apply the final norm and unembedding to the residual stream before each layer and after the last.
 
     Args:
-        model: the causal LM the cache is of.
-        cache: holds ``resid_pre.0`` and ``resid_post.*``.
-        tokens: tokens to follow through all layers: ids, or texts that are one token each (with their leading
-            space, where the tokenizer keeps it).
-        tokenizer: the model's own; writes the column ``token``, which is "" without it.
-        top: how many of the most likely tokens to list besides.
-        positions: tokens of each prompt at which to read, -1 the last; None for all.
+        model: the causal LM that computed the cache.
+        cache: contains ``resid_pre.0`` and ``resid_post.*``.
+        tokens: tokens to follow through all layers: ids, or texts of a single token each (with a leading space, if the
+            tokenizer keeps it).
+        tokenizer: the model's tokenizer; needed if tokens are texts, and for the column ``token``, which is ""
+            without it.
+        top: number of most likely tokens to list besides.
+        positions: positions of each prompt at which to read, -1 for the last; None for all.
 
     Returns:
-        A row for each prompt, position, layer and token, the likeliest first, with the columns ``prompt``,
-        ``position`` (from 0), ``layer`` (0 to L: how many layers the stream has gone through; L gives the model's own
-        logits), ``token_id``, ``token``, ``logit``, ``probability`` (0 to 1) and ``rank`` (1 for the likeliest; equal
+        One row per prompt, position, layer and token, the most likely token first, with the columns ``prompt``,
+        ``position`` (from 0), ``layer`` (0 to L: the number of layers the stream has passed; L gives the model's own
+        logits), ``token_id``, ``token``, ``logit``, ``probability`` (0 to 1) and ``rank`` (1 for the most likely; equal
         logits share a rank).
 
     Raises:
-        InputError: for a cache that lacks what is needed, or a token, position or ``top`` that does not exist.
+        InputError: if the cache lacks an activation, or a token or position does not exist, or ``top`` does not fit.
 
     >>> from transformers import GPT2Config, GPT2LMHeadModel
     >>> from interpret.activations.cache import activation_cache
@@ -70,15 +72,15 @@ def logit_lens(
                 logits = end.logits(stream[prompt, at].to(end.device)).cpu()  # [P, V]
             for position, here in zip(at, logits, strict=True):
                 place = {"prompt": prompt, "position": position, "layer": layer}
-                rows += [place | said for said in _said(here, followed, top)]
+                rows += [place | reading for reading in _readings(here, followed, top)]
     frame = pd.DataFrame(rows).sort_values(["prompt", "position", "layer"], kind="stable", ignore_index=True)
     written = [""] * len(frame) if tokenizer is None else tokenizer.convert_ids_to_tokens(frame["token_id"].tolist())
     frame.insert(4, "token", written)
     return frame
 
 
-def _said(logits: Tensor, followed: Sequence[int], top: int) -> Iterator[dict[str, Any]]:
-    """Yield the tokens that are listed at one place, for its logits [V], the likeliest first."""
+def _readings(logits: Tensor, followed: Sequence[int], top: int) -> Iterator[dict[str, Any]]:
+    """Yield the rows of one position, given its logits, [V]; the most likely token first."""
     listed = torch.tensor(list(dict.fromkeys([*logits.topk(top).indices.tolist(), *followed])))
     probabilities = logits.softmax(dim=-1)
     for token in listed[logits[listed].argsort(descending=True, stable=True)].tolist():

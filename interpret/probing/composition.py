@@ -1,10 +1,11 @@
-"""How heads are made, and how much a later head reads of what an earlier one writes, from weights alone.
+"""Weights of attention heads, and how much a later head reads of what an earlier head writes (composition).
 
-After Elhage et al. (2021), "A Mathematical Framework for Transformer Circuits". A head is two circuits: whom it looks
-at, ``x_q^T W_QK x_k``, and what it carries, ``W_OV x_k``; both are [D, D] of rank W. Weights are taken with the norm's
-scale before them folded in, without biases; where positions are rotations, W_QK is that of a token for itself. Norms of
-queries and keys (Qwen3, Gemma 3, OLMo 2) and of what the attention adds (Gemma, OLMo 2) are left out. Shapes:
-L layers, H heads, D hidden width, W width of a head.
+After Elhage et al. (2021), "A Mathematical Framework for Transformer Circuits". A head consists of two circuits: QK,
+``x_q^T W_QK x_k``, which determines what it attends to, and OV, ``W_OV x_k``, which determines what it writes; W_QK and
+W_OV are [D, D] of rank W. The scale of the norm before the attention is folded into the weights, and biases are
+ignored; with rotary embeddings, W_QK is that of a token attending to its own position. Norms of queries and keys
+(Qwen3, Gemma 3, OLMo 2) and of the attention output (Gemma, OLMo 2) are ignored. Shapes: L layers, H heads, D hidden
+width, W width of a head.
 """
 
 from dataclasses import dataclass, fields
@@ -22,22 +23,22 @@ from interpret.errors import InputError, unknown
 from interpret.probing.neurons import plain_weight
 
 Kind = Literal["query", "key", "value"]
-"""Through what the later head reads."""
+"""Through which of its inputs the later head reads: queries, keys or values."""
 
 
 @dataclass(frozen=True)
 class HeadWeights:
-    """The heads of one layer, on its device; heads that share keys and values have them repeated."""
+    """Weights of the heads of one layer, on its device; keys and values that several heads share are repeated."""
 
     queries: Tensor
-    """[H, W, D] float32, as all here."""
+    """[H, W, D] float32; ``keys`` and ``values`` likewise."""
     keys: Tensor
     values: Tensor
     output: Tensor
-    """[H, D, W]."""
+    """[H, D, W] float32."""
 
     def reading(self, kind: Kind) -> tuple[Tensor, Tensor]:
-        """Return what the heads read by, R, in two factors [H, D, W] and [H, W, D], whose product it is.
+        """Return the matrix R by which the heads read, as two factors, [H, D, W] and [H, W, D]; R is their product.
 
         R is ``W_QK^T`` for ``query``, ``W_QK`` for ``key`` and ``W_OV`` for ``value``.
         """
@@ -48,21 +49,21 @@ class HeadWeights:
         }[kind]
 
     def to(self, device: torch.device) -> "HeadWeights":
-        """Return them on a device."""
+        """Return the weights on a device."""
         return HeadWeights(*(getattr(self, part.name).to(device) for part in fields(self)))
 
     def qk(self, head: int) -> Tensor:
-        """Return W_QK of a head, [D, D]: the first index is the token's that looks. Not scaled."""
+        """Return W_QK of a head, [D, D], not scaled; the first index belongs to the query token."""
         return self.queries[head].t() @ self.keys[head]
 
     def ov(self, head: int) -> Tensor:
-        """Return W_OV of a head, [D, D]: what it writes for what it reads."""
+        """Return W_OV of a head, [D, D], which maps what the head reads to what it writes."""
         return self.output[head] @ self.values[head]
 
 
 @dataclass(frozen=True)
 class Composition:
-    """How much of what one head writes another reads."""
+    """Composition of two heads: how much of what one head writes the other reads."""
 
     writing_layer: int
     writing_head: int
@@ -71,7 +72,7 @@ class Composition:
     kind: str
     """``query``, ``key`` or ``value``."""
     score: float
-    """0 for no part; 1 at most."""
+    """From 0 (none) to 1."""
 
 
 def head_weights(model: PreTrainedModel, layer: int) -> HeadWeights:
@@ -79,7 +80,7 @@ def head_weights(model: PreTrainedModel, layer: int) -> HeadWeights:
 
     Raises:
         InputError: for a layer outside the model.
-        UnsupportedModelError: for a model of no known family, or quantised or adapted weights.
+        UnsupportedModelError: if the model's family is unknown, or its weights are quantised or adapted.
     """
     anatomy, config = anatomy_of(model), model.config
     check_index("layer", layer, len(anatomy.layers))
@@ -104,7 +105,7 @@ def head_weights(model: PreTrainedModel, layer: int) -> HeadWeights:
 
 
 def _norm_scale(anatomy: Anatomy, layer: int) -> Tensor:
-    """Return what the norm before the attention multiplies features by, [D]; 1 where it stands behind."""
+    """Return the scale of the norm before the attention, [D]; 1 if there is no norm before it."""
     parts = anatomy.parts
     if anatomy.block == "post_norm" or not parts.attention_norm:
         return torch.ones(())
@@ -115,31 +116,35 @@ def _norm_scale(anatomy: Anatomy, layer: int) -> Tensor:
 
 @dataclass(frozen=True)
 class RelationalSubspaces:
-    """What the heads of a layer look by: ``W_QK = sum over i of values[i] * queries[:, i] keys[:, i]^T``."""
+    """SVD of each head's query-key matrix: ``W_QK = sum over i of values[i] * queries[:, i] keys[:, i]^T``."""
 
     values: Tensor
-    """[H, k] float32, the largest singular values of W_QK, the largest first."""
+    """[H, k] float32, the largest singular values of W_QK, in descending order."""
     queries: Tensor
-    """[H, D, k], unit vectors: directions in the token that looks ..."""
+    """[H, D, k], unit vectors: directions in the query token."""
     keys: Tensor
-    """[H, D, k]: ... and those in the tokens looked at that they are held against. Only pairs have a sign."""
+    """[H, D, k], unit vectors: directions in the key token. The sign of a pair is arbitrary: both may be flipped."""
 
 
 @torch.no_grad()
 def relational_subspaces(model: PreTrainedModel, layer: int, k: int = 3) -> RelationalSubspaces:
     """Return the pairs of directions by which the heads of a layer relate tokens: the SVD of each W_QK.
 
-    A head looks from a token with much of ``queries[:, i]`` at tokens with much of ``keys[:, i]``, as strongly as
-    ``values[i]`` says. Not scaled; the norm's scale is folded in, as in ``head_weights``.
+    A head attends from a token with a large component along ``queries[:, i]`` to tokens with a large component along
+    ``keys[:, i]``, with strength ``values[i]``. W_QK is not scaled; the norm's scale is folded in, as in
+    ``head_weights``.
 
     Args:
-        model: a causal LM of a known family.
-        layer: which layer.
-        k: pairs of directions a head, W at most.
+        model: a causal LM of a supported family.
+        layer: the layer.
+        k: number of pairs of directions per head, at most W.
+
+    Returns:
+        The k largest singular values of each head with their directions.
 
     Raises:
-        InputError: for a layer outside the model, or k not from 1 to W.
-        UnsupportedModelError: for a model of no known family, or quantised or adapted weights.
+        InputError: for a layer outside the model, or if k is not from 1 to W.
+        UnsupportedModelError: if the model's family is unknown, or its weights are quantised or adapted.
 
     >>> from transformers import GPT2Config, GPT2LMHeadModel
     >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=8, n_layer=2, n_head=2))
@@ -150,7 +155,7 @@ def relational_subspaces(model: PreTrainedModel, layer: int, k: int = 3) -> Rela
     rank = min(weights.queries.shape[1:])
     if not 1 <= k <= rank:
         raise InputError(f"k is {k}; W_QK of a head has rank {rank}, so give 1 to {rank}")
-    # W_QK is [D, D] of rank W: of Q^T = A B and K^T = C E only B E^T, [W, W], needs the SVD.
+    # W_QK is [D, D] of rank W: with the QR decompositions Q^T = A B and K^T = C E, only B E^T, [W, W], needs an SVD.
     query_basis, query_core = torch.linalg.qr(in_float64(weights.queries).transpose(1, 2))
     key_basis, key_core = torch.linalg.qr(in_float64(weights.keys).transpose(1, 2))
     left, values, right = torch.linalg.svd(query_core @ key_core.transpose(1, 2))
@@ -165,18 +170,18 @@ def relational_subspaces(model: PreTrainedModel, layer: int, k: int = 3) -> Rela
 def composition_scores(model: PreTrainedModel, kind: Kind) -> Tensor:
     """Return how much each head reads of each earlier one, [L, H, L, H] float32: writing layer and head, then reading.
 
-    With Frobenius norms: ``norm(R W_OV) / (norm(R) * norm(W_OV))``, W_OV the writing head's and R of the reading head
-    ``W_QK^T`` for ``query``, ``W_QK`` for ``key`` and ``W_OV`` for ``value``: Q-, K- and V-composition. NaN where the
-    writing layer is not before the reading one. Heads of random weights score above 0, about ``1 / sqrt(D)``: compare
-    heads of one model with each other. What later layers and norms make of a write is not considered.
+    The score is ``norm(R W_OV) / (norm(R) * norm(W_OV))`` with Frobenius norms. W_OV belongs to the writing head, R to
+    the reading head: ``W_QK^T`` for ``query``, ``W_QK`` for ``key`` and ``W_OV`` for ``value`` (Q-, K- and
+    V-composition). The score is NaN unless the writing layer comes before the reading layer. Heads with random weights
+    score about ``1 / sqrt(D)``, not 0: compare heads of the same model. Layers and norms in between are ignored.
 
     Args:
-        model: a causal LM of a known family.
-        kind: through what the later head reads.
+        model: a causal LM of a supported family.
+        kind: ``query``, ``key`` or ``value``, the input through which the later head reads.
 
     Raises:
-        InputError: for another kind.
-        UnsupportedModelError: for a model of no known family, or quantised or adapted weights.
+        InputError: if ``kind`` is none of these.
+        UnsupportedModelError: if the model's family is unknown, or its weights are quantised or adapted.
     """
     check_kind(kind)
     # The layers of a large model may be spread over several devices.
@@ -198,10 +203,10 @@ def composition_scores(model: PreTrainedModel, kind: Kind) -> Tensor:
 
 
 def check_kind(kind: str) -> None:
-    """Refuse what heads do not read through.
+    """Check a kind of composition.
 
     Raises:
-        InputError: for another kind than ``query``, ``key`` and ``value``.
+        InputError: if it is not ``query``, ``key`` or ``value``.
     """
     if kind not in get_args(Kind):
         raise InputError(unknown("kind", kind, get_args(Kind)))
@@ -218,15 +223,15 @@ def product_norm(left_gram: Tensor, right_gram: Tensor) -> Tensor:
 
 
 def strongest_compositions(scores: Tensor, kind: Kind, k: int = 10) -> list[Composition]:
-    """Return the k pairs of heads that compose most, the strongest first.
+    """Return the k pairs of heads with the highest composition scores, the highest first.
 
     Args:
-        scores: [L, H, L, H], of ``composition_scores``.
-        kind: theirs.
-        k: how many; all, where they are fewer.
+        scores: [L, H, L, H], from ``composition_scores``.
+        kind: the kind of these scores.
+        k: number of pairs; all if there are fewer.
 
     Raises:
-        InputError: for k below 1.
+        InputError: if k is below 1.
     """
     if k < 1:
         raise InputError(f"k is {k}: ask for at least one pair")

@@ -1,7 +1,7 @@
-"""How much, and how surely, pairs differ: Hedges' g, sign-flip permutations, false discovery rates.
+"""Statistics of paired samples: Hedges' g, sign-flip permutation tests and false discovery rates.
 
-Sources: Hedges (1981) for the effect size, Phipson and Smyth (2010) for p-values of drawn permutations, Benjamini
-and Hochberg (1995) for many tests at once. Shapes: N pairs, F features that are tested side by side.
+Sources: Hedges (1981) for the effect size, Phipson and Smyth (2010) for p-values of random permutations, Benjamini
+and Hochberg (1995) for multiple tests. Shapes: N pairs, F features that are tested together.
 """
 
 import torch
@@ -10,15 +10,15 @@ from torch import Tensor
 from interpret.errors import InputError
 
 _CHUNK = 1 << 19
-"""Numbers held at a time while permutations are counted: 2 MiB, which stay near the processor."""
+"""Number of values held at once while permutations are counted: 2 MiB, which fit into the processor's cache."""
 
 
 def effect_sizes(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """Return Cohen's d and Hedges' g of ``left`` over ``right``, [F] float64 each.
+    """Return Cohen's d and Hedges' g of ``left`` against ``right``, [F] float64 each.
 
-    d is the difference of the means by the pooled standard deviation (each set's own with n - 1); g is d times
-    ``1 - 3 / (4 * (N + M) - 9)``, which takes out d's bias in small sets. Where neither set varies both are 0 for equal
-    means, and else infinite.
+    d is the difference of the means divided by the pooled standard deviation (with n - 1 for each set); g is d times
+    ``1 - 3 / (4 * (N + M) - 9)``, which corrects the bias of d in small samples. If neither set varies, both are 0 for
+    equal means and infinite otherwise.
 
     Args:
         left: [N, F], N at least 2.
@@ -33,16 +33,16 @@ def effect_sizes(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def permutation_p_values(differences: Tensor, *, n_permutations: int, seed: int) -> Tensor:
-    """Return the two-sided p-value of the mean of each feature's differences within pairs, [F] float64.
+    """Return the two-sided p-value of each feature's mean difference within pairs, [F] float64.
 
-    If truth made no difference, each pair's difference could as well have the other sign. All ``2 ** N`` ways are
-    counted where ``n_permutations`` is as large; otherwise that many are drawn, and p is
-    ``(1 + as extreme) / (1 + drawn)``, which is never 0. The same signs serve all features.
+    Under the null hypothesis, the difference of every pair is equally likely with the opposite sign. If
+    ``2 ** N <= n_permutations``, all sign patterns are counted; otherwise ``n_permutations`` random ones are drawn, and
+    p is ``(1 + number at least as extreme) / (1 + number drawn)``, which is never 0. All features use the same signs.
 
     Args:
-        differences: [N, F], the pairs' differences.
-        n_permutations: how many to draw at most.
-        seed: of the draw.
+        differences: [N, F], the differences within pairs.
+        n_permutations: the largest number of sign patterns.
+        seed: random seed of the sign patterns.
 
     Raises:
         InputError: if ``n_permutations`` is below 1.
@@ -60,7 +60,7 @@ def permutation_p_values(differences: Tensor, *, n_permutations: int, seed: int)
 
 
 def _all_signs(n_pairs: int) -> Tensor:
-    """Return every row of N signs, [2 ** N, N]."""
+    """Return all patterns of N signs, [2 ** N, N]."""
     bits = torch.arange(2**n_pairs)[:, None] >> torch.arange(n_pairs) & 1
     return bits.float() * 2 - 1
 
@@ -71,17 +71,17 @@ def _drawn_signs(n_pairs: int, n_rows: int, seed: int) -> Tensor:
 
 
 def _count_extreme(signs: Tensor, differences: Tensor) -> Tensor:
-    """Count the rows of signs that give at least the sum that was observed, [F] float64."""
-    # Sums that are equal differ by rounding; counting them as equal is the careful side.
+    """Count the sign patterns whose sum is at least as extreme as the observed one, [F] float64."""
+    # Equal sums may differ by rounding; counting them as equal is conservative.
     observed = differences.sum(dim=0).abs() - 1e-6 * differences.abs().sum(dim=0)
     return (signs @ differences).abs_().ge_(observed).sum(dim=0, dtype=torch.float64)
 
 
 def q_values(p_values: Tensor) -> Tensor:
-    """Return Benjamini and Hochberg's adjusted p-values, [F].
+    """Return p-values adjusted by the method of Benjamini and Hochberg, [F].
 
-    Calling a discovery what has ``q <= a`` keeps the expected share of false ones among them at ``a`` or below, for
-    tests that are independent or depend positively on each other.
+    If tests with ``q <= a`` are called significant, the expected share of false discoveries among them is at most
+    ``a``, for tests that are independent or positively dependent.
     """
     order = p_values.argsort(descending=True)
     ranks = torch.arange(len(p_values), 0, -1, dtype=p_values.dtype)

@@ -1,4 +1,4 @@
-"""Models with some attention heads ablated, patched or merged, inside a ``with`` block."""
+"""Ablate, patch or merge attention heads inside a ``with`` block."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,13 +15,13 @@ from interpret.probing.heads import Head, check_heads, head_outputs
 
 @contextmanager
 def ablated_heads(model: PreTrainedModel, heads: Sequence[Head], *, mean_of: Tensor | None = None) -> Iterator[None]:
-    """Silence heads in every pass the calling thread makes in the block; then leave no trace.
+    """Ablate heads in every forward pass of the calling thread inside the ``with`` block.
 
     Args:
-        model: a causal LM of a known family.
-        heads: layer and number of each.
-        mean_of: token ids, [B, T] without padding: a head says at every token the mean of what it says at all of
-            these; without them, what it says is 0.
+        model: a causal LM of a supported family.
+        heads: (layer, head) pairs.
+        mean_of: token ids, [B, T] without padding, for mean ablation: at every token, a head's output is replaced by
+            its mean over all these tokens. If None, its output is replaced by 0.
 
     Raises:
         InputError: for a layer or head outside the model.
@@ -29,18 +29,18 @@ def ablated_heads(model: PreTrainedModel, heads: Sequence[Head], *, mean_of: Ten
     by_layer = check_heads(model, heads)
     means: dict[int, Tensor] = {}
     if mean_of is not None:
-        said = head_outputs(model, mean_of, layers=list(by_layer))
-        means = {layer: value.float().mean(dim=(0, 1)).to(value.dtype) for layer, value in said.items()}  # [H, W]
+        outputs = head_outputs(model, mean_of, layers=list(by_layer))
+        means = {layer: value.float().mean(dim=(0, 1)).to(value.dtype) for layer, value in outputs.items()}  # [H, W]
 
-    def silence(layer: int) -> Edit:
+    def ablate(layer: int) -> Edit:
         def edit(value: Tensor, start: int) -> Tensor:
-            parted = value.unflatten(-1, (model.config.num_attention_heads, -1)).clone()  # [B, T, H, W]
-            parted[:, :, by_layer[layer]] = means[layer][by_layer[layer]].to(parted) if means else 0.0
-            return parted.flatten(-2)
+            by_head = value.unflatten(-1, (model.config.num_attention_heads, -1)).clone()  # [B, T, H, W]
+            by_head[:, :, by_layer[layer]] = means[layer][by_layer[layer]].to(by_head) if means else 0.0
+            return by_head.flatten(-2)
 
         return edit
 
-    with editing(model, _at_heads(model, by_layer, silence)):
+    with editing(model, _at_heads(model, by_layer, ablate)):
         yield
 
 
@@ -53,36 +53,39 @@ def patched_heads(
     *,
     columns: Sequence[int] | None = None,
 ) -> Iterator[None]:
-    """Let heads say what they say in another run, in every pass the calling thread makes in the block.
+    """Patch the outputs of heads from another run, in every forward pass of the calling thread inside the block.
 
     Args:
-        model: a causal LM of a known family.
-        heads: layer and number of each.
-        source_ids: [B, T], token ids of the other run; one row serves all rows, else row b serves row b.
+        model: a causal LM of a supported family.
+        heads: (layer, head) pairs.
+        source_ids: [B, T], token ids of the other run, the source. A single row is used for all rows of a pass;
+            otherwise row b is used for row b.
         source_mask: [B, T], 0 at padding.
-        columns: where; at all columns of the source if None. Columns count from 0, padding included.
+        columns: the columns to patch, counted from 0 with padding; all columns of the source if None.
 
     Raises:
-        InputError: for a layer or head outside the model, a column outside the source, or, in the pass, other rows.
+        InputError: for a layer or head outside the model, or a column outside the source; in a forward pass, if it has
+            another number of rows.
     """
     by_layer = check_heads(model, heads)
     n_columns = source_ids.shape[1]
     for column in columns or ():
         check_index("column", column, n_columns, "the source")
     wanted = list(range(n_columns) if columns is None else columns)
-    said = head_outputs(model, source_ids, source_mask, layers=list(by_layer))
+    outputs = head_outputs(model, source_ids, source_mask, layers=list(by_layer))
 
     def patch(layer: int) -> Edit:
         def edit(value: Tensor, start: int) -> Tensor:
             if len(source_ids) not in (1, len(value)):
                 raise InputError(
-                    f"the source has {len(source_ids)} rows and the pass {len(value)}: give one, or as many"
+                    f"the source has {len(source_ids)} rows and the forward pass {len(value)}: give one row, or as many"
                 )
-            parted = value.unflatten(-1, (model.config.num_attention_heads, -1)).clone()  # [B, T, H, W]
+            by_head = value.unflatten(-1, (model.config.num_attention_heads, -1)).clone()  # [B, T, H, W]
             for column in wanted:
                 if start <= column < start + value.shape[1]:
-                    parted[:, column - start, by_layer[layer]] = said[layer][:, column, by_layer[layer]].to(parted)
-            return parted.flatten(-2)
+                    source = outputs[layer][:, column, by_layer[layer]]
+                    by_head[:, column - start, by_layer[layer]] = source.to(by_head)
+            return by_head.flatten(-2)
 
         return edit
 
@@ -92,15 +95,16 @@ def patched_heads(
 
 @contextmanager
 def merged_heads(model: PreTrainedModel, merges: Mapping[Head, tuple[int, float]]) -> Iterator[None]:
-    """Blend what heads say with what others of their layers say, in every pass the calling thread makes in the block.
+    """Blend the outputs of heads with those of other heads of the same layer, inside the ``with`` block.
 
-    Head a says ``(1 - alpha) * z_a + alpha * z_b``, z being what the heads say before the output projection and before
-    any merge; so a's own part of that projection writes the blend, and b goes on as it is.
+    The output of head a becomes ``(1 - alpha) * z_a + alpha * z_b``, where z are the outputs of the heads before the
+    output projection and before any merge. The slice of the projection that belongs to a writes the blend; the output
+    of b is not changed by this. Applies to every forward pass of the calling thread.
 
     Args:
-        model: a causal LM of a known family.
-        merges: layer and number of head a -> number of head b of the same layer, and alpha. At alpha 0 nothing
-            changes, at 1 head a says what b says.
+        model: a causal LM of a supported family.
+        merges: (layer, head a) -> (head b of the same layer, alpha). With alpha 0 nothing changes; with alpha 1 head a
+            has the output of head b.
 
     Raises:
         InputError: for a layer or head outside the model, alpha outside 0 to 1, or no merge at all.
@@ -118,11 +122,11 @@ def merged_heads(model: PreTrainedModel, merges: Mapping[Head, tuple[int, float]
 
     def merge(layer: int) -> Edit:
         def edit(value: Tensor, start: int) -> Tensor:
-            parted = value.unflatten(-1, (model.config.num_attention_heads, -1))  # [B, T, H, W]
-            merged = parted.clone()
+            by_head = value.unflatten(-1, (model.config.num_attention_heads, -1))  # [B, T, H, W]
+            merged = by_head.clone()
             for head in by_layer[layer]:
                 other, alpha = merges[layer, head]
-                merged[:, :, head] = torch.lerp(parted[:, :, head], parted[:, :, other], alpha)
+                merged[:, :, head] = torch.lerp(by_head[:, :, head], by_head[:, :, other], alpha)
             return merged.flatten(-2)
 
         return edit

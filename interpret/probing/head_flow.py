@@ -1,7 +1,8 @@
-"""Which heads write much into the residual stream, which read much of it, and what they carry between two tokens.
+"""Rank heads by what they write to and read from the residual stream, and measure what they move between tokens.
 
 After Elhage et al. (2021), "A Mathematical Framework for Transformer Circuits", in which heads read from and write to
-the stream, and Kobayashi et al. (2020), "Attention is Not Only a Weight", who weigh an attention by what is carried.
+the stream, and Kobayashi et al. (2020), "Attention is Not Only a Weight", who weight attention by the norm of what is
+moved.
 Computed in float64. Shapes: L layers, H heads, D hidden width, W width of a head, P positions.
 """
 
@@ -33,25 +34,25 @@ def writing_heads(
     direction: Tensor | None = None,
     positions: Sequence[int] | None = (-1,),
 ) -> pd.DataFrame:
-    """Rank all heads by how much they write into the residual stream.
+    """Rank all heads by how much they write to the residual stream.
 
-    A head writes ``w = W_O z`` at each token, z being its output; the bias of the projection is no head's. Its score is
-    the mean of ``norm(w)`` over all prompts and positions, in the units of the stream; with a direction d, the mean of
-    ``|w . d| / norm(d)``. Where norms stand after each sum (OPT-350m) or after the
-    attention (Gemma 2 and 3, OLMo 2), w is what it is before them.
+    At each token, a head writes ``w = W_O z``, where z is its output; the bias of the projection belongs to no head.
+    The score is the mean of ``norm(w)`` over all prompts and positions, in the units of the stream; with a direction d,
+    it is the mean of ``|w . d| / norm(d)``. If norms follow each sum (OPT-350m) or the attention (Gemma 2 and 3,
+    OLMo 2), w is taken before them.
 
     Args:
-        model: what the cache is of.
-        cache: holds ``heads.*``.
-        direction: [D], such as a row of the unembedding, which a token's logit reads.
-        positions: tokens of each prompt at which to read, -1 the last; None for all.
+        model: the model that computed the cache.
+        cache: contains ``heads.*``.
+        direction: [D], such as the row of the unembedding that gives a token's logit.
+        positions: positions of each prompt at which to read, -1 for the last; None for all.
 
     Returns:
-        A row for each head, with the columns ``rank`` (from 1), ``layer``, ``head`` and ``score``, the largest first.
+        One row per head, with the columns ``rank`` (from 1), ``layer``, ``head`` and ``score``, the largest first.
 
     Raises:
-        InputError: for a cache that lacks what is needed, a position that does not exist, or a direction that is not
-            one: of another shape, zero or not finite.
+        InputError: if the cache lacks an activation, a position does not exist, or the direction has another shape, is
+            zero or is not finite.
     """
     anatomy = anatomy_of(model)
     unit = _unit(direction, anatomy.width)
@@ -75,28 +76,28 @@ def reading_heads(
 ) -> pd.DataFrame:
     """Rank all heads by how much of the residual stream they read.
 
-    The score is that of ``composition_scores`` with the stream in place of what another head writes: the mean over all
-    prompts and positions of ``norm(R x) / (norm(R) * norm(x))``, x being the stream before the layer as the norm there
-    leaves it (as it is, where there is none), and R of the head ``W_QK^T`` for ``query``, ``W_QK`` for ``key`` and
-    ``W_OV`` for ``value``, with the Frobenius norm. With a direction d only the part of x along d is read:
-    ``R (x . u) u`` with ``u = d / norm(d)``. It depends neither on how weights are shared out among W_Q and W_K, or W_V
-    and W_O, nor on the size of x: 0 for a head that reads nothing of x, 1 at most, and for random x about
-    ``1 / sqrt(D)``.
+    The score is that of ``composition_scores`` with the residual stream in place of what another head writes: the mean
+    over all prompts and positions of ``norm(R x) / (norm(R) * norm(x))``. x is the input of the layer, after the norm
+    before the attention if there is one, whose weights are part of R. R is ``W_QK^T`` for ``query``, ``W_QK`` for
+    ``key`` and ``W_OV`` for ``value``, with the Frobenius norm. With a direction d, only the component of x along d is
+    read: ``R (x . u) u`` with ``u = d / norm(d)``. The score does not depend on the size of x, nor on how the weights
+    are scaled between W_Q and W_K, or W_V and W_O. It is 0 for a head that reads nothing of x, at most 1, and about
+    ``1 / sqrt(D)`` for random x.
 
     Args:
-        model: what the cache is of.
-        cache: holds ``resid_pre.*``.
-        kind: through what the heads read.
-        direction: [D], in the stream before the layers; where norms centre the stream, d is centred too.
-        positions: tokens of each prompt at which to read, -1 the last; None for all.
+        model: the model that computed the cache.
+        cache: contains ``resid_pre.*``.
+        kind: ``query``, ``key`` or ``value``, the input through which the heads read.
+        direction: [D], in the residual stream before the layers; if norms centre the stream, d is centred too.
+        positions: positions of each prompt at which to read, -1 for the last; None for all.
 
     Returns:
-        A row for each head, with the columns ``rank`` (from 1), ``layer``, ``head`` and ``score``, the largest first.
+        One row per head, with the columns ``rank`` (from 1), ``layer``, ``head`` and ``score``, the largest first.
 
     Raises:
-        InputError: for another kind, a cache that lacks what is needed, a position that does not exist, or a direction
-            that is not one: of another shape, zero or not finite.
-        UnsupportedModelError: for quantised or adapted weights.
+        InputError: if ``kind`` is none of these, the cache lacks an activation, a position does not exist, or the
+            direction has another shape, is zero or is not finite.
+        UnsupportedModelError: if the weights are quantised or adapted.
     """
     check_kind(kind)
     anatomy = anatomy_of(model)
@@ -118,30 +119,31 @@ def reading_heads(
 def information_flow(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, source: int, destination: int
 ) -> pd.DataFrame:
-    """Tell how much each head carries from one token of a prompt to a later one.
+    """Measure how much each head moves from one token of a prompt to a later one.
 
     Args:
-        model: a causal LM of a known family; it is run without dropout.
-        tokenizer: its own.
-        prompt: what is read.
-        source: position of the token that is looked at, from 0 as the tokenizer gives them or from -1 backwards.
-        destination: position of the token that looks; the source itself, or after it.
+        model: a causal LM of a supported family; dropout is off.
+        tokenizer: the model's tokenizer.
+        prompt: the text.
+        source: position of the token that is attended to; positions count from 0, special tokens included, or from -1
+            backwards.
+        destination: position of the token that attends: the source itself, or a later token.
 
     Returns:
-        A row for each layer and head, in this order, with the columns ``layer``, ``head``, ``attention`` (the
-        probability, 0 to 1, as in ``attention_patterns``) and ``norm``: ``norm(attention * W_O v)``, v being the
-        source's value, bias included. These vectors, summed over all sources, are what the head writes at the
-        destination. Attention alone can be large where next to nothing is carried (Kobayashi et al. 2020).
+        One row per layer and head, in this order, with the columns ``layer``, ``head``, ``attention`` (probability, 0
+        to 1, as in ``attention_patterns``) and ``norm``: ``norm(attention * W_O v)``, where v is the value of the
+        source, with its bias. Summed over all sources, these vectors are what the head writes at the destination.
+        Attention alone can be large although almost nothing is moved (Kobayashi et al. 2020).
 
     Raises:
-        InputError: for a token the prompt has not, a prompt of one token, or a source after the destination.
-        UnsupportedModelError: for attention that never holds its probabilities, such as flash attention.
+        InputError: for a position outside the prompt, a prompt of one token, or a source after the destination.
+        UnsupportedModelError: if the attention does not return its probabilities, such as flash attention.
     """
     ids = tokenizer(prompt)["input_ids"]
     source, destination = (_position(prompt, len(ids), position) for position in (source, destination))
     check_looks_back(prompt, len(ids))
     if source > destination:
-        raise InputError(f"source {source} comes after destination {destination}: no token looks at later ones")
+        raise InputError(f"source {source} comes after destination {destination}: no token attends to later ones")
     anatomy, n_heads = anatomy_of(model), model.config.num_attention_heads
     with record(model, [f"v.{layer}" for layer in range(len(anatomy.layers))]) as seen:
         patterns = attention_patterns(model, torch.tensor([ids]))
@@ -161,7 +163,7 @@ def information_flow(
 
 
 def _position(prompt: str, n_tokens: int, position: int) -> int:
-    """Return a position counted from 0."""
+    """Return a position as an index from 0."""
     if not -n_tokens <= position < n_tokens:
         raise InputError(f"{prompt!r} has no token {position}: it is {n_tokens} token{'s'[: n_tokens != 1]} long")
     return position % n_tokens
@@ -170,7 +172,7 @@ def _position(prompt: str, n_tokens: int, position: int) -> int:
 def _held(
     cache: ActivationCache, anatomy: Anatomy, site: str, positions: Sequence[int] | None
 ) -> Iterator[tuple[int, Tensor]]:
-    """Yield each layer with what is held of all prompts at some positions, [P, ...]."""
+    """Yield each layer with the cached activations of all prompts at the given positions, [P, ...]."""
     names = [f"{site}.{layer}" for layer in range(len(anatomy.layers))]
     check_holds(cache, names, [f"{site}.*"])
     columns = [columns_of(cache, prompt, positions) for prompt in range(len(cache.token_ids))]
@@ -180,7 +182,7 @@ def _held(
 
 
 def _unit(direction: Tensor | None, width: int) -> Tensor | None:
-    """Return a direction with length 1, in float64 on the CPU."""
+    """Normalise a direction to length 1, in float64 on the CPU."""
     if direction is None:
         return None
     if direction.shape != (width,):
@@ -193,14 +195,14 @@ def _unit(direction: Tensor | None, width: int) -> Tensor | None:
 
 
 def _centred(anatomy: Anatomy, layer: int, x: Tensor) -> Tensor:
-    """Return [..., D] without its mean, where the norm before the attention takes it away."""
+    """Subtract the mean of [..., D] if the norm before the attention does so."""
     norm = anatomy.layers[layer].get_submodule(anatomy.parts.attention_norm)
     centres = anatomy.block != "post_norm" and isinstance(norm, nn.LayerNorm)
     return x - x.mean(dim=-1, keepdim=True) if centres else x
 
 
 def _ranked(scores: Tensor) -> pd.DataFrame:
-    """Make rows of the scores of all heads, [L, H], the largest first."""
+    """Return one row per head for the scores of all heads, [L, H], the largest first."""
     layers, heads = zip(*product(*map(range, scores.shape)), strict=True)
     frame = pd.DataFrame({"layer": layers, "head": heads, "score": scores.flatten().tolist()})
     frame = frame.sort_values("score", ascending=False, kind="stable", ignore_index=True)

@@ -1,8 +1,8 @@
-"""Attention heads: what they look at, and what a model does when a head is silenced or speaks of another text.
+"""Attention heads: what they attend to, their outputs, and their induction scores.
 
-The probabilities are those the model's own attention computes, with its masks, rotations and scales. Induction scores
-follow Olsson et al. (2022), "In-context Learning and Induction Heads". Shapes: B rows, T tokens, L layers, H heads, W
-width of a head.
+Attention probabilities are those of the model's own attention, with its masks, rotary embeddings and scales. Induction
+scores follow Olsson et al. (2022), "In-context Learning and Induction Heads". Shapes: B batch rows, T tokens, L layers,
+H heads, W width of a head.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,20 +22,20 @@ from interpret.errors import InputError, UnsupportedModelError
 from interpret.prompts.batches import position_ids
 
 Head = tuple[int, int]
-"""Layer and number of a (query) head."""
+"""Layer and index of a (query) head."""
 Hook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]
 
 
 @dataclass(frozen=True)
 class Attended:
-    """A token that a head looks at."""
+    """A token that a head attends to."""
 
     layer: int
     head: int
     position: int
-    """Of the token that looks."""
+    """Position of the token that attends, the query token."""
     rank: int
-    """1 for the token looked at most."""
+    """1 for the token with the highest probability."""
     attended_position: int
     attended_token: str
     probability: float
@@ -48,20 +48,20 @@ def attention_patterns(
     *,
     layers: Sequence[int] | None = None,
 ) -> dict[int, Tensor]:
-    """Return whom each head looks at: layer -> probabilities [B, H, T, T] on the CPU, ``[b, h, q, k]`` of q for k.
+    """Return the attention probabilities of each head: layer -> [B, H, T, T] on the CPU, ``[b, h, q, k]`` from q to k.
 
-    Rows sum to 1; those of padding are 0. q and k are columns, padding included: ``batches.token_columns`` tells in
-    which a token of a prompt stands. Nothing is kept of layers that are not named.
+    Rows of tokens sum to 1, rows of padding are 0. q and k are columns, with padding: ``batches.token_columns`` maps
+    the tokens of a prompt to columns. Only the chosen layers are kept in memory.
 
     Args:
-        model: a causal LM of a known family; it is run without dropout.
+        model: a causal LM of a supported family; dropout is off.
         input_ids: [B, T].
-        attention_mask: [B, T], 0 at padding, on either side: positions count from a row's first token.
-        layers: which layers; all if None.
+        attention_mask: [B, T], 0 at padding, on either side; position ids count from the first token of a row.
+        layers: the layers; all if None.
 
     Raises:
-        InputError: for a layer outside the model, or ids that are no tensor of rows.
-        UnsupportedModelError: for attention that never holds its probabilities, such as flash attention.
+        InputError: for a layer outside the model, or if ``input_ids`` is not a tensor [B, T].
+        UnsupportedModelError: if the attention does not return its probabilities, such as flash attention.
     """
     if not isinstance(input_ids, Tensor) or input_ids.ndim != 2:
         raise InputError("input_ids: give a tensor [B, T], such as tokenizer(text, return_tensors='pt').input_ids")
@@ -71,11 +71,11 @@ def attention_patterns(
 
     def keep(layer: int) -> Hook:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            # Without a cache there is no other tensor beside the output.
+            # Without a KV cache, the only tensor besides the attention output is that of the probabilities.
             held = [part for part in output[1:] if isinstance(part, Tensor)]
             if not held:
                 raise UnsupportedModelError(
-                    f"{type(module).__name__} does not give its probabilities: open the model with eager attention"
+                    f"{type(module).__name__} does not return its probabilities: open the model with eager attention"
                 )
             patterns[layer] = held[0].detach().cpu()
 
@@ -100,18 +100,23 @@ def top_attended(
     position: int = -1,
     k: int = 5,
 ) -> list[Attended]:
-    """Return the k tokens that some heads look at most, head by head, at one token of a text.
+    """Return the k tokens that each given head attends to most, from one token of a text.
 
     Args:
-        model: a causal LM of a known family.
-        tokenizer: its own.
-        text: what is read.
-        heads: layer and number of each.
-        position: of the token that looks, from 0 as the tokenizer gives them or from -1 backwards.
-        k: how many; all it sees, where they are fewer.
+        model: a causal LM of a supported family.
+        tokenizer: the model's tokenizer.
+        text: the text.
+        heads: (layer, head) pairs.
+        position: position of the token that attends; positions count from 0, special tokens included, or from -1
+            backwards.
+        k: number of tokens per head; all it can attend to, if there are fewer.
+
+    Returns:
+        Head by head in the given order, the highest probability first.
 
     Raises:
-        InputError: for a layer or head outside the model, a token the text has not, a text of one token, or k below 1.
+        InputError: for a layer or head outside the model, a position outside the text, a text of one token, or k below
+            1.
     """
     check_heads(model, heads)
     ids = tokenizer(text)["input_ids"]
@@ -131,19 +136,19 @@ def top_attended(
 
 
 def check_looks_back(text: str, n_tokens: int) -> None:
-    """Refuse a text in which no token has another to look at.
+    """Check that a text has several tokens, so that a token can attend to another.
 
     Raises:
-        InputError: for a single token.
+        InputError: if it is a single token.
     """
     if n_tokens == 1:
-        raise InputError(f"{text!r} is a single token, which can look at itself alone: give a longer text")
+        raise InputError(f"{text!r} is a single token, which can attend only to itself: give a longer text")
 
 
 def head_outputs(
     model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None = None, *, layers: Sequence[int]
 ) -> dict[int, Tensor]:
-    """Return what the heads say, before the output projection: layer -> [B, T, H, W].
+    """Return the outputs of the heads before the output projection: layer -> [B, T, H, W].
 
     Raises:
         InputError: for a layer outside the model.
@@ -162,20 +167,22 @@ def head_outputs(
 
 
 def induction_scores(model: PreTrainedModel, *, n_tokens: int = 50, n_sequences: int = 4, seed: int = 0) -> Tensor:
-    """Return how much each head looks for what came after the present token before, [L, H] float32.
+    """Return the induction score of each head, [L, H] float32.
 
-    The prefix matching score of Olsson et al. (2022): ``n_tokens`` random tokens, all different, are repeated once; the
-    score is the mean probability a head gives, at the tokens of the repetition, to the token after the present one's
-    first occurrence. 1 is a perfect induction head. A beginning-of-text token stands before, where the model has one.
+    This is the prefix matching score of Olsson et al. (2022): a sequence of ``n_tokens`` different random tokens is
+    repeated once. The score is the mean attention probability from the tokens of the repetition to the token that
+    follows the first occurrence of the same token. A perfect induction head scores 1. If the model has a
+    beginning-of-text token, it precedes the sequence.
 
     Args:
-        model: a causal LM of a known family.
-        n_tokens: tokens that are repeated.
-        n_sequences: how many random sequences are averaged.
-        seed: of the tokens.
+        model: a causal LM of a supported family.
+        n_tokens: number of tokens in the repeated sequence.
+        n_sequences: number of random sequences to average over.
+        seed: random seed of the tokens.
 
     Raises:
-        InputError: if fewer than two tokens or one sequence are asked for, or more tokens than the model knows.
+        InputError: if there are fewer than 2 tokens or no sequences, or more tokens than the vocabulary has or the
+            model reads.
     """
     config = model.config
     special = {config.bos_token_id, config.eos_token_id, config.pad_token_id} - {None}
@@ -191,20 +198,22 @@ def induction_scores(model: PreTrainedModel, *, n_tokens: int = 50, n_sequences:
     ids = torch.cat([torch.full((n_sequences, first), config.bos_token_id or 0), ids], dim=1)
     limit = longest_text(model)
     if ids.shape[1] > limit:
-        raise InputError(f"n_tokens is {n_tokens}: twice that, and what opens a text, is above the model's {limit}")
+        raise InputError(
+            f"n_tokens is {n_tokens}: the repeated sequence has {ids.shape[1]} tokens; this model reads at most {limit}"
+        )
     at = torch.arange(first + n_tokens, ids.shape[1])
     scores = []
-    for row in ids:  # all layers of one sequence at a time: that is little to hold
+    for row in ids:  # one sequence at a time, to save memory
         patterns = torch.cat(list(attention_patterns(model, row[None]).values()))  # [L, H, T, T]
         scores.append(patterns[:, :, at, at - n_tokens + 1].float().mean(dim=2))
     return torch.stack(scores).mean(dim=0)
 
 
 def check_heads(model: PreTrainedModel, heads: Sequence[Head]) -> dict[int, list[int]]:
-    """Return the heads of each layer that is named.
+    """Check that heads exist, and return them by layer.
 
     Raises:
-        InputError: for a layer or head outside the model, or none at all.
+        InputError: for a layer or head outside the model, or if there are no heads.
     """
     if not heads:
         raise InputError("heads is empty: name at least one, as (layer, head)")
@@ -224,14 +233,14 @@ def _run(
     hooks: Mapping[int, Hook],
     before: Callable[..., Any] | None = None,
 ) -> None:
-    """Run the model without its head, with hooks after (and one before) a module of some layers."""
+    """Run the model without its unembedding, with hooks after (and one before) a module of some layers."""
     anatomy, device = anatomy_of(model), input_device(model)
     for layer in hooks:
         check_index("layer", layer, len(anatomy.layers))
     inputs = {"input_ids": input_ids.to(device)}
     if attention_mask is not None:
         inputs["attention_mask"] = attention_mask.to(device)
-        if "position_ids" in signature(anatomy.trunk.forward).parameters:  # others find positions by the mask
+        if "position_ids" in signature(anatomy.trunk.forward).parameters:  # other models derive them from the mask
             inputs["position_ids"] = position_ids(inputs["attention_mask"])
     with ExitStack() as stack, torch.no_grad(), evaluating(model):
         if before is not None:

@@ -1,4 +1,4 @@
-"""What single MLP neurons know: which tell true statements from false ones, and which stand among others like them."""
+"""Probe MLP neurons: which ones separate true from false statements, and which ones have similar neighbours."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -22,11 +22,11 @@ class KnowledgeProber:
     """Probes the MLP neurons of a model.
 
     Args:
-        model: a causal LM of a known family.
-        tokenizer: its own.
+        model: a causal LM of a supported family.
+        tokenizer: the model's tokenizer.
 
     Raises:
-        UnsupportedModelError: for a model of no known family.
+        UnsupportedModelError: if the model's family is unknown.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -35,24 +35,24 @@ class KnowledgeProber:
         self.tokenizer = tokenizer
 
     def polysemantic_score(self, layer_idx: int, k_neighbors: int = 50) -> Tensor:
-        """Return how closely the nearest neurons of each neuron agree in what they read, [F] float32 on the CPU.
+        """Return how similar the nearest neighbours of each neuron are in their input weights, [F] float32 on the CPU.
 
-        Let u_j be the unit vector by which neuron j of the layer reads its input (``neurons.reading_weights``), N(i)
-        the k neurons other than i with the largest u_i . u_j, and m_i their mean. The score is
-        ``norm(m_i) / mean over j in N(i) of norm(u_j - m_i)``: concentration over dispersion, the definition Arrakis
-        set out with, over neurons and not over hidden features. It is infinite, or as large as rounding lets it be,
-        where all neighbours are one, as in a block of more than k equal neurons, and near ``1 / sqrt(k - 1)`` where
-        they point independently, as random directions of a wide model do. High: the neuron belongs to a crowd that
-        reads the same. Low: nothing reads what it does. It tells how weights lie, not how many meanings a neuron has;
-        that takes its activations.
+        Let u_j be the unit vector of the input weights of neuron j (``neurons.reading_weights``), N(i) the k neurons
+        other than i with the largest u_i . u_j, and m_i the mean of their vectors. The score is
+        ``norm(m_i) / mean over j in N(i) of norm(u_j - m_i)``: concentration over dispersion, the original definition
+        of Arrakis, applied to neurons instead of hidden features. It is infinite, or as large as rounding allows, if
+        all neighbours are equal, as in a group of more than k equal neurons. It is near ``1 / sqrt(k - 1)`` if their
+        directions are independent, as random directions of a wide model are. High: many neurons read the same
+        direction. Low: no other neuron reads a similar direction. The score describes the geometry of the weights, not
+        how many meanings a neuron has; that requires its activations.
 
         Args:
             layer_idx: the layer.
-            k_neighbors: k. The default, 50, is large enough for a mean to be stable.
+            k_neighbors: k. The default, 50, is large enough for a stable mean.
 
         Raises:
-            InputError: for a layer outside the model, or k not from 2 to F - 1.
-            UnsupportedModelError: for quantised or adapted weights.
+            InputError: for a layer outside the model, or if k is not from 2 to F - 1.
+            UnsupportedModelError: if the weights are quantised or adapted.
         """
         unit = reading_weights(self.model, layer_idx)  # [F, D]
         if not 2 <= k_neighbors < len(unit):
@@ -60,7 +60,7 @@ class KnowledgeProber:
                 f"k_neighbors is {k_neighbors}; layer {layer_idx} has {len(unit)} neurons, so give 2 to {len(unit) - 1}"
             )
         size = max(1, _CHUNK_BYTES // (4 * (k_neighbors * unit.shape[1] + 2 * len(unit))))
-        scores = unit.new_empty(len(unit))  # filled in place: small results kept in between scatter the heap
+        scores = unit.new_empty(len(unit))  # filled in place: many small results would fragment the heap
         for first in range(0, len(unit), size):
             scores[first : first + size] = _concentration(unit, first, first + size, k_neighbors)
         return scores.cpu()
@@ -75,18 +75,18 @@ class KnowledgeProber:
         seed: int = 0,
         batch_size: int = 8,
     ) -> NeuronEffect:
-        """Return how one neuron tells the true from the false texts of some pairs.
+        """Return how well one neuron separates the true from the false texts of pairs.
 
         Args:
             true_false_pairs: at least two pairs of a true and a false text.
-            neuron: layer and number.
+            neuron: layer and index of the neuron.
             token: where the neuron is read: ``"last"``, ``"mean"``, ``"max"`` or a position (``neurons.Token``).
-            n_permutations: how many permutations to draw; all, where there are no more.
-            seed: of the draw.
-            batch_size: texts a forward pass.
+            n_permutations: the largest number of permutations; all are counted if there are no more.
+            seed: random seed of the permutations.
+            batch_size: number of texts per forward pass.
 
         Raises:
-            InputError: for a layer or neuron outside the model, too few pairs, or a text without the token.
+            InputError: for a layer or neuron outside the model, too few pairs, or a text without that token.
         """
         layer, number = neuron
         check_index("neuron", number, count_neurons(self.model, layer), f"layer {layer}")
@@ -103,11 +103,11 @@ class KnowledgeProber:
         seed: int = 0,
         batch_size: int = 8,
     ) -> list[NeuronEffect]:
-        """Probe all neurons of one or more layers in one pass over the texts; the surest, then the largest, first.
+        """Probe all neurons of one or more layers in one pass over the texts.
 
-        ``[e for e in effects if e.q_value <= 0.05]`` are the neurons called different at a false discovery rate of 5%
-        over all neurons of the call. As p is at least ``1 / (n_permutations + 1)``, and ``2 ** (1 - pairs)``, a rare
-        neuron among very many needs more permutations, or more pairs, to be found.
+        ``[e for e in effects if e.q_value <= 0.05]`` are the significant neurons at a false discovery rate of 5% over
+        all neurons of the call. p is at least ``1 / (n_permutations + 1)`` and ``2 ** (1 - pairs)``: to find a few
+        neurons among very many, use more permutations or more pairs.
 
         Args:
             true_false_pairs: at least two pairs of a true and a false text.
@@ -117,8 +117,11 @@ class KnowledgeProber:
             seed: as in ``knowledge_probe``.
             batch_size: as in ``knowledge_probe``.
 
+        Returns:
+            The most significant neurons first; at equal p-values, the largest effect first.
+
         Raises:
-            InputError: for a layer outside the model, too few pairs, or a text without the token.
+            InputError: for a layer outside the model, too few pairs, or a text without that token.
         """
         chosen = [layers] if isinstance(layers, int) else list(dict.fromkeys(layers))
         if not chosen:
@@ -129,36 +132,40 @@ class KnowledgeProber:
     def intervene(
         self, neuron: tuple[int, int], scale: float = 0.0, column: int | None = None
     ) -> AbstractContextManager[None]:
-        """Multiply what a neuron says inside a ``with`` block; see ``neurons.scaled_neuron``."""
+        """Multiply the activation of a neuron inside a ``with`` block; see ``neurons.scaled_neuron``."""
         return scaled_neuron(self.model, neuron, scale, column)
 
     def _values(self, pairs: Pairs, layers: Sequence[int], token: Token, batch_size: int) -> dict[int, Tensor]:
-        """Return what the neurons of each layer say, [2 * N, F], the true texts first."""
+        """Return the activations of each layer's neurons, [2 * N, F], those on the true texts first."""
         check_pairs(pairs)
         texts = [true for true, _ in pairs] + [false for _, false in pairs]
         return neuron_values(self.model, self.tokenizer, texts, layers, token=token, batch_size=batch_size)
 
 
 def check_pairs(pairs: Pairs) -> None:
-    """Refuse fewer than two pairs, between which nothing varies.
+    """Check that there are at least two pairs, so that a variance can be estimated.
 
     Raises:
-        InputError: for fewer.
+        InputError: if there are fewer.
     """
     if len(pairs) < 2:
         raise InputError(
-            f"true_false_pairs holds {len(pairs)} pair{'s'[: len(pairs) != 1]}: the true and the false set need at "
-            "least 2 texts each, or there is no spread to compare with"
+            f"true_false_pairs has {len(pairs)} pair{'s'[: len(pairs) != 1]}: give at least 2, "
+            "to estimate the variance of the true and of the false texts"
         )
 
 
 def ranked_effects(values: Iterable[tuple[int, Tensor]], *, n_permutations: int, seed: int) -> list[NeuronEffect]:
-    """Compare what neurons say about true and about false texts; the surest, then the largest, first.
+    """Compare the activations of neurons on true and on false texts.
 
     Args:
-        values: layer by layer, what its neurons say, [2 * N, F]: about the true texts of N pairs, then the false.
+        values: (layer, activations) pairs; activations of the layer's neurons, [2 * N, F], on the true texts of N
+            pairs, then on the false texts.
         n_permutations: as in ``KnowledgeProber.knowledge_probe``.
-        seed: as there.
+        seed: as in ``KnowledgeProber.knowledge_probe``.
+
+    Returns:
+        The most significant neurons first; at equal p-values, the largest effect first.
 
     Raises:
         InputError: if ``n_permutations`` is below 1.
@@ -170,7 +177,7 @@ def ranked_effects(values: Iterable[tuple[int, Tensor]], *, n_permutations: int,
 
 
 def _concentration(unit: Tensor, first: int, last: int, k: int) -> Tensor:
-    """Return the scores of the neurons ``first`` to ``last``, [C], for the unit vectors of all, [F, D]."""
+    """Return the scores of the neurons ``first`` to ``last - 1``, [C], given the unit vectors of all, [F, D]."""
     similarity = unit[first:last] @ unit.t()  # [C, F]
     similarity.diagonal(first).fill_(-torch.inf)
     neighbours = unit[similarity.topk(k, dim=1).indices]  # [C, k, D]
@@ -179,7 +186,7 @@ def _concentration(unit: Tensor, first: int, last: int, k: int) -> Tensor:
 
 
 def _effects(layer: int, values: Tensor, n_permutations: int, seed: int, first: int = 0) -> list[NeuronEffect]:
-    """Compare the upper half of [2 * N, F] with the lower; feature 0 is neuron ``first``."""
+    """Compare the first N rows of [2 * N, F] with the last N; feature 0 is neuron ``first``."""
     true, false = values.chunk(2)
     d, g = effect_sizes(true, false)
     p = permutation_p_values(true - false, n_permutations=n_permutations, seed=seed)

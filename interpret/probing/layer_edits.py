@@ -1,10 +1,10 @@
-"""Other layers in a model, or the same in another order, for the time of a ``with`` block.
+"""Replace, delete or reorder the layers of a model inside a ``with`` block.
 
-What the stack of layers does as a whole: layers that may go, or change places, at little cost hold little of their
-own. Layers stand in the model's own list, so hooks, caches of keys and values and ``generate`` go by their places in
-the block. Where some layers see a window of the text only (Qwen 2, Gemma), a layer takes its window along. GPT-2's
-option to scale attention by the layer's number goes by the place up to transformers 4; from 5 on the scale is fixed
-when a layer is built, which takes it along, too. Other threads see the change. Shapes: L layers, D hidden width.
+A layer that can be deleted or moved at little cost contributes little of its own. The model's own list of layers is
+changed, so inside the block, hooks, KV caches and ``generate`` number the layers by their new positions. Where some
+layers attend to a sliding window (Qwen 2, Gemma), a layer keeps its window when it is moved. GPT-2's option to scale
+attention by the layer index uses the new index up to transformers 4; from version 5 on, the scale is fixed when a layer
+is built and moves with it. The change affects other threads, too. Shapes: L layers, D hidden width.
 """
 
 from collections import Counter
@@ -23,18 +23,19 @@ from interpret.errors import InputError
 
 @contextmanager
 def replaced_layers(model: PreTrainedModel, replacements: Mapping[int, int | nn.Module]) -> Iterator[None]:
-    """Let other layers stand in the places of some, inside a ``with`` block; then put the model's own back.
+    """Replace layers inside a ``with`` block, then restore the model's own.
 
-    A module that comes to stand in several places is there as twins with the same weights, so that each place can be
-    hooked and edited for itself; hooks that were on it before stay in its own place.
+    A module that is used at several positions is copied with shared weights, so that each position can be hooked and
+    edited separately; earlier hooks on the module apply at its original position only.
 
     Args:
-        model: a causal LM of a known family, or its base model.
-        replacements: layer -> the layer of this model that shall stand there, or a module that is called as the layer
-            is, such as a layer of another model of the same width.
+        model: a causal LM of a supported family, or its base model.
+        replacements: layer -> its replacement: the index of a layer of this model, or a module with the same call
+            signature, such as a layer of another model of the same width.
 
     Raises:
-        InputError: for a layer outside the model, what is neither a number nor a module, or no replacement at all.
+        InputError: for a layer outside the model, a replacement that is neither an index nor a module, or if there are
+            no replacements.
 
     >>> import torch
     >>> from transformers import GPT2Config, GPT2LMHeadModel
@@ -58,14 +59,14 @@ def replaced_layers(model: PreTrainedModel, replacements: Mapping[int, int | nn.
 
 @contextmanager
 def deleted_layers(model: PreTrainedModel, layers: Sequence[int]) -> Iterator[None]:
-    """Leave layers out inside a ``with`` block: each hands on what it would have read; then put them back.
+    """Delete layers inside a ``with`` block, so that their input is passed on unchanged; then restore them.
 
     Args:
-        model: a causal LM of a known family, or its base model.
-        layers: which; the others move up, as in a model that was built without these.
+        model: a causal LM of a supported family, or its base model.
+        layers: the layers to delete; later layers move up, as in a model that was built without these.
 
     Raises:
-        InputError: for a layer outside the model or named twice, all layers, or none.
+        InputError: for a layer outside the model or named twice, or if all layers or none are named.
     """
     stock = list(anatomy_of(model).layers)
     _check_some(layers)
@@ -81,14 +82,14 @@ def deleted_layers(model: PreTrainedModel, layers: Sequence[int]) -> Iterator[No
 
 @contextmanager
 def permuted_layers(model: PreTrainedModel, order: Sequence[int]) -> Iterator[None]:
-    """Let the layers stand in another order inside a ``with`` block; then in their own again.
+    """Run the layers in another order inside a ``with`` block; then restore their order.
 
     Args:
-        model: a causal LM of a known family, or its base model.
-        order: [L], the layers in the order in which they shall run.
+        model: a causal LM of a supported family, or its base model.
+        order: [L], the layers in the order in which they run.
 
     Raises:
-        InputError: if a layer is missing, named twice, or not the model's.
+        InputError: if a layer is missing, named twice, or outside the model.
     """
     stock = list(anatomy_of(model).layers)
     if sorted(order) != list(range(len(stock))):
@@ -103,7 +104,7 @@ def _check_some(layers: Mapping[int, object] | Sequence[int]) -> None:
 
 
 def _apart(standing: Sequence[nn.Module], stock: Sequence[nn.Module]) -> list[nn.Module]:
-    """Return the modules with twins in place of those that stand more than once; in its own place none is a twin."""
+    """Replace modules that occur more than once by twins, but keep the module itself at its own position."""
     taken = {id(module) for module, own in zip(standing, stock, strict=True) if module is own}
     apart = []
     for module, own in zip(standing, stock, strict=True):
@@ -113,7 +114,7 @@ def _apart(standing: Sequence[nn.Module], stock: Sequence[nn.Module]) -> list[nn
 
 
 def _twin(module: nn.Module) -> nn.Module:
-    """Return another module with the very same parameters and buffers, without hooks."""
+    """Return a copy of a module without hooks, whose parameters and buffers are the same objects."""
     memo: dict[int, Any] = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
     for part in module.modules():
         memo |= {id(value): type(value)() for name, value in vars(part).items() if "_hooks" in name}
@@ -122,7 +123,7 @@ def _twin(module: nn.Module) -> nn.Module:
 
 @contextmanager
 def _standing(model: PreTrainedModel, layers: Sequence[nn.Module]) -> Iterator[None]:
-    """Let a model run these layers, each told its place, in the block."""
+    """Make a model run these layers inside the block, each with the index of its new position."""
     anatomy = anatomy_of(model)
     stock = list(anatomy.layers)
     configs = list({id(config): config for config in (model.config, anatomy.trunk.config)}.values())
@@ -134,7 +135,7 @@ def _standing(model: PreTrainedModel, layers: Sequence[nn.Module]) -> Iterator[N
         for config, _ in counts:
             config.num_hidden_layers = len(layers)
         for config, own in kinds:
-            # A layer that does not say what it is counts as what stood there.
+            # A layer without a type gets the type of the layer it replaces.
             config.layer_types = [kind_of_layer(layer) or own[place] for place, layer in enumerate(layers)]
         for part, place, _ in numbers:
             part.layer_idx = place
@@ -150,6 +151,6 @@ def _standing(model: PreTrainedModel, layers: Sequence[nn.Module]) -> Iterator[N
 
 
 def _put(place: Any, layers: Sequence[nn.Module]) -> None:
-    """Make a list of modules hold these, and stay the list it is."""
+    """Set the content of a module list, in place."""
     del place[:]
     place.extend(layers)

@@ -1,13 +1,14 @@
-"""All neurons of some layers held against true and false texts, in a run folder.
+"""Compare all neurons of some layers on true and false texts, in a run folder.
 
-The texts are read some pairs at a time, a unit each: what the neurons say goes to ``values/``, a safetensors file a
-unit, and stays until the last unit, ``effects``, has compared them all and written the table.
+A unit of the run reads some pairs of texts and stores the activations in ``values/``, one safetensors file per unit.
+The last unit, ``effects``, compares all of them, writes the table and deletes the files.
 """
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from safetensors import safe_open
@@ -15,30 +16,39 @@ from safetensors.torch import save
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.errors import RunError
+from interpret.anatomy import anatomy_of
+from interpret.errors import InputError, RunError, unknown
+from interpret.facts.files import FactFile
+from interpret.facts.pairs import load_pairs, pairs_of_facts
+from interpret.models.opening import model_circumstances, model_identity
 from interpret.probing.knowledge_prober import check_pairs, ranked_effects
-from interpret.probing.neurons import Token, check_texts, neuron_values
+from interpret.probing.neurons import CHOICES, Token, check_texts, neuron_values
+from interpret.prompts.selectors import select, selector_words
+from interpret.records import NeuronEffect
 from interpret.storage.disk import replace_whole
-from interpret.storage.run_folder import Run
+from interpret.storage.provenance import file_sha256, objects_sha256
+from interpret.storage.run_folder import Run, RunFolder
+from interpret.work.loop import Work, fill_folder
 
+READING = Work("Reading", "read", "parts")
 VALUES, EFFECTS = "values", "effects"
 PAIRS_A_UNIT = 32
 
 
 @dataclass(frozen=True)
 class NeuronPlan:
-    """Which neurons are asked about what."""
+    """The neurons to probe, the texts, and the statistics."""
 
     pairs: Sequence[tuple[str, str]]
     """N pairs of a true and a false text."""
     layers: Sequence[int]
     token: Token = "last"
-    """Where in a text a neuron is read; see ``neurons.Token``."""
+    """Where a neuron is read; see ``neurons.Token``."""
     n_permutations: int = 10_000
     seed: int = 0
-    """Of the permutations."""
+    """Random seed of the permutations."""
     batch_size: int = 8
-    """Texts a forward pass."""
+    """Number of texts per forward pass."""
 
     @property
     def units(self) -> list[str]:
@@ -46,11 +56,109 @@ class NeuronPlan:
         return [f"pairs_{first + 1}" for first in range(0, len(self.pairs), PAIRS_A_UNIT)] + [EFFECTS]
 
 
-def check_plan(tokenizer: PreTrainedTokenizerBase, plan: NeuronPlan) -> None:
-    """Refuse, before a folder is made, what cannot be done.
+def run_neurons(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Path | str | FactFile | Sequence[tuple[str, str]],
+    output: Path | str,
+    *,
+    layers: str | Sequence[int] = "all",
+    token: Token | str = NeuronPlan.token,
+    permutations: int = NeuronPlan.n_permutations,
+    seed: int = NeuronPlan.seed,
+    batch_size: int = NeuronPlan.batch_size,
+    progress: bool = True,
+    identity: Mapping[str, Any] | None = None,
+    circumstances: Mapping[str, Any] | None = None,
+) -> RunFolder:
+    """Find the MLP neurons whose activation differs between true and false texts, as ``interpret probe neurons`` does.
+
+    Args:
+        model: a causal LM of a supported family.
+        tokenizer: the model's tokenizer.
+        texts: a file of pairs, such as examples/pairs.json; pairs of a true and a false text; or facts with foils, as
+            ``load_facts`` returns them: the prompt with the answer is true, the prompt with the foil is false.
+        output: the run folder; it gets ``table.csv``, the most significant neurons first, and ``manifest.json``.
+        layers: the layers, as a list or a selector such as ``"3,7"``, ``"0:20:5"`` or ``"all"``.
+        token: where a neuron is read: ``last``, ``mean``, ``max``, or a position.
+        permutations: the largest number of permutations for a p-value.
+        seed: random seed of the permutations.
+        batch_size: number of texts per forward pass.
+        progress: show a progress bar on stderr.
+        identity: further settings that determine the numbers, as JSON values; a run is resumed only if they are equal.
+        circumstances: further entries of the manifest; they may change when the run is resumed.
+
+    Returns:
+        The run folder, for reading.
 
     Raises:
-        InputError: for fewer than two pairs, or a text without the token that is asked for.
+        InputError: if an argument or a text is invalid; then nothing has been written.
+        RunError: if the folder contains another run, or cannot be written.
+        UnsupportedModelError: if the model's family is unknown.
+
+    Example:
+        >>> run_neurons(model, tokenizer, "examples/pairs.json", "runs/neurons").to_frame()  # doctest: +SKIP
+    """
+    pairs, sha256, path = _texts(texts)
+    chosen = select("layer", selector_words(layers), len(anatomy_of(model).layers))
+    plan = NeuronPlan(pairs, chosen, token_of(token), permutations, seed, batch_size)
+    check_plan(tokenizer, plan)
+    asked = {
+        "command": "probe neurons",
+        "texts_sha256": sha256,
+        "layers": selector_words(layers),
+        "token": str(token),
+        "permutations": permutations,
+        "seed": seed,
+    }
+    return fill_folder(
+        READING,
+        output,
+        NeuronEffect,
+        lambda run: write_neurons(run, model, tokenizer, plan),
+        units=plan.units,
+        identity={**model_identity(model), **asked, **(identity or {})},
+        circumstances={
+            **model_circumstances(model),
+            "texts": str(path),
+            "batch_size": batch_size,
+            **(circumstances or {}),
+        },
+        progress=progress,
+    )
+
+
+def _texts(
+    texts: Path | str | FactFile | Sequence[tuple[str, str]],
+) -> tuple[Sequence[tuple[str, str]], str, Path | str | None]:
+    """Return the pairs of texts, their hash, and their file, if any."""
+    if isinstance(texts, (str, Path)):
+        return load_pairs(texts), file_sha256(texts), texts
+    if isinstance(texts, FactFile):
+        pairs, _ = pairs_of_facts(texts)
+        return pairs, texts.sha256 or objects_sha256(texts.facts), texts.path
+    return texts, objects_sha256(list(pair) for pair in texts), None
+
+
+def token_of(token: Token | str) -> Token:
+    """Parse ``last``, ``mean``, ``max`` or a position, which may be a string.
+
+    Raises:
+        InputError: if it is none of these.
+    """
+    if token in CHOICES:
+        return cast(Token, token)
+    try:
+        return int(token)
+    except ValueError:
+        raise InputError(unknown("token", token, [*CHOICES, "a position such as 0 or -2"])) from None
+
+
+def check_plan(tokenizer: PreTrainedTokenizerBase, plan: NeuronPlan) -> None:
+    """Check a plan, before a run folder is made.
+
+    Raises:
+        InputError: if there are fewer than two pairs, or a text does not have the token at which neurons are read.
     """
     check_pairs(plan.pairs)
     check_texts(tokenizer, [text for pair in plan.pairs for text in pair], plan.token)
@@ -59,17 +167,17 @@ def check_plan(tokenizer: PreTrainedTokenizerBase, plan: NeuronPlan) -> None:
 def write_neurons(
     run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, plan: NeuronPlan
 ) -> Iterator[str]:
-    """Do what is pending in a run, and yield the name of each unit as soon as it is safe.
+    """Do the pending units of a run, and yield the name of each unit once it is saved.
 
     Args:
-        run: open, over ``plan.units`` and ``NeuronEffect``.
-        model: a causal LM of a known family.
-        tokenizer: its own.
-        plan: the same whenever the run is continued, but for its batch size.
+        run: an open run with the units ``plan.units`` and the record ``NeuronEffect``.
+        model: a causal LM of a supported family.
+        tokenizer: the model's tokenizer.
+        plan: the same whenever the run is resumed, except for the batch size.
 
     Raises:
         InputError: as ``check_plan``.
-        RunError: if the disk does not take the results, or has lost some; the units before are safe.
+        RunError: if results cannot be written, or stored activations are missing; earlier units stay saved.
     """
     folder = run.folder / VALUES
     if run.pending:
@@ -90,7 +198,7 @@ def write_neurons(
 def _values(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, plan: NeuronPlan, pairs: Sequence[tuple[str, str]]
 ) -> dict[str, Tensor]:
-    """Return what the neurons say about some pairs: ``"{side}.{layer}"`` -> [n, F]."""
+    """Return the activations on some pairs: ``"{side}.{layer}"`` -> [n, F], side ``t`` (true) or ``f`` (false)."""
     texts = [true for true, _ in pairs] + [false for _, false in pairs]
     values = neuron_values(model, tokenizer, texts, plan.layers, token=plan.token, batch_size=plan.batch_size)
     halves = {layer: value.chunk(2) for layer, value in values.items()}
@@ -98,12 +206,12 @@ def _values(
 
 
 def _stored(folder: Path, plan: NeuronPlan, layer: int) -> Tensor:
-    """Return what the neurons of a layer said about all texts, [2 * N, F], the true ones first."""
+    """Return the stored activations of a layer on all texts, [2 * N, F], the true ones first."""
     parts: dict[str, list[Tensor]] = {"t": [], "f": []}
     for unit in plan.units[:-1]:
         file = _file(folder, unit)
         if not file.exists():
-            raise RunError(f"{file} is gone, and the run needs it; start again in another --output folder")
+            raise RunError(f"{file} is missing, and the run needs it; start again in another --output folder")
         with safe_open(file, framework="pt") as tensors:
             for side, found in parts.items():
                 found.append(tensors.get_tensor(f"{side}.{layer}"))

@@ -1,7 +1,7 @@
-"""The neurons of the MLPs: what they read by, what they say at the tokens of texts, and saying something else.
+"""MLP neurons: their input weights, their activations on texts, and edits of their activations.
 
-What a neuron says enters the MLP's last projection: ``activation(up)``, or ``activation(gate) * up`` where there is a
-gate. Shapes: B texts, T tokens, F neurons of a layer, D hidden width.
+The activation of a neuron is an input of the MLP's down projection: ``activation(up)``, or ``activation(gate) * up`` in
+a gated MLP. Shapes: B texts, T tokens, F neurons of a layer, D hidden width.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,34 +20,34 @@ from interpret.errors import InputError, UnsupportedModelError, unknown
 from interpret.prompts.batches import pad
 
 Token = int | Literal["last", "mean", "max"]
-"""At which token a neuron is read: the last, the mean or the maximum over all tokens but those the tokenizer adds, or
-one token, counted from 0 as the tokenizer gives them or from -1 backwards."""
+"""Where a neuron is read: at the last token, or as the mean or maximum over all tokens, each without the special tokens
+that the tokenizer adds; or at one position, from 0 with special tokens included, or from -1 backwards."""
 CHOICES = ("last", "mean", "max")
 
 
 def plain_weight(module: nn.Module, name: str) -> Tensor:
-    """Return the weight of a linear layer as [out, in], whichever way round it keeps it.
+    """Return the weight of a linear layer as [out, in], also for Conv1D, which stores it transposed.
 
     Raises:
-        UnsupportedModelError: for a quantised or adapted layer, which keeps no plain weight.
+        UnsupportedModelError: for a quantised or adapted layer, which has no plain weight.
     """
     if type(module) in (nn.Linear, Conv1D):
         weight = module.get_parameter("weight").detach()
         return weight if type(module) is nn.Linear else weight.t()
     raise UnsupportedModelError(
-        f"{name} is a {type(module).__name__}: weights are read from plain linear layers. Load the model unquantised, "
+        f"{name} is of type {type(module).__name__}, not a plain linear layer: load the model unquantised, "
         "and merge or remove adapters"
     )
 
 
 def reading_weights(model: PreTrainedModel, layer: int) -> Tensor:
-    """Return what each neuron reads its input by, [F, D] float32, each row of unit length.
+    """Return the input weights of each neuron, [F, D] float32, each row of unit length.
 
-    Neurons with a gate read twice: their rows hold both weights, each of length ``1 / sqrt(2)``, [F, 2 * D].
+    A gated neuron has two weight vectors: its row contains both, each of length ``1 / sqrt(2)``, [F, 2 * D].
 
     Raises:
         InputError: for a layer outside the model.
-        UnsupportedModelError: for quantised or adapted weights.
+        UnsupportedModelError: if the weights are quantised or adapted.
     """
     anatomy = anatomy_of(model)
     check_index("layer", layer, len(anatomy.layers))
@@ -65,7 +65,7 @@ def reading_weights(model: PreTrainedModel, layer: int) -> Tensor:
 
 
 def count_neurons(model: PreTrainedModel, layer: int) -> int:
-    """Return F of a layer.
+    """Return F, the number of neurons of a layer.
 
     Raises:
         InputError: for a layer outside the model.
@@ -86,18 +86,18 @@ def neuron_values(
     token: Token = "last",
     batch_size: int = 8,
 ) -> dict[int, Tensor]:
-    """Return what the neurons of some layers say about texts, layer -> [B, F] float32 on the CPU, in one pass.
+    """Return the activations of the neurons of some layers on texts: layer -> [B, F] float32 on the CPU.
 
     Args:
-        model: a causal LM of a known family; it is run without dropout.
-        tokenizer: its own; the special tokens it adds are read by the model.
-        texts: B of them.
-        layers: which layers.
-        token: at which token.
-        batch_size: texts a forward pass.
+        model: a causal LM of a supported family; dropout is off.
+        tokenizer: the model's tokenizer; the model also reads the special tokens it adds.
+        texts: B texts.
+        layers: the layers.
+        token: where the neurons are read.
+        batch_size: number of texts per forward pass.
 
     Raises:
-        InputError: for a layer outside the model, a text without the token that is asked for, or an empty batch.
+        InputError: for a layer outside the model, a text without that token, or a batch size below 1.
     """
     for layer in layers:
         check_index("layer", layer, len(anatomy_of(model).layers))
@@ -114,10 +114,10 @@ def neuron_values(
 
 
 def check_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], token: Token) -> None:
-    """Refuse texts that do not have the token at which neurons are to be read.
+    """Check that all texts have the token at which neurons are read.
 
     Raises:
-        InputError: naming the text.
+        InputError: if a text does not; the message names it.
     """
     _read_at(tokenizer, texts, token)
 
@@ -125,7 +125,7 @@ def check_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], token:
 def _read_at(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], token: Token
 ) -> tuple[list[list[int]], list[list[float]]]:
-    """Return the token ids of each text, and what each token counts for."""
+    """Return the token ids of each text, and the weights of its tokens in the reading."""
     encoded = [tokenizer(text, return_special_tokens_mask=True) for text in texts]
     weights = [
         _token_weights(text, one["special_tokens_mask"], token) for text, one in zip(texts, encoded, strict=True)
@@ -134,7 +134,7 @@ def _read_at(
 
 
 def _token_weights(text: str, added: Sequence[int], token: Token) -> list[float]:
-    """Return what each token of a text counts for: they sum to 1, or are 1 where a maximum is taken."""
+    """Return the weights of the tokens of a text: they sum to 1; for a maximum, each is 0 or 1."""
     own = [float(not bit) for bit in added]
     if isinstance(token, str) and token not in CHOICES:
         raise InputError(unknown("token", token, [*CHOICES, "a position such as 0 or -1"]))
@@ -152,7 +152,7 @@ def _token_weights(text: str, added: Sequence[int], token: Token) -> list[float]
 def _run(
     model: PreTrainedModel, rows: list[list[int]], layers: Sequence[int], weights: list[list[float]], maximum: bool
 ) -> dict[int, Tensor]:
-    """Run one batch, and return what is read at each layer, [B, F]."""
+    """Run one batch and return the reading of each layer, [B, F]."""
     seen: dict[int, Tensor] = {}
     counted = torch.zeros(len(rows), max(len(row) for row in rows))  # [B, T]
     for row, own in zip(counted, weights, strict=True):
@@ -173,13 +173,13 @@ def _run(
 def run_neurons(
     model: PreTrainedModel, rows: Sequence[Sequence[int]], layers: Sequence[int], read: Callable[[int, Tensor], None]
 ) -> None:
-    """Run B rows of token ids side by side, and show what the neurons of some layers say while it is there.
+    """Run B rows of token ids as one batch, and call ``read`` with the neuron activations of each layer.
 
     Args:
-        model: a causal LM of a known family.
-        rows: token ids; they are padded on the right, where no token sees the padding.
-        layers: which layers.
-        read: is called with each layer and what its neurons say, [B, T, F], T being the length of the longest row.
+        model: a causal LM of a supported family.
+        rows: token ids; padded on the right, so no token attends to padding.
+        layers: the layers.
+        read: is called with a layer and the activations of its neurons, [B, T, F]; T is the length of the longest row.
     """
     anatomy = anatomy_of(model)
     batch = pad(rows, pad_id=0, side="right", device=input_device(model))
@@ -187,7 +187,7 @@ def run_neurons(
     def show(layer: int) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             value = layer_input(args, kwargs)
-            read(layer, value.view(*batch.input_ids.shape, value.shape[-1]))  # OPT's are [B * T, F]
+            read(layer, value.view(*batch.input_ids.shape, value.shape[-1]))  # OPT's MLP has [B * T, F]
 
         return hook
 
@@ -203,14 +203,14 @@ def run_neurons(
 def scaled_neuron(
     model: PreTrainedModel, neuron: tuple[int, int], scale: float, column: int | None = None
 ) -> Iterator[None]:
-    """Multiply what one neuron says, in every pass the calling thread makes in the block; then leave no trace.
+    """Multiply the activation of one neuron, in every forward pass of the calling thread inside the ``with`` block.
 
     Args:
-        model: a causal LM of a known family.
-        neuron: layer and number.
-        scale: 0 silences the neuron, 1 changes nothing.
-        column: at one column of the padded batch, counted from 0 through all of the sequence, also when a cache holds
-            its beginning; at all of them if None.
+        model: a causal LM of a supported family.
+        neuron: layer and index of the neuron.
+        scale: the factor: 0 ablates the neuron, 1 changes nothing.
+        column: the column of the padded batch to edit, counted from 0 over the whole sequence, including the part in a
+            KV cache; all columns if None.
 
     Raises:
         InputError: for a layer or neuron outside the model, or a column below 0.

@@ -1,42 +1,254 @@
-"""Prompts probed into a run folder: one unit a prompt; lens readings, shares in a logit, or what heads look at."""
+"""Probe prompts into a run folder, one unit per prompt: logit lens, direct logit attribution, attention heads."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.activations.cache import activation_cache
-from interpret.anatomy import input_device, longest_text
-from interpret.errors import InputError
+from interpret.anatomy import anatomy_of, input_device, longest_text
+from interpret.errors import InputError, unknown
+from interpret.models.opening import model_circumstances, model_identity
 from interpret.probing._logit_attribution import logit_attribution
 from interpret.probing._logit_lens import logit_lens
 from interpret.probing.heads import attention_patterns, check_looks_back, induction_scores
-from interpret.prompts.chat import MODEL_TEMPLATE, read_text
-from interpret.prompts.prompts import Prompt
-from interpret.prompts.tokens import TokenisedPrompt, continuation, select_tokens, tokenise
+from interpret.probing.registry import HEADS, LENS, LOGITS, PROBES, TOP, Probe, Probed, Reader
+from interpret.prompts.chat import model_text
+from interpret.prompts.prompts import MODEL_TEMPLATE, Prompt
+from interpret.prompts.tokens import continuation, select_tokens, tokenise
 from interpret.records import HeadView, LensReading, LogitShare
-from interpret.storage.run_folder import Run
+from interpret.storage.run_folder import Run, RunFolder
+from interpret.work.inputs import prompt_list
+from interpret.work.loop import Work, fill_folder
 
 NOT_PROBED = "not probed"
+PROBING = Work("Probing", "probed", "prompts", (NOT_PROBED,))
 MOST_REPEATED = 50
-"""How many random tokens induction scores are measured on, where the model reads twice as many."""
+"""Number of random tokens for induction scores, if the model can read twice as many."""
 
 
-@dataclass(frozen=True)
-class Probed:
-    """A prompt as a model reads it, and where and after what it is asked."""
+def run_probe(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    probe: str | Probe,
+    examples: Path | str | Sequence[Prompt],
+    output: Path | str,
+    *,
+    tokens: str = "last",
+    chat_template: str = MODEL_TEMPLATE,
+    options: Mapping[str, Any] | None = None,
+    progress: bool = True,
+    identity: Mapping[str, Any] | None = None,
+    circumstances: Mapping[str, Any] | None = None,
+) -> RunFolder:
+    """Probe prompts into a run folder, as ``interpret probe`` does; the same call resumes an interrupted run.
 
-    name: str
-    tokens: TokenisedPrompt
-    positions: Sequence[int]
-    """Of the tokens at which it is probed."""
-    followed: Mapping[str, int]
-    """The first tokens of ``target`` and ``foil``, as far as the prompt has them."""
+    Args:
+        model: a causal LM of a supported family, in evaluation mode.
+        tokenizer: the model's fast tokenizer.
+        probe: a name of ``PROBES``, or a probe.
+        examples: a file of prompts, such as examples/examples.json, or prompts with different names.
+        output: the run folder; it gets ``table.csv`` and ``manifest.json``.
+        tokens: the tokens at which prompts are probed: ``last``, ``subject_last``, ``0,-1``, ``2:6``, ``content``,
+            ``all``; probes with ``at_tokens=False`` do not use it.
+        chat_template: for prompts that are not raw: ``model``, or a text that contains ``{prompt}``.
+        options: options of the probe by name, as JSON values.
+        progress: show a progress bar on stderr.
+        identity: further settings that determine the numbers, as JSON values, such as the version of your own probe; a
+            run is resumed only if they are equal.
+        circumstances: further entries of the manifest; they may change when the run is resumed.
+
+    Returns:
+        The run folder, for reading.
+
+    Raises:
+        InputError: if an argument or a prompt is invalid. Prompts that cannot be probed are dropped with the reason.
+        RunError: if the folder contains another run, or cannot be written.
+        UnsupportedModelError: if the model's family is unknown.
+
+    Example:
+        >>> run_probe(model, tokenizer, "lens", "examples.json", "runs/lens").to_frame()  # doctest: +SKIP
+    """
+    probe = probe_of(probe)
+    read = probe.read(model, tokenizer, **(options or {}))
+    given = prompt_list(examples)
+    prompts = probed_prompts(tokenizer, given.prompts, tokens=tokens, chat_template=chat_template)
+    asked = {
+        "command": f"probe {probe.name}",
+        **({"tokens": tokens} if probe.at_tokens else {}),
+        "chat_template": chat_template,
+        "examples_sha256": given.sha256,
+        **probe.options(),
+        **(options or {}),
+    }
+    return fill_folder(
+        PROBING,
+        output,
+        probe.record,
+        lambda run: write_probes(run, read, prompts),
+        units=[one.name for one in prompts],
+        identity={**model_identity(model), **asked, **(identity or {})},
+        circumstances={**model_circumstances(model), "examples": str(given.path), **(circumstances or {})},
+        progress=progress,
+    )
 
 
-Probe = Callable[[Probed], Sequence[object]]
+def run_lens(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Path | str | Sequence[Prompt],
+    output: Path | str,
+    *,
+    tokens: str = "last",
+    top: int = TOP,
+    chat_template: str = MODEL_TEMPLATE,
+    progress: bool = True,
+    identity: Mapping[str, Any] | None = None,
+    circumstances: Mapping[str, Any] | None = None,
+) -> RunFolder:
+    """Apply the logit lens to prompts, as ``interpret probe lens`` does: the most likely tokens after every layer.
+
+    Args:
+        model: a causal LM of a supported family, in evaluation mode.
+        tokenizer: the model's fast tokenizer.
+        examples: as in ``run_probe``; ``target`` and ``foil`` of a prompt are followed.
+        output: the run folder.
+        tokens: as in ``run_probe``.
+        top: number of most likely tokens to list.
+        chat_template: as in ``run_probe``.
+        progress: as in ``run_probe``.
+        identity: as in ``run_probe``.
+        circumstances: as in ``run_probe``.
+
+    Returns:
+        The run folder, for reading.
+
+    Raises:
+        InputError: as ``run_probe``.
+        RunError: as ``run_probe``.
+    """
+    return run_probe(
+        model,
+        tokenizer,
+        LENS,
+        examples,
+        output,
+        tokens=tokens,
+        chat_template=chat_template,
+        options={"top": top},
+        progress=progress,
+        identity=identity,
+        circumstances=circumstances,
+    )
+
+
+def run_logits(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Path | str | Sequence[Prompt],
+    output: Path | str,
+    *,
+    chat_template: str = MODEL_TEMPLATE,
+    progress: bool = True,
+    identity: Mapping[str, Any] | None = None,
+    circumstances: Mapping[str, Any] | None = None,
+) -> RunFolder:
+    """Decompose the logit of the answers to prompts among heads and MLPs, as ``interpret probe logits`` does.
+
+    Args:
+        model: a causal LM of a supported family, in evaluation mode.
+        tokenizer: the model's fast tokenizer.
+        examples: as in ``run_probe``. The answer is the first token of ``target``, or the most likely token; the logit
+            of a ``foil`` is decomposed as well.
+        output: the run folder.
+        chat_template: as in ``run_probe``.
+        progress: as in ``run_probe``.
+        identity: as in ``run_probe``.
+        circumstances: as in ``run_probe``.
+
+    Returns:
+        The run folder, for reading.
+
+    Raises:
+        InputError: as ``run_probe``.
+        RunError: as ``run_probe``.
+    """
+    return run_probe(
+        model,
+        tokenizer,
+        LOGITS,
+        examples,
+        output,
+        chat_template=chat_template,
+        progress=progress,
+        identity=identity,
+        circumstances=circumstances,
+    )
+
+
+def run_heads(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Path | str | Sequence[Prompt],
+    output: Path | str,
+    *,
+    tokens: str = "last",
+    top: int = TOP,
+    chat_template: str = MODEL_TEMPLATE,
+    progress: bool = True,
+    identity: Mapping[str, Any] | None = None,
+    circumstances: Mapping[str, Any] | None = None,
+) -> RunFolder:
+    """List the tokens that every head attends to, as ``interpret probe heads`` does.
+
+    Args:
+        model: a causal LM of a supported family, in evaluation mode.
+        tokenizer: the model's fast tokenizer.
+        examples: as in ``run_probe``.
+        output: the run folder.
+        tokens: as in ``run_probe``.
+        top: number of tokens to list per head.
+        chat_template: as in ``run_probe``.
+        progress: as in ``run_probe``.
+        identity: as in ``run_probe``.
+        circumstances: as in ``run_probe``.
+
+    Returns:
+        The run folder, for reading.
+
+    Raises:
+        InputError: as ``run_probe``.
+        RunError: as ``run_probe``.
+    """
+    return run_probe(
+        model,
+        tokenizer,
+        HEADS,
+        examples,
+        output,
+        tokens=tokens,
+        chat_template=chat_template,
+        options={"top": top},
+        progress=progress,
+        identity=identity,
+        circumstances=circumstances,
+    )
+
+
+def probe_of(probe: str | Probe) -> Probe:
+    """Return a probe by its name.
+
+    Raises:
+        InputError: if no probe of this name is registered.
+    """
+    if isinstance(probe, Probe):
+        return probe
+    if probe not in PROBES:
+        raise InputError(unknown("probe", probe, PROBES))
+    return PROBES[probe]
 
 
 def probed_prompts(
@@ -46,60 +258,61 @@ def probed_prompts(
     tokens: str = "last",
     chat_template: str = MODEL_TEMPLATE,
 ) -> list[Probed]:
-    """Tokenise prompts and find the tokens that are meant, all before any work is done.
+    """Tokenise prompts and find the selected tokens; all prompts are checked before any work is done.
 
     Args:
-        tokenizer: of the model, a fast one.
-        prompts: raw ones stay as they are, the others become a user's message.
-        tokens: a selector, see ``spans.select_tokens``.
+        tokenizer: the model's fast tokenizer.
+        prompts: raw prompts stay unchanged, others become the user's message of a chat.
+        tokens: a selector, see ``tokens.select_tokens``.
         chat_template: as in ``chat.wrap``.
 
     Raises:
-        InputError: naming the prompt that does not fit.
+        InputError: if a prompt does not fit; the message names it.
     """
     found = []
     for prompt in prompts:
         try:
-            text = read_text(tokenizer, prompt, chat_template)
+            text = model_text(tokenizer, prompt, chat_template)
             tokenised = tokenise(tokenizer, text, prompt.subject)
             words = {"target": prompt.target, "foil": prompt.foil}
-            followed = {key: continuation(tokenizer, text, said)[0] for key, said in words.items() if said is not None}
+            followed = {key: continuation(tokenizer, text, word)[0] for key, word in words.items() if word is not None}
             found.append(Probed(prompt.name, tokenised, select_tokens(tokens, tokenised), followed))
         except InputError as error:
             raise InputError(f"prompt {prompt.name}: {error}") from None
     return found
 
 
-def lens_probe(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, top: int) -> Probe:
-    """Return what reads a prompt by the logit lens: the ``top`` likeliest tokens, and the followed ones."""
+def lens_probe(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, top: int = TOP) -> Reader:
+    """Return the reader of the logit lens: the ``top`` most likely tokens, and the followed ones."""
     return partial(_lens, model, tokenizer, top)
 
 
 def _lens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, top: int, asked: Probed) -> list[LensReading]:
     cache = activation_cache(model, None, [asked.tokens.ids], ["resid_pre.0", "resid_post.*"])
-    followed = list(asked.followed.values())
+    followed, n_layers = list(asked.followed.values()), len(anatomy_of(model).layers)
     frame = logit_lens(model, cache, followed, top=top, positions=asked.positions)
     names = {asked.followed[name]: name for name in ("foil", "target") if name in asked.followed}
     return [
         LensReading(
             name=asked.name,
             prompt=asked.tokens.text,
-            position=row.position,
+            token_idx=row.position,
             token=asked.tokens.pieces[row.position],
-            layer=row.layer,
+            site="resid_pre" if row.layer < n_layers else "resid_post",
+            layer_idx=min(row.layer, n_layers - 1),
             rank=row.rank,
-            said_id=row.token_id,
-            said=tokenizer.decode([row.token_id]),
+            prediction_id=row.token_id,
+            prediction=tokenizer.decode([row.token_id]),
             logit=row.logit,
             probability=row.probability,
-            followed=names.get(row.token_id, ""),
+            continuation=names.get(row.token_id, ""),
         )
         for row in frame.itertuples()
     ]
 
 
-def logits_probe(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Probe:
-    """Return what parts the logit of a prompt's answer, and of its foil, at the last token of the prompt."""
+def logits_probe(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Reader:
+    """Return the reader of direct logit attribution, for a prompt's answer and foil, at its last token."""
     return partial(_logits, model, tokenizer)
 
 
@@ -121,7 +334,7 @@ def _logits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: P
             answer_id=answer,
             foil="" if foil is None else tokenizer.decode([foil]),
             component=row.component,
-            layer=row.layer,
+            layer_idx=row.layer,
             head=row.head,
             share=row.logit,
             foil_share=foil_share,
@@ -130,9 +343,9 @@ def _logits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: P
     ]
 
 
-def heads_probe(model: PreTrainedModel, top: int) -> Probe:
-    """Return what tells, of every head, the ``top`` tokens it looks at."""
-    # The tokens that are repeated, and one that opens the text, have to fit.
+def heads_probe(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, top: int = TOP) -> Reader:
+    """Return the reader of attention heads: the ``top`` tokens that every head attends to."""
+    # The repeated sequence and a beginning-of-text token have to fit.
     n_tokens = min(MOST_REPEATED, (longest_text(model) - 1) // 2)
     return partial(_heads, model, induction_scores(model, n_tokens=n_tokens).tolist(), top)
 
@@ -150,9 +363,9 @@ def _heads(model: PreTrainedModel, induction: list[list[float]], top: int, asked
                     HeadView(
                         name=asked.name,
                         prompt=asked.tokens.text,
-                        layer=layer,
+                        layer_idx=layer,
                         head=head,
-                        position=position,
+                        token_idx=position,
                         token=asked.tokens.pieces[position],
                         attended_positions=at,
                         attended_tokens=[asked.tokens.pieces[one] for one in at],
@@ -163,26 +376,26 @@ def _heads(model: PreTrainedModel, induction: list[list[float]], top: int, asked
     return found
 
 
-def write_probes(run: Run, probe: Probe, asked: Sequence[Probed]) -> Iterator[str]:
-    """Do what is pending in a run, and yield the name of each unit as soon as it is safe.
+def write_probes(run: Run, read: Reader, asked: Sequence[Probed]) -> Iterator[str]:
+    """Do the pending units of a run, and yield the name of each unit once it is saved.
 
-    A prompt that cannot be probed is dropped with its reason. Each is done by itself, so that its numbers do not hang
-    on those that were done before the run was stopped.
+    A prompt that cannot be probed is dropped with the reason. Prompts are probed one at a time, so that the numbers do
+    not depend on which prompts were done before the run was interrupted.
 
     Args:
-        run: open, over the names of the prompts and the records of the probe.
-        probe: what is done with each.
-        asked: all of them.
+        run: an open run, with the names of the prompts as units and the record of the probe.
+        read: returns the rows of a prompt.
+        asked: all prompts.
 
     Raises:
-        RunError: if the disk does not take the results; the units before are safe.
+        RunError: if results cannot be written; earlier units stay saved.
     """
     pending = set(run.pending)
     for one in asked:
         if one.name not in pending:
             continue
         try:
-            run.write(one.name, probe(one))
+            run.write(one.name, read(one))
         except InputError as error:
             run.drop(one.name, f"{NOT_PROBED}: {error}")
         yield one.name

@@ -1,4 +1,4 @@
-"""How the residual stream moves from layer to layer, and what each half of a layer has part in it."""
+"""Measure how layers, and their attention and MLP, change the residual stream."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -18,21 +18,22 @@ _PARTS = ("resid_pre", "attn_out", "mlp_out")
 def residual_decomposition(
     model: PreTrainedModel, cache: ActivationCache, *, positions: Sequence[int] | None = (-1,)
 ) -> pd.DataFrame:
-    """Part the output of each layer into what came in and what its halves wrote.
+    """Decompose the output of each layer into its input, its attention output and its MLP output.
 
     Args:
-        model: what the cache is of.
-        cache: holds ``resid_pre.*``, ``attn_out.*``, ``mlp_out.*`` and ``resid_post.*``.
-        positions: tokens of each prompt at which to read, -1 the last; None for all.
+        model: the model that computed the cache.
+        cache: contains ``resid_pre.*``, ``attn_out.*``, ``mlp_out.*`` and ``resid_post.*``.
+        positions: positions of each prompt at which to read, -1 for the last; None for all.
 
     Returns:
-        A row for each prompt, position, layer and part, with the columns ``prompt``, ``position``, ``layer``, ``part``,
-        ``norm`` (L2, of the part), ``cosine`` (with the layer's output) and ``share`` (the part's projection on the
-        output, over the output's norm: the shares of a layer add up to 1). Parts are ``resid_pre``, ``attn_out``,
-        ``mlp_out`` and ``rest``, what norms after the sums change (OPT-350m); elsewhere it is 0, to rounding.
+        One row per prompt, position, layer and part, with the columns ``prompt``, ``position``, ``layer``, ``part``,
+        ``norm`` (L2 norm of the part), ``cosine`` (with the layer's output) and ``share`` (projection of the part on
+        the output, divided by the output's norm: the shares of a layer sum to 1). Parts are ``resid_pre``,
+        ``attn_out``, ``mlp_out`` and ``rest``, the change made by norms after the sums (OPT-350m); in other models,
+        ``rest`` is 0 up to rounding.
 
     Raises:
-        InputError: for a cache that lacks what is needed, or a position that does not exist.
+        InputError: if the cache lacks an activation, or a position does not exist.
     """
     rows = []
     for place, held in _places(model, cache, (*_PARTS, "resid_post"), positions):
@@ -52,17 +53,17 @@ def residual_movement(
     """Measure how far each layer moves the residual stream.
 
     Args:
-        model: what the cache is of.
-        cache: holds ``resid_pre.*`` and ``resid_post.*``.
-        positions: tokens of each prompt at which to read, -1 the last; None for all.
+        model: the model that computed the cache.
+        cache: contains ``resid_pre.*`` and ``resid_post.*``.
+        positions: positions of each prompt at which to read, -1 for the last; None for all.
 
     Returns:
-        A row for each prompt, position and layer, with the columns ``prompt``, ``position``, ``layer``, ``before`` and
-        ``after`` (L2 norms of the stream), ``moved`` (norm of the difference over ``before``) and ``cosine`` (of the
-        stream before with the stream after).
+        One row per prompt, position and layer, with the columns ``prompt``, ``position``, ``layer``, ``before`` and
+        ``after`` (L2 norms of the stream), ``moved`` (norm of the difference, divided by ``before``) and ``cosine``
+        (between the stream before and after).
 
     Raises:
-        InputError: for a cache that lacks what is needed, or a position that does not exist.
+        InputError: if the cache lacks an activation, or a position does not exist.
 
     >>> from transformers import GPT2Config, GPT2LMHeadModel
     >>> from interpret.activations.cache import activation_cache

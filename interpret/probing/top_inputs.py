@@ -1,8 +1,8 @@
-"""Which of many prompts make a neuron say most: Zeiler and Fergus (2014) show what a feature is for in this way.
+"""Find the prompts that activate a neuron most, which show what it detects (after Zeiler and Fergus, 2014).
 
-Prompts are read once, as they come, and only what may still be among the k best of a neuron is remembered: the
-memory this takes depends on k and on the number of neurons, not on the number of prompts. Shapes: B prompts a batch,
-T tokens, N neurons of one layer that are asked about.
+Prompts are read once, as a stream; only the k best so far of each neuron are kept. Memory depends on k and on the
+number of neurons, not on the number of prompts. Shapes: B prompts per batch, T tokens, N requested neurons of one
+layer.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,35 +19,35 @@ from interpret.anatomy import longest_text
 from interpret.anatomy.passes import evaluating
 from interpret.errors import InputError, unknown
 from interpret.probing.neurons import count_neurons, run_neurons
-from interpret.prompts.chat import read_text
+from interpret.prompts.chat import model_text
 from interpret.prompts.prompts import Prompt
 from interpret.prompts.tokens import TokenisedPrompt, tokenise
 
 PerPrompt = Literal["max", "all"]
-"""max: a prompt counts once, by the token at which the neuron says most. all: each token counts for itself."""
+"""max: a prompt counts once, by the token with the largest activation. all: every token counts separately."""
 
 
 @dataclass(frozen=True)
 class TopActivation:
-    """A token at which a neuron says much."""
+    """A token at which a neuron has one of its largest activations."""
 
     layer: int
     neuron: int
     rank: int
-    """1 for the token at which it says most."""
+    """1 for the token with the largest activation."""
     prompt: int
-    """Which of the prompts, from 0."""
+    """Index of the prompt, from 0."""
     position: int
-    """Of the token in the prompt, from 0 as the tokenizer gives them."""
+    """Position of the token in the prompt, from 0, special tokens included."""
     token: str
     activation: float
-    """What the neuron says there: what enters the MLP's last projection."""
+    """Activation of the neuron there: its input to the MLP's down projection."""
     text: str
-    """The prompt, as the model read it."""
+    """The prompt as the model read it."""
 
 
 Numbered = tuple[int, TokenisedPrompt]
-"""Which of the prompts it is, and the prompt."""
+"""Index of a prompt, and the prompt."""
 
 
 def top_activating(
@@ -60,36 +60,37 @@ def top_activating(
     batch_size: int = 8,
     per_prompt: PerPrompt = "max",
 ) -> list[TopActivation]:
-    """Return the k tokens, among those of many prompts, at which each of some neurons says most.
+    """Return the k tokens of many prompts at which each given neuron has its largest activations.
 
-    Only the tokens of a prompt's own text count, not those that the tokenizer or a chat template puts around it.
-    Among equal values the earlier prompt comes first, then the earlier token; prompts that are padded differently may
-    differ by rounding where they say the same.
+    Only the tokens of a prompt's own text count, not those that the tokenizer or a chat template adds. Of equal
+    activations, the earlier prompt comes first, then the earlier token; with different padding, activations that should
+    be equal may differ by rounding.
 
     Args:
-        model: a causal LM of a known family; it is run without dropout.
-        tokenizer: its own, a fast one.
-        prompts: texts, read as they are, or prompts of a file (``interpret.load_examples``), put into the model's chat
-            template unless they are raw. A generator is read batch by batch.
-        neurons: layer and number of each.
-        k: how many for each neuron; all there are, where they are fewer.
-        batch_size: prompts a forward pass.
-        per_prompt: ``"max"``: a prompt counts once, by the token at which the neuron says most; ``"all"``: each of
-            its tokens counts for itself.
+        model: a causal LM of a supported family; dropout is off.
+        tokenizer: the model's tokenizer, a fast one.
+        prompts: texts, which are used unchanged, or prompts of a file (``interpret.load_examples``), which are put into
+            the model's chat template unless they are raw. A generator is read batch by batch.
+        neurons: (layer, index) pairs.
+        k: number of tokens per neuron; all if there are fewer.
+        batch_size: number of prompts per forward pass.
+        per_prompt: ``"max"``: a prompt counts once, by the token with the largest activation; ``"all"``: every token
+            counts separately.
 
     Returns:
-        Neuron by neuron as they were given, the largest value first; ``pandas.DataFrame`` makes a table of it.
+        Neuron by neuron in the given order, the largest activation first; ``pandas.DataFrame`` makes it a table.
 
     Raises:
-        InputError: for a layer or neuron outside the model, no neurons or prompts, k or a batch size below 1, or a
-            prompt that has no token of its own, or more tokens than the model reads, which is told when it is reached.
+        InputError: for a layer or neuron outside the model, no neurons, no prompts, k or a batch size below 1, or a
+            prompt without tokens of its own or with more tokens than the model reads (raised when that prompt is
+            reached).
     """
     by_layer = _check(model, neurons, k, batch_size, per_prompt)
     best = {layer: _Best(len(numbers), k) for layer, numbers in by_layer.items()}
     remembered: dict[int, TokenisedPrompt] = {}
     with torch.no_grad(), evaluating(model):
         for batch in _batches(_tokenised(model, tokenizer, prompts), batch_size):
-            for layer, value in _said(model, [prompt for _, prompt in batch], by_layer).items():
+            for layer, value in _activations(model, [prompt for _, prompt in batch], by_layer).items():
                 best[layer].take(value, [index for index, _ in batch], per_prompt)
             kept = {index for layer in best.values() for index in layer.prompts.unique().tolist()}
             remembered = {index: prompt for index, prompt in [*remembered.items(), *batch] if index in kept}
@@ -104,32 +105,32 @@ def top_activating(
 
 
 class _Best:
-    """The k largest values so far of the N neurons of a layer, and where they stood, the largest first."""
+    """The k largest activations so far of the N neurons of a layer, with their prompts and positions, largest first."""
 
     def __init__(self, n_neurons: int, k: int) -> None:
         self._k = k
-        self._values = torch.empty(n_neurons, 0)  # [N, at most k], as those below
+        self._values = torch.empty(n_neurons, 0)  # [N, at most k], like the two below
         self.prompts = torch.empty(n_neurons, 0, dtype=torch.long)
         self._positions = torch.empty(n_neurons, 0, dtype=torch.long)
 
     def take(self, value: Tensor, indices: Sequence[int], per_prompt: PerPrompt) -> None:
-        """Consider what the neurons say about the next prompts, [B, T, N], -inf where nothing counts."""
+        """Consider the activations on the next prompts, [B, T, N], -inf at tokens that do not count."""
         n_prompts, n_tokens, n_neurons = value.shape
         if per_prompt == "max":
-            value, positions = value.max(dim=1)  # [B, N]; of equal values the first
+            value, positions = value.max(dim=1)  # [B, N]; the first of equal values
         else:
             positions = torch.arange(n_tokens).repeat(n_prompts)[:, None].expand(-1, n_neurons)
             value = value.flatten(0, 1)  # [B * T, N]
         prompts = torch.tensor(indices).repeat_interleave(len(value) // n_prompts)
         values = torch.cat([self._values, value.t()], dim=1)
-        # Earlier prompts stand before later ones, and a stable sort leaves equals in their order.
+        # Earlier prompts come first, and a stable sort keeps the order of equal values.
         order = values.argsort(dim=1, descending=True, stable=True)[:, : self._k]
         prompts = torch.cat([self.prompts, prompts.expand(n_neurons, -1)], dim=1)
         self._values, self.prompts = values.gather(1, order), prompts.gather(1, order)
         self._positions = torch.cat([self._positions, positions.t()], dim=1).gather(1, order)
 
     def of(self, neuron: int) -> Iterator[tuple[int, float, int, int]]:
-        """Yield rank, value, prompt and position of the best of the n-th neuron."""
+        """Yield rank, activation, prompt and position of the best tokens of the n-th neuron."""
         columns = (self._values[neuron].tolist(), self.prompts[neuron].tolist(), self._positions[neuron].tolist())
         for rank, (value, prompt, position) in enumerate(zip(*columns, strict=True), start=1):
             if value != -torch.inf:
@@ -139,7 +140,7 @@ class _Best:
 def _check(
     model: PreTrainedModel, neurons: Sequence[tuple[int, int]], k: int, batch_size: int, per_prompt: str
 ) -> dict[int, dict[int, int]]:
-    """Return the neurons of each layer that is named, each with its place among them; refuse what is wrong."""
+    """Check the arguments; return the neurons of each layer, each with its index among those requested."""
     if not neurons:
         raise InputError("neurons is empty: name at least one, as (layer, neuron)")
     if k < 1:
@@ -159,14 +160,14 @@ def _check(
 def _tokenised(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Iterable[str | Prompt]
 ) -> Iterator[Numbered]:
-    """Tokenise prompts as they come."""
+    """Tokenise prompts one by one."""
     if isinstance(prompts, str):
-        raise InputError("prompts is a single text: give a list of texts, or whatever yields them")
+        raise InputError("prompts is a single text: give a list or another iterable of texts")
     longest = longest_text(model)
     for index, prompt in enumerate(prompts):
         asked = Prompt("", prompt, raw=True) if isinstance(prompt, str) else prompt
         try:
-            tokenised = tokenise(tokenizer, read_text(tokenizer, asked))
+            tokenised = tokenise(tokenizer, model_text(tokenizer, asked))
         except InputError as error:
             raise InputError(f"prompts[{index}]: {error}") from None
         if not tokenised.content:
@@ -181,18 +182,19 @@ def _batches(prompts: Iterator[Numbered], size: int) -> Iterator[list[Numbered]]
         yield batch
 
 
-def _said(
+def _activations(
     model: PreTrainedModel, prompts: Sequence[TokenisedPrompt], by_layer: Mapping[int, Mapping[int, int]]
 ) -> dict[int, Tensor]:
-    """Return what the neurons say, layer -> [B, T, N] float32 on the CPU, -inf where nothing counts."""
+    """Return the activations: layer -> [B, T, N] float32 on the CPU, -inf at tokens that do not count."""
     rows = [prompt.ids for prompt in prompts]
     counts = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.bool)  # [B, T]
     for row, prompt in zip(counts, prompts, strict=True):
         row[list(prompt.content)] = True
-    said: dict[int, Tensor] = {}
+    activations: dict[int, Tensor] = {}
 
     def keep(layer: int, value: Tensor) -> None:
-        said[layer] = value[..., list(by_layer[layer])].float().cpu().masked_fill(~counts[..., None], -torch.inf)
+        chosen = value[..., list(by_layer[layer])].float().cpu()
+        activations[layer] = chosen.masked_fill(~counts[..., None], -torch.inf)
 
     run_neurons(model, rows, list(by_layer), keep)
-    return said
+    return activations

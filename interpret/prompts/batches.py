@@ -1,8 +1,8 @@
-"""Padded batches, and the only map between a token of a sample and a column of the padded batch.
+"""Padded batches, and the mapping between token positions and columns of the padded batch.
 
-Everything above this module speaks of positions: token p of a sample, counted without its padding. Only the
-model sees columns. A column belongs to the sample where the attention mask is nonzero, on whichever side the
-padding is.
+A position counts the tokens of a sample without padding; a column counts the padded batch. Other modules use positions,
+the model uses columns, and this module converts between them. A column holds a token where the attention mask is
+nonzero; padding may be on either side.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ Side = Literal["left", "right"]
 
 @dataclass(frozen=True)
 class Batch:
-    """Token rows padded to one width, as a model takes them."""
+    """Rows of token ids padded to equal length, as the input of a model."""
 
     input_ids: Tensor
     """[B, T] int64."""
@@ -42,22 +42,22 @@ def pad(
     side: Side = "left",
     device: torch.device | str | None = None,
 ) -> Batch:
-    """Pad rows of token ids to the width of the longest.
+    """Pad rows of token ids to the length of the longest.
 
     Args:
-        rows: token ids, one sequence a sample; none may be empty.
-        pad_id: the id written into padding; the mask alone decides what is padding.
-        side: where the padding goes; decoding needs ``"left"``.
-        device: where the tensors are put.
+        rows: token ids, one sequence per sample; none may be empty.
+        pad_id: the token id written at padding; only the mask decides what is padding.
+        side: the side of the padding; decoding needs ``"left"``.
+        device: the device of the tensors.
 
     Raises:
-        InputError: if there is no row, or an empty one.
+        InputError: if there are no rows, or a row is empty.
 
     >>> pad([[5, 6, 7], [8]], pad_id=0).input_ids.tolist()
     [[5, 6, 7], [0, 0, 8]]
     """
     if not rows:
-        raise InputError("there is no row of tokens to pad: give at least one")
+        raise InputError("there are no rows of tokens to pad: give at least one")
     lengths = [len(row) for row in rows]
     if 0 in lengths:
         raise InputError(f"row {lengths.index(0)} has no tokens: every sample needs at least one")
@@ -90,8 +90,8 @@ def token_counts(attention_mask: Tensor) -> list[int]:
 def token_columns(attention_mask: Tensor) -> Tensor:
     """Map positions to columns: [B, T] mask -> [B, T] int64 on the CPU.
 
-    Entry ``[b, p]`` is the column of token ``p`` of sample ``b``; entries from ``token_counts(mask)[b]`` on
-    are the row's padding.
+    Entry ``[b, p]`` is the column of token ``p`` of sample ``b``; entries from ``token_counts(mask)[b]`` on are the
+    columns of its padding.
 
     >>> token_columns(torch.tensor([[0, 0, 1, 1], [1, 1, 1, 0]])).tolist()
     [[2, 3, 0, 1], [0, 1, 2, 3]]
@@ -100,7 +100,7 @@ def token_columns(attention_mask: Tensor) -> Tensor:
 
 
 def left_padding_order(attention_mask: Tensor) -> Tensor:
-    """Return the column order, [B, T], that moves each row's padding to its left.
+    """Return the column order, [B, T], that moves the padding of each row to the left.
 
     >>> mask = torch.tensor([[1, 1, 0], [0, 1, 1]])
     >>> mask.gather(1, left_padding_order(mask)).tolist()

@@ -1,7 +1,7 @@
-"""A user's message -> the text a chat model expects, and where in it the message stands.
+"""Put a user's message into a chat template, and keep track of where the message is in the resulting text.
 
-transformers 4.34.0 drops ``add_generation_prompt`` in ``apply_chat_template``, so the model's own template is
-rendered here, in the same kind of sandbox.
+``apply_chat_template`` of transformers 4.34.0 ignores ``add_generation_prompt``, so this module renders the model's
+template itself, in the same kind of sandbox.
 """
 
 from dataclasses import dataclass
@@ -11,106 +11,107 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers import PreTrainedTokenizerBase
 
 from interpret.errors import InputError
-from interpret.prompts.prompts import Prompt
+from interpret.prompts.prompts import MODEL_TEMPLATE, Prompt
 
-MODEL_TEMPLATE = "model"
-"""Stands for the template that comes with the tokenizer."""
 FIELD = "{prompt}"
-_MARK = "\ue000"  # a private-use character, so in no template: shows where the message lands
+_MARK = "\ue000"  # a private-use character that no template contains; marks the place of the message
 
 
 @dataclass(frozen=True)
 class ChatText:
-    """What a model reads."""
+    """The text of a prompt as the model reads it."""
 
     text: str
     content: tuple[int, int]
     """Start and end of the user's message in ``text``, in characters."""
     add_special_tokens: bool
-    """Whether the tokenizer still has to add its own, such as <s>; a model's template writes them itself."""
+    """Whether the tokenizer has to add special tokens such as <s>; a model's chat template already contains them."""
 
 
 def as_it_is(text: str) -> ChatText:
-    """Take a raw prompt."""
+    """Return a raw prompt, whose text stays unchanged, as the text a model reads."""
     return ChatText(text, (0, len(text)), add_special_tokens=True)
 
 
-def read_text(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, template: str = MODEL_TEMPLATE) -> ChatText:
-    """Return what a model reads of a prompt: a raw one as it is, another as the user's turn of a chat.
+def model_text(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, template: str = MODEL_TEMPLATE) -> ChatText:
+    """Return the text a model reads for a prompt: a raw prompt unchanged, any other as the user's turn of a chat.
 
     Args:
-        tokenizer: brings the model's template.
-        prompt: of a prompt file.
-        template: as in ``wrap``; raw prompts do not use it.
+        tokenizer: has the model's chat template.
+        prompt: the prompt, such as one of a prompt file.
+        template: as in ``wrap``; not used for raw prompts.
 
     Raises:
-        InputError: if the template is wrong.
+        InputError: if the template is invalid.
     """
     return as_it_is(prompt.text) if prompt.raw else wrap(tokenizer, prompt.text, template)
 
 
 def wrap(tokenizer: PreTrainedTokenizerBase, message: str, template: str = MODEL_TEMPLATE) -> ChatText:
-    """Make ``message`` the user's turn of a chat that waits for the answer.
+    """Format ``message`` as the user's turn of a chat, up to the start of the assistant's answer.
 
     Args:
-        tokenizer: brings the model's template.
-        message: what the user says.
-        template: ``"model"``, or a text with ``{prompt}`` in it, such as ``"[INST] {prompt} [/INST]"``. A model
-            without a template gets the message as it is.
+        tokenizer: has the model's chat template.
+        message: the user's message.
+        template: ``"model"`` for the model's own template, or a text that contains ``{prompt}`` once, such as
+            ``"[INST] {prompt} [/INST]"``. If the model has no template, the message stays unchanged.
 
     Raises:
-        InputError: if the template is wrong.
+        InputError: if the template is invalid.
     """
     if template != MODEL_TEMPLATE:
         if template.count(FIELD) != 1:
-            raise InputError(f"chat template {template!r} has no single {FIELD}; write it once, where the prompt goes")
+            raise InputError(f"chat template {template!r} must contain {FIELD} exactly once, where the prompt goes")
         before, after = template.split(FIELD)
         return _between(before, message, after, add_special_tokens=True)
     if not has_template(tokenizer):
         return as_it_is(message)
     words = message.strip()
-    # The space around the words is left to the template: some keep it, some take it away.
+    # Whitespace around the message is left to the template: some templates keep it, some strip it.
     before, mark, after = _render(tokenizer, message.replace(words, _MARK, 1)).partition(_MARK)
     if not mark or _MARK in after:
-        raise InputError("the model's chat template does not show the user's message once; give a template of your own")
+        raise InputError(
+            "the model's chat template does not contain the user's message exactly once; give a template of your own"
+        )
     return _between(before, words, after, add_special_tokens=False)
 
 
 def chat_text(tokenizer: PreTrainedTokenizerBase, message: str, *, template: str = MODEL_TEMPLATE) -> str:
-    """Return a user's message as the text a chat model reads, waiting for the answer.
+    """Return the text a chat model reads for a user's message, up to the start of the assistant's answer.
 
-    For calls that take texts as they are, such as ``attribute`` and ``trace``: the tokenizer makes the right tokens of
-    it, without a second ``<s>``. (``apply_chat_template`` of transformers 4.34.0 leaves out the opening of the answer.)
+    For functions that take plain text, such as ``attribute`` and ``trace``: the tokenizer turns the result into the
+    right tokens, without a second ``<s>``. (``apply_chat_template`` of transformers 4.34.0 omits the start of the
+    answer.)
 
     Args:
-        tokenizer: brings the model's template.
-        message: what the user says.
+        tokenizer: has the model's chat template.
+        message: the user's message.
         template: as in ``wrap``.
 
     Raises:
-        InputError: if the template is wrong, or writes special tokens that the tokenizer would write again.
+        InputError: if the template is invalid, or contains special tokens that the tokenizer would add again.
     """
     return as_read(tokenizer, wrap(tokenizer, message, template))
 
 
 def as_read(tokenizer: PreTrainedTokenizerBase, chat: ChatText) -> str:
-    """Return the text that becomes the right tokens when the tokenizer adds its own special ones.
+    """Return a text that gives the tokens of ``chat`` when the tokenizer adds its special tokens.
 
     Raises:
-        InputError: if there is none.
+        InputError: if there is no such text.
     """
     wanted = tokenizer(chat.text, add_special_tokens=chat.add_special_tokens).input_ids
     for candidate in (chat.text, chat.text.removeprefix(tokenizer.bos_token or "")):
         if tokenizer(candidate).input_ids == wanted:
             return candidate
     raise InputError(
-        f"the chat template and the tokenizer both write special tokens into {chat.text!r}; give a template of your "
+        f"the chat template and the tokenizer both add special tokens to {chat.text!r}; give a template of your "
         "own, or make the prompt raw"
     )
 
 
 def has_template(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Tell whether the tokenizer brings a chat template."""
+    """Tell whether the tokenizer has a chat template."""
     return getattr(tokenizer, "chat_template", None) is not None
 
 
@@ -135,6 +136,6 @@ def _render(tokenizer: PreTrainedTokenizerBase, message: str) -> str:
 
 
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
-    """Return the special tokens templates speak of; ``special_tokens_map`` complains about those not set."""
+    """Return the special tokens that templates use; ``special_tokens_map`` warns about those that are not set."""
     ids = {name: getattr(tokenizer, f"{name}_id") for name in ("bos_token", "eos_token", "unk_token", "pad_token")}
     return {name: tokenizer.convert_ids_to_tokens(token) for name, token in ids.items() if token is not None}

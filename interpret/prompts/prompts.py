@@ -1,8 +1,8 @@
-"""Prompt files -> ``Prompt``. Errors name the file, the entry's index and its key.
+"""Read prompt files into ``Prompt`` objects. Errors name the file, the index of the entry and its key.
 
 The file is JSON: ``{"examples": [{"prompt": "...", "category": "...", "raw": false, "subject": "...",
-"target": "...", "foil": "..."}]}``. All but ``prompt`` and ``category`` may be left out; keys we do not know are the
-user's own notes.
+"target": "...", "foil": "..."}]}``. Only ``prompt`` and ``category`` are required. Unknown keys are ignored
+(metadata), unless one looks like a misspelt key.
 """
 
 import json
@@ -18,32 +18,34 @@ from interpret.errors import InputError
 KEYS = {"prompt": str, "category": str, "raw": bool, "subject": str, "target": str, "foil": str}
 REQUIRED = ("prompt", "category")
 WORDS = {str: "a string", bool: "true or false"}
+MODEL_TEMPLATE = "model"
+"""As the value of a chat template: the template of the tokenizer."""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt of a user's list."""
+    """A prompt, as an entry of a prompt file."""
 
     name: str
-    """``{category}_{n}``, n counting the prompts of the category from 1 in the order of the file."""
+    """``{category}_{n}``, numbered from 1 within each category, in the order of the file."""
     text: str
-    """As the user wrote it, before any chat template."""
+    """The text as the user wrote it, without a chat template."""
     category: str = ""
     raw: bool = False
-    """True: the model gets the text as it is. False: the text is a user's message in a chat."""
+    """True: the model gets the text unchanged. False: the text is the user's message in a chat."""
     subject: str | None = None
-    """What the prompt is about, a literal part of ``text``; for the selectors ``subject`` and ``subject_last``."""
+    """What the prompt is about, a substring of ``text``; used by the selectors ``subject`` and ``subject_last``."""
     target: str | None = None
-    """Words that follow the text, for attribution; None: what the model writes."""
+    """The continuation of the text to explain; None: what the model generates."""
     foil: str | None = None
-    """Words that would be wrong there, which the target is held against."""
+    """A wrong continuation, with which the target is contrasted."""
 
 
 def load_examples(path: str | Path) -> list[Prompt]:
-    """Read a prompt file, in its order.
+    """Read the prompts of a file, in its order.
 
     Raises:
-        InputError: if the file is missing, is not JSON, or an entry is wrong.
+        InputError: if the file is missing, is not JSON, or has an invalid entry.
     """
     document = read_json(path, like="examples/examples.json")
     entries = document.get("examples") if isinstance(document, dict) else None
@@ -60,11 +62,11 @@ def load_examples(path: str | Path) -> list[Prompt]:
 
 
 def read_json(path: str | Path, *, like: str) -> Any:
-    """Return what a JSON file holds.
+    """Return the content of a JSON file.
 
     Args:
-        path: of the file.
-        like: a good file of its kind, to be named where this one does not exist.
+        path: the file.
+        like: a valid file of the same kind, which the message names if ``path`` does not exist.
 
     Raises:
         InputError: if the file is missing, cannot be read, or is not JSON.
@@ -76,7 +78,7 @@ def read_json(path: str | Path, *, like: str) -> Any:
 
 
 def read_text(path: str | Path, *, like: str) -> str:
-    """Return the text of a UTF-8 file, whose errors are told as those of ``read_json``."""
+    """Return the text of a UTF-8 file; arguments and errors as in ``read_json``."""
     try:
         return Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -87,7 +89,7 @@ def read_text(path: str | Path, *, like: str) -> str:
 
 
 def _prompt(entry: object, counts: Counter[str]) -> Prompt:
-    """Check one entry; its errors do not name the file and the index yet."""
+    """Check one entry and convert it; the caller adds the file and the index to errors."""
     if not isinstance(entry, dict):
         raise InputError(f"expected an object with prompt and category, got {entry!r}")
     _check_keys(entry)
@@ -120,4 +122,4 @@ def _check_keys(entry: Mapping[str, Any]) -> None:
             raise InputError(f'"{key}" is {value!r}; expected {WORDS[KEYS[key]]}')
         near = [] if key in KEYS else get_close_matches(key, KEYS, n=1, cutoff=0.8)
         if near:
-            raise InputError(f'key "{key}" looks like "{near[0]}"; correct it, or give your note another name')
+            raise InputError(f'key "{key}" looks like "{near[0]}"; correct it, or use another name for your own key')

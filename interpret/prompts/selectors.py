@@ -1,7 +1,7 @@
-"""Words for layers and tokens, as in ``"0,5:20:5,-1"`` or ``"subject_last"`` -> indices.
+"""Parse selectors of layers and tokens, such as ``"0,5:20:5,-1"`` or ``"subject_last"``, into indices.
 
-A selector is a list of parts between commas: an index, negative ones from the end; a Python slice
-``start:stop:step``; or a name, of which ``all`` always exists.
+A selector is a comma-separated list. Each part is an index (a negative one counts from the end), a Python slice
+``start:stop:step``, or a name; the name ``all`` always exists.
 """
 
 import re
@@ -14,16 +14,16 @@ _SLICE = re.compile(r"([+-]?\d+)?:([+-]?\d+)?(?::([+-]?\d+)?)?")
 
 
 def select(kind: str, selector: str, count: int, names: Mapping[str, Sequence[int]] | None = None) -> list[int]:
-    """Return the indices a selector names, each once, in the order written.
+    """Return the indices that a selector selects, without duplicates, in the order written.
 
     Args:
         kind: what is selected, for messages: "layer" or "token".
-        selector: the words.
-        count: how many there are; indices 0 to ``count - 1`` exist.
-        names: further names, and what each stands for.
+        selector: the selector.
+        count: the number of layers or tokens; indices 0 to ``count - 1`` exist.
+        names: additional names, and the indices that each stands for.
 
     Raises:
-        InputError: for a part that is no selector, an index that does not exist, or if nothing is selected.
+        InputError: if a part is not a selector, an index does not exist, or nothing is selected.
 
     >>> select("layer", "0,-1,1::2", 6)
     [0, 5, 1, 3]
@@ -48,3 +48,12 @@ def _part(kind: str, part: str, count: int, names: Mapping[str, Sequence[int]]) 
     if not bounds or bounds[3] in ("0", "+0", "-0"):
         raise InputError(unknown(f"{kind} selector", part, [*names, "an index", "a slice such as 0:10:2"]))
     return range(count)[slice(*(None if bound is None else int(bound) for bound in bounds.groups()))]
+
+
+def selector_words(chosen: str | Sequence[int]) -> str:
+    """Return a selector as text; a list of indices is joined with commas.
+
+    >>> selector_words([3, 7])
+    '3,7'
+    """
+    return chosen if isinstance(chosen, str) else ",".join(str(index) for index in chosen)

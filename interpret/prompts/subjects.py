@@ -1,4 +1,4 @@
-"""Prompts with a subject -> token ids, and which of them are the subject's."""
+"""Tokenise prompts and find the tokens of their subject."""
 
 from transformers import PreTrainedTokenizerBase
 
@@ -11,22 +11,23 @@ def tokenised(tokenizer: PreTrainedTokenizerBase, prompt: str, subject: str, occ
     """Tokenise a prompt and find the chosen occurrence of its subject.
 
     Raises:
-        InputError: if one is no text, or the subject is not there, or there more than once and none is chosen.
+        InputError: if the prompt or the subject is not a string, the subject does not occur in the prompt, it occurs
+            more than once and ``occurrence`` is None, or the prompt is a single token.
     """
     for what, text in (("prompt", prompt), ("subject", subject)):
         if not isinstance(text, str):
-            raise InputError(f"{what} is {text!r}; give one text")
+            raise InputError(f"{what} is {text!r}; give a single string")
     start = _choose(prompt, subject, occurrence)
-    # The span of the "message" is the chosen occurrence alone, in which the subject is found once.
+    # The content is only the chosen occurrence, so the subject is found in it exactly once.
     chosen = ChatText(prompt, (start, start + len(subject)), add_special_tokens=True)
     tokens = tokenise(tokenizer, chosen, subject)
     if len(tokens.ids) < 2:
-        raise InputError(f"prompt {prompt!r} is a single token; tracing needs the subject and what is said of it")
+        raise InputError(f"prompt {prompt!r} is a single token; tracing needs at least 2 tokens")
     return tokens
 
 
 def _choose(prompt: str, subject: str, occurrence: int | None) -> int:
-    """Return where in the prompt the chosen occurrence of the subject starts."""
+    """Return the index of the character at which the chosen occurrence of the subject starts."""
     if not subject.strip():
         raise InputError("the subject is empty; give the part of the prompt to corrupt")
     starts = [start for start in range(len(prompt)) if prompt.startswith(subject, start)]
@@ -45,10 +46,10 @@ def _choose(prompt: str, subject: str, occurrence: int | None) -> int:
 
 
 def subject_span(tokens: TokenisedPrompt) -> tuple[int, int]:
-    """Return the first and one past the last token of the subject.
+    """Return the position of the first token of the subject, and the position after its last token.
 
     Raises:
-        InputError: if no token of the prompt shows it.
+        InputError: if the subject has no tokens.
     """
     if not tokens.subject:
         raise InputError(f"the subject has no tokens in the prompt {tokens.text!r}")

@@ -1,4 +1,4 @@
-"""A prompt -> its token ids, and which of them are the user's words, by character offsets."""
+"""Tokenise prompts, and find the user's message, the subject and selected tokens by character offsets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,34 +12,34 @@ from interpret.prompts.selectors import select
 
 @dataclass(frozen=True)
 class TokenisedPrompt:
-    """The tokens of one prompt, T in all, without padding."""
+    """The T tokens of one prompt, without padding."""
 
     text: str
-    """What the model reads, chat markup included."""
+    """The text the model reads, including chat markup."""
     ids: Sequence[int]
     """[T] token ids."""
     pieces: Sequence[str]
-    """[T] texts, one a token."""
+    """[T] the text of each token."""
     content: Sequence[int]
-    """Positions of the tokens of the user's message, special tokens left out."""
+    """Positions of the tokens of the user's message, without special tokens."""
     subject: Sequence[int] | None
-    """Positions of the subject's tokens, where the prompt has one."""
+    """Positions of the subject's tokens; None if no subject was given."""
 
 
 def tokenise(tokenizer: PreTrainedTokenizerBase, chat_text: ChatText, subject: str | None = None) -> TokenisedPrompt:
-    """Tokenise a prompt and find its content and its subject.
+    """Tokenise a prompt and find the tokens of the user's message and of the subject.
 
     Args:
-        tokenizer: a fast tokenizer; only those know where in the text a token stands.
-        chat_text: what the model reads.
-        subject: a part of the user's message that occurs there once.
+        tokenizer: a fast tokenizer; slow ones do not report character offsets.
+        chat_text: the text the model reads.
+        subject: a part of the user's message that occurs in it exactly once.
 
     Raises:
-        InputError: if the tokenizer is slow, the prompt has no tokens, or the subject is not to be found once.
+        InputError: if the tokenizer is slow, the prompt has no tokens, or the subject does not occur exactly once.
     """
     if not tokenizer.is_fast:
         raise InputError(
-            f"{type(tokenizer).__name__} cannot tell where a token stands in the text; use a fast tokenizer"
+            f"{type(tokenizer).__name__} does not report the character offsets of tokens; use a fast tokenizer"
         )
     encoded = tokenizer(chat_text.text, add_special_tokens=chat_text.add_special_tokens, return_offsets_mapping=True)
     ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
@@ -58,7 +58,7 @@ def overlapping(offsets: Sequence[tuple[int, int]], span: tuple[int, int]) -> li
     """Return the positions of the tokens that share at least one character with ``span``.
 
     Args:
-        offsets: [T] (start, end) in characters; special tokens that stand for no text are empty.
+        offsets: [T] (start, end) in characters; empty for special tokens that stand for no text.
         span: (start, end) in characters.
     """
     start, end = span
@@ -66,10 +66,10 @@ def overlapping(offsets: Sequence[tuple[int, int]], span: tuple[int, int]) -> li
 
 
 def find_once(part: str, chat_text: ChatText) -> tuple[int, int]:
-    """Return where in the text the user's message says ``part``.
+    """Return the (start, end) in characters of ``part``, which is searched in the user's message only.
 
     Raises:
-        InputError: if it is not there, or there more than once.
+        InputError: if it does not occur exactly once.
     """
     start, end = chat_text.content
     message = chat_text.text[start:end]
@@ -77,19 +77,21 @@ def find_once(part: str, chat_text: ChatText) -> tuple[int, int]:
     if at < 0:
         raise InputError(f"subject {part!r} is not a part of the prompt {message!r}")
     if message.find(part, at + 1) >= 0:
-        raise InputError(f"subject {part!r} occurs more than once in the prompt {message!r}; write more of it")
+        raise InputError(
+            f"subject {part!r} occurs more than once in the prompt {message!r}; add words until it is unique"
+        )
     return start + at, start + at + len(part)
 
 
 def continuation(tokenizer: PreTrainedTokenizerBase, chat_text: ChatText, words: str) -> tuple[int, ...]:
-    """Return the tokens that words have after a prompt, after a space where neither brings one.
+    """Return the token ids of words that continue a prompt, after a space unless one of the two has it.
 
     Raises:
-        InputError: if there are no words, or they grow together with the end of the prompt.
+        InputError: if there are no words, or they merge with the last token of the prompt.
     """
     prompt = chat_text.text
     if not words.strip():
-        raise InputError(f"answer {words!r} has no tokens; leave it out to take the likeliest next token")
+        raise InputError(f"answer {words!r} has no tokens; leave it out to take the most likely next token")
     space = "" if words[0].isspace() or prompt[-1].isspace() else " "
     before, both = (
         tokenizer(text, add_special_tokens=chat_text.add_special_tokens).input_ids
@@ -97,20 +99,20 @@ def continuation(tokenizer: PreTrainedTokenizerBase, chat_text: ChatText, words:
     )
     if both[: len(before)] != before:
         raise InputError(
-            f"answer {words!r} grows together with the end of the prompt {prompt!r} into other tokens; "
+            f"answer {words!r} merges with the last token of the prompt {prompt!r}; "
             "end the prompt with a whole word, without a space after it"
         )
     return tuple(both[len(before) :])
 
 
 def select_tokens(selector: str, prompt: TokenisedPrompt) -> list[int]:
-    """Return the positions a token selector names in this prompt.
+    """Return the positions that a token selector selects in a prompt.
 
-    Besides what ``selectors.select`` reads: ``content`` (the user's words, without markup and special tokens),
-    ``last`` (the prompt's last token), ``subject`` and ``subject_last``.
+    Names besides those of ``selectors.select``: ``content`` (the user's message, without markup and special tokens),
+    ``last`` (the last token of the prompt), ``subject`` and ``subject_last``.
 
     Raises:
-        InputError: for a selector that does not fit the prompt.
+        InputError: if the selector does not fit the prompt.
     """
     names = {"content": prompt.content, "last": [len(prompt.ids) - 1]}
     if prompt.subject is not None:

@@ -1,35 +1,8 @@
 """Records: one frozen dataclass instance is one row of a results table.
 
-``table`` is the whole CSV contract, both ways; the others hold the records, by analysis.
+``table`` writes them as CSV and reads them back; each other module defines the records of one analysis.
 """
 
-from interpret.records.attributions import LocationAverage, LocationCell, TokenScore
-from interpret.records.interpretations import Interpretation, Preservation
-from interpret.records.probes import HeadView, LensReading, LogitShare, NeuronEffect
-from interpret.records.table import column, columns, csv_header, from_cells, from_csv, to_cells, to_csv
-from interpret.records.traces import APPROXIMATE, EXACT, SCREENED, TraceAverage, TraceCell, TracePeak
+from interpret.lazy import lazy_names
 
-__all__ = [
-    "APPROXIMATE",
-    "EXACT",
-    "SCREENED",
-    "HeadView",
-    "Interpretation",
-    "LensReading",
-    "LocationAverage",
-    "LocationCell",
-    "LogitShare",
-    "NeuronEffect",
-    "Preservation",
-    "TokenScore",
-    "TraceAverage",
-    "TraceCell",
-    "TracePeak",
-    "column",
-    "columns",
-    "csv_header",
-    "from_cells",
-    "from_csv",
-    "to_cells",
-    "to_csv",
-]
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

@@ -1,34 +1,34 @@
-"""Rows of attribution."""
+"""Records of attribution: the rows of its tables."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
 class LocationCell:
-    """What one activation at one token does to the answer of a fact, held against its foil: one cell of an attribution.
+    """Attribution score of one activation at one token, for the answer of a fact contrasted with its foil.
 
-    Scores are activation times gradient, summed over the width with its sign: to the first order, how much less the
-    attributed function would be with this activation at zero.
+    The score is activation times gradient, summed with sign over the hidden dimension: a first-order estimate of how
+    much the attributed function decreases if this activation is set to zero.
     """
 
     name: str
     """The fact's name, the same in all its rows."""
     relation: str
-    """Its relation's id, such as ``P17``; empty where its file tells none."""
+    """Id of its relation, such as ``P17``; empty if its file gives none."""
     prompt: str
     """The text the model read."""
     subject: str
     """The part of the prompt that the fact is about."""
     attribute: str
-    """How the prompt should go on."""
+    """The correct continuation of the prompt."""
     foil: str
-    """The wrong answer it is held against; empty where none was read."""
+    """The wrong answer with which the attribute is contrasted; empty if none was used."""
     answer: str
-    """The text of the token whose probability is ``p_true``: the attribute's first."""
+    """Text of the token whose probability is ``p_true``: the first token of the attribute."""
     answer_id: int
-    """That token."""
+    """Id of that token."""
     attributed_fn: str
-    """What is attributed: ``contrast_prob_diff``, ``p_true - p_false``, or another step function."""
+    """The attributed function: ``contrast_prob_diff``, which is ``p_true - p_false``, or another step function."""
     site: str
     """``resid_post``, the output of a layer; ``attn_out`` or ``mlp_out``, what its attention or MLP adds."""
     layer_idx: int
@@ -38,68 +38,69 @@ class LocationCell:
     token: str
     """The token, decoded."""
     in_subject: bool
-    """Whether it is one of the subject's."""
+    """Whether the token belongs to the subject."""
     bucket_rome: str
-    """Where in the prompt it stands, of the six buckets of ROME; empty before the subject."""
+    """Which of the six token positions (buckets) of ROME it has; empty before the subject."""
     bucket_kt: str
-    """Of the four buckets of Knowledge-Tracing; empty where it is in none."""
+    """Which of the four buckets of Knowledge-Tracing it has; empty if none."""
     score: float
-    """In the unit of the attributed function; positive where the activation speaks for the answer."""
+    """In the unit of the attributed function; positive if the activation supports the answer."""
     p_true: float
     """Probability of the answer's first token, in [0, 1]."""
     p_false: float | None
-    """Of the foil's first token, after the same prompt; None where no foil was read."""
+    """Probability of the foil's first token after the same prompt; None if there was no foil."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LocationAverage:
-    """The mean score of one kind of token at one site and layer."""
+    """Mean score of one kind of token at one site and layer."""
 
     site: str
-    """As in ``LocationCell``, like the next two."""
+    """As in ``LocationCell``."""
     bucket: str
-    """The kind of token: where in the prompt it stands."""
+    """The kind of token: its bucket."""
     layer_idx: int
-    """The decoder layer."""
+    """The decoder layer, from 0."""
     mean_score: float
-    """Mean over prompts, of each the mean over its tokens of the kind."""
+    """Mean over prompts; for each prompt, the mean over its tokens of this kind."""
     low: float
-    """Lower end of its 95% bootstrap interval."""
+    """Lower end of the 95% bootstrap interval of the mean."""
     high: float
-    """Upper end."""
+    """Upper end of the interval."""
     n: int
-    """Prompts that have such a token."""
+    """Number of prompts with such a token."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenScore:
-    """What one token, or one activation at it, does to one token that follows it."""
+    """Attribution score of one input token, or of one activation at it, for one later token."""
 
     name: str
     """``{category}_{n}``, or ``prompt``: the prompt's name, the same in all its rows."""
     prompt: str
     """The text the model read."""
     step: int
-    """Which of the tokens after the prompt is attributed, from 0; of merged tokens, which group."""
+    """Index of the attributed token after the prompt, from 0; if tokens were merged, index of the group."""
     step_position: int
-    """Its position in the whole text, from 0; of a translation model, in what the decoder reads."""
+    """Its position in the whole text, from 0; in an encoder-decoder model, in the decoder input."""
     step_token: str
-    """The attributed token, as the tokenizer writes it; joined where tokens were merged."""
+    """The attributed token, as the tokenizer spells it; joined if tokens were merged."""
     foil_token: str
-    """The token it is held against, written likewise; empty without a foil."""
+    """The token with which it is contrasted, spelled likewise; empty without a foil."""
     value: float
-    """The attributed function at this step."""
+    """Value of the attributed function at this step."""
     activation: str
-    """Such as ``mlp_out.3``, of layer methods; empty where embeddings or tokens are scored."""
+    """The scored activation, such as ``mlp_out.3``, for layer methods; empty if embeddings or tokens are scored."""
     position: int
-    """Position of the token the score is of; of a translation model, in the source or in what the decoder reads."""
+    """Position of the scored token; in an encoder-decoder model, in the source or in the decoder input."""
     token: str
-    """That token, written likewise."""
+    """The scored token, spelled likewise."""
     in_prompt: bool
-    """Whether it is the prompt's, or was written before this step; of a translation model, whether the source's."""
+    """True if the scored token belongs to the prompt, False if it was generated; in an encoder-decoder model, whether
+    it belongs to the source."""
     score: float
-    """What it does to ``value``: as the method defines it, summed over the width as was asked."""
+    """Its contribution to ``value`` as the method defines it, with the embedding dimension reduced as requested."""
     step_score_names: list[str]
-    """Functions that were reported beside the attributed one."""
+    """Names of the functions that are reported besides the attributed one."""
     step_scores: list[float]
     """Their values at this step."""

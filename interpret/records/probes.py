@@ -1,107 +1,109 @@
-"""Rows of probing."""
+"""Records of probing: the rows of its tables."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
 class LensReading:
-    """How likely one token is after one layer, read by the model's own end: one line of a logit lens."""
+    """Logit lens: one token's probability when final norm and unembedding are applied after one layer."""
 
     name: str
     """``{category}_{n}``: the prompt's name, the same in all its rows."""
     prompt: str
     """The text the model read."""
-    position: int
-    """Where in the prompt the stream is read, from 0 without padding."""
+    token_idx: int
+    """Position in the prompt at which the residual stream is read, from 0 without padding."""
     token: str
     """The token there, decoded."""
-    layer: int
-    """How many layers the stream has gone through: 0 the embeddings, the last the model's own answer."""
+    site: str
+    """The state: ``resid_pre``, the input of the layer, or ``resid_post``, the output of the last layer."""
+    layer_idx: int
+    """The decoder layer, from 0; ``resid_pre`` of layer 0 is the embedding."""
     rank: int
-    """Of the token that is said, 1 for the likeliest."""
-    said_id: int
-    """That token."""
-    said: str
+    """Rank of the predicted token; 1 for the most likely."""
+    prediction_id: int
+    """Id of the predicted token."""
+    prediction: str
     """Its text."""
     logit: float
     """Its logit."""
     probability: float
     """Its probability, in [0, 1]."""
-    followed: str
-    """``target`` or ``foil``, where it is the first token of the prompt's; else empty."""
+    continuation: str
+    """``target`` or ``foil`` if the token is the first one of the prompt's target or foil; else empty."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LogitShare:
-    """What one part of the model adds to the logit of an answer: direct logit attribution."""
+    """Direct logit attribution: what one component of the model adds to the logit of an answer."""
 
     name: str
     """``{category}_{n}``: the prompt's name, the same in all its rows."""
     prompt: str
-    """The text the model read; its last token is where the answer is read."""
+    """The text the model read; the logits are those at its last token."""
     answer: str
-    """Text of the answer's token: the target's first, or the likeliest."""
+    """Text of the answer: the first token of the target, or the most likely token if there is no target."""
     answer_id: int
-    """That token."""
+    """Id of that token."""
     foil: str
-    """Text of the foil's first token; empty where the prompt has none."""
+    """Text of the foil's first token; empty if the prompt has no foil."""
     component: str
     """``embedding``, ``head``, ``attention_bias``, ``mlp``, ``norm_bias`` or ``output_bias``."""
-    layer: int
-    """The decoder layer, from 0; -1 where the part is in none."""
+    layer_idx: int
+    """The decoder layer, from 0; -1 if the component is in no layer."""
     head: int
-    """The head, from 0; -1 where it is none."""
+    """The attention head, from 0; -1 if the component is not a head."""
     share: float
-    """What it adds to the answer's logit; the shares of a prompt add up to the logit."""
+    """What the component adds to the answer's logit; the shares of a prompt sum to the logit."""
     foil_share: float | None
-    """What it adds to the foil's."""
+    """What it adds to the foil's logit; None if the prompt has no foil."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadView:
-    """Whom one head looks at from one token."""
+    """The tokens that one head attends to most from one query token."""
 
     name: str
     """``{category}_{n}``: the prompt's name, the same in all its rows."""
     prompt: str
     """The text the model read."""
-    layer: int
+    layer_idx: int
     """The decoder layer, from 0."""
     head: int
     """The query head, from 0."""
-    position: int
-    """Of the token that looks, from 0 without padding."""
+    token_idx: int
+    """Position of the query token, from 0 without padding."""
     token: str
-    """That token, decoded."""
+    """The query token, decoded."""
     attended_positions: list[int]
-    """The tokens it looks at most, the first one most."""
+    """Positions of the tokens it attends to most, in descending order of probability."""
     attended_tokens: list[str]
     """Their texts."""
     probabilities: list[float]
-    """How much each is looked at; over all tokens they add up to 1."""
+    """Their attention probabilities; over all tokens they sum to 1."""
     induction_score: float
-    """How much the head looks for what came after the present token before, on random tokens: the same in all rows."""
+    """Prefix matching score on repeated random tokens, 1 for a perfect induction head; the same in all its rows."""
 
 
 @dataclass(frozen=True)
 class NeuronEffect:
-    """How far what a neuron says differs between true and false texts."""
+    """Difference of a neuron's activation between true and false texts."""
 
-    layer: int
+    layer_idx: int
     """The decoder layer, from 0."""
     neuron: int
-    """Its number in the layer's MLP, from 0."""
+    """Index of the neuron in the layer's MLP, from 0."""
     true_mean: float
-    """Mean over the true texts of what the neuron says."""
+    """Mean activation over the true texts."""
     false_mean: float
-    """The same over the false ones."""
+    """Mean activation over the false texts."""
     cohens_d: float
-    """Difference of the means by the pooled standard deviation; above 0 where the neuron says more about true texts."""
+    """Difference of means / pooled standard deviation; positive if the activation is larger on true texts."""
     hedges_g: float
-    """Cohen's d without its bias in small sets."""
+    """Cohen's d, corrected for its bias in small samples."""
     p_value: float
-    """Two-sided, of the mean difference within pairs, by permuting which text of a pair is the true one."""
+    """Two-sided, for the mean difference within pairs; permutations exchange the true and the false text of a pair."""
     q_value: float
-    """p_value adjusted for all neurons tested in the same call (Benjamini and Hochberg); p_value itself for one."""
+    """``p_value`` adjusted for all neurons tested in the same call (Benjamini-Hochberg); equal to it for one neuron."""
     n_pairs: int
-    """How many pairs of texts."""
+    """Number of pairs of texts."""

@@ -1,20 +1,20 @@
-r"""The whole CSV contract: records to rows of a table and back.
+r"""CSV format of records: write them as the rows of a table, and read them back.
 
-A table is UTF-8 with a header, ``\n`` after each row, and quotes only where a cell needs them, so that any CSV
-reader opens it. The annotation of a field decides how its cells are written:
+A table is UTF-8 with a header, ``\n`` after each row, and quotes only around cells that need them; any CSV reader reads
+it. The annotation of a field determines the form of its cells:
 
 =================  ==========================================================================================
 ``str``            the text itself
 ``int``            decimal digits
-``float``          ``repr``, which reads back as the same number; ``nan``, ``inf`` and ``-inf`` where it is none
+``float``          ``repr``, which reads back as the same number; also ``nan``, ``inf`` and ``-inf``
 ``bool``           ``True`` or ``False``
-``list[...]``      strict JSON of the above, also nested; a number that JSON lacks is ``null`` (not a number)
-                   or ``1e999`` and ``-1e999`` (infinity, as any JSON reader reads them)
-``... | None``     an empty cell for None; not offered for ``str``, whose empty cell is the empty text
+``list[...]``      strict JSON of the above, also nested; NaN is ``null``, infinities are ``1e999`` and ``-1e999``
+                   (which JSON readers read as infinity)
+``... | None``     an empty cell for None; not allowed for ``str``, whose empty cell is the empty text
 =================  ==========================================================================================
 
 With pandas, ``read_csv(path, keep_default_na=False)`` keeps texts such as ``NA`` and ``null`` as they are, and
-``float_precision="round_trip"`` keeps the last digit of scalar floats; list cells are read by ``json.loads``.
+``float_precision="round_trip"`` keeps the last digit of scalar floats; ``json.loads`` reads list cells.
 """
 
 import csv
@@ -30,26 +30,26 @@ from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hin
 
 R = TypeVar("R")
 
-# The largest that fits the C long of every platform; the csv module's own limit is 131,072 characters a cell.
+# The largest limit that fits a C long on every platform; the csv module's default is 131,072 characters per cell.
 _LONGEST_CELL = 2**31 - 1
 
 
 @dataclass(frozen=True)
 class _Column:
-    """What the table knows of one field."""
+    """How one field of a record is stored in a table."""
 
     attribute: str
-    """The field's own name."""
+    """Name of the field."""
     name: str
-    """As in the header."""
+    """Name of the column in the header."""
     kind: Any
-    """str, int, float, bool or list[...]: the annotation without its ``| None``."""
+    """str, int, float, bool or list[...]: the annotation without ``| None``."""
     optional: bool
     """Whether an empty cell means None."""
 
 
 def column(name: str) -> Any:
-    """Give a field a column whose name is no Python identifier.
+    """Define a field whose column has a name that is not a Python identifier.
 
     >>> current_token: str = column("current token")
     """
@@ -57,7 +57,7 @@ def column(name: str) -> Any:
 
 
 def columns(record_type: type) -> list[str]:
-    """Return the header of the table of ``record_type``: one name a field, in order.
+    """Return the header of the table of ``record_type``: one name per field, in order.
 
     >>> from interpret.records import Interpretation
     >>> columns(Interpretation)[:3]
@@ -67,24 +67,24 @@ def columns(record_type: type) -> list[str]:
 
 
 def to_cells(record: object) -> list[str]:
-    """Write a record as the cells of its row.
+    """Return the cells of a record's row.
 
     Raises:
-        ValueError: if a text cannot be written as UTF-8; the message names the column.
-        TypeError: if a value is not of its field's type.
+        ValueError: if a text cannot be encoded as UTF-8; the message names the column.
+        TypeError: if a value does not have the type of its field.
     """
     return [_write(known, getattr(record, known.attribute)) for known in _layout(cast(type, type(record)))]
 
 
 def from_cells(record_type: type[R], cells: Sequence[str]) -> R:
-    """Read a record from the cells of its row, the inverse of ``to_cells``.
+    """Read a record from the cells of its row; the inverse of ``to_cells``.
 
     Raises:
-        ValueError: if there are too many cells or too few, or one does not hold what its column holds.
+        ValueError: if there are too many or too few cells, or a cell does not have the type of its column.
     """
-    layout = _layout(cast(type, record_type))  # mypy takes no type[R] for hashable
+    layout = _layout(cast(type, record_type))  # mypy does not accept type[R] as hashable
     if len(cells) != len(layout):
-        raise ValueError(f"a row of {record_type.__name__} has {len(layout)} cells, this one {len(cells)}")
+        raise ValueError(f"a row of {record_type.__name__} has {len(layout)} cells; this one has {len(cells)}")
     return record_type(**{known.attribute: _read(known, cell) for known, cell in zip(layout, cells, strict=True)})
 
 
@@ -99,12 +99,12 @@ def to_csv(records: Iterable[object]) -> bytes:
 
 
 def from_csv(record_type: type[R], table: bytes) -> list[R]:
-    """Read a whole table, header first.
+    """Read a whole table with its header.
 
     Raises:
-        ValueError: if it is no table of ``record_type``; the message names the row (the header is row 0).
+        ValueError: if it is not a table of ``record_type``; the message names the row (row 0 is the header).
     """
-    usual = csv.field_size_limit(_LONGEST_CELL)  # a setting of the whole process
+    usual = csv.field_size_limit(_LONGEST_CELL)  # a process-wide setting
     try:
         rows = list(csv.reader(io.StringIO(table.decode("utf-8"), newline=""), strict=True))
     except csv.Error as error:
@@ -113,7 +113,7 @@ def from_csv(record_type: type[R], table: bytes) -> list[R]:
         csv.field_size_limit(usual)
     header, wanted = rows[0] if rows else [], columns(record_type)
     if header != wanted:
-        raise ValueError(f"row 0: its columns are {header}, those of {record_type.__name__} are {wanted}")
+        raise ValueError(f"row 0: the columns are {header}; expected those of {record_type.__name__}, {wanted}")
     records = []
     for number, cells in enumerate(rows[1:], 1):
         try:
@@ -126,20 +126,20 @@ def from_csv(record_type: type[R], table: bytes) -> list[R]:
 def _csv_row(cells: Sequence[str]) -> bytes:
     """Write one row."""
     text = io.StringIO(newline="")
-    # Told that rows end in both characters, the csv module quotes cells that hold either.
+    # With both characters as line terminator, the csv module quotes cells that contain either of them.
     csv.writer(text, lineterminator="\r\n").writerow(cells)
     return text.getvalue().removesuffix("\r\n").encode("utf-8") + b"\n"
 
 
 @cache
 def _layout(record_type: Any) -> tuple[_Column, ...]:
-    """Read the columns off the annotations of a record dataclass."""
+    """Return the columns of a record dataclass, from its annotations."""
     hints = get_type_hints(record_type)
     return tuple(_column(known, hints[known.name]) for known in fields(record_type))
 
 
 def _column(known: Field[Any], hint: Any) -> _Column:
-    """Tell kind and optional apart, and refuse an annotation that has no cell."""
+    """Split an annotation into kind and ``| None``; raise TypeError if it cannot be stored in a cell."""
     name = known.metadata.get("column", known.name)
     optional = get_origin(hint) in (Union, UnionType) and NoneType in get_args(hint)
     kinds = [kind for kind in get_args(hint) if kind is not NoneType] if optional else [hint]
@@ -147,7 +147,9 @@ def _column(known: Field[Any], hint: Any) -> _Column:
     while get_origin(element) is list:
         (element,) = get_args(element)
     if len(kinds) > 1 or element not in (str, int, float, bool) or (optional and kind is str):
-        raise TypeError(f"column {name!r}: a field annotated {hint} has no form as a cell; see interpret.records")
+        raise TypeError(
+            f"column {name!r}: a field annotated {hint} cannot be stored in a cell; see interpret.records.table"
+        )
     return _Column(known.name, name, kind, optional)
 
 
@@ -170,14 +172,14 @@ def _text(kind: Any, value: Any) -> str:
     if kind is str and isinstance(value, str):
         return value
     if kind is float:
-        return repr(float(value))  # float() also for numpy's and torch's numbers, whose repr is not a number
+        return repr(float(value))  # float() first: the repr of a NumPy or torch number is not a plain number
     if kind is bool:
         return str(bool(value))
     return _json(kind, value)
 
 
 def _json(kind: Any, value: Any) -> str:
-    """Write a value as strict JSON, which ``json.dumps`` is not about infinities."""
+    """Write a value as strict JSON; ``json.dumps`` writes NaN and infinities in a form that is not JSON."""
     if get_origin(kind) is list and not isinstance(value, str):
         (element,) = get_args(kind)
         return "[" + ", ".join(_json(element, item) for item in value) + "]"
@@ -210,7 +212,7 @@ def _read(known: _Column, cell: str) -> Any:
 
 
 def _from_json(kind: Any, value: Any) -> Any:
-    """Check a JSON value against its kind, and give it the kind's Python type."""
+    """Check a JSON value against its kind, and convert it to that Python type."""
     if get_origin(kind) is list and isinstance(value, list):
         (element,) = get_args(kind)
         return [_from_json(element, item) for item in value]
@@ -222,5 +224,5 @@ def _from_json(kind: Any, value: Any) -> Any:
 
 
 def _named(kind: Any) -> str:
-    """Word a kind as in an annotation."""
+    """Return a kind as it is written in an annotation."""
     return str(kind) if get_args(kind) else kind.__name__

@@ -1,57 +1,68 @@
-"""Rows of causal tracing."""
+"""Records of causal tracing: the rows of its tables."""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
-EXACT, APPROXIMATE, SCREENED = "exact", "approximate", "screened"
-"""How the numbers of a ``TraceCell`` came about."""
+TraceMethod = Literal["exact", "approximate", "screened"]
+"""Name of a tracing method."""
+TRACE_METHODS: tuple[TraceMethod, ...] = get_args(TraceMethod)
+"""Exact: every cell by forward passes. Approximate: every cell estimated from gradients. Screened: estimated, then the
+largest estimates computed by forward passes."""
+EXACT, APPROXIMATE, SCREENED = TRACE_METHODS
+"""The methods as constants."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TraceCell:
-    """One cell of a causal trace: the state of one token and layer restored in the corrupted runs of one fact.
+    """One cell of a causal trace: the state of one token and layer, restored in the corrupted runs of one fact.
 
-    Probabilities are those of the answer, in [0, 1], those of noisy runs means over the noise samples; effects are
-    differences of probabilities.
+    Probabilities are those of the answer, in [0, 1]; those of corrupted and restored runs are means over the noise
+    samples. Effects are differences of probabilities.
     """
 
     name: str
     """The fact's name, the same in all its rows."""
     relation: str
-    """Its relation's id, such as ``P17``; empty where its file tells none."""
+    """Id of its relation, such as ``P17``; empty if its file gives none."""
     prompt: str
     """The text the model read."""
     subject: str
     """The part of the prompt whose embeddings were corrupted."""
     attribute: str
-    """How the prompt should go on."""
+    """The correct continuation of the prompt."""
     answer: str
-    """The text of the tokens whose probability is read: of the attribute's first one, or of all."""
+    """Text of the tokens whose probability is measured: the first token of the attribute, or all of them."""
     answer_id: int
-    """The first of those tokens."""
+    """Id of the first of those tokens."""
     mediator: str
-    """What was restored: ``hidden``, ``attn_severed``, ``mlp_severed``, ``attn_window`` or ``mlp_window``."""
+    """What was restored: ``hidden``, ``attn_severed``, ``mlp_severed``, ``attn_window``, ``mlp_window``, or a
+    user-defined mediator."""
     method: str
-    """``exact``, by forward passes, or ``approximate``, estimated from a gradient."""
+    """``exact``, computed by forward passes, or ``approximate``, estimated from gradients."""
+    site: str
+    """Which activation of the layer was restored: ``resid_post``, its output; ``attn_out`` or ``mlp_out``."""
     layer_idx: int
-    """The decoder layer whose output was restored, or the middle of a window, from 0."""
+    """The decoder layer, from 0; for a window, its middle layer."""
+    window: int | None
+    """Number of layers restored together, fewer near the first and the last layer; None for a single layer."""
     token_idx: int
     """Position in the prompt, from 0 without padding."""
     token: str
     """The token, decoded."""
     in_subject: bool
-    """Whether it is one of the subject's."""
+    """Whether the token belongs to the subject."""
     bucket_rome: str
-    """Where in the prompt it stands, of the six buckets of ROME; empty before the subject."""
+    """Which of the six token positions (buckets) of ROME it has; empty before the subject."""
     bucket_kt: str
-    """Of the four buckets of Knowledge-Tracing; empty where it is in none."""
+    """Which of the four buckets of Knowledge-Tracing it has; empty if none."""
     p_clean: float
-    """In the clean run."""
+    """Probability in the clean run."""
     p_corrupted: float
-    """In the corrupted runs."""
+    """Probability in the corrupted runs."""
     p_restored: float
-    """In the corrupted runs with this one state restored."""
+    """Probability in the corrupted runs with this one state restored."""
     indirect_effect: float
-    """IE, ``p_restored - p_corrupted``; negative where the state makes the answer less likely still."""
+    """IE, ``p_restored - p_corrupted``; negative if restoring the state makes the answer even less likely."""
     effect_std: float | None
     """Standard deviation of the indirect effect over the noise samples; None for a single sample."""
     total_effect: float
@@ -60,48 +71,49 @@ class TraceCell:
 
 @dataclass(frozen=True, kw_only=True)
 class TraceAverage:
-    """The average indirect effect (AIE) of one kind of token at one layer, by one mediator."""
+    """Average indirect effect (AIE) of one kind of token at one layer, for one mediator."""
 
     mediator: str
     """As in ``TraceCell``."""
     bucket: str
-    """The kind of token: where in the prompt it stands."""
+    """The kind of token: its bucket."""
     layer_idx: int
     """As in ``TraceCell``."""
     average_indirect_effect: float
-    """Mean over prompts, of each the mean over its tokens of the kind; a difference of probabilities."""
+    """Mean over prompts; for each prompt, the mean over its tokens of this kind. A difference of probabilities."""
     low: float
-    """Lower end of its 95% bootstrap interval."""
+    """Lower end of the 95% bootstrap interval of the mean."""
     high: float
-    """Upper end."""
+    """Upper end of the interval."""
     n: int
-    """Prompts that have such a token."""
+    """Number of prompts with such a token."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TracePeak:
-    """Where one fact's indirect effect is largest, by one mediator; the average over facts may peak elsewhere.
+    """The cell with the largest indirect effect of one fact, for one mediator; the average may peak elsewhere.
 
-    The last token's last layers restore the answer trivially, so the subject's tokens have a peak of their own.
+    Restoring the last layers of the last token restores the answer trivially, so the subject's tokens have their own
+    peak.
     """
 
     name: str
     """The fact's name."""
     mediator: str
-    """As in ``TraceCell``, like all that is not told here."""
+    """As in ``TraceCell``."""
     among: str
-    """Among which tokens: ``all`` or ``subject``."""
+    """The tokens that are searched: ``all`` or ``subject``."""
     method: str
-    """Whether that cell is exact."""
+    """Method of that cell, as in ``TraceCell``."""
     layer_idx: int
     """The layer of the peak."""
     token_idx: int
-    """Its token."""
+    """Position of its token."""
     token: str
     """The token, decoded."""
     bucket_rome: str
-    """Where in the prompt it stands."""
+    """Its bucket, as in ``TraceCell``."""
     indirect_effect: float
     """IE at the peak."""
     total_effect: float
-    """TE, the same for all cells of the fact."""
+    """TE, ``p_clean - p_corrupted``, the same for all cells of the fact."""

@@ -84,7 +84,7 @@ def prime(model: PreTrainedModel, template: InterpretationPrompt, new_tokens: in
     """Let the model read a template with nothing inserted, to write up to ``new_tokens`` tokens after it.
 
     Raises:
-        UnsupportedModelError: if the model is of no known family, or does not compute as its family does.
+        UnsupportedModelError: if the model is not of a supported family, or does not compute as its family does.
     """
     trunk = trunk_of(model, len(template.ids) + new_tokens)
     embeddings = trunk.embed(torch.tensor([template.ids], device=trunk.device))  # [1, T, width]

@@ -4,40 +4,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import log
 from statistics import mean
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from interpret.device import in_batches
 from interpret.selfie.decoding import Primed, Written, score, score_plain, start_inserted, start_plain, write
+from interpret.selfie.settings import SAME, Settings
 from interpret.selfie.templates import InterpretationPrompt
-from interpret.surgery.plan import MODE, NORMALIZED, STRENGTH
-
-SAME = "same"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How hidden states are interpreted."""
-
-    insertion_layer: int | Literal["same"] = 1
-    """The layer whose input is edited; 1 means after layer 0, "same" the source's own layer (Patchscopes: Ghandeharioun
-    et al. 2024, arXiv 2401.06102)."""
-    mode: str = NORMALIZED
-    """``replacing_mode`` of the insertion."""
-    strength: float = 1.0
-    """``overlay_strength`` of the insertion."""
-    new_tokens: int = 30
-    """Longest interpretation, in tokens."""
-    prompt_output_tokens: int = 30
-    """Longest continuation of the prompt itself, in tokens; 0 for none."""
-    wrong_vector: bool = True
-    """Whether each interpretation is also scored under another token's state."""
-    seed: int = 0
-    """Chooses the wrong states."""
-    batch_size: int | None = None
-    """Interpretations written side by side; None chooses from memory. Changes no number beyond the last digits."""
+from interpret.surgery.words import MODE, STRENGTH
 
 
 @dataclass(frozen=True)

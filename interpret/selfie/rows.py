@@ -19,9 +19,10 @@ from interpret.anatomy import anatomy_of, check_evaluating, longest_text
 from interpret.engine.greedy import write_after
 from interpret.errors import InputError, SpecError
 from interpret.records import Interpretation
+from interpret.records.states import FINAL_NORM
 from interpret.selfie.decoding import Written, automatic_batch_size, prime
 from interpret.selfie.readings import SAME, Reading, Settings, State, insertion, log_gain, read, read_nothing
-from interpret.selfie.sources import Source, states_of
+from interpret.selfie.sources import RESID_PRE, Source, states_of
 from interpret.selfie.templates import InterpretationPrompt
 from interpret.surgery.plan import plan_surgery
 
@@ -43,7 +44,7 @@ def interpretations(
     together up to a batch, so memory does not grow with their number.
 
     Args:
-        model: a causal LM of a known family.
+        model: a causal LM of a supported family.
         tokenizer: its tokenizer.
         sources: from ``plan_sources``.
         templates: interpretation prompts.
@@ -56,6 +57,7 @@ def interpretations(
         ModelError: if not even one interpretation fits in memory.
     """
     check_request(model, sources, templates, settings)
+    n_layers = len(anatomy_of(model).layers)
     primed = [prime(model, template, settings.new_tokens) for template in templates]
     controls = [read_nothing(one, settings) for one in primed]
     size = settings.batch_size or min(automatic_batch_size(one, settings.new_tokens) for one in primed)
@@ -73,7 +75,7 @@ def interpretations(
             if source.prompt.name in skip:
                 continue
             for template, control, texts in zip(templates, controls, readings, strict=True):
-                row = _RowWriter(tokenizer, source, template, settings, tokenizer.decode(output), control)
+                row = _RowWriter(tokenizer, source, template, settings, tokenizer.decode(output), control, n_layers)
                 yield row.write(control, "control")
                 for pair, reading in zip(source.pairs, texts[own], strict=True):
                     yield row.write(reading, "interpretation" if reading else "failed", *pair)
@@ -91,7 +93,7 @@ def check_request(
         InputError: if the model is in training mode; a prompt or a template with what follows it is longer than the
             model's context, which some families answer with nonsense; or the insertion layer does not take a state.
         SpecError: if the insertion does not fit the model.
-        UnsupportedModelError: if the model is of no known family.
+        UnsupportedModelError: if the model is not of a supported family.
     """
     check_evaluating(model)
     longest, n_layers = longest_text(model), len(anatomy_of(model).layers)
@@ -182,6 +184,11 @@ class _RowWriter:
     settings: Settings
     prompt_output: str
     control: Reading
+    n_layers: int
+
+    def _site(self, layer: int | None) -> str:
+        """Say where the state was taken from; the last of ``hidden_states`` has passed the final norm."""
+        return FINAL_NORM if self.source.site == RESID_PRE and layer == self.n_layers else self.source.site
 
     def write(
         self, reading: Reading | None, kind: str, layer: int | None = None, token: int | None = None
@@ -217,7 +224,7 @@ class _RowWriter:
             gain_over_wrong_vector=wrong_gain,
             says_more_than_controls=min(gains) > 0 if gains else None,
             overlap_with_control=None if layer is None else _overlap(written.ids, self.control.written.ids),
-            site=self.source.site,
+            site=self._site(layer),
             insertion_layer=None if layer is None else layer if isinstance(where, str) else where,
             kind=kind,
         )

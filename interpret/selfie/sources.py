@@ -10,12 +10,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from interpret.activations._record import Site, record
 from interpret.anatomy import anatomy_of, base_of, input_device
 from interpret.errors import InputError, unknown
-from interpret.prompts.chat import MODEL_TEMPLATE, read_text
+from interpret.prompts.chat import MODEL_TEMPLATE, model_text
 from interpret.prompts.prompts import Prompt
-from interpret.prompts.selectors import select
+from interpret.prompts.selectors import select, selector_words
 from interpret.prompts.tokens import TokenisedPrompt, select_tokens, tokenise
+from interpret.selfie.settings import LAYERS, RESID_PRE, TOKENS
 
-RESID_PRE: Site = "resid_pre"
 SOURCE_SITES: tuple[Site, ...] = (RESID_PRE, "attn_out", "mlp_out")
 """Where states can be taken from."""
 
@@ -38,15 +38,15 @@ def plan_sources(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
     *,
-    layers: str | Sequence[int] = "3:-1:5",
-    tokens: str | Sequence[int] = "content",
+    layers: str | Sequence[int] = LAYERS,
+    tokens: str | Sequence[int] = TOKENS,
     site: str = RESID_PRE,
     chat_template: str = MODEL_TEMPLATE,
 ) -> list[Source]:
     """Tokenise prompts and resolve the selectors, all before any work is done.
 
     Args:
-        model: a causal LM of a known family.
+        model: a causal LM of a supported family.
         tokenizer: its fast tokenizer.
         prompts: from a file by ``load_examples``, or ``[Prompt("mine_1", "Dogs bark", raw=True)]``.
         layers: for the site ``resid_pre`` indices of ``hidden_states``, 0 the embeddings, the last the state after the
@@ -66,7 +66,7 @@ def plan_sources(
     if site not in SOURCE_SITES:
         raise InputError(unknown("site", site, SOURCE_SITES))
     n_layers = len(anatomy_of(model).layers)
-    chosen = select("layer", _selector(layers), n_layers + 1 if site == RESID_PRE else n_layers)
+    chosen = select("layer", selector_words(layers), n_layers + 1 if site == RESID_PRE else n_layers)
     sources = []
     for index, prompt in enumerate(prompts):
         if isinstance(prompt, str):
@@ -75,18 +75,14 @@ def plan_sources(
                 "with raw=True to be read as it is"
             )
         try:
-            chat_text = read_text(tokenizer, prompt, chat_template)
+            chat_text = model_text(tokenizer, prompt, chat_template)
             tokenised = tokenise(tokenizer, chat_text, prompt.subject)
-            positions = select_tokens(_selector(tokens), tokenised)
+            positions = select_tokens(selector_words(tokens), tokenised)
         except InputError as error:
             raise InputError(f"prompt {prompt.name}: {error}") from None
         pairs = [(layer, token) for layer in chosen for token in positions]
         sources.append(Source(prompt, tokenised, pairs, site))
     return sources
-
-
-def _selector(chosen: str | Sequence[int]) -> str:
-    return chosen if isinstance(chosen, str) else ",".join(str(index) for index in chosen)
 
 
 def source_of_pairs(

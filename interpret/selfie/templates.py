@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from interpret.errors import InputError, unknown
 from interpret.prompts.chat import MODEL_TEMPLATE, has_template, wrap
+from interpret.selfie.settings import SLOTS
 
 SLOTS_FIELD = "{slots}"
 
@@ -103,7 +104,7 @@ SHIPPED = {
 
 
 def interpretation_prompt(
-    tokenizer: PreTrainedTokenizerBase, words: str, *, n_slots: int = 5, chat_template: str = MODEL_TEMPLATE
+    tokenizer: PreTrainedTokenizerBase, words: str, *, n_slots: int = SLOTS, chat_template: str = MODEL_TEMPLATE
 ) -> InterpretationPrompt:
     """Build a shipped interpretation prompt, by its name, or one from a text.
 

@@ -37,7 +37,7 @@ def interpret(
         original_prompt: the prompts, as the model reads them.
         tokenizer: the model's.
         interpretation_prompt: what the states are inserted into.
-        model: a causal LM of a known family.
+        model: a causal LM of a supported family.
         tokens_to_interpret: (layer, token) pairs, the same for each prompt; negative ones count from the end.
             Layers are indices of ``hidden_states``.
         bs: interpretations written side by side; chosen from memory if None.
@@ -101,7 +101,7 @@ def interpret_vectors(
 
     Args:
         vecs: [N, D], or N tensors [D].
-        model: a causal LM of a known family.
+        model: a causal LM of a supported family.
         interpretation_prompt: what the vectors are inserted into.
         tokenizer: the model's.
         bs: vectors read side by side; chosen from memory if None.

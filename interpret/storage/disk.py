@@ -2,7 +2,7 @@
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -23,6 +23,23 @@ def locked(path: Path) -> Iterator[None]:
     finally:
         fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing is not enough while a forked child holds the descriptor
         os.close(descriptor)
+
+
+@contextmanager
+def waiting_lock(path: Path, say_waiting: Callable[[], None]) -> Iterator[None]:
+    """Hold a lock file, once no other process does; the lock ends with this one, however it ends.
+
+    Args:
+        path: of the lock file, made if it is not there.
+        say_waiting: called once if another process holds it.
+    """
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say_waiting()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def append_durably(path: Path, data: bytes) -> None:
@@ -73,9 +90,9 @@ def cut(path: Path, size: int) -> None:
         os.truncate(path, size)
 
 
-def sync(folder: Path) -> None:
-    """Make new names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Have the system put a file, or the names in a folder, onto the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

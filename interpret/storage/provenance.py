@@ -2,9 +2,13 @@
 
 import hashlib
 import importlib.metadata
+import json
 import platform
+from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
+from typing import Any
 
 from interpret.errors import RunError
 
@@ -32,6 +36,15 @@ def file_sha256(path: Path | str) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise RunError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def objects_sha256(objects: Iterable[Any]) -> str:
+    """Return one sha256 of frozen dataclass instances or JSON values, for inputs that no file holds."""
+    found = hashlib.sha256()
+    for one in objects:
+        value = [type(one).__name__, asdict(one)] if is_dataclass(one) and not isinstance(one, type) else one
+        found.update(json.dumps(value, sort_keys=True).encode() + b"\n")
+    return found.hexdigest()
 
 
 def weights_sha256(folder: Path | str) -> str:

@@ -14,15 +14,45 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from interpret.errors import RunError
-from interpret.records import csv_header, from_csv, to_csv
+from interpret.records import (
+    HeadView,
+    Interpretation,
+    LensReading,
+    LocationCell,
+    LogitShare,
+    NeuronEffect,
+    TokenScore,
+    TraceCell,
+    csv_header,
+    from_csv,
+    to_csv,
+)
 from interpret.storage.disk import append_durably, cut, locked, sync
+from interpret.storage.frames import plain_frame, record_frame
+
+if TYPE_CHECKING:
+    import pandas
 
 TABLE, MANIFEST, PROGRESS = "table.csv", "manifest.json", "progress.jsonl"
 FORMAT = "llm-interpret run, format 1"
 MEND = "give another --output folder, or delete this one"
+TABLES: Mapping[str, type] = MappingProxyType(
+    {
+        "selfie": Interpretation,
+        "trace": TraceCell,
+        "attribute": TokenScore,
+        "locate": LocationCell,
+        "probe lens": LensReading,
+        "probe logits": LogitShare,
+        "probe heads": HeadView,
+        "probe neurons": NeuronEffect,
+    }
+)
+"""The command of a run's identity -> the records of its table. Probes of the user's own bring theirs along."""
 
 R = TypeVar("R")
 
@@ -130,6 +160,74 @@ class Run:
         self._open = True
 
 
+@dataclass(frozen=True)
+class RunFolder:
+    """A run folder to read: what every analysis returns, and ``read_run`` opens again."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    """What the run is (``identity``), how it came about (``circumstances``), ``status``, ``counts`` and ``dropped``."""
+    record_type: type | None = None
+    """The records of its table; None for a table that only its own program knows."""
+
+    @property
+    def dropped(self) -> dict[str, str]:
+        """The units (prompts, facts) without rows, and why."""
+        return dict(self.manifest["dropped"])
+
+    @property
+    def units(self) -> list[str]:
+        """The units that are done, kept and dropped, in order."""
+        return [entry.unit for entry in _read_journal(self.folder / PROGRESS)[0]]
+
+    def records(self) -> list[Any]:
+        """Read the rows of its table as records.
+
+        Raises:
+            RunError: as ``read_table`` does, or if nobody knows the records of this table.
+        """
+        return read_table(self.folder, self._known())
+
+    def by_unit(self) -> Iterator[list[Any]]:
+        """Read its records unit by unit, as ``read_units`` does."""
+        return read_units(self.folder, self._known())
+
+    def to_frame(self) -> "pandas.DataFrame":
+        """Return its table: a row per record, with numbers as numbers and lists as lists.
+
+        Raises:
+            RunError: if the table cannot be read.
+        """
+        if self.record_type is None:
+            return plain_frame(_whole_units(self.folder / TABLE, header=None))
+        return record_frame(self.record_type, self.records())
+
+    def _known(self) -> type:
+        if self.record_type is None:
+            raise RunError(
+                f"{self.folder}: the records of {self.manifest['identity'].get('command')!r} are not known here; "
+                "give read_run their type, or use to_frame()"
+            )
+        return self.record_type
+
+
+def read_run(folder: Path | str, record_type: type | None = None) -> RunFolder:
+    """Open a run folder to read it; it may still be growing.
+
+    Args:
+        folder: as a command or a run function wrote it.
+        record_type: the records of its table; by default those of the command that its manifest names.
+
+    Raises:
+        RunError: if it is no run folder.
+
+    Example:
+        >>> read_run("runs/trace").to_frame()  # doctest: +SKIP
+    """
+    manifest = read_manifest(folder)
+    return RunFolder(Path(folder), manifest, record_type or TABLES.get(manifest["identity"].get("command", "")))
+
+
 @contextmanager
 def open_run(
     folder: Path | str,
@@ -202,17 +300,25 @@ def read_table(folder_or_csv: Path | str, record_type: type[R]) -> list[R]:
     """
     path = Path(folder_or_csv)
     table = path / TABLE if path.is_dir() else path
-    journal = table.with_name(PROGRESS)
-    size = -1
     try:
-        if table.name == TABLE and journal.exists():
-            size = _table_size(_read_journal(journal)[0], csv_header(record_type))
-        with table.open("rb") as file:
-            return from_csv(record_type, file.read(size))
-    except OSError as error:
-        raise RunError(f"{table}: cannot be read: {error.strerror}") from error
+        return from_csv(record_type, _whole_units(table, csv_header(record_type)))
     except ValueError as error:
         raise RunError(f"{table}: {error}") from None
+
+
+def _whole_units(table: Path, header: bytes | None) -> bytes:
+    """Return a table as far as its units are whole; with None for a header, any table's."""
+    journal = table.with_name(PROGRESS)
+    try:
+        with table.open("rb") as file:
+            if table.name != TABLE or not journal.exists():
+                return file.read()
+            entries, _ = _read_journal(journal)
+            if header is None and not entries:
+                return file.readline()
+            return file.read(_table_size(entries, header or b""))
+    except OSError as error:
+        raise RunError(f"{table}: cannot be read: {error.strerror}") from error
 
 
 def read_units(folder: Path | str, record_type: type[R]) -> Iterator[list[R]]:

@@ -1,1 +1,5 @@
 """Editing hidden states during a forward pass or generation."""
+
+from interpret.lazy import lazy_names
+
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

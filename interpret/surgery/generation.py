@@ -1,9 +1,9 @@
-"""The public surgery calls, as functions of a model and as methods put on one.
+"""The public surgery calls, as functions and as methods attached to a model.
 
 ``forward_interpret``, ``generate_interpret`` and ``greedy_search_interpret`` take the arguments of the stock
-call plus ``insert_info`` (see ``spec``). They run the stock code of transformers under ``surgery``, so whatever
-it can decode, they can. The patched transformers calls these functions; ``attach`` binds them to a model
-object without the patch.
+call plus ``insert_info`` (see ``plan``). They run the stock code of transformers inside ``applied``, so they
+support all its ways of decoding. The patched transformers calls these functions; ``attach`` binds them to a
+model object without the patch.
 """
 
 import sys
@@ -24,14 +24,14 @@ from interpret.activations._record import record
 from interpret.anatomy import GenerateSettings, anatomy_of, base_of, generating_by, past_length, uncompiled
 from interpret.errors import SpecError, UnsupportedModelError
 from interpret.prompts.batches import ends_in_padding, left_padding_order, token_columns, token_counts
-from interpret.surgery.hooks import surgery
+from interpret.surgery.hooks import applied
 from interpret.surgery.plan import plan_surgery
 
 InsertInfo = Sequence[Mapping[Any, Any] | None]
 Model = TypeVar("Model", bound=PreTrainedModel)
-# Arguments of generate with one entry a column, besides the ids and the mask.
+# Arguments of generate with one entry per column, besides the ids and the mask.
 _ALIGNED = ("inputs_embeds", "token_type_ids", "position_ids")
-# Of greedy_search, in their order; those that are settings of generate, and those that are arguments of it.
+# Arguments of greedy_search, in order. Those in _SETTINGS are settings of generate, the others are its arguments.
 _SETTINGS = (
     "max_length", "pad_token_id", "eos_token_id", "output_attentions", "output_hidden_states", "output_scores",
     "return_dict_in_generate",
@@ -49,25 +49,25 @@ def forward_interpret(
     """Run the model's forward pass with surgery.
 
     Args:
-        model: a causal LM of a known family, or its base model.
+        model: a causal LM of a supported family, or its base model.
         *args: as for the model's own forward.
-        insert_info: one dict (or None) a sample; None runs the stock call. With ``past_key_values``,
-            positions still count from the sample's first token, those in the cache are not edited again,
-            and negative ones are refused; so are those of chunks still to come.
-        output_pre_mlp_states: also return the states around each MLP.
+        insert_info: one dict (or None) per sample; None runs the stock call. With ``past_key_values``,
+            positions still count from the sample's first token, tokens in the cache are not edited again,
+            and negative positions and positions of later chunks are refused.
+        output_pre_mlp_states: also return the MLP's input and the residual stream before each MLP.
         **kwargs: as for the model's own forward. With ``output_hidden_states=True``, ``hidden_states[k]``
             shows the edited input of layer k; the last entry is the state after the final norm.
 
     Returns:
-        What the model's own forward returns; with ``output_pre_mlp_states``, a pair of that and a list of L+1
-        pairs ``(pre_mlp, residual)``, each [B, T, D]. Entry l is of layer l-1, with
-        ``residual + mlp(pre_mlp) == hidden_states[l]`` for 0 < l < L where layer l itself is not edited; entry L
-        gives the state before the final norm; entry 0 is the input of layer 0 twice. Only post-norm layers
-        (OPT-350m) norm that sum before they pass it on.
+        The output of the model's own forward. With ``output_pre_mlp_states``, a pair of that output and a list of L+1
+        pairs ``(pre_mlp, residual)``, each [B, T, D]. Entry l belongs to layer l-1, with
+        ``residual + mlp(pre_mlp) == hidden_states[l]`` for 0 < l < L if layer l itself is not edited; for entry L the
+        sum is the state before the final norm; entry 0 is the input of layer 0 twice. Post-norm layers (OPT-350m)
+        apply a norm to the sum.
 
     Raises:
         SpecError: if ``insert_info`` does not fit the model and the batch.
-        UnsupportedModelError: if the model is of no known family.
+        UnsupportedModelError: if the model's family is not supported.
 
     >>> from transformers import GPT2Config, GPT2LMHeadModel
     >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=4, n_layer=2, n_head=2))
@@ -100,27 +100,28 @@ def generate_interpret(
 ) -> Any:
     """Run the model's ``generate`` with surgery on the prompt.
 
-    Every decoding mode that the installed transformers has carries it: greedy, sampling, beams, beam sampling and
-    assisted generation (the assistant itself is not operated on; 4.34.0 carries it for prompts without padding), with
-    any kind of cache; in 4.34.0 also group beams, constrained beams and contrastive search. Prompts padded on the
-    right are moved to the left for decoding; the sequences given back have them where they stood, hidden states and
-    attentions are those of the moved prompts.
+    Every decoding mode of the installed transformers is supported: greedy, sampling, beam search, beam sampling and
+    assisted generation (the assistant itself is not edited; in 4.34.0 only for prompts without padding), with any kind
+    of cache; in 4.34.0 also group beam search, constrained beam search and contrastive search. Right-padded prompts are
+    padded on the left for decoding. In the returned sequences they are right-padded as before, but hidden states and
+    attentions are those of the left-padded prompts.
 
     Args:
-        model: a causal LM of a known family.
+        model: a causal LM of a supported family.
         inputs: as for ``generate``.
         generation_config: as for ``generate``.
         *args: as for ``generate``.
-        insert_info: one dict (or None) a prompt, whatever the number of beams or returned sequences; negative
+        insert_info: one dict (or None) per prompt, for any number of beams or returned sequences; negative
             positions count from the prompt's end. None runs the stock call.
         **kwargs: as for ``generate``.
 
     Returns:
-        What ``generate`` returns.
+        The output of ``generate``.
 
     Raises:
         SpecError: if ``insert_info`` does not fit the model and the batch.
-        UnsupportedModelError: if the model is of no known family, or the mode cannot carry the surgery.
+        UnsupportedModelError: if the model's family is not supported, or the decoding mode does not support
+            surgery.
     """
     if insert_info is None:
         return model.generate(inputs, generation_config, *args, **kwargs)
@@ -146,22 +147,22 @@ def greedy_search_interpret(
 ) -> Any:
     """Run the model's ``greedy_search`` with surgery on the prompt.
 
-    Releases of transformers that no longer have ``greedy_search`` do the same by ``generate``.
+    In releases of transformers without ``greedy_search``, ``generate`` does the same.
 
     Args:
-        model: a causal LM of a known family.
-        input_ids: [B, T], the prompts; without an ``attention_mask`` every column is a token, as in
+        model: a causal LM of a supported family.
+        input_ids: [B, T], the prompts; without an ``attention_mask``, every column counts as a token, as in
             ``greedy_search``.
         *args: as for ``greedy_search``.
-        insert_info: one dict (or None) a prompt; None runs the stock call.
+        insert_info: one dict (or None) per prompt; None runs the stock call.
         **kwargs: as for ``greedy_search``.
 
     Returns:
-        What ``greedy_search`` returns.
+        The output of ``greedy_search``.
 
     Raises:
         SpecError: if ``insert_info`` does not fit the model and the batch.
-        UnsupportedModelError: if the model is of no known family.
+        UnsupportedModelError: if the model's family is not supported.
     """
     with ExitStack() as stack:
         if insert_info is not None:
@@ -175,7 +176,7 @@ def greedy_search_interpret(
 
 
 def _greedily(model: PreTrainedModel, input_ids: Tensor, arguments: dict[str, Any]) -> Any:
-    """Do by ``generate`` what ``greedy_search`` did: none of a model's settings but its ids and outputs count."""
+    """Emulate ``greedy_search`` by ``generate``: of the model's settings, only token ids and output flags apply."""
     criteria = arguments.pop("stopping_criteria", None) or ()
     own = {name: getattr(model.generation_config, name, None) for name in _SETTINGS[1:]}
     given = {name: arguments.pop(name, None) for name in _SETTINGS}
@@ -190,12 +191,12 @@ def _greedily(model: PreTrainedModel, input_ids: Tensor, arguments: dict[str, An
 
 
 def can_be_patched() -> bool:
-    """Whether the installed transformers is the one ``install_patch.py`` adds the methods to."""
+    """Return whether the installed transformers is the release that ``install_patch.py`` patches."""
     return transformers.__version__ == "4.34.0"
 
 
 def decoding_modes() -> list[str]:
-    """Return which decoding modes of the installed transformers carry surgery."""
+    """Return the decoding modes of the installed transformers that support surgery."""
     modes = ["greedy", "sampling", "beam", "beam sampling"]
     if hasattr(GenerationMixin, "greedy_search"):
         return [*modes, "group beam", "constrained beam", "contrastive", "assisted (unpadded)"]
@@ -203,16 +204,16 @@ def decoding_modes() -> list[str]:
 
 
 def attach(model: Model) -> Model:
-    """Give one model object the surgery methods, without touching any file.
+    """Add the surgery methods to one model object, without changing any file.
 
     Args:
-        model: a causal LM of a known family; its base model gets ``forward_interpret`` too.
+        model: a causal LM of a supported family; its base model gets ``forward_interpret`` too.
 
     Returns:
-        The same model. Attaching twice is no different from once; ``detach`` undoes it.
+        The same model. Attaching twice has no further effect; ``detach`` undoes it.
 
     Raises:
-        UnsupportedModelError: if the model is of no known family.
+        UnsupportedModelError: if the model's family is not supported.
     """
     anatomy_of(model)
     for owner, methods in _owners(model):
@@ -222,7 +223,7 @@ def attach(model: Model) -> Model:
 
 
 def detach(model: Model) -> Model:
-    """Take the methods of ``attach`` away again, and return the model; a patched class keeps its own."""
+    """Remove the methods added by ``attach`` and return the model; methods of a patched class remain."""
     for owner, methods in _owners(model):
         for method in methods:
             vars(owner).pop(method.__name__, None)
@@ -230,7 +231,7 @@ def detach(model: Model) -> Model:
 
 
 def _owners(model: PreTrainedModel) -> list[tuple[nn.Module, tuple[Any, ...]]]:
-    """List which methods ``attach`` puts on which module."""
+    """Return the modules to which ``attach`` adds methods, each with its methods."""
     return [
         (base_of(model), (forward_interpret,)),
         (model, (forward_interpret, generate_interpret, greedy_search_interpret)),
@@ -239,19 +240,19 @@ def _owners(model: PreTrainedModel) -> list[tuple[nn.Module, tuple[Any, ...]]]:
 
 @dataclass(frozen=True)
 class _Prompt:
-    """The tokens a call starts from, those in its cache included."""
+    """The tokens that a call receives, and their mask."""
 
     name: str
-    """The argument that holds them: ``input_ids`` or ``inputs_embeds``."""
+    """The argument that contains them: ``input_ids`` or ``inputs_embeds``."""
     tokens: Tensor
     """[B, T] ids or [B, T, D] embeddings."""
     attention_mask: Tensor
-    """[B, T], or longer by the columns in the cache."""
+    """[B, T], or longer by the number of columns in the cache."""
     continues_cache: bool = False
 
 
 def _operate(model: PreTrainedModel, insert_info: InsertInfo, prompt: _Prompt) -> Any:
-    """Check ``insert_info`` against the prompt and return the context that carries it out."""
+    """Check ``insert_info`` against the prompt and return the context manager that applies it."""
     anatomy = anatomy_of(model)
     mask = prompt.attention_mask
     plan = plan_surgery(
@@ -261,15 +262,15 @@ def _operate(model: PreTrainedModel, insert_info: InsertInfo, prompt: _Prompt) -
         width=anatomy.width,
         allow_negative_positions=not prompt.continues_cache,
     )
-    return surgery(anatomy, plan, token_columns(mask))
+    return applied(anatomy, plan, token_columns(mask))
 
 
 def _forward_prompt(model: PreTrainedModel, arguments: Mapping[str, Any]) -> _Prompt:
-    """Read the tokens and the mask of a forward pass from its arguments."""
+    """Return the tokens and the mask of a forward pass from its arguments."""
     name = "input_ids" if arguments.get("input_ids") is not None else "inputs_embeds"
     tokens = arguments.get(name)
     if tokens is None:
-        raise SpecError("insert_info needs tokens to work on; pass input_ids or inputs_embeds")
+        raise SpecError("insert_info requires tokens to edit; pass input_ids or inputs_embeds")
     past = past_length(arguments.get("past_key_values"))
     columns = past + tokens.shape[1]
     mask = arguments.get("attention_mask")
@@ -277,18 +278,18 @@ def _forward_prompt(model: PreTrainedModel, arguments: Mapping[str, Any]) -> _Pr
         mask = torch.ones(tokens.shape[0], columns, dtype=torch.long)
     if mask.shape[1] < columns:
         raise SpecError(
-            f"attention_mask has {mask.shape[1]} columns; the {past} in the cache and the {tokens.shape[1]} of "
-            f"this pass need {columns}"
+            f"attention_mask has {mask.shape[1]} columns; it needs {columns}: {past} for the cache and "
+            f"{tokens.shape[1]} for this pass"
         )
     return _Prompt(name, tokens, mask, continues_cache=past > 0)
 
 
 def _generate_prompt(ids: Tensor | None, settings: GenerateSettings, kwargs: Mapping[str, Any]) -> _Prompt:
-    """Read the prompts and their mask as ``generate`` will."""
+    """Return the prompts and their mask as ``generate`` will use them."""
     embeddings = kwargs.get("inputs_embeds")
     tokens = ids if embeddings is None else embeddings
     if tokens is None:
-        raise SpecError("insert_info needs a prompt to work on; pass inputs, input_ids or inputs_embeds")
+        raise SpecError("insert_info requires a prompt to edit; pass inputs, input_ids or inputs_embeds")
     mask = kwargs.get("attention_mask")
     if mask is None:
         mask = _inferred_mask(tokens, settings["pad_token_id"], settings["eos_token_id"])
@@ -297,7 +298,7 @@ def _generate_prompt(ids: Tensor | None, settings: GenerateSettings, kwargs: Map
 
 
 def _inferred_mask(tokens: Tensor, pad: int | None, eos: int | Sequence[int] | None) -> Tensor:
-    """Return the mask ``generate`` infers: padding ids are padding, unless they also end a text."""
+    """Return the mask that ``generate`` infers: padding ids are masked, unless they also are end-of-text ids."""
     ends = [eos] if isinstance(eos, int) else eos or ()
     if tokens.dim() == 2 and pad is not None and pad not in ends:
         return tokens.ne(pad).long()
@@ -305,24 +306,24 @@ def _inferred_mask(tokens: Tensor, pad: int | None, eos: int | Sequence[int] | N
 
 
 def _check_decoding(prompt: _Prompt, settings: GenerateSettings, kwargs: Mapping[str, Any]) -> None:
-    """Refuse what would run the model on other tokens than the prompt's columns say."""
-    drops_the_mask = hasattr(settings.model, "assisted_decoding")  # public in 4.34.0 alone
+    """Refuse decoding modes in which the model would run on tokens other than those in the prompt's columns."""
+    drops_the_mask = hasattr(settings.model, "assisted_decoding")  # public only in 4.34.0
     if kwargs.get("assistant_model") is not None and drops_the_mask and prompt.attention_mask.eq(0).any():
         raise UnsupportedModelError(
-            "assisted generation of transformers 4.34.0 drops the attention mask, so a padded prompt cannot "
-            "carry surgery; pass the prompt without padding"
+            "assisted generation of transformers 4.34.0 drops the attention mask, so padded prompts cannot "
+            "be edited; pass the prompt without padding"
         )
     if settings["guidance_scale"] not in (None, 1):
         raise UnsupportedModelError(
             "guidance_scale also runs the model on a negative prompt, which surgery would edit as if it were the "
-            "prompt; leave guidance_scale away"
+            "prompt; leave out guidance_scale"
         )
 
 
 def _padded_on_the_left(prompt: _Prompt, kwargs: Mapping[str, Any]) -> tuple[_Prompt, dict[str, Tensor]]:
-    """Move padding to the left, and with it every argument that has one entry a column."""
+    """Move padding to the left, in the prompt and in every argument with one entry per column."""
     if prompt.continues_cache:
-        raise SpecError("right-padded prompts cannot go on from past_key_values; pad them on the left")
+        raise SpecError("right-padded prompts cannot continue from past_key_values; pad them on the left")
     order = left_padding_order(prompt.attention_mask)
 
     def moved(tensor: Tensor) -> Tensor:
@@ -334,8 +335,8 @@ def _padded_on_the_left(prompt: _Prompt, kwargs: Mapping[str, Any]) -> tuple[_Pr
 
 
 def _with_prompt_columns(output: Any, prompt: _Prompt) -> Any:
-    """Put prompts that were moved for decoding back where the caller had them."""
-    if prompt.name != "input_ids":  # then no prompt is part of the output
+    """Move prompts that were left-padded for decoding back to the caller's columns."""
+    if prompt.name != "input_ids":  # the output then does not contain the prompt
         return output
     sequences = output.sequences if isinstance(output, ModelOutput) else output
     copies = len(sequences) // len(prompt.tokens)

@@ -1,8 +1,8 @@
-"""A plan -> hooks on the model for the time of one call.
+"""Apply a plan to a model with hooks, for one call.
 
-Edits are made on the way into a layer, never in place, and in one vectorised step a layer. They are bound to
-absolute columns of the padded batch, so that a cache, chunks, beams or candidates change nothing: a pass edits
-what lies among the columns it computes, and keys and values of edited tokens live on in the cache.
+Edits are made to the input of a layer, never in place, and in one vectorised step per layer. They are bound to
+absolute columns of the padded batch, so a cache, chunks, beams or candidates do not change the result: a pass
+edits the columns that it computes, and the keys and values of edited tokens stay in the cache.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -23,25 +23,26 @@ from interpret.surgery.plan import LayerEdit, SurgeryPlan
 
 @dataclass(frozen=True)
 class BoundEdit:
-    """A layer's edit, with the column of every token."""
+    """A layer's edit with the column of every token."""
 
     edit: LayerEdit
     columns: Tensor
     """[N] int64, CPU: absolute columns of the padded batch."""
     first: int
+    """The smallest of ``columns``."""
     last: int
-    """The range of ``columns``: most passes of a decoding call lie outside and are left alone."""
+    """The largest of ``columns``. Most passes of a decoding call lie outside this range and are not edited."""
 
 
 @contextmanager
-def surgery(anatomy: Anatomy, plan: SurgeryPlan, columns: Tensor) -> Iterator[None]:
-    """Apply ``plan`` to every pass the calling thread makes through the model, then leave no trace.
+def applied(anatomy: Anatomy, plan: SurgeryPlan, columns: Tensor) -> Iterator[None]:
+    """Apply ``plan`` to every pass the calling thread makes through the model, inside the ``with`` block.
 
     Args:
         anatomy: the model's parts.
         plan: what to write where.
         columns: [B, T] int64, the column of each token of each sample (``batches.token_columns``). A pass may
-            have any multiple of B rows, each sample's beside each other, as in beam search.
+            have any multiple of B rows, with the rows of a sample next to each other, as in beam search.
     """
     operation = _Operation(len(columns), {k: bind(edit, columns) for k, edit in plan.edits.items()}, anatomy)
     with ExitStack() as stack:
@@ -52,24 +53,24 @@ def surgery(anatomy: Anatomy, plan: SurgeryPlan, columns: Tensor) -> Iterator[No
 
 
 def bind(edit: LayerEdit, columns: Tensor) -> BoundEdit:
-    """Find the columns, [B, T] of all tokens, of those a layer edits."""
+    """Return a layer's edit with the columns of its tokens; ``columns``, [B, T], are those of all tokens."""
     bound = columns[edit.samples, edit.positions]
     return BoundEdit(edit, bound, int(bound.min()), int(bound.max()))
 
 
 class _Operation:
-    """What the hooks of one call share: where the pass under way starts, and what it has edited."""
+    """State shared by the hooks of one call: where the current pass starts, and what it has edited."""
 
     def __init__(self, n_samples: int, edits: Mapping[int, BoundEdit], anatomy: Anatomy) -> None:
         self.n_samples = n_samples
         self.edits = edits
         self.trunk_signature: Signature = signature(anatomy.trunk.forward)
-        self.past = 0  # columns in the cache of the pass under way
+        self.past = 0  # columns in the cache before the current pass
         self.arguments: Mapping[str, Any] = {}  # of the trunk's call
         self.edited: dict[int, tuple[Tensor, Tensor]] = {}  # id of a layer's input -> (it, its edited copy)
 
     def hook_up(self, anatomy: Anatomy, stack: ExitStack) -> None:
-        """Register every hook, each to be removed when ``stack`` closes."""
+        """Register all hooks; they are removed when ``stack`` closes."""
         trunk = anatomy.trunk
         handles = [
             trunk.register_forward_pre_hook(only_in_this_thread(self._enter_pass), with_kwargs=True),
@@ -77,7 +78,7 @@ class _Operation:
         ]
         for layer, bound in self.edits.items():
             hook = only_in_this_thread(self._edit_input(bound))
-            # Before the hooks of others, so that those that read the layer's input read what it really is.
+            # Before other hooks, so that hooks that read the layer's input read the edited one.
             handles.append(anatomy.layers[layer].register_forward_pre_hook(hook, prepend=True, with_kwargs=True))
         for handle in handles:
             stack.callback(handle.remove)
@@ -104,14 +105,14 @@ class _Operation:
         copies, rest = divmod(hidden.shape[0], self.n_samples)
         if rest:
             raise SpecError(
-                f"insert_info is for {self.n_samples} samples, but the model is run on {hidden.shape[0]} rows; "
-                "a pass under surgery needs the same number of rows for each sample"
+                f"insert_info has {self.n_samples} samples, but the model is run on {hidden.shape[0]} rows; "
+                "the number of rows must be a multiple of the number of samples"
             )
         return copies
 
     def _leave_pass(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        """Show the edited values in ``hidden_states``, which the model collects before our hooks run."""
-        edited, self.edited = self.edited, {}  # held no longer than the pass: these are whole hidden states
+        """Put the edited values into ``hidden_states``, which the model collects before our hooks run."""
+        edited, self.edited = self.edited, {}  # freed after the pass: these are whole hidden states
         return _swap(output, edited) if edited else None
 
 
@@ -119,10 +120,10 @@ def overlay(hidden: Tensor, bound: BoundEdit, start: int, copies: int = 1) -> Te
     """Return ``hidden`` with ``keep * state + add * vector`` at the bound columns.
 
     Args:
-        hidden: [B * copies, T, D], left as it is.
+        hidden: [B * copies, T, D], not modified.
         bound: what to write where.
         start: absolute column of ``hidden[:, 0]``.
-        copies: rows of each sample, beside each other.
+        copies: number of rows per sample; they are next to each other.
     """
     edit = bound.edit
     inside = (bound.columns >= start) & (bound.columns < start + hidden.shape[1])
@@ -141,7 +142,7 @@ def overlay(hidden: Tensor, bound: BoundEdit, start: int, copies: int = 1) -> Te
 
 
 def _swap(value: Any, edited: Mapping[int, tuple[Tensor, Tensor]]) -> Any:
-    """Return ``value`` with every tensor that has an edited copy replaced by it."""
+    """Return ``value`` with every tensor that has an edited copy replaced by that copy."""
     if isinstance(value, Tensor):
         return edited[id(value)][1] if id(value) in edited else value
     if isinstance(value, ModelOutput):

@@ -1,15 +1,15 @@
-"""``insert_info`` -> ``SurgeryPlan``: what to write where, checked once before anything runs.
+"""Check ``insert_info`` and convert it to a ``SurgeryPlan``, before the model runs.
 
 ``insert_info`` is a list with one dict (or None) for each sample of the batch::
 
     {3: ([5, -1], vectors), "overlay_strength": 1.0, "replacing_mode": "normalized", "note": "mine"}
 
 Integer keys are layers: key k edits the *input* of decoder layer k, the residual stream after layer k-1.
-Their value is ``(positions, vectors[1, len(positions), hidden])`` or, with options of its own,
+Their value is ``(positions, vectors[1, len(positions), hidden])`` or, with options for this layer alone,
 ``(positions, vectors, {"overlay_strength": 0.5})``. "normalized" writes ``a * v + (1 - a) * h``, "addition"
-writes ``h + a * v`` (h the hidden state, v the vector, a the strength). Other string keys are the caller's notes.
+writes ``h + a * v`` (h the hidden state, v the vector, a the strength). Other string keys are ignored (metadata).
 
-This module needs no model: batch size, token counts, number of layers and width are enough.
+This module does not need the model, only the token counts, the number of layers and the hidden width.
 """
 
 from collections import Counter
@@ -24,32 +24,28 @@ import torch
 from torch import Tensor
 
 from interpret.errors import SpecError, unknown
-
-NORMALIZED, ADDITION = "normalized", "addition"
-MODES = (NORMALIZED, ADDITION)
-STRENGTH, MODE, ALLOW_NEGATIVE = "overlay_strength", "replacing_mode", "allow_negative_strength"
-OPTION_KEYS = (STRENGTH, MODE, ALLOW_NEGATIVE)
+from interpret.surgery.words import ADDITION, ALLOW_NEGATIVE, MODE, MODES, NORMALIZED, OPTION_KEYS, STRENGTH
 
 
 @dataclass(frozen=True)
 class LayerEdit:
-    """Every edit on the input of one decoder layer, over the whole batch: N tokens in all."""
+    """All edits to the input of one decoder layer, over the whole batch: N tokens in total."""
 
     samples: Tensor
-    """[N] int64, CPU: which sample of the batch."""
+    """[N] int64, CPU: index of the sample in the batch."""
     positions: Tensor
-    """[N] int64, CPU: which token of the sample, counted from 0 without padding."""
+    """[N] int64, CPU: index of the token in its sample, from 0, not counting padding."""
     vectors: Tensor
-    """[N, D] floating: what is written; gradients flow through it."""
+    """[N, D] floating point: the vectors to write; gradients flow through them."""
     keep: Tensor
-    """[N, 1] float64: the factor on the hidden state that stands there."""
+    """[N, 1] float64: factor on the hidden state of the token."""
     add: Tensor
-    """[N, 1] float64: the factor on the vector."""
+    """[N, 1] float64: factor on the vector."""
 
 
 @dataclass(frozen=True)
 class SurgeryPlan:
-    """A checked ``insert_info``: one vectorised edit for each layer that has any."""
+    """A checked ``insert_info``: one vectorised edit per edited layer."""
 
     edits: Mapping[int, LayerEdit]
     """Keyed by layer, in ascending order; empty when no sample is edited."""
@@ -57,7 +53,7 @@ class SurgeryPlan:
 
 @dataclass(frozen=True)
 class _Overlay:
-    """How a vector is laid over a hidden state; the defaults of every entry."""
+    """How a vector is combined with a hidden state; the field defaults apply to every entry."""
 
     mode: str = NORMALIZED
     strength: float = 1.0
@@ -70,7 +66,7 @@ class _Overlay:
 
 @dataclass(frozen=True)
 class _Entry:
-    """One sample's edits on one layer, checked."""
+    """One sample's checked edits of one layer."""
 
     layer: int
     sample: int
@@ -87,29 +83,34 @@ def plan_surgery(
     width: int,
     allow_negative_positions: bool = True,
 ) -> SurgeryPlan:
-    """Check ``insert_info`` and turn it into a plan.
+    """Check ``insert_info`` and convert it to a plan.
 
     Args:
-        insert_info: one dict or None a sample; the format stands at the top of this module.
-        token_counts: tokens of each sample without padding, B integers.
+        insert_info: one dict (or None) per sample; the format is described at the top of this module.
+        token_counts: number of tokens in each sample, without padding, B integers.
         n_layers: number of decoder layers; keys 0 to ``n_layers - 1`` exist.
         width: size D of a hidden state.
-        allow_negative_positions: whether -1 may stand for a sample's last token. It may not where the end of
-            the sample moves between calls.
+        allow_negative_positions: whether -1 may denote a sample's last token; False if the end of the sample moves
+            between calls.
+
+    Returns:
+        The edits of every layer.
 
     Raises:
-        SpecError: for anything that would not be done exactly as written; names the sample and the key.
+        SpecError: if anything cannot be carried out exactly as written; the message names the sample and the key.
 
     >>> plan = plan_surgery([{2: ([-1], torch.ones(1, 1, 4))}], token_counts=[3], n_layers=6, width=4)
     >>> plan.edits[2].positions.tolist()
     [2]
     """
     if not isinstance(insert_info, Sequence) or isinstance(insert_info, str):
-        raise SpecError(f"insert_info is a {type(insert_info).__name__}; give a list with one dict (or None) a sample")
+        raise SpecError(
+            f"insert_info is a {type(insert_info).__name__}; give a list with one dict (or None) per sample"
+        )
     if len(insert_info) != len(token_counts):
         raise SpecError(
             f"insert_info has {len(insert_info)} entries for a batch of {len(token_counts)} samples; "
-            "give one dict (or None) a sample"
+            "give one dict (or None) per sample"
         )
     entries: list[_Entry] = []
     for sample, (info, count) in enumerate(zip(insert_info, token_counts, strict=True)):
@@ -123,7 +124,7 @@ def plan_surgery(
 
 
 def _merge(entries: list[_Entry]) -> LayerEdit:
-    """Join the entries of one layer into tensors over all their tokens."""
+    """Combine the entries of one layer into tensors over all their tokens."""
     counts = torch.tensor([len(entry.positions) for entry in entries])
 
     def each_token(values: list[float]) -> Tensor:
@@ -142,7 +143,7 @@ def _merge(entries: list[_Entry]) -> LayerEdit:
 def _sample_entries(
     info: Mapping[Any, Any] | None, sample: int, count: int, n_layers: int, width: int, negative: bool
 ) -> Iterator[_Entry]:
-    """Check one sample's dict; its errors do not name the sample yet."""
+    """Yield the checked entries of one sample's dict; its errors do not name the sample yet."""
     if info is None:
         return
     if not isinstance(info, Mapping):
@@ -167,7 +168,7 @@ def _sample_entries(
 
 def _layer(key: object, n_layers: int) -> int:
     if not isinstance(key, Integral) or isinstance(key, bool):
-        raise SpecError(f"key {key!r} is a {type(key).__name__}; layers are integers, everything else a string")
+        raise SpecError(f"key {key!r} is a {type(key).__name__}; layers are integers, all other keys are strings")
     if not 0 <= int(key) < n_layers:
         raise SpecError(f"layer {key} does not exist; this model has layers 0 to {n_layers - 1}")
     return int(key)
@@ -179,10 +180,10 @@ def _layer_value(value: object) -> tuple[list[Any], object, Mapping[Any, Any]]:
         raise SpecError("expected (positions, vectors) or (positions, vectors, options)")
     positions = value[0].tolist() if hasattr(value[0], "tolist") else value[0]
     if not isinstance(positions, Sequence) or isinstance(positions, str):
-        raise SpecError(f"positions are a {type(positions).__name__}; give a list of token positions")
+        raise SpecError(f"positions have type {type(positions).__name__}; give a list of token positions")
     options = value[2] if len(value) == 3 else {}
     if not isinstance(options, Mapping):
-        raise SpecError(f"options are a {type(options).__name__}; give a dict of {', '.join(OPTION_KEYS)}")
+        raise SpecError(f"options have type {type(options).__name__}; give a dict of {', '.join(OPTION_KEYS)}")
     for key in options:
         if key not in OPTION_KEYS:
             raise SpecError(unknown("option", key, OPTION_KEYS))
@@ -193,7 +194,7 @@ def _positions(positions: list[Any], count: int, allow_negative: bool) -> list[i
     resolved = [_position(position, count, allow_negative) for position in positions]
     twice = [position for position, times in Counter(resolved).items() if times > 1]
     if twice:
-        raise SpecError(f"position {twice[0]} is given twice; a token is edited once a layer")
+        raise SpecError(f"position {twice[0]} is given twice; give each position once per layer")
     return resolved
 
 
@@ -202,7 +203,7 @@ def _position(position: object, count: int, allow_negative: bool) -> int:
         raise SpecError(f"position {position!r} is a {type(position).__name__}; positions are integers")
     index = int(position)
     if index < 0 and not allow_negative:
-        raise SpecError(f"position {position} counts from an end that moves with past_key_values; count from the start")
+        raise SpecError(f"position {position} counts from the end, which moves with past_key_values; count from 0")
     if not -count <= index < count:
         raise SpecError(
             f"position {position} does not exist; the sample has {count} tokens, "
@@ -214,7 +215,7 @@ def _position(position: object, count: int, allow_negative: bool) -> int:
 def _vectors(vectors: object, n_positions: int, width: int) -> Tensor:
     """Check the vectors of one entry: [1, P, D] -> [P, D]."""
     if not isinstance(vectors, Tensor):
-        raise SpecError(f"vectors are a {type(vectors).__name__}; give a torch tensor")
+        raise SpecError(f"vectors have type {type(vectors).__name__}; give a torch tensor")
     if not vectors.is_floating_point():
         raise SpecError(f"vectors have dtype {vectors.dtype}; give a floating-point tensor")
     expected = (1, n_positions, width)
@@ -227,7 +228,7 @@ def _vectors(vectors: object, n_positions: int, width: int) -> Tensor:
 
 
 def _overlay(options: Mapping[str, Any], default: _Overlay) -> _Overlay:
-    """Read the options among string keys; the other keys are notes unless they look like a slip."""
+    """Read the options among the string keys; other keys are ignored, unless they look like a misspelt option."""
     for key in options:
         _check_note(key)
     overlay = replace(
@@ -245,14 +246,14 @@ def _overlay(options: Mapping[str, Any], default: _Overlay) -> _Overlay:
 
 
 def _check_note(key: str) -> None:
-    """Refuse a note that is more likely a layer or an option written wrongly."""
+    """Refuse a string key that is probably a mistyped layer or option."""
     if key in OPTION_KEYS:
         return
     if key.removeprefix("-").isdecimal():
         raise SpecError(f"key {key!r} is a string; layers are integers: use {int(key)}")
     near = get_close_matches(key, OPTION_KEYS, n=1, cutoff=0.8)
     if near:
-        raise SpecError(f"key {key!r} looks like {near[0]!r}; correct it, or give your note another name")
+        raise SpecError(f"key {key!r} looks like {near[0]!r}; correct it, or use another name for your own key")
 
 
 def _check_strength(overlay: _Overlay) -> None:
@@ -260,8 +261,8 @@ def _check_strength(overlay: _Overlay) -> None:
     if not isinstance(strength, Real) or isinstance(strength, bool) or not isfinite(strength):
         raise SpecError(f"{STRENGTH} is {strength!r}; give a finite number")
     if overlay.mode == NORMALIZED and not 0 <= strength <= 1:
-        raise SpecError(f"{STRENGTH} {strength} is outside 0 to 1, where {NORMALIZED!r} mixes vector and state")
+        raise SpecError(f"{STRENGTH} {strength} is outside 0 to 1, the range for mode {NORMALIZED!r}")
     if overlay.mode == ADDITION and strength <= 0 and not overlay.allow_negative:
         raise SpecError(
-            f"{STRENGTH} {strength} is not above 0; to add nothing or to subtract, say {ALLOW_NEGATIVE!r}: True"
+            f"{STRENGTH} {strength} is not above 0; to add nothing or to subtract, set {ALLOW_NEGATIVE!r}: True"
         )

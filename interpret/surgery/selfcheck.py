@@ -1,4 +1,4 @@
-"""Is the opened model the stock model? Runs that must not differ, and what its family can carry."""
+"""Check that an opened model behaves like the stock model, and list what its family supports."""
 
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -19,7 +19,7 @@ from interpret.surgery.generation import can_be_patched, decoding_modes, forward
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs that must give the same numbers."""
+    """Two runs that must give the same result."""
 
     what: str
     difference: float
@@ -27,9 +27,9 @@ class Comparison:
 
 
 def patch_state() -> str:
-    """Say which way the surgery methods come to a model: by the patched transformers, or by ``attach``."""
+    """Return how a model gets the surgery methods: from patched transformers, or from ``attach``."""
     if not can_be_patched():
-        return f"not for transformers {transformers.__version__}; use interpret.attach(model)"
+        return f"not available for transformers {transformers.__version__}; use interpret.attach(model)"
     patched = {
         "forward_interpret": (LlamaModel, LlamaForCausalLM),
         "generate_interpret": (GenerationMixin,),
@@ -42,10 +42,10 @@ def patch_state() -> str:
 
 
 def features(model: PreTrainedModel) -> dict[str, str]:
-    """Say what a model is made of, and what of it can be reached.
+    """Return a model's family, size, dtype and device, and what can be read and edited.
 
     Raises:
-        UnsupportedModelError: if the model is of no known family.
+        UnsupportedModelError: if the model's family is not supported.
     """
     anatomy = anatomy_of(model)
     return {
@@ -53,20 +53,20 @@ def features(model: PreTrainedModel) -> dict[str, str]:
         "size": f"{len(anatomy.layers)} layers, hidden width {anatomy.width}",
         "runs as": f"{str(model.dtype).removeprefix('torch.')} on {model.device}",
         "activations": ", ".join(SITES),
-        "sweeps": "part by part" if anatomy.family.parts is not None else "by whole passes",
+        "sweeps": "part by part" if anatomy.family.parts is not None else "by whole forward passes",
         "decoding": ", ".join(decoding_modes()),
     }
 
 
 @torch.no_grad()
 def comparisons(model: PreTrainedModel) -> Iterator[Comparison]:
-    """Compare stock calls with surgery calls that ask for nothing, on a padded batch of random tokens.
+    """Compare stock calls with surgery calls that change nothing, on a padded batch of random tokens.
 
     Raises:
-        UnsupportedModelError: if the model is of no known family.
+        UnsupportedModelError: if the model's family is not supported.
     """
     inputs = _inputs(model)
-    plans = {"no plan": None, "a neutral plan": _neutral_plan(model, len(inputs["input_ids"]))}
+    plans = {"no edit": None, "an identity edit": _identity_edit(model, len(inputs["input_ids"]))}
     passes: dict[str, dict[str, Any]] = {"hidden states": {}, "attentions": {"output_attentions": True}}
     for extra in passes.values():
         extra |= {**inputs, "output_hidden_states": True, "use_cache": True}
@@ -89,15 +89,15 @@ def comparisons(model: PreTrainedModel) -> Iterator[Comparison]:
 
 
 def _inputs(model: PreTrainedModel) -> dict[str, Any]:
-    """Make rows of 5, 9 and 12 random tokens, padded on the left."""
+    """Return rows of 5, 9 and 12 random tokens, padded on the left."""
     chance = torch.Generator().manual_seed(0)
     rows = [torch.randint(model.config.vocab_size, (n,), generator=chance).tolist() for n in (5, 9, 12)]
     batch = pad(rows, pad_id=0, device=input_device(model))
     return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
 
 
-def _neutral_plan(model: PreTrainedModel, n_samples: int) -> list[dict[Any, Any]]:
-    """Ask for edits of strength 0 at both ends of every sample in every layer: they must change nothing."""
+def _identity_edit(model: PreTrainedModel, n_samples: int) -> list[dict[Any, Any]]:
+    """Return edits of strength 0 at the first and last token of every sample in every layer."""
     anatomy = anatomy_of(model)
     vectors = torch.ones(1, 2, anatomy.width)
     entry: dict[Any, Any] = {layer: ([0, -1], vectors) for layer in range(len(anatomy.layers))}
@@ -105,12 +105,12 @@ def _neutral_plan(model: PreTrainedModel, n_samples: int) -> list[dict[Any, Any]
 
 
 def _difference(one: Any, other: Any) -> float:
-    """Return the largest absolute difference between two outputs of one structure."""
+    """Return the largest absolute difference between two outputs with the same structure."""
     if isinstance(one, Tensor):
         if one.shape != other.shape:
             return float("inf")
         one, other = in_float64(one), in_float64(other)
-        # Scores of excluded tokens are -inf in both, and -inf - -inf is not a number.
+        # Scores of excluded tokens are -inf in both outputs, and -inf - -inf is NaN.
         apart = (one - other).abs().masked_fill(one == other, 0.0)
         return float(apart.max()) if apart.numel() else 0.0
     if hasattr(one, "get_seq_length"):

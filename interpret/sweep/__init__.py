@@ -1,24 +1,10 @@
-"""Many patched runs of one base run, sharing what they have in common, exactly.
+"""Many patched runs of one base run, with exact results and shared computation.
 
-``cells`` says what can be restored and held, ``metrics`` what is read, ``columns`` runs the cells of one token,
-``engine`` puts it together; ``whole`` does without what is shared. ``attribution`` estimates the same cells from the
-derivatives ``backward`` finds in the two runs of ``two_runs``.
+``cells`` defines what can be restored and held constant, ``metrics`` what is read, ``columns`` runs the cells of one
+token, and ``exact`` combines them; ``whole_passes`` shares no computation. ``estimates`` estimates the same cells from
+the derivatives that ``backward`` computes. ``base_and_donor`` checks the two runs.
 """
 
-from interpret.sweep.cells import Cell, CellSite, Pin, grid, window_around
-from interpret.sweep.exact import SweepResult, sweep
-from interpret.sweep.first_order import FirstOrder, first_order
-from interpret.sweep.metrics import Metric
+from interpret.lazy import lazy_names
 
-__all__ = [
-    "Cell",
-    "CellSite",
-    "FirstOrder",
-    "Metric",
-    "Pin",
-    "SweepResult",
-    "first_order",
-    "grid",
-    "sweep",
-    "window_around",
-]
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

@@ -1,14 +1,14 @@
-"""Derivatives at the layers of a recorded run, also with modules of the token itself held constant.
+"""Derivatives at the layers of a recorded run, optionally with modules held constant at the token itself.
 
-A token sees itself and those before it. So nothing that is held constant at token t changes what later tokens do with
-its keys and values, and the derivative at the input of a layer has two parts:
+A token attends to itself and to earlier tokens. So holding modules constant at token t does not change how later tokens
+use its keys and values, and the derivative at the input of a layer has two parts:
 
     through the token itself + through the keys and values that later tokens read
 
-Holding the outputs of modules constant at the token changes the first part only, which is local to a token and had for
-all tokens at once. To tell the parts, a layer is run with each token's own keys and values on the diagonal of its
-attention, and those of all tokens once more beside them, as a past of which it sees what lies before. Letters are
-those of ``layers``.
+Holding the outputs of modules constant at the token changes only the first part, which is local to a token and computed
+for all tokens at once. To separate the parts, a layer is run with two copies of keys and values: each token takes its
+own from this pass, on the diagonal of the attention, and those of the earlier tokens from a past. Letters are those of
+``engine.layers``.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,43 +24,43 @@ from interpret.engine.recording import RecordedRun
 
 @dataclass(frozen=True)
 class Route:
-    """A way the derivative takes back through the layers, for every token its own."""
+    """A path of the derivative back through the layers, for each token separately."""
 
     severed: frozenset[Point]
-    """The modules whose outputs are constants at the token itself."""
+    """The modules whose outputs are held constant at the token itself."""
     bottom: int
-    """The first layer in which they are, and the last the route is followed to."""
+    """The first layer in which they are held constant; the route is followed down to this layer."""
     top: int
-    """One past the last layer in which they are; above, nothing is."""
+    """One past the last layer in which they are held constant."""
 
 
 @dataclass(frozen=True)
 class Derivatives:
-    """The derivatives of one layer, of some routes: S samples, T tokens."""
+    """The derivatives at one layer, for some routes: S samples, T tokens."""
 
     layer: int
     outputs: dict[Route, Tensor]
-    """At the layer's output, [S, T, D]."""
+    """With respect to the layer's output, [S, T, D]."""
     points: dict[tuple[Route, Point], Tensor]
-    """At the outputs of the modules a route has severed, [S, T, D]."""
+    """With respect to the outputs of the modules that a route severs, [S, T, D]."""
 
 
 def derivatives(
     layers: Sequence[Layer], run: RecordedRun, last: Tensor, routes: Iterable[Route]
 ) -> Iterator[Derivatives]:
-    """Go back through the layers, the last one first.
+    """Compute derivatives layer by layer, from the last layer to the first.
 
-    Every layer is run again, with a graph of its own that is dropped before the next. Derivatives with respect to
+    Every layer is run again, with its own graph, which is freed before the next layer. Derivatives with respect to
     weights are not computed.
 
     Args:
-        layers: of the model.
-        run: recorded, of S samples.
-        last: [S, T, D], the derivative at the last layer's output.
-        routes: which derivatives are wanted.
+        layers: the model's layers.
+        run: a recorded run of S samples.
+        last: [S, T, D], the derivative with respect to the last layer's output.
+        routes: the routes to follow.
 
     Yields:
-        One layer's derivatives, of the routes whose layers it is among.
+        One layer's derivatives, for the routes that include this layer.
     """
     whole, followed = last, dict[Route, Tensor]()
     for index in reversed(range(len(layers))):
@@ -83,7 +83,7 @@ def derivatives(
 
 
 def mask_beside(n_tokens: int, window: int | None, like: Tensor) -> Tensor:
-    """Return the mask, [T, 2 T], of tokens that see those before them as a past, and themselves as computed."""
+    """Return the mask, [T, 2 T]: a token attends to earlier tokens in the past, and to itself in this pass."""
     seen = mask_for(n_tokens, 0, window, like)
     diagonal = torch.eye(n_tokens, dtype=torch.bool, device=like.device)
     hidden = float("-inf")
@@ -92,17 +92,17 @@ def mask_beside(n_tokens: int, window: int | None, like: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Step:
-    """One layer, run again at the inputs it had."""
+    """One layer, run again on its recorded input."""
 
     layer: Layer
     x: Tensor
     """[S, T, D]."""
     past: Past
-    """Its keys and values."""
+    """Its recorded keys and values."""
     mask: Tensor
 
     def whole(self, at_output: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the derivative at the input, and its part through the keys and values later tokens read."""
+        """Return the derivative at the input, and its part through the keys and values that later tokens read."""
         x, keys, values = (_variable(part) for part in (self.x, self.past.keys, self.past.values))
         with torch.enable_grad():
             output, own = self._run(x, Past(keys, values), Untapped())
@@ -113,7 +113,7 @@ class _Step:
     def severed(
         self, points: frozenset[Point], at_output: dict[Route, Tensor]
     ) -> Iterator[tuple[Route, Tensor, dict[Point, Tensor]]]:
-        """Yield for each route the derivative through the token itself, and those at the severed outputs."""
+        """Yield, for each route, the derivative through the token itself and those at the severed outputs."""
         x, cut = _variable(self.x), _Cut(points)
         with torch.enable_grad():
             output, _ = self._run(x, self.past, cut)
@@ -133,11 +133,11 @@ def _variable(value: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Cut(Untapped):
-    """Lets the outputs of modules pass as constants."""
+    """Makes the outputs of modules constants."""
 
     points: frozenset[Point]
     outputs: dict[Point, Tensor] = field(default_factory=dict)
-    """[1, S, T, D] each, with respect to which derivatives can be taken."""
+    """[1, S, T, D] each; derivatives can be taken with respect to them."""
 
     def at(self, point: Point, value: Tensor) -> Tensor:
         if point not in self.points:

@@ -1,4 +1,4 @@
-"""The two runs of a sweep, the base and the donor, before they are recorded, and where they differ."""
+"""The base and donor runs of a sweep: embeddings, checks, the first token that differs, and the memory limit."""
 
 import torch
 from torch import Tensor
@@ -9,19 +9,19 @@ from interpret.engine.recording import RecordedRun
 from interpret.errors import InputError
 
 CPU_MEMORY = 1 << 30
-"""Bytes a sweep may use on a CPU beside the two recorded runs, where the caller does not say."""
+"""Bytes that a sweep may use on a CPU besides the two recorded runs, unless the caller sets a limit."""
 
 
 def embedded(model: PreTrainedModel, name: str, run: Tensor) -> Tensor:
     """Return the word embeddings of a run, [B, T, width], on the model's device.
 
     Args:
-        model: brings the embeddings.
-        name: of the run, for messages.
+        model: the model whose embeddings are used.
+        name: name of the run in error messages.
         run: [B, T] token ids, or [B, T, width] word embeddings.
 
     Raises:
-        InputError: if the run is neither.
+        InputError: if the run has another shape or dtype.
     """
     run = run.to(input_device(model))
     if run.dim() == 2 and not run.is_floating_point():
@@ -35,10 +35,10 @@ def embedded(model: PreTrainedModel, name: str, run: Tensor) -> Tensor:
 
 
 def check_runs(model: PreTrainedModel, base: Tensor, donor: Tensor) -> None:
-    """Check that runs, [S, T, width] and [S or 1, T, width], go together.
+    """Check that the base, [S, T, width], and the donor, [S or 1, T, width], have matching shapes.
 
     Raises:
-        InputError: if they do not, or the model is not in evaluation mode.
+        InputError: if they do not match, or if the model is in training mode.
     """
     check_evaluating(model)
     if base.shape[1] != donor.shape[1]:
@@ -47,17 +47,19 @@ def check_runs(model: PreTrainedModel, base: Tensor, donor: Tensor) -> None:
             "values are restored token by token, so both need the same length"
         )
     if len(donor) not in (1, len(base)):
-        raise InputError(f"{len(donor)} donor rows for {len(base)} base rows: give as many, or one for all")
+        raise InputError(
+            f"the donor has {len(donor)} rows, the base {len(base)}; give one donor row per base row, or one for all"
+        )
 
 
 def first_difference(base: RecordedRun, donor: RecordedRun) -> int:
-    """Return the first token at which any sample of the runs differs; T where none does."""
+    """Return the first token at which the two runs differ in any sample; T if they do not differ."""
     differs = (base.states[0] != donor.states[0]).any(dim=-1).any(dim=0)
     return int(differs.nonzero()[0]) if differs.any() else len(differs)
 
 
 def usable_memory(memory: int | None, device: torch.device) -> int:
-    """Return how many bytes may be used: what the caller says, or by default half of what is free on a GPU."""
+    """Return how many bytes may be used: ``memory``, or else half of a GPU's free memory, or 1 GiB on a CPU."""
     if memory is not None:
         return memory
     return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else CPU_MEMORY

@@ -1,4 +1,4 @@
-"""What a sweep computes: cells, each one patched run."""
+"""The cells of a sweep; each cell is one patched run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,19 +12,19 @@ CellSite = Literal["resid_post", "attn_out", "mlp_out", "heads", "neurons"]
 MLP, of one attention head (before the output projection) or of one MLP neuron (after the activation)."""
 CELL_SITES = get_args(CellSite)
 UNITS = {"heads": "head", "neurons": "neuron"}
-"""What one unit of a site is called, of the sites that have units."""
+"""The name of one unit, for the sites that have units."""
 PINNED = ("attn_out", "mlp_out")
 PIN_LAYERS = ("later", "all")
 
 
 @dataclass(frozen=True)
 class Pin:
-    """Holds a module's output, at the cell's token, at the values of the base run: severs it."""
+    """Severs a module: holds its output at the cell's token at the value of the base run."""
 
     site: Literal["attn_out", "mlp_out"]
     layers: Literal["later", "all"] = "later"
-    """later: in the layers after the restored ones. all: everywhere but where the site itself is restored, which
-    differs from "later" only within and before the restored layers."""
+    """later: in the layers after the restored ones. all: in all layers except where the site itself is restored;
+    this differs from "later" only before and within the restored layers."""
 
 
 @dataclass(frozen=True)
@@ -34,24 +34,24 @@ class Cell:
     site: CellSite
     token: int
     start: int
-    """The first restored layer; for ``resid_post`` -1 is the input of layer 0."""
+    """The first restored layer; for ``resid_post``, -1 is the input of layer 0."""
     stop: int
     """One past the last restored layer."""
     unit: int | None = None
-    """Which head or neuron."""
+    """Index of the head or neuron, for the sites that have units."""
     pins: tuple[Pin, ...] = ()
 
     @property
     def one_unit(self) -> str:
-        """What one unit of the cell's site is called."""
+        """The name of one unit of the cell's site."""
         return UNITS[self.site]
 
     def restores(self, site: str, layer: int) -> bool:
-        """Tell whether the donor's value is written at this site of this layer."""
+        """Return whether the donor's value is written at this site of this layer."""
         return self.site == site and self.start <= layer < self.stop
 
     def holds(self, site: str, layer: int) -> bool:
-        """Tell whether the base's value is written at this site of this layer."""
+        """Return whether the base's value is written at this site of this layer."""
         return not self.restores(site, layer) and any(
             pin.site == site and (pin.layers == "all" or layer >= self.stop) for pin in self.pins
         )
@@ -66,7 +66,7 @@ def grid(
     unit: int | None = None,
     pins: Sequence[Pin] = (),
 ) -> list[Cell]:
-    """Return the cells of every token and layer, token by token.
+    """Return one cell per token and layer, ordered by token.
 
     >>> [(cell.token, cell.start, cell.stop) for cell in grid("mlp_out", n_tokens=1, n_layers=3, window=2)]
     [(0, 0, 1), (0, 0, 2), (0, 1, 3)]
@@ -76,13 +76,13 @@ def grid(
 
 
 def window_around(layer: int, width: int, n_layers: int) -> tuple[int, int]:
-    """Return the first and one past the last layer of a window (ROME, ``trace_important_window``).
+    """Return the first layer of a window and one past its last (ROME, ``trace_important_window``).
 
     >>> window_around(4, 10, 30), window_around(6, 3, 30), window_around(3, 10, 4)
     ((0, 9), (5, 8), (0, 4))
     """
     if width < 1:
-        raise InputError(f"window {width} holds no layer: give a width of at least 1")
+        raise InputError(f"a window of width {width} contains no layer; give a width of at least 1")
     return max(0, layer - width // 2), min(n_layers, layer + ceil(width / 2))
 
 
@@ -90,7 +90,7 @@ def check_cells(cells: Sequence[Cell], n_tokens: int, n_layers: int, n_heads: in
     """Check that every cell exists in the model and the prompt.
 
     Raises:
-        InputError: naming the first cell that does not.
+        InputError: if a cell does not exist; the message names the first one.
     """
     for index, cell in enumerate(cells):
         problem = _problem(cell, n_tokens, n_layers, {"heads": n_heads, "neurons": n_neurons})
@@ -99,7 +99,7 @@ def check_cells(cells: Sequence[Cell], n_tokens: int, n_layers: int, n_heads: in
 
 
 def _problem(cell: Cell, n_tokens: int, n_layers: int, units: dict[str, int]) -> str:
-    """Say what is wrong with a cell; "" for nothing."""
+    """Return what is wrong with a cell; "" if it is valid."""
     if cell.site not in CELL_SITES:
         return unknown("site", cell.site, CELL_SITES)
     if not 0 <= cell.token < n_tokens:
@@ -110,7 +110,7 @@ def _problem(cell: Cell, n_tokens: int, n_layers: int, units: dict[str, int]) ->
     if cell.site in units and (cell.unit is None or not 0 <= cell.unit < units[cell.site]):
         return f"{cell.one_unit} {cell.unit} does not exist; a layer has {cell.site} 0 to {units[cell.site] - 1}"
     if cell.site not in units and cell.unit is not None:
-        return f"site {cell.site} has no units, but unit is {cell.unit}; leave it out"
+        return f"site {cell.site} has no units; leave out unit={cell.unit}"
     for pin in cell.pins:
         if pin.site not in PINNED:
             return unknown("site of a pin", pin.site, PINNED)

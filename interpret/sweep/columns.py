@@ -1,4 +1,4 @@
-"""One column of a sweep: the cells of one token, site and pins, run through the layers together."""
+"""One column of a sweep: cells with the same token, site and pins, run through the layers together."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,25 +14,25 @@ from interpret.sweep.cells import UNITS, Cell
 
 @dataclass(frozen=True)
 class Column:
-    """Cells of one token, one site and the same pins, in the order of their first layers."""
+    """Cells with the same token, site and pins, ordered by their first layers."""
 
     cells: tuple[Cell, ...]
     indices: tuple[int, ...]
-    """Of the cells in the sweep."""
+    """Indices of the cells in the sweep."""
 
     @property
     def token(self) -> int:
-        """The token all cells restore."""
+        """The token that all cells restore."""
         return self.cells[0].token
 
     def pieces(self, size: int) -> "Iterator[Column]":
-        """Return columns of at most ``size`` of the cells, in their order."""
+        """Yield columns of at most ``size`` cells, in order."""
         for start in range(0, len(self.cells), size):
             end = start + size
             yield Column(self.cells[start:end], self.indices[start:end])
 
     def layer_tokens(self, n_layers: int, n_tokens: int, n_read: int) -> int:
-        """Return how many tokens of one sample go through a layer."""
+        """Return how many tokens of one sample pass through layers, summed over cells and layers."""
         computed = n_tokens - self.token
         total = 0
         for cell in self.cells:
@@ -44,29 +44,29 @@ class Column:
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Cells that are computed at once."""
+    """Cells that are computed together."""
 
     cells: tuple[Cell, ...]
     x: Tensor
-    """[C, S, N, D], the output of the latest layer at tokens t to T; after the last layer, of those read."""
+    """[C, S, N, D], the latest layer's output at tokens t to T; after the last layer, only at the tokens read."""
 
 
 def run_column(
     layers: Sequence[Layer], base: RecordedRun, donor: RecordedRun, column: Column, *, n_read: int, chunk: int
 ) -> Iterator[Tensor]:
-    """RecordedRun a column through all layers.
+    """Run a column through all layers.
 
     Args:
-        layers: of the model.
+        layers: the model's layers.
         base: the runs that are patched, of S samples.
-        donor: where the restored values come from.
-        column: what is restored.
-        n_read: how many positions, the last ones, are wanted after the last layer.
-        chunk: how many cells are computed at once.
+        donor: the runs whose values are restored.
+        column: the cells to run.
+        n_read: number of final positions that are needed after the last layer.
+        chunk: maximum number of cells computed together.
 
     Yields:
-        The last layer's output, [C, S, M, D], M the positions read from the column's token on; together the
-        cells in their order.
+        The last layer's output for C cells, [C, S, M, D], where M is the number of positions read from the column's
+        token on. Together, the outputs contain all cells in their order.
     """
     n_tokens, token = base.states[0].shape[1], column.token
     chunks: list[_Chunk] = []
@@ -96,19 +96,19 @@ class _Step:
 
     layer: Layer
     index: int
-    """Of the layer; -1 stands for what enters layer 0, where cells can only start."""
+    """Index of the layer; -1 is the input of layer 0, at which cells can only start."""
     token: int
     first: int
-    """Of the column's tokens, those before it do not leave the layer."""
+    """The layer's output is computed only from this one of the column's tokens on."""
     base: RecordedRun
     donor: RecordedRun
 
     def run(self, chunk: _Chunk) -> Tensor:
-        """RecordedRun cells that started before: their next state, [C, S, N - first, D]."""
+        """Run cells that started in an earlier layer; return their next state, [C, S, N - first, D]."""
         return self._through(chunk.cells, chunk.x, self.first)
 
     def joined(self, cells: tuple[Cell, ...]) -> Tensor:
-        """Return the state after this layer of cells that start in it: the base's, but for the column's token."""
+        """Return the state after this layer for cells that start in it: the base's, except at the column's token."""
         x = self.base.states[self.index + 1][:, self.token :].expand(len(cells), -1, -1, -1).clone()
         if cells[0].site == "resid_post":
             x[:, :, 0] = self.donor.states[self.index + 1][:, self.token]
@@ -118,7 +118,7 @@ class _Step:
         return x
 
     def _through(self, cells: tuple[Cell, ...], x: Tensor, first: int) -> Tensor:
-        """RecordedRun the layer on x, [C, S, N, D], tokens from t on, with all that is written into it."""
+        """Run the layer on x, [C, S, N, D], the tokens from t on, and write what the cells restore and hold."""
         x = x.to(self.layer.device)
         n_tokens = x.shape[2]
         keys, values = (
@@ -135,7 +135,7 @@ class _Step:
 
 @dataclass(frozen=True)
 class _Writer:
-    """Writes the donor's and the base's values at the column's token."""
+    """Writes values of the donor and of the base at the column's token."""
 
     cells: tuple[Cell, ...]
     step: _Step
@@ -162,18 +162,18 @@ class _Writer:
         return value
 
     def _rows(self, point: Point) -> tuple[list[int], list[int]]:
-        """Return the rows of the cells that have the donor's value at a point, and those that have the base's."""
+        """Return the rows of the cells with the donor's value at a point, and those with the base's value."""
         index = self.step.index
         restored = [row for row, cell in enumerate(self.cells) if cell.restores(point, index)]
         held = [row for row, cell in enumerate(self.cells) if cell.holds(point, index)]
         return restored, held
 
     def _value(self, run: RecordedRun, point: Point) -> Tensor:
-        """Return what passed a point at the column's token, [S, width]."""
+        """Return the recorded value of a point at the column's token, [S, width]."""
         return run.points[point][self.step.index][:, self.step.token]
 
     def _write_units(self, point: Point, value: Tensor, rows: list[int]) -> None:
-        """Write one head or neuron of the donor's into each row."""
+        """Write the donor's value of one head or neuron into each row."""
         width = self.step.layer.head_width if point == "heads" else 1
         units = [self.cells[row].unit for row in rows]
         donor = self._value(self.step.donor, point).unflatten(-1, (-1, width))  # [S, units, width]

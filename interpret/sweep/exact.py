@@ -1,10 +1,10 @@
-"""Many patched runs of one base run, each exactly what a full forward pass with that change gives.
+"""Many patched runs of one base run, each with exactly the result of a full forward pass with that patch.
 
-Restoring a value at token t of layer l changes nothing before layer l and nothing at tokens before t. So all cells
-of a token, a column, run together: at each layer the cells that start there join, only tokens from t on are computed,
-against the base run's keys and values for those before, and only the positions a metric reads leave the last layer.
-Tokens that are the same in both runs need no run at all. A family that is
-described without its parts is swept by ``whole`` passes. Letters are those of ``layers``.
+Restoring a value at token t of layer l changes nothing before layer l and nothing at tokens before t. So all cells of
+a token, a column, run together: at each layer the cells that start there join, only the tokens from t on are computed,
+with the base run's keys and values for the earlier ones, and the last layer computes only the positions that a metric
+reads. Cells at tokens before the first difference of the two runs are not run. Families that are described without
+their parts use ``whole_passes``. Letters are those of ``engine.layers``.
 """
 
 import sys
@@ -29,9 +29,9 @@ from interpret.sweep.metrics import Metric, check_metrics, read, together
 from interpret.sweep.whole_passes import whole_passes
 
 CPU_CHUNK = 1024
-"""Tokens computed at once on a CPU: enough for matrix products at full speed, few enough for its caches."""
+"""Tokens computed at once on a CPU: enough for fast matrix products, few enough for the CPU's caches."""
 HEAD_CHUNK = 64
-"""Positions sent through the head at once; a vocabulary's logits are large."""
+"""Positions per call of the unembedding, because logits over the vocabulary are large."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class SweepResult:
     values: Mapping[str, Tensor]
     """Name of a metric -> [cells, S], float64 on the CPU."""
     base: Mapping[str, Tensor]
-    """Name of a metric -> [S], of the base runs as they are."""
+    """Name of a metric -> [S], of the unpatched base runs."""
     donor: Mapping[str, Tensor]
-    """Name of a metric -> [S], or [1] where there is one donor for all."""
+    """Name of a metric -> [S], or [1] for a donor of one row."""
     layer_tokens: int
-    """How many tokens were sent through a decoder layer, in all."""
+    """Number of tokens that passed through decoder layers, summed over the layers."""
 
 
 @dataclass(frozen=True)
@@ -56,22 +56,22 @@ class _Plan:
     trunk: Trunk
     metrics: Mapping[str, Metric]
     n_read: int
-    """How many positions, the last ones, the metrics read."""
+    """Number of final positions that the metrics read."""
     base: RecordedRun
     donor: RecordedRun
 
 
 @dataclass(frozen=True)
 class _Job:
-    """What is run at once: cells of a column, for some samples."""
+    """Cells of a column and samples that are run at once."""
 
     column: Column
     samples: slice
     chunk: int
-    """Cells computed at once."""
+    """Maximum number of cells computed together."""
 
     def halves(self) -> "list[_Job]":
-        """Return two jobs of half the cells, or else half the samples; none where both are one."""
+        """Return two jobs of half the cells, or of half the samples if there is one cell; [] if both are one."""
         column, samples = self.column, self.samples
         middle = len(column.cells) // 2
         if middle:
@@ -87,7 +87,7 @@ class _Job:
 
 
 @torch.no_grad()
-def sweep(
+def run_sweep(
     model: PreTrainedModel,
     base: Tensor,
     donor: Tensor,
@@ -96,29 +96,29 @@ def sweep(
     *,
     memory: int | None = None,
 ) -> SweepResult:
-    """Compute every patched run of ``cells``.
+    """Compute the metrics of every patched run in ``cells``.
 
     Args:
-        model: a causal LM of a known family, in evaluation mode.
+        model: a causal LM of a supported family, in evaluation mode.
         base: the runs to patch: S rows of T token ids, [S, T] int64, or of word embeddings, [S, T, width].
-        donor: the runs the restored values come from, in the same forms; S rows, or one for all.
+        donor: the runs whose values are restored, in the same forms; S rows, or one for all.
         cells: what to restore, and where.
-        metrics: what to read off the last positions, each under a name.
-        memory: bytes that may be used beside the two recorded runs; by default 1 GiB on a CPU and half of what is
-            free on a GPU. What does not fit all the same is halved and tried again.
+        metrics: what to read at the last positions, by name.
+        memory: bytes that may be used besides the two recorded runs; by default 1 GiB on a CPU and half of the free
+            memory of a GPU. A batch that still does not fit is halved and retried.
 
     Returns:
         The metrics of every cell and sample.
 
     Raises:
-        InputError: if the runs, a cell or a metric are wrong.
-        UnsupportedModelError: if the model is of no known family, or does not compute as its family does; for a head
-            or neuron of a family that is described without its parts.
+        InputError: if the runs, a cell or a metric are invalid.
+        UnsupportedModelError: if the model's family is not supported, if the model does not compute as its family
+            does, or if a cell is a head or neuron and the family is described without its parts.
 
     >>> from transformers import GPT2Config, GPT2LMHeadModel
     >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=8, n_layer=2, n_head=2)).eval()
     >>> base, donor = torch.tensor([[3, 1, 4]]), torch.tensor([[3, 2, 4]])
-    >>> found = sweep(model, base, donor, [Cell("resid_post", 2, 1, 2)], {"p": Metric("probability", (7,))})
+    >>> found = run_sweep(model, base, donor, [Cell("resid_post", 2, 1, 2)], {"p": Metric("probability", (7,))})
     >>> torch.allclose(found.values["p"][0], found.donor["p"])
     True
     """
@@ -142,16 +142,16 @@ def sweep(
 def _by_whole_passes(
     model: PreTrainedModel, base: Tensor, donor: Tensor, cells: tuple[Cell, ...], metrics: Mapping[str, Metric]
 ) -> SweepResult:
-    """Compute a sweep of a model whose layers cannot be run part by part."""
+    """Compute a sweep for a model whose layers cannot be run part by part."""
     anatomy = anatomy_of(model)
     warnings.warn(
-        f"the family {anatomy.family.name!r} is described without its parts: each cell is a whole forward pass, "
-        "which takes longer and gives the same numbers",
+        f"the family {anatomy.family.name!r} is described without its parts, so each cell takes a whole forward pass; "
+        "this is slower and gives the same results",
         stacklevel=3,
     )
     n_samples, n_tokens = base.shape[:2]
     n_read = check_metrics(metrics, exit_of(model).n_logits, n_tokens)
-    # One unit: that there is none of its kind is said where it is looked for.
+    # The number of neurons is unknown here; whole_passes refuses all cells of single units.
     check_cells(cells, n_tokens, len(anatomy.layers), model.config.num_attention_heads, sys.maxsize)
     own, given, values = whole_passes(model, base, donor, cells, tuple(metrics.values()), n_read)
     count = (n_samples * (len(cells) + 1) + len(donor)) * n_tokens * len(anatomy.layers)
@@ -169,12 +169,12 @@ def _points(cells: Iterable[Cell]) -> tuple[set[Point], set[Point]]:
 
 @dataclass(frozen=True)
 class _Limits:
-    """How much may be computed at once."""
+    """Limits on how much is computed at once."""
 
     tokens: int
-    """In one call of a layer."""
+    """Maximum number of tokens in one call of a layer."""
     kept: int
-    """Between two layers."""
+    """Maximum number of tokens whose states are kept between two layers."""
 
     @classmethod
     def of(cls, memory: int | None, start: Tensor, n_heads: int) -> "_Limits":
@@ -182,19 +182,19 @@ class _Limits:
 
         Args:
             memory: bytes, or None for the default.
-            start: [S, T, D], what enters the first layer.
-            n_heads: of the attention.
+            start: [S, T, D], the input of the first layer.
+            n_heads: number of attention heads.
         """
         on_gpu = start.device.type == "cuda"
         memory = usable_memory(memory, start.device)
         state = start.shape[2] * start.element_size()
-        # A layer holds about twenty states a token (the MLP's neurons weigh most), and three copies of the scores.
+        # A layer holds about 20 states per token, mostly the MLP's neurons, and 3 copies of the attention scores.
         work = 20 * state + 12 * n_heads * start.shape[1]
         tokens = max(1, memory // 2 // work)
         return cls(tokens if on_gpu else min(tokens, CPU_CHUNK), max(1, memory // 2 // (2 * state)))
 
     def jobs(self, column: Column, n_samples: int, n_tokens: int) -> Iterator[_Job]:
-        """Split a column of N tokens into what fits."""
+        """Split a column of N tokens into jobs that fit into memory."""
         samples = max(1, min(n_samples, self.tokens // n_tokens))
         cells = max(1, self.kept // (samples * n_tokens))
         chunk = max(1, self.tokens // (samples * n_tokens))
@@ -204,7 +204,7 @@ class _Limits:
 
 
 def _result(plan: _Plan, cells: tuple[Cell, ...], limits: _Limits) -> SweepResult:
-    """RecordedRun what has to be run; everything else is the base run."""
+    """Run the cells that need it; the values of all others are those of the base run."""
     base, donor = (_read(plan, run.states[-1][:, -plan.n_read :]) for run in (plan.base, plan.donor))  # [metrics, S, K]
     n_samples, n_tokens = plan.base.states[0].shape[:2]
     values = base[:, None].repeat(1, len(cells), 1, 1)  # [metrics, cells, S, K]
@@ -214,7 +214,7 @@ def _result(plan: _Plan, cells: tuple[Cell, ...], limits: _Limits) -> SweepResul
         count += n_samples * column.layer_tokens(len(plan.trunk.layers), n_tokens, plan.n_read)
         for job in limits.jobs(column, n_samples, n_tokens - column.token):
             for done, parts in _run(plan, job):
-                # Positions before the column's token are the base's.
+                # Positions before the column's token keep the base's values.
                 values[:, list(done.column.indices), done.samples, -parts.shape[-1] :] = parts
     named = [_named(plan.metrics, parts) for parts in (values, base, donor)]
     return SweepResult(cells, named[0], named[1], named[2], count)
@@ -225,9 +225,10 @@ def _named(metrics: Mapping[str, Metric], parts: Tensor) -> dict[str, Tensor]:
 
 
 def _columns(cells: tuple[Cell, ...], first_difference: int, first_read: int, n_layers: int) -> list[Column]:
-    """Group the cells that must be run.
+    """Group the cells that must be run into columns.
 
-    Left out are tokens at which the runs do not differ yet, and the last layer's output at tokens that are not read.
+    Left out are cells at tokens before the first difference, and cells that restore the last layer's output at a token
+    that no metric reads.
     """
     groups: dict[tuple[int, CellSite, tuple[Pin, ...]], list[int]] = {}
     for index, cell in enumerate(cells):
@@ -238,13 +239,13 @@ def _columns(cells: tuple[Cell, ...], first_difference: int, first_read: int, n_
 
 
 def _run(plan: _Plan, job: _Job) -> list[tuple[_Job, Tensor]]:
-    """Return what a job's cells add to the metrics, [metrics, C, S, M]; two halves where it does not fit."""
+    """Return a job with its cells' contributions to the metrics, [metrics, C, S, M]; halve it if it does not fit."""
     try:
         return [(job, _run_whole(plan, job))]
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error) or not job.halves():
             raise
-    # Outside of the except block, where the traceback would hold the tensors that did not fit.
+    # Outside the except block, in which the traceback would keep the tensors that did not fit.
     return [done for half in job.halves() for done in _run(plan, half)]
 
 
@@ -255,7 +256,7 @@ def _run_whole(plan: _Plan, job: _Job) -> Tensor:
 
 
 def _read(plan: _Plan, states: Tensor) -> Tensor:
-    """Return what the positions of some runs, [R, M, D], add to the metrics: [metrics, R, M]."""
+    """Return each position's contribution to the metrics, [metrics, R, M], from last states, [R, M, D]."""
     rows = max(1, HEAD_CHUNK // states.shape[1])
     parts = [read(tuple(plan.metrics.values()), plan.trunk.logits(some), plan.n_read) for some in states.split(rows)]
     return torch.cat(parts, dim=1)

@@ -1,4 +1,4 @@
-"""What is read off the last positions of a run."""
+"""Metrics: numbers computed from the logits at the last positions of a run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,24 +16,24 @@ KINDS = get_args(Kind)
 
 @dataclass(frozen=True)
 class Metric:
-    """One number a run, about the tokens that should come next.
+    """One number per run, about the tokens of an answer.
 
-    An answer of K tokens is read at the last K positions: the runs then hold the prompt and the first K - 1 tokens
-    of the answer. Log-probabilities, logits and differences are summed over these, probabilities multiplied.
+    An answer of K tokens is read at the last K positions: the runs contain the prompt and the first K - 1 tokens of
+    the answer. Log-probabilities, logits and differences are summed over these positions, probabilities multiplied.
     """
 
     kind: Kind
     answer: tuple[int, ...]
     """K token ids."""
     foil: tuple[int, ...] | None = None
-    """K token ids whose logits are taken off, for ``logit_difference``."""
+    """K token ids whose logits are subtracted, for ``logit_difference``."""
 
 
 def check_metrics(metrics: Mapping[str, Metric], vocabulary: int, n_tokens: int) -> int:
     """Check the metrics of a sweep and return the number of positions they read.
 
     Raises:
-        InputError: naming the metric that is wrong.
+        InputError: if a metric is invalid; the message names it.
     """
     if not metrics:
         raise InputError("a sweep needs at least one metric")
@@ -45,30 +45,30 @@ def check_metrics(metrics: Mapping[str, Metric], vocabulary: int, n_tokens: int)
 
 
 def _problem(metric: Metric, vocabulary: int, n_tokens: int) -> str:
-    """Say what is wrong with a metric; "" for nothing."""
+    """Return what is wrong with a metric; "" if it is valid."""
     if metric.kind not in KINDS:
         return unknown("kind", metric.kind, KINDS)
     if not metric.answer:
         return "the answer has no tokens"
     if len(metric.answer) > n_tokens:
-        return f"an answer of {len(metric.answer)} tokens cannot be read off runs of {n_tokens} tokens"
+        return f"an answer of {len(metric.answer)} tokens cannot be read from runs of {n_tokens} tokens"
     if (metric.foil is not None) != (metric.kind == "logit_difference"):
-        return "a foil is for logit_difference, and only for it"
+        return "give a foil for logit_difference, and for no other kind"
     if metric.foil is not None and len(metric.foil) != len(metric.answer):
-        return f"the foil has {len(metric.foil)} tokens, the answer {len(metric.answer)}; give equally many"
+        return f"the foil has {len(metric.foil)} tokens, the answer {len(metric.answer)}; give the same number"
     for token in (*metric.answer, *(metric.foil or ())):
         if not 0 <= token < vocabulary:
-            return f"token id {token} does not exist; the vocabulary has 0 to {vocabulary - 1}"
+            return f"token id {token} does not exist; the vocabulary has ids 0 to {vocabulary - 1}"
     return ""
 
 
 def read(metrics: Sequence[Metric], logits: Tensor, n_read: int) -> Tensor:
-    """Return what each position adds to each metric, [metrics, R, M], float64, differentiable.
+    """Return each position's contribution to each metric, [metrics, R, M], float64, differentiable.
 
     Args:
         metrics: what to read.
-        logits: [R, M, V], of the last M of the ``n_read`` positions.
-        n_read: how many positions the longest answer has.
+        logits: [R, M, V], at the last M of the ``n_read`` positions.
+        n_read: number of positions of the longest answer.
     """
     positions = logits.shape[1]
     total = None
@@ -86,12 +86,12 @@ def read(metrics: Sequence[Metric], logits: Tensor, n_read: int) -> Tensor:
 
 
 def _ids(tokens: tuple[int, ...], n_last: int, logits: Tensor) -> Tensor:
-    """Return the last token ids, once a row: [R, n_last, 1]."""
+    """Return the last token ids, repeated for each row: [R, n_last, 1]."""
     ids = torch.tensor(tokens[-n_last:], device=logits.device)
     return ids[None, :, None].expand(len(logits), -1, -1)
 
 
 def together(metric: Metric, parts: Tensor) -> Tensor:
-    """Return the metric, [R], from what its positions add, [R, K]."""
+    """Return the metric, [R], from the contributions of its positions, [R, K]."""
     total = parts.sum(dim=-1)
     return total.exp() if metric.kind == "probability" else total

@@ -1,7 +1,7 @@
-"""A sweep by whole passes: for families whose rows do not say how a layer is run part by part.
+"""Sweeps by whole forward passes, for families that are described without their parts.
 
-The same numbers as ``engine``'s, with nothing shared: a row of a batch for each cell and sample, in which hooks write
-what is restored and held. Letters: C cells, S samples, T tokens, L layers, K positions that are read.
+The results equal those of ``exact``, but no computation is shared: each cell and sample is one batch row, in which
+hooks write what is restored and held. Letters: C cells, S samples, T tokens, L layers, K positions that are read.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,36 +21,36 @@ from interpret.sweep.cells import Cell
 from interpret.sweep.metrics import Metric, read
 
 TOKENS = 4096
-"""Tokens of a batch."""
+"""Maximum number of tokens in a batch; a batch has at least one cell."""
 Place = tuple[int, str]
-"""A layer and a site; (-1, "resid_post") is what enters layer 0."""
+"""A layer and a site; (-1, "resid_post") is the input of layer 0."""
 
 
 def whole_passes(
     model: PreTrainedModel, base: Tensor, donor: Tensor, cells: Sequence[Cell], metrics: Sequence[Metric], n_read: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Run every cell as a whole pass.
+    """Run every cell as a whole forward pass.
 
     Args:
-        model: of a known family.
+        model: a causal LM of a supported family.
         base: embeddings of the runs to patch, [S, T, width].
-        donor: of those the restored values come from, [S, T, width] or [1, T, width].
-        cells: checked already.
+        donor: embeddings of the runs whose values are restored, [S, T, width] or [1, T, width].
+        cells: the cells, already checked.
         metrics: what is read.
-        n_read: K.
+        n_read: number K of positions that are read.
 
     Returns:
-        What each position adds to the metrics, float64: of the base runs [metrics, S, K], of the donor's, and of the
-        cells [metrics, C, S, K].
+        Each position's contribution to the metrics, float64: of the base runs, [metrics, S, K], of the donor runs,
+        [metrics, S or 1, K], and of the cells, [metrics, C, S, K].
 
     Raises:
-        UnsupportedModelError: for a cell of one head or neuron, which only the parts of a layer show.
+        UnsupportedModelError: if a cell is a head or neuron, which can be found only with the parts of a layer.
     """
     for index, cell in enumerate(cells):
         if cell.unit is not None:
             raise UnsupportedModelError(
                 f"cells[{index}]: the family {anatomy_of(model).family.name!r} is described without its parts, so a "
-                f"{cell.one_unit} is not found; docs/architecture.md shows how to describe them"
+                f"single {cell.one_unit} cannot be restored; docs/architecture.md shows how to describe the parts"
             )
     layers = range(len(anatomy_of(model).layers))
     wanted: set[Place] = {(layer, cell.site) for cell in cells for layer in range(cell.start, cell.stop)}
@@ -75,7 +75,7 @@ def whole_passes(
 def _recorded(
     model: PreTrainedModel, run: Tensor, places: set[Place], metrics: Sequence[Metric], n_read: int
 ) -> tuple[dict[Place, Tensor], Tensor]:
-    """Return what some places hold in a plain pass, [S, T, D], and what its positions add to the metrics."""
+    """Return the values at some places in an unpatched pass, [S, T, D], and its contributions to the metrics."""
     names = {place: _name(*place) for place in places}
     with record(model, sorted(set(names.values()))) as seen:
         logits = model(inputs_embeds=run, use_cache=False).logits[:, -n_read:]
@@ -95,7 +95,7 @@ def _patched(
     metrics: Sequence[Metric],
     n_read: int,
 ) -> Tensor:
-    """Return what the positions of C cells add to the metrics, [metrics, C, S, K]."""
+    """Return the contributions of C cells to the metrics, [metrics, C, S, K]."""
     anatomy, n_samples = anatomy_of(model), len(base)
     with ExitStack() as stack:
         for place in [*given, *held.keys() - given.keys()]:
@@ -117,7 +117,7 @@ def _writer(writes: Sequence[tuple[int, int, Tensor]], n_samples: int) -> Callab
     def write(value: Tensor) -> Tensor:
         rows = value.clone().view(-1, n_samples, writes[0][2].shape[1], value.shape[-1])  # [C, S, T, D]
         for row, token, values in writes:
-            # OPT's MLP works on [S * T, D].
+            # In OPT, the MLP's values are [S * T, D].
             rows[row, :, token] = values.view(-1, *rows.shape[2:])[:, token].to(rows.device)
         return rows.view(value.shape)
 
@@ -125,7 +125,7 @@ def _writer(writes: Sequence[tuple[int, int, Tensor]], n_samples: int) -> Callab
 
 
 def _hook(anatomy: Anatomy, place: Place, write: Callable[[Tensor], Tensor]) -> Callable[[], None]:
-    """Put a function on what passes a place, and return what takes it off."""
+    """Register a hook that applies ``write`` to the values at a place; return the function that removes it."""
     layer, site = place
 
     def on_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -1,1 +1,5 @@
 """Causal tracing: which states carry a fact (ROME, Knowledge-Tracing)."""
+
+from interpret.lazy import lazy_names
+
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

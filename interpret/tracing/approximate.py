@@ -8,17 +8,20 @@ which of its cells are exact, and ``rank_correlation`` how far the order of the 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.errors import InputError
 from interpret.stats import Floats, rank_correlation
-from interpret.sweep import Metric, first_order, sweep
-from interpret.tracing.inputs import TraceInputs, TraceSettings, trace_inputs
-from interpret.tracing.mediators import Mediator, check_mediators, grid_of
+from interpret.sweep import Cell, Metric, first_order
+from interpret.tracing.cell_values import values_by_mediator
+from interpret.tracing.exact import cells_of, run_exactly
+from interpret.tracing.inputs import TraceInputs, TraceSettings
 from interpret.tracing.result import TraceResult, trace_result
 
 Bools = NDArray[np.bool_]
@@ -37,146 +40,62 @@ class Screening:
     estimates, so it is mostly lower than over the whole grid; NaN below two cells."""
 
 
-def approximate_trace(
+def estimate_traces(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompt: str,
-    subject: str,
-    answer: str | None = None,
-    *,
-    mediators: Sequence[Mediator] = ("hidden", "attn_severed", "mlp_severed"),
-    settings: TraceSettings | None = None,
-    occurrence: int | None = None,
-    counterfactual: str | None = None,
-) -> dict[Mediator, TraceResult]:
-    """Estimate the traces of one prompt by several mediators, from derivatives at the corrupted runs.
+    inputs: TraceInputs,
+    mediators: Sequence[str],
+    settings: TraceSettings,
+) -> dict[str, TraceResult]:
+    """Estimate every cell of some mediators from derivatives at the corrupted runs.
 
-    The corrupted runs, the noise and the answer are those ``trace_mediators`` takes for the same arguments. ``low``
-    and ``high`` are exact; ``scores`` are the corrupted probabilities plus the estimated effects.
-
-    Args:
-        model: as in ``trace``, like all that is not told here. No gradient is left on it.
-        tokenizer: as in ``trace``.
-        prompt: as in ``trace``.
-        subject: as in ``trace``.
-        answer: as in ``trace``.
-        mediators: which, in the order of the result.
-        settings: how to corrupt and what to read.
-        occurrence: as in ``trace``.
-        counterfactual: as in ``trace``.
-
-    Returns:
-        Results whose ``exact`` is False everywhere.
-
-    Raises:
-        InputError: as ``trace`` does.
-        UnsupportedModelError: as ``trace`` does.
-
-    Example:
-        >>> result = approximate_trace(model, tokenizer, "The Eiffel Tower is in", "Eiffel Tower")  # doctest: +SKIP
-        >>> result["hidden"].method  # doctest: +SKIP
-        'approximate'
+    ``low`` and ``high`` are exact; ``scores`` are the corrupted probabilities plus the estimated effects. No gradient
+    is left on the model.
     """
-    settings = settings or TraceSettings()
-    check_mediators(mediators)
-    inputs = trace_inputs(
-        model,
-        tokenizer,
-        prompt,
-        subject,
-        answer,
-        settings=settings,
-        occurrence=occurrence,
-        counterfactual=counterfactual,
-    )
-    return _approximate(model, tokenizer, inputs, mediators, settings)
+    cells = cells_of(model, mediators, inputs, settings.window)
+    found = values_by_mediator(inputs, cells, partial(_estimate, model, inputs, settings))
+    return {
+        name: trace_result(tokenizer, inputs, name, values, settings.window, exact=False)
+        for name, values in found.items()
+    }
 
 
-def screen(
+def _estimate(
+    model: PreTrainedModel,
+    inputs: TraceInputs,
+    settings: TraceSettings,
+    base: Tensor,
+    donor: Tensor,
+    cells: Sequence[Cell],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Estimate every cell; a ``RunCells`` once model, inputs and settings are given."""
+    metric = Metric("probability", inputs.answer_ids)
+    found = first_order(model, base, donor, cells, metric, memory=settings.memory)
+    return found.base + found.effects, found.base, found.donor
+
+
+def screen_traces(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompt: str,
-    subject: str,
-    answer: str | None = None,
+    inputs: TraceInputs,
+    mediators: Sequence[str],
+    settings: TraceSettings,
     *,
     share: float = 0.1,
     top: int | None = None,
-    mediators: Sequence[Mediator] = ("hidden", "attn_severed", "mlp_severed"),
-    settings: TraceSettings | None = None,
-    occurrence: int | None = None,
-    counterfactual: str | None = None,
-) -> dict[Mediator, Screening]:
-    """Estimate the traces of one prompt, and trace exactly the cells with the largest estimated effects.
-
-    Args:
-        model: as in ``trace``, like all that is not told here. No gradient is left on it.
-        tokenizer: as in ``trace``.
-        prompt: as in ``trace``.
-        subject: as in ``trace``.
-        answer: as in ``trace``.
-        share: of each mediator's cells, above 0 and up to 1, rounded up: those whose indirect effect, upwards or
-            downwards, is estimated to be largest.
-        top: how many cells of each mediator, in place of a share.
-        mediators: which, in the order of the result.
-        settings: how to corrupt and what to read.
-        occurrence: as in ``trace``.
-        counterfactual: as in ``trace``.
-
-    Raises:
-        InputError: as ``trace`` does, or if ``share`` or ``top`` choose nothing.
-        UnsupportedModelError: as ``trace`` does.
-
-    Example:
-        >>> found = screen(model, tokenizer, "The Eiffel Tower is in", "Eiffel Tower")  # doctest: +SKIP
-        >>> found["hidden"].result.exact.mean()  # doctest: +SKIP
-    """
-    settings = settings or TraceSettings()
-    check_mediators(mediators)
-    _check_amount(share, top)
-    inputs = trace_inputs(
-        model,
-        tokenizer,
-        prompt,
-        subject,
-        answer,
-        settings=settings,
-        occurrence=occurrence,
-        counterfactual=counterfactual,
-    )
-    estimates = _approximate(model, tokenizer, inputs, mediators, settings)
+) -> dict[str, Screening]:
+    """Estimate every cell of some mediators, and run those with the largest estimated effects."""
+    estimates = estimate_traces(model, tokenizer, inputs, mediators, settings)
     chosen = {name: _largest(result.indirect_effects, share, top) for name, result in estimates.items()}
     return _traced(model, inputs, estimates, chosen, settings)
 
 
-def _approximate(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    inputs: TraceInputs,
-    mediators: Sequence[Mediator],
-    settings: TraceSettings,
-) -> dict[Mediator, TraceResult]:
-    grids = {name: grid_of(model, name, inputs, settings.window) for name in mediators}
-    found = first_order(
-        model,
-        inputs.corrupted,
-        inputs.clean,
-        [cell for cells in grids.values() for cell in cells],
-        _answer(inputs),
-        memory=settings.memory,
-    )
-    parts = (found.base + found.effects).split([len(cells) for cells in grids.values()])
-    high, lows = found.donor.item(), found.base.numpy()
-    return {
-        name: trace_result(tokenizer, inputs, name, part.numpy(), high, lows, exact=False)
-        for name, part in zip(grids, parts, strict=True)
-    }
+def check_amount(share: float, top: int | None) -> None:
+    """Check how many cells are to be run.
 
-
-def _answer(inputs: TraceInputs) -> Metric:
-    return Metric("probability", inputs.answer_ids)
-
-
-def _check_amount(share: float, top: int | None) -> None:
+    Raises:
+        InputError: if that is none.
+    """
     if top is not None and top < 1:
         raise InputError(f"top is {top}; trace at least 1 cell exactly")
     if top is None and not 0 < share <= 1:
@@ -194,28 +113,18 @@ def _largest(effects: Floats, share: float, top: int | None) -> Bools:
 def _traced(
     model: PreTrainedModel,
     inputs: TraceInputs,
-    estimates: Mapping[Mediator, TraceResult],
-    chosen: Mapping[Mediator, Bools],
+    estimates: Mapping[str, TraceResult],
+    chosen: Mapping[str, Bools],
     settings: TraceSettings,
-) -> dict[Mediator, Screening]:
+) -> dict[str, Screening]:
     """Trace the chosen cells, and put them in the place of their estimates."""
-    cells = [
-        [cell for cell, wanted in zip(grid_of(model, name, inputs, settings.window), mask.flat, strict=True) if wanted]
+    every = cells_of(model, list(chosen), inputs, settings.window)
+    cells = {
+        name: [cell for cell, wanted in zip(every[name], mask.flat, strict=True) if wanted]
         for name, mask in chosen.items()
-    ]
-    found = sweep(
-        model,
-        inputs.corrupted,
-        inputs.clean,
-        [cell for some in cells for cell in some],
-        {"answer": _answer(inputs)},
-        memory=settings.memory,
-    )
-    parts = found.values["answer"].split([len(some) for some in cells])
-    return {
-        name: _screening(estimates[name], mask, part.numpy())
-        for (name, mask), part in zip(chosen.items(), parts, strict=True)
     }
+    found = values_by_mediator(inputs, cells, partial(run_exactly, model, inputs, settings))
+    return {name: _screening(estimates[name], mask, found[name].values) for name, mask in chosen.items()}
 
 
 def _screening(estimate: TraceResult, mask: Bools, values: Floats) -> Screening:

@@ -35,13 +35,12 @@ from interpret.facts.buckets import SCHEMES, Scheme
 from interpret.facts.filter import RULES, Rule
 from interpret.models.opening import DTYPES
 from interpret.prompts.prompts import read_text
+from interpret.records import TRACE_METHODS, TraceMethod
 from interpret.tracing.inputs import TARGETS, TraceSettings
 from interpret.tracing.knowledge_tracing import HookNames
-from interpret.tracing.mediators import MEDIATORS, Mediator
+from interpret.tracing.mediators import DEFAULT_MEDIATORS, MEDIATORS
 from interpret.tracing.noise import parse_noise
-from interpret.tracing.result import Method
 
-METHODS: tuple[Method, ...] = ("exact", "approximate", "screened")
 SECTIONS: Mapping[str, tuple[str, ...]] = {
     "model": ("pth", "name"),
     "generation_args": ("max_generate_length", "do_sample", "output_scores", "return_dict_in_generate"),
@@ -51,7 +50,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
 """The keys of Knowledge-Tracing."""
 CHOICES: Mapping[str, Sequence[str]] = {
     "target": TARGETS,
-    "method": METHODS,
+    "method": TRACE_METHODS,
     "rule": RULES,
     "buckets": tuple(SCHEMES),
     "dtype": tuple(DTYPES),
@@ -76,11 +75,11 @@ class TraceConfig:
     """The file of facts."""
     output: str | None = None
     """The run folder."""
-    mediators: tuple[Mediator, ...] = ("hidden", "attn_severed", "mlp_severed")
+    mediators: tuple[str, ...] = DEFAULT_MEDIATORS
     """What is restored, see ``trace``."""
     settings: TraceSettings = field(default_factory=TraceSettings)
     """How prompts are corrupted and what is read."""
-    method: Method = "exact"
+    method: TraceMethod = "exact"
     """Every cell run, or estimated from a few passes."""
     rule: Rule = "words"
     """Which facts count as known, see ``known``."""

@@ -4,37 +4,21 @@ Each fact is traced on its own (``tracing``); what they share is the size of the
 the subjects of all facts, as in ROME. Yields ``TraceCell`` records; ``trace_runs`` writes them to a run folder.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.errors import InputError, unknown
+from interpret.errors import InputError
 from interpret.facts.buckets import token_buckets
 from interpret.facts.files import Fact
-from interpret.records import APPROXIMATE, EXACT, SCREENED, TraceCell
-from interpret.tracing.approximate import approximate_trace, screen
-from interpret.tracing.exact import trace_mediators
+from interpret.records import APPROXIMATE, EXACT, TraceCell, TraceMethod
+from interpret.tracing.calls import trace_mediators
 from interpret.tracing.inputs import TraceSettings
-from interpret.tracing.mediators import Mediator
+from interpret.tracing.mediators import DEFAULT_MEDIATORS
 from interpret.tracing.noise import embedding_sigma, parse_noise
 from interpret.tracing.result import TraceResult
-
-DEFAULT_MEDIATORS: tuple[Mediator, ...] = ("hidden", "attn_severed", "mlp_severed")
-
-
-def _screened(*prompt: Any, **how: Any) -> dict[Mediator, TraceResult]:
-    """Estimate all cells, and run the tenth that looks largest; see ``screen``."""
-    return {mediator: screening.result for mediator, screening in screen(*prompt, **how).items()}
-
-
-TRACERS: Mapping[str, Callable[..., dict[Mediator, TraceResult]]] = MappingProxyType(
-    {EXACT: trace_mediators, APPROXIMATE: approximate_trace, SCREENED: _screened}
-)
-"""Ways to trace, by the names that configurations have for them."""
 
 
 def trace_facts(
@@ -43,27 +27,27 @@ def trace_facts(
     facts: Sequence[Fact],
     *,
     settings: TraceSettings | None = None,
-    mediators: Sequence[Mediator] = DEFAULT_MEDIATORS,
-    method: str = EXACT,
+    mediators: Sequence[str] = DEFAULT_MEDIATORS,
+    method: TraceMethod = EXACT,
 ) -> Iterator[TraceCell]:
     """Trace facts, and yield one row a fact, mediator, token and layer, in that order.
 
     Args:
-        model: a causal LM of a known family, in evaluation mode.
+        model: a causal LM of a supported family, in evaluation mode.
         tokenizer: its fast tokenizer.
         facts: those the model knows, as ``known`` finds them; their attributes are the answers.
         settings: how to corrupt and what to read. The size of ``s`` noise is set by the subjects of all ``facts``,
             unless ``reference_texts`` says otherwise.
         mediators: what to restore, as in ``trace``.
-        method: ``exact``; ``approximate`` as in ``approximate_trace``; or ``screened`` as in ``screen``, by its default
-            share. The rows say which cells are exact.
+        method: ``exact``, ``approximate`` or ``screened``, as in ``trace_mediators``. The rows say which cells are
+            exact.
 
     Raises:
         InputError: if an argument is wrong, or a fact cannot be traced; the message names the fact.
-        UnsupportedModelError: if the model is of no known family.
+        UnsupportedModelError: if the model is not of a supported family.
 
     Example:
-        >>> rows = list(interpret.trace_facts(model, tokenizer, facts))  # doctest: +SKIP
+        >>> rows = list(interpret.tracing.trace_facts(model, tokenizer, facts))  # doctest: +SKIP
     """
     sized = sized_for(model, tokenizer, facts, settings or TraceSettings())
     for fact in facts:
@@ -100,18 +84,16 @@ def trace_fact(
     tokenizer: PreTrainedTokenizerBase,
     fact: Fact,
     settings: TraceSettings,
-    mediators: Sequence[Mediator],
-    method: str = EXACT,
-) -> Mapping[Mediator, TraceResult]:
+    mediators: Sequence[str],
+    method: TraceMethod = EXACT,
+) -> Mapping[str, TraceResult]:
     """Trace one fact.
 
     Raises:
         InputError: if it cannot be traced, also because probabilities are not finite numbers.
-        UnsupportedModelError: if the model is of no known family.
+        UnsupportedModelError: if the model is not of a supported family.
     """
-    if method not in TRACERS:
-        raise InputError(unknown("method", method, TRACERS))
-    results = TRACERS[method](
+    results = trace_mediators(
         model,
         tokenizer,
         fact.prompt,
@@ -120,6 +102,7 @@ def trace_fact(
         mediators=mediators,
         settings=settings,
         occurrence=fact.occurrence,
+        method=method,
     )
     for result in results.values():
         if not np.isfinite([result.high, result.low, result.scores.sum()]).all():
@@ -148,8 +131,10 @@ def trace_cells(fact: Fact, result: TraceResult) -> list[TraceCell]:
             answer=result.answer,
             answer_id=result.answer_id,
             mediator=result.mediator,
+            site=result.site,
             method=EXACT if result.exact[token, layer] else APPROXIMATE,
             layer_idx=layer,
+            window=result.window,
             token_idx=token,
             token=result.tokens[token],
             in_subject=start <= token < end,

@@ -18,6 +18,7 @@ from interpret.errors import InputError, unknown
 from interpret.prompts.chat import as_it_is
 from interpret.prompts.subjects import subject_span, tokenised
 from interpret.prompts.tokens import TokenisedPrompt, continuation, tokenise
+from interpret.tracing.mediators import ActsOn
 from interpret.tracing.noise import corrupt, noise_of, parse_noise
 
 Target = Literal["first", "whole"]
@@ -37,14 +38,14 @@ class TraceSettings:
     replace: bool = False
     """The noise stands in place of the embeddings instead of being added to them."""
     window: int = 10
-    """How many layers ``attn_window`` and ``mlp_window`` restore, around each layer."""
+    """How many layers mediators with a window, such as ``attn_window``, restore around each layer."""
     target: Target = "first"
     """Read the first token of the answer, or the whole answer."""
     reference_texts: tuple[str, ...] | None = None
     """The texts whose embeddings set the size of the noise; ROME takes the subjects of the whole data set. By
     default ``s`` takes the prompt's own subject, ``m`` and ``t`` the whole vocabulary."""
     memory: int | None = None
-    """Bytes, see ``sweep``."""
+    """Bytes, see ``run_sweep``."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,12 @@ class TraceInputs:
     """[1, T + K - 1, width], word embeddings of the prompt and of all but the last token of the answer."""
     corrupted: Tensor
     """[S, T + K - 1, width], the same with noise on the subject, or those of the counterfactual."""
+
+    def base_and_donor(self, run: ActsOn) -> tuple[Tensor, Tensor]:
+        """Return the runs that cells patch, and those that restored values come from, for mediators of one run."""
+        if run == "corrupted":
+            return self.corrupted, self.clean
+        return self.clean.expand(len(self.corrupted), -1, -1), self.corrupted
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from interpret.anatomy import Anatomy, anatomy_of
 from interpret.errors import InputError
 from interpret.facts.files import load_facts
+from interpret.tracing.mediators import MEDIATORS
 from interpret.tracing.tables import TraceGrid
 
 LAYER = "[LAYER_NUM]"
@@ -57,7 +58,7 @@ def check_module_names(model: PreTrainedModel, names: HookNames) -> None:
 
     Raises:
         InputError: naming the key, the name, and what it could be.
-        UnsupportedModelError: if the model is of no known family.
+        UnsupportedModelError: if the model is not of a supported family.
     """
     anatomy = anatomy_of(model)
     modules = dict(model.named_modules())
@@ -99,10 +100,6 @@ def _templates(anatomy: Anatomy, modules: Mapping[str, nn.Module]) -> dict[nn.Mo
     }
 
 
-FILES = {"hidden": "ie_wo_sever", "attn_severed": "ie_w_attn_sever", "mlp_severed": "ie_w_mlp_sever"}
-"""Mediator -> what Knowledge-Tracing calls the file of its effects."""
-
-
 def row_names(path: Path) -> list[str]:
     """Return the name of each row's fact, in the file's order."""
     file = load_facts(path)
@@ -120,10 +117,11 @@ def result_lists(grids: dict[tuple[str, str], TraceGrid], rows: list[str]) -> di
         "valid_index": [index for index, name in enumerate(rows) if name in by_fact],
     }
     n_layers = next(iter(grids.values())).effects.shape[1]
-    for mediator, file in FILES.items():
+    files = {name: file for name, row in MEDIATORS.items() if (file := row.knowledge_tracing_file)}
+    for mediator, file in files.items():
         if any(one == mediator for _, one in grids):
             # Nothing is severed after the last layer, which Knowledge-Tracing therefore leaves out.
-            layers = n_layers if mediator == "hidden" else n_layers - 1
+            layers = n_layers - 1 if MEDIATORS[mediator].pins else n_layers
             empty = torch.zeros(layers, 0)
             contents[file] = [
                 torch.tensor(grids[name, mediator].effects.T[:layers].copy()) if (name, mediator) in grids else empty

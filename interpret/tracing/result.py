@@ -1,18 +1,18 @@
 """The trace of one prompt by one mediator."""
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from interpret.records import TraceMethod
 from interpret.stats import Floats
+from interpret.sweep.cells import CellSite
+from interpret.tracing.cell_values import CellValues
 from interpret.tracing.inputs import TraceInputs
-from interpret.tracing.mediators import Mediator
+from interpret.tracing.mediators import MEDIATORS, ActsOn
 from interpret.tracing.tables import TraceGrid
-
-Method = Literal["exact", "approximate", "screened"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,14 @@ class TraceResult:
     """[T] texts."""
     token_ids: tuple[int, ...]
     """[T]."""
-    mediator: Mediator
+    mediator: str
+    """The name of the mediator."""
+    site: CellSite
+    """Which activation was restored, or cut."""
+    acts_on: ActsOn
+    """The run in which it was."""
+    window: int | None
+    """How many layers were restored together; None for one."""
     sample_scores: Floats = field(repr=False)
     """[S, T, L], the scores of each noise sample."""
     sample_lows: Floats = field(repr=False)
@@ -46,7 +53,7 @@ class TraceResult:
     """[T, L], which scores are those of runs; the others are first-order estimates, which may leave 0 to 1."""
 
     @property
-    def method(self) -> Method:
+    def method(self) -> TraceMethod:
         """How the scores were had: ``exact``, ``approximate``, or ``screened`` where some are exact."""
         if self.exact.all():
             return "exact"
@@ -59,13 +66,14 @@ class TraceResult:
 
     @property
     def indirect_effects(self) -> Floats:
-        """IE, [T, L]: restored minus corrupted probability."""
-        return self.scores - self.low
+        """IE, [T, L]: restored minus corrupted probability; of a mediator that cuts, cut minus clean probability."""
+        return self.scores - (self.low if self.acts_on == "corrupted" else self.high)
 
     @property
     def spread(self) -> Floats:
         """[T, L], the standard deviation of the indirect effect over noise samples; NaN for a single one."""
-        effects = self.sample_scores - self.sample_lows[:, None, None]
+        of_base = self.sample_lows[:, None, None] if self.acts_on == "corrupted" else self.high
+        effects = self.sample_scores - of_base
         return effects.std(axis=0, ddof=1) if len(effects) > 1 else np.full(effects.shape[1:], np.nan)
 
     def grid(self, name: str = "trace") -> TraceGrid:
@@ -93,20 +101,19 @@ class TraceResult:
 def trace_result(
     tokenizer: PreTrainedTokenizerBase,
     inputs: TraceInputs,
-    mediator: Mediator,
-    values: Floats,
-    high: float,
-    lows: Floats,
+    mediator: str,
+    found: CellValues,
+    window: int,
     *,
     exact: bool = True,
 ) -> TraceResult:
-    """Make a result of the values, [T * L, S], of a mediator's cells, in the order of ``grid_of``."""
-    tokens, answer_ids = inputs.tokens, inputs.answer_ids
-    sample_scores = values.T.reshape(len(lows), len(tokens.ids), -1).copy()
+    """Make a result of the values of a mediator's cells, [T * L, S], token by token and layer by layer."""
+    tokens, answer_ids, row, lows = inputs.tokens, inputs.answer_ids, MEDIATORS[mediator], found.lows
+    sample_scores = found.values.T.reshape(len(lows), len(tokens.ids), -1).copy()
     return TraceResult(
         scores=sample_scores.mean(axis=0),
         low=float(lows.mean()),
-        high=high,
+        high=found.high,
         answer_id=answer_ids[0],
         answer_ids=answer_ids,
         answer=tokenizer.decode(list(answer_ids), clean_up_tokenization_spaces=False),
@@ -114,6 +121,9 @@ def trace_result(
         tokens=tuple(tokens.pieces),
         token_ids=tuple(tokens.ids),
         mediator=mediator,
+        site=row.site,
+        acts_on=row.acts_on,
+        window=window if row.windowed else None,
         sample_scores=sample_scores,
         sample_lows=lows,
         exact=np.full(sample_scores.shape[1:], exact),

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from interpret.facts.buckets import SCHEMES, Scheme
-from interpret.facts.grids import Grid, bucket_averages, tokens_by_layers
+from interpret.facts.buckets import Scheme
+from interpret.facts.grids import Grid, bucket_averages, bucket_means_of, by_part, tokens_by_layers
 from interpret.records import EXACT, TraceAverage, TraceCell, TracePeak
 from interpret.stats import Average, Floats, average
 
@@ -73,14 +73,6 @@ def _grid(ordered: Sequence[TraceCell], shape: tuple[int, int], subject_span: tu
     )
 
 
-def by_mediator(traced: Iterable[TraceGrid]) -> dict[str, list[TraceGrid]]:
-    """Sort grids by mediator, in the order in which mediators first appear."""
-    found: dict[str, list[TraceGrid]] = {}
-    for grid in traced:
-        found.setdefault(grid.mediator, []).append(grid)
-    return found
-
-
 def total_average(traced: Sequence[TraceGrid]) -> Average:
     """Average the total effects of grids of one mediator: the ATE, a number.
 
@@ -99,18 +91,15 @@ def trace_averages(traced: Iterable[TraceGrid], *, scheme: Scheme = "rome") -> l
     return [
         TraceAverage(
             mediator=mediator,
-            bucket=bucket,
-            layer_idx=layer,
-            average_indirect_effect=float(found.mean[row, layer]),
-            low=float(found.low[row, layer]),
-            high=float(found.high[row, layer]),
-            n=int(found.n[row, layer]),
+            bucket=one.bucket,
+            layer_idx=one.layer_idx,
+            average_indirect_effect=one.mean,
+            low=one.low,
+            high=one.high,
+            n=one.n,
         )
-        for mediator, of_one in by_mediator(traced).items()
-        for found in [bucket_averages(of_one, scheme=scheme)]
-        for row, bucket in enumerate(SCHEMES[scheme])
-        for layer in range(found.mean.shape[1])
-        if found.n[row, layer]
+        for mediator, of_one in by_part(traced, "mediator").items()
+        for one in bucket_means_of(bucket_averages(of_one, scheme=scheme), scheme=scheme)
     ]
 
 

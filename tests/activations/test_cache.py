@@ -23,12 +23,12 @@ def close(actual, expected):
 
 
 def parts(model):
-    """Each layer of a model with the names of its parts."""
+    """Return (index, layer, module paths) for each layer of a model."""
     anatomy = anatomy_of(model)
     return [(k, block, anatomy.parts) for k, block in enumerate(anatomy.layers)]
 
 
-def test_every_activation_is_kept_with_the_shape_the_table_tells(family_model):
+def test_every_activation_is_kept_with_the_shape_of_the_table(family_model):
     cache = activation_cache(family_model, None, ROWS, batch_size=2)
     assert cache.names == all_names(family_model) == tuple(cache)
     assert len(cache) == len(SITES) * L + 1
@@ -51,7 +51,7 @@ def test_logits_and_states_are_those_of_the_stock_model(family_model):
 
 
 @torch.no_grad()
-def test_the_stream_grows_by_what_the_halves_write(family_model):
+def test_the_residual_stream_is_the_sum_of_attention_and_mlp_outputs(family_model):
     post_norm = anatomy_of(family_model).block == "post_norm"
     cache = activation_cache(family_model, None, ROWS)
     for k, block in enumerate(anatomy_of(family_model).layers):
@@ -69,7 +69,7 @@ def test_heads_and_neurons_give_the_outputs_through_their_projections(family_mod
     for k, block, names in parts(family_model):
         attention = block.get_submodule(names.attention_out)(cache[f"heads.{k}"].flatten(-2))
         mlp = block.get_submodule(names.down)(cache[f"neurons.{k}"])
-        if names.attention_after:  # what some families add is normed
+        if names.attention_after:  # some families apply a norm to the outputs
             attention, mlp = (block.get_submodule(names.attention_after)(attention),
                               block.get_submodule(names.mlp_after)(mlp))  # fmt: skip
         close(attention[cache.mask], cache[f"attn_out.{k}"][cache.mask])
@@ -88,7 +88,7 @@ def test_the_attentions_input_is_the_normed_stream(family_model):
 
 @torch.no_grad()
 def test_first_tokens_heads_are_their_values(family_model):
-    # The first token sees itself alone, so each head passes on the value of its key-value head.
+    # The first token attends to itself only, so the output of each head is the value of its key-value head.
     cache = activation_cache(family_model, None, ROWS)
     for k in range(L):
         values = cache[f"v.{k}"][:, 0]
@@ -97,7 +97,7 @@ def test_first_tokens_heads_are_their_values(family_model):
 
 @torch.no_grad()
 def test_second_tokens_heads_are_attention_over_queries_and_keys():
-    # Without rotations queries and keys can be multiplied as they are projected.
+    # Without rotary embeddings, the projected queries and keys can be multiplied directly.
     model = tiny_model("gpt2")
     cache = activation_cache(model, None, ROWS)
     for k in range(L):
@@ -117,7 +117,7 @@ def test_separate_projections_of_the_attentions_input_are_queries_keys_and_value
 
 
 @torch.no_grad()
-def test_fused_heads_of_neox_are_parted_head_by_head():
+def test_fused_projections_of_neox_are_split_head_by_head():
     model = tiny_model("gpt_neox")
     cache = activation_cache(model, None, ROWS[:1])
     fused = model.gpt_neox.layers[2].attention.query_key_value(cache["attn_in.2"])
@@ -232,7 +232,7 @@ def test_an_interrupted_folder_is_not_taken_for_a_cache(llama, tmp_path):
     with pytest.raises(IndexError):
         activation_cache(llama, None, [[5, 6], [5, 1000]], batch_size=1, to=tmp_path)
     assert (tmp_path / "batch-00000.safetensors").is_file()
-    message = f"{tmp_path} holds no finished activation cache: it has no cache.json that can be read"
+    message = f"{tmp_path} holds no finished activation cache: its cache.json is missing or unreadable"
     with pytest.raises(RunError, match=f"^{re.escape(message)}$"):
         ActivationCache.load(tmp_path)
 
@@ -246,13 +246,13 @@ NAMES = "resid_pre, attn_in, q, k, v, heads, attn_out, resid_mid, mlp_in, neuron
         ("neuron.1", f"unknown activation 'neuron'; did you mean 'neurons'? Allowed: {NAMES}"),
         (
             ["q.0", "v.4"],
-            "no activation of this model is called 'v.4': names are a site and a layer from 0 to 3, "
-            "as in 'mlp_out.0', and logits",
+            "this model has no activation 'v.4': a name is a site and a layer from 0 to 3, such as 'mlp_out.0', "
+            "or logits",
         ),
         (
             "hook_*",
-            "no activation of this model is called 'hook_*': names are a site and a layer from 0 to 3, "
-            "as in 'mlp_out.0', and logits",
+            "this model has no activation 'hook_*': a name is a site and a layer from 0 to 3, such as 'mlp_out.0', "
+            "or logits",
         ),
         ([], 'names is empty: name at least one activation, such as "resid_post.0", or "*" for all'),
     ],
@@ -264,8 +264,8 @@ def test_a_name_that_does_not_exist_is_refused(llama, names, message):
 
 def test_a_base_model_says_that_it_has_no_logits(llama):
     message = (
-        "no activation of this model is called 'logits': names are a site and a layer from 0 to 3, "
-        "as in 'mlp_out.0'; without a head it has no logits"
+        "this model has no activation 'logits': a name is a site and a layer from 0 to 3, such as 'mlp_out.0'; "
+        "a base model has no logits"
     )
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         activation_cache(llama.model, None, ROWS, "logits")
@@ -303,7 +303,7 @@ def test_what_is_not_held_is_named(llama):
 
 def test_a_folder_with_something_in_it_is_refused_before_the_model_runs(llama, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    message = f"{tmp_path} is not an empty folder: a cache is written into a folder of its own"
+    message = f"{tmp_path} is not an empty folder: give a new or an empty folder for the cache"
     with pytest.raises(RunError, match=f"^{re.escape(message)}$"):
         activation_cache(llama, None, ROWS, to=tmp_path)
     assert (tmp_path / "notes.txt").read_text() == "mine"
@@ -313,7 +313,7 @@ def test_a_cache_of_another_format_is_refused(llama, tmp_path):
     activation_cache(llama, None, ROWS, "q.0", to=tmp_path)
     index = tmp_path / "cache.json"
     index.write_text(json.dumps(json.loads(index.read_text()) | {"format": 2}))
-    message = f"{index}: format 2 is not known; this version reads 1"
+    message = f"{index}: unknown format 2; this version reads format 1"
     with pytest.raises(RunError, match=f"^{re.escape(message)}$"):
         ActivationCache.load(tmp_path)
 
@@ -324,6 +324,6 @@ def test_parts_that_are_not_called_are_named(llama):
     for block in llama.model.layers:
         block.self_attn.config.pretraining_tp = 2
         block.self_attn.pretraining_tp = 2
-    message = "LlamaForCausalLM does not call the part that computes q.0; was it loaded with pretraining_tp above 1?"
+    message = "LlamaForCausalLM does not call the module that computes q.0; was it loaded with pretraining_tp above 1?"
     with pytest.raises(UnsupportedModelError, match=f"^{re.escape(message)}$"):
         activation_cache(llama, None, ROWS, "q.*")

@@ -7,14 +7,15 @@ from reference.overlay import reference_forward
 from reference.tiny import D, L, hooks_on
 from torch import nn
 
-from interpret.activations import _record
 from interpret.activations._record import record
 from interpret.anatomy import anatomy_of
 from interpret.errors import InputError, UnsupportedModelError
 from interpret.surgery.generation import forward_interpret
 
 IDS = torch.tensor([[5, 6, 7, 8, 9], [20, 30, 40, 50, 60]])
-ALL = [f"{site}.{layer}" for site in _record.SITES for layer in range(L)]
+# Sites whose tensors are part of the graph, not views; tests/activations/test_cache.py tests the others.
+STREAM = ("resid_pre", "attn_out", "resid_mid", "mlp_in", "mlp_out", "resid_post")
+ALL = [f"{site}.{layer}" for site in STREAM for layer in range(L)]
 CLOSE = {"rtol": 0, "atol": 1e-5}
 
 
@@ -87,7 +88,7 @@ def test_the_base_model_is_recorded_too(family_model):
 
 def test_recorded_tensors_are_the_ones_the_models_output_depends_on(family_model):
     seen, hidden_states = recorded(family_model)
-    # Sums and views made for the record are not on the way to the output.
+    # Sums and views that are computed for the record only: the output does not depend on them.
     aside = {"resid_mid", "mlp_in", "mlp_out"} if family_model.config.model_type == "opt" else set()
     if anatomy_of(family_model).block == "parallel":
         aside.add("resid_mid")
@@ -129,7 +130,7 @@ def test_checkpointing_does_not_cut_recorded_tensors_from_the_graph(llama):
         (
             "mlp_output.1",
             "unknown activation 'mlp_output'; did you mean 'mlp_out'? "
-            "Allowed: resid_pre, attn_out, resid_mid, mlp_in, mlp_out, resid_post",
+            "Allowed: resid_pre, attn_in, q, k, v, heads, attn_out, resid_mid, mlp_in, neurons, mlp_out, resid_post",
         ),
         ("mlp_out", "activation 'mlp_out': give a layer from 0 to 3, as in 'mlp_out.0'"),
         ("mlp_out.4", "activation 'mlp_out.4': give a layer from 0 to 3, as in 'mlp_out.0'"),
@@ -146,7 +147,7 @@ def test_an_unknown_name_is_refused_before_any_hook_is_set(llama, name, message)
 
 def test_a_model_of_no_known_family_is_refused():
     with (
-        pytest.raises(UnsupportedModelError, match=r"^Linear \(model_type None\) is of no known family"),
+        pytest.raises(UnsupportedModelError, match=r"^Linear \(model_type None\) is not of a supported family"),
         record(nn.Linear(2, 2), []),
     ):
         pass

@@ -66,17 +66,17 @@ def test_an_unknown_family_is_refused_by_name():
         BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
     )
     message = (
-        f"BertModel (model_type 'bert') is of no known family; known: {', '.join(FAMILIES)}. "
-        "Its layers seem to be 'encoder.layer': 1 times BertLayer with attention (BertAttention), intermediate "
+        f"BertModel (model_type 'bert') is not of a supported family; supported: {', '.join(FAMILIES)}. "
+        "Its layers are probably 'encoder.layer': 1 x BertLayer with attention (BertAttention), intermediate "
         "(BertIntermediate), output (BertOutput). "
-        "docs/architecture.md, 'Describing another family', shows how in ten lines"
+        "docs/architecture.md, 'Describing another family', shows how to add one in ten lines"
     )
     with pytest.raises(UnsupportedModelError, match=f"^{re.escape(message)}$"):
         anatomy_of(model)
 
 
 def test_a_part_of_a_model_is_no_model(llama):
-    message = "LlamaDecoderLayer (model_type None) is of no known family"
+    message = "LlamaDecoderLayer (model_type None) is not of a supported family"
     with pytest.raises(UnsupportedModelError, match=f"^{re.escape(message)}"):
         anatomy_of(llama.model.layers[0])
 
@@ -84,8 +84,8 @@ def test_a_part_of_a_model_is_no_model(llama):
 def test_a_model_laid_out_otherwise_is_refused(llama):
     llama.model.blocks = llama.model._modules.pop("layers")
     message = (
-        "LlamaForCausalLM is not laid out as other llama models: LlamaModel has no attribute `layers`. "
-        "Pass the causal language model, or its base model"
+        "LlamaForCausalLM does not have the modules of other llama models: LlamaModel has no attribute `layers`. "
+        "Pass the causal language model or its base model"
     )
     with pytest.raises(UnsupportedModelError, match=f"^{re.escape(message)}$"):
         anatomy_of(llama)

@@ -1,4 +1,4 @@
-"""Every family, on the transformers that is installed: the contract the README's table promises, cell by cell.
+"""Every family with the installed transformers: tests of each cell of the README's table of families.
 
 Each test here is parametrised over all kinds of ``reference.tiny``; those the installed transformers cannot build are
 skipped by the parametrisation, which says so. ``reference/families.py`` makes the README's table from it.
@@ -21,7 +21,7 @@ from interpret.engine.recording import record_run
 from interpret.engine.trunk import check_trunk, trunk_of
 from interpret.errors import UnsupportedModelError
 from interpret.surgery.generation import attach
-from interpret.sweep import Cell, Metric, Pin, sweep
+from interpret.sweep import Cell, Metric, Pin, run_sweep
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10, 11], [20, 30, 40, 50, 60, 70, 80]])
 CLOSE = {"rtol": 1e-5, "atol": 1e-9}
@@ -146,7 +146,7 @@ def assert_exact(model, base, donor, cells, values):
 def test_sweeps_are_exact(kind, attention):
     model = model_of(kind, attention)
     base, donor = two_runs(model)
-    found = sweep(model, base, donor, CELLS + UNITS, {"p": Metric("probability", (5,))})
+    found = run_sweep(model, base, donor, CELLS + UNITS, {"p": Metric("probability", (5,))})
     assert_exact(model, base, donor, CELLS + UNITS, found.values["p"])
 
 
@@ -158,12 +158,12 @@ def test_sweeps_by_whole_passes_are_the_same(kind, monkeypatch):
     base, donor = two_runs(model)
     metric = {"p": Metric("probability", (5,))}
     with pytest.warns(UserWarning, match="described without its parts") as said:
-        found = sweep(model, base, donor, CELLS, metric)
+        found = run_sweep(model, base, donor, CELLS, metric)
     assert len(said) == 1
     assert_exact(model, base, donor, CELLS, found.values["p"])
     warnings.simplefilter("ignore")
     with pytest.raises(UnsupportedModelError, match=r"^cells\[0\]: the family '.*' is described without its parts"):
-        sweep(model, base, donor, UNITS, metric)
+        run_sweep(model, base, donor, UNITS, metric)
 
 
 @EVERY_KIND
@@ -183,7 +183,7 @@ def test_recorded_halves_add_up(kind):
 
 
 def test_the_kinds_bend_scores_and_logits_and_see_windows():
-    """Guards the comparisons above from kinds in which what a family is known for does nothing."""
+    """Soft caps and windows have an effect in the tiny models, so the comparisons above test them."""
     assert {"llama", "gpt2"} <= set(KINDS)
     if "gemma2" not in KINDS:
         return

@@ -1,4 +1,4 @@
-"""A family nobody described: the lines of docs/architecture.md make it known, and it keeps the others' contract."""
+"""A new family, registered with the lines of docs/architecture.md, works like the families of the table."""
 
 import dataclasses
 import re
@@ -13,12 +13,13 @@ from reference.tiny import D, L, V, first
 from reference.toy_tokenizers import byte_level
 from torch import nn
 
-from interpret import answers, attach, attribute, record, register_family
+from interpret import attach, attribute, record, register_family
 from interpret.anatomy import FAMILIES, Family, longest_text
+from interpret.control import answers
 from interpret.engine.recording import record_run
 from interpret.engine.trunk import check_trunk, trunk_of
 from interpret.errors import UnsupportedModelError
-from interpret.sweep import Cell, Metric, Pin, sweep
+from interpret.sweep import Cell, Metric, Pin, run_sweep
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "architecture.md"
 IDS = torch.tensor([[5, 6, 7, 8, 9], [20, 30, 40, 50, 60]])
@@ -53,7 +54,7 @@ def persimmon():
 
 @pytest.fixture
 def described():
-    """Run the document's lines, for the time of a test."""
+    """Run the document's lines; the family is removed after the test."""
     section = DOCUMENT.read_text().split("## Describing another family")[1]
     (block,) = re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
     lines = block.strip().splitlines()
@@ -70,9 +71,9 @@ def test_before_it_is_described_the_error_shows_what_to_write_down(persimmon):
     with pytest.raises(UnsupportedModelError) as error:
         attach(persimmon)
     said = str(error.value)
-    assert "PersimmonForCausalLM (model_type 'persimmon') is of no known family; known: llama, mistral" in said
-    assert "Its layers seem to be 'model.layers': 4 times PersimmonDecoderLayer with self_attn" in said
-    assert said.endswith("docs/architecture.md, 'Describing another family', shows how in ten lines")
+    assert "PersimmonForCausalLM (model_type 'persimmon') is not of a supported family; supported: llama, mis" in said
+    assert "Its layers are probably 'model.layers': 4 x PersimmonDecoderLayer with self_attn" in said
+    assert said.endswith("docs/architecture.md, 'Describing another family', shows how to add one in ten lines")
 
 
 @torch.no_grad()
@@ -125,17 +126,17 @@ def restored(model, layers, base, donor, layer, token):
 
 def test_its_sweeps_are_exact_with_parts_and_without(persimmon, described):
     base, donor = two_runs(persimmon)
-    found = sweep(persimmon, base, donor, [*CELLS, Cell("resid_post", 1, 2, 3)], P).values["p"]
+    found = run_sweep(persimmon, base, donor, [*CELLS, Cell("resid_post", 1, 2, 3)], P).values["p"]
     expected = restored(persimmon, persimmon.model.layers, base, donor, 2, 1)
     torch.testing.assert_close(found[-1], expected, rtol=1e-5, atol=1e-9)
     register_family(dataclasses.replace(FAMILIES["persimmon"], parts=None))
     with pytest.warns(UserWarning, match="the family 'persimmon' is described without its parts"):
-        whole = sweep(persimmon, base, donor, CELLS, P).values["p"]
+        whole = run_sweep(persimmon, base, donor, CELLS, P).values["p"]
     torch.testing.assert_close(found[:-1], whole, rtol=1e-5, atol=1e-9)
 
 
 def test_a_family_that_cannot_be_taken_apart_is_swept_all_the_same(monkeypatch):
-    """CodeGen packs queries, keys and values as no other family does; its row says nothing of them."""
+    """CodeGen packs queries, keys and values in its own way, so its row leaves out the parts."""
     config = transformers.CodeGenConfig(
         vocab_size=V, n_embd=D, n_layer=L, n_head=4, n_positions=64, rotary_dim=4, bos_token_id=1, eos_token_id=None
     )
@@ -143,21 +144,21 @@ def test_a_family_that_cannot_be_taken_apart_is_swept_all_the_same(monkeypatch):
     row = Family("codegen", "", "h", "attn", "mlp", "mlp", "ln_1", ("ln_f",), block="parallel")
     monkeypatch.setitem(FAMILIES, "codegen", row)
     base, donor = two_runs(model)
-    with pytest.warns(UserWarning, match="each cell is a whole forward pass"):
-        found = sweep(model, base, donor, [Cell("resid_post", 1, 2, 3)], P).values["p"]
+    with pytest.warns(UserWarning, match="each cell takes a whole forward pass"):
+        found = run_sweep(model, base, donor, [Cell("resid_post", 1, 2, 3)], P).values["p"]
     expected = restored(model, model.transformer.h, base, donor, 2, 1)
     torch.testing.assert_close(found[0], expected, rtol=1e-5, atol=1e-9)
     with record(model, ["resid_mid.1", "mlp_out.1", "resid_post.1"]) as seen, torch.no_grad():
         model(IDS)
     torch.testing.assert_close(seen["resid_mid.1"] + seen["mlp_out.1"], seen["resid_post.1"])
     warnings.simplefilter("ignore")
-    with pytest.raises(UnsupportedModelError, match="the row of the family 'codegen' has no parts"):
+    with pytest.raises(UnsupportedModelError, match="the family 'codegen' is described without its parts"):
         trunk_of(model, 5)
 
 
 @pytest.fixture
 def bloom():
-    """Positions are distances here: no text is too long."""
+    """Return a model with relative positions, for which no text is too long."""
     config = transformers.BloomConfig(vocab_size=420, hidden_size=D, n_layer=L, n_head=4, pad_token_id=0)
     register_family(Family(
         "bloom", trunk="", layers="h", attention="self_attention", mlp_first="mlp.dense_h_to_4h",

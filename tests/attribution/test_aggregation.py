@@ -1,4 +1,4 @@
-"""Aggregation and tables against closed forms, on scores small enough to add up by hand."""
+"""Aggregation and tables, compared with closed forms on scores small enough to add up by hand."""
 
 from dataclasses import replace
 
@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from reference.plain_attribution import PROMPT, TOKENIZER, wide_model
 
-from interpret import Attributed, Attribution, AttributionInfo, InputError, attribute
+from interpret import InputError, attribute
+from interpret.attribution import Attributed, Attribution, AttributionInfo
 
 INFO = AttributionInfo(
     method="saliency",
@@ -97,7 +98,7 @@ def test_merged_steps_are_added_and_their_functions_merged_in_their_own_way():
     }  # fmt: skip
 
 
-def test_words_of_byte_level_tokenizers_are_told_by_their_marks():
+def test_words_of_byte_level_tokenizers_are_found_by_their_marks():
     tokens = ("The", "ĠEi", "ffel", "ĠPar", "is")
     found = attribution(one(tokens=tokens)).aggregate(subwords=True).sequences[0]
     assert found.tokens == ("The", "ĠEiffel", "ĠParis")
@@ -187,21 +188,21 @@ def test_the_table_has_layers_and_sources_and_sums_the_width():
         ({"how": "sums"}, "unknown how 'sums'; did you mean 'sum'? Allowed: sum, l2, mean"),
         (
             {"spans": [[(0, 1)]], "subwords": True},
-            "spans and subwords both say which tokens are merged; give one of them",
+            "spans and subwords both select tokens to merge; give only one of them",
         ),
         ({"spans": []}, "spans has 0 entries for 1 inputs; give one list for each"),
         ({"spans": [(0, 2)]}, "spans[0] is (0, 2); give a list of ranges for each input, such as [[(0, 2)]] for one"),
         ({"spans": [[(0, 2), (1, 3)]]}, "spans[0]: (1, 3) overlaps another or is not inside the 5 tokens"),
         ({"spans": [[(4, 6)]]}, "spans[0]: (4, 6) overlaps another or is not inside the 5 tokens"),
-        ({"spans": [[(2, 4)]]}, "spans[0]: (2, 4) crosses the end of the prompt or of the steps"),
+        ({"spans": [[(2, 4)]]}, "spans[0]: (2, 4) crosses the end of the prompt or of the attributed steps"),
         ({"minus": attribution()}, "minus has 0 inputs, this attribution 1"),
         (
             {"minus": attribution(replace(one(), tokens=("a", "b", "c", "d", "e")))},
-            "minus has other tokens, steps or activations at input 0; only the same subtract",
+            "minus has other tokens, steps or activations at input 0; both must have the same",
         ),
     ],
 )
-def test_what_does_not_fit_is_told(options, message):
+def test_what_does_not_fit_is_an_error(options, message):
     with pytest.raises(InputError) as error:
         attribution(one()).aggregate(**options)
     assert str(error.value) == message

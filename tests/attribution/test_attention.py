@@ -1,4 +1,4 @@
-"""Attention as attribution is what output_attentions says, of the layers and heads that are chosen."""
+"""Attention scores equal ``output_attentions`` of the selected layers and heads."""
 
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +27,7 @@ def step_of(model):
 
 @torch.no_grad()
 def patterns(model):
-    """[L, H, T], where the last token looks."""
+    """[L, H, T], what the last token attends to."""
     found = eager(model)(input_ids=torch.tensor([IDS]), output_attentions=True).attentions
     stacked = torch.cat(found)[:, :, -1]
     assert stacked.shape == (L, H, len(IDS))
@@ -40,7 +40,7 @@ def test_the_default_is_the_mean_head_of_the_last_layer(family_model):
     assert found.sum().item() == pytest.approx(1)
 
 
-def test_no_pattern_is_kept_whole(family_model):
+def test_no_full_attention_pattern_is_kept(family_model):
     kept = []
     base = base_of(family_model)
     handle = base.register_forward_hook(lambda module, args, output: kept.extend(output.attentions))
@@ -50,7 +50,7 @@ def test_no_pattern_is_kept_whole(family_model):
     assert {pattern.untyped_storage().nbytes() for pattern in kept} == {H * len(IDS) * 4}, "a view keeps the whole"
 
 
-def test_a_pass_in_another_thread_has_its_patterns_whole(llama):
+def test_a_pass_in_another_thread_has_full_attention_patterns(llama):
     def n_rows():
         output = llama(torch.tensor([IDS]), output_attentions=True, use_cache=False)
         return [pattern.shape[2] for pattern in output.attentions]
@@ -92,23 +92,23 @@ def test_single_takes_one_as_it_is(llama):
         ({"layers": 4}, "layers is 4, but 4 does not exist; there are 0 to 3"),
         ({"heads": [0, -5]}, "heads is [0, -5], but -5 does not exist; there are 0 to 3"),
         ({"layers": (2, 6)}, "layers is (2, 6), but 4 does not exist; there are 0 to 3"),
-        ({"layers": (2, 2)}, "layers is (2, 2), which chooses none; give a number, a span (first, end) or a list"),
-        ({"heads": []}, "heads is [], which chooses none; give a number, a span (first, end) or a list"),
+        ({"layers": (2, 2)}, "layers is (2, 2), which selects none; give a number, a span (first, end) or a list"),
+        ({"heads": []}, "heads is [], which selects none; give a number, a span (first, end) or a list"),
         (
             {"layers": (0, 1, 2)},
-            "layers is (0, 1, 2); a span is (first, one past the last); for single ones give a list",
+            "layers is (0, 1, 2); a span is (first, one past the last); for single indices give a list",
         ),
         ({"heads": "all"}, "heads is 'all'; give a number, a span (first, end), a list of numbers or None"),
         ({"heads": True}, "heads is True; give a number, a span (first, end), a list of numbers or None"),
-        ({"heads": [0.5]}, "heads is [0.5]; its entries are whole numbers"),
+        ({"heads": [0.5]}, "heads is [0.5]; its entries must be integers"),
         (
             {"aggregate_heads": "average"},
             "unknown aggregate_heads 'average'; Allowed: mean, max, min, single",
         ),
-        ({"aggregate_heads": "single"}, "aggregate_heads is 'single', but 4 are chosen; choose one, or use 'mean'"),
+        ({"aggregate_heads": "single"}, "aggregate_heads is 'single', but 4 are selected; select one, or use 'mean'"),
         (
             {"layers": None, "aggregate_layers": "single"},
-            "aggregate_layers is 'single', but 4 are chosen; choose one, or use 'mean'",
+            "aggregate_layers is 'single', but 4 are selected; select one, or use 'mean'",
         ),
     ],
 )
@@ -117,7 +117,7 @@ def test_a_choice_that_does_not_fit_is_refused(llama, options, message):
         attention(step_of(llama), **options)
 
 
-def test_the_one_call_chooses_layers_and_heads_too():
+def test_attribute_takes_layers_and_heads():
     model = wide_model("llama")
     options = {"method": "attention", "layers": (1, 3), "heads": [0, 2]}
     found = attribute(model, TOKENIZER, PROMPT, TARGET, **options)

@@ -1,4 +1,4 @@
-"""The call: functions against closed forms, contrasts, generated and forced text, errors, memory."""
+"""The ``attribute`` call: step functions in closed form, contrasts, generated and given text, errors, memory."""
 
 import copy
 
@@ -22,14 +22,8 @@ from reference.plain_attribution import (
 from reference.tiny import hooks_on
 from reference.toy_tokenizers import sentence_piece
 
-from interpret import (
-    InputError,
-    UnsupportedModelError,
-    attribute,
-    list_methods,
-    list_step_functions,
-    register_step_function,
-)
+from interpret import InputError, UnsupportedModelError, attribute
+from interpret.attribution import list_methods, list_step_functions, register_step_function
 from interpret.attribution.methods.registry import METHODS
 from interpret.attribution.steps.functions import FUNCTIONS
 from interpret.engine.greedy import write_after
@@ -92,7 +86,7 @@ def test_entropy_is_finite_where_probabilities_vanish():
     assert FUNCTIONS["entropy"].fn(reading).item() == 0
 
 
-def test_units_are_told():
+def test_units_are_in_the_info():
     info = attribute(wide_model("llama"), TOKENIZER, PROMPT, TARGET, step_scores=["entropy", "crossentropy"]).info
     assert info.unit == "probability"
     assert info.step_units == {"probability": "probability", "entropy": "nats", "cross_entropy": "nats"}
@@ -167,8 +161,8 @@ def test_a_foil_of_another_length_needs_an_alignment():
     with pytest.raises(InputError) as error:
         attributed(**options)
     assert str(error.value) == (
-        "contrast_targets[0] has 1 tokens after the prompt, the text 2: say which are held against which, as in "
-        "alignment=[[(0, 0)]], pairs (step, step of the contrast), or attribute the first alone, with end=1"
+        "contrast_targets[0] has 1 tokens after the prompt, the text 2: give an alignment, such as "
+        "alignment=[[(0, 0)]], pairs (step, step of the foil), or attribute only the first token, with end=1"
     )
     model = wide_model("llama")
     found = attributed(model, alignment=[[(0, 0), (1, 0)]], **options).step_scores["contrast_prob_diff"]
@@ -198,34 +192,35 @@ def test_the_first_tokens_of_texts_of_different_lengths_are_a_pair(contrast):
     assert attributed().foil_tokens is None
 
 
-def test_a_prompt_that_ends_in_the_middle_of_a_token_is_told():
+def test_a_prompt_that_ends_in_the_middle_of_a_token_is_an_error():
     with pytest.raises(InputError) as error:
         attribute(wide_model("llama"), TOKENIZER, f"{PROMPT} ", TARGET)
     assert str(error.value) == (
-        "targets[0] 'The Eiffel Tower is in the city' does not extend its prompt 'The Eiffel Tower is in ': its tokens "
-        "do not begin with the prompt's. End the prompt with a whole word, without a space after it"
+        "targets[0] 'The Eiffel Tower is in the city' does not continue the tokens of its prompt 'The Eiffel Tower is "
+        "in ': the tokenizer merges the end of the prompt with what follows; end the prompt at a word boundary, "
+        "without a trailing space"
     )
 
 
 @pytest.mark.parametrize("prompt", [None, [3, 1]])
-def test_a_prompt_that_is_no_text_is_told(prompt):
-    with pytest.raises(InputError, match=r"^prompts\[0\] is .*; give a text$"):
+def test_a_prompt_that_is_not_a_string_is_an_error(prompt):
+    with pytest.raises(InputError, match=r"^prompts\[0\] is .*; give a string$"):
         attribute(wide_model("llama"), TOKENIZER, [prompt])
 
 
 @pytest.mark.parametrize(
     ("alignment", "message"),
     [
-        ([[(0, 0)]], "alignment[0] has no pair for step 1; add one, or leave the step out with start and end"),
+        ([[(0, 0)]], "alignment[0] has no pair for step 1; add one, or exclude the step with start and end"),
         (
             [[(0, 0), (1, 1)]],
-            "alignment[0] has the pair (1, 1); the text has steps 0 to 1, its contrast 0 to 0",
+            "alignment[0] has the pair (1, 1); the text has steps 0 to 1, its foil 0 to 0",
         ),
-        ([[(0, 0), (0, 0)]], "alignment[0] has a step of the text twice; give one pair a step"),
+        ([[(0, 0), (0, 0)]], "alignment[0] lists a step of the text twice; give one pair per step"),
         ([], "alignment has 0 entries for 1 prompts; give one for each"),
     ],
 )
-def test_a_wrong_alignment_is_told(alignment, message):
+def test_a_wrong_alignment_is_an_error(alignment, message):
     with pytest.raises(InputError) as error:
         attributed(
             attributed_fn="contrast_prob_diff", contrast="own_prefix", contrast_targets=SHORT, alignment=alignment
@@ -285,11 +280,11 @@ def test_the_mode_of_each_module_is_restored_after_an_exception(dropping):
 @pytest.mark.parametrize(
     ("n", "message"),
     [
-        (1, "n_mcd_steps is 1; a deviation needs at least 2 passes"),
+        (1, "n_mcd_steps is 1; a standard deviation needs at least 2 passes"),
         (2, "this model has no dropout: passes in training mode do not differ; use 'probability'"),
     ],
 )
-def test_dropout_without_dropout_is_told(n, message):
+def test_dropout_without_dropout_is_an_error(n, message):
     with pytest.raises(InputError) as error:
         attributed(step_scores=["mc_dropout_std"], n_mcd_steps=n)
     assert str(error.value) == message
@@ -339,25 +334,28 @@ CONTRAST = {"attributed_fn": "contrast_prob_diff"}
     [
         (
             {"targets": "Paris"},
-            "targets[0] 'Paris' does not begin with its prompt 'The Eiffel Tower is in': give both as one text, as "
+            "targets[0] 'Paris' does not begin with its prompt 'The Eiffel Tower is in': give both in one text, as "
             "'The Eiffel Tower is in Paris'",
         ),
-        ({"targets": [None]}, "targets[0] is None; give a text"),
-        ({"targets": f"{PROMPT}{' the city' * 40}"}, "targets[0] has 85 tokens, more than the 64 this model reads"),
+        ({"targets": [None]}, "targets[0] is None; give a string"),
+        (
+            {"targets": f"{PROMPT}{' the city' * 40}"},
+            "targets[0] has 85 tokens, more than the model's maximum length of 64",
+        ),
         (
             {**CONTRAST, "contrast": "own_prefix", "contrast_targets": f"{PROMPT}{' the city' * 40}", "end": 1},
-            "contrast_targets[0] has 85 tokens, more than the 64 this model reads",
+            "contrast_targets[0] has 85 tokens, more than the model's maximum length of 64",
         ),
         (
             {"targets": None, "max_new_tokens": 64},
-            "prompts[0] has 5 tokens; with 64 new ones it exceeds the 64 this model reads",
+            "prompts[0] has 5 tokens; with 64 new tokens it exceeds the model's maximum length of 64",
         ),
         (
             {"targets": PROMPT},
-            "targets[0] 'The Eiffel Tower is in' ends where its prompt does; there is nothing to attribute",
+            "targets[0] 'The Eiffel Tower is in' has no tokens after its prompt; there is nothing to attribute",
         ),
         ({"targets": [TARGET] * 2}, "targets has 2 entries for 1 prompts; give one for each"),
-        ({"start": 2}, "prompts[0]: start=2 and end=None leave none of the 2 tokens after the prompt"),
+        ({"start": 2}, "prompts[0]: start=2 and end=None select none of the 2 tokens after the prompt"),
         (
             {"method": "saliancy"},
             f"unknown method 'saliancy'; did you mean 'saliency'? Allowed: {', '.join(list_methods())}",
@@ -367,17 +365,17 @@ CONTRAST = {"attributed_fn": "contrast_prob_diff"}
             "unknown step function 'probabilty'; did you mean 'probability'? Allowed: "
             f"{', '.join([*list_step_functions(), 'crossentropy', 'mc_dropout_prob_avg'])}",
         ),
-        ({"layers": [1], "method": "saliency"}, "method 'saliency' does not read layers; leave layers out, or use a "
+        ({"layers": [1], "method": "saliency"}, "method 'saliency' takes no layers; leave layers out, or use a "
             "layer method"),
         (
             {"contrast_targets": FOIL},
-            "nothing reads the contrast: ask for 'contrast_prob_diff' as attributed_fn or step score",
+            "no function uses the contrast: give 'contrast_prob_diff' as attributed_fn or step score",
         ),
         ({**CONTRAST}, "'contrast_prob_diff' needs contrast_targets"),
         (
             {**CONTRAST, "contrast_targets": FOIL},
-            "'contrast_prob_diff' has two meanings; say contrast='same_context' (the foil's token is read after the "
-            "text) or contrast='own_prefix' (it is read after the foil's own beginning)",
+            "'contrast_prob_diff' needs contrast='same_context' (the foil is predicted from the target's prefix) "
+            "or contrast='own_prefix' (it is predicted from its own prefix)",
         ),
         (
             {**CONTRAST, "contrast_targets": FOIL, "contrast": "same_contxt"},
@@ -392,12 +390,12 @@ CONTRAST = {"attributed_fn": "contrast_prob_diff"}
             {"attributed_fn": "mc_dropout_mean", "step_scores": ["mc_dropout_std"], "n_passes": 3},
             "method 'input_x_gradient': unknown option 'n_passes'; Allowed: n_mcd_steps, seed",
         ),
-        ({"alignment": [[(0, 0)]]}, "alignment says which steps of contrast_targets are meant; give those too"),
+        ({"alignment": [[(0, 0)]]}, "alignment needs contrast_targets; give those too"),
         ({"batch_size": 0}, "batch_size is 0; give at least 1"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0; give at least 1"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_told(options, message):
+def test_what_does_not_fit_is_an_error(options, message):
     with pytest.raises(InputError) as error:
         attributed(**options)
     assert str(error.value) == message
@@ -421,12 +419,12 @@ def test_texts_that_do_not_fit_are_found_before_anything_is_attributed():
 
 
 @pytest.mark.parametrize("name", list_methods())
-def test_every_option_of_a_method_is_told(name):
-    told = attribute.__doc__.partition("**options:")[2].partition("Returns:")[0]
-    assert all(f"``{option}``" in told for option in METHODS[name].options())
+def test_every_option_of_a_method_is_documented(name):
+    documented = attribute.__doc__.partition("**options:")[2].partition("Returns:")[0]
+    assert all(f"``{option}``" in documented for option in METHODS[name].options())
 
 
-def test_no_prompt_is_told():
+def test_no_prompt_is_an_error():
     with pytest.raises(InputError, match=r"^there is no prompt: give at least one$"):
         attribute(wide_model("llama"), TOKENIZER, [])
 
@@ -440,8 +438,8 @@ def test_a_model_in_training_mode_is_refused_and_stays_in_it(dropping):
 
 def test_a_model_without_gradients_is_refused():
     message = (
-        r"^no gradient is available: the model was made, or is called, under torch\.inference_mode\(\)\. "
-        r"Leave it, or use torch\.no_grad\(\) there$"
+        r"^no gradient is available: the model was created, or is called, under torch\.inference_mode\(\); "
+        r"use torch\.no_grad\(\) there instead$"
     )
     with torch.inference_mode():
         made = copy.deepcopy(wide_model("gpt2"))
@@ -456,7 +454,7 @@ def test_frozen_weights_do_no_harm():
     np.testing.assert_array_equal(attributed(model).scores, attributed(wide_model("gpt2")).scores)
 
 
-def test_a_function_without_a_gradient_is_told():
+def test_a_function_without_a_gradient_is_an_error():
     register_step_function(lambda reading: reading.logits[:, 0].detach(), "cut")
     try:
         with pytest.raises(InputError, match=r"^the attributed function has no gradient: compute it from "):
@@ -470,14 +468,14 @@ def test_a_function_can_be_registered_again_as_by_a_cell_that_is_run_twice():
     def another(reading):
         return reading.logits[:, 4]
 
-    with pytest.raises(InputError, match=r"^there is a step function 'third' already; choose another name, or give ov"):
+    with pytest.raises(InputError, match=r"^step function 'third' already exists; choose another name, or give overw"):
         register_step_function(another, "third")
     register_step_function(another, "third", overwrite=True)
     (ids, _), *_ = prefixes(TARGET)
     found = attributed(step_scores="third").step_scores
     assert list(found) == ["probability", "third"], "one name alone is a list of it"
     assert found["third"][0] == pytest.approx(last_logits(wide_model("llama"), ids)[4].item(), rel=1e-4)
-    with pytest.raises(InputError, match=r"^there is a step function 'logit' already; choose another name$"):
+    with pytest.raises(InputError, match=r"^step function 'logit' already exists; choose another name$"):
         register_step_function(another, "logit", overwrite=True)
 
 
@@ -491,24 +489,24 @@ def test_a_function_can_be_registered_again_as_by_a_cell_that_is_run_twice():
     ],
 )
 @pytest.mark.parametrize("method", ["input_x_gradient", "occlusion"])
-def test_a_function_that_does_not_give_a_value_a_row_is_told(fn, found, method):
+def test_a_function_that_does_not_give_a_value_a_row_is_an_error(fn, found, method):
     register_step_function(fn, "third", overwrite=True)
     with pytest.raises(InputError, match=rf"^step function 'third' returned {found}; expected a tensor of shape \[1\]"):
         attributed(attributed_fn="third", method=method)
 
 
 @pytest.mark.parametrize("fn", [lambda reading, power=2: reading.logits, lambda reading, *, power: reading.logits])
-def test_an_option_that_could_not_be_given_is_told(fn):
+def test_an_option_that_could_not_be_given_is_an_error(fn):
     with pytest.raises(
-        InputError, match=r"^step function 'raised' has the parameter 'power'; options are keyword-only"
+        InputError, match=r"^step function 'raised' has the parameter 'power'; options must be keyword-only"
     ):
         register_step_function(fn, "raised")
     assert "raised" not in FUNCTIONS
 
 
 @pytest.mark.parametrize("fn", [lambda: 1, lambda *, reading: reading.logits, lambda **given: given])
-def test_a_function_that_takes_no_reading_is_told(fn):
-    with pytest.raises(InputError, match=r"^step function 'raised' cannot be given a reading; write it as def fn\("):
+def test_a_function_that_takes_no_reading_is_an_error(fn):
+    with pytest.raises(InputError, match=r"^step function 'raised' does not take a reading; define it as def fn\("):
         register_step_function(fn, "raised")
     assert "raised" not in FUNCTIONS
 
@@ -523,7 +521,7 @@ def test_parameters_that_need_nothing_do_no_harm(fn):
 
 
 def test_a_name_is_registered_once():
-    with pytest.raises(InputError, match=r"^there is a step function 'logit' already; choose another name$"):
+    with pytest.raises(InputError, match=r"^step function 'logit' already exists; choose another name$"):
         register_step_function(lambda reading: reading.logits[:, 0], "logit")
     with pytest.raises(InputError, match=r"^unknown aggregate 'max'; Allowed: sum, mean, product$"):
         register_step_function(lambda reading: reading.logits[:, 0], "another", aggregate="max")
@@ -533,7 +531,7 @@ def test_a_model_of_no_known_family_is_refused():
     from transformers import BloomConfig, BloomForCausalLM
 
     model = BloomForCausalLM(BloomConfig(vocab_size=450, hidden_size=8, n_layer=1, n_head=2)).eval()
-    with pytest.raises(UnsupportedModelError, match="is of no known family"):
+    with pytest.raises(UnsupportedModelError, match="is not of a supported family"):
         attributed(model, method="layer_gradient_x_activation")
 
 

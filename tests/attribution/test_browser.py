@@ -1,4 +1,4 @@
-"""The page of an attribution as its reader meets it, in a real headless Chromium."""
+"""The page of an attribution in a real headless Chromium."""
 
 import numpy as np
 import pytest
@@ -65,7 +65,7 @@ def press(page, *keys):
 
 
 def click(page, cell):
-    """As a reader does, who brings a cell into view first."""
+    """Scroll a cell into view before using it, as a reader does."""
     page.execute_script("arguments[0].scrollIntoView({block: 'center'})", cell)
     cell.click()
 
@@ -84,7 +84,9 @@ def test_colours_are_around_zero(page):
 
 
 def test_the_number_is_read_out_in_full_under_the_mouse(page):
-    assert readout(page) == "Point at a score to read it, or move among them with Tab and the arrow keys."
+    assert (
+        readout(page) == "Point at a score to read its exact value, or move between scores with Tab and the arrow keys."
+    )
     ActionChains(page).move_to_element(cells(page, 0)[-1]).perform()
     assert readout(page) == "token 4 “·in” for token 5 “·Paris”: +0.123457"
 
@@ -192,6 +194,6 @@ def test_every_text_on_the_screen_is_readable(page, scheme, dark):
 def test_a_screen_reader_finds_grids_with_headings_and_cells(page):
     nodes = page.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
     named = [(one["role"]["value"], one.get("name", {}).get("value", "")) for one in nodes if not one["ignored"]]
-    assert ("grid", "Score of each token for each written token") in named
+    assert ("grid", "Score of each token for each attributed token") in named
     assert ("grid", "Token 3 “·in”: attn_out: score of each layer at each token") in named
-    assert {("gridcell", "−2.00"), ("combobox", "Written token"), ("link", "The Eiffel → in in Paris")} <= set(named)
+    assert {("gridcell", "−2.00"), ("combobox", "Attributed token"), ("link", "The Eiffel → in in Paris")} <= set(named)

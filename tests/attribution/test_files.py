@@ -1,4 +1,4 @@
-"""Attributions are written and read back as they were, and nothing is overwritten unasked."""
+"""Attributions are saved and loaded without loss, and files are not overwritten by default."""
 
 import gzip
 import json
@@ -101,7 +101,7 @@ def test_a_compressed_file_is_gzip_and_says_so(tmp_path):
 def test_a_file_that_is_there_is_kept_unless_overwriting_is_asked_for(tmp_path, compress):
     path = save(made(), tmp_path / "a.json", compress=compress)
     before = path.read_bytes()
-    message = f"{path} is there already; give overwrite=True to replace it, or another name"
+    message = f"{path} already exists; give overwrite=True to replace it, or choose another name"
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         save(made(method="other"), tmp_path / "a.json", compress=compress)
     assert path.read_bytes() == before
@@ -113,9 +113,7 @@ def test_a_file_that_is_there_is_kept_unless_overwriting_is_asked_for(tmp_path, 
 def test_an_attribution_that_cannot_be_written_leaves_the_old_file(tmp_path):
     path = save(made(), tmp_path / "a.json")
     wrong = {
-        "the info holds what cannot be saved as JSON: Object of type set is not JSON serializable": made(
-            options={"layers": {1}}
-        ),
+        "the info cannot be saved as JSON: Object of type set is not JSON serializable": made(options={"layers": {1}}),
         "scores of dtype int64 cannot be saved; allowed: float16, float32, float64": made(
             made_one(scores=np.zeros((7, 2), dtype=int))
         ),
@@ -125,13 +123,13 @@ def test_an_attribution_that_cannot_be_written_leaves_the_old_file(tmp_path):
             save(attribution, path, overwrite=True)
         assert_same(load(path), made())
         assert [one.name for one in tmp_path.iterdir()] == [path.name]
-    with pytest.raises(InputError, match="^the info holds what cannot be saved as JSON: Out of range float"):
+    with pytest.raises(InputError, match="^the info cannot be saved as JSON: Out of range float"):
         save(made(options={"width": float("nan")}), path, overwrite=True)
 
 
 def test_a_name_that_says_compressed_needs_the_call_to_say_it(tmp_path):
     path = tmp_path / "a.json.gz"
-    message = f"{path} is named as a compressed file; give compress=True, or another name"
+    message = f"{path} ends in .gz; give compress=True, or choose another name"
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         save(made(), path)
     assert not path.exists()
@@ -157,9 +155,9 @@ def changed(tmp_path, change):
     [
         (
             lambda content: content.update(format="x"),
-            "holds no attribution: its format is 'x', not 'interpret.attribution'",
+            "is not an attribution file: its format is 'x', not 'interpret.attribution'",
         ),
-        (lambda content: content.update(version=2), "is of version 2 of the format; this program reads 1"),
+        (lambda content: content.update(version=2), "has format version 2; this program reads version 1"),
         (lambda content: content.pop("sequences"), "is damaged: 'sequences'"),
         (lambda content: content["info"].pop("unit"), "is damaged: fields missing or unknown: unit"),
         (lambda content: content["sequences"][0].update(more=1), "is damaged: fields missing or unknown: more"),
@@ -169,7 +167,7 @@ def changed(tmp_path, change):
         ),
         (
             lambda content: content["sequences"][0]["scores"].update(dtype="object"),
-            "is damaged: dtype 'object' is none of float16, float32, float64",
+            "is damaged: dtype 'object' is not one of float16, float32, float64",
         ),
     ],
 )
@@ -182,7 +180,9 @@ def test_a_file_that_is_no_whole_attribution_is_refused(tmp_path, change, messag
 def test_json_of_another_kind_is_refused(tmp_path):
     path = tmp_path / "a.json"
     path.write_text("[1]")
-    with pytest.raises(InputError, match="holds no attribution: its format is None, not 'interpret.attribution'$"):
+    with pytest.raises(
+        InputError, match="is not an attribution file: its format is None, not 'interpret.attribution'$"
+    ):
         load(path)
 
 
@@ -192,7 +192,7 @@ def test_a_file_cut_off_anywhere_is_refused(tmp_path, compress):
     whole = path.read_bytes()
     for length in range(0, len(whole), 97):
         path.write_bytes(whole[:length])
-        with pytest.raises(InputError, match=f"^{re.escape(str(path))} cannot be read: it is not whole JSON "):
+        with pytest.raises(InputError, match=f"^{re.escape(str(path))} cannot be read: it is not complete JSON "):
             load(path)
     if compress:
         path.write_bytes(whole[:-8] + bytes(8))

@@ -1,4 +1,4 @@
-"""Gradient methods against plain autograd, closed forms and Captum."""
+"""Gradient methods, compared with plain autograd, closed forms and Captum."""
 
 import warnings
 
@@ -57,7 +57,7 @@ def test_all_steps_are_read_off_one_pass_of_the_text(method):
     handle = model.base_model.register_forward_hook(lambda *event: passes.append(torch.is_grad_enabled()))
     scores("llama", method)
     handle.remove()
-    # Step scores are read without a graph, as is the check of occlusion's own pass.
+    # Step scores are computed without a graph, as is the check in occlusion.
     assert passes == ([False, True] if METHODS[method].gradients else [False, False])
 
 
@@ -86,7 +86,7 @@ def test_integrated_gradients_add_up_to_the_change_of_the_value(kind, baseline):
         }[baseline]
         with torch.no_grad():
             change = probability_of(model, x, target) - probability_of(model, start, target)
-        # The norm of Llama has a pole at the zero embedding, where 300 points are few.
+        # Llama's norm has a pole at the zero embedding, so 300 points are few.
         tolerance = 1e-2 if (kind, baseline) == ("llama", "zero") else 1e-3
         assert np.nansum(found[:, step]) == pytest.approx(change.item(), abs=tolerance)
 
@@ -103,7 +103,7 @@ def test_integrated_gradients_are_captums(kind, batch_size):
         assert_near(found[: len(ids), step], expected[0].detach().numpy())
 
 
-def test_integrated_gradients_say_by_how_much_they_miss_the_change():
+def test_integrated_gradients_report_their_error():
     (one,) = attribute(
         wide_model("gpt2"), TOKENIZER, PROMPT, TARGET, method="integrated_gradients", n_steps=3
     ).sequences
@@ -116,7 +116,7 @@ def test_integrated_gradients_say_by_how_much_they_miss_the_change():
 
 
 def test_all_path_methods_are_the_same_on_a_line():
-    """Of a linear value, every gradient is the same and every method gradient times difference."""
+    """For a linear value the gradient is constant, so every method gives gradient times difference."""
     line = torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(0))
 
     class Line:
@@ -171,7 +171,7 @@ def test_gradient_shap_draws_by_its_seed_alone():
 
 
 class Whole(nn.Module):
-    """A model as Captum takes it: embeddings -> probability of one token."""
+    """A model in the form Captum takes: embeddings -> probability of one token."""
 
     def __init__(self, model, target):
         super().__init__()
@@ -183,7 +183,7 @@ class Whole(nn.Module):
 
 @pytest.fixture
 def _captum_knows_all_activations(monkeypatch):
-    """Captum rescales a few activations only; its rule for one input and one output holds for these too."""
+    """Captum rescales only a few activation functions; its elementwise rule is used here for the others too."""
     for activation in (NewGELUActivation, SiLUActivation, GELUActivation):
         monkeypatch.setitem(deep_lift.SUPPORTED_NON_LINEAR, activation, deep_lift.nonlinear)
 
@@ -234,7 +234,7 @@ def test_batches_change_nothing(method):
 
 
 def model_for_quantising(kind):
-    """4 bits need a width of 64; more than tiny weights, for outputs that are not all alike."""
+    """4 bits need a width of 64; weights are larger than in tiny models, so that outputs differ."""
     torch.manual_seed(0)
     if kind == "llama":
         config = LlamaConfig(
@@ -257,7 +257,7 @@ def test_gradients_come_through_quantised_weights(kind, bits, cosine, method, de
     options = {"method": method, "attributed_fn": "logit"} | (
         {"baseline": "mean"} if method == "integrated_gradients" else {}
     )
-    # Full precision stays on the CPU, so that the device is compared, too.
+    # The full-precision model stays on the CPU, so that devices are compared too.
     models = quantize_(model_for_quantising(kind), bits, device=device).to(device), model_for_quantising(kind)
     quantised, plain = (attribute(model, TOKENIZER, PROMPT, TARGET, **options).sequences[0] for model in models)
     for key, values in quantised.parts().items():
@@ -268,7 +268,7 @@ def test_gradients_come_through_quantised_weights(kind, bits, cosine, method, de
 
 @pytest.mark.parametrize("method", list(METHODS))
 def test_no_method_moves_the_model(method, monkeypatch):
-    """A quantised model, or one that is spread over devices, may not be moved."""
+    """A quantized model, or one on several devices, must not be moved."""
 
     def refuse(module, *args, **options):
         raise AssertionError(f"{type(module).__name__} is moved")
@@ -283,7 +283,7 @@ def test_no_method_moves_the_model(method, monkeypatch):
 def test_nothing_is_left_on_the_model(method):
     model = wide_model("opt")
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    with torch.no_grad():  # as users call models; gradients are turned on where they are needed
+    with torch.no_grad():  # as users call models; gradients are enabled where needed
         attribute(model, TOKENIZER, PROMPT, TARGET, method=method)
     assert not hooks_on(model)
     assert all(weight.grad is None and weight.requires_grad for weight in model.parameters())
@@ -296,7 +296,7 @@ def test_nothing_is_left_on_the_model(method):
     [
         ({"method": "integrated_gradients", "n_steps": 0}, "n_steps is 0; give at least 1"),
         ({"method": "gradient_shap", "n_samples": 0}, "n_samples is 0; give at least 1"),
-        ({"method": "gradient_shap", "noise": -1}, "noise is -1; a standard deviation is not below 0"),
+        ({"method": "gradient_shap", "noise": -1}, "noise is -1; a standard deviation must not be negative"),
         (
             {"method": "deeplift", "baseline": "zeros"},
             "unknown baseline 'zeros'; did you mean 'zero'? Allowed: zero, mean, pad, unk, bos, eos",
@@ -309,7 +309,7 @@ def test_nothing_is_left_on_the_model(method):
             {"method": "deeplift", "n_steps": 3},
             "method 'deeplift': unknown option 'n_steps'; Allowed: baseline",
         ),
-        ({"n_steps": 3}, "method 'input_x_gradient': unknown option 'n_steps'; it has none"),
+        ({"n_steps": 3}, "method 'input_x_gradient': unknown option 'n_steps'; it takes no options"),
         ({"new_tokens": 3}, "unknown argument 'new_tokens'; did you mean 'max_new_tokens'?"),
         ({"contrast_target": TARGET}, "unknown argument 'contrast_target'; did you mean 'contrast_targets'?"),
         (
@@ -319,7 +319,7 @@ def test_nothing_is_left_on_the_model(method):
         ),
     ],
 )  # fmt: skip
-def test_a_wrong_option_is_told(options, message):
+def test_a_wrong_option_is_an_error(options, message):
     with pytest.raises(InputError) as error:
         attribute(wide_model("llama"), TOKENIZER, PROMPT, TARGET, **options)
     assert str(error.value) == message

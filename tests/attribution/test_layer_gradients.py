@@ -1,4 +1,4 @@
-"""Layer methods against a pass a layer, finite differences of overwritten layers, and Captum."""
+"""Layer methods, compared with one pass per layer, finite differences of overwritten layers, and Captum."""
 
 import warnings
 from contextlib import contextmanager
@@ -24,13 +24,14 @@ from reference.tiny import L, hooks_on
 from torch import nn
 from transformers.activations import NewGELUActivation, SiLUActivation
 
-from interpret import InputError, attribute, register_step_function
+from interpret import InputError, attribute
+from interpret.attribution import register_step_function
 from interpret.attribution.methods.layer_gradients import LAYER_SITES, layer_names
 from interpret.attribution.steps.functions import FUNCTIONS
 
 
 def site_module(model, name):
-    """The module, told by hand for each family."""
+    """The module of an activation, written by hand for each family."""
     site, layer = name.split(".")
     kind = model.config.model_type
     blocks = {
@@ -50,7 +51,7 @@ def site_module(model, name):
 
 @contextmanager
 def overwritten(module, change):
-    """The plain way: one hook, whose output is the module's."""
+    """The plain reference: one hook that replaces the output of the module."""
 
     def hook(module, args, output):
         value = output[0] if isinstance(output, tuple) else output
@@ -133,12 +134,12 @@ def test_a_foil_in_the_same_context_is_read_from_the_texts_own_pass(kind):
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_a_foils_own_pass_is_never_what_is_attributed(kind):
-    """Inseq 0.4 attributed the foil's pass: what is kept of a module is what it computed last."""
+    """Inseq 0.4 attributed the foil's pass, because it kept the last output of each module."""
     contrast = {"attributed_fn": "contrast_prob_diff", "contrast_targets": FOIL}
     found = layer_scores(kind, contrast="own_prefix", **contrast)
     plain, same = layer_scores(kind), layer_scores(kind, contrast="same_context", **contrast)
     for name in ALL:
-        # Before the texts part, both have one context; after it, the foil's probability is a constant.
+        # Before the texts differ, both have one context; after that, the foil's probability is a constant.
         assert_near(found[name][:N_PROMPT, 0], same[name][:N_PROMPT, 0])
         assert_near(found[name][: N_PROMPT + 1, 1], plain[name][: N_PROMPT + 1, 1])
         assert np.abs(same[name][:N_PROMPT, 0] - plain[name][:N_PROMPT, 0]).max() > 0
@@ -201,7 +202,7 @@ def test_layer_integrated_gradients_are_captums(kind, name):
 def test_layer_deeplift_is_captums(kind, monkeypatch):
     for activation in (NewGELUActivation, SiLUActivation):
         monkeypatch.setitem(deep_lift.SUPPORTED_NON_LINEAR, activation, deep_lift.nonlinear)
-    # OPT's MLP works on [B * T, D], whose halves Captum does not tell apart.
+    # OPT's MLP works on [B * T, D], which Captum does not split into halves correctly.
     model, names = wide_model(kind), ["resid_post.0"] + (["mlp_out.1"] if kind != "opt" else [])
     found = layer_scores(kind, "layer_deeplift", baseline=7, layers=names)
     for step, (ids, target) in enumerate(prefixes(TARGET)):
@@ -235,7 +236,7 @@ def test_layers_are_chosen_by_name_site_and_number():
         (
             {"layers": ["mlp_uot.1"]},
             "unknown activation 'mlp_uot.1'; did you mean 'mlp_out'? Allowed: resid_post, attn_out, mlp_out, "
-            "each for all layers, or as 'resid_post.3'",
+            "each for all layers, or with a layer, as 'resid_post.3'",
         ),
         ({"layers": [4]}, "layer 4 does not exist; this model has layers 0 to 3"),
         ({"layers": -5}, "layer -5 does not exist; this model has layers 0 to 3"),
@@ -243,11 +244,11 @@ def test_layers_are_chosen_by_name_site_and_number():
         ({"layers": []}, "layers is empty; leave it out for all layers"),
         (
             {"attributed_fn": "mc_dropout_mean"},
-            "'mc_dropout_mean' runs the model again; layer methods see one pass, so attribute another function",
+            "'mc_dropout_mean' needs several passes, but layer methods use one; attribute another function",
         ),
     ],
 )
-def test_wrong_layers_are_told(options, message):
+def test_wrong_layers_are_errors(options, message):
     with pytest.raises(InputError) as error:
         layer_scores("llama", **options)
     assert str(error.value) == message

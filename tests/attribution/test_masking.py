@@ -1,4 +1,4 @@
-"""Masked texts that share their beginnings give what whole passes give; LIME finds what is additive."""
+"""Masked texts with a shared KV cache give the values of full passes; LIME recovers additive values."""
 
 import math
 import re
@@ -41,14 +41,14 @@ def lime(step: Step, **options) -> Tensor:
 
 
 def whole_pass(step: Step, embeddings: Tensor) -> Tensor:
-    """The value of one text by the model's own code, [1, T, D] -> a scalar."""
+    """The value of one text from the model's own forward pass, [1, T, D] -> a scalar."""
     logits = step.model(inputs_embeds=embeddings, use_cache=False).logits[:, -1]
     return step.function(StepReading(logits, step.target, None, None, lambda n, seed: logits))[0]
 
 
 @torch.no_grad()
 def occluded(step: Step, window: int, baseline) -> Tensor:
-    """The definition, one whole pass a window."""
+    """Occlusion by its definition, with one full pass per window."""
     T, replacement = len(step.ids), step.baseline(baseline)
     of_token: list[list[Tensor]] = [[] for _ in range(T)]
     plain = whole_pass(step, step.embeddings)
@@ -88,7 +88,7 @@ def test_long_texts_are_packed_apart(gpt2):
 
 @pytest.mark.parametrize("factor", [1, 2])
 def test_no_pass_holds_more_tokens_than_a_pack(llama, factor):
-    """Twice the MLP's output is not what a Llama does, so that its texts run whole."""
+    """A Llama does not double the MLP's output, so the texts of this model are run in full passes."""
     tokens, mlp = [], llama.model.layers[1].mlp
     counted = mlp.act_fn.register_forward_hook(lambda module, args, output: tokens.append(output.shape[:-1].numel()))
     changed = mlp.register_forward_hook(lambda module, args, output: output * factor)
@@ -101,7 +101,7 @@ def test_no_pass_holds_more_tokens_than_a_pack(llama, factor):
 
 
 def test_packs_are_as_full_as_the_batch_size_allows(llama):
-    """51 different texts in 13 passes of 4 rows at most, after the text's own pass and its check."""
+    """51 different texts take 13 passes of at most 4 rows, after the unmasked text's pass and its check."""
     passes = []
     hook = llama.model.layers[0].mlp.act_fn.register_forward_hook(lambda *event: passes.append(1))
     occlusion(step_of(llama, ids=tuple(range(3, 53)), batch_size=4))
@@ -130,7 +130,7 @@ def test_any_masks_give_what_whole_passes_give(rows, kind, batch_size):
 
 
 class _Lent(dict):
-    """Models by kind, built when first asked for."""
+    """Models by kind, built on first use."""
 
     def __missing__(self, kind):
         from reference.tiny import tiny_model
@@ -147,7 +147,7 @@ MODELS = _Lent()
 
 
 def columns_of_layers(llama, work):
-    """How many tokens are sent through each layer."""
+    """Number of tokens that go through each layer."""
     columns = []
     handle = llama.model.layers[0].mlp.act_fn.register_forward_hook(
         lambda module, args, output: columns.append(output.shape[:-1].numel())
@@ -158,7 +158,7 @@ def columns_of_layers(llama, work):
 
 
 def test_only_what_follows_the_first_masked_token_is_computed(llama):
-    """The text's own pass and its check, and the rests of the text itself (one token) and of the masked ones."""
+    """The unmasked text's pass and its check, then its suffix (one token) and those of the masked texts."""
     columns = columns_of_layers(llama, lambda: occlusion(step_of(llama, batch_size=100)))
     T = len(IDS)
     rests = sum(range(1, T + 1)) + 1
@@ -177,7 +177,7 @@ def test_equal_masks_are_computed_once(llama):
 
 
 def test_a_model_whose_layers_do_something_else_runs_whole(llama):
-    """A hook of another's, as adapters have them, is not passed by."""
+    """Hooks of other libraries, such as adapters, take effect."""
     handle = llama.model.layers[1].mlp.register_forward_hook(lambda module, args, output: output * 2)
     try:
         step = step_of(llama)
@@ -199,14 +199,14 @@ def test_a_contrast_is_followed_into_the_foils_text(llama, prefix):
 
 
 def steps_of(model, lengths, **options):
-    """Steps of one text, each with the first tokens of it before its own."""
+    """Steps of one text, each with the tokens before it."""
     return [step_of(model, ids=IDS[:length], target=11 + length, **options) for length in lengths]
 
 
 @pytest.mark.parametrize("prefix", [None, (1, 5, 9, 71, 3)])
 @pytest.mark.parametrize("window", [1, 3])
 def test_steps_together_are_what_each_is_alone(family_model, window, prefix):
-    """Windows that reach over the end of a step's text are not its own."""
+    """Windows that reach beyond the end of a step's text are not used for that step."""
     options = {"function": contrast_prob_diff, "foil": Foil(3, prefix), "batch_size": 100}
     found = masking.occlusion(steps_of(family_model, (3, 4, 7, 8), **options), window=window)
     for scores, step in zip(found, steps_of(family_model, (3, 4, 7, 8), **options), strict=True):
@@ -273,7 +273,7 @@ def test_many_steps_go_through_the_head_in_parts(llama, monkeypatch):
 def test_a_window_that_does_not_fit_is_refused(llama, window):
     step = step_of(llama)
     name = step.tokenizer.convert_ids_to_tokens(11)
-    message = f"window is {window}; the text before token {name!r} has room for windows of 1 to 8 tokens"
+    message = f"window is {window}; the text before token {name!r} allows 1 to 8 tokens"
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         occlusion(step, window=window)
 
@@ -283,7 +283,7 @@ def test_a_window_that_does_not_fit_is_refused(llama, window):
 
 @dataclass(frozen=True)
 class AdditiveStep(Step):
-    """A function that adds up what each token is worth, beside a model that cannot be taken apart."""
+    """A step whose value is the sum of values of its tokens, with a model whose layers cannot be run one by one."""
 
     def states(self, embeddings: Tensor) -> Tensor:
         return embeddings.cumsum(1)
@@ -293,7 +293,7 @@ class AdditiveStep(Step):
 
 
 class Additive:
-    """A "model" of numbers as embeddings of width 1; the end-of-text token is worth nothing."""
+    """A "model" whose embeddings are numbers, of width 1; the end-of-text token has the value 0."""
 
     config = SimpleNamespace(model_type="none", is_encoder_decoder=False)
     device = torch.device("cpu")
@@ -329,7 +329,7 @@ def test_lime_finds_what_each_token_of_an_additive_function_is_worth():
 
 
 def test_lime_is_the_weighted_ridge_of_whole_passes(family_model):
-    """The definition as one least-squares problem: a row for each sample and each penalty."""
+    """Ridge regression as one least-squares problem: a row for each sample and each penalty."""
     step, n, width, penalty = step_of(family_model, function=probability), 60, 0.4, 0.05
     free = [at for at, special in enumerate(step.special.tolist()) if not special]
     there = token_masks(n, len(free), 0.3, 0).numpy()
@@ -393,7 +393,7 @@ def test_lime_never_masks_special_tokens(llama, monkeypatch):
 
 
 def test_a_masked_token_becomes_a_real_one(llama):
-    """With all but one text masked, the fit is the difference of two whole passes."""
+    """With a single token, the coefficient is the difference of the values of two full passes."""
     step = step_of(llama, ids=(5,))
     scores = lime(step, n_samples=40, mask_probability=0.5, baseline="unk", penalty=0)
     with torch.no_grad():
@@ -406,10 +406,10 @@ def test_a_masked_token_becomes_a_real_one(llama):
     ("options", "message"),
     [
         ({"n_samples": 1}, "n_samples is 1; a linear model needs at least 2"),
-        ({"mask_probability": 0.0}, "mask_probability is 0.0; it lies between 0 and 1"),
-        ({"mask_probability": 1}, "mask_probability is 1; it lies between 0 and 1"),
-        ({"kernel_width": 0}, "kernel_width is 0; it is above 0"),
-        ({"penalty": -1}, "penalty is -1; it is at least 0"),
+        ({"mask_probability": 0.0}, "mask_probability is 0.0; it must be above 0 and below 1"),
+        ({"mask_probability": 1}, "mask_probability is 1; it must be above 0 and below 1"),
+        ({"kernel_width": 0}, "kernel_width is 0; it must be above 0"),
+        ({"penalty": -1}, "penalty is -1; it must be at least 0"),
     ],
 )
 def test_an_option_of_lime_out_of_its_range_is_refused(llama, options, message):
@@ -432,7 +432,7 @@ def test_a_baseline_the_tokenizer_lacks_is_refused(llama, method):
         method(step, baseline="unk")
 
 
-# ---- In the one call
+# ---- In ``attribute``
 
 
 @pytest.mark.parametrize("method", ["occlusion", "lime"])

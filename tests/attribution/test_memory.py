@@ -1,4 +1,4 @@
-"""What does not fit in memory is tried again with less to keep, and gives the same."""
+"""Passes that do not fit in memory are retried with less memory, and give the same scores."""
 
 import copy
 import threading
@@ -28,14 +28,14 @@ GRADIENTS = [name for name, method in METHODS.items() if method.gradients]
 POINTS = {
     "integrated_gradients": {"n_steps": 8},
     "gradient_shap": {"n_samples": 8},
-    # What follows in its layer depends on it.
+    # Later activations of its layer depend on it.
     "layer_integrated_gradients": {"n_steps": 8, "layers": ["attn_out.1"]},
 }
 """Options of methods that take several points."""
 
 
 class Memory:
-    """What autograd keeps for backward beside the weights, in bytes, with an end: a device in small."""
+    """Simulates a small device: counts the bytes autograd saves, except weights, and refuses beyond a limit."""
 
     def __init__(self, model, limit=None):
         self.limit, self.now, self.peak, self.refusals = limit, 0, 0, 0
@@ -50,7 +50,7 @@ class Memory:
             self.refusals += 1
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         kept = Kept()
-        kept.tensor = tensor.detach()  # with its graph it would hold itself
+        kept.tensor = tensor.detach()  # with its graph it would reference itself
         self.now += size
         self.peak = max(self.peak, self.now)
         weakref.finalize(kept, self._free, size)
@@ -104,7 +104,7 @@ def test_rows_are_halved_until_they_fit_and_stay_so():
     )
     attributed(model, "gradient_shap", single.peak * 5 // 2, batch_size=8)
     handle.remove()
-    # The step scores; 8 points of the first step, found to fit by two; those of the second.
+    # The step scores; the 8 points of the first step, which fit two at a time; those of the second step.
     assert rows == [1, 8, 4, 2, 2, 2, 2, 2, 2, 2, 2]
 
 
@@ -164,7 +164,7 @@ def test_dropout_is_the_same_when_layers_are_run_again():
 
 
 def test_layers_are_run_again_with_the_hooks_of_their_pass_in_a_thread_of_autograds(monkeypatch):
-    """On a GPU backward runs in another thread, where hooks of this one would be silent."""
+    """On a GPU the backward pass runs in another thread, in which hooks of this thread do nothing."""
     expected = deeplift(step_of(wide_model("llama")))
     own = torch.autograd.grad
 
@@ -212,7 +212,7 @@ def test_a_forward_of_the_layers_own_is_put_back_after_an_exception(llama):
 
 @contextmanager
 def refusing(module, too_much):
-    """Let a module say that more than some tokens do not fit."""
+    """Let a module raise an out-of-memory error for more than some number of tokens."""
 
     def refuse(module, args):
         tokens = args[0].shape[:-1].numel()
@@ -250,10 +250,10 @@ def test_texts_are_written_in_batches_that_fit():
 
 
 @pytest.mark.parametrize("method", ["saliency", "layer_gradient_x_activation"])
-def test_a_text_that_does_not_fit_at_all_is_told(method):
+def test_a_text_that_does_not_fit_at_all_is_an_error(method):
     message = (
-        f"^a text of {len(ids_of(TARGET))} tokens does not fit in memory, not even one pass at a time: "
-        "shorten it, use a smaller dtype, or another device$"
+        f"^a text of {len(ids_of(TARGET))} tokens does not fit in memory, even one pass at a time: "
+        "shorten it, use a smaller dtype, or use another device$"
     )
     with pytest.raises(InputError, match=message):
         attributed(wide_model("llama"), method, limit=100)

@@ -1,4 +1,4 @@
-"""``interpret attribute``: what is written, what is shown, what is refused, and runs that are stopped half-way."""
+"""``interpret attribute``: the files written, the output shown, wrong arguments, and interrupted runs."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -108,7 +108,7 @@ def test_a_chat_prompt_is_read_with_its_template_once(opened, tmp_path):
 
 
 class WithStart:
-    """A tokenizer that begins every text with <s>, as Llama's."""
+    """A tokenizer that begins every text with <s>, like Llama's."""
 
     bos_token = "<s>"
 
@@ -203,13 +203,13 @@ def test_what_is_not_shown_is_counted(model_folder, tmp_path, capsys):
     assert f"and {of_each * 3 - 10} steps and 3 prompts more" in capsys.readouterr().out
 
 
-def test_what_did_most_is_shown_whatever_its_sign():
+def test_the_largest_absolute_scores_are_shown():
     plain = {"name": "a", "step_token": "x", "value": 0.5, "token": "t", "activation": "", "in_prompt": True}
     rows = [SimpleNamespace(score=score, position=n, **plain) for n, score in enumerate((0.1, -0.9, 0.2, 0.3))]
     assert _cells(rows, translated=False) == ("a", "x", "0.5", "1 t -0.9, 3 t +0.3, 2 t +0.2")
 
 
-def test_a_default_that_is_said_is_the_same_run(model_folder, tmp_path):
+def test_giving_a_default_explicitly_is_the_same_run(model_folder, tmp_path):
     argv = arguments(model_folder, file_of(tmp_path, entries(1, target="yes")), tmp_path / "run")
     assert run(*argv) == run(*argv, "--attributed-fn", "probability") == 0
 
@@ -220,11 +220,11 @@ def test_prompts_are_counted_where_steps_just_fit(model_folder, tmp_path, capsys
     assert "\nand 2 prompts more\n" in capsys.readouterr().out
 
 
-def test_of_many_prompts_that_cannot_be_attributed_the_first_are_told(model_folder, tmp_path, capsys):
+def test_of_many_prompts_that_cannot_be_attributed_the_first_are_listed(model_folder, tmp_path, capsys):
     argv = arguments(model_folder, file_of(tmp_path, entries(12)), tmp_path / "run", "--attributed-fn", CONTRAST)
     assert run(*argv) == 3
     said = capsys.readouterr().err
-    assert said.count(": not attributed: there is no foil to hold it against") == 10
+    assert said.count(": not attributed: there is no foil") == 10
     assert said.endswith(f"and 2 more, see 'dropped' in {tmp_path / 'run' / 'manifest.json'}\n")
 
 
@@ -237,11 +237,11 @@ def test_a_prompt_that_cannot_be_attributed_is_dropped_with_its_reason(model_fol
         assert run(*argv) == 3
         captured = capsys.readouterr()
         assert "3 prompts in, 2 attributed, 1 dropped: 1 not attributed" in captured.out
-        assert "b_1: not attributed: there is no foil to hold it against" in captured.err
+        assert "b_1: not attributed: there is no foil" in captured.err
     assert {row.name for row in table_of(tmp_path / "run")} == {"a_1", "c_1"}
 
 
-def test_rows_tell_what_each_token_is_held_against(model_folder, opened, tmp_path):
+def test_rows_have_the_foil_of_each_token(model_folder, opened, tmp_path):
     examples = file_of(tmp_path, entries(1, target="yes", foil="sun"))
     assert run(*arguments(model_folder, examples, tmp_path / "run", "--steps", "0:1")) == 0
     first = opened[1].convert_ids_to_tokens(opened[1](" sun").input_ids)[0]
@@ -250,7 +250,7 @@ def test_rows_tell_what_each_token_is_held_against(model_folder, opened, tmp_pat
     assert {row.foil_token for row in table_of(tmp_path / "without")} == {""}
 
 
-def test_where_some_prompts_have_foils_it_is_said_that_they_are_not_read(model_folder, tmp_path, capsys):
+def test_a_message_says_that_foils_of_only_some_prompts_are_ignored(model_folder, tmp_path, capsys):
     rows = entries(2, target="yes", foil="sun")
     del rows[1]["foil"]
     assert run(*arguments(model_folder, file_of(tmp_path, rows), tmp_path / "run")) == 0
@@ -259,22 +259,22 @@ def test_where_some_prompts_have_foils_it_is_said_that_they_are_not_read(model_f
     assert {row.foil_token for row in table_of(tmp_path / "run")} == {""}
 
 
-def test_scores_that_are_no_numbers_are_no_rows(opened):
+def test_scores_that_are_not_finite_are_refused(opened):
     found = interpret.attribute(*opened, TEXT, max_new_tokens=1).aggregate()
     found.sequences[0].scores[1, 0] = np.nan
-    with pytest.raises(InputError, match="scores are not finite; open the model in float32"):
+    with pytest.raises(InputError, match="scores are not finite; load the model in float32"):
         runs.token_scores(runs.Question("a", TEXT, None, None), found)
 
 
-# ------------------------------------------------------------------------------------------------ continuing a run
+# ------------------------------------------------------------------------------------------------ resuming a run
 
 
-def test_killed_and_run_again_it_ends_like_an_unbroken_run(model_folder, tmp_path):
+def test_a_killed_run_resumes_to_the_same_table_as_an_uninterrupted_run(model_folder, tmp_path):
     examples = file_of(tmp_path, entries(6))
     argv = arguments(model_folder, examples, tmp_path / "killed")
     run_killed(COMMAND, *argv)
     assert {row.name for row in table_of(tmp_path / "killed")} == {"a_1", "b_1", "c_1"}
-    # As if killed once the next prompt's file was written, and before its rows were.
+    # As if killed after the next prompt's file was written and before its rows were.
     (tmp_path / "killed" / "attributions" / "00003.json.gz").write_bytes(b"of a run before")
     more = ["--json", tmp_path / "out.json"]
     assert run(*argv, *more) == 0
@@ -301,11 +301,11 @@ def test_another_method_is_another_run(model_folder, tmp_path, capsys):
     assert 'method: "input_x_gradient" there, "saliency" here' in capsys.readouterr().err
 
 
-# ------------------------------------------------------------------------------------------------ mistakes
+# ------------------------------------------------------------------------------------------------ errors
 
 
-ALIGN = "say which are held against which, with --align, such as 0:0,1:0 (token of the target, token of the foil)"
-FIRST = "or hold only the first tokens against each other, with --steps 0:1"
+ALIGN = "give --align, such as 0:0,1:0, pairs (token of the target, token of the foil)"
+FIRST = "or attribute only the first token, with --steps 0:1"
 
 
 @pytest.mark.parametrize(
@@ -314,7 +314,7 @@ FIRST = "or hold only the first tokens against each other, with --steps 0:1"
         (["--method", "salience"], "unknown method 'salience'; did you mean 'saliency'?"),
         (["--attributed-fn", "prob"], "unknown step function 'prob'"),
         (["--step-score", "entrop"], "unknown step function 'entrop'; did you mean 'entropy'?"),
-        (["--layers", "3"], "method 'input_x_gradient' does not read layers; leave layers out"),
+        (["--layers", "3"], "method 'input_x_gradient' takes no layers; leave layers out"),
         (["--method", "layer_deeplift", "--layers", "mlp_ou"], "unknown activation 'mlp_ou'; did you mean 'mlp_out'?"),
         (["--method", "layer_deeplift", "--layers", "99"], "layer 99 does not exist; there are layers 0 to "),
         (["--option", "n_steps"], "--option 'n_steps' has no value; write it as name=value, such as n_steps=20"),
@@ -323,13 +323,13 @@ FIRST = "or hold only the first tokens against each other, with --steps 0:1"
         (["--steps", "1"], "--steps '1' is not understood; give first:end, such as 0:1"),
         (["--align", "0-0"], "--align '0-0' is not understood; give pairs of numbers, such as 0:0,2:1"),
         (["--foil", "Rome", "--contrast", "same"], "unknown contrast 'same'; Allowed: same_context, own_prefix"),
-        (["--foil", "Rome", "--attributed-fn", "logit"], "nothing reads the contrast: ask for 'contrast_prob_diff'"),
-        (["--attributed-fn", "contrast_prob_diff"], "there is no foil to hold it against; give one, with --foil"),
+        (["--foil", "Rome", "--attributed-fn", "logit"], "no function uses the contrast: give 'contrast_prob_diff'"),
+        (["--attributed-fn", "contrast_prob_diff"], "there is no foil; give one, with --foil"),
         (["--target", "the city", "--foil", "extra cheese pizza"], f"the foil has 3 tokens, the target 2: {ALIGN}"),
         (["--target", ""], "--target is empty; leave it out, or give the words that follow the prompt"),
         (["--target", "Paris", "--foil", " "], "--foil is empty; leave it out, or give the words that follow"),
         (["--target", "city " * 900], "the target has "),
-        (["--target", "the city", "--steps", "5:"], "the prompt: start=5 and end=None leave none of the 2 tokens"),
+        (["--target", "the city", "--steps", "5:"], "the prompt: start=5 and end=None select none of the 2 tokens"),
         (["--target", "a", "--foil", "city " * 900], "the foil has "),
         (
             ["--source-language", "en"],

@@ -1,4 +1,4 @@
-"""What is shown of an attribution: every token and score, with its sign, in a terminal and on a page."""
+"""Display of attributions: every token and signed score, in a terminal and on a page."""
 
 import re
 from html.parser import HTMLParser
@@ -118,12 +118,12 @@ def translated():
     return made(made_one(("<s>", "▁Je"), 1, scores=scores, **source))
 
 
-def test_what_the_text_is_held_against_is_told(capsys, monkeypatch):
+def test_the_foil_is_shown(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     attribution = made(made_one(("The", "Ġthe", "Ġthe", "Ġend"), 2, foil_tokens=("Ġa", "Ġstart")))
     attribution.show()
-    assert "The the → the end, against a start" in capsys.readouterr().out
-    assert "the end, against a start" in page(attribution)
+    assert "The the → the end (foil: a start)" in capsys.readouterr().out
+    assert "the end (foil: a start)" in page(attribution)
 
 
 def test_source_and_text_are_bands_of_one_grid():
@@ -148,7 +148,7 @@ def test_source_and_text_are_bands_of_one_grid():
     ]
 
 
-def test_what_a_method_says_about_itself_is_shown():
+def test_diagnostics_of_a_method_are_shown():
     one = made_one(details={"r2": np.array([0.875, np.nan])})
     assert Grids(page(made(one))).texts()[-1] == ["r2", "0.875", ""]
     assert terminal(made(one)).splitlines()[-1].split() == ["r2", "0.875"]
@@ -209,7 +209,7 @@ def test_the_terminal_has_every_token_and_score():
     assert lines == [
         ["Attribution", "of", "probability", "by", "saliency,", "in:", "1"],
         ["The", "the", "→", "the", "end"],
-        ["Score", "of", "each", "token", "for", "each", "written", "token"],
+        ["Score", "of", "each", "token", "for", "each", "attributed", "token"],
         ["token", "2", "·the", "3", "·end"],
         ["0", "The", "+1.00", "−2.00"],
         ["1", "·the", "+0.50", "0.00"],
@@ -267,7 +267,7 @@ def test_show_writes_the_page(tmp_path):
     path = tmp_path / "a.html"
     assert small().show(html=path) == path
     assert path.read_text(encoding="utf-8") == page(small()) == small().to_html()
-    message = f"{path} is there already; give overwrite=True to replace it, or another name"
+    message = f"{path} already exists; give overwrite=True to replace it, or choose another name"
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         translated().show(html=path)
     assert path.read_text(encoding="utf-8") == page(small())
@@ -304,7 +304,7 @@ def test_colours_are_symmetric_and_end_at_the_largest():
     assert [shade(value, 2.0) for value in (0.0, 0.01, -2.0)] == ["", "", "n20"]
 
 
-# ---- What the one call gives
+# ---- Results of ``attribute``
 
 
 @pytest.mark.parametrize("method", ["input_x_gradient", "layer_gradient_x_activation", "lime", "attention"])

@@ -1,4 +1,4 @@
-"""Translation models: languages are set as their tokenizers mean them, and scores are plain autograd's."""
+"""Translation models: languages are set as for their tokenizers, and scores equal plain autograd."""
 
 import re
 from types import SimpleNamespace
@@ -38,7 +38,7 @@ def run(toy, prompts=TEXTS, targets=TRANSLATIONS, **options):
 
 
 def source_ids(toy, text):
-    """As the documentation of transformers tells its users."""
+    """Translate as in the documentation of transformers."""
     if toy.source_language is None:
         return toy.tokenizer(f">>{toy.target_language}<< {text}").input_ids
     toy.tokenizer.src_lang = toy.source_language
@@ -67,7 +67,7 @@ def value(toy, source, decoder, target):
 
 
 def plain_steps(toy, text, translation):
-    """Source, what the decoder has read, and the token that comes, at each step."""
+    """Source tokens, decoder tokens so far, and the next token, at each step."""
     plain = toy.tokenizer.convert_tokens_to_ids(toy.tokenizer.tokenize(translation))
     ids = begin(toy) + plain
     return [(source_ids(toy, text), ids[:column], ids[column]) for column in range(len(begin(toy)), len(ids))]
@@ -268,16 +268,16 @@ def test_the_tokenizers_languages_are_put_back():
             {"source_language": "eng_Latn"},
             "target_language is missing; give the language's code, such as ace_Arab, ace_Latn, acm_Arab",
         ),
-        ("marian", {}, "target_language is missing; this model writes fra, spa"),
+        ("marian", {}, "target_language is missing; give one of: fra, spa"),
         ("marian", {"target_language": "fr"}, "unknown target_language 'fr'; did you mean 'fra'? Allowed: fra, spa"),
         (
             "marian",
             {"source_language": "eng", "target_language": "fra"},
-            "source_language: a Marian model knows the language it reads; leave it out",
+            "source_language: Marian models take no source language; leave it out",
         ),
     ],
 )
-def test_languages_that_are_missing_or_unknown_are_told(kind, languages, message):
+def test_languages_that_are_missing_or_unknown_are_errors(kind, languages, message):
     toy = toy_translation(kind)
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         attribute(toy.model, toy.tokenizer, TEXTS, TRANSLATIONS, **languages)
@@ -293,7 +293,7 @@ def test_the_nearest_language_is_shown():
 def test_a_marian_model_of_one_language_takes_none(monkeypatch):
     toy = toy_translation("marian")
     monkeypatch.setattr(toy.tokenizer, "supported_language_codes", [])
-    message = "target_language: this Marian model writes one language; leave it out"
+    message = "target_language: this Marian model has one target language; leave it out"
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         run(toy)
     one = attribute(toy.model, toy.tokenizer, TEXTS, TRANSLATIONS).sequences[0]
@@ -312,10 +312,10 @@ def config_of(**values):
 
 
 def test_another_encoder_decoder_family_is_refused():
-    message = "'t5' is no encoder-decoder model that can be attributed; these are: m2m_100 (M2M100, NLLB), marian"
+    message = "encoder-decoder models of type 't5' are not supported; supported: m2m_100 (M2M100, NLLB), marian"
     with pytest.raises(UnsupportedModelError, match=f"^{re.escape(message)}$"):
         languages_of(config_of(model_type="t5"), None, None, None)
-    message = "this Marian model has a vocabulary for each side, which cannot be attributed yet"
+    message = "Marian models with separate source and target vocabularies are not supported"
     with pytest.raises(UnsupportedModelError, match=f"^{re.escape(message)}$"):
         languages_of(config_of(model_type="marian", share_encoder_decoder_embeddings=False), None, None, None)
 
@@ -326,21 +326,21 @@ FITTING = "saliency, input_x_gradient, integrated_gradients, gradient_shap, atte
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "deeplift"}, f"method 'deeplift' is not for encoder-decoder models; these are: {FITTING}"),
+        ({"method": "deeplift"}, f"method 'deeplift' does not support encoder-decoder models; these do: {FITTING}"),
         (
             {"method": "layer_deeplift"},
-            f"method 'layer_deeplift' is not for encoder-decoder models; these are: {FITTING}",
+            f"method 'layer_deeplift' does not support encoder-decoder models; these do: {FITTING}",
         ),
         (
             {"step_scores": ["mc_dropout_mean"]},
-            "'mc_dropout_mean' is not for encoder-decoder models; use 'probability'",
+            "'mc_dropout_mean' does not support encoder-decoder models; use 'probability'",
         ),
         ({"targets": ["hello", ""]}, "targets[1] '' has no tokens; there is nothing to attribute"),
-        ({"prompts": ["I", None]}, "prompts[1] is None; give a text"),
-        ({"targets": ["hello", 3]}, "targets[1] is 3; give a text"),
+        ({"prompts": ["I", None]}, "prompts[1] is None; give a string"),
+        ({"targets": ["hello", 3]}, "targets[1] is 3; give a string"),
     ],
 )
-def test_what_is_not_for_translation_models_is_told(toy, options, message):
+def test_what_translation_models_do_not_support_is_an_error(toy, options, message):
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         run(toy, **options)
 
@@ -364,20 +364,18 @@ LONG = "I love pizza " * 40
         ),
     ],
 )
-def test_texts_of_more_tokens_than_the_model_has_places_for_are_told(toy, options, what):
+def test_texts_of_more_tokens_than_the_model_has_places_for_are_errors(toy, options, what):
     assert toy.model.config.max_position_embeddings == 64
-    with pytest.raises(InputError, match=rf"^{what} has \d+ tokens, more than the 64 this model reads$"):
+    with pytest.raises(InputError, match=rf"^{what} has \d+ tokens, more than the model's maximum length of 64$"):
         run(toy, **options)
 
 
-def test_more_tokens_than_can_be_written_are_told(toy):
-    message = (
-        rf"^what begins a translation has {len(begin(toy))} tokens?; with 64 new ones it exceeds the 64 this model"
-    )
+def test_more_tokens_than_can_be_written_are_errors(toy):
+    message = rf"^the beginning of a translation has {len(begin(toy))} tokens; with 64 new tokens it exceeds the"
     with pytest.raises(InputError, match=message):
         run(toy, targets=None, max_new_tokens=64)
 
 
-def test_an_unknown_method_is_told_as_for_other_models(toy):
+def test_an_unknown_method_is_an_error_as_for_other_models(toy):
     with pytest.raises(InputError, match="^unknown method 'limes'; did you mean 'lime'"):
         run(toy, method="limes")

@@ -1,4 +1,4 @@
-"""``interpret attribute`` with translation models: saved to a folder, opened by the command, and told apart by side."""
+"""``interpret attribute`` with translation models: loaded from a folder, with scores of source and target."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def flags(languages):
     return [word for name, code in languages.items() for word in (f"--{name.replace('_', '-')}", code)]
 
 
-def test_the_table_tells_source_and_translation_apart(saved, tmp_path, capsys):
+def test_the_table_distinguishes_source_and_translation(saved, tmp_path, capsys):
     folder, languages = saved
     argv = ["--prompt", TEXT, "--target", TRANSLATION, "--output", tmp_path / "run", *flags(languages)]
     assert attribute(folder, *argv) == 0
@@ -105,7 +105,7 @@ def test_layers_of_attention_are_the_decoders(saved, tmp_path):
     np.testing.assert_array_equal(one.source_scores, found.sequences[0].source_scores)
 
 
-def test_a_language_that_is_missing_or_too_much_is_told(saved, tmp_path, capsys):
+def test_a_missing_or_superfluous_language_is_an_error(saved, tmp_path, capsys):
     folder, languages = saved
     said = []
     for name in ("source_language", "target_language"):
@@ -118,5 +118,5 @@ def test_a_language_that_is_missing_or_too_much_is_told(saved, tmp_path, capsys)
         assert said[0].startswith("--source-language is missing; give the language's code, such as ")
         assert said[1].startswith("--target-language is missing; give the language's code, such as ")
     else:
-        assert said[0].startswith("--source-language: a Marian model knows the language it reads; leave it out")
-        assert said[1].startswith("--target-language is missing; this model writes fra, spa")
+        assert said[0].startswith("--source-language: Marian models take no source language; leave it out")
+        assert said[1].startswith("--target-language is missing; give one of: fra, spa")

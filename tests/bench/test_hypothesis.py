@@ -1,4 +1,4 @@
-"""Hypothesis tests, held against scipy on known samples and against plain counting."""
+"""Hypothesis tests, compared with scipy on known samples and with plain counting."""
 
 import math
 import re
@@ -53,7 +53,7 @@ def test_pairs_are_compared_each_with_itself():
 
 
 @pytest.mark.parametrize("unit", [1e-60, 1e60])
-def test_pairs_know_no_unit(unit):
+def test_paired_p_values_do_not_depend_on_the_unit(unit):
     null, alternative = np.array(SAMPLES["near"][0][:12]), np.array(SAMPLES["near"][1])
     wanted = hypothesis_test(null, alternative, method="paired").p_value
     assert 0.01 < wanted < 1
@@ -81,12 +81,12 @@ def test_all_permutations_are_counted_one_by_one():
 
 
 @pytest.mark.parametrize(("method", "ways"), [("permutation", math.comb(6, 3)), ("paired", 2**3)])
-def test_all_ways_are_counted_where_as_many_may_be_drawn(method, ways):
+def test_all_permutations_are_counted_if_at_most_n_permutations(method, ways):
     p_value = hypothesis_test(*SAMPLES["apart"], method=method, n_permutations=ways).p_value
     assert p_value == pytest.approx(2 / ways)
 
 
-def test_drawn_permutations_are_near_welch_and_hang_on_the_seed_alone():
+def test_random_permutations_are_near_welch_and_depend_on_the_seed_alone():
     null, alternative = SAMPLES["near"]
     options = {"method": "permutation", "n_permutations": 4000}
     first, again, other = (hypothesis_test(null, alternative, seed=seed, **options).p_value for seed in (0, 0, 1))
@@ -98,7 +98,7 @@ def test_drawn_permutations_are_near_welch_and_hang_on_the_seed_alone():
     assert first == pytest.approx(exact, abs=0.03)
 
 
-def test_a_drawn_p_is_never_zero():
+def test_p_of_random_permutations_is_never_zero():
     null, alternative = SAMPLES["far"]
     test = hypothesis_test(null, alternative, method="permutation", n_permutations=99)
     assert test.p_value == 0.01
@@ -113,16 +113,16 @@ def test_the_effect_size_is_the_formula():
 
 
 @pytest.mark.parametrize("method", ["welch", "permutation", "paired"])
-def test_samples_that_are_one_number_show_nothing(method):
+def test_equal_constant_samples_are_not_significant(method):
     test = hypothesis_test([0.1] * 3, [0.1] * (3 if method == "paired" else 10), method=method)
     assert (test.p_value, test.rejected, test.hedges_g) == (1.0, False, 0.0)
     assert test.statistic == pytest.approx(0, abs=1e-15)
 
 
-def test_different_constants_have_no_t_but_can_be_permuted():
+def test_different_constants_are_refused_by_welch_but_can_be_permuted():
     message = (
-        "all null samples are 1.0 and all alternative samples 2.0: Welch's t needs a sample that varies; use "
-        'method="permutation", and see whether the samples differ in anything at all'
+        "all null samples are 1.0 and all alternative samples 2.0: Welch's t-test needs a sample that varies; use "
+        'method="permutation", and check whether the samples should be constant'
     )
     with pytest.raises(InputError, match=re.escape(message)):
         hypothesis_test([1.0] * 4, [2.0] * 4)
@@ -132,8 +132,8 @@ def test_different_constants_have_no_t_but_can_be_permuted():
 
 
 WRONG = [
-    (([1.0], [1.0, 2.0]), {}, "null has 1 number: a test needs at least 2 of each"),
-    (([1.0, 2.0], []), {}, "alternative has 0 numbers: a test needs at least 2 of each"),
+    (([1.0], [1.0, 2.0]), {}, "null has 1 number: a test needs at least 2 per sample"),
+    (([1.0, 2.0], []), {}, "alternative has 0 numbers: a test needs at least 2 per sample"),
     (([1.0, 2.0], [1.0, math.nan]), {}, "alternative[1] is nan: a test needs finite numbers"),
     (([1.0, 2.0], [1.0, 3.0]), {"alpha": 5}, "alpha is 5: give a probability between 0 and 1, such as 0.05"),
     (
@@ -144,14 +144,14 @@ WRONG = [
     (
         ([1.0, 2.0], [1.0, 3.0, 4.0]),
         {"method": "paired"},
-        "null has 2 numbers, alternative 3: pairs need as many of each",
+        "null has 2 numbers, alternative 3: a paired test needs equally many",
     ),
     (
         ([1.0, 2.0, 3.0], [1.0, 3.0]),
         {"method": "paired"},
-        "null has 3 numbers, alternative 2: pairs need as many of each",
+        "null has 3 numbers, alternative 2: a paired test needs equally many",
     ),
-    (([1.0, 2.0], [1.0, 3.0]), {"n_permutations": 0}, "n_permutations is 0: draw at least one"),
+    (([1.0, 2.0], [1.0, 3.0]), {"n_permutations": 0}, "n_permutations is 0; expected at least 1"),
 ]
 
 
@@ -161,7 +161,7 @@ def test_wrong_samples_are_refused(samples, options, message):
         hypothesis_test(*samples, **options)
 
 
-# ---------------------------------------------------------------------------------------- as an experiment has it
+# ---------------------------------------------------------------------------------------- tests of an experiment
 
 
 @pytest.fixture
@@ -198,14 +198,16 @@ def test_tools_can_be_used_in_what_is_tested(exp):
     assert (test.p_value, test.statistic, test.null_n) == (1.0, 0.0, 3)
 
 
-def test_a_function_that_gives_no_number_is_named(exp):
+def test_a_function_that_returns_no_number_is_named(exp):
     def words(sample):
         return "many" if sample else 1
 
-    with pytest.raises(InputError, match=re.escape("words(1) gave str 'many': a tested function gives one number a")):
+    with pytest.raises(
+        InputError, match=re.escape("words(1) returned str 'many': a tested function has to return one number per")
+    ):
         exp.test_hypothesis(lambda sample: sample, alternative=words)
 
 
-def test_a_single_sample_is_refused_before_it_is_asked_for(exp):
-    with pytest.raises(InputError, match="n_samples is 1: a test needs at least 2 of each"):
+def test_a_single_sample_is_refused_before_the_functions_are_called(exp):
+    with pytest.raises(InputError, match="n_samples is 1: a test needs at least 2 samples from each function"):
         exp.test_hypothesis(alternative=lambda sample: 1 / 0, n_samples=1)

@@ -1,4 +1,4 @@
-"""The log of an experiment: what is written comes back equal, whatever was killed, and versions hang on no time."""
+"""The log of an experiment: values are restored exactly, also after a kill, and versions do not depend on time."""
 
 import json
 import math
@@ -113,7 +113,7 @@ def test_large_tensors_go_into_files_that_equal_ones_share(tmp_path):
     assert "values" in stored[2]
     (file,) = (tmp_path / "files").iterdir()
     file.write_bytes(file.read_bytes()[:-1] + b"\x01")
-    with pytest.raises(RunError, match="is not what was written: its hash is another than its name"):
+    with pytest.raises(RunError, match="was changed after it was written: its hash differs from its name"):
         decode(stored, tmp_path / "files")
     file.unlink()
     with pytest.raises(RunError, match=r"safetensors: cannot be read: No such file"):
@@ -123,12 +123,12 @@ def test_large_tensors_go_into_files_that_equal_ones_share(tmp_path):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ({"a": [1, object()]}, "x['a'][1] is of the type object, which cannot be stored"),
-        (pd.DataFrame({"c": pd.Categorical(["a"])}), "x is of the type DataFrame, which cannot be stored"),
-        (pd.DataFrame({"c": [object()]}), "x['c'][0] is of the type object, which cannot be stored"),
-        (np.array(["a"]), "x is of the type ndarray, which cannot be stored"),
-        (torch.ones(2).to_sparse(), "x is of the type Tensor, which cannot be stored"),
-        (Finding, "x is of the type type, which cannot be stored"),
+        ({"a": [1, object()]}, "x['a'][1] has the type object, which cannot be stored"),
+        (pd.DataFrame({"c": pd.Categorical(["a"])}), "x has the type DataFrame, which cannot be stored"),
+        (pd.DataFrame({"c": [object()]}), "x['c'][0] has the type object, which cannot be stored"),
+        (np.array(["a"]), "x has the type ndarray, which cannot be stored"),
+        (torch.ones(2).to_sparse(), "x has the type Tensor, which cannot be stored"),
+        (Finding, "x has the type type, which cannot be stored"),
     ],
 )
 def test_what_cannot_be_stored_is_named(value, message, tmp_path):
@@ -137,14 +137,14 @@ def test_what_cannot_be_stored_is_named(value, message, tmp_path):
     assert isinstance(decode(Encoder(tmp_path, keep_text=True).encode([value], "x"), tmp_path), list)
 
 
-def test_a_dataclass_of_a_module_that_is_not_there_is_told(tmp_path):
+def test_a_dataclass_of_a_module_that_is_not_imported_is_an_error(tmp_path):
     stored = Encoder(tmp_path).encode(Finding("x", torch.ones(1)), "it")
     stored["type"] = "somewhere.else:Finding"
     with pytest.raises(RunError, match=re.escape("a stored value is a Finding of somewhere.else: import that module")):
         decode(stored, tmp_path)
     stored["type"] = f"{Finding.__module__}:Finding"
     del stored["fields"]["places"]
-    with pytest.raises(RunError, match="a stored Finding has the fields name, scores, which are not those of today's"):
+    with pytest.raises(RunError, match="a stored Finding has the fields name, scores, which differ from the current"):
         decode(stored, tmp_path)
 
 
@@ -193,7 +193,7 @@ def test_the_same_run_is_the_same_version_and_a_line_of_its_own(exp):
     assert exp.version("measure", versions[0]).result == 2, "the latest"
 
 
-def test_a_version_hangs_on_source_arguments_and_model_but_not_on_the_folder(exp, tmp_path):
+def test_a_version_depends_on_source_arguments_and_model_but_not_on_the_folder(exp, tmp_path):
     def of(model, body, argument=1):
         other = Experiment(model, None, folder=tmp_path / str(len(list(tmp_path.iterdir()))))
         names = {}
@@ -210,7 +210,7 @@ def test_a_version_hangs_on_source_arguments_and_model_but_not_on_the_folder(exp
     assert of(tiny_model("gpt2").double(), "x + 1") != first
 
 
-def test_weights_from_files_are_told_by_the_files(tmp_path):
+def test_weights_from_files_are_identified_by_the_files(tmp_path):
     for place in ("here", "there"):
         tiny_model("gpt2").save_pretrained(tmp_path / place)
     versions = []
@@ -256,16 +256,16 @@ def test_a_version_survives_a_restart(tmp_path, monkeypatch):
     equal(logged.arguments, {"prompts": ["a", {"b": (1, 2)}, {"x", "y", "z"}], "scale": 2.0})
 
 
-def test_a_line_that_was_cut_off_is_told_of_and_the_rest_kept(exp):
+def test_an_incomplete_line_is_a_warning_and_the_rest_is_kept(exp):
     logged = exp.log(same)
     logged(1)
     logged(2)
     path = exp.folder / "same.jsonl"
     whole = path.read_bytes()
     path.write_bytes(whole + whole[:50])
-    with pytest.warns(UserWarning, match=r"same.jsonl: left out a last line that was cut off \(50 bytes\)"):
+    with pytest.warns(UserWarning, match=r"same.jsonl: skipped an incomplete last line \(50 bytes\)"):
         assert len(exp.versions("same")) == 2
-    with pytest.warns(UserWarning, match=r"same.jsonl: dropped a last line that was cut off \(50 bytes\)"):
+    with pytest.warns(UserWarning, match=r"same.jsonl: removed an incomplete last line \(50 bytes\)"):
         logged(3)
     assert path.read_bytes().startswith(whole)
     assert exp.versions("same").result.tolist() == ["1", "2", "3"]
@@ -278,20 +278,20 @@ def test_a_log_cut_anywhere_keeps_the_lines_before(exp, size):
     logged(2)
     path = exp.folder / "same.jsonl"
     path.write_bytes(path.read_bytes()[:-size])
-    with pytest.warns(UserWarning, match="cut off"):
+    with pytest.warns(UserWarning, match="incomplete"):
         assert exp.versions("same").result.tolist() == ["1"]
 
 
-def test_a_line_of_another_hand_is_an_error(exp):
+def test_a_line_of_another_program_is_an_error(exp):
     logged = exp.log(same)
     logged(1)
     path = exp.folder / "same.jsonl"
     path.write_bytes(path.read_bytes() + b'{"mine": 1}\n')
-    with pytest.raises(RunError, match=r"same.jsonl: line 2 was not written by this version of the log"):
+    with pytest.raises(RunError, match=r"same.jsonl: line 2 is not a log line of format 1"):
         exp.versions("same")
 
 
-def test_those_who_log_at_once_keep_their_lines_whole(exp):
+def test_concurrent_logs_keep_their_lines_whole(exp):
     def work(worker):
         for number in range(20):
             append_line(exp.folder / "log.jsonl", f"{worker} {number} ".encode() + b"x" * 100_000)
@@ -304,7 +304,7 @@ def test_those_who_log_at_once_keep_their_lines_whole(exp):
     assert len(set(lines)) == 81
 
 
-def test_results_of_a_kind_that_cannot_be_stored_are_kept_as_they_print(exp):
+def test_results_that_cannot_be_stored_keep_their_repr(exp):
     logged = exp.log(same)
 
     @exp.log
@@ -313,12 +313,12 @@ def test_results_of_a_kind_that_cannot_be_stored_are_kept_as_they_print(exp):
 
     assert give() == [1, Ellipsis]
     assert exp.version("give", exp.versions("give").version[0]).result == [1, Unkept("ellipsis", "Ellipsis")]
-    with pytest.raises(Unstorable, match=re.escape("same(): argument 'x' is of the type ellipsis, which cannot be")):
+    with pytest.raises(Unstorable, match=re.escape("same(): argument 'x' has the type ellipsis, which cannot be")):
         logged(...)
     assert not (exp.folder / "same.jsonl").exists(), "refused before it ran"
 
 
-def test_tools_are_no_arguments_below_the_log(exp):
+def test_tools_are_not_logged_if_the_log_is_above(exp):
     @exp.log
     @exp.use_tools("cache")
     def good(prompt, cache):
@@ -334,8 +334,8 @@ def test_tools_are_no_arguments_below_the_log(exp):
     assert logged.arguments == {"prompt": [5, 6]}
     assert logged.result.shape == (1, 2, 32)
     message = (
-        "wrong(): argument 'cache' is of the type partial, which cannot be stored (tools are no arguments where "
-        "@exp.log stands above @exp.use_tools)"
+        "wrong(): argument 'cache' has the type partial, which cannot be stored (if it is a tool, put @exp.log "
+        "above @exp.use_tools: tools are then not logged)"
     )
     with pytest.raises(InputError, match=re.escape(message)):
         wrong([5, 6])
@@ -357,23 +357,23 @@ def test_a_call_that_fails_is_not_logged(exp):
     assert not (exp.folder / "fail.jsonl").exists()
 
 
-def test_logs_and_versions_that_are_not_there_are_named(exp):
-    with pytest.raises(InputError, match="holds no log yet"):
+def test_missing_logs_and_versions_are_named(exp):
+    with pytest.raises(InputError, match="has no logs yet"):
         exp.versions("same")
     exp.log(same)(1)
     with pytest.raises(InputError, match="unknown log 'sme'; did you mean 'same'"):
         exp.versions("sme")
     with pytest.raises(InputError, match="unknown version of same '0'; Allowed: "):
         exp.version("same", "0")
-    with pytest.raises(InputError, match="a log cannot be called '<lambda>'"):
+    with pytest.raises(InputError, match="invalid log name '<lambda>'"):
         exp.log(lambda: 1)
-    with pytest.raises(InputError, match="a log cannot be called '../x'"):
+    with pytest.raises(InputError, match="invalid log name '../x'"):
         exp.log(name="../x")(same)
 
 
-def test_a_disk_that_takes_nothing_is_one_message(exp, monkeypatch):
+def test_a_failing_disk_is_one_message(exp, monkeypatch):
     exp.folder.parent.joinpath("experiments").write_text("a file")
-    with pytest.raises(RunError, match="experiments cannot be made"):
+    with pytest.raises(RunError, match="experiments cannot be created"):
         exp.log(same)(1)
 
 
@@ -381,7 +381,7 @@ OTHER_FILES = ["def other():\n    pass\n", "Some prose, an open (bracket\n", "  
 
 
 @pytest.mark.parametrize("text", OTHER_FILES)
-def test_code_under_the_name_of_another_file_is_known_by_its_bytecode(tmp_path, text):
+def test_code_under_the_name_of_another_file_is_identified_by_its_bytecode(tmp_path, text):
     file = tmp_path / "other.py"
     file.write_text(text)
 

@@ -1,4 +1,4 @@
-"""The profile: nothing counted twice or lost, bytes as closed forms have them, and no hook left."""
+"""The profile: nothing is counted twice or lost, bytes match closed forms, and no hook is left."""
 
 import re
 import time
@@ -95,7 +95,7 @@ def test_views_are_not_counted_and_changes_in_place_are(llama):
     ],
 )
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
-def test_time_is_told_where_it_passes(kind, part, find, request):
+def test_time_counts_for_the_part_in_which_it_passes(kind, part, find, request):
     model = request.getfixturevalue(kind)
     slow = find(anatomy_of(model))
     handle = slow.register_forward_pre_hook(lambda module, args: time.sleep(0.05))
@@ -145,7 +145,7 @@ def test_medians_leave_out_the_first_and_odd_passes(gpt2, monkeypatch):
     assert outcome.profile[outcome.profile.part == "embeddings"].ms.item() == pytest.approx(2 * 7e-6)
 
 
-def test_every_gpu_is_waited_for(gpt2, monkeypatch):
+def test_every_gpu_is_synchronised(gpt2, monkeypatch):
     waited = []
     monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
     devices = [torch.device("cuda", 0), torch.device("cuda", 1), torch.device("cpu")]
@@ -202,7 +202,7 @@ def test_a_function_of_an_experiment_is_measured(gpt2, tmp_path):
     assert calls == [3, 3, 3]
     assert outcome.result.shape == (1, 5)
     assert len(outcome.profile) == 3 + 3 * L
-    # Of the prompt's two tokens, current releases let the head read the last alone.
+    # Current releases of transformers apply the head only to the last of the prompt's two tokens.
     of_prompt = 1 if "logits_to_keep" in signature(gpt2.forward).parameters else 2
     head = outcome.profile.set_index("part").activation_bytes["head"]
     assert head == FLOAT * V * (of_prompt + 2), "tokens of the prompt, and two more passes of a token"
@@ -219,7 +219,7 @@ def test_a_function_of_an_experiment_is_measured(gpt2, tmp_path):
     ("options", "message"),
     [
         ({"granularity": "layers"}, "unknown granularity 'layers'; did you mean 'layer'? Allowed: layer, component"),
-        ({"repeats": 0}, "repeats is 0: measure at least one pass"),
+        ({"repeats": 0}, "repeats is 0; expected at least 1"),
     ],
 )
 def test_wrong_options_are_refused(gpt2, options, message):
@@ -228,5 +228,5 @@ def test_wrong_options_are_refused(gpt2, options, message):
 
 
 def test_a_call_that_does_not_run_the_model_is_refused(gpt2):
-    with pytest.raises(InputError, match="nothing to profile: no forward pass of this model was made"):
+    with pytest.raises(InputError, match="nothing to profile: the call ran no forward pass of this model"):
         profiled(gpt2, lambda: None)

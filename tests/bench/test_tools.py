@@ -1,4 +1,4 @@
-"""Tools by name: what a function is given, what its caller sees, and every way to ask wrongly."""
+"""Tools by name: what a function receives, what its caller sees, and every wrong request."""
 
 import inspect
 import re
@@ -7,10 +7,11 @@ import pytest
 import torch
 from reference.toy_tokenizers import byte_level
 
-from interpret import KnowledgeProber, activation_cache, logit_lens
+from interpret.activations import activation_cache
 from interpret.bench.experiment import Experiment
 from interpret.bench.tools import TOOLS
 from interpret.errors import InputError
+from interpret.probing import KnowledgeProber, logit_lens
 
 TEXT = "The Eiffel Tower"
 
@@ -32,7 +33,7 @@ class SmallTokenizer:
         return byte_level().convert_ids_to_tokens(ids)
 
 
-def test_a_function_is_given_the_tools_it_asks_for(exp):
+def test_a_function_receives_the_tools_it_requests(exp):
     @exp.use_tools("cache", "logit_lens", "k_prober")
     def read(prompt, *, cache, logit_lens, k_prober):
         """Read the end of a prompt."""
@@ -45,7 +46,7 @@ def test_a_function_is_given_the_tools_it_asks_for(exp):
     assert prober.model is exp.model
 
 
-def test_the_caller_sees_the_other_arguments_alone(exp):
+def test_the_caller_sees_only_the_other_arguments(exp):
     @exp.use_tools("cache", "residual")
     def measure(cache, prompt: str, residual, layer: int = 3, *more, deep=False):
         """Say what it measures."""
@@ -57,7 +58,7 @@ def test_the_caller_sees_the_other_arguments_alone(exp):
     assert measure(TEXT, layer=1, deep=True) == (TEXT, 1, (), True, True)
 
 
-def test_tools_go_into_what_takes_all_names(exp):
+def test_tools_go_into_keyword_arguments(exp):
     @exp.use_tools("cache", "logit_lens")
     def every(prompt, **tools):
         return sorted(tools)
@@ -75,7 +76,7 @@ def test_every_tool_can_be_made_and_tells_what_it_does(exp):
     assert all(exp.tools().values())
 
 
-def test_tools_of_several_functions_have_the_model_in_place(exp):
+def test_tools_of_several_functions_have_the_model_bound(exp):
     @exp.use_tools("heads", "residual", "cache", "composition", "profile", "record", "structure")
     def use(heads, residual, cache, composition, profile, record, structure):
         ids = torch.tensor([[5, 6, 7]])
@@ -115,7 +116,7 @@ def test_a_tool_is_made_once_and_only_when_it_is_needed(exp):
     assert exp.tools()["list"] == "Make a list."
 
 
-def test_a_tool_of_ones_own_is_given_as_it_is(exp):
+def test_a_custom_tool_is_passed_unchanged(exp):
     def double(number):
         return 2 * number
 
@@ -150,10 +151,10 @@ def takes_cache_first(cache, /):
 
 WRONG = [
     (["logit_lense"], takes_all, "unknown tool 'logit_lense'; did you mean 'logit_lens'? Allowed: attribute, cache"),
-    (["cache", "cache"], takes_all, "the tool 'cache' is named twice: name each once"),
-    ([], takes_all, 'use_tools takes names of tools, as in @exp.use_tools("cache", "logit_lens")'),
-    (["cache"], takes_prompt, "takes_prompt(prompt) takes no argument 'cache': add it, or do not ask for the tool"),
-    (["cache"], takes_cache_first, "takes_cache_first(cache, /) cannot take 'cache' by name: make it a plain argument"),
+    (["cache", "cache"], takes_all, "tool 'cache' is requested twice: name each tool once"),
+    ([], takes_all, 'use_tools expects names of tools, as in @exp.use_tools("cache", "logit_lens")'),
+    (["cache"], takes_prompt, "takes_prompt(prompt) has no argument 'cache': add it, or do not request the tool"),
+    (["cache"], takes_cache_first, "takes_cache_first(cache, /) cannot receive 'cache' by keyword: make it a regular"),
 ]
 
 
@@ -163,8 +164,8 @@ def test_wrong_requests_are_refused_before_anything_runs(exp, names, function, m
         exp.use_tools(*names)(function)
 
 
-def test_forgetting_the_names_is_told(exp):
-    with pytest.raises(InputError, match="use_tools takes names of tools"):
+def test_forgetting_the_names_is_an_error(exp):
+    with pytest.raises(InputError, match="use_tools expects names of tools"):
         exp.use_tools(takes_all)
 
 
@@ -175,7 +176,7 @@ def takes_cache(cache):
 @pytest.mark.parametrize("function", [takes_all, takes_cache])
 def test_an_argument_of_a_tools_name_is_refused(exp, function):
     message = (
-        f"{function.__name__}() is given the tool 'cache' by its experiment: call it without cache=, or rename the "
+        f"{function.__name__}() receives the tool 'cache' from its experiment: call it without cache=, or rename the "
         "argument"
     )
     with pytest.raises(InputError, match=re.escape(message)):
@@ -194,9 +195,9 @@ def test_a_missing_argument_is_pythons_own_error(exp):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("cache", 1), "there is a tool 'cache' already (cache(prompts, names): activations by name): choose another"),
-        (("a b", 1), "a tool cannot be called 'a b': give a name an argument can have"),
-        (("new",), "tool 'new': give either the tool itself, or make=, which makes it of model and tokenizer"),
+        (("cache", 1), "tool 'cache' already exists (cache(prompts, names): activations by name): choose another"),
+        (("a b", 1), "tool name 'a b' is not a valid argument name"),
+        (("new",), "tool 'new': give either the tool, or make=, a function that makes it from model and tokenizer"),
     ],
 )
 def test_wrong_tools_are_refused(exp, arguments, message):

@@ -198,7 +198,7 @@ def test_another_runs_folder_is_refused_and_left_alone(model_folder, examples, t
         (["--insertion-layer", "4"], "error: insertion: layer 4 does not exist; this model has layers 0 to 3"),
         (["--insertion-layer", "one"], "error: insertion layer 'one'; give a layer's number, or 'same'"),
         (["--site", "atn_out"], "error: unknown site 'atn_out'; did you mean 'attn_out'?"),
-        (["--chat-template", "x"], "error: chat template 'x' has no single {prompt}"),
+        (["--chat-template", "x"], "error: chat template 'x' must contain {prompt} exactly once"),
         (["--dtype", "float23"], "error: unknown dtype 'float23'; did you mean 'float32'?"),
         (["--new-tokens", "64"], "error: interpretation prompt 'summarize' has "),
         (["--batch-size", "0"], "Invalid value for '--batch-size'"),

@@ -1,4 +1,4 @@
-"""How a model continues the prompts of facts, before and after a control: known by construction of a toy model."""
+"""Answers to facts before and after a control, on a toy model whose answers are known by construction."""
 
 import re
 
@@ -21,7 +21,7 @@ NEXT = {"in": "paris", "paris": "france", "of": "italy", "italy": "rome", "a": "
 def test_answers_do_not_depend_on_the_batch(family_model):
     tokenizer = word_tokenizer()
     prompts = ["w5 w6 w7 w8 w9 w10 w11", "w20", "w30 w40 w50"]
-    family_model.generation_config.eos_token_id = 0  # then transformers guesses no mask from the padding
+    family_model.generation_config.eos_token_id = 0  # so that transformers infers no mask from padding
     alone = [answers(family_model, tokenizer, [prompt])[0] for prompt in prompts]
     assert len(set(alone)) > 1
     for batch_size in (1, 2, 3):
@@ -30,7 +30,7 @@ def test_answers_do_not_depend_on_the_batch(family_model):
 
 @pytest.fixture
 def bigrams():
-    """A model that writes NEXT[word] after each word, whatever stands before it, and its tokenizer."""
+    """A model that predicts NEXT[word] from the current word alone, and its tokenizer."""
     tokenizer = word_tokenizer(WORDS)
     size = len(WORDS)
     config = LlamaConfig(
@@ -96,7 +96,7 @@ def test_an_answer_is_right_if_it_starts_with_the_attribute(bigrams, answer, att
 
 @pytest.mark.parametrize("batch_size", [1, 2, 32])
 def test_the_known_table(bigrams, batch_size):
-    """The fact that a control changes, and those it leaves: known by construction."""
+    """The control changes one fact and preserves the others, by construction."""
     model, tokenizer = bigrams
     prompts = [prompt for prompt, _ in FACTS]
     before = answers(model, tokenizer, prompts, new_tokens=3, batch_size=batch_size)
@@ -134,18 +134,18 @@ def refused(message):
 
 def test_wrong_facts_are_named(bigrams):
     model, tokenizer = bigrams
-    with refused("before holds 1 answers for 5 facts: give one for each"):
+    with refused("before has 1 answers for 5 facts: give one answer per fact"):
         preservation(model, tokenizer, FACTS, before=["b"])
     with refused("fact 1 has an empty attribute: give the words that continue its prompt"):
         preservation(model, tokenizer, [("a", "b"), ("a", " ")], before=["b", "b"])
     with refused("fact 0: 'b c' has 2 tokens; give new_tokens of 3 or more"):
         preservation(model, tokenizer, [("a", "b c")], before=["b"], new_tokens=2)
     for sizes in ({"new_tokens": 0}, {"batch_size": -1}):
-        with pytest.raises(InputError, match="both have to be at least 1$"):
+        with pytest.raises(InputError, match="both must be at least 1$"):
             answers(model, tokenizer, ["a"], **sizes)
     with refused("prompt 1 is empty"):
         answers(model, tokenizer, ["a", " "])
-    with refused("prompt 0 has 30 tokens; with 8 new ones it exceeds 32"):
+    with refused("prompt 0 has 30 tokens; with 8 new tokens it exceeds the model's 32"):
         answers(model, tokenizer, ["a " * 30])
-    with refused("there is no row to take an accuracy over: give at least one fact"):
+    with refused("rows is empty: an accuracy needs at least one fact"):
         accuracy([])

@@ -1,4 +1,4 @@
-"""Control: one MLP trained as plain training would, and everything given back afterwards."""
+"""Control: one MLP is trained like plain training, and everything is restored afterwards."""
 
 import copy
 import math
@@ -43,7 +43,7 @@ BOTH = pytest.mark.parametrize("controlled", [supervised, reinforced])
 
 
 def snapshot(model):
-    """Everything about a model that a control must give back."""
+    """Everything about a model that a control must restore."""
     return {
         "weights": {name: tensor.clone() for name, tensor in model.state_dict().items()},
         "data": {name: parameter.data_ptr() for name, parameter in model.named_parameters()},
@@ -55,7 +55,7 @@ def snapshot(model):
 
 
 def assert_same(before, after, *, but=()):
-    """Assert that two snapshots agree, bit by bit, but in the weights of ``but``, which must all differ."""
+    """Assert that two snapshots agree bit by bit, except the weights of ``but``, which must all differ."""
     assert before["weights"].keys() == after["weights"].keys()
     changed = {name for name, t in before["weights"].items() if not torch.equal(t, after["weights"][name])}
     assert changed == set(but)
@@ -122,7 +122,7 @@ def test_a_reader_that_raises_while_training_leaves_nothing(llama, at):
     assert_same(before, snapshot(llama))
 
 
-def test_weights_the_body_changes_in_place_are_given_back_too(llama):
+def test_weights_the_body_changes_in_place_are_restored_too(llama):
     before = snapshot(llama)
     with supervised(llama), torch.no_grad():
         for name in mlp_names(llama, 2):
@@ -226,7 +226,7 @@ def test_the_first_gradient_is_the_one_by_hand(gpt2, monkeypatch):
 
 
 def test_the_states_trained_are_the_states_the_model_then_has(family_model):
-    """Also before: the first loss and the last are those of the model's own pass, not of a remembered state."""
+    """The first and the last loss match those of a pass of the model itself, not of a recorded state."""
 
     def mse():
         with torch.no_grad():
@@ -264,14 +264,14 @@ def test_negative_positions_count_from_the_end(llama):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_other_number_formats_are_trained_and_given_back(gpt2, dtype):
+def test_other_dtypes_are_trained_and_restored(gpt2, dtype):
     model = copy.deepcopy(gpt2).to(dtype)
     before = snapshot(model)
     with supervised(model, target=TARGET.double(), steps=20, lr=1e-2) as losses:
         assert {parameter.dtype for parameter in model.parameters()} == {dtype}
         assert all(parameter.isfinite().all() for parameter in model.parameters())
         assert losses[-1] < 0.2 * losses[0]
-        if dtype != torch.float16:  # torch computes no softmax of 16-bit floats on some processors
+        if dtype != torch.float16:  # torch has no float16 softmax on some processors
             got = state_before_final_norm(model, IDS, 2)[[1, 4]].detach()
             wanted = losses[-1]
             assert (got - TARGET).double().pow(2).mean().item() == pytest.approx(wanted, rel=0.2)
@@ -316,8 +316,8 @@ def test_no_reward_changes_no_bit(llama):
     assert looks[-1].alignment == pytest.approx([1.0, 1.0])
 
 
-def test_training_rests_where_no_text_is_rewarded(llama):
-    """Adam's momentum would go on moving what nobody asks to move any more."""
+def test_training_pauses_while_all_rewards_are_zero(llama):
+    """Adam's momentum would otherwise keep changing weights without any reward."""
     texts = iter(["bad"] * 2 + ["neither"] * 8 + ["bad"])
     with reinforced(llama, positions=[2], reader=lambda states: [next(texts)]) as looks:
         moved = [look.alignment[0] for look in looks]
@@ -380,13 +380,13 @@ def enter(context):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"layer": 0}, "layer 0 holds the embeddings, which no MLP writes: give a layer from 1 to 4"),
-        ({"layer": 5}, "layer 5 does not exist: give one from 1 to 4, an index of hidden_states"),
-        ({"layer": -1}, "layer -1 does not exist: give one from 1 to 4, an index of hidden_states"),
-        ({"layer": 2.0}, "layer 2.0 does not exist: give one from 1 to 4, an index of hidden_states"),
-        ({"layer": "2"}, "layer '2' does not exist: give one from 1 to 4, an index of hidden_states"),
-        ({"positions": []}, "positions are []: give at least one token position, each once"),
-        ({"positions": [1, -4]}, "positions are [1, 1]: give at least one token position, each once"),
+        ({"layer": 0}, "layer 0 is the embedding, which no MLP writes: give a layer from 1 to 4"),
+        ({"layer": 5}, "layer 5 does not exist: give an index of hidden_states from 1 to 4"),
+        ({"layer": -1}, "layer -1 does not exist: give an index of hidden_states from 1 to 4"),
+        ({"layer": 2.0}, "layer 2.0 does not exist: give an index of hidden_states from 1 to 4"),
+        ({"layer": "2"}, "layer '2' does not exist: give an index of hidden_states from 1 to 4"),
+        ({"positions": []}, "positions resolve to []: give at least one token position, without repeats"),
+        ({"positions": [1, -4]}, "positions resolve to [1, 1]: give at least one token position, without repeats"),
         ({"positions": [5]}, "position 5 does not exist: this prompt has tokens 0 to 4"),
         ({"positions": [1.5]}, "position 1.5 does not exist: this prompt has tokens 0 to 4"),
         ({"steps": 0}, "steps is 0: give a whole number of at least 1"),
@@ -405,10 +405,10 @@ def test_a_wrong_argument_is_named(llama, controlled, changes, message):
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        (torch.zeros(31), "target has the shape [31]: give [32], or [2, 32] for the positions"),
-        (torch.zeros(3, D), "target has the shape [3, 32]: give [32], or [2, 32] for the positions"),
-        (torch.full((D,), math.nan), "target holds numbers that are not finite (NaN or infinity)"),
-        (torch.full((D,), -math.inf), "target holds numbers that are not finite (NaN or infinity)"),
+        (torch.zeros(31), "target has the shape [31]: give [32], or [2, 32] with one row per position"),
+        (torch.zeros(3, D), "target has the shape [3, 32]: give [32], or [2, 32] with one row per position"),
+        (torch.full((D,), math.nan), "target contains values that are not finite (NaN or infinity)"),
+        (torch.full((D,), -math.inf), "target contains values that are not finite (NaN or infinity)"),
     ],
 )
 def test_a_wrong_target_is_named(llama, target, message):
@@ -419,11 +419,14 @@ def test_a_wrong_target_is_named(llama, target, message):
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
-        ([], "ids have the shape [1, 0]: give the token ids of one prompt, at least one"),
-        ([[1, 2], [3, 4]], "ids have the shape [2, 2]: give the token ids of one prompt, at least one"),
-        ([0.5], "ids have the shape [1, 1]: give the token ids of one prompt, at least one"),
-        ([3, 97], "ids hold 97; this model has tokens 0 to 96"),
-        ([1] * 65, "ids hold 65 tokens; this model reads 64"),
+        ([], "ids has the shape [1, 0] and dtype torch.float32: give the token ids of one prompt, at least one"),
+        (
+            [[1, 2], [3, 4]],
+            "ids has the shape [2, 2] and dtype torch.int64: give the token ids of one prompt, at least one",
+        ),
+        ([0.5], "ids has the shape [1, 1] and dtype torch.float32: give the token ids of one prompt, at least one"),
+        ([3, 97], "ids contains 97; this model has token ids 0 to 96"),
+        ([1] * 65, "ids has 65 tokens; this model reads at most 64"),
     ],
 )
 def test_a_wrong_prompt_is_named(llama, ids, message):
@@ -450,7 +453,7 @@ def test_quantised_and_offloaded_weights_are_refused():
         part.weight = nn.Parameter(weight, requires_grad=False)
         with refused(
             f"'{name}' of the MLP that writes layer 2 is {state}, so it cannot be trained: "
-            "open the model with its full weights in memory"
+            "load the model unquantised and without offloading"
         ):
             enter(supervised(model))
 
@@ -465,7 +468,9 @@ def test_eight_bit_models_are_refused_as_they_are_opened(llama):
 
 def test_training_that_diverges_is_an_error_and_leaves_nothing(llama):
     before = snapshot(llama)
-    with pytest.raises(InputError, match=r"^after \d steps the loss is (inf|nan): give a smaller lr than 1e\+30$"):
+    with pytest.raises(
+        InputError, match=r"^training diverges: after \d steps the loss is (inf|nan); give a smaller lr than 1e\+30$"
+    ):
         enter(supervised(llama, lr=1e30))
     assert_same(before, snapshot(llama))
 
@@ -473,10 +478,10 @@ def test_training_that_diverges_is_an_error_and_leaves_nothing(llama):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"reader": lambda states: "good"}, "the reader returned 'good': it has to return 2 texts, one a state"),
-        ({"reader": lambda states: ["a"]}, "the reader returned ['a']: it has to return 2 texts, one a state"),
-        ({"scorer": lambda text: None}, "the scorer gave 'good' the reward None: it has to return a finite number"),
-        ({"scorer": lambda text: math.nan}, "the scorer gave 'good' the reward nan: it has to return a finite number"),
+        ({"reader": lambda states: "good"}, "the reader returned 'good': it has to return 2 texts, one per state"),
+        ({"reader": lambda states: ["a"]}, "the reader returned ['a']: it has to return 2 texts, one per state"),
+        ({"scorer": lambda text: None}, "the scorer returned None for 'good': it has to return a finite number"),
+        ({"scorer": lambda text: math.nan}, "the scorer returned nan for 'good': it has to return a finite number"),
     ],
 )
 def test_a_wrong_reader_or_scorer_is_named(llama, changes, message):
@@ -489,10 +494,10 @@ def test_a_wrong_reader_or_scorer_is_named(llama, changes, message):
 def test_scorers_without_words_are_refused():
     with refused("good and bad are both empty: give the scorer at least one word to look for"):
         word_scorer()
-    with refused("' ' holds no word to look for"):
+    with refused("' ' contains no word to search for"):
         word_scorer(good=["x", " "])
 
 
 def test_models_of_no_known_family_are_refused():
-    with pytest.raises(UnsupportedModelError, match="is of no known family"):
+    with pytest.raises(UnsupportedModelError, match="is not of a supported family"):
         enter(supervised(nn.Linear(2, 2)))

@@ -1,4 +1,4 @@
-"""Rows that go on from a shared beginning, against full passes of each row alone."""
+"""Continuations of a shared prefix, compared with full passes of each row alone."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Linear layers by oneDNN against a float64 product, and when the layer itself is called."""
+"""Linear layers by oneDNN, compared with a float64 product; and cases in which the layer itself is called."""
 
 import pytest
 import torch
@@ -76,7 +76,7 @@ def hooked(module):
 
 
 def offloaded(module):
-    """As accelerate replaces the method of one object."""
+    """Replace the method of one object, as accelerate does."""
     plain = module.forward
     module.forward = lambda x: plain(x) + 1
     return module
@@ -115,7 +115,7 @@ def test_other_kinds_of_layers_are_left_alone():
 
 
 class OfRows(nn.Linear):
-    """As the layers of bitsandbytes, it takes no more than a matrix."""
+    """A layer that accepts only a matrix, like those of bitsandbytes."""
 
     def forward(self, x):
         assert x.dim() == 2

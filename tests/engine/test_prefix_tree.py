@@ -1,4 +1,4 @@
-"""Trees of beginnings: every text is in one, once, and what a model reads there is what full passes read."""
+"""Prefix trees: every text is in exactly one tree, and running a tree gives the results of full passes."""
 
 import pytest
 import torch

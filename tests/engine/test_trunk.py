@@ -1,4 +1,4 @@
-"""A model taken apart: what enters its layers at any column, and what leaves them."""
+"""The parts of a model: the input of its layers at any column, and the logits after them."""
 
 import pytest
 import torch

@@ -14,17 +14,22 @@ FIRST, MIDDLE, LAST_OF, NEXT, FURTHER, LAST = SCHEMES["rome"]
 @pytest.mark.parametrize(
     ("n_tokens", "span", "rome", "kt"),
     [
-        (  # the long case: something of everything
+        (  # a token in every bucket
             9,
             (1, 5),
             [None, FIRST, MIDDLE, MIDDLE, LAST_OF, NEXT, FURTHER, FURTHER, LAST],
             [None, FIRST, None, None, LAST_OF, FURTHER, FURTHER, FURTHER, LAST],
         ),
-        (4, (0, 2), [FIRST, LAST_OF, NEXT, LAST], [FIRST, LAST_OF, FURTHER, LAST]),  # a subject of two tokens
-        (4, (0, 1), [LAST_OF, NEXT, FURTHER, LAST], [LAST_OF, FURTHER, FURTHER, LAST]),  # of one: its last
-        (3, (0, 2), [FIRST, LAST_OF, LAST], [FIRST, LAST_OF, LAST]),  # the prompt's last comes right after it
-        (4, (1, 4), [None, FIRST, MIDDLE, LAST], [None, FIRST, None, LAST]),  # the subject ends the prompt
-        (2, (1, 2), [None, LAST], [None, LAST]),  # and is one token
+        (4, (0, 2), [FIRST, LAST_OF, NEXT, LAST], [FIRST, LAST_OF, FURTHER, LAST]),  # subject of two tokens
+        (
+            4,
+            (0, 1),
+            [LAST_OF, NEXT, FURTHER, LAST],
+            [LAST_OF, FURTHER, FURTHER, LAST],
+        ),  # subject of one token: last_subject
+        (3, (0, 2), [FIRST, LAST_OF, LAST], [FIRST, LAST_OF, LAST]),  # the prompt's last token follows the subject
+        (4, (1, 4), [None, FIRST, MIDDLE, LAST], [None, FIRST, None, LAST]),  # the subject is at the end of the prompt
+        (2, (1, 2), [None, LAST], [None, LAST]),  # the same with one token
     ],
 )
 def test_each_token_has_the_bucket_of_its_place(n_tokens, span, rome, kt):
@@ -50,7 +55,7 @@ def test_every_token_from_the_subject_on_is_in_one_bucket_of_rome(prompt):
     assert names[-1] == LAST
     for name in (FIRST, LAST_OF, NEXT, LAST):
         assert names.count(name) <= 1
-    # In the order of a prompt, so that a table's rows are too.
+    # In prompt order, so that the rows of tables have this order too.
     places = [SCHEMES["rome"].index(name) for name in names[start:]]
     assert places == sorted(places)
 
@@ -119,5 +124,5 @@ def test_what_is_no_place_in_a_prompt_is_an_error(n_tokens, span, scheme, messag
 
 
 def test_each_prompt_needs_its_span():
-    with pytest.raises(InputError, match="^there are 1 spans for 2 prompts: give one for each$"):
+    with pytest.raises(InputError, match="^there are 1 spans for 2 prompts: give one span per prompt$"):
         average_buckets([[1.0], [2.0]], [(0, 1)])

@@ -87,10 +87,10 @@ TWICE = {"subject": "Rome", "attribute": "Italy", "prompt": "All roads lead to R
         (TWICE | {"occurrence": 1}, 1),
         (TWICE | {"template": "All roads lead to {}, and Rome is in"}, 0),
         (TWICE | {"template": "All roads lead to Rome, and {} is in"}, 1),
-        (TWICE | {"template": "All roads lead to Rome, and {}"}, 1),  # the prompt goes on after it
+        (TWICE | {"template": "All roads lead to Rome, and {}"}, 1),  # the prompt continues after the template
         (TWICE | {"template": "All roads lead to {}, and Rome is in", "occurrence": 1}, 1),
         (GOOD | {"occurrence": 0}, None),
-        (GOOD | {"template": "The lake {} is in"}, None),  # nothing to choose from, so nothing to disagree with
+        (GOOD | {"template": "The lake {} is in"}, None),  # one occurrence: the template does not have to match
     ],
 )
 def test_a_subject_that_occurs_twice_is_the_one_the_row_means(tmp_path, row, occurrence):
@@ -103,12 +103,12 @@ def test_the_subject_of_counterfact_stands_at_the_blank(tmp_path):
     assert (fact.prompt, fact.occurrence) == ("Lake Como? Lake Como is in", 1)
 
 
-def test_occurrences_that_overlap_are_told_apart():
+def test_overlapping_occurrences_are_distinguished():
     assert occurrences("banana", "ana") == [1, 3]
     assert occurrences("banana", "x") == []
 
 
-# -------------------------------------------------------------------------------------------------- bad rows
+# ------------------------------------------------------------------------------------------------ unreadable rows
 
 
 @pytest.mark.parametrize(
@@ -124,8 +124,8 @@ def test_occurrences_that_overlap_are_told_apart():
         (GOOD | {"foil": ""}, '"foil" is empty; leave it out, or give a wrong answer'),
         (GOOD | {"foil": ["Norway"]}, "\"foil\" is ['Norway']; expected a string"),
         (GOOD | {"occurrence": True}, '"occurrence" is True; expected a whole number'),
-        (GOOD | {"occurrence": 1}, "\"occurrence\" is 1; 'Lake Como' stands in the prompt 1 times: give 0 to 0"),
-        (GOOD | {"occurrence": -1}, "\"occurrence\" is -1; 'Lake Como' stands in the prompt 1 times: give 0 to 0"),
+        (GOOD | {"occurrence": 1}, "\"occurrence\" is 1; 'Lake Como' occurs 1 times in the prompt: give 0 to 0"),
+        (GOOD | {"occurrence": -1}, "\"occurrence\" is -1; 'Lake Como' occurs 1 times in the prompt: give 0 to 0"),
         (
             TWICE,
             "\"subject\" 'Rome' occurs 2 times in the prompt 'All roads lead to Rome, and Rome is in'; "
@@ -149,7 +149,7 @@ def test_occurrences_that_overlap_are_told_apart():
         ({"requested_rewrite": "x"}, "\"requested_rewrite\" is 'x'; expected an object"),
         (
             {"requested_rewrite": REWRITE | {"prompt": "Lake Como is in"}},
-            "requested_rewrite: \"prompt\" 'Lake Como is in' needs {} once, where the subject goes",
+            "requested_rewrite: \"prompt\" 'Lake Como is in' has to contain {} exactly once, in place of the subject",
         ),
         (
             {"requested_rewrite": {key: REWRITE[key] for key in ("prompt", "subject")}},
@@ -165,28 +165,28 @@ def test_occurrences_that_overlap_are_told_apart():
         ),
     ],
 )
-def test_a_wrong_row_is_told_by_index_and_key(tmp_path, row, reason):
+def test_an_unreadable_row_is_reported_with_index_and_key(tmp_path, row, reason):
     file = load_facts(written(tmp_path, [GOOD, row]))
     assert [fact.name for fact in file.facts] == ["fact_0"]
     (bad,) = file.bad
     assert (bad.index, bad.reason) == (1, f"row 1: {reason}")
 
 
-def test_a_line_that_is_no_json_is_a_wrong_row(tmp_path):
+def test_a_line_that_is_not_json_is_an_unreadable_row(tmp_path):
     file = load_facts(written(tmp_path, json.dumps(GOOD) + '\n{"subject": \n', "facts.jsonl"))
     reason = "row 1: expected an object with subject, attribute and prompt, got '{\"subject\": '"
     assert file.bad == [BadFact(1, "fact_1", reason)]
 
 
-def test_names_are_one_of_a_kind(tmp_path):
+def test_names_are_unique(tmp_path):
     file = load_facts(written(tmp_path, [GOOD | {"known_id": 1}, GOOD | {"known_id": "1"}, GOOD | {"known_id": 2}]))
     assert [fact.name for fact in file.facts] == ["known_1", "known_2"]
-    reason = "row 1: the name 'known_1' is taken by a row before; give each row an id of its own"
+    reason = "row 1: an earlier row has the same name 'known_1'; give each row a unique id"
     assert file.bad == [BadFact(1, "known_1", reason)]
 
 
 @given(good=st.lists(st.booleans(), min_size=1, max_size=8).filter(any))
-def test_wrong_rows_never_hide_the_good_ones(tmp_path_factory, good):
+def test_unreadable_rows_never_hide_the_others(tmp_path_factory, good):
     rows = [GOOD if is_good else {"prompt": 1} for is_good in good]
     file = load_facts(written(tmp_path_factory.mktemp("facts"), rows))
     assert [fact.name for fact in file.facts] == [f"fact_{index}" for index, is_good in enumerate(good) if is_good]
@@ -204,7 +204,7 @@ NO_FACTS = 'has no facts; expected a list of rows, [{"subject": ..., "attribute"
         ({"facts": {"0": GOOD}}, NO_FACTS),
         ("3", NO_FACTS),
         ("[", "is not JSON: Expecting value: line 1 column 2 (char 1)"),
-        ([{}, "x"], 'holds no fact that can be read, 2 wrong rows; row 0: "subject" is missing'),
+        ([{}, "x"], 'has no readable fact; unreadable rows: 2; row 0: "subject" is missing'),
     ],
 )
 def test_a_file_without_a_fact_is_an_error(tmp_path, document, message):

@@ -18,7 +18,7 @@ def fact(prompt, attribute, name="fact_0"):
 
 
 def model_that_writes(tokenizer, texts):
-    """A Llama in which each token of a text calls for the next one, whatever stands before it."""
+    """A Llama that predicts the next token of a text from the current token alone."""
     model = wide_model("llama")
     head = model.get_output_embeddings().weight.data.zero_()
     for layer in model.model.layers:
@@ -79,12 +79,12 @@ def test_facts_come_back_in_their_order_whatever_the_batches(batch_size):
     ("prompt", "attribute", "by_words", "by_first_token"),
     [
         ("The Eiffel Tower is in", "Paris", "", ""),
-        ("The Eiffel Tower is in", "paris", "", "several tokens"),  # in capitals or not, or exactly
-        ("The Eiffel Tower is in", "Par", "wrong answer", "wrong answer"),  # no whole word
+        ("The Eiffel Tower is in", "paris", "", "several tokens"),  # words ignores case, first_token does not
+        ("The Eiffel Tower is in", "Par", "wrong answer", "wrong answer"),  # not a whole word
         ("The Eiffel Tower is in", "Japan", "wrong answer", "wrong answer"),
         ("The Eiffel Tower is in", "Paris. I love cheese", "", "several tokens"),
         ("The Tower of", "Japan", "", ""),
-        ("The Tower of ", "Japan", "wrong answer", "wrong answer"),  # the model goes on from the space
+        ("The Tower of ", "Japan", "wrong answer", "wrong answer"),  # the model continues after the space
     ],
 )
 def test_each_rule_says_which_answers_are_correct(prompt, attribute, by_words, by_first_token):
@@ -134,7 +134,7 @@ def test_what_comes_in_is_kept_or_dropped_for_a_reason():
     assert counts.dropped == {"wrong answer": 2, "too long": 1}
 
 
-# ------------------------------------------------------------------------------------------------ how it is asked
+# ------------------------------------------------------------------------------------------------ batches, errors
 
 
 def test_an_endless_list_of_facts_is_taken_chunk_by_chunk():
@@ -170,6 +170,6 @@ def test_a_model_in_training_answers_without_dropout_and_stays_in_training():
         ({"batch_size": 0}, "batch_size is 0; give at least 1"),
     ],
 )
-def test_a_wrong_argument_is_an_error_before_anything_is_asked(options, message):
+def test_a_wrong_argument_is_an_error_before_the_model_runs(options, message):
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         known(WRITER, byte_level(), [], **options)

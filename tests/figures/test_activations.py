@@ -1,4 +1,4 @@
-"""Figures of the bench: what is drawn is what was read, layers in their order, every token with its label."""
+"""Figures of activations: they show the recorded values, layers in order, every token with its label."""
 
 import re
 
@@ -12,10 +12,12 @@ from reference.tiny import D, L, V, tiny_model
 from reference.toy_tokenizers import byte_level, word_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from interpret import (
-    activation_cache,
+from interpret.activations import activation_cache
+from interpret.anatomy import anatomy_of, reporting_attention
+from interpret.drawing.canvases import SIGNED, SIZES
+from interpret.errors import InputError, RunError, UnsupportedModelError
+from interpret.figures import (
     attention_figure,
-    attention_patterns,
     induction_figure,
     neuron_figure,
     norm_figure,
@@ -23,9 +25,7 @@ from interpret import (
     residual_figure,
     trajectory_figure,
 )
-from interpret.anatomy import anatomy_of, reporting_attention
-from interpret.drawing.canvas import SIGNED, SIZES
-from interpret.errors import InputError, RunError, UnsupportedModelError
+from interpret.probing import attention_patterns
 from interpret.probing.heads import induction_scores
 
 ROWS = [[5, 6, 7, 8, 9], [20, 30]]
@@ -34,7 +34,7 @@ T, H = 5, 4
 
 
 def drawn(figure):
-    """What the heatmap of a figure holds, empty cells as NaN."""
+    """The values of a figure's heatmap, empty cells as NaN."""
     (image,) = figure.axes[0].get_images()
     return np.ma.filled(image.get_array().astype(float), np.nan)
 
@@ -76,7 +76,7 @@ def test_attention_is_that_of_the_head(model):
 
 
 def test_products_are_those_of_queries_and_keys(model, cache):
-    # GPT-2 has no rotations: its attention is the softmax of the scaled products.
+    # GPT-2 has no rotary embedding: its attention is the softmax of the scaled products.
     figure = query_key_figure(cache, 1, 2)
     queries, keys = cache["q.1"][0, :, 2], cache["k.1"][0, :, 2 * cache["k.1"].shape[2] // H]
     np.testing.assert_allclose(drawn(figure), lower((queries @ keys.T).numpy()), rtol=1e-5)
@@ -102,7 +102,7 @@ def test_neurons_are_those_asked_for_or_the_loudest(cache):
 
 
 def deep_model():
-    """Twelve layers, so that there is a layer 10 besides a layer 2."""
+    """A model of twelve layers, so that there is a layer 10 as well as a layer 2."""
     config = LlamaConfig(
         vocab_size=V, hidden_size=8, intermediate_size=8, num_hidden_layers=12, num_attention_heads=2,
         max_position_embeddings=32,
@@ -127,7 +127,7 @@ def test_layers_stand_in_their_natural_order():
     assert labels(induction_figure(scores).axes[0].yaxis) == [str(layer) for layer in range(12)]
 
 
-def test_trajectories_are_of_one_token_and_told_apart(cache):
+def test_trajectories_are_of_one_token_and_distinguishable(cache):
     figure = trajectory_figure(cache, [3, 0], word_tokenizer(), site="neurons", position=1)
     expected = {str(n): np.array([cache[f"neurons.{k}"][0, 1, n] for k in range(L)]) for n in (3, 0)}
     found = lines(figure.axes[0])
@@ -148,7 +148,7 @@ def test_stream_norms_are_drawn_on_a_logarithmic_scale(cache):
 
 
 def through(model, modules):
-    """What enters and leaves some modules in a plain pass."""
+    """Inputs and outputs of some modules in a plain pass."""
     passed = []
     handles = [
         module.register_forward_hook(lambda _, args, output: passed.append((args[0], output))) for module in modules
@@ -160,24 +160,26 @@ def through(model, modules):
 
 
 @torch.no_grad()
-def test_what_enters_a_norm_and_leaves_it_is_drawn(family_model):
+def test_input_and_output_of_each_norm_are_drawn(family_model):
     cache = activation_cache(family_model, None, ROWS)
     anatomy = anatomy_of(family_model)
     if not anatomy.parts.attention_norm:
-        with pytest.raises(UnsupportedModelError, match="^olmo2 has no norms before attention and MLP, only of what"):
+        with pytest.raises(
+            UnsupportedModelError, match="^norm_figure does not support olmo2: its norms apply to the outputs"
+        ):
             norm_figure(family_model, cache)
         return
     figure = norm_figure(family_model, cache)
     for panel, path in zip(figure.axes, (anatomy.family.parts.attention_norm, anatomy.family.mlp_norm), strict=True):
         passed = through(family_model, [layer.get_submodule(path) for layer in anatomy.layers])
-        for label, number in (("enters the norm", 0), ("leaves it", 1)):
+        for label, number in (("input of the norm", 0), ("output of the norm", 1)):
             expected = [np.median(pair[number].view(T, D).norm(dim=-1).numpy()) for pair in passed]
             np.testing.assert_allclose(lines(panel)[label], expected, rtol=1e-4)
     place = "after" if anatomy.block == "post_norm" else "before"
     assert [panel.get_title() for panel in figure.axes] == [f"Norm {place} the attention", f"Norm {place} the MLP"]
 
 
-def test_induction_scores_are_layers_by_heads_and_the_highest_told(model):
+def test_induction_scores_are_layers_by_heads_and_the_highest_are_marked(model):
     scores = induction_scores(model, n_tokens=5)
     figure = induction_figure(scores, marked=2)
     np.testing.assert_allclose(drawn(figure), scores.numpy(), rtol=1e-6)
@@ -221,15 +223,15 @@ WRONG = [
     (lambda cache: query_key_figure(cache, 1, 4), "head 4"),
     (lambda cache: query_key_figure(cache, 1, 0, prompt=2), "prompt 2 does not exist; this cache has prompts 0 to 1"),
     (lambda cache: neuron_figure(cache, 1, [999]), "neuron 999"),
-    (lambda cache: neuron_figure(cache, 1, 999), "neurons is 999: give how many, 1 to 48, or a list of which"),
+    (lambda cache: neuron_figure(cache, 1, 999), "neurons is 999: give a number from 1 to 48, or a list of neurons"),
     (lambda cache: neuron_figure(cache, 1, 0), "neurons is 0"),
     (lambda cache: neuron_figure(cache, 1, []), "neurons is empty"),
     (lambda cache: trajectory_figure(cache, [D]), f"feature {D}"),
-    (lambda cache: trajectory_figure(cache, []), "0 features: give 1 to 6, which can be told apart"),
-    (lambda cache: trajectory_figure(cache, [1], site="heads"), "heads has heads: draw a site whose activations are"),
+    (lambda cache: trajectory_figure(cache, []), "0 features: give 1 to 6, so that the lines can be distinguished"),
+    (lambda cache: trajectory_figure(cache, [1], site="heads"), "heads has a head dimension: give a site whose"),
     (lambda cache: trajectory_figure(cache, [1], site="resid"), 'the cache holds no resid: make it with names=["resid'),
     (lambda cache: trajectory_figure(cache, [1], position=7), "position 7 does not exist; prompt 0 has 5 tokens"),
-    (lambda cache: residual_figure(cache, to="x.jpg"), "to='x.jpg': a figure is written as .png or .pdf"),
+    (lambda cache: residual_figure(cache, to="x.jpg"), "to='x.jpg': the file has to end in .png or .pdf"),
     (lambda cache: induction_figure(torch.ones(3)), "scores have the shape (3,): give [layers, heads]"),
 ]
 
@@ -241,7 +243,7 @@ def test_wrong_requests_are_refused(draw, message):
         draw(cache)
 
 
-def test_attention_that_was_not_read_is_refused(model):
+def test_attention_that_was_not_recorded_is_refused(model):
     patterns = attention_patterns(model, IDS, layers=[1])
     with pytest.raises(InputError, match="unknown layer 2; Allowed: 1"):
         attention_figure(patterns, 2, 0, IDS)
@@ -251,6 +253,6 @@ def test_attention_that_was_not_read_is_refused(model):
         attention_figure(patterns, 1, 0, IDS, prompt=1)
 
 
-def test_a_folder_that_is_not_there_is_told(cache, tmp_path):
+def test_a_missing_folder_is_an_error(cache, tmp_path):
     with pytest.raises(RunError, match=r"figure.png cannot be written: No such file or directory"):
         residual_figure(cache, to=tmp_path / "nowhere" / "figure.png")

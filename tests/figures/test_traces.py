@@ -1,4 +1,4 @@
-"""Figures of stored traces: what is drawn is what is in the table, and no model is needed for it."""
+"""Figures of stored traces: they show the values of the table, and need no model."""
 
 import re
 import subprocess
@@ -9,7 +9,6 @@ import matplotlib.image
 import numpy as np
 import pytest
 from reference.commands import run
-from reference.processes import WITHOUT_PACKAGE
 from reference.trace_rows import cells
 
 from interpret.drawing.panels import save
@@ -17,6 +16,7 @@ from interpret.errors import InputError
 from interpret.figures import traces
 from interpret.records import TraceAverage, TraceCell, from_csv
 from interpret.storage import run_folder
+from interpret.tracing.mediators import MEDIATORS as MEDIATOR_ROWS
 from interpret.tracing.tables import trace_averages, trace_grids
 
 MEDIATORS = ("hidden", "attn_severed", "mlp_severed")
@@ -58,7 +58,7 @@ def finished_run(tmp_path):
 
 
 def images(figure):
-    """What the heatmaps of a figure hold, panel by panel."""
+    """The values of a figure's heatmaps, panel by panel."""
     return [np.asarray(image.get_array()) for panel in figure.axes for image in panel.get_images()]
 
 
@@ -131,7 +131,7 @@ def test_titles_and_legends_are_not_cut_off(count):
 
 
 def test_two_facts_in_one_figure_are_refused(traced):
-    with pytest.raises(InputError, match="needs the grids of one, not of 3: known_0, known_1, known_2"):
+    with pytest.raises(InputError, match="needs grids of one fact; got 3: known_0, known_1, known_2"):
         traces.prompt_figure(traced)
 
 
@@ -152,7 +152,7 @@ def test_averages_are_drawn_whole_on_one_scale_of_the_data(traced):
     assert figure.axes[-1].get_ylabel() == "AIE (change of probability)"
 
 
-def test_negative_averages_are_in_sight():
+def test_negative_averages_are_visible():
     figure = traces.average_figure(trace_grids(cells([[-0.4, 0.1]] * TOKENS)))
     assert figure.axes[-1].get_ylim() == (-0.4, 0.1)
     norm = panels(figure)[0].get_images()[0].norm
@@ -171,12 +171,12 @@ def test_a_bucket_without_tokens_is_hatched_and_counted_as_none(traced, tmp_path
 
 def test_lines_hold_the_average_and_its_interval(traced):
     figure = traces.line_figure(traced)
-    assert [panel.get_title() for panel in figure.axes] == [traces.LABELS[mediator] for mediator in MEDIATORS]
+    assert [panel.get_title() for panel in figure.axes] == [MEDIATOR_ROWS[mediator].title() for mediator in MEDIATORS]
     drawn = {line.get_label(): line.get_ydata() for line in figure.axes[0].get_lines()}
     expected = np.mean([grid.effects[2] for grid in traced if grid.mediator == "hidden"], axis=0)
     np.testing.assert_allclose(drawn["last subject token (n=3)"], expected)
     assert not any("middle" in label for label in drawn)
-    assert len(figure.axes[0].collections) == 5  # an interval each
+    assert len(figure.axes[0].collections) == 5  # one interval per line
 
 
 def test_bars_compare_the_last_subject_token_severed_and_not(traced):
@@ -192,7 +192,7 @@ def test_bars_compare_the_last_subject_token_severed_and_not(traced):
 
 
 def test_bars_without_anything_to_compare_are_refused(traced):
-    with pytest.raises(InputError, match="trace hidden and a severed mediator"):
+    with pytest.raises(InputError, match="needs grids of the mediator hidden and of a severed mediator"):
         traces.severed_figure([grid for grid in traced if grid.mediator == "hidden"])
 
 
@@ -224,7 +224,7 @@ def test_figures_are_drawn_where_there_is_no_model_and_nothing_but_the_table(fin
 
 
 def test_plots_load_no_model_code():
-    code = f"{WITHOUT_PACKAGE}import interpret.figures.traces, interpret.tracing.tables; print(*sys.modules)"
+    code = "import sys, interpret.figures.traces, interpret.tracing.tables; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
     assert "interpret.figures.traces" in loaded
@@ -273,7 +273,7 @@ def test_a_run_without_rows_is_one_message(tmp_path, capsys):
     with run_folder.open_run(tmp_path / "run", TraceCell, identity={}, circumstances={}, units=["a"]):
         pass
     assert run("figures", tmp_path / "run", "-o", tmp_path / "figures") == 2
-    assert "error: the table has no rows: no fact was done yet" in capsys.readouterr().err
+    assert "error: the table has no rows: the run has not finished any fact yet" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Control of the real demo model: where the Eiffel Tower stands, and what else moves with it."""
+"""Control of the real demo model: change where the Eiffel Tower is, and check which other facts change."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ FACTS = [
     ("The capital of Japan is", "Tokyo"),
     ("The opposite of hot is", "cold"),
 ]
-LAYER = 29  # of 30: earlier, attention still brings the city from the subject's tokens
+LAYER = 29  # of 30: after a change in an earlier layer, attention still copies the city from the subject's tokens
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The main job on the real demo model: what is inserted must come back in words."""
+"""Self-interpretation with the real demo model: interpretations must mention the word whose state is inserted."""
 
 import json
 import subprocess
@@ -29,7 +29,7 @@ def rows(tmp_path_factory):
 
 
 def mentions(word, rows):
-    """The share of rows whose text says the word."""
+    """Return the share of rows whose text contains the word."""
     return sum(word in row.interpretation_text.lower() for row in rows) / len(rows)
 
 

@@ -1,4 +1,4 @@
-"""The demo notebook, run as a user runs it."""
+"""Run the demo notebook as a user does, and check its outputs."""
 
 import re
 from pathlib import Path
@@ -21,7 +21,7 @@ def outputs(notebook):
     return [output for cell in notebook.cells for output in cell.get("outputs", [])]
 
 
-# The kernel talks over a local socket of its own, which pyzmq remarks on.
+# pyzmq warns about the local socket of the kernel.
 @pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::DeprecationWarning")
 def test_the_notebook_runs_and_shows_what_its_text_promises(run):
     shown = "".join(output.get("text", "") for output in outputs(run))
@@ -29,8 +29,8 @@ def test_the_notebook_runs_and_shows_what_its_text_promises(run):
     nothing = next(line for line in shown.splitlines() if line.startswith("nothing inserted"))
     assert "Italian" in with_pizza
     assert "Italian" not in nothing
-    assert "say more about their own state than about the controls" in shown
-    total, logit = re.search(r"sum of all shares ([\d.]+), the logit ([\d.]+)", shown).groups()
+    assert "interpretations are more probable with their own state than with either control" in shown
+    total, logit = re.search(r"sum of all contributions ([\d.]+), the logit ([\d.]+)", shown).groups()
     assert float(total) == pytest.approx(float(logit), abs=2e-3)
     assert re.search(r"[1-9]\d* of 9216 neurons differ", shown)
     assert re.search(r"P\(Paris\) is 0\.\d+, and 0\.\d+ without neuron", shown)

@@ -1,4 +1,4 @@
-"""The real demo model, against logits that transformers 4.57.6 computes from the same GGUF file."""
+"""Compare the real demo model with logits that transformers 4.57.6 computes from the same GGUF file."""
 
 import hashlib
 from pathlib import Path
@@ -13,9 +13,9 @@ from interpret.models.demo import demo_model_folder
 from interpret.models.opening import load
 
 REFERENCE = Path(__file__).parents[1] / "data" / "smollm2_logits.npz"
-"""texts [3]; for each, ids_i [T] and argmax_i [T] of every position; last_logits [3, V] of the last positions."""
+"""texts [3]; for each text i, ids_i [T] and argmax_i [T] of every position; last_logits [3, V], last position only."""
 WEIGHTS_SHA256 = "1e7c8a1c726e693f3ef812fec44c0efdf79020fe1e36d5cd8a07e0341da3e3aa"
-"""Of all tensors' float32 bytes, in the order of their names: no arithmetic but the conversion's is in it."""
+"""Hash of the float32 bytes of all tensors, sorted by name; it depends only on the conversion of the weights."""
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +34,8 @@ def test_demo_model_computes_the_reference_logits(
     with torch.no_grad():
         logits = model(**inputs).logits[0].numpy()  # [T, V]
     assert logits.argmax(-1).tolist() == reference[f"argmax_{index}"].tolist()
-    # Equal to the last bit on the machine that made the reference; other processors and numbers of threads sum in
-    # another order (4e-5). A wrong rope_theta moves logits by 0.8 and more, a wrong permutation by 6.
+    # Bit-identical on the machine that made the reference. Other processors and numbers of threads sum in another
+    # order (differences of 4e-5). A wrong rope_theta changes logits by at least 0.8, a wrong permutation by 6.
     np.testing.assert_allclose(logits[-1], reference["last_logits"][index], rtol=0, atol=1e-3)
 
 

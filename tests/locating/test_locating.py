@@ -1,4 +1,4 @@
-"""Facts located by contrastive attribution: the numbers, the runs, the averages and their pictures."""
+"""Facts located by contrastive attribution: scores, runs, averages and figures."""
 
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def table_of(folder):
 
 
 def plain_scores(model, ids, value_of):
-    """Activation x gradient by plain autograd, [T, L] under each site, and the probabilities after the text."""
+    """Activation x gradient by plain autograd, [T, L] per site, and the probabilities after the text."""
     seen, hooks = {}, []
     for number, layer in enumerate(model.model.layers):
         for site, module in zip(SITES, (layer, layer.self_attn, layer.mlp), strict=True):
@@ -108,7 +108,7 @@ def test_nothing_is_left_on_the_model(opened):
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_there_is_one_row_a_site_token_and_layer_in_that_order(opened):
+def test_there_is_one_row_per_site_token_and_layer_in_that_order(opened):
     model, tokenizer = opened
     rows = list(locate_facts(model, tokenizer, [FACT]))
     n_tokens, n_layers = len(tokenizer(FACT.prompt).input_ids), model.config.num_hidden_layers
@@ -125,13 +125,16 @@ def test_there_is_one_row_a_site_token_and_layer_in_that_order(opened):
     [
         (
             Fact("a", PROMPT, SUBJECT, "Paris"),
-            "fact 'a': it has no foil; give it one, or attribute another function than",
+            "fact 'a': the fact has no foil; add one, or choose another attributed function than",
         ),
         (
             Fact("a", PROMPT, SUBJECT, "Paris", foil="Paris"),
             "answer 'Paris' and foil 'Paris' begin with the same token",
         ),
-        (Fact("a", "The Eiffel Tower is in ", "Eiffel", "Paris", foil="Rome"), "does not extend its prompt"),
+        (
+            Fact("a", "The Eiffel Tower is in ", "Eiffel", "Paris", foil="Rome"),
+            "does not continue the tokens of its prompt",
+        ),
         (Fact("a", "The Eiffel Tower is in", "Louvre", "Paris", foil="Rome"), "subject 'Louvre' is not a part"),
     ],
 )
@@ -140,7 +143,7 @@ def test_a_fact_that_cannot_be_located_is_named_with_the_reason(opened, fact, me
         list(locate_facts(*opened, [fact]))
 
 
-def test_a_model_whose_scores_are_no_numbers_is_refused(opened):
+def test_scores_that_are_not_finite_are_refused(opened):
     model, tokenizer = opened
     weight = model.get_output_embeddings().weight
     kept = weight.data.clone()
@@ -183,7 +186,7 @@ def test_facts_that_cannot_be_located_are_dropped_and_reported(model_folder, tmp
         assert run(*argv) == 3
         captured = capsys.readouterr()
         assert "4 facts in, 2 located, 2 dropped: 1 bad row, 1 not located" in captured.out
-        assert "known_1: not located: it has no foil; give it one, or attribute another function" in captured.err
+        assert "known_1: not located: the fact has no foil; add one, or choose another attributed" in captured.err
         assert "row_3: bad row: " in captured.err
     assert {row.name for row in table_of(tmp_path / "run")} == {"known_0", "known_2"}
 
@@ -203,7 +206,7 @@ def test_facts_the_model_does_not_know_are_dropped(model_folder, tmp_path, capsy
     assert table_of(tmp_path / "run") == []
 
 
-def test_killed_and_run_again_it_ends_like_an_unbroken_run(model_folder, tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_run(model_folder, tmp_path):
     facts = file_of(tmp_path, rows_of(6))
     argv = arguments(model_folder, facts, tmp_path / "killed")
     run_killed(SCRIPT, *argv[1:])
@@ -217,7 +220,7 @@ def test_killed_and_run_again_it_ends_like_an_unbroken_run(model_folder, tmp_pat
     ("change", "message"),
     [
         (["--attributed-fn", "logits"], "error: unknown step function 'logits'; did you mean 'logit'?"),
-        (["--attributed-fn", "mc_dropout_mean"], "error: 'mc_dropout_mean' runs the model again"),
+        (["--attributed-fn", "mc_dropout_mean"], "error: 'mc_dropout_mean' needs several passes"),
         (["--rule", "word"], "error: unknown rule 'word'; did you mean 'words'?"),
         (["--facts", "none.json"], "error: none.json does not exist; give a JSON file like examples/facts.json"),
         (["--limit", "0"], "Invalid value for '--limit'"),
@@ -264,7 +267,7 @@ def cells(name, site, effects, *, span, buckets=("", "")):
 
 
 def planted(layers=8):
-    """Four facts of different lengths; MLPs speak for the answer at the subject's last token in layer 5, else noise."""
+    """Rows of four facts of different lengths: high MLP scores at the last subject token in layer 5, else noise."""
     rows, random = [], np.random.default_rng(0)
     for n in range(4):
         span = (1, 3 + n % 2)
@@ -322,7 +325,7 @@ def finished_run(tmp_path):
     return folder
 
 
-def test_the_picture_shows_the_averages_a_panel_a_site(tmp_path):
+def test_the_figure_shows_the_averages_one_panel_per_site(tmp_path):
     grids = location_grids(planted())
     figure = locations.location_figure(grids)
     panels = [panel for panel in figure.axes if panel.get_images()]

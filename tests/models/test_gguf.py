@@ -1,4 +1,4 @@
-"""GGUF files: read where transformers reads them, refused with the reason elsewhere."""
+"""GGUF files: opened if transformers can read them, refused with the reason otherwise."""
 
 from importlib.util import find_spec
 
@@ -8,9 +8,8 @@ import pytest
 import torch
 from reference.tiny import tiny_model
 
-from interpret.cli.options import weights
 from interpret.errors import ModelError
-from interpret.models.opening import load
+from interpret.models.opening import load, weights
 
 READS_GGUF = find_spec("transformers.modeling_gguf_pytorch_utils") is not None
 NAMES = {
@@ -28,7 +27,7 @@ OTHERS = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_h
 
 
 def permuted(weight, heads):
-    """As llama.cpp keeps the rows of queries and keys: the halves that are rotated together side by side."""
+    """Return the rows of queries or keys in the order of llama.cpp: rows that are rotated together are neighbours."""
     return weight.reshape(heads, 2, -1, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
 
 
@@ -80,7 +79,7 @@ def file(tmp_path):
     return written(tiny_model("llama"), tmp_path / "tiny.gguf")
 
 
-@pytest.mark.skipif(not READS_GGUF, reason="this release of transformers reads no GGUF files")
+@pytest.mark.skipif(not READS_GGUF, reason="this release of transformers cannot read GGUF files")
 def test_a_gguf_file_opens_with_its_own_weights(file):
     model, tokenizer = load(file, device="cpu")
     ids = torch.tensor([[5, 6, 7, 8]])
@@ -92,7 +91,7 @@ def test_a_gguf_file_opens_with_its_own_weights(file):
 
 @pytest.mark.skipif(READS_GGUF, reason="this release of transformers reads GGUF files")
 def test_a_gguf_file_is_refused_with_the_reason(file):
-    with pytest.raises(ModelError, match=r"reads no GGUF files; a current one does"):
+    with pytest.raises(ModelError, match=r"cannot read GGUF files; a current version can"):
         load(file, device="cpu")
 
 

@@ -1,4 +1,4 @@
-"""Opening models: from folders, in every number format and place, and with errors that say what to do."""
+"""Opening models: from folders, in every dtype and on every device, and errors that say what to do."""
 
 import logging
 import shutil
@@ -49,7 +49,7 @@ def original() -> LlamaForCausalLM:
 
 @pytest.fixture(scope="module")
 def saved(original: LlamaForCausalLM, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as save_pretrained writes it; not to be changed."""
+    """A folder as written by save_pretrained; tests must not change it."""
     folder = tmp_path_factory.mktemp("saved")
     original.save_pretrained(folder, safe_serialization=True)
     save_tokenizer(folder, eos_token="<end>", unk_token="<unk>")
@@ -58,13 +58,13 @@ def saved(original: LlamaForCausalLM, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture
 def folder(saved: Path, tmp_path: Path) -> Path:
-    """A copy to be spoilt."""
+    """A copy that tests may damage."""
     return Path(shutil.copytree(saved, tmp_path / "model"))
 
 
 @pytest.fixture(autouse=True)
 def _no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As without a network: only what is cached can be had, and nothing is."""
+    """Act as without a network: only cached models can be opened, and there are none."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     if hasattr(transformers.utils.hub, "_is_offline_mode"):  # up to transformers 4, which read the setting once
         monkeypatch.setattr(transformers.utils.hub, "_is_offline_mode", True)
@@ -213,9 +213,9 @@ def test_weights_can_be_rounded(
         ({"dtype": "float64"}, "unknown dtype 'float64'"),
         ({"dtype": torch.int8}, r"unknown dtype 'torch.int8'; .*Allowed: float32"),
         ({"load_in_8bit": True, "load_in_4bit": True}, "load_in_8bit and load_in_4bit exclude each other"),
-        ({"device": "cuda:99"}, r"device 'cuda:99' is not there: torch finds \d+ CUDA GPUs"),
+        ({"device": "cuda:99"}, r"device 'cuda:99' is not available: torch finds \d+ CUDA GPUs"),
         ({"device": "gpu"}, "device 'gpu' is not a device: give 'cpu', 'cuda' or 'cuda:0'"),
-        ({"device_map": {"": 99}}, r"device_map '99' is not there: torch finds \d+ CUDA GPUs"),
+        ({"device_map": {"": 99}}, r"device_map '99' is not available: torch finds \d+ CUDA GPUs"),
         ({"device_map": "autoo"}, "device_map 'autoo' is not a device"),
         ({"device": "cpu", "device_map": "auto"}, "device and device_map exclude each other"),
         ({"device_map": spread(lm_head="disk"), "load_in_8bit": True}, None),
@@ -232,7 +232,7 @@ def test_arguments_that_do_not_fit(arguments: dict[str, object], message: str | 
 
 
 def test_a_map_that_leaves_modules_out_is_refused_or_completed(saved: Path, original: LlamaForCausalLM) -> None:
-    if int(transformers.__version__.split(".")[0]) >= 5:  # it puts them where there is room
+    if int(transformers.__version__.split(".")[0]) >= 5:  # it puts them on a device with free memory
         assert torch.equal(logits(load(saved, device_map={"model": "cpu"})[0]), logits(original))
         return
     with pytest.raises(ModelError, match="cannot open the model '.*Check the files, and device_map"):
@@ -241,7 +241,7 @@ def test_a_map_that_leaves_modules_out_is_refused_or_completed(saved: Path, orig
 
 def test_a_missing_gpu_is_named(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    with pytest.raises(ModelError, match="device 'cuda' is not there: torch finds 0 CUDA GPUs. Leave it out"):
+    with pytest.raises(ModelError, match="device 'cuda' is not available: torch finds 0 CUDA GPUs. Leave it out"):
         load(saved, device="cuda")
 
 
@@ -318,7 +318,7 @@ def test_a_damaged_folder_is_explained(change, message: str, folder: Path) -> No
 # ------------------------------------------------------------------------------------------- noise and traces
 
 
-def test_other_people_s_bugs_are_not_dressed_up_as_ours(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unexpected_errors_of_libraries_are_not_converted(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: object, **kwargs: object) -> None:
         raise ZeroDivisionError
 
@@ -335,7 +335,7 @@ def logging_state() -> tuple[object, ...]:
 
 @pytest.fixture(params=[True, False], ids=["bars", "no bars"])
 def _bars(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Progress bars as a user may have set them; afterwards as they are by default."""
+    """Progress bars as a user may have set them; the defaults are restored afterwards."""
     if not request.param:
         transformers_logging.disable_progress_bar()
         hub.disable_progress_bars()
@@ -363,6 +363,6 @@ def test_nothing_is_printed_in_a_process_of_its_own(saved: Path) -> None:
         f"load({str(saved)!r}, device_map={spread(**{'model.layers.1': 'disk'})})\n"
         "assert not logging.root.handlers\n"
     )
-    # transformers 4.34.0 itself, when imported, uses a name that torch has renamed.
+    # When imported, transformers 4.34.0 uses a name that torch has renamed.
     done = subprocess.run([sys.executable, "-W", "ignore::FutureWarning", "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -1,4 +1,4 @@
-"""Weights in 8 and 4 bits: how far results move, and what must not move at all."""
+"""Weights in 8 and 4 bits: how much results change, and what must not change."""
 
 import copy
 import logging
@@ -17,7 +17,7 @@ from interpret.models.quantize import quantize_
 
 IDS = torch.arange(18).reshape(2, 9)  # [B, T]
 BOUND = {8: 0.05, 4: 0.3}
-"""Relative error of the logits of tiny random models; 8 bits come to 0.01-0.02, 4 bits to 0.11-0.23."""
+"""Relative error of the logits of tiny random models; 8 bits give 0.01-0.02, 4 bits give 0.11-0.23."""
 
 
 def llama() -> LlamaForCausalLM:
@@ -34,7 +34,7 @@ def gpt2() -> GPT2LMHeadModel:
     config = GPT2Config(vocab_size=48, n_embd=64, n_layer=2, n_head=4, n_positions=32, initializer_range=0.1)
     model = GPT2LMHeadModel(config).eval()
     for name, parameter in model.named_parameters():
-        if name.endswith("bias"):  # zeros when new: a lost bias would go unseen
+        if name.endswith("bias"):  # zeros in a new model, so that a lost bias would not be noticed
             nn.init.normal_(parameter, std=0.5)
     return model
 
@@ -160,7 +160,7 @@ def test_other_numbers_of_bits_are_refused() -> None:
 @pytest.mark.parametrize("width", [80, 96, 200])
 def test_four_bits_refuse_widths_that_bitsandbytes_misreads(width: int) -> None:
     model = LlamaForCausalLM(LlamaConfig(**{**llama().config.to_dict(), "intermediate_size": width})).eval()
-    with pytest.raises(ModelError, match=rf"model\.layers\.0\.mlp\.down_proj takes {width} numbers: .* in 8 bits"):
+    with pytest.raises(ModelError, match=rf"model\.layers\.0\.mlp\.down_proj has input width {width}: .* in 8 bits"):
         quantize_(model, 4)
     assert type(model.model.layers[0].mlp.up_proj) is nn.Linear
     plain = logits(model)
@@ -188,8 +188,8 @@ def test_without_bitsandbytes_the_error_says_what_to_install(monkeypatch: pytest
         quantize_(llama(), 8)
 
 
-def test_bitsandbytes_says_nothing_of_its_own() -> None:
-    """In a process of its own, since bitsandbytes speaks when first imported."""
+def test_bitsandbytes_prints_nothing() -> None:
+    """In a separate process, since bitsandbytes prints messages when first imported."""
     script = (
         "import logging; logging.basicConfig()\n"
         "import sys; sys.path[:0] = ['tests', 'tests/models']\n"
@@ -201,7 +201,7 @@ def test_bitsandbytes_says_nothing_of_its_own() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_other_notes_of_bitsandbytes_are_still_heard(caplog: pytest.LogCaptureFixture) -> None:
+def test_other_log_messages_of_bitsandbytes_are_kept(caplog: pytest.LogCaptureFixture) -> None:
     quantize_(llama(), 8)
     logger = logging.getLogger("bitsandbytes.autograd._functions")
     logger.warning("MatMul8bitLt: inputs will be cast from %s to float16 during quantization", "x")

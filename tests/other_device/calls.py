@@ -31,7 +31,7 @@ PAIRS = [
 ]
 FACTS = [interpret.Fact("fact_1", PROMPT, SUBJECT, "Paris", foil="London")]
 TEMPLATE = interpret.InterpretationPrompt(TOKENIZER, ("Say", 0, " is ", 0, ":"), name="say")
-SETTINGS = interpret.TraceSettings(samples=2)
+SETTINGS = interpret.tracing.TraceSettings(samples=2)
 
 CALLS: dict[str, Callable[[PreTrainedModel], Any]] = {}
 
@@ -127,7 +127,7 @@ def recorded(model: PreTrainedModel) -> Any:
 
 
 # Self-interpretation.
-for site, layer in (("hidden", 2), ("mlp_out", "same")):
+for site, layer in (("resid_pre", 2), ("mlp_out", "same")):
     call(
         f"interpret ({site})",
         lambda model, site=site, layer=layer: interpret.interpret(
@@ -146,7 +146,7 @@ call(
 def interpretations(model: PreTrainedModel) -> Any:
     prompts = [interpret.Prompt(f"raw_{n}", text, "raw", raw=True) for n, text in enumerate(TEXTS)]
     sources = interpret.plan_sources(model, TOKENIZER, prompts, layers="1,2", tokens="last")
-    settings = interpret.Settings(new_tokens=4, prompt_output_tokens=3)
+    settings = interpret.selfie.Settings(new_tokens=4, prompt_output_tokens=3)
     return list(interpret.interpretations(model, TOKENIZER, sources, [TEMPLATE], settings))
 
 
@@ -156,22 +156,28 @@ for noise in ("s3", "m", "t3", "u0.5"):
         f"trace ({noise})",
         lambda model, noise=noise: interpret.trace(model, TOKENIZER, PROMPT, SUBJECT, noise=noise, samples=2),
     )
-for name in ("trace_mediators", "approximate_trace", "screen"):
+for name in ("trace_mediators", "screen"):
     call(
         name,
-        lambda model, name=name: getattr(interpret, name)(
+        lambda model, name=name: getattr(interpret.tracing, name)(
             model, TOKENIZER, PROMPT, SUBJECT, mediators=list(MEDIATORS), settings=SETTINGS
         ),
     )
+call(
+    "trace_mediators (approximate)",
+    lambda model: interpret.tracing.trace_mediators(
+        model, TOKENIZER, PROMPT, SUBJECT, mediators=list(MEDIATORS), settings=SETTINGS, method="approximate"
+    ),
+)
 for rule in ("exact", "approximate", "screened"):
     call(
         f"trace_facts ({rule})",
         lambda model, rule=rule: list(
-            interpret.trace_facts(model, TOKENIZER, FACTS, settings=SETTINGS, mediators=["hidden"], method=rule)
+            interpret.tracing.trace_facts(model, TOKENIZER, FACTS, settings=SETTINGS, mediators=["hidden"], method=rule)
         ),
     )
 for rule in ("words", "first_token"):
-    call(f"known ({rule})", lambda model, rule=rule: list(interpret.known(model, TOKENIZER, FACTS, rule=rule)))
+    call(f"known ({rule})", lambda model, rule=rule: list(interpret.facts.known(model, TOKENIZER, FACTS, rule=rule)))
 
 
 # Attribution.
@@ -180,9 +186,9 @@ def attributed(model: PreTrainedModel, **more: Any) -> Any:
 
 
 FEW_POINTS = {name: {"n_steps": 4} for name in ("integrated_gradients", "layer_integrated_gradients")}
-for method in interpret.list_methods():
+for method in interpret.attribution.list_methods():
     call(f"attribute ({method})", partial(attributed, method=method, **FEW_POINTS.get(method, {})))
-for function in interpret.list_step_functions():
+for function in interpret.attribution.list_step_functions():
     foil = {"contrast_targets": "I love eating of", "contrast": "same_context"} if "contrast" in function else {}
     call(f"attribute ({function})", partial(attributed, attributed_fn=function, step_scores=[function], **foil))
 call(
@@ -210,17 +216,17 @@ def recomputed(model: PreTrainedModel) -> Any:
 
 call(
     "locate_facts",
-    lambda model: list(interpret.locate_facts(model, TOKENIZER, FACTS, attributed_fn="contrast_prob_diff")),
+    lambda model: list(interpret.locating.locate_facts(model, TOKENIZER, FACTS, attributed_fn="contrast_prob_diff")),
 )
 
 
 # Probing.
-def cached(model: PreTrainedModel) -> interpret.ActivationCache:
-    return interpret.activation_cache(model, TOKENIZER, TEXTS, "*")
+def cached(model: PreTrainedModel) -> interpret.activations.ActivationCache:
+    return interpret.activations.activation_cache(model, TOKENIZER, TEXTS, "*")
 
 
 def read_from_cache(name: str, *args: Any, **more: Any) -> Callable[[PreTrainedModel], Any]:
-    return lambda model: getattr(interpret, name)(model, cached(model), *args, **more)
+    return lambda model: getattr(interpret.probing, name)(model, cached(model), *args, **more)
 
 
 @calling("activation_cache")
@@ -232,70 +238,80 @@ def held(model: PreTrainedModel) -> Any:
 call("logit_lens", read_from_cache("logit_lens", [5], top=3))
 call("logit_attribution", read_from_cache("logit_attribution", [5, 6]))
 # The cosine of what is left over is that of rounding.
-call("residual_decomposition", lambda model: interpret.residual_decomposition(model, cached(model))[["norm", "share"]])
+call(
+    "residual_decomposition",
+    lambda model: interpret.probing.residual_decomposition(model, cached(model))[["norm", "share"]],
+)
 call("residual_movement", read_from_cache("residual_movement"))
 DIRECTION = VECTORS[0, 0]
 call("writing_heads", read_from_cache("writing_heads", direction=DIRECTION))
 for kind in ("query", "key", "value"):
     call(f"reading_heads ({kind})", read_from_cache("reading_heads", kind, direction=DIRECTION))
-    call(f"composition_scores ({kind})", lambda model, kind=kind: interpret.composition_scores(model, kind))
-call("head_weights", lambda model: interpret.head_weights(model, 1))
-call("relational_subspaces", lambda model: interpret.relational_subspaces(model, 1).values)
-call("attention_patterns", lambda model: interpret.attention_patterns(model, batch(model)["input_ids"].cpu()))
-call("top_attended", lambda model: interpret.top_attended(model, TOKENIZER, PROMPT, [(1, 2)]))
-call("induction_scores", lambda model: interpret.induction_scores(model, n_tokens=8, n_sequences=2))
-call("information_flow", lambda model: interpret.information_flow(model, TOKENIZER, PROMPT, 1, -1))
-call("top_activating", lambda model: interpret.top_activating(model, TOKENIZER, TEXTS, [(1, 3), (2, 4)], k=2))
-call("ablated_heads", within(lambda model: interpret.ablated_heads(model, [(1, 0), (2, 3)])))
+    call(f"composition_scores ({kind})", lambda model, kind=kind: interpret.probing.composition_scores(model, kind))
+call("head_weights", lambda model: interpret.probing.head_weights(model, 1))
+call("relational_subspaces", lambda model: interpret.probing.relational_subspaces(model, 1).values)
+call("attention_patterns", lambda model: interpret.probing.attention_patterns(model, batch(model)["input_ids"].cpu()))
+call("top_attended", lambda model: interpret.probing.top_attended(model, TOKENIZER, PROMPT, [(1, 2)]))
+call("induction_scores", lambda model: interpret.probing.induction_scores(model, n_tokens=8, n_sequences=2))
+call("information_flow", lambda model: interpret.probing.information_flow(model, TOKENIZER, PROMPT, 1, -1))
+call("top_activating", lambda model: interpret.probing.top_activating(model, TOKENIZER, TEXTS, [(1, 3), (2, 4)], k=2))
+call("ablated_heads", within(lambda model: interpret.probing.ablated_heads(model, [(1, 0), (2, 3)])))
 call(
     "ablated_heads (mean)",
-    within(lambda model: interpret.ablated_heads(model, [(1, 0)], mean_of=batch(model)["input_ids"].cpu())),
+    within(lambda model: interpret.probing.ablated_heads(model, [(1, 0)], mean_of=batch(model)["input_ids"].cpu())),
 )
 call(
     "patched_heads",
-    within(lambda model: interpret.patched_heads(model, [(1, 0)], batch(model, TEXTS[:1])["input_ids"].cpu().flip(1))),
+    within(
+        lambda model: interpret.probing.patched_heads(
+            model, [(1, 0)], batch(model, TEXTS[:1])["input_ids"].cpu().flip(1)
+        )
+    ),
 )
-call("merged_heads", within(lambda model: interpret.merged_heads(model, {(1, 0): (1, 0.5)})))
-call("replaced_layers", within(lambda model: interpret.replaced_layers(model, {2: 0})))
-call("deleted_layers", within(lambda model: interpret.deleted_layers(model, [1])))
-call("permuted_layers", within(lambda model: interpret.permuted_layers(model, [0, 2, 1, 3])))
+call("merged_heads", within(lambda model: interpret.probing.merged_heads(model, {(1, 0): (1, 0.5)})))
+call("replaced_layers", within(lambda model: interpret.probing.replaced_layers(model, {2: 0})))
+call("deleted_layers", within(lambda model: interpret.probing.deleted_layers(model, [1])))
+call("permuted_layers", within(lambda model: interpret.probing.permuted_layers(model, [0, 2, 1, 3])))
 
 
 @calling("KnowledgeProber")
 def probed(model: PreTrainedModel) -> Any:
-    prober = interpret.KnowledgeProber(model, TOKENIZER)
+    prober = interpret.probing.KnowledgeProber(model, TOKENIZER)
     with prober.intervene((1, 3), scale=2.0, column=1):
         changed = logits(model)
     return changed, prober.scan(PAIRS, [0, 2], n_permutations=50), prober.polysemantic_score(1, 5)
 
 
 # Control, and what a model says.
-call("answers", lambda model: interpret.answers(model, TOKENIZER, TEXTS))
-call("preservation", lambda model: interpret.preservation(model, TOKENIZER, [(PROMPT, "Paris")], before=["Paris"]))
+call("answers", lambda model: interpret.control.answers(model, TOKENIZER, TEXTS))
+call(
+    "preservation",
+    lambda model: interpret.control.preservation(model, TOKENIZER, [(PROMPT, "Paris")], before=["Paris"]),
+)
 
 
 @calling("supervised_control")
 def controlled(model: PreTrainedModel) -> Any:
     ids = TOKENIZER(PROMPT).input_ids
-    with interpret.supervised_control(model, ids, layer=2, positions=[-1], target=DIRECTION, steps=3) as losses:
+    with interpret.control.supervised_control(model, ids, layer=2, positions=[-1], target=DIRECTION, steps=3) as losses:
         return losses, logits(model)
 
 
 @calling("reinforcement_control")
 def reinforced(model: PreTrainedModel) -> Any:
-    reader = interpret.read_answer(model, TOKENIZER, PROMPT, new_tokens=3)
+    reader = interpret.control.read_answer(model, TOKENIZER, PROMPT, new_tokens=3)
     arguments = {"layer": 2, "positions": [-1], "reader": reader, "scorer": len, "steps": 2, "lr": 1e-5}
-    with interpret.reinforcement_control(model, TOKENIZER(PROMPT).input_ids, **arguments) as steps:
+    with interpret.control.reinforcement_control(model, TOKENIZER(PROMPT).input_ids, **arguments) as steps:
         return steps
 
 
 # The bench. Times are not compared.
-call("profile", lambda model: interpret.profile(model, TOKENIZER, TEXTS[:1], repeats=1)[["part", "layer"]])
+call("profile", lambda model: interpret.bench.profile(model, TOKENIZER, TEXTS[:1], repeats=1)[["part", "layer"]])
 
 
 @calling("Experiment")
 def experiment(model: PreTrainedModel) -> Any:
     with TemporaryDirectory() as folder:
         exp = interpret.Experiment(model, TOKENIZER, folder=folder)
-        interpret.norm_figure(model, cached(model), to=Path(folder) / "norms.png")
+        interpret.figures.norm_figure(model, cached(model), to=Path(folder) / "norms.png")
         return len(exp.tools())

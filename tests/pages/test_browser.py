@@ -1,4 +1,4 @@
-"""The page of a run as its reader meets it, in a real headless Chromium."""
+"""The page of a run as a reader uses it, in a real headless Chromium."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +16,7 @@ HOSTILE = "</script><script>document.title = 'taken'</script><img src=x onerror=
 
 
 def text_of(prompt, template, layer, token):
-    """A text no other cell has, long enough to be cut short in its cell."""
+    """A text unique to its cell, long enough to be truncated in it."""
     return f" {prompt} by {template}: layer {layer} says of token {token} more than fits into a cell," + " again" * 30
 
 
@@ -74,14 +74,14 @@ def file(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def page(browser, file):
-    """A page just opened, wide and light; whatever a test does, it must neither complain nor ask for anything."""
+    """A newly opened page, wide and light; no test may cause browser errors or network requests."""
     page = Page(browser, file).opened()
     yield page
     assert_quiet(browser, page.file)
 
 
 class Page:
-    """The page in words of its reader."""
+    """The page, with methods for what a reader does."""
 
     def __init__(self, browser: Chrome, file: Path) -> None:
         self.browser, self.file = browser, file
@@ -89,7 +89,7 @@ class Page:
     def opened(self, address="", *, file=None, **look):
         self.file = file or self.file
         self.look(**look)
-        self.browser.get("about:blank")  # else a new fragment would not load the page anew
+        self.browser.get("about:blank")  # otherwise a new fragment would not reload the page
         self.browser.get_log("performance")
         self.browser.get(f"{self.file.as_uri()}#{address}")
         return self
@@ -130,7 +130,7 @@ class Page:
         Select(self.one(f"#{name}")).select_by_visible_text(text)
 
     def read(self):
-        """What is open: heading and texts of each card, or None."""
+        """The open dock: heading and text of each card, or None."""
         if not self.one("#dock").is_displayed():
             return None
         return {
@@ -254,7 +254,7 @@ def test_gains_over_the_controls_are_marked_shown_and_choosable(page, tmp_path):
         "gain over a wrong state −0.25",
         "site\nmlp_out",
         "wrong state\nof token 3 “ Tower”",
-        "◆ says more",
+        "◆ both gains above 0",
     ):
         assert shown in text
     page.one(".card summary").click()
@@ -364,7 +364,7 @@ def test_the_layer_filter_takes_rows_away_and_gives_them_back(page):
     assert page.grid()[0] == ["0", "10"]
     page.one("#no-layers").click()
     assert not page.one("#grid").is_displayed()
-    assert page.one("#nothing").text == "No layer is chosen."
+    assert page.one("#nothing").text == "No layer is selected."
     next(one for one in page.all("#layers label") if one.text == "10").click()
     assert page.grid()[0] == ["10"]
     page.one("#all-layers").click()
@@ -380,7 +380,7 @@ def test_a_layer_is_chosen_with_the_keyboard(page):
 def test_a_prompt_without_interpretations_by_a_template_says_so(page):
     page.choose("template", "about")
     page.choose("prompt", f"odd_1: {HOSTILE[:70]}…")
-    assert page.one("#nothing").text == "This prompt has no interpretations by this interpretation prompt."
+    assert page.one("#nothing").text == "This prompt has no interpretations with this interpretation prompt."
 
 
 def test_the_address_brings_the_reader_back_to_the_place(page):
@@ -404,11 +404,11 @@ def test_a_wrong_address_opens_the_page_all_the_same(page, address):
 def test_texts_are_shown_as_texts(page):
     page.choose("prompt", f"odd_1: {HOSTILE[:70]}…")
     page.cell(0, 0).click()
-    assert page.one("#continuation").text == f"The model goes on: {HOSTILE}"
+    assert page.one("#continuation").text == f"The model continues: {HOSTILE}"
     assert page.one("#dock-title").text == f"Layer 0, token 0 {HOSTILE.replace(' ', '·')}"
     assert page.browser.title == "Interpretations of demo"
     assert page.all("img") == []
-    assert [page.cell(3, token).text.split("\n") for token in (0, 1)] == [["nothing", "no score"], ["↵↵", "−0.45"]]
+    assert [page.cell(3, token).text.split("\n") for token in (0, 1)] == [["empty", "no score"], ["↵↵", "−0.45"]]
 
 
 def test_the_provenance_opens(page):

@@ -1,4 +1,4 @@
-"""The page of a run, without a browser: everything is in it, once, safely, within its size, and readable."""
+"""The page of a run, without a browser: content, escaping, size, and contrast."""
 
 import base64
 import hashlib
@@ -171,7 +171,7 @@ def test_the_page_asks_for_nothing_from_elsewhere():
     addresses = [
         value for _, attributes in Outline(page).tags for name, value in attributes.items() if name in ("src", "href")
     ]
-    assert addresses == ["data:,"]  # an icon, lest the browser looks for one
+    assert addresses == ["data:,"]  # an empty icon, so that the browser requests none
 
 
 def test_the_policy_of_the_page_lets_its_own_script_and_style_run_and_nothing_else():
@@ -203,15 +203,17 @@ def test_the_whole_manifest_is_shown_as_provenance():
 
 def test_a_run_still_going_on_is_said_to_be():
     texts = Outline(interpretation_page(grid_of(), MANIFEST | {"status": "running"})).texts
-    assert "8 interpretations · 1 prompt · 2 layers · the run was not finished when this page was made" in texts
+    assert "8 interpretations · 1 prompt · 2 layers · the run was unfinished when this page was created" in texts
 
 
 def test_a_page_without_a_manifest_says_so():
-    assert "No manifest came with these records." in " ".join(Outline(interpretation_page(grid_of(), {})).texts)
+    assert "These records have no manifest." in " ".join(Outline(interpretation_page(grid_of(), {})).texts)
 
 
 def test_no_records_are_refused():
-    with pytest.raises(InputError, match=r"^the run has no rows yet, .*: let it finish a prompt, then try again$"):
+    with pytest.raises(
+        InputError, match=r"^the run has no rows to show: wait until it has finished a prompt, then try again$"
+    ):
         interpretation_page([], MANIFEST)
 
 

@@ -1,4 +1,4 @@
-"""The weights of heads and how they compose, held against plain products of slices of the weights."""
+"""Weights and composition of heads, compared with plain products of slices of the weights."""
 
 import re
 
@@ -17,10 +17,10 @@ H = 4
 
 
 def plain_heads(model, layer):
-    """Each head's (queries, keys, values [W, D], output [D, W]), by slices of the weights."""
+    """Yield each head's (queries, keys, values [W, D], output [D, W]), by slices of the weights."""
     block, scale, W = anatomy_of(model).layers[layer], 1.0, head_width(model.config)
     if model.config.model_type == "olmo2":
-        scale = 1.0  # the attention reads the stream itself
+        scale = 1.0  # the attention reads the residual stream without a norm
     elif model.config.model_type != "opt" or model.config.do_layer_norm_before:
         scale = block.get_submodule(anatomy_of(model).parts.attention_norm).weight
         scale = 1 + scale if "gemma" in model.config.model_type else scale
@@ -86,7 +86,7 @@ def test_norms_without_weights_scale_nothing(gpt2):
 
 
 def test_values_carried_by_ov_are_what_the_attention_writes(llama):
-    """Without rotations in the way: the first token looks at itself alone."""
+    """At the first token, which attends only to itself, rotary embeddings do not matter."""
     weights, x = head_weights(llama, 1), llama.model.layers[1].input_layernorm
     seen = []
     handles = [

@@ -1,4 +1,4 @@
-"""What heads write, read and carry, held against plain products and sums over whole matrices."""
+"""What heads write, read and move, compared with plain products and sums over whole matrices."""
 
 import re
 
@@ -24,13 +24,13 @@ KIND_NAMES = ["query", "key", "value"]
 
 
 def output_weight(model, layer):
-    """W_O of all heads, [D, H * W]."""
+    """Return W_O of all heads, [D, H * W]."""
     module = anatomy_of(model).layers[layer].get_submodule(anatomy_of(model).family.parts.attention_out)
     return (module.weight.t() if isinstance(module, Conv1D) else module.weight).detach().double()
 
 
 def scores_of(frame):
-    """[L, H]; checks that the rows are all heads, the largest first."""
+    """Return the scores as [L, H], after checking that there is one row per head, the largest first."""
     assert list(frame.columns) == ["rank", "layer", "head", "score"]
     assert frame["rank"].tolist() == list(range(1, L * H + 1))
     assert frame.score.is_monotonic_decreasing
@@ -59,7 +59,7 @@ def test_what_heads_write_is_their_part_of_the_projection(family_model, directio
 
 
 def normed(model, layer, stream):
-    """The stream as the attention's norm leaves it, without the norm's own weights."""
+    """Return the stream after the norm before the attention, without the weights of the norm."""
     norm = anatomy_of(model).layers[layer].get_submodule(anatomy_of(model).family.parts.attention_norm)
     if anatomy_of(model).block == "post_norm" or not anatomy_of(model).parts.attention_norm:
         return stream
@@ -173,12 +173,12 @@ NO_DIRECTION = "direction has length {}: give one that is finite and above 0"
 ERRORS = [
     (
         lambda m: information_flow(m, word_tokenizer(), TEXT, 3, 1),
-        "source 3 comes after destination 1: no token looks at later ones",
+        "source 3 comes after destination 1: no token attends to later ones",
     ),
     (lambda m: information_flow(m, word_tokenizer(), "w5", 0, 1), "'w5' has no token 1: it is 1 token long"),
     (
         lambda m: information_flow(m, word_tokenizer(), "w5", 0, 0),
-        "'w5' is a single token, which can look at itself alone: give a longer text",
+        "'w5' is a single token, which can attend only to itself: give a longer text",
     ),
     (lambda m: information_flow(m, word_tokenizer(), "w5 w6", -3, 1), "'w5 w6' has no token -3: it is 2 tokens long"),
     (

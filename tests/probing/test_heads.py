@@ -1,4 +1,4 @@
-"""Heads, held against the model's own ``output_attentions``, plain products, and plain loops."""
+"""Heads, compared with the model's own ``output_attentions``, plain matrix products and plain loops."""
 
 import math
 import re
@@ -28,7 +28,7 @@ def logits(model, ids=IDS, **arguments):
 
 
 def said_by_heads(model, layer, ids=IDS):
-    """What enters the output projection in a plain pass, [B, T, H, W]."""
+    """Return the input of the output projection in a plain pass, [B, T, H, W]."""
     seen = []
     module = anatomy_of(model).layers[layer].get_submodule(anatomy_of(model).parts.attention_out)
     handle = module.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach().clone()))
@@ -49,7 +49,7 @@ def test_patterns_are_the_models_own(family_model):
 
 
 @pytest.mark.parametrize("ids", ["w1 w2", [[3, 4]], IDS[0]])
-def test_ids_that_are_no_rows_are_told(family_model, ids):
+def test_ids_that_are_not_rows_are_refused(family_model, ids):
     with pytest.raises(InputError, match=r"^input_ids: give a tensor \[B, T\], such as "):
         attention_patterns(family_model, ids)
 
@@ -60,7 +60,7 @@ def test_only_the_layers_named_come_back(family_model):
     assert torch.equal(patterns[2], attention_patterns(family_model, IDS)[2])
 
 
-def test_padding_looks_at_nothing_and_changes_nothing(family_model):
+def test_padding_attends_to_nothing_and_changes_nothing(family_model):
     mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
     patterns = attention_patterns(family_model, IDS, mask)
     alone = attention_patterns(family_model, IDS[:1, :3])
@@ -87,7 +87,7 @@ def test_a_prompt_is_read_alike_on_either_side_of_its_padding(family_model, side
 
 
 def normed_input(model, layer):
-    """Input of the attention in a plain pass, [B, T, D]."""
+    """Return the input of the attention in a plain pass, [B, T, D]."""
     seen = []
     module = anatomy_of(model).layers[layer].get_submodule(anatomy_of(model).parts.attention_norm)
     handle = module.register_forward_hook(lambda _, args, output: seen.append(output.detach()))
@@ -132,7 +132,7 @@ def test_patterns_of_llama_are_products_of_rotated_queries_and_shared_keys(llama
         torch.testing.assert_close(pattern[:, head], expected.detach(), **CLOSE)
 
 
-def test_the_tokens_looked_at_most_are_those_of_the_pattern(llama):
+def test_the_most_attended_tokens_are_those_of_the_pattern(llama):
     found = top_attended(llama, word_tokenizer(), "w5 w6 w7 w8 w9", [(2, 1), (0, 3)], position=-2, k=2)
     for index, (layer, head) in enumerate([(2, 1), (0, 3)]):
         row = attention_patterns(llama, IDS)[layer][0, head, 3].tolist()
@@ -152,7 +152,7 @@ def test_outputs_of_heads_are_what_the_output_projection_reads(family_model):
     assert torch.equal(head_outputs(family_model, IDS, layers=[1])[1], said_by_heads(family_model, 1))
 
 
-def test_ablated_heads_say_nothing_and_others_what_they_said(family_model):
+def test_ablated_heads_output_zero_and_others_are_unchanged(family_model):
     stock = logits(family_model)
     expected = said_by_heads(family_model, 1)
     expected[:, :, [0, 2]] = 0
@@ -178,7 +178,7 @@ def test_ablating_a_head_is_zeroing_its_part_of_the_projection(kind, request):
     torch.testing.assert_close(ablated, zeroed, **CLOSE)
 
 
-def test_a_head_ablated_to_its_mean_says_the_mean(family_model):
+def test_a_mean_ablated_head_outputs_its_mean(family_model):
     expected = said_by_heads(family_model, 1)
     expected[:, :, 2] = said_by_heads(family_model, 1, OTHER)[:, :, 2].mean(dim=(0, 1))
     with ablated_heads(family_model, [(1, 2)], mean_of=OTHER):
@@ -186,7 +186,7 @@ def test_a_head_ablated_to_its_mean_says_the_mean(family_model):
     assert hooks_on(family_model) == 0
 
 
-def test_patched_heads_say_what_the_source_says(family_model):
+def test_patched_heads_have_the_outputs_of_the_source(family_model):
     expected = said_by_heads(family_model, 1)
     expected[:, 1:3, [1, 3]] = said_by_heads(family_model, 1, OTHER)[:, 1:3, [1, 3]]
     stock = logits(family_model)
@@ -217,7 +217,7 @@ def test_patching_counts_columns_through_the_cache(llama):
         torch.testing.assert_close(logits(llama, IDS[:1, 4:], past_key_values=past)[:, -1], whole, **CLOSE)
 
 
-def test_merged_heads_say_the_blend_and_others_what_they_said(family_model):
+def test_merged_heads_output_the_blend_and_others_are_unchanged(family_model):
     stock, said = logits(family_model), said_by_heads(family_model, 1)
     expected = said.clone()
     expected[:, :, 0] = 0.25 * said[:, :, 0] + 0.75 * said[:, :, 2]
@@ -235,8 +235,8 @@ def test_merging_by_nothing_or_with_itself_changes_nothing(family_model):
         assert torch.equal(logits(family_model), stock)
 
 
-def test_a_head_merged_wholly_says_what_the_other_says(gpt2):
-    """That is the other's columns of the output projection given to both."""
+def test_a_head_merged_with_alpha_1_has_the_output_of_the_other(gpt2):
+    """The same as using the other head's slice of the output projection for both."""
     with merged_heads(gpt2, {(2, 3): (1, 1.0)}):
         merged = logits(gpt2)
     projection = gpt2.transformer.h[2].attn.c_proj
@@ -279,7 +279,7 @@ def test_induction_scores_repeat_with_the_seed(gpt2):
 
 
 def test_a_head_built_for_induction_scores_one(gpt2):
-    """Looking 5 tokens back, by positions alone, is all that induction takes where 6 tokens are repeated."""
+    """If 6 tokens are repeated, a head that attends 5 tokens back, by positions only, is an induction head."""
     block, positions = gpt2.transformer.h[0], gpt2.transformer.wpe.weight
     kept = {name: value.clone() for name, value in gpt2.state_dict().items()}
     angles = torch.arange(64)[:, None] * torch.tensor([1.0, 0.37, 0.11, 0.023])
@@ -308,7 +308,7 @@ def test_attention_without_probabilities_is_refused(gpt2):
     attention = gpt2.transformer.h[1].attn
     stock = attention.forward
     attention.forward = lambda *args, **kwargs: (stock(*args, **kwargs)[0], None)
-    message = "GPT2Attention does not give its probabilities: open the model with eager attention"
+    message = "GPT2Attention does not return its probabilities: open the model with eager attention"
     with pytest.raises(UnsupportedModelError, match=f"^{re.escape(message)}$"):
         attention_patterns(gpt2, IDS)
     del attention.forward
@@ -368,7 +368,7 @@ ERRORS = [
     ),
     (
         lambda m: run_in(m, patched_heads(m, [(0, 0)], torch.cat([IDS, IDS]))),
-        "the source has 4 rows and the pass 2: give one, or as many",
+        "the source has 4 rows and the forward pass 2: give one row, or as many",
     ),
     (lambda m: enter(merged_heads(m, {(4, 0): (1, 0.5)})), NO_LAYER),
     (lambda m: enter(merged_heads(m, {(0, 4): (1, 0.5)})), NO_HEAD),
@@ -383,7 +383,7 @@ ERRORS = [
     (lambda m: top_attended(m, word_tokenizer(), "w5", [(0, 0)], k=0), "k is 0: ask for at least one token"),
     (
         lambda m: top_attended(m, word_tokenizer(), "w5", [(0, 0)]),
-        "'w5' is a single token, which can look at itself alone: give a longer text",
+        "'w5' is a single token, which can attend only to itself: give a longer text",
     ),
     (
         lambda m: induction_scores(m, n_tokens=96),
@@ -391,7 +391,7 @@ ERRORS = [
     ),
     (
         lambda m: induction_scores(m, n_tokens=40),
-        "n_tokens is 40: twice that, and what opens a text, is above the model's 64",
+        "n_tokens is 40: the repeated sequence has 81 tokens; this model reads at most 64",
     ),
 ]  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What neurons know, held against plain matrix products, plain loops and every permutation."""
+"""Probes of neurons, compared with plain matrix products, plain loops and all permutations."""
 
 import itertools
 import math
@@ -28,12 +28,12 @@ TOKENIZER = word_tokenizer()
 
 
 def weight_of(module):
-    """[out, in]."""
+    """Return the weight as [out, in]."""
     return module.weight.t() if isinstance(module, Conv1D) else module.weight
 
 
 def plain_neurons(model, text, layer, tokenizer=TOKENIZER):
-    """What the neurons of a layer say at each token of a text, [T, F], by plain products."""
+    """Return the neuron activations of a layer at each token of a text, [T, F], by plain products."""
     block, parts = anatomy_of(model).layers[layer], anatomy_of(model).parts
     with record(model, [f"mlp_in.{layer}"]) as seen, torch.no_grad():
         model(torch.tensor([tokenizer(text).input_ids]))
@@ -59,7 +59,7 @@ READ = {"last": lambda v: v[-1], "mean": lambda v: v.mean(0), "max": lambda v: v
 
 
 @pytest.mark.parametrize("token", READ)
-def test_neurons_say_what_plain_products_say(family_model, token):
+def test_activations_are_those_of_plain_products(family_model, token):
     texts = [text for pair in PAIRS for text in pair]
     values = neuron_values(family_model, TOKENIZER, texts, [0, 3], token=token, batch_size=3)
     for layer in (0, 3):
@@ -83,7 +83,7 @@ def test_tokens_the_tokenizer_adds_are_read_but_not_counted(llama, token):
 
 
 def plain_scores(model, layer, k):
-    """The definition, neuron by neuron."""
+    """Compute the score by its definition, neuron by neuron."""
     block, parts = anatomy_of(model).layers[layer], anatomy_of(model).parts
     rows = []
     weights = [weight_of(block.get_submodule(path)).detach().double() for path in (parts.up, parts.gate) if path]
@@ -125,7 +125,7 @@ def test_a_block_of_equal_neurons_ranks_top(kind, request):
 
 
 def hand_probe(model, layer, neuron):
-    """Means, d, g and the exact p-value, by numpy and all signs."""
+    """Return means, d, g and the exact p-value, by NumPy and all sign patterns."""
     true, false = (
         np.array([float(plain_neurons(model, pair[side], layer)[-1, neuron]) for pair in PAIRS]) for side in (0, 1)
     )
@@ -145,17 +145,17 @@ def test_a_probe_is_what_hand_statistics_say(kind, request):
         effect = KnowledgeProber(model, TOKENIZER).knowledge_probe(PAIRS, (2, neuron))
         got = (effect.true_mean, effect.false_mean, effect.cohens_d, effect.hedges_g, effect.p_value)
         assert got == pytest.approx(hand_probe(model, 2, neuron), rel=1e-3)
-        assert (effect.layer, effect.neuron, effect.n_pairs, effect.q_value) == (2, neuron, 4, effect.p_value)
+        assert (effect.layer_idx, effect.neuron, effect.n_pairs, effect.q_value) == (2, neuron, 4, effect.p_value)
 
 
 def test_a_scan_holds_every_neuron_once_as_its_probe_says(llama):
     prober = KnowledgeProber(llama, TOKENIZER)
     effects = prober.scan(PAIRS, [0, 2], token="mean")
-    assert sorted((e.layer, e.neuron) for e in effects) == [(k, n) for k in (0, 2) for n in range(48)]
+    assert sorted((e.layer_idx, e.neuron) for e in effects) == [(k, n) for k in (0, 2) for n in range(48)]
     order = [(e.p_value, -abs(e.hedges_g)) for e in effects]
     assert order == sorted(order)
     for effect in effects[::17]:
-        alone = prober.knowledge_probe(PAIRS, (effect.layer, effect.neuron), token="mean")
+        alone = prober.knowledge_probe(PAIRS, (effect.layer_idx, effect.neuron), token="mean")
         assert effect.hedges_g == pytest.approx(alone.hedges_g, rel=1e-4)
         assert effect.p_value == alone.p_value
     assert from_csv(NeuronEffect, csv_header(NeuronEffect) + to_csv(effects)) == effects
@@ -176,7 +176,7 @@ def test_a_scan_of_several_layers_is_one_pass(llama):
 
 
 def test_a_planted_neuron_ranks_first(llama):
-    """Neuron 9 of layer 0 fires at words 60 and above at the end, which end the true texts."""
+    """Neuron 9 of layer 0 is active at words 60 and above, which end the true texts."""
     pairs = [(f"w{i} w{60 + i}", f"w{i} w{20 + i}") for i in range(2, 16)]
     mlp, embedding = llama.model.layers[0].mlp, llama.model.embed_tokens
     before = [tensor.detach().clone() for tensor in (mlp.gate_proj.weight, mlp.up_proj.weight, embedding.weight)]
@@ -255,7 +255,7 @@ def test_q_values_are_those_of_the_paper():
 
 
 def neurons_in(model, layer, ids, **arguments):
-    """What enters the MLP's last projection, [B, T, F], in a plain pass."""
+    """Return the input of the MLP's down projection in a plain pass, [B, T, F]."""
     seen = []
     module = anatomy_of(model).layers[layer].get_submodule(anatomy_of(model).parts.down)
     handle = module.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach().clone()))
@@ -266,7 +266,7 @@ def neurons_in(model, layer, ids, **arguments):
 
 
 def loudest(values):
-    """A neuron that says something in every row of [B, F]: OPT's are mostly silent."""
+    """Return a neuron that is active in every row of [B, F]: most neurons of OPT are 0."""
     return int(values.abs().amin(dim=0).argmax())
 
 
@@ -333,13 +333,11 @@ ERRORS = [
     (lambda p: p.scan(PAIRS, []), "layers is empty: name at least one layer"),
     (
         lambda p: p.scan([], 0),
-        "true_false_pairs holds 0 pairs: the true and the false set need at least 2 texts each, or there is no spread "
-        "to compare with",
+        "true_false_pairs has 0 pairs: give at least 2, to estimate the variance of the true and of the false texts",
     ),
     (
         lambda p: p.scan(PAIRS[:1], 0),
-        "true_false_pairs holds 1 pair: the true and the false set need at least 2 texts each, or there is no spread "
-        "to compare with",
+        "true_false_pairs has 1 pair: give at least 2, to estimate the variance of the true and of the false texts",
     ),
     (lambda p: p.scan(ONE, 0, token=1), "'w5' has no token 1: it is 1 token long"),
     (lambda p: p.scan([("w5 w6", "w6 w7"), ("w7 w8", "")], 0), "'' has no token of its own: it is 0 tokens long"),
@@ -371,8 +369,8 @@ def test_weights_that_are_not_plain_are_refused(llama):
     plain = llama.model.layers[1].mlp.up_proj
     llama.model.layers[1].mlp.up_proj = Adapted(32, 48, bias=False)
     message = (
-        "layer 1: mlp.up_proj is a Adapted: weights are read from plain linear layers. Load the model unquantised, and "
-        "merge or remove adapters"
+        "layer 1: mlp.up_proj is of type Adapted, not a plain linear layer: load the model unquantised, "
+        "and merge or remove adapters"
     )
     with pytest.raises(UnsupportedModelError, match=f"^{re.escape(message)}$"):
         KnowledgeProber(llama, TOKENIZER).polysemantic_score(1, 5)

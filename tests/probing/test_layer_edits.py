@@ -1,4 +1,4 @@
-"""Layers replaced, left out and in another order, held against models that are built that way."""
+"""Layers replaced, deleted and reordered, compared with models that are built that way."""
 
 import re
 from copy import deepcopy
@@ -33,7 +33,7 @@ def written(model, n_tokens=6, **arguments):
 
 
 def rebuilt(model, order):
-    """A model of its own whose layers are copies of these layers of another."""
+    """Return a new model whose layers are copies of these layers of another."""
     config = deepcopy(model.config)
     config.num_hidden_layers = len(order)
     if getattr(config, "layer_types", None) is not None:
@@ -54,7 +54,7 @@ def layer_numbers(model):
 
 
 def scaled_by_layer():
-    """A GPT-2 whose attention depends on the number of its layer; torch's own leaves that away in transformers 4.57."""
+    """Return a GPT-2 whose attention depends on the layer index; SDPA ignores that option in transformers 4.57."""
     plain = eager(tiny_model("gpt2"))
     plain.config.scale_attn_by_inverse_layer_idx = True
     model = eager(rebuilt(plain, range(L)))

@@ -57,7 +57,7 @@ def test_followed_tokens_stand_once_and_in_order_among_the_likeliest(gpt2):
 def test_equal_logits_share_a_rank():
     model = tiny_model("llama")
     with torch.no_grad():
-        model.lm_head.weight[[7, 9, 11]] = 0  # whatever the state, their logits are 0
+        model.lm_head.weight[[7, 9, 11]] = 0  # their logits are 0 for any state
     lens = logit_lens(model, activation_cache(model, None, ROWS[:1]), [7, 9, 11], top=V)
     for _, here in lens.groupby("layer"):
         expected = [1 + sum(here.logit > logit) for logit in here.logit]
@@ -86,7 +86,7 @@ def test_shares_of_a_logit_add_up_to_it_in_every_family(family_model):
 
 
 class BareRMSNorm(nn.Module):
-    """Norms, and has nothing to learn."""
+    """RMSNorm without a weight."""
 
     variance_epsilon = 1e-6
 
@@ -102,7 +102,7 @@ def test_norms_without_weights_are_norms_with_weights_of_one(kind, norm):
     for layer in anatomy.layers:
         setattr(layer, anatomy.family.parts.attention_norm, norm)
         setattr(layer, anatomy.family.mlp_norm, norm)
-    if kind != "opt_post_norm":  # which has no norm there
+    if kind != "opt_post_norm":  # which has no final norm
         setattr(anatomy.trunk, anatomy.family.final[0], norm)
     cache = activation_cache(model, None, ROWS)
     shares = logit_attribution(model, cache, TARGETS, positions=None)
@@ -126,7 +126,7 @@ def test_each_head_and_mlp_of_each_layer_has_its_share(family_model):
 
 
 def test_a_share_is_the_derivative_of_the_logit_at_a_frozen_norm():
-    # An independent path: scale one layer's MLP output by 1 + t below a final norm whose scale is held.
+    # Independent computation: scale one layer's MLP output by 1 + t, with the scale of the final norm fixed.
     model = tiny_model("llama")
     cache = activation_cache(model, None, ROWS[:1])
     stream, part = cache[f"resid_post.{L - 1}"][0, -1], cache["mlp_out.1"][0, -1]
@@ -233,7 +233,7 @@ def test_decomposition_and_movement_have_their_closed_forms(gpt2):
         (
             lambda model, cache: logit_lens(model, cache, ["PQ"], tokenizer=byte_level()),
             "*",
-            "'PQ' is 2 tokens, ['P', 'Q']: give a single one",
+            "'PQ' is 2 tokens, ['P', 'Q']: give a single token",
         ),
         (
             lambda model, cache: residual_movement(model, cache, positions=[2]),

@@ -1,4 +1,4 @@
-"""``interpret probe``: what is written, held against plain forward passes; what is refused; runs that are stopped."""
+"""``interpret probe``: tables compared with plain forward passes; input that is refused; interrupted runs."""
 
 import json
 
@@ -82,47 +82,48 @@ def first_token(tokenizer, words):
 # ------------------------------------------------------------------------------------------------------ the numbers
 
 
-def test_the_lens_reads_what_the_models_end_makes_of_each_state(folder, opened, examples, tmp_path):
+def test_the_lens_is_the_final_norm_and_unembedding_of_each_state(folder, opened, examples, tmp_path):
     model, tokenizer = opened
     assert probe("lens", folder, tmp_path / "run", "--examples", examples, "--tokens", "0,-1", "--top", "3") == 0
     rows = run_folder.read_table(tmp_path / "run", LensReading)
     texts, n_layers = texts_of(tokenizer), model.config.num_hidden_layers
     norm = model.model.norm if hasattr(model, "model") else model.transformer.ln_f
-    assert {(row.name, row.position, row.layer) for row in rows} == {
-        (name, position, layer)
+    assert {(row.name, row.token_idx, row.site, row.layer_idx) for row in rows} == {
+        (name, position, *state)
         for name, ids in texts.items()
         for position in (0, len(ids) - 1)
-        for layer in range(n_layers + 1)
+        for state in [*(("resid_pre", layer) for layer in range(n_layers)), ("resid_post", n_layers - 1)]
     }
     for row in rows:
         output = read_whole(model, texts[row.name])
-        states = output.hidden_states[row.layer][0, row.position]
+        after_last = row.site == "resid_post"
+        states = output.hidden_states[row.layer_idx + after_last][0, row.token_idx]
         # The last of hidden_states has passed the final norm already.
-        logits = model.lm_head(states if row.layer == n_layers else norm(states)).detach()
-        assert row.logit == pytest.approx(logits[row.said_id].item(), abs=1e-4)
-        assert row.probability == pytest.approx(logits.softmax(-1)[row.said_id].item(), rel=1e-3)
+        logits = model.lm_head(states if after_last else norm(states)).detach()
+        assert row.logit == pytest.approx(logits[row.prediction_id].item(), abs=1e-4)
+        assert row.probability == pytest.approx(logits.softmax(-1)[row.prediction_id].item(), rel=1e-3)
         # Logits that differ by rounding only may stand in either order.
-        surely, perhaps = (int((logits > logits[row.said_id] + by).sum()) for by in (1e-5, -1e-5))
+        surely, perhaps = (int((logits > logits[row.prediction_id] + by).sum()) for by in (1e-5, -1e-5))
         assert surely < row.rank <= perhaps
-        assert row.token == tokenizer.decode([texts[row.name][row.position]])
-        assert row.said == tokenizer.decode([row.said_id])
+        assert row.token == tokenizer.decode([texts[row.name][row.token_idx]])
+        assert row.prediction == tokenizer.decode([row.prediction_id])
 
 
 def test_the_lens_follows_target_and_foil_of_the_prompts_that_have_them(folder, opened, examples, tmp_path):
     _, tokenizer = opened
     assert probe("lens", folder, tmp_path / "run", "--examples", examples, "--top", "1") == 0
     rows = run_folder.read_table(tmp_path / "run", LensReading)
-    followed = {(row.name, row.followed, row.said_id) for row in rows if row.followed}
+    followed = {(row.name, row.continuation, row.prediction_id) for row in rows if row.continuation}
     wanted = {(key, first_token(tokenizer, words)) for key, words in (("target", "Paris"), ("foil", "Rome"))}
     assert followed == {("raw_1", key, token) for key, token in wanted}
-    assert all(row.rank == 1 for row in rows if not row.followed)
+    assert all(row.rank == 1 for row in rows if not row.continuation)
 
 
 def test_a_foil_that_begins_as_the_target_is_the_targets_token(folder, opened, tmp_path):
     entry = {"prompt": TEXT, "category": "raw", "raw": True, "target": "Paris", "foil": "Paris Rome"}
     path = json_file(tmp_path / "examples.json", {"examples": [entry]})
     assert probe("lens", folder, tmp_path / "run", "--examples", path, "--top", "0") == 0
-    assert {row.followed for row in run_folder.read_table(tmp_path / "run", LensReading)} == {"target"}
+    assert {row.continuation for row in run_folder.read_table(tmp_path / "run", LensReading)} == {"target"}
 
 
 def test_the_shares_add_up_to_the_logits_of_answer_and_foil(folder, opened, examples, tmp_path):
@@ -140,38 +141,38 @@ def test_the_shares_add_up_to_the_logits_of_answer_and_foil(folder, opened, exam
             assert sum(row.foil_share for row in own) == pytest.approx(foil, abs=1e-4)
         else:
             assert {(row.foil, row.foil_share) for row in own} == {("", None)}
-        heads = {(row.layer, row.head) for row in own if row.component == "head"}
+        heads = {(row.layer_idx, row.head) for row in own if row.component == "head"}
         assert len(heads) == model.config.num_hidden_layers * model.config.num_attention_heads
 
 
-def test_the_heads_look_where_the_models_attentions_say(folder, opened, examples, tmp_path):
+def test_the_heads_attend_as_the_models_attentions_say(folder, opened, examples, tmp_path):
     model, tokenizer = opened
     asked = ("--examples", examples, "--tokens", "1,-1", "--top", "2")
     assert probe("heads", folder, tmp_path / "run", *asked) == 0
     rows = run_folder.read_table(tmp_path / "run", HeadView)
-    induction = interpret.induction_scores(model, n_tokens=31)  # twice that is what 64 columns hold
+    induction = interpret.probing.induction_scores(model, n_tokens=31)  # a repeated sequence of 62 tokens fits into 64
     n_heads = model.config.num_hidden_layers * model.config.num_attention_heads
     assert len(rows) == 2 * 2 * n_heads
     for row in rows:
         ids = texts_of(tokenizer)[row.name]
-        pattern = read_whole(model, ids).attentions[row.layer][0, row.head, row.position]
+        pattern = read_whole(model, ids).attentions[row.layer_idx][0, row.head, row.token_idx]
         assert row.probabilities == pytest.approx(pattern.topk(2).values.tolist(), abs=1e-5)
         assert row.probabilities == pytest.approx(pattern[row.attended_positions].tolist(), abs=1e-5)
         assert row.attended_tokens == [tokenizer.decode([ids[at]]) for at in row.attended_positions]
-        assert row.induction_score == pytest.approx(induction[row.layer, row.head].item())
+        assert row.induction_score == pytest.approx(induction[row.layer_idx, row.head].item())
 
 
 def effects_of(rows):
-    return {(row.layer, row.neuron): row for row in rows}
+    return {(row.layer_idx, row.neuron): row for row in rows}
 
 
-def test_neurons_are_told_apart_as_in_one_scan_of_all_pairs(folder, opened, pairs, tmp_path, monkeypatch):
+def test_neuron_effects_are_those_of_one_scan_of_all_pairs(folder, opened, pairs, tmp_path, monkeypatch):
     model, tokenizer = opened
     monkeypatch.setattr(neuron_runs, "PAIRS_A_UNIT", 2)
     assert probe("neurons", folder, tmp_path / "run", "--pairs", pairs, "--token", "mean") == 0
     rows = run_folder.read_table(tmp_path / "run", NeuronEffect)
     layers = range(model.config.num_hidden_layers)
-    wanted = effects_of(interpret.KnowledgeProber(model, tokenizer).scan(PAIRS, layers, token="mean"))
+    wanted = effects_of(interpret.probing.KnowledgeProber(model, tokenizer).scan(PAIRS, layers, token="mean"))
     found = effects_of(rows)
     assert found.keys() == wanted.keys()
     for neuron, row in found.items():
@@ -194,7 +195,7 @@ def test_facts_with_foils_serve_as_pairs(folder, opened, tmp_path, capsys):
     assert "1 rows of" in capsys.readouterr().err
     texts = [("The Eiffel Tower is in Paris", "The Eiffel Tower is in Rome")]
     texts += [("The tall Tower is in Pisa", "The tall Tower is in Oslo")]
-    wanted = effects_of(interpret.KnowledgeProber(model, tokenizer).scan(texts, 1))
+    wanted = effects_of(interpret.probing.KnowledgeProber(model, tokenizer).scan(texts, 1))
     found = effects_of(run_folder.read_table(tmp_path / "run", NeuronEffect))
     for side in ("true_mean", "false_mean"):
         assert {key: getattr(row, side) for key, row in found.items()} == pytest.approx(
@@ -208,7 +209,7 @@ def test_the_seed_says_which_permutations_are_drawn(folder, opened, pairs, tmp_p
     for seed in (0, 3):
         assert probe("neurons", folder, tmp_path / f"run{seed}", *drawn, "--seed", seed) == 0
         found[seed] = effects_of(run_folder.read_table(tmp_path / f"run{seed}", NeuronEffect))
-        scan = interpret.KnowledgeProber(*opened).scan(PAIRS, 0, n_permutations=20, seed=seed)
+        scan = interpret.probing.KnowledgeProber(*opened).scan(PAIRS, 0, n_permutations=20, seed=seed)
         wanted = {key: row.p_value for key, row in effects_of(scan).items()}
         assert {key: row.p_value for key, row in found[seed].items()} == pytest.approx(wanted)
     assert found[0] != found[3]
@@ -262,7 +263,7 @@ def test_a_scan_whose_values_are_gone_says_so(opened, tmp_path, monkeypatch):
         steps = write_neurons(open_run, model, tokenizer, plan)
         assert [next(steps) for _ in range(3)] == plan.units[:3]
         (tmp_path / "run" / "values" / "pairs_3.safetensors").unlink()
-        with pytest.raises(RunError, match=r"pairs_3\.safetensors is gone"):
+        with pytest.raises(RunError, match=r"pairs_3\.safetensors is missing"):
             next(steps)
 
 
@@ -291,7 +292,7 @@ def test_a_prompt_of_one_token_shows_nothing_of_heads(folder, tmp_path, capsys):
     entries = [{"prompt": text, "category": "raw", "raw": True} for text in ("e", TEXT)]
     path = json_file(tmp_path / "examples.json", {"examples": entries})
     assert probe("heads", folder, tmp_path / "run", "--examples", path) == 3
-    assert "raw_1: not probed: 'e' is a single token, which can look at itself alone" in capsys.readouterr().err
+    assert "raw_1: not probed: 'e' is a single token, which can attend only to itself" in capsys.readouterr().err
     assert {row.name for row in run_folder.read_table(tmp_path / "run", HeadView)} == {"raw_2"}
 
 
@@ -320,7 +321,7 @@ def test_prompts_that_do_not_fit_are_refused_before_a_folder_is_made(
         ({"pairs": [{"true": "a b"}]}, 'pairs[0]: "false" is None; expected a text'),
         ({"pairs": [{"true": "a b", "false": " "}]}, "\"false\" is ' '; expected a text"),
         ({"pairs": [{"true": "a b", "false": "a b"}]}, "both texts are 'a b'"),
-        ({"pairs": [{"true": "a b", "false": "a c"}]}, "holds 1 pair: the true and the false set need"),
+        ({"pairs": [{"true": "a b", "false": "a c"}]}, "has 1 pair: give at least 2"),
     ],
 )
 def test_a_wrong_file_of_pairs_is_refused(document, says, folder, tmp_path, capsys):
@@ -349,7 +350,7 @@ def test_facts_without_foils_are_refused(folder, tmp_path, capsys):
     row = {"known_id": 1, "subject": "Tower", "attribute": "Paris", "prompt": TEXT}
     path = json_file(tmp_path / "facts.json", [row])
     assert probe("neurons", folder, tmp_path / "run", "--facts", path) == 2
-    assert 'none of its facts has a "foil"' in capsys.readouterr().err
+    assert 'no fact has a "foil"' in capsys.readouterr().err
 
 
 def test_the_manifest_tells_what_decided_the_numbers(folder, pairs, tmp_path):

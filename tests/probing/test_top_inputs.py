@@ -1,4 +1,4 @@
-"""The prompts that make a neuron say most, held against sorting everything it says."""
+"""The prompts that activate a neuron most, compared with sorting all its activations."""
 
 import json
 import random
@@ -22,7 +22,7 @@ TOKENIZER = word_tokenizer()
 
 
 def texts(n, seed=0):
-    """Random texts of 1 to 9 words, none of them w90; no two of the first 80 begin alike, so no values are equal."""
+    """Return random texts of 1 to 9 words other than w90; the first 80 differ in their first word, so no values tie."""
     chance = random.Random(seed)
     first = chance.sample(range(1, 90), 80)
     rows = [[first[i % 80], *(chance.randrange(1, 90) for _ in range(chance.randrange(9)))] for i in range(n)]
@@ -30,7 +30,7 @@ def texts(n, seed=0):
 
 
 def everything(model, prompts, neurons, tokenizer=TOKENIZER):
-    """Neuron -> (value, prompt, position) at each token, by one pass a prompt."""
+    """Return neuron -> (value, prompt, position) for each token, with one pass per prompt."""
     rows = [tokenizer(text).input_ids for text in prompts]
     cache = activation_cache(model, None, rows, [f"neurons.{layer}" for layer, _ in neurons], batch_size=1)
     return {
@@ -92,7 +92,7 @@ def test_equal_values_stand_in_the_order_of_prompts_and_tokens(llama, batch_size
     up = llama.model.layers[1].mlp.up_proj.weight
     kept = up[3].clone()
     with torch.no_grad():
-        up[3] = 0  # the neuron says 0 everywhere
+        up[3] = 0  # the activation is 0 everywhere
     prompts = ["w5 w6", "w7", "w8 w9", "w10", "w11"]
     top = top_activating(llama, TOKENIZER, prompts, [(1, 3)], k=3, batch_size=batch_size)
     every = top_activating(llama, TOKENIZER, prompts, [(1, 3)], k=4, batch_size=batch_size, per_prompt="all")
@@ -118,8 +118,8 @@ def test_a_generator_is_read_batch_by_batch_and_nothing_of_it_kept(llama):
     assert found == top_activating(llama, TOKENIZER, texts(23), NEURONS, k=2, batch_size=5)
 
 
-def test_what_is_remembered_does_not_grow_with_the_prompts(llama, monkeypatch):
-    """Texts are counted while they live: k a neuron, and those of the batch under way and the next."""
+def test_memory_does_not_grow_with_the_number_of_prompts(llama, monkeypatch):
+    """Count the texts that are alive: k per neuron, and those of the current batch and the next."""
     living, most = set(), []
 
     class Counted(str):
@@ -137,14 +137,14 @@ def test_what_is_remembered_does_not_grow_with_the_prompts(llama, monkeypatch):
     assert max(most) <= 2 * len(NEURONS) + 2 * 4 + 1
 
 
-def test_fewer_prompts_than_asked_for_are_all_told(gpt2):
+def test_fewer_prompts_than_k_are_all_returned(gpt2):
     found = top_activating(gpt2, TOKENIZER, ["w5 w6", "w7"], [(1, 3)], k=10)
     assert sorted(one.prompt for one in found) == [0, 1]
     every = top_activating(gpt2, TOKENIZER, ["w5 w6", "w7"], [(1, 3)], k=10, per_prompt="all")
     assert sorted((one.prompt, one.position) for one in every) == [(0, 0), (0, 1), (1, 0)]
 
 
-def test_a_neuron_named_twice_is_told_once(gpt2):
+def test_a_neuron_named_twice_is_returned_once(gpt2):
     once = top_activating(gpt2, TOKENIZER, texts(5), [(1, 3), (0, 2)], k=2)
     assert top_activating(gpt2, TOKENIZER, texts(5), [(1, 3), (0, 2), (1, 3)], k=2) == once
 
@@ -197,7 +197,7 @@ def test_a_model_in_training_mode_stays_so(gpt2):
         ({"batch_size": 0}, "batch_size is 0: give at least 1"),
         ({"per_prompt": "mean"}, "unknown per_prompt 'mean'; Allowed: max, all"),
         ({"prompts": []}, "prompts is empty: give at least one"),
-        ({"prompts": "w5 w6"}, "prompts is a single text: give a list of texts, or whatever yields them"),
+        ({"prompts": "w5 w6"}, "prompts is a single text: give a list or another iterable of texts"),
         ({"prompts": ["w5", ""]}, "prompts[1]: prompt '' has no tokens"),
         (
             {"prompts": ["w5", ""], "tokenizer": word_tokenizer(opens=True)},

@@ -17,7 +17,7 @@ from interpret.prompts.batches import (
 
 rows_of_ids = st.lists(st.lists(st.integers(1, 96), min_size=1, max_size=7), min_size=1, max_size=4)
 sides = st.sampled_from(["left", "right"])
-# Padding anywhere, also between tokens; a row may even have no token.
+# Padding may be anywhere, also between tokens; a row may even have no tokens.
 masks = st.tuples(st.integers(1, 4), st.integers(1, 7)).flatmap(
     lambda shape: st.lists(
         st.lists(st.integers(0, 1), min_size=shape[1], max_size=shape[1]), min_size=shape[0], max_size=shape[0]
@@ -26,7 +26,7 @@ masks = st.tuples(st.integers(1, 4), st.integers(1, 7)).flatmap(
 
 
 @given(rows_of_ids, sides)
-def test_token_p_of_a_row_stands_in_the_column_the_map_says(rows, side):
+def test_token_p_of_a_row_is_in_the_column_of_the_map(rows, side):
     batch = pad(rows, pad_id=0, side=side)
     columns = token_columns(batch.attention_mask)
     for row, ids in enumerate(rows):
@@ -96,7 +96,7 @@ def test_ends_in_padding_looks_at_the_last_column(mask, expected):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([], "there is no row of tokens to pad: give at least one"),
+        ([], "there are no rows of tokens to pad: give at least one"),
         ([[1], []], "row 1 has no tokens: every sample needs at least one"),
     ],
 )

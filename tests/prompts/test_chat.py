@@ -40,7 +40,7 @@ def test_without_any_template_the_message_is_taken_as_it_is():
 def test_a_chat_as_text_becomes_the_templates_tokens(monkeypatch):
     tokenizer = byte_level(chat=True)
     assert chat_text(tokenizer, "Hello") == wrap(tokenizer, "Hello").text
-    opening = sentence_piece()  # opens every text with <s>, as its template does
+    opening = sentence_piece()  # puts <s> before every text, as its template does
     monkeypatch.setattr(opening, "chat_template", "{{ bos_token }}user: {{ messages[0]['content'] }} answer:")
     text = chat_text(opening, "Hello")
     assert text == "user: Hello answer:"
@@ -67,11 +67,11 @@ def test_content_is_found_where_the_template_says_the_same_words():
     [
         (
             "[INST] [/INST]",
-            "chat template '[INST] [/INST]' has no single {prompt}; write it once, where the prompt goes",
+            "chat template '[INST] [/INST]' must contain {prompt} exactly once, where the prompt goes",
         ),
         (
             "{prompt}{prompt}",
-            "chat template '{prompt}{prompt}' has no single {prompt}; write it once, where the prompt",
+            "chat template '{prompt}{prompt}' must contain {prompt} exactly once, where the prompt goes",
         ),
     ],
 )
@@ -85,8 +85,8 @@ def test_a_template_needs_one_place_for_the_prompt(template, message):
     [
         ("{{ raise_exception('only system messages') }}", "cannot be rendered: only system messages"),
         ("{% if %}", "cannot be rendered: "),
-        ("silent", "does not show the user's message once; give a template of your own"),
-        ("{{ messages[0]['content'] * 2 }}", "does not show the user's message once"),
+        ("silent", "does not contain the user's message exactly once; give a template of your own"),
+        ("{{ messages[0]['content'] * 2 }}", "does not contain the user's message exactly once"),
     ],
 )
 def test_a_broken_model_template_is_an_error(template, message):

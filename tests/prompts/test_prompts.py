@@ -65,7 +65,7 @@ GOOD = {"prompt": "Paris is in France", "category": "c"}
         ),
         (
             {"examples": [{**GOOD, "subjects": "Paris"}]},
-            'examples[0]: key "subjects" looks like "subject"; correct it, or give your note another name',
+            'examples[0]: key "subjects" looks like "subject"; correct it, or use another name for your own key',
         ),
     ],
 )

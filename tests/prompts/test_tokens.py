@@ -24,9 +24,9 @@ def test_a_subjects_tokens_cover_it_and_touch_nothing_more(kind, words, data):
     covered = decode([prompt.ids[i] for i in prompt.subject])
     assert subject in covered
     assert prompt.subject == list(range(prompt.subject[0], prompt.subject[-1] + 1))
-    # One token less on either side, and a part of the subject is missing; a lone SentencePiece space is no part.
-    heard = [i for i in prompt.subject if prompt.pieces[i].strip()]
-    for part in (heard[1:], heard[:-1]):
+    # Without its first or last token, part of the subject is missing; a SentencePiece space does not count.
+    with_text = [i for i in prompt.subject if prompt.pieces[i].strip()]
+    for part in (with_text[1:], with_text[:-1]):
         assert subject not in decode([prompt.ids[i] for i in part])
 
 
@@ -73,7 +73,7 @@ def test_a_subject_selector_needs_a_subject():
     [
         (
             "to be or not to be",
-            "subject 'be' occurs more than once in the prompt 'to be or not to be'; write more of it",
+            "subject 'be' occurs more than once in the prompt 'to be or not to be'; add words until it is unique",
         ),
         ("hello", "subject 'be' is not a part of the prompt 'hello'"),
     ],
@@ -93,7 +93,7 @@ def test_a_subject_is_not_looked_for_in_the_markup():
 def test_a_slow_tokenizer_is_refused(tmp_path):
     (tmp_path / "tokenizer.model").write_bytes(sentence_piece_model())
     slow = LlamaTokenizer(vocab_file=str(tmp_path / "tokenizer.model"), legacy=True)
-    message = "LlamaTokenizer cannot tell where a token stands in the text; use a fast tokenizer"
+    message = "LlamaTokenizer does not report the character offsets of tokens; use a fast tokenizer"
     with pytest.raises(InputError, match=f"^{message}$"):
         tokenise(slow, as_it_is("hello"))
 

@@ -1,4 +1,4 @@
-"""Words are found as whole words, however they are written."""
+"""Words are found only as whole words, in any case and Unicode form."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The CSV contract: what is written is read back, by us and by pandas, whatever the text and the numbers."""
+"""The CSV format: what is written is read back, by us and by pandas, for any text and any number."""
 
 import csv
 import json
@@ -56,10 +56,10 @@ class Every:
     maybe_list: list[float] | None
 
 
-# A busy machine is no failure.
+# No deadline: a slow machine is not a failure.
 relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
-# Characters that CSV, JSON, spreadsheets and C strings each treat in their own way come up often.
+# Characters that are special in CSV, JSON, spreadsheets or C strings are drawn often.
 awkward = st.sampled_from(
     list(",\"'\n\r\t \\;[]{}\0\x1a\x85\u2028\ufeff▁é語🙂") + ["\r\n", '""', "NA", "null", "nan", "1"]
 )
@@ -84,7 +84,7 @@ every = st.builds(
 
 
 def interpretation(**changes: object) -> Interpretation:
-    """An ordinary row."""
+    """Return an ordinary row."""
     values = {
         "name": "facts_1",
         "prompt": "[INST] The capital of\nFrance, is [/INST]",
@@ -117,7 +117,7 @@ def interpretation(**changes: object) -> Interpretation:
 
 
 def same(left: object, right: object) -> bool:
-    """Equal in value and type, nan equal to nan, and 0.0 not to -0.0: what ``repr`` tells of floats."""
+    """Compare value and type by ``repr``: nan equals nan, and 0.0 differs from -0.0."""
     return repr(left) == repr(right)
 
 
@@ -233,14 +233,14 @@ def test_a_cell_that_is_not_of_its_column_is_named(name: str, cell: str, message
 
 def test_a_bad_row_is_named() -> None:
     table = csv_header(Interpretation) + to_csv([interpretation()]) + b"short,row\n"
-    with pytest.raises(ValueError, match="^row 2: a row of Interpretation has 26 cells, this one 2$"):
+    with pytest.raises(ValueError, match="^row 2: a row of Interpretation has 26 cells; this one has 2$"):
         from_csv(Interpretation, table)
 
 
 @pytest.mark.parametrize("table", [b"", b"a,b\n1,2\n"])
 def test_a_table_of_other_columns_is_refused(table: bytes) -> None:
     with pytest.raises(
-        ValueError, match=r"^row 0: its columns are \[.*\], those of Interpretation are \['name', .*\]$"
+        ValueError, match=r"^row 0: the columns are \[.*\]; expected those of Interpretation, \['name', .*\]$"
     ):
         from_csv(Interpretation, table)
 
@@ -276,6 +276,6 @@ def test_a_value_of_another_type_than_its_field_is_refused(name: str, value: obj
 )
 def test_an_annotation_without_a_form_as_a_cell_is_refused(hint: object) -> None:
     with pytest.raises(
-        TypeError, match="^column 'x': a field annotated .* has no form as a cell; see interpret.records$"
+        TypeError, match="^column 'x': a field annotated .* cannot be stored in a cell; see interpret.records.table$"
     ):
         columns(make_dataclass("Odd", [("x", hint)]))

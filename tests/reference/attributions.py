@@ -1,4 +1,4 @@
-"""Attributions made by hand, and what it means that two are the same."""
+"""Handmade attributions, and an assertion that two attributions are identical."""
 
 from dataclasses import fields
 from typing import Any
@@ -12,14 +12,14 @@ TOKENS = ("The", " Tower", " is", " in", " the", " the", " city")
 
 
 def staircase(n_tokens: int, start: int, stop: int, seed: int = 0, dtype: str = "float32") -> np.ndarray:
-    """Random scores [T, G]; those at and after a step's own token are NaN."""
+    """Random scores, [T, G]; NaN at the generated token of each step and at later tokens."""
     scores = np.random.default_rng(seed).normal(size=(n_tokens, stop - start)).astype(dtype)
     scores[np.arange(n_tokens)[:, None] >= np.arange(start, stop)] = np.nan
     return scores
 
 
 def made_one(tokens: tuple[str, ...] = TOKENS, n_prompt: int = 5, **values: Any) -> Attributed:
-    """One input whose tokens after the prompt are all attributed."""
+    """One input of which all tokens after the prompt are attributed."""
     start, stop = values.pop("start", n_prompt), len(tokens)
     defaults: dict[str, Any] = {
         "tokens": tokens,
@@ -52,7 +52,7 @@ def made(*sequences: Attributed, **info: Any) -> Attribution:
 
 
 def assert_same(one: Any, other: Any) -> None:
-    """Assert that two values are the same to the bit, NaN equal to NaN, with the same types and shapes."""
+    """Assert that two values are bit-identical, with equal types and shapes; NaN equals NaN."""
     assert type(one) is type(other), (one, other)
     if isinstance(one, Attribution | Attributed | AttributionInfo):
         for field in fields(one):

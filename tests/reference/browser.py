@@ -1,4 +1,4 @@
-"""A real headless Chromium for the tests of the pages, and what is measured in it."""
+"""A headless Chromium for the browser tests of the HTML pages, and measurements in it."""
 
 import json
 import os
@@ -12,14 +12,14 @@ from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-MISSING = "NO BROWSER: THE PAGES ARE NOT TESTED HERE. Install one: apt-get install chromium chromium-driver"
+MISSING = "NO BROWSER: the HTML pages are not tested. Install one: apt-get install chromium chromium-driver"
 RGB = "[...getComputedStyle(arguments[0]).backgroundColor.matchAll(/[\\d.]+/g)].map(Number)"
-"""Red, green, blue and, where it is not 1, alpha of an element's ground."""
+"""JavaScript: red, green, blue and, if it is not 1, alpha of an element's background colour."""
 
 
 @contextmanager
 def chromium() -> Iterator[Chrome]:
-    """Open a browser; where there is none the test is skipped, aloud."""
+    """Open a browser; skip the test with a message if there is none."""
     found = next(filter(None, map(shutil.which, BROWSERS)), None)
     driver = shutil.which("chromedriver")
     if not (found and driver):
@@ -29,14 +29,14 @@ def chromium() -> Iterator[Chrome]:
     for argument in ("--headless=new", "--disable-gpu", "--disable-dev-shm-usage", "--force-color-profile=srgb"):
         options.add_argument(argument)
     if os.geteuid() == 0:
-        options.add_argument("--no-sandbox")  # which root cannot have
+        options.add_argument("--no-sandbox")  # the sandbox does not work for root
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     with Chrome(options=options, service=Service(driver)) as chrome:
         yield chrome
 
 
 def look(browser: Chrome, *, width: int = 1280, height: int = 900, scheme: str = "light") -> None:
-    """Set the size of the window, and whether the reader likes it light or dark."""
+    """Set the size of the window and the preferred colour scheme, light or dark."""
     size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
@@ -44,11 +44,11 @@ def look(browser: Chrome, *, width: int = 1280, height: int = 900, scheme: str =
 
 
 def assert_quiet(browser: Chrome, file: Path) -> None:
-    """Assert that a page neither complained nor asked for anything but itself."""
+    """Assert that a page logged no errors and requested nothing but its own file."""
     assert browser.get_log("browser") == []
     requests = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     asked = [one["params"]["request"]["url"] for one in requests if one["method"] == "Network.requestWillBeSent"]
-    assert asked, "the log of requests was lost"
+    assert asked, "the log contains no requests, not even that of the page"
     assert {url.split("#")[0] for url in asked} <= {file.as_uri(), "data:,"}
 
 
@@ -68,4 +68,4 @@ const shown = [...document.querySelectorAll("body :not(option)")].filter(one => 
 const texts = shown.filter(hasText);
 return [Math.min(...texts.map(ratio)), texts.length];
 """
-"""The lowest contrast of a text on its ground, and how many texts there are."""
+"""JavaScript: the lowest contrast ratio between a text and its background, and the number of texts."""

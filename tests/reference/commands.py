@@ -1,4 +1,4 @@
-"""Commands run as a user runs them, on a tiny model in a folder, and killed as a machine kills them."""
+"""Run commands as a user does, on a tiny model in a folder, or kill them in the middle of a run."""
 
 import json
 import signal
@@ -24,7 +24,7 @@ FACT_PROMPTS = [
 
 
 def saved_model(folder: Path, kind: str = "llama") -> Path:
-    """Write a tiny model with a chat tokenizer into a folder."""
+    """Save a tiny model and a tokenizer with a chat template in a folder."""
     model = tiny_model(kind)
     torch.manual_seed(0)
     resize_vocabulary(model, 420)
@@ -35,7 +35,7 @@ def saved_model(folder: Path, kind: str = "llama") -> Path:
 
 
 def fact_rows(count: int = 4, **changes: Any) -> list[dict[str, Any]]:
-    """Rows of a fact file; what the model says to them is not asked."""
+    """Rows of a fact file; the attributes are not what the tiny model answers."""
     return [
         {"known_id": n, "subject": subject, "attribute": "Paris", "prompt": prompt} | changes
         for n, (prompt, subject) in enumerate((FACT_PROMPTS * count)[:count])
@@ -55,7 +55,7 @@ def run(*argv: object) -> int:
     return int(exit_.value.code or 0)
 
 
-# Stands still where it would write the fourth unit.
+# Stops and waits when the fourth unit is about to be written.
 _STOPPING = """
 import runpy, sys, time
 from interpret.storage.run_folder import Run
@@ -73,7 +73,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def run_killed(script: Path, *argv: object) -> None:
-    """Run a script in a process of its own, and kill it when three units are safe and a fourth is worked out."""
+    """Run a script in a separate process; kill it when three units are on disk and the fourth is computed."""
     command = [sys.executable, "-c", _STOPPING, script, *argv]
     with subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None

@@ -1,6 +1,6 @@
-"""Control the slow, obvious way: whole forward passes of a copy of the model, a plain training loop.
+"""Reference implementation of control: full forward passes of a copy of the model and a plain training loop.
 
-Knows nothing of ``interpret``: it trains the MLP in place inside the model and reads the state off the layer's
+It does not use ``interpret``: it trains the MLP in place inside the copy, and reads the hidden state from the layer's
 output by a hook.
 """
 
@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 
 def mlp_names(model: PreTrainedModel, layer: int) -> set[str]:
-    """Return the names of the parameters of the MLP that writes ``hidden_states[layer]``."""
+    """Return the parameter names of the MLP in the layer that outputs ``hidden_states[layer]``."""
     block = decoder_layers(model)[layer - 1]
     parts = (block.fc1, block.fc2) if model.config.model_type == "opt" else (block.mlp,)
     wanted = {id(parameter) for part in parts for parameter in part.parameters()}
@@ -24,7 +24,7 @@ def mlp_names(model: PreTrainedModel, layer: int) -> set[str]:
 
 
 def state_before_final_norm(model: PreTrainedModel, ids: Sequence[int], layer: int) -> Tensor:
-    """Return what decoder layer ``layer - 1`` writes, [T, D], by a whole pass."""
+    """Return the output of decoder layer ``layer - 1``, [T, D], from a full forward pass."""
     outputs: list[Tensor] = []
     block = decoder_layers(model)[layer - 1]
     handle = block.register_forward_hook(lambda module, args, output: outputs.append(first(output)[0]))
@@ -44,7 +44,7 @@ def reference_control(
     steps: int,
     lr: float,
 ) -> tuple[list[float], dict[str, Any], dict[str, Tensor]]:
-    """Train a copy of the model; return the losses, its state dict, and the gradients of the first step."""
+    """Train a copy of the model; return the losses, the copy's state dict, and the gradients of the first step."""
     model = copy.deepcopy(model)
     names = mlp_names(model, layer)
     trained = {name: parameter for name, parameter in model.named_parameters() if name in names}

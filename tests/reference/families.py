@@ -1,8 +1,8 @@
-"""What the README's table of families shows: its rows, its columns, and the tests behind them.
+"""The README's table of model families: its rows, its columns, and the tests that verify them.
 
     python tests/reference/families.py
 
-writes it into the README.
+writes the table into the README.
 """
 
 import sys
@@ -14,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from reference.tiny import ALL_KINDS, part_of  # noqa: E402
 
 RELEASES = ("4.34.0", "4.57.6", "5.23.0")
-"""The default, and the current ones the tests were run on."""
-# What works -> the test of tests/test_families.py that shows it for each kind the installed transformers has.
+"""The default release, and the current releases on which the tests were run."""
+# What is tested -> its test in tests/anatomy/test_families.py, which runs for every kind in the installed release.
 COLUMNS = {
     "surgery": "test_surgery_on_a_pass_is_the_reference_and_shown_in_hidden_states",
     "generation": "test_surgery_on_generation_is_the_reference",
@@ -25,7 +25,7 @@ COLUMNS = {
 }
 NAMES = {
     "llama": "Llama 1, 2",
-    "llama3": "Llama 3 to 3.x, with its scaled rotations",
+    "llama3": "Llama 3 to 3.x (scaled rotary embeddings)",
     "mistral": "Mistral",
     "qwen2": "Qwen2, 2.5",
     "qwen3": "Qwen3",
@@ -36,14 +36,14 @@ NAMES = {
     "gpt2": "GPT-2",
     "gptj": "GPT-J",
     "gpt_neox": "GPT-NeoX, Pythia",
-    "gpt_neox_sequential": "GPT-NeoX, sequential layers",
+    "gpt_neox_sequential": "GPT-NeoX (sequential residual)",
     "opt": "OPT",
-    "opt_post_norm": "OPT-350m, norms after each sum",
+    "opt_post_norm": "OPT-350m (post-norm)",
 }
 
 
 def table() -> str:
-    """Return the table, in Markdown."""
+    """Return the table in Markdown."""
     header = ["family", "`model_type`", *RELEASES]
     rows = [
         [NAMES[name], f"`{kind.family}`", *(_works(part_of(kind, release)) for release in RELEASES)]
@@ -53,15 +53,15 @@ def table() -> str:
 
 
 def _works(tested: bool) -> str:
-    """Say what a kind's tests show: they are parametrised alike, so all columns or none."""
-    return f"all {len(COLUMNS)}" if tested else "not part of it"
+    """Return the cell of a kind and release: its tests cover all columns or, if the release lacks it, none."""
+    return f"all {len(COLUMNS)}" if tested else "not included"
 
 
 BEGIN, END = "<!-- families -->\n", "\n<!-- /families -->"
 
 
 def with_table(text: str) -> str:
-    """Return the README with the table as it is now."""
+    """Return the README's text with the current table."""
     before, rest = text.split(BEGIN)
     return before + BEGIN + table() + END + rest.split(END)[1]
 

@@ -1,4 +1,4 @@
-"""Made-up interpretations, and the way back from a page to its records."""
+"""Handmade interpretation records, and the conversion of a page back to its records."""
 
 import json
 from collections.abc import Sequence
@@ -12,7 +12,10 @@ TOKENS = ["The", " E", "iffel", " Tower"]
 
 
 def made(pieces: Sequence[str] = (" a", " tall", " tower"), *, record: type = Interpretation, **values: Any) -> Any:
-    """A row whose scores rise from -0.5, in steps of 0.1 to and fro; ``values`` replace what it says by default."""
+    """Return a record whose signed relevancies rise from -0.5 to 0.5 in steps of 0.1, then start again.
+
+    ``values`` replace the default values of its columns.
+    """
     signed = values.pop("signed_relevancy", [round(0.1 * (i % 11) - 0.5, 4) for i in range(len(pieces))])
     given = [round(0.5 + one / 2, 4) for one in signed]
     row = {
@@ -39,7 +42,7 @@ def made(pieces: Sequence[str] = (" a", " tall", " tower"), *, record: type = In
         "gain_over_wrong_vector": None,
         "says_more_than_controls": None,
         "overlap_with_control": None,
-        "site": "hidden",
+        "site": "resid_pre",
         "insertion_layer": None,
         "kind": "control" if values.get("layer_idx") is None else "interpretation",
     }
@@ -50,20 +53,20 @@ def made(pieces: Sequence[str] = (" a", " tall", " tower"), *, record: type = In
 
 
 def with_columns(*extra: tuple[str, type]) -> type:
-    """Interpretation with further columns."""
+    """Return a subclass of Interpretation with extra columns."""
     return make_dataclass("More", extra, bases=(Interpretation,), frozen=True, kw_only=True)
 
 
 class Outline(HTMLParser):
-    """The elements of a page: tag and attributes of each, and the text within each kind."""
+    """The elements of an HTML page, its visible texts, and the contents of its scripts and styles."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.texts: list[str] = []
-        """The visible texts."""
+        """The visible texts, in order."""
         self.raw: list[tuple[str, str]] = []
-        """(id or tag, content) of scripts and styles."""
+        """(id or tag, content) of each script and style."""
         self._inside: str | None = None
         self.feed(page)
         self.close()
@@ -86,7 +89,7 @@ class Outline(HTMLParser):
 
 
 def read_back(page: str) -> list[dict[str, Any]]:
-    """The fields of every record of a page, from the JSON in it; scores have four decimals there."""
+    """Return the fields of every record of a page, read from the page's JSON, where scores have four decimals."""
     data = json.loads(dict(Outline(page).raw)["data"])
     found = []
     for cells in data["rows"]:

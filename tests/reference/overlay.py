@@ -1,6 +1,6 @@
-"""Surgery the slow, obvious way: one sample at a time, without padding or cache, edits by formula in loops.
+"""Reference implementation of surgery: one sample at a time, no padding, no cache, edits in plain loops.
 
-Knows nothing of ``interpret``: it has its own list of layers and its own plain hooks.
+It does not use ``interpret``: it has its own list of layers and its own plain hooks.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,14 +16,14 @@ from transformers import PreTrainedModel
 
 @dataclass
 class ReferenceRun:
-    """One sample's run."""
+    """The logits and hidden states of one sample's run."""
 
     logits: Tensor
     """[T, V]."""
     layer_inputs: list[Tensor]
-    """L tensors [T, D]: what each layer reads, after its edits."""
+    """L tensors [T, D]: the input of each layer, after the edits."""
     last_output: Tensor
-    """[T, D]: what the last layer writes, before the final norm."""
+    """[T, D]: the output of the last layer, before the final norm."""
 
 
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
@@ -38,7 +38,7 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
 
 
 def overlaid(hidden: Tensor, row: int, layer: int, info: Mapping[Any, Any] | None, n_tokens: int) -> Tensor:
-    """Return a copy of ``hidden``, [B, T, D], with one sample's edits on one layer written into one row."""
+    """Return a copy of ``hidden``, [B, T, D], with the edits of one sample at one layer applied to one row."""
     hidden = hidden.clone()
     if info is None or layer not in info:
         return hidden
@@ -61,7 +61,7 @@ def overlaid(hidden: Tensor, row: int, layer: int, info: Mapping[Any, Any] | Non
 def reference_forward(
     model: PreTrainedModel, row_ids: Sequence[int], info: Mapping[Any, Any] | None, n_prompt: int | None = None
 ) -> ReferenceRun:
-    """Run one sample; negative positions count from the end of its first ``n_prompt`` tokens."""
+    """Run one sample; negative positions count from the end of the prompt, its first ``n_prompt`` tokens."""
     layers, inputs, outputs, handles = decoder_layers(model), [], [], []
 
     def edit_layer(index: int) -> Any:
@@ -88,7 +88,7 @@ def reference_forward(
 def reference_greedy(
     model: PreTrainedModel, row_ids: Sequence[int], info: Mapping[Any, Any] | None, n_new: int
 ) -> list[int]:
-    """Append the likeliest token ``n_new`` times, each by a full pass over everything so far."""
+    """Append the most likely token ``n_new`` times, each from a full forward pass over all tokens so far."""
     ids = list(row_ids)
     for _ in range(n_new):
         with torch.no_grad():
@@ -98,10 +98,10 @@ def reference_greedy(
 
 @contextmanager
 def edited_model(model: PreTrainedModel, infos: Sequence[Mapping[Any, Any] | None], n_prompt: int) -> Iterator[None]:
-    """Edit every pass of more than one token at raw columns.
+    """Apply the edits in every forward pass of more than one token.
 
-    Right for a batch of unpadded prompts of ``n_prompt`` > 1 tokens under any stock decoding whose later passes
-    hold one token each (with a cache) or everything (without), rows of one sample beside each other.
+    Valid for a batch of unpadded prompts of ``n_prompt`` > 1 tokens, if later passes of the stock decoding contain
+    either one token (with a KV cache) or all tokens (without), and the rows of one sample are adjacent.
     """
     assert n_prompt > 1
 

@@ -1,4 +1,4 @@
-"""Attributions the plain way: the whole model, one pass a token, one backward a score; and the models they run on."""
+"""Helpers for reference attributions by full forward passes: models, texts, and the probability of a token."""
 
 from functools import cache
 
@@ -12,7 +12,7 @@ KINDS = ["llama", "gpt2", "gptj", "opt", "opt_post_norm", "gpt_neox"]
 TOKENIZER = byte_level()
 PROMPT = "The Eiffel Tower is in"
 TARGET, FOIL = f"{PROMPT} the city", f"{PROMPT} extra cheese"
-"""Two tokens after the prompt each, which differ in both."""
+"""Each has two tokens after the prompt; target and foil differ in both."""
 
 
 def ids_of(text: str) -> list[int]:
@@ -23,7 +23,7 @@ assert len(ids_of(TARGET)) == len(ids_of(FOIL)) == len(ids_of(PROMPT)) + 2
 N_PROMPT = len(ids_of(PROMPT))
 
 
-# Built once: no test may change them.
+# Cached: tests must not change these models.
 wide_model = cache(tiny.wide_model)
 
 
@@ -32,11 +32,14 @@ def embeddings_of(model: PreTrainedModel, ids: list[int]) -> Tensor:
 
 
 def probability_of(model: PreTrainedModel, embeddings: Tensor, target: int) -> Tensor:
-    """[B, T, D] -> [B], by the model's own forward pass; with a cache, layers give and take what is no tensor."""
+    """Return the probability of a token after each row: [B, T, D] -> [B].
+
+    Without a KV cache, because hooks on layers then see only tensors.
+    """
     return model(inputs_embeds=embeddings, use_cache=False).logits[:, -1].softmax(-1)[:, target]
 
 
 def prefixes(text: str) -> list[tuple[list[int], int]]:
-    """The steps after the prompt: what is read before, and the token."""
+    """Return the steps after the prompt: (token ids before the step, token id of the step)."""
     ids = ids_of(text)
     return [(ids[:column], ids[column]) for column in range(N_PROMPT, len(ids))]

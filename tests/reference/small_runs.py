@@ -1,4 +1,4 @@
-"""Runs of a few units, in this process and in ones that may be killed; and what an unbroken one ends with."""
+"""Runs of a few units, in this process or in processes that can be killed, compared with an uninterrupted run."""
 
 import json
 import subprocess
@@ -8,8 +8,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from reference.processes import WITHOUT_PACKAGE
 
 from interpret.storage.run_folder import Run, open_run
 
@@ -26,18 +24,18 @@ IDENTITY = {"model": {"name": "tiny", "sha256": "00ff"}, "layers": [1, 2], "seed
 
 
 def rows_of(unit: str) -> list[Row]:
-    """What the work on a unit yields: 0 to 3 rows, awkward for CSV."""
+    """Return the rows of a unit: 0 to 3 rows, with texts that need quoting in CSV."""
     return [Row(unit, f'"{unit}",\n é{number}', [number / 3]) for number in range(ord(unit) % 4)]
 
 
 def opened(folder: Path, **changes: Any) -> AbstractContextManager[Run]:
-    """Open a run over UNITS."""
+    """Open a run over ``UNITS``; ``changes`` replace arguments of ``open_run``."""
     values = {"identity": IDENTITY, "circumstances": {"device": "cpu"}, "units": UNITS, **changes}
     return open_run(folder, Row, **values)
 
 
 def work(run: Run, until: int | None = None) -> None:
-    """Do what is pending; ``c`` cannot be used."""
+    """Process the pending units, at most ``until`` of them; unit ``c`` is dropped."""
     for unit in run.pending[:until]:
         if unit == "c":
             run.drop(unit, "no answer")
@@ -54,7 +52,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def unbroken_run(folder: Path) -> dict[str, bytes]:
-    """The files of a run that nothing disturbed."""
+    """Return the files of an uninterrupted run."""
     with opened(folder) as run:
         work(run)
     files = contents(folder)
@@ -64,7 +62,7 @@ def unbroken_run(folder: Path) -> dict[str, bytes]:
 
 
 def assert_ends_like(folder: Path, unbroken: dict[str, bytes]) -> None:
-    """Continue a run to its end, and find table, journal and counts as if nothing had disturbed it."""
+    """Resume a run to its end; assert that table, journal and counts are those of an uninterrupted run."""
     with opened(folder) as run:
         work(run)
     assert_complete(folder, unbroken)
@@ -80,7 +78,8 @@ def assert_complete(folder: Path, unbroken: dict[str, bytes]) -> None:
         assert manifest[key] == wanted[key]
 
 
-_WORKER = f"""{WITHOUT_PACKAGE}
+_WORKER = """
+import sys
 from dataclasses import dataclass
 from interpret.storage.run_folder import open_run
 
@@ -90,8 +89,8 @@ class Row:
     text: str
     scores: list[float]
 
-units = [f"unit {{number}}" for number in range(int(sys.argv[2]))]
-with open_run(sys.argv[1], Row, identity={{"seed": 7}}, circumstances={{}}, units=units) as run:
+units = [f"unit {number}" for number in range(int(sys.argv[2]))]
+with open_run(sys.argv[1], Row, identity={"seed": 7}, circumstances={}, units=units) as run:
     for unit in run.pending:
         sys.stdin.readline()
         run.write(unit, [Row(unit, "\\n, é" * 9, [number / 7]) for number in range(40)])
@@ -100,9 +99,9 @@ with open_run(sys.argv[1], Row, identity={{"seed": 7}}, circumstances={{}}, unit
 
 
 def worker(folder: Path, units: int, before: Sequence[str] = (), **options: Any) -> subprocess.Popen[bytes]:
-    """Start a process that writes a run of ``units`` units, 40 rows each, naming each when it is safe.
+    """Start a process that writes a run of ``units`` units of 40 rows and prints each unit when it is on disk.
 
-    Given a pipe as ``stdin``, it waits for a line there before each unit.
+    If ``stdin`` is a pipe, the process reads a line from it before each unit.
     """
     command = [*before, sys.executable, "-c", _WORKER, str(folder), str(units)]
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -110,6 +109,6 @@ def worker(folder: Path, units: int, before: Sequence[str] = (), **options: Any)
 
 
 def finish(process: subprocess.Popen[bytes]) -> tuple[list[str], str]:
-    """Wait for a worker; return the units it named and its last line of error."""
+    """Wait for a worker; return the units it printed and the last line of its error output."""
     out, error = process.communicate(timeout=60)
     return out.decode().splitlines(), (error.decode().strip().splitlines() or [""])[-1]

@@ -1,4 +1,4 @@
-"""Sweeps the slow, obvious way: every cell a full forward pass; and random runs to sweep over."""
+"""Reference implementation of sweeps: one full forward pass per cell; and random runs for the tests."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from interpret.sweep import Cell, Metric, Pin
 CLOSE = {"rtol": 1e-5, "atol": 1e-9}
 T, S, ANSWER = 6, 3, 5
 MODELS = {kind: tiny_model(kind) for kind in KINDS}
-"""Of every family; no test may change them."""
+"""One model per kind; tests must not change them."""
 P = {"p": Metric("probability", (ANSWER,))}
 
 
@@ -27,7 +27,10 @@ def runs(
     n_donors: int = 1,
     corrupted: slice = slice(1, 3),
 ) -> tuple[Tensor, Tensor]:
-    """Random runs, as embeddings: donors [1 or S, T, width], and bases [S, T, width] with noise on some tokens."""
+    """Return random runs as embeddings: bases, [S, T, width], with noise on the tokens ``corrupted``, and donors.
+
+    The donors are [n_donors, T, width].
+    """
     chance = torch.Generator().manual_seed(seed)
     ids = torch.randint(0, V, (n_donors, n_tokens), generator=chance)
     donor = model.get_input_embeddings()(ids).detach()
@@ -37,7 +40,7 @@ def runs(
 
 
 def brute_force(model: PreTrainedModel, base: Tensor, donor: Tensor, cell: Cell) -> Tensor:
-    """The logits, [S, T, V], of a cell's full forward pass."""
+    """Return the logits of a cell, [S, T, V], from a full forward pass."""
     pins = {pin.site: _held_layers(cell, pin) for pin in cell.pins}
     restored = range(cell.start, cell.stop)
     return patched(model, base, donor, site=cell.site, token=cell.token, layers=restored, unit=cell.unit, pins=pins)
@@ -50,14 +53,14 @@ def _held_layers(cell: Cell, pin: Pin) -> list[int]:
 
 
 def probability(logits: Tensor) -> Tensor:
-    """The probability of the answer after the last token, [S]."""
+    """Return the probability of the answer after the last token, [S]."""
     return logits[:, -1].double().softmax(-1)[:, ANSWER]
 
 
 def assert_exact(
     model: PreTrainedModel, base: Tensor, donor: Tensor, cells: Sequence[Cell], found: Any, padding: int = 0
 ) -> None:
-    """Compare with full passes, in which the runs may stand in a batch of longer prompts, padded on the right."""
+    """Compare a sweep with full forward passes, which may have ``padding`` extra tokens on the right."""
     base, donor = (torch.cat([run, run[:, :1].expand(-1, padding, -1)], dim=1) for run in (base, donor))
     for cell, values in zip(cells, found.values["p"], strict=True):
         logits = brute_force(model, base, donor, cell)

@@ -1,7 +1,7 @@
 """Tiny random models of every family: L=4 layers, width D=32, vocabulary V=97, built in milliseconds.
 
-Every parameter is random, also biases and norms that start as 0 and 1, and large enough that an edit changes
-which token comes next.
+All parameters are random, also biases and norm weights, which are usually initialised to 0 and 1. They are large
+enough that an edit changes the most likely next token.
 """
 
 from dataclasses import dataclass
@@ -36,9 +36,9 @@ _OPT = {
     "dropout": 0.0,
 }
 
-# Every other layer sees three tokens back.
+# In every other layer, a token attends to itself and the three tokens before it.
 _WINDOWS = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"] * 2}
-# Heads wider than D / H, as these families have them.
+# Head width larger than D / H, as in these families.
 _WIDE_HEADS = _LLAMA_LIKE | {"head_dim": 16}
 _GEMMA = _WIDE_HEADS | _WINDOWS | {"query_pre_attn_scalar": 16, "final_logit_softcapping": 8.0}
 _LLAMA3 = {
@@ -55,22 +55,24 @@ _FAMILY_OF = {"GPTNeoX": "gpt_neox", "Gemma3Text": "gemma3_text"}
 
 @dataclass(frozen=True)
 class Kind:
-    """What to build."""
+    """A model class and the configuration of its tiny model."""
 
     model: str
-    """Name of the class in transformers."""
+    """Name of the model class in transformers."""
     config: str
+    """Name of its configuration class."""
     shape: dict[str, Any]
+    """Arguments of the configuration."""
     since: str = "4.34.0"
-    """The first release of transformers, of those this project knows of, that has it."""
+    """The first release of transformers with this model, or 4.34.0 if that is earlier."""
 
     @property
     def family(self) -> str:
-        """The row of the anatomy that describes it."""
+        """Name of the model's family in ``interpret.anatomy.FAMILIES``."""
         return _FAMILY_OF.get(self.config.removesuffix("Config"), self.config.removesuffix("Config").lower())
 
 
-# The families, and layouts of some that differ in how a layer joins its halves or turns its heads.
+# All families, and variants of some with another layer layout or other rotary embeddings.
 ALL_KINDS: dict[str, Kind] = {
     "llama": Kind("LlamaForCausalLM", "LlamaConfig", _LLAMA_LIKE),
     "llama3": Kind("LlamaForCausalLM", "LlamaConfig", _LLAMA_LIKE | {"rope_scaling": _LLAMA3}, "4.43.0"),
@@ -94,7 +96,7 @@ ALL_KINDS: dict[str, Kind] = {
 
 
 def part_of(kind: Kind, release: str) -> bool:
-    """Whether a release of transformers has a kind."""
+    """Return whether a release of transformers includes a kind."""
     return _numbers(kind.since) <= _numbers(release)
 
 
@@ -103,16 +105,16 @@ def _numbers(release: str) -> list[int]:
 
 
 KINDS = {name: kind for name, kind in ALL_KINDS.items() if part_of(kind, transformers.__version__)}
-"""Those the installed transformers can build."""
+"""The kinds that the installed transformers can build."""
 
 
 def tiny_model(kind: str, seed: int = 0) -> PreTrainedModel:
-    """Build one model of a kind, the same for the same seed."""
+    """Build the model of a kind; the seed determines its weights."""
     wanted = KINDS[kind]
     config = getattr(transformers, wanted.config)(**_COMMON, **wanted.shape)
     model: PreTrainedModel = getattr(transformers, wanted.model)(config).eval()
     if wanted.family == "gemma2":
-        eager(model)  # torch's own attention, which 4.57 opens it with, leaves its soft cap away
+        eager(model)  # the default of 4.57, torch's own attention, ignores the soft cap of the attention logits
     generator = torch.Generator().manual_seed(seed)
     norm_weights = {
         id(module.weight)
@@ -132,48 +134,48 @@ def tiny_model(kind: str, seed: int = 0) -> PreTrainedModel:
 
 
 def resize_vocabulary(model: PreTrainedModel, size: int) -> None:
-    """Give a model embeddings of more tokens, drawn as those of a new model.
+    """Resize a model's vocabulary; the added embeddings are initialised as in a new model.
 
-    Current releases would draw them around the mean of the old ones, where all tokens are next to the same.
+    By default, current releases draw them around the mean of the old embeddings, which makes them nearly equal.
     """
     known = signature(model.resize_token_embeddings).parameters
     model.resize_token_embeddings(size, **({"mean_resizing": False} if "mean_resizing" in known else {}))
 
 
 def wide_model(kind: str) -> PreTrainedModel:
-    """Build a tiny model whose vocabulary covers the toy tokenizers'."""
+    """Build a tiny model whose vocabulary is large enough for the toy tokenizers."""
     model = tiny_model(kind)
     resize_vocabulary(model, 450)
     generator = torch.Generator().manual_seed(1)
     for embeddings in (model.get_input_embeddings(), model.get_output_embeddings()):
         embeddings.weight.data.normal_(std=0.2, generator=generator)
-    return model.eval()  # the new embeddings, too
+    return model.eval()  # the new embedding modules are in training mode
 
 
 def hooks_on(model: nn.Module) -> int:
-    """Count the hooks registered anywhere in a model; transformers 5 leaves its own, which collect hidden states."""
+    """Count the hooks on a model and its submodules, without those of transformers 5 that collect hidden states."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     hooks = (hook for module in model.modules() for kind in kinds for hook in getattr(module, kind).values())
     return sum(not hook.__module__.startswith("transformers.") for hook in hooks)
 
 
 def first(output: Any) -> torch.Tensor:
-    """Return a layer's hidden states: its output, or the first of it where that is a tuple."""
+    """Return the hidden states of a layer's output: the output itself or, if it is a tuple, its first element."""
     return output[0] if isinstance(output, tuple) else output
 
 
 def eager(model: PreTrainedModel) -> PreTrainedModel:
-    """Let a model compute its attention where the probabilities can be seen, as all did in transformers 4.34.0."""
+    """Switch a model to eager attention, which returns the attention probabilities, as in transformers 4.34.0."""
     model.config._attn_implementation = "eager"
     return model
 
 
 def sibling(model: PreTrainedModel, seed: int) -> PreTrainedModel:
-    """Build another model of a model's family."""
+    """Build another tiny model of the same family."""
     return tiny_model(next(name for name, kind in KINDS.items() if kind.family == model.config.model_type), seed)
 
 
 def parts_of_cache(cache: Any) -> list[torch.Tensor]:
-    """List keys and values of each layer of a cache, an object or tuples."""
+    """Return the keys and values of each layer of a KV cache, which is an object or nested tuples."""
     layers = [(layer.keys, layer.values) for layer in cache.layers] if hasattr(cache, "layers") else cache
     return [part for layer in layers for part in layer]

@@ -1,6 +1,6 @@
-"""Toy tokenizers of the two kinds language models have: byte-level BPE (GPT-2) and SentencePiece (Llama).
+"""Toy tokenizers of the two common kinds, byte-level BPE (GPT-2) and SentencePiece (Llama), and a word tokenizer.
 
-And one that reads words, whose ids are seen at a glance.
+The token ids of the word tokenizer can be read from its text: word i is token i.
 """
 
 import io
@@ -27,7 +27,7 @@ CHAT_TEMPLATE = (
 
 @cache
 def byte_level(*, chat: bool = False) -> PreTrainedTokenizerFast:
-    """A byte-level BPE that adds no special tokens; ``chat`` gives it a chat template."""
+    """Return a byte-level BPE tokenizer that adds no special tokens; ``chat`` gives it a chat template."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
@@ -47,7 +47,7 @@ def byte_level(*, chat: bool = False) -> PreTrainedTokenizerFast:
 
 @cache
 def sentence_piece_model() -> bytes:
-    """The file of a SentencePiece model with byte fallback."""
+    """Return the file contents of a SentencePiece model with byte fallback."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(TEXTS),
@@ -62,7 +62,7 @@ def sentence_piece_model() -> bytes:
 
 @cache
 def sentence_piece() -> LlamaTokenizerFast:
-    """A Llama tokenizer, which opens every text with <s>."""
+    """Return a Llama tokenizer, which puts <s> before every text."""
     with TemporaryDirectory() as folder:
         file = Path(folder) / "tokenizer.model"
         file.write_bytes(sentence_piece_model())
@@ -75,7 +75,10 @@ TOKENIZERS: dict[str, PreTrainedTokenizerBase] = {"byte_level": byte_level(), "s
 def word_tokenizer(
     words: Sequence[str] = ("<pad>", *(f"w{i}" for i in range(1, V))), *, opens: bool = False
 ) -> PreTrainedTokenizerFast:
-    """One that splits at spaces: word i is token i, 0 pads; ``opens`` puts token 1 before each text."""
+    """Return a tokenizer that splits at spaces: word i is token i, and 0 is padding.
+
+    ``opens`` puts token 1 before each text.
+    """
     core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<pad>"))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     if opens:

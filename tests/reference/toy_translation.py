@@ -1,4 +1,4 @@
-"""Toy translation models of the three families: tiny random weights behind the real tokenizer classes."""
+"""Toy translation models of the three families: tiny models with random weights, and the real tokenizer classes."""
 
 import json
 from collections.abc import Callable
@@ -43,7 +43,7 @@ MARIAN_LANGUAGES = (">>fra<<", ">>spa<<")
 
 @dataclass(frozen=True)
 class Toy:
-    """A translation model, its tokenizer, and languages it knows."""
+    """A translation model, its tokenizer, and two of its languages."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -52,7 +52,7 @@ class Toy:
 
 
 def _pieces() -> list[str]:
-    """The pieces of the toy SentencePiece model that are not special."""
+    """Return the pieces of the toy SentencePiece model without special tokens."""
     processor = sentencepiece.SentencePieceProcessor(model_proto=sentence_piece_model())
     return [processor.id_to_piece(i) for i in range(3, len(processor))]
 
@@ -68,7 +68,7 @@ def _m2m100_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 def _nllb_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     (folder / "sentencepiece.bpe.model").write_bytes(sentence_piece_model())
-    # As the published tokenizers, which name their languages: transformers 5 adds none of its own.
+    # Like the published tokenizers, list the language codes explicitly: transformers 5 does not add them.
     return NllbTokenizer.from_pretrained(folder, additional_special_tokens=FAIRSEQ_LANGUAGE_CODES)
 
 
@@ -81,7 +81,7 @@ def _marian_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def _m2m100(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    # The languages stand behind the vocabulary, and the tokenizer of M2M100 does not count them.
+    # Language codes have ids after the vocabulary; the length of the M2M100 tokenizer does not include them.
     size = max(len(tokenizer), *(number + 1 for number in language_codes(tokenizer).values()))
     config = M2M100Config(vocab_size=size, decoder_start_token_id=2, **_SIZES)
     return M2M100ForConditionalGeneration(config)
@@ -103,7 +103,7 @@ KINDS = tuple(_KINDS)
 
 @cache
 def toy_translation(kind: str) -> Toy:
-    """Build the model and the tokenizer of a family, always the same ones."""
+    """Return the model and the tokenizer of a family; the weights come from a fixed seed."""
     make_tokenizer, make_model, source, target = _KINDS[kind]
     with TemporaryDirectory() as name:
         (Path(name) / "spm.model").write_bytes(sentence_piece_model())
@@ -112,7 +112,7 @@ def toy_translation(kind: str) -> Toy:
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.requires_grad:  # tables of sinuses stay
+            if parameter.requires_grad:  # not the sinusoidal position embeddings
                 parameter.normal_(std=0.3, generator=generator)
         if kind == "marian":
             model.final_logits_bias.normal_(generator=generator)

@@ -1,4 +1,4 @@
-"""Rows of traces made by hand."""
+"""Handmade rows of traces."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ def cells(
     low: float = 0.1,
     high: float = 0.7,
 ) -> list[TraceCell]:
-    """Rows of a trace with the given effects, [T, L]."""
+    """Return the rows of a trace with the given indirect effects, [T, L]."""
     return [
         TraceCell(
             name=name,
@@ -27,7 +27,9 @@ def cells(
             answer_id=7,
             mediator=mediator,
             method="exact",
+            site="resid_post",
             layer_idx=layer,
+            window=None,
             token_idx=token,
             token=f" t{token}",
             in_subject=span[0] <= token < span[1],

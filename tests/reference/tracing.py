@@ -1,6 +1,6 @@
-"""Patched runs the slow, obvious way: for each cell a full forward pass with plain hooks, nothing shared.
+"""Reference implementation of patched runs: one full forward pass with plain hooks per cell, nothing shared.
 
-Knows nothing of ``interpret``: it has its own map of every family's modules and its own hooks.
+It does not use ``interpret``: it has its own table of every family's modules and its own hooks.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,12 +12,12 @@ from reference.overlay import decoder_layers
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-# Below a layer: the attention, the projection out of its heads, the MLP's output, the projection out of its neurons.
+# Modules of a layer: attention, its output projection (input: heads), MLP, its output projection (input: neurons).
 MODULES = {
     **dict.fromkeys(
         ("llama", "mistral", "qwen2", "qwen3", "phi3"), ("self_attn", "self_attn.o_proj", "mlp", "mlp.down_proj")
     ),
-    # What these add to the residual stream has been normed.
+    # In these families, outputs are normalised before they are added to the residual stream.
     **dict.fromkeys(
         ("gemma2", "gemma3_text", "olmo2"),
         ("post_attention_layernorm", "self_attn.o_proj", "post_feedforward_layernorm", "mlp.down_proj"),
@@ -28,16 +28,16 @@ MODULES = {
     "opt": ("self_attn", "self_attn.out_proj", "fc2", "fc2"),
 }
 Edit = Callable[[Tensor], Tensor | None]
-"""Takes [S, T, width]; returns what stands there instead, or None."""
+"""Takes the values of a site, [S, T, width]; returns the new values, or None to keep the old ones."""
 
 
 def hooked(model: PreTrainedModel, layer: int, site: str, edit: Edit, n_samples: int) -> Any:
-    """Put an edit on one site of one layer: on a module's output, or on its input for heads and neurons."""
+    """Register an edit of one site of one layer, on a module's output or (heads and neurons) its input."""
     block = decoder_layers(model)[layer]
     attention, heads, mlp, neurons = (block.get_submodule(name) for name in MODULES[model.config.model_type])
 
     def edited(value: Tensor) -> Tensor:
-        # OPT's MLP works on [S * T, width].
+        # The MLP of OPT works on [S * T, width].
         after = edit(value.view(n_samples, -1, value.shape[-1]))
         return value if after is None else after.view(value.shape)
 
@@ -53,7 +53,7 @@ def hooked(model: PreTrainedModel, layer: int, site: str, edit: Edit, n_samples:
 
 
 def run(model: PreTrainedModel, embeddings: Tensor, edits: Mapping[tuple[int, str], Edit]) -> Tensor:
-    """Return the logits, [S, T, V], of a pass with an edit on each (layer, site)."""
+    """Return the logits, [S, T, V], of a forward pass with the given edits, one per (layer, site)."""
     with ExitStack() as stack, torch.no_grad():
         for (layer, site), edit in edits.items():
             stack.callback(hooked(model, layer, site, edit, len(embeddings)).remove)
@@ -61,7 +61,7 @@ def run(model: PreTrainedModel, embeddings: Tensor, edits: Mapping[tuple[int, st
 
 
 def recorded(model: PreTrainedModel, embeddings: Tensor, sites: Iterable[str]) -> dict[tuple[int, str], Tensor]:
-    """Return some sites of every layer of a plain pass, [S, T, width]."""
+    """Return the values of some sites in every layer, [S, T, width], from a pass without edits."""
     seen: dict[tuple[int, str], Tensor] = {}
 
     def keep(key: tuple[int, str]) -> Edit:
@@ -83,17 +83,17 @@ def patched(
     unit: int | None = None,
     pins: Mapping[str, Sequence[int]] | None = None,
 ) -> Tensor:
-    """Return the logits of the base runs with the donor's values at one token.
+    """Return the logits, [S, T, V], of the base runs with activations of the donor runs restored at one token.
 
     Args:
         model: a causal LM.
         base: [S, T, width] word embeddings of the runs to patch.
-        donor: [S, T, width], or [1, T, width] for all.
-        site: ``hidden``, ``attention``, ``mlp``, ``head`` or ``neuron``.
-        token: where.
-        layers: which layers are restored; -1, for ``hidden``, is the input of layer 0.
-        unit: which head or neuron.
-        pins: for ``attention`` and ``mlp``, the layers where the base's own output is put back.
+        donor: [S, T, width] word embeddings of the runs whose values are restored; [1, T, width] if all are the same.
+        site: ``resid_post``, ``attn_out``, ``mlp_out``, ``heads`` or ``neurons``.
+        token: position at which values are restored.
+        layers: which layers are restored; -1 (only for ``resid_post``) is the input of layer 0.
+        unit: index of the head or neuron.
+        pins: for ``attn_out`` and ``mlp_out``, the layers in which the output is held at the value of the base run.
     """
     good, bad = recorded(model, donor, [site]), recorded(model, base, pins or [])
     head = getattr(model.config, "head_dim", None) or model.config.hidden_size // model.config.num_attention_heads
@@ -111,7 +111,7 @@ def patched(
     edits = {(layer, pin): write(bad[layer, pin], slice(None)) for pin in pins or {} for layer in pins[pin]}
     edits |= {(layer, site): write(good[layer, site], features) for layer in layers if layer >= 0}
     if -1 in layers:
-        # Positions are added to word embeddings alike, so restoring these restores the input of layer 0.
+        # Both runs add the same position embeddings, so restoring word embeddings restores the input of layer 0.
         base = base.clone()
         base[:, token] = donor[:, token]
     return run(model, base, edits)

@@ -291,7 +291,7 @@ def test_what_is_longer_than_the_models_context_is_refused_by_name():
 
 
 def test_a_model_in_training_mode_is_refused():
-    message = "the model is in training mode, where dropout makes every run another: call model.eval()"
+    message = "the model is in training mode, in which dropout makes every run different; call model.eval()"
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         rows_of(speaking_model().train(), byte_level(chat=True), layers="1", tokens="0")
 
@@ -471,8 +471,8 @@ def test_a_batch_that_does_not_fit_is_halved_and_said_so(monkeypatch, error):
     assert [row.interpretation for row in rows] == [row.interpretation for row in calm]
     assert max(sizes) == 20
     assert said[:2] == [
-        "a batch did not fit in memory: going on with batches of 10",
-        "a batch did not fit in memory: going on with batches of 5",
+        "a batch did not fit in memory; continuing with batches of 10",
+        "a batch did not fit in memory; continuing with batches of 5",
     ]
 
 
@@ -481,7 +481,7 @@ def test_not_even_one_row_fitting_is_an_error(monkeypatch):
         raise torch.cuda.OutOfMemoryError("no")
 
     monkeypatch.setattr(readings, "start_inserted", cramped)
-    with pytest.raises(ModelError, match="^not even one text fits in memory; use a smaller dtype, or fewer"):
+    with pytest.raises(ModelError, match="^not even a single text fits in memory; use a smaller dtype or fewer"):
         rows_of(speaking_model(), byte_level(chat=True), layers="1", tokens="0")
 
 

@@ -388,7 +388,9 @@ def test_reading_what_is_not_there_names_it(tmp_path: Path) -> None:
 
 def test_reading_another_kind_of_table_names_its_columns(tmp_path: Path, unbroken: dict[str, bytes]) -> None:
     (tmp_path / "mine.csv").write_bytes(unbroken["table.csv"])
-    columns = r"row 0: its columns are \['unit', 'text', 'scores'\], those of Interpretation are \['name', .*'kind'\]"
+    columns = (
+        r"row 0: the columns are \['unit', 'text', 'scores'\]; expected those of Interpretation, \['name', .*'kind'\]"
+    )
     with pytest.raises(RunError, match=f"^{re.escape(str(tmp_path / 'mine.csv'))}: {columns}$"):
         read_table(tmp_path / "mine.csv", Interpretation)
 

@@ -1,4 +1,4 @@
-"""The public calls, beside the decoding modes: what they return, refuse, put on a model and leave on it."""
+"""The public calls, except for the decoding modes: outputs, refused inputs, attaching and detaching."""
 
 import copy
 import re
@@ -77,7 +77,7 @@ def test_loss_is_that_of_the_edited_logits(family_model):
 
 
 def test_editing_layer_0_is_running_edited_input_embeddings(family_model):
-    """Where layer 0 reads the embeddings as they are; learnt positions and projections are added before it."""
+    """This holds only if layer 0 reads the embeddings unchanged, without learnt positions or projections."""
     if family_model.config.model_type in ("gpt2", "opt"):
         pytest.skip("layer 0 reads embeddings plus positions")
     if family_model.config.model_type == "gemma2":
@@ -199,22 +199,21 @@ def test_states_around_the_mlp_have_gradients_under_checkpointing(llama):
     [
         (
             lambda model: forward_interpret(model, insert_info=INFO),
-            "insert_info needs tokens to work on; pass input_ids or inputs_embeds",
+            "insert_info requires tokens to edit; pass input_ids or inputs_embeds",
         ),
         (
             lambda model: generate_interpret(model, insert_info=INFO),
-            "insert_info needs a prompt to work on; pass inputs, input_ids or inputs_embeds",
+            "insert_info requires a prompt to edit; pass inputs, input_ids or inputs_embeds",
         ),
         (
             lambda model: forward_interpret(model, IDS, insert_info=INFO[:1]),
-            "insert_info has 1 entries for a batch of 2 samples; give one dict (or None) a sample",
+            "insert_info has 1 entries for a batch of 2 samples; give one dict (or None) per sample",
         ),
         (
             lambda model: forward_interpret(
                 model, IDS[:, 3:], past_key_values=model(IDS[:, :3]).past_key_values, insert_info=INFO
             ),
-            "insert_info[0]: layer 2: position -1 counts from an end that moves with past_key_values; "
-            "count from the start",
+            "insert_info[0]: layer 2: position -1 counts from the end, which moves with past_key_values; count from 0",
         ),
         (
             lambda model: forward_interpret(
@@ -224,7 +223,7 @@ def test_states_around_the_mlp_have_gradients_under_checkpointing(llama):
                 past_key_values=model(IDS[:, :3]).past_key_values,
                 insert_info=[None, None],
             ),
-            "attention_mask has 2 columns; the 3 in the cache and the 2 of this pass need 5",
+            "attention_mask has 2 columns; it needs 5: 3 for the cache and 2 for this pass",
         ),
         (
             lambda model: generate_interpret(
@@ -234,7 +233,7 @@ def test_states_around_the_mlp_have_gradients_under_checkpointing(llama):
                 past_key_values=model(IDS[:, :3]).past_key_values,
                 insert_info=[None, None],
             ),
-            "right-padded prompts cannot go on from past_key_values; pad them on the left",
+            "right-padded prompts cannot continue from past_key_values; pad them on the left",
         ),
     ],
     ids=["no tokens", "no prompt", "other batch", "end that moves", "short mask", "right padding on a cache"],
@@ -347,7 +346,7 @@ def test_attaching_to_one_model_leaves_others_alone(llama):
 
 
 def test_attach_refuses_a_model_of_no_known_family():
-    with pytest.raises(UnsupportedModelError, match=r"^Linear \(model_type None\) is of no known family"):
+    with pytest.raises(UnsupportedModelError, match=r"^Linear \(model_type None\) is not of a supported family"):
         attach(torch.nn.Linear(2, 2))
 
 

@@ -1,4 +1,4 @@
-"""Every decoding mode of transformers under surgery, against stock decoding of a plainly edited model."""
+"""Every decoding mode of transformers with surgery, compared with stock decoding of a model with plain edits."""
 
 import re
 import warnings
@@ -30,7 +30,7 @@ MODES = {
     "beams, no cache": _BEAMS | {"use_cache": False},
     "beam sampling": _BEAMS | {"do_sample": True, "num_return_sequences": 2},
 }
-# What transformers 4.34.0 can and later releases fetch from the hub, and the other way round.
+# Modes of transformers 4.34.0 that later releases fetch from the hub, and modes of later releases only.
 _OLD_MODES = {
     "group beams": _BEAMS | {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5},
     "constrained beams": _BEAMS | {"force_words_ids": [[11, 12]]},
@@ -43,7 +43,7 @@ _NEW_MODES = {
 CURRENT = hasattr(transformers, "Cache")
 MODES |= _NEW_MODES if CURRENT else _OLD_MODES
 only_new = pytest.mark.skipif(not CURRENT, reason="transformers 4.34.0 has no such cache or argument")
-only_old = pytest.mark.skipif(CURRENT, reason="what this is about is gone from later releases than transformers 4.34.0")
+only_old = pytest.mark.skipif(CURRENT, reason="only transformers 4.34.0 has this mode or behaviour")
 # Modes whose result for a row does not depend on the other rows, nor on padding (contrastive search compares
 # tokens with the states of padding, too).
 ROW_BY_ROW = [name for name in MODES if "sampl" not in name and name != "contrastive"]
@@ -175,7 +175,7 @@ def test_candidates_looked_up_in_the_prompt_carry_surgery(family_model, insert_i
     ids = torch.tensor([[5, 6, 7, 5, 6]])
     ours = generate_interpret(family_model, ids, insert_info=insert_info, max_new_tokens=N_NEW,
                               prompt_lookup_num_tokens=2, eos_token_id=96)  # fmt: skip
-    # The search wants an end of the text, which may come.
+    # Prompt lookup requires an end-of-text id, and the text may end early.
     expected = reference_greedy(family_model, ids[0].tolist(), insert_info[0], N_NEW)
     assert ours.shape[1] > ids.shape[1]
     assert ours[0].tolist() == expected[: ours.shape[1]]
@@ -231,7 +231,7 @@ def test_token_types_move_with_right_padded_prompts(gpt2):
 
 @pytest.mark.parametrize("where", ["keyword", "config", "config by position", "model"])
 def test_without_a_mask_padding_is_what_generate_takes_for_it(llama, where):
-    """Equal pad and eos ids make every column a token: in each way to say so, positions must follow."""
+    """With equal pad and eos ids every column is a token, wherever the ids are set; positions must count them all."""
     batch = pad([[5, 6, 7, 8, 9], [20, 30, 40]], PAD)
     info = [None, {1: ([0], vectors(1)), "replacing_mode": "addition"}]
     config = GenerationConfig(max_new_tokens=N_NEW, pad_token_id=PAD, eos_token_id=PAD)
@@ -253,7 +253,7 @@ def test_without_a_mask_padding_is_what_generate_takes_for_it(llama, where):
 
 
 @only_old
-# Stock generate says that settings of a model's configuration count, and will not for ever.
+# Stock generate warns that settings in a model's configuration still apply, but are deprecated.
 @pytest.mark.filterwarnings("ignore:You have modified the pretrained model configuration:UserWarning")
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_pad_id_set_on_the_model_after_loading_is_seen(llama, side):
@@ -313,19 +313,19 @@ def test_assisted_decoding_is_greedy_decoding_under_surgery(family_model, prompt
     [
         pytest.param(
             {"assistant_model": "itself", "attention_mask": torch.tensor([[0, 1, 1, 1, 1], [1, 1, 1, 1, 1]])},
-            "assisted generation of transformers 4.34.0 drops the attention mask, so a padded prompt cannot "
-            "carry surgery; pass the prompt without padding",
+            "assisted generation of transformers 4.34.0 drops the attention mask, so padded prompts cannot "
+            "be edited; pass the prompt without padding",
             marks=only_old,
         ),
         (
             {"guidance_scale": 1.5},
             "guidance_scale also runs the model on a negative prompt, which surgery would edit as if it were the "
-            "prompt; leave guidance_scale away",
+            "prompt; leave out guidance_scale",
         ),
         (
             {"generation_config": GenerationConfig(guidance_scale=1.5)},
             "guidance_scale also runs the model on a negative prompt, which surgery would edit as if it were the "
-            "prompt; leave guidance_scale away",
+            "prompt; leave out guidance_scale",
         ),
     ],
 )

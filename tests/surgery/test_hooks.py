@@ -1,4 +1,4 @@
-"""What one forward pass under surgery computes, against formulas and the slow reference."""
+"""Single forward passes with surgery, compared with formulas and the slow reference."""
 
 import copy
 import threading
@@ -17,7 +17,7 @@ from interpret.anatomy import Anatomy, anatomy_of
 from interpret.errors import SpecError
 from interpret.prompts.batches import pad
 from interpret.surgery.generation import forward_interpret
-from interpret.surgery.hooks import surgery
+from interpret.surgery.hooks import applied
 from interpret.surgery.plan import plan_surgery
 
 IDS = torch.tensor([[5, 6, 7, 8, 9], [20, 30, 40, 50, 60]])
@@ -29,7 +29,7 @@ def vectors(n_positions, seed=1, dtype=torch.float32):
 
 
 def model_inputs(model, batch):
-    """The batch as this model takes it; OPT numbers tokens by the mask itself."""
+    """The batch as this model takes it; OPT computes positions from the mask itself."""
     inputs = batch.model_inputs()
     if model.config.model_type == "opt":
         del inputs["position_ids"]
@@ -118,7 +118,7 @@ def test_a_prompt_in_chunks_is_edited_as_in_one_pass(family_model, cuts):
     whole = forward_interpret(family_model, IDS, insert_info=infos, use_cache=True)
     cache, logits = None, []
     for start, stop in zip([0, *cuts], [*cuts, 5], strict=True):
-        # Tokens still to come have no position in this chunk: give each call those up to its end.
+        # Positions of later chunks are refused: give each call only those up to its end.
         seen = [_up_to(info, stop) for info in infos]
         part = forward_interpret(
             family_model,
@@ -223,7 +223,7 @@ def test_states_are_held_no_longer_than_the_pass_that_edits_them(llama):
     watch = llama.model.layers[1].register_forward_hook(lambda _, args, output: held.append(weakref.ref(output[0])))
     anatomy = anatomy_of(llama)
     plan = plan_surgery([{2: ([0], vectors(1))}, None], token_counts=[5, 5], n_layers=L, width=D)
-    with torch.no_grad(), surgery(anatomy, plan, torch.arange(5).repeat(2, 1)):
+    with torch.no_grad(), applied(anatomy, plan, torch.arange(5).repeat(2, 1)):
         llama(IDS)
         assert [reference() for reference in held] == [None]
     watch.remove()
@@ -288,14 +288,14 @@ def test_other_threads_run_the_plain_model_meanwhile(llama):
 def test_a_pass_whose_rows_cannot_be_shared_out_is_refused(llama):
     anatomy = anatomy_of(llama)
     plan = plan_surgery([{0: ([0], vectors(1))}, None], token_counts=[5, 5], n_layers=L, width=D)
-    message = "insert_info is for 2 samples, but the model is run on 3 rows"
-    with pytest.raises(SpecError, match=f"^{message}"), surgery(anatomy, plan, torch.arange(5).repeat(2, 1)):
+    message = "insert_info has 2 samples, but the model is run on 3 rows"
+    with pytest.raises(SpecError, match=f"^{message}"), applied(anatomy, plan, torch.arange(5).repeat(2, 1)):
         llama(torch.cat([IDS, IDS[:1]]))
 
 
 def test_a_cache_that_forgets_columns_does_not_move_the_edit():
     class Trunk(nn.Module):
-        """Stands for a model whose sliding window keeps 2 columns of keys, as Mistral with flash attention."""
+        """Stands in for a model whose sliding window keeps 2 columns of keys, like Mistral with flash attention."""
 
         def __init__(self):
             super().__init__()
@@ -307,14 +307,14 @@ def test_a_cache_that_forgets_columns_does_not_move_the_edit():
     trunk = Trunk()
     plan = plan_surgery([{0: ([2], torch.ones(1, 1, 3))}], token_counts=[5], n_layers=1, width=3)
     window = ((torch.zeros(1, 1, 2, 3),) * 2,)
-    with surgery(Anatomy(None, trunk, trunk.layers, 3, "sequential"), plan, torch.arange(5)[None]):
+    with applied(Anatomy(None, trunk, trunk.layers, 3, "sequential"), plan, torch.arange(5)[None]):
         assert trunk(torch.zeros(1, 5, 3), torch.ones(1, 5))[0, :, 0].tolist() == [0, 0, 1, 0, 0]
         assert trunk(torch.zeros(1, 1, 3), torch.ones(1, 6), window).eq(0).all()
 
 
 @st.composite
 def operations(draw):
-    """A padded batch, a plan for it, and where a cache takes over."""
+    """A kind of model, the rows of a batch, their edits, and the side of the padding."""
     rows = draw(st.lists(st.lists(st.integers(1, V - 1), min_size=1, max_size=6), min_size=1, max_size=3))
     infos = [draw(st.none() | _sample_info(len(row))) for row in rows]
     return draw(st.sampled_from(list(KINDS))), rows, infos, draw(st.sampled_from(["left", "right"]))

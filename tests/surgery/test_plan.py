@@ -28,16 +28,16 @@ def first(info):
 BAD = {
     "not a list": (
         {1: ([0], vectors(1))},
-        "insert_info is a dict; give a list with one dict (or None) a sample",
+        "insert_info is a dict; give a list with one dict (or None) per sample",
     ),
-    "a string": ("normalized", "insert_info is a str; give a list with one dict (or None) a sample"),
+    "a string": ("normalized", "insert_info is a str; give a list with one dict (or None) per sample"),
     "too few samples": (
         [{1: ([0], vectors(1))}],
-        "insert_info has 1 entries for a batch of 2 samples; give one dict (or None) a sample",
+        "insert_info has 1 entries for a batch of 2 samples; give one dict (or None) per sample",
     ),
     "too many samples": (
         [None] * 5,
-        "insert_info has 5 entries for a batch of 2 samples; give one dict (or None) a sample",
+        "insert_info has 5 entries for a batch of 2 samples; give one dict (or None) per sample",
     ),
     "sample is a list": (first([1]), "insert_info[0]: expected a dict or None, got a list"),
     "mode misspelt": (
@@ -57,7 +57,7 @@ BAD = {
     "option misspelt": (
         first({"overlay_strenght": 0.5}),
         "insert_info[0]: key 'overlay_strenght' looks like 'overlay_strength'; "
-        "correct it, or give your note another name",
+        "correct it, or use another name for your own key",
     ),
     "layer is a string": (
         first({"1": ([0], vectors(1))}),
@@ -81,11 +81,11 @@ BAD = {
     ),
     "layer is a float": (
         first({1.0: ([0], vectors(1))}),
-        "insert_info[0]: key 1.0 is a float; layers are integers, everything else a string",
+        "insert_info[0]: key 1.0 is a float; layers are integers, all other keys are strings",
     ),
     "layer is True": (
         first({True: ([0], vectors(1))}),
-        "insert_info[0]: key True is a bool; layers are integers, everything else a string",
+        "insert_info[0]: key True is a bool; layers are integers, all other keys are strings",
     ),
     "value is no pair": (
         first({1: vectors(1)}),
@@ -97,11 +97,11 @@ BAD = {
     ),
     "positions is a number": (
         first({1: (0, vectors(1))}),
-        "insert_info[0]: layer 1: positions are a int; give a list of token positions",
+        "insert_info[0]: layer 1: positions have type int; give a list of token positions",
     ),
     "positions is a string": (
         first({1: ("12", vectors(2))}),
-        "insert_info[0]: layer 1: positions are a str; give a list of token positions",
+        "insert_info[0]: layer 1: positions have type str; give a list of token positions",
     ),
     "position is a float": (
         first({1: ([0.0], vectors(1))}),
@@ -123,15 +123,15 @@ BAD = {
     ),
     "position twice": (
         first({1: ([0, 0], vectors(2))}),
-        "insert_info[0]: layer 1: position 0 is given twice; a token is edited once a layer",
+        "insert_info[0]: layer 1: position 0 is given twice; give each position once per layer",
     ),
     "position twice, counted from both ends": (
         first({1: ([2, -1], vectors(2))}),
-        "insert_info[0]: layer 1: position 2 is given twice; a token is edited once a layer",
+        "insert_info[0]: layer 1: position 2 is given twice; give each position once per layer",
     ),
     "vectors is a list": (
         first({1: ([0], [[[1.0] * D]])}),
-        "insert_info[0]: layer 1: vectors are a list; give a torch tensor",
+        "insert_info[0]: layer 1: vectors have type list; give a torch tensor",
     ),
     "vectors are integers": (
         first({1: ([0], vectors(1).long())}),
@@ -152,21 +152,21 @@ BAD = {
     ),
     "normalized strength above 1": (
         first({"overlay_strength": 5}),
-        "insert_info[0]: overlay_strength 5 is outside 0 to 1, where 'normalized' mixes vector and state",
+        "insert_info[0]: overlay_strength 5 is outside 0 to 1, the range for mode 'normalized'",
     ),
     "normalized strength below 0, though negatives are allowed": (
         first({"overlay_strength": -0.5, "allow_negative_strength": True}),
-        "insert_info[0]: overlay_strength -0.5 is outside 0 to 1, where 'normalized' mixes vector and state",
+        "insert_info[0]: overlay_strength -0.5 is outside 0 to 1, the range for mode 'normalized'",
     ),
     "addition strength negative": (
         first({"overlay_strength": -1.0, "replacing_mode": "addition"}),
         "insert_info[0]: overlay_strength -1.0 is not above 0; to add nothing or to subtract, "
-        "say 'allow_negative_strength': True",
+        "set 'allow_negative_strength': True",
     ),
     "addition strength 0": (
         first({"overlay_strength": 0, "replacing_mode": "addition"}),
         "insert_info[0]: overlay_strength 0 is not above 0; to add nothing or to subtract, "
-        "say 'allow_negative_strength': True",
+        "set 'allow_negative_strength': True",
     ),
     "strength is not finite": (
         first({"overlay_strength": float("nan")}),
@@ -187,17 +187,17 @@ BAD = {
     ),
     "layer options are a number": (
         first({1: ([0], vectors(1), 0.5)}),
-        "insert_info[0]: layer 1: options are a float; "
+        "insert_info[0]: layer 1: options have type float; "
         "give a dict of overlay_strength, replacing_mode, allow_negative_strength",
     ),
     "layer strength": (
         first({2: ([0], vectors(1), {"overlay_strength": 2})}),
-        "insert_info[0]: layer 2: overlay_strength 2 is outside 0 to 1, where 'normalized' mixes vector and state",
+        "insert_info[0]: layer 2: overlay_strength 2 is outside 0 to 1, the range for mode 'normalized'",
     ),
     "layer mode that does not suit the sample's strength": (
         first({2: ([0], vectors(1), {"replacing_mode": "normalized"}), "replacing_mode": "addition",
                "overlay_strength": 3}),
-        "insert_info[0]: layer 2: overlay_strength 3 is outside 0 to 1, where 'normalized' mixes vector and state",
+        "insert_info[0]: layer 2: overlay_strength 3 is outside 0 to 1, the range for mode 'normalized'",
     ),
 }  # fmt: skip
 
@@ -210,9 +210,7 @@ def test_a_bad_spec_is_refused_with_its_whole_message(name):
 
 
 def test_negative_positions_are_refused_where_the_end_moves():
-    message = (
-        "insert_info[0]: layer 1: position -1 counts from an end that moves with past_key_values; count from the start"
-    )
+    message = "insert_info[0]: layer 1: position -1 counts from the end, which moves with past_key_values; count from 0"
     with pytest.raises(SpecError, match=f"^{re.escape(message)}$"):
         plan(first({1: ([-1], vectors(1))}), allow_negative_positions=False)
 

@@ -1,4 +1,4 @@
-"""What a sweep computes, and how much of it at once."""
+"""How much a sweep computes, in total and at once."""
 
 from contextlib import contextmanager
 
@@ -8,7 +8,7 @@ from reference.overlay import decoder_layers
 from reference.sweeps import CLOSE, MODELS, P, S, T, runs
 from reference.tiny import L
 
-from interpret.sweep import Cell, Pin, exact, grid, sweep
+from interpret.sweep import Cell, Pin, exact, grid, run_sweep
 
 # ----------------------------------------------------------------------------------------------- what it costs
 
@@ -27,7 +27,7 @@ def layer_calls(model, cells, base, donor):
     found = []
     for layer in decoder_layers(model):
         with counted(layer.mlp.down_proj) as counts:
-            sweep(model, base, donor, cells, P)
+            run_sweep(model, base, donor, cells, P)
         found.append(sum(counts) - (S + 1) * T - T)
     return found
 
@@ -48,7 +48,7 @@ def test_what_differs_nowhere_is_not_run():
     base, donor = runs(MODELS["llama"])
     nothing = [Cell("resid_post", 0, 1, 2), Cell("resid_post", 3, L - 1, L), Cell("mlp_out", 0, 0, L)]
     assert layer_calls(MODELS["llama"], nothing, base, donor) == [0] * L
-    found = sweep(MODELS["llama"], base, donor, nothing, P)
+    found = run_sweep(MODELS["llama"], base, donor, nothing, P)
     assert all(torch.equal(row, found.base["p"]) for row in found.values["p"])
 
 
@@ -56,8 +56,8 @@ def test_each_layer_is_called_once_for_a_column():
     base, donor = runs(MODELS["llama"])
     cells = [cell for cell in grid("resid_post", n_tokens=T, n_layers=L) if cell.token in (1, 4)]
     with counted(MODELS["llama"].model.layers[2].mlp.down_proj) as counts:
-        sweep(MODELS["llama"], base, donor, cells, P)
-    assert counts == [S * T, T, T, 2 * S * 5, 2 * S * 2]  # base, donor, check, and a call a column for two cells
+        run_sweep(MODELS["llama"], base, donor, cells, P)
+    assert counts == [S * T, T, T, 2 * S * 5, 2 * S * 2]  # base, donor, check, and one call per column for two cells
 
 
 def test_the_count_of_layer_tokens_is_what_was_computed():
@@ -67,7 +67,7 @@ def test_the_count_of_layer_tokens_is_what_was_computed():
     total = 0
     for layer in decoder_layers(model):
         with counted(layer.mlp.down_proj) as counts:
-            found = sweep(model, base, donor, cells, P)
+            found = run_sweep(model, base, donor, cells, P)
         total += sum(counts) - T  # the check against the model's own pass
     assert found.layer_tokens == total
 
@@ -75,7 +75,7 @@ def test_the_count_of_layer_tokens_is_what_was_computed():
 def test_only_positions_that_are_read_reach_the_head():
     base, donor = runs(MODELS["llama"])
     with counted(MODELS["llama"].lm_head) as counts:
-        sweep(MODELS["llama"], base, donor, [Cell("resid_post", 2, 1, 2)], P)
+        run_sweep(MODELS["llama"], base, donor, [Cell("resid_post", 2, 1, 2)], P)
     assert sum(counts) == S + 1 + S
 
 
@@ -86,9 +86,9 @@ def test_a_small_memory_gives_the_same_values():
     model = MODELS["gpt2"]
     base, donor = runs(model)
     cells = [cell for site in ("resid_post", "mlp_out") for cell in grid(site, n_tokens=T, n_layers=L, window=2)]
-    free = sweep(model, base, donor, cells, P).values["p"]
+    free = run_sweep(model, base, donor, cells, P).values["p"]
     for memory in (1, 30_000, 300_000):
-        torch.testing.assert_close(sweep(model, base, donor, cells, P, memory=memory).values["p"], free, **CLOSE)
+        torch.testing.assert_close(run_sweep(model, base, donor, cells, P, memory=memory).values["p"], free, **CLOSE)
 
 
 def largest_job(model, base, donor, cells, memory, monkeypatch):
@@ -100,7 +100,7 @@ def largest_job(model, base, donor, cells, memory, monkeypatch):
         return whole(layers, base, donor, column, **rest)
 
     monkeypatch.setattr(exact, "run_column", watched)
-    sweep(model, base, donor, cells, P, memory=memory)
+    run_sweep(model, base, donor, cells, P, memory=memory)
     return tuple(max(size) for size in zip(*sizes, strict=True))
 
 
@@ -117,7 +117,7 @@ def test_no_layer_is_given_more_tokens_than_the_memory_holds(monkeypatch):
     base, donor = runs(MODELS["llama"])
     cells = grid("resid_post", n_tokens=T, n_layers=L, window=2) * 2
     with counted(MODELS["llama"].model.layers[2].mlp.down_proj) as counts:
-        sweep(MODELS["llama"], base, donor, cells, P)
+        run_sweep(MODELS["llama"], base, donor, cells, P)
     assert max(counts) <= 40
     assert max(counts) > 20  # as many as fit go together
 
@@ -129,7 +129,7 @@ def test_what_does_not_fit_is_halved_and_tried_again(monkeypatch, error):
     model = MODELS["llama"]
     base, donor = runs(model)
     cells = grid("resid_post", n_tokens=T, n_layers=L)
-    expected = sweep(model, base, donor, cells, P).values["p"]
+    expected = run_sweep(model, base, donor, cells, P).values["p"]
     whole, refused = exact.run_column, []
 
     def small_only(layers, base, donor, column, **rest):
@@ -139,7 +139,7 @@ def test_what_does_not_fit_is_halved_and_tried_again(monkeypatch, error):
         return whole(layers, base, donor, column, **rest)
 
     monkeypatch.setattr(exact, "run_column", small_only)
-    torch.testing.assert_close(sweep(model, base, donor, cells, P).values["p"], expected, **CLOSE)
+    torch.testing.assert_close(run_sweep(model, base, donor, cells, P).values["p"], expected, **CLOSE)
     assert refused
 
 
@@ -157,5 +157,5 @@ def test_what_cannot_be_halved_or_is_another_error_is_raised(monkeypatch, error,
     monkeypatch.setattr(exact, "run_column", refuse)
     base, donor = runs(MODELS["llama"], n_samples=4)
     with pytest.raises(type(error)):
-        sweep(MODELS["llama"], base, donor, [Cell("resid_post", 1, 0, 1), Cell("resid_post", 1, 1, 2)], P)
+        run_sweep(MODELS["llama"], base, donor, [Cell("resid_post", 1, 0, 1), Cell("resid_post", 1, 1, 2)], P)
     assert calls == tried

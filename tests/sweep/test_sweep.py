@@ -1,4 +1,4 @@
-"""Sweeps against full forward passes, on every family; what must come out of them; what they refuse."""
+"""Sweeps on every family, compared with full forward passes and with known results; refused inputs."""
 
 import re
 
@@ -13,7 +13,7 @@ from reference.tracing import run
 from torch import nn
 
 from interpret.errors import InputError, UnsupportedModelError
-from interpret.sweep import Cell, Metric, Pin, columns, grid, sweep, window_around
+from interpret.sweep import Cell, Metric, Pin, columns, grid, run_sweep, window_around
 
 # ------------------------------------------------------------------------------------------------- exactness
 
@@ -49,7 +49,7 @@ def test_every_sweep_is_its_forward_passes(kind, random_columns, seed, samples, 
     model, cells = MODELS[kind], [cell for column in random_columns for cell in column]
     n_samples, n_donors = samples
     base, donor = runs(model, seed, n_samples=n_samples, n_donors=n_donors, corrupted=slice(first, first + 2))
-    found = sweep(model, base, donor, cells, P, memory=memory)
+    found = run_sweep(model, base, donor, cells, P, memory=memory)
     assert_exact(model, base, donor, cells, found, padding)
     torch.testing.assert_close(found.base["p"], probability(run(model, base, {})), **CLOSE)
     torch.testing.assert_close(found.donor["p"], probability(run(model, donor, {})), **CLOSE)
@@ -58,17 +58,17 @@ def test_every_sweep_is_its_forward_passes(kind, random_columns, seed, samples, 
 def test_a_whole_grid_is_its_forward_passes(family_model):
     base, donor = runs(family_model)
     cells = grid("resid_post", n_tokens=T, n_layers=L)
-    assert_exact(family_model, base, donor, cells, sweep(family_model, base, donor, cells, P))
+    assert_exact(family_model, base, donor, cells, run_sweep(family_model, base, donor, cells, P))
 
 
 @pytest.mark.parametrize("site", ["resid_post", "attn_out", "mlp_out", "heads", "neurons"])
 @pytest.mark.parametrize("kind", ["llama", "gptj", "opt_post_norm"])
 def test_each_site_alone_changes_the_run(kind, site):
-    """Guards the comparisons above from being between two runs in which nothing happened."""
+    """The cells have an effect, so the comparisons above are not between unchanged runs."""
     model = MODELS[kind]
     base, donor = runs(model)
     unit = 1 if site in ("heads", "neurons") else None
-    found = sweep(model, base, donor, [Cell(site, 2, 0, 3, unit)], P)
+    found = run_sweep(model, base, donor, [Cell(site, 2, 0, 3, unit)], P)
     assert (found.values["p"][0] / found.base["p"] - 1).abs().max() > 1e-4
 
 
@@ -76,7 +76,7 @@ def test_each_site_alone_changes_the_run(kind, site):
 def test_a_pin_changes_the_run(pin):
     base, donor = runs(MODELS["llama"])
     plain, pinned = (Cell("resid_post", 1, 0, 1, None, pins) for pins in ((), (pin,)))
-    values = sweep(MODELS["llama"], base, donor, [plain, pinned], P).values["p"]
+    values = run_sweep(MODELS["llama"], base, donor, [plain, pinned], P).values["p"]
     assert (values[0] / values[1] - 1).abs().max() > 1e-3
 
 
@@ -84,7 +84,7 @@ def test_base_may_be_another_prompt_in_ids(family_model):
     base, donor = torch.tensor([[3, 9, 4, 8], [7, 7, 4, 8]]), torch.tensor([[3, 2, 4, 8]])
     cells = grid("mlp_out", n_tokens=4, n_layers=L, window=3)
     embed = family_model.get_input_embeddings()
-    found = sweep(family_model, base, donor, cells, P)
+    found = run_sweep(family_model, base, donor, cells, P)
     assert_exact(family_model, embed(base).detach(), embed(donor).detach(), cells, found)
 
 
@@ -93,9 +93,9 @@ def test_a_sliding_window_of_attention_is_respected():
     model.config.sliding_window = 2
     base, donor = runs(model)
     cells = grid("resid_post", n_tokens=T, n_layers=L)
-    found = sweep(model, base, donor, cells, P)
+    found = run_sweep(model, base, donor, cells, P)
     assert_exact(model, base, donor, cells, found)
-    wide = sweep(MODELS["mistral"], base, donor, cells, P)
+    wide = run_sweep(MODELS["mistral"], base, donor, cells, P)
     assert not torch.allclose(found.values["p"], wide.values["p"])
 
 
@@ -108,15 +108,15 @@ def test_the_settings_of_gpt2s_attention_are_respected(setting):
             setattr(block.attn, name, value)
     base, donor = runs(model)
     cells = grid("resid_post", n_tokens=T, n_layers=L)
-    assert_exact(model, base, donor, cells, sweep(model, base, donor, cells, P))
+    assert_exact(model, base, donor, cells, run_sweep(model, base, donor, cells, P))
 
 
 def test_half_precision_follows_the_model():
     model = tiny_model("llama").bfloat16()
     base, donor = runs(model)
     cells = grid("resid_post", n_tokens=T, n_layers=L)
-    found = sweep(model, base, donor, cells, P)
-    full = sweep(MODELS["llama"], base.float(), donor.float(), cells, P)
+    found = run_sweep(model, base, donor, cells, P)
+    full = run_sweep(MODELS["llama"], base.float(), donor.float(), cells, P)
     assert found.values["p"].dtype == torch.float64
     torch.testing.assert_close(found.values["p"], full.values["p"], rtol=0.2, atol=2e-3)
 
@@ -126,14 +126,14 @@ def test_half_precision_follows_the_model():
 
 def test_restoring_the_input_of_layer_0_of_a_one_token_subject_gives_the_clean_run(family_model):
     base, donor = runs(family_model, corrupted=slice(2, 3))
-    found = sweep(family_model, base, donor, [Cell("resid_post", 2, -1, 0)], P)
+    found = run_sweep(family_model, base, donor, [Cell("resid_post", 2, -1, 0)], P)
     torch.testing.assert_close(found.values["p"][0], found.donor["p"].expand(S), **CLOSE)
     assert not torch.allclose(found.base["p"], found.donor["p"].expand(S), rtol=1e-2)
 
 
 def test_restoring_the_last_state_gives_the_clean_run(family_model):
     base, donor = runs(family_model)
-    found = sweep(family_model, base, donor, [Cell("resid_post", T - 1, L - 1, L)], P)
+    found = run_sweep(family_model, base, donor, [Cell("resid_post", T - 1, L - 1, L)], P)
     torch.testing.assert_close(found.values["p"][0], found.donor["p"].expand(S), **CLOSE)
 
 
@@ -143,7 +143,7 @@ def test_pins_at_the_restored_runs_own_values_change_nothing(family_model, pins)
     donor = base.clone()
     donor[:, 0, ::2] += 1  # so that the later tokens' cells are run, though their embeddings are the same
     cells = [Cell("resid_post", token, -1, 0, None, pins) for token in range(1, T)]
-    found = sweep(family_model, base, donor, cells, P)
+    found = run_sweep(family_model, base, donor, cells, P)
     assert found.layer_tokens > 2 * S * T * L
     torch.testing.assert_close(found.values["p"], found.base["p"].expand(T - 1, S), **CLOSE)
     assert not torch.allclose(found.base["p"], found.donor["p"], rtol=1e-2)
@@ -152,7 +152,7 @@ def test_pins_at_the_restored_runs_own_values_change_nothing(family_model, pins)
 @pytest.mark.parametrize("site", ["resid_post", "attn_out", "mlp_out"])
 def test_a_run_restored_from_itself_is_itself(family_model, site):
     base, _ = runs(family_model)
-    found = sweep(family_model, base, base, grid(site, n_tokens=T, n_layers=L, window=2), P)
+    found = run_sweep(family_model, base, base, grid(site, n_tokens=T, n_layers=L, window=2), P)
     assert all(torch.equal(row, found.base["p"]) for row in found.values["p"])
 
 
@@ -163,7 +163,7 @@ def test_neurons_of_a_linear_toy_add_up_to_the_mlp():
     base, donor = runs(model)
     last = {"token": T - 1, "start": L - 1, "stop": L}
     cells = [Cell("mlp_out", **last), *(Cell("neurons", **last, unit=unit) for unit in range(48))]
-    found = sweep(model, base, donor, cells, {"logit": Metric("logit", (ANSWER,))})
+    found = run_sweep(model, base, donor, cells, {"logit": Metric("logit", (ANSWER,))})
     effects = found.values["logit"] - found.base["logit"]
     torch.testing.assert_close(effects[1:].sum(dim=0), effects[0], rtol=1e-4, atol=1e-4)
     assert effects[0].abs().min() > 0.01
@@ -175,7 +175,7 @@ def test_heads_of_a_linear_toy_add_up_to_the_attention():
     base, donor = runs(model)
     last = {"token": T - 1, "start": L - 1, "stop": L}
     cells = [Cell("attn_out", **last), *(Cell("heads", **last, unit=unit) for unit in range(4))]
-    found = sweep(model, base, donor, cells, {"logit": Metric("logit", (ANSWER,))})
+    found = run_sweep(model, base, donor, cells, {"logit": Metric("logit", (ANSWER,))})
     effects = found.values["logit"] - found.base["logit"]
     torch.testing.assert_close(effects[1:].sum(dim=0), effects[0], rtol=1e-4, atol=1e-4)
     assert effects[0].abs().min() > 0.01
@@ -199,7 +199,7 @@ def test_several_metrics_are_read_in_one_sweep(family_model):
         "logit": Metric("logit", (ANSWER,)),
         "difference": Metric("logit_difference", (ANSWER,), (7,)),
     }
-    found = sweep(family_model, base, donor, cells, metrics)
+    found = run_sweep(family_model, base, donor, cells, metrics)
     for index, cell in enumerate(cells):
         logits = brute_force(family_model, base, donor, cell)[:, -1].double()
         expected = {
@@ -221,7 +221,7 @@ def test_an_answer_of_several_tokens_is_read_at_several_positions(kind):
     base[:, 1] += torch.randn(2, base.shape[-1], generator=torch.Generator().manual_seed(1))
     cells = [cell for site in ("resid_post", "attn_out") for cell in grid(site, n_tokens=6, n_layers=L)]
     metrics = {"p": Metric("probability", answer), "last": Metric("log_probability", answer[-1:])}
-    found = sweep(model, base, donor, cells, metrics)
+    found = run_sweep(model, base, donor, cells, metrics)
     for index, cell in enumerate(cells):
         logs = brute_force(model, base, donor, cell)[:, -3:].double().log_softmax(-1)
         steps = logs.gather(-1, torch.tensor(answer).expand(2, 3)[..., None])[..., 0]
@@ -238,8 +238,9 @@ GOOD = Cell("resid_post", 1, 0, 1)
     ("cell", "message"),
     [
         (
-            Cell("hiden", 1, 0, 1),
-            "unknown site 'hiden'; did you mean 'hidden'? Allowed: hidden, attention, mlp, head, neuron",
+            Cell("resid_pst", 1, 0, 1),
+            "unknown site 'resid_pst'; did you mean 'resid_post'? "
+            "Allowed: resid_post, attn_out, mlp_out, heads, neurons",
         ),
         (Cell("resid_post", 6, 0, 1), "token 6 does not exist; this prompt has tokens 0 to 5"),
         (Cell("resid_post", -1, 0, 1), "token -1 does not exist; this prompt has tokens 0 to 5"),
@@ -249,10 +250,10 @@ GOOD = Cell("resid_post", 1, 0, 1)
         (Cell("heads", 1, 0, 1), "head None does not exist; a layer has heads 0 to 3"),
         (Cell("heads", 1, 0, 1, 4), "head 4 does not exist; a layer has heads 0 to 3"),
         (Cell("neurons", 1, 0, 1, 48), "neuron 48 does not exist; a layer has neurons 0 to 47"),
-        (Cell("mlp_out", 1, 0, 1, 2), "site mlp has no units, but unit is 2; leave it out"),
+        (Cell("mlp_out", 1, 0, 1, 2), "site mlp_out has no units; leave out unit=2"),
         (
             Cell("resid_post", 1, 0, 1, None, (Pin("heads"),)),
-            "unknown site of a pin 'head'; Allowed: attention, mlp",
+            "unknown site of a pin 'heads'; Allowed: attn_out, mlp_out",
         ),
         (
             Cell("resid_post", 1, 0, 1, None, (Pin("mlp_out", "latter"),)),
@@ -263,7 +264,7 @@ GOOD = Cell("resid_post", 1, 0, 1)
 def test_a_cell_that_does_not_exist_is_refused_by_index(cell, message):
     base, donor = runs(MODELS["llama"])
     with pytest.raises(InputError, match=f"^{re.escape(f'cells[1]: {message}')}$"):
-        sweep(MODELS["llama"], base, donor, [GOOD, cell], P)
+        run_sweep(MODELS["llama"], base, donor, [GOOD, cell], P)
 
 
 @pytest.mark.parametrize(
@@ -275,36 +276,36 @@ def test_a_cell_that_does_not_exist_is_refused_by_index(cell, message):
             "Allowed: probability, log_probability, logit, logit_difference",
         ),
         (Metric("logit", ()), "the answer has no tokens"),
-        (Metric("logit", (1,) * 7), "an answer of 7 tokens cannot be read off runs of 6 tokens"),
-        (Metric("logit", (1,), (2,)), "a foil is for logit_difference, and only for it"),
-        (Metric("logit_difference", (1,)), "a foil is for logit_difference, and only for it"),
-        (Metric("logit_difference", (1,), (2, 3)), "the foil has 2 tokens, the answer 1; give equally many"),
-        (Metric("logit", (97,)), "token id 97 does not exist; the vocabulary has 0 to 96"),
-        (Metric("logit_difference", (1,), (-1,)), "token id -1 does not exist; the vocabulary has 0 to 96"),
+        (Metric("logit", (1,) * 7), "an answer of 7 tokens cannot be read from runs of 6 tokens"),
+        (Metric("logit", (1,), (2,)), "give a foil for logit_difference, and for no other kind"),
+        (Metric("logit_difference", (1,)), "give a foil for logit_difference, and for no other kind"),
+        (Metric("logit_difference", (1,), (2, 3)), "the foil has 2 tokens, the answer 1; give the same number"),
+        (Metric("logit", (97,)), "token id 97 does not exist; the vocabulary has ids 0 to 96"),
+        (Metric("logit_difference", (1,), (-1,)), "token id -1 does not exist; the vocabulary has ids 0 to 96"),
     ],
 )
 def test_a_metric_that_cannot_be_read_is_refused_by_name(metric, message):
     base, donor = runs(MODELS["llama"])
     message = f"metrics['m']: {message}"
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
-        sweep(MODELS["llama"], base, donor, [GOOD], {"m": metric})
+        run_sweep(MODELS["llama"], base, donor, [GOOD], {"m": metric})
 
 
 def test_a_sweep_without_metrics_is_refused():
     with pytest.raises(InputError, match=r"^a sweep needs at least one metric$"):
-        sweep(MODELS["llama"], *runs(MODELS["llama"]), [GOOD], {})
+        run_sweep(MODELS["llama"], *runs(MODELS["llama"]), [GOOD], {})
 
 
 def test_a_donor_of_another_length_is_refused():
     message = "the donor has 3 tokens, the base 4: values are restored token by token, so both need the same length"
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
-        sweep(MODELS["llama"], torch.tensor([[1, 2, 3, 4]]), torch.tensor([[1, 2, 3]]), [GOOD], P)
+        run_sweep(MODELS["llama"], torch.tensor([[1, 2, 3, 4]]), torch.tensor([[1, 2, 3]]), [GOOD], P)
 
 
 def test_donors_that_are_neither_one_nor_as_many_are_refused():
-    message = "2 donor rows for 3 base rows: give as many, or one for all"
+    message = "the donor has 2 rows, the base 3; give one donor row per base row, or one for all"
     with pytest.raises(InputError, match=f"^{message}$"):
-        sweep(MODELS["llama"], torch.ones(3, 4).long(), torch.ones(2, 4).long(), [GOOD], P)
+        run_sweep(MODELS["llama"], torch.ones(3, 4).long(), torch.ones(2, 4).long(), [GOOD], P)
 
 
 @pytest.mark.parametrize("shape", [(4,), (1, 2, 3, 4)])
@@ -314,14 +315,14 @@ def test_runs_of_the_wrong_shape_are_refused(shape):
         "give token ids [samples, tokens] or word embeddings [samples, tokens, width]"
     )
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
-        sweep(MODELS["llama"], torch.ones(shape).long(), torch.ones(1, 4).long(), [GOOD], P)
+        run_sweep(MODELS["llama"], torch.ones(shape).long(), torch.ones(1, 4).long(), [GOOD], P)
 
 
 def test_training_mode_is_refused(llama):
     llama.train()
-    message = "the model is in training mode, where dropout makes every run another: call model.eval()"
+    message = "the model is in training mode, in which dropout makes every run different; call model.eval()"
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
-        sweep(llama, *runs(llama), [GOOD], P)
+        run_sweep(llama, *runs(llama), [GOOD], P)
     llama.eval()
 
 
@@ -331,28 +332,28 @@ def test_a_model_that_computes_otherwise_is_refused(family_model):
     )
     name, family = type(family_model).__name__, family_model.config.model_type
     message = (
-        f"{name} does not compute what other {family} models do: its layers, run part by part, give another result. "
-        "Remove adapters and hooks from its layers"
+        f"{name} does not compute what other {family} models do: running its layers part by part gives a different "
+        "result. Remove adapters and hooks from its layers"
     )
     with pytest.raises(UnsupportedModelError, match=f"^{re.escape(message)}$"):
-        sweep(family_model, *runs(family_model), [GOOD], P)
+        run_sweep(family_model, *runs(family_model), [GOOD], P)
     handle.remove()
 
 
 def test_no_hook_and_no_graph_is_left_also_when_the_sweep_raises(family_model, monkeypatch):
-    found = sweep(family_model, *runs(family_model), [GOOD], P)
+    found = run_sweep(family_model, *runs(family_model), [GOOD], P)
     assert not found.values["p"].requires_grad
     assert hooks_on(family_model) == 0
     monkeypatch.setattr(columns, "run_layer", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        sweep(family_model, *runs(family_model), [Cell("mlp_out", 1, 0, 1)], P)
+        run_sweep(family_model, *runs(family_model), [Cell("mlp_out", 1, 0, 1)], P)
     assert hooks_on(family_model) == 0
 
 
 def test_runs_are_left_as_they_were(family_model):
     base, donor = runs(family_model)
     before = base.clone(), donor.clone()
-    sweep(family_model, base, donor, grid("resid_post", n_tokens=T, n_layers=L, window=2), P)
+    run_sweep(family_model, base, donor, grid("resid_post", n_tokens=T, n_layers=L, window=2), P)
     assert torch.equal(base, before[0])
     assert torch.equal(donor, before[1])
     assert base.shape[-1] in (D, 16)

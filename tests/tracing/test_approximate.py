@@ -14,10 +14,9 @@ from torch import nn
 from interpret.errors import InputError, UnsupportedModelError
 from interpret.models.quantize import quantize_
 from interpret.stats import rank_correlation
-from interpret.sweep import Cell, Metric, Pin, first_order, grid, sweep
-from interpret.tracing import approximate
-from interpret.tracing.approximate import approximate_trace, screen
-from interpret.tracing.exact import trace_mediators
+from interpret.sweep import Cell, Metric, Pin, estimates, first_order, run_sweep
+from interpret.tracing import exact as exact_tracing
+from interpret.tracing.calls import screen, trace_mediators
 from interpret.tracing.inputs import TraceSettings
 from interpret.tracing.mediators import MEDIATORS
 
@@ -33,7 +32,8 @@ MODELS = {kind: wide_model(kind) for kind in ("llama", "gptj")}
 
 def approximated(model=None, settings=SETTINGS, **options):
     model = MODELS["llama"] if model is None else model
-    return approximate_trace(model, TOKENIZER, PROMPT, SUBJECT, **({"mediators": ALL, "settings": settings} | options))
+    asked = {"mediators": ALL, "settings": settings, "method": "approximate"} | options
+    return trace_mediators(model, TOKENIZER, PROMPT, SUBJECT, **asked)
 
 
 def screened(model=None, settings=SETTINGS, **options):
@@ -63,9 +63,7 @@ def double():
 
 
 def cells_of(mediator, n_tokens, window):
-    mediation = MEDIATORS[mediator]
-    width = window if mediation.windowed else 1
-    return grid(mediation.site, n_tokens=n_tokens, n_layers=L, window=width, pins=mediation.pins)
+    return MEDIATORS[mediator].cells(n_tokens, L, window)
 
 
 def slope_of_runs(model, base, donor, cell, answer_ids):
@@ -166,7 +164,7 @@ def test_the_estimates_of_a_linear_model_are_exact(mediator):
     model = linear_gpt2()
     base, donor = torch.tensor([[3, 9, 4, 8, 6], [3, 7, 7, 8, 6]]), torch.tensor([[3, 2, 5, 8, 6]])
     cells = cells_of(mediator, 5, 3)
-    found, exact = first_order(model, base, donor, cells, LOGIT), sweep(model, base, donor, cells, {"m": LOGIT})
+    found, exact = first_order(model, base, donor, cells, LOGIT), run_sweep(model, base, donor, cells, {"m": LOGIT})
     effects = exact.values["m"] - exact.base["m"]
     assert effects.abs().max() > 1
     torch.testing.assert_close(found.effects, effects, rtol=1e-4, atol=1e-4 * float(effects.abs().max()))
@@ -200,7 +198,7 @@ def test_what_cannot_have_an_effect_is_estimated_as_zero_to_the_bit():
 
 
 def test_rounding_gives_no_rank_to_tokens_before_the_first_difference(monkeypatch):
-    monkeypatch.setattr(first_order, "_along", lambda there, here, slope: torch.ones(slope.shape[:2]).double())
+    monkeypatch.setattr(estimates, "_along", lambda there, here, slope: torch.ones(slope.shape[:2]).double())
     ids = torch.tensor([[3, 9, 4, 8], [3, 7, 4, 8]])
     cells = [Cell("resid_post", token, 1, 2) for token in range(4)]
     found = first_order(MODELS["llama"], ids, torch.tensor([[3, 2, 4, 8]]), cells, LOGIT)
@@ -226,7 +224,7 @@ def test_samples_that_do_not_fit_go_one_after_the_other(memory):
 def test_each_sample_may_have_a_donor_of_its_own():
     base, donor = torch.tensor([[3, 9, 4, 8], [3, 7, 4, 8]]), torch.tensor([[3, 2, 5, 8], [6, 2, 4, 8]])
     for memory in (None, 1):
-        both = first_order(MODELS["llama"], base, donor, cells_of("resid_post", 4, 1), LOGIT, memory=memory)
+        both = first_order(MODELS["llama"], base, donor, cells_of("hidden", 4, 1), LOGIT, memory=memory)
         for row in range(2):
             alone = slice(row, row + 1)
             one = first_order(MODELS["llama"], base[alone], donor[alone], both.cells, LOGIT)
@@ -332,12 +330,12 @@ def test_screening_runs_the_chosen_cells_only(monkeypatch):
 
     def counting(model, base, donor, cells, metrics, **options):
         asked.extend(cells)
-        return sweep(model, base, donor, cells, metrics, **options)
+        return run_sweep(model, base, donor, cells, metrics, **options)
 
-    monkeypatch.setattr(approximate, "sweep", counting)
+    monkeypatch.setattr(exact_tracing, "run_sweep", counting)
     found = screened(top=2, mediators=["hidden", "mlp_window"])
     assert len(asked) == 4
-    places = [(cell.token, cell.start) for cell in asked if cell.site == "hidden"]
+    places = [(cell.token, cell.start) for cell in asked if cell.site == "resid_post"]
     assert places == [tuple(place) for place in np.argwhere(found["hidden"].result.exact)]
 
 
@@ -405,7 +403,7 @@ def test_an_approximation_refuses_what_a_trace_refuses():
 
 
 def test_ranks_need_the_same_cells():
-    with pytest.raises(InputError, match=r"^the grids have shapes \(2,\) and \(3,\); ranks need the same cells$"):
+    with pytest.raises(InputError, match=r"^the arrays have shapes \(2,\) and \(3,\); expected equal shapes$"):
         rank_correlation([1, 2], [1, 2, 3])
 
 
@@ -420,7 +418,7 @@ def test_ranks_need_the_same_cells():
 )
 def test_cells_without_an_estimate_are_refused(cell):
     ids = torch.tensor([[3, 1, 4]])
-    with pytest.raises(InputError, match=r"^cells\[1\]: there is no first-order estimate of such a cell; there is of"):
+    with pytest.raises(InputError, match=r"^cells\[1\]: this cell has no first-order estimate; supported are "):
         first_order(MODELS["llama"], ids, ids, [Cell("mlp_out", 1, 0, 2), cell], LOGIT)
 
 

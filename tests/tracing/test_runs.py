@@ -15,7 +15,7 @@ from interpret.facts.filter import known
 from interpret.records import TraceCell, TracePeak, columns, csv_header, from_csv, to_csv
 from interpret.storage import run_folder
 from interpret.tracing import runs
-from interpret.tracing.exact import trace
+from interpret.tracing.calls import trace
 from interpret.tracing.facts import sized_for, trace_cells, trace_fact, trace_facts
 from interpret.tracing.inputs import TraceSettings
 from interpret.tracing.noise import embedding_sigma
@@ -228,7 +228,7 @@ def test_bad_rows_and_facts_that_fail_are_reported_and_the_rest_is_traced(model_
         captured = capsys.readouterr()
         assert "4 facts in, 2 traced, 2 dropped: 1 bad row, 1 not traced" in captured.out
         assert "row_0: bad row: row 0: \"subject\" 'Anna' is not a part of the prompt 'nobody is here'" in captured.err
-        assert "known_9: not traced: answer 'Paris' grows together with the end of the prompt" in captured.err
+        assert "known_9: not traced: answer 'Paris' merges with the last token of the prompt" in captured.err
     assert {row.name for row in table_of(tmp_path / "run")} == {"known_0", "known_1"}
     assert set(run_folder.read_manifest(tmp_path / "run")["dropped"]) == {"row_0", "known_9"}
 

@@ -8,9 +8,9 @@ import pytest
 from reference.trace_rows import cells
 
 from interpret.errors import InputError
-from interpret.facts.grids import bucket_averages, bucket_peaks
+from interpret.facts.grids import bucket_averages, bucket_peaks, by_part
 from interpret.records import TraceCell, csv_header, from_csv, to_csv
-from interpret.tracing.tables import by_mediator, total_average, trace_averages, trace_grids, trace_peaks
+from interpret.tracing.tables import total_average, trace_averages, trace_grids, trace_peaks
 
 
 def effects_with_peak(token, layer, height=0.5, shape=(5, 4)):
@@ -47,14 +47,14 @@ def test_cells_that_were_estimated_are_told_apart():
 
 def test_a_row_missing_or_twice_is_refused():
     rows = cells(effects_with_peak(2, 1))
-    message = "the grid of 'known_1' by 'hidden' has 19 rows that are not each of 5 tokens by 4 layers once"
+    message = "the grid of 'known_1' by 'hidden': expected 5 x 4 rows, one per token and layer; found 19, with missing"
     with pytest.raises(InputError, match=message):
         trace_grids(rows[:6] + rows[7:])
-    with pytest.raises(InputError, match="has 21 rows"):
+    with pytest.raises(InputError, match="found 21, with missing or repeated cells"):
         trace_grids([*rows, rows[3]])
-    with pytest.raises(InputError, match="the table has no rows: no fact was done yet"):
+    with pytest.raises(InputError, match="the table has no rows: the run has not finished any fact yet"):
         trace_grids([])
-    with pytest.raises(InputError, match="'known_1' by 'hidden' has no token of the subject"):
+    with pytest.raises(InputError, match="'known_1' by 'hidden': no row has in_subject set"):
         trace_grids(cells(effects_with_peak(2, 1), span=(9, 10)))
 
 
@@ -108,7 +108,7 @@ def test_the_peak_of_the_average_is_where_it_was_put_and_empty_buckets_have_none
 
 def test_traces_of_unlike_models_have_no_average():
     rows = cells(effects_with_peak(2, 1), name="a") + cells(effects_with_peak(2, 1, shape=(5, 6)), name="b")
-    with pytest.raises(InputError, match="grids of models with 4 and 6 layers have no average"):
+    with pytest.raises(InputError, match="cannot average grids with different numbers of layers: 4, 6"):
         bucket_averages(trace_grids(rows))
 
 
@@ -142,7 +142,7 @@ def test_grids_are_sorted_by_mediator_in_their_order():
         for kind in ("mlp_severed", "hidden")
         for row in cells([[0.0]] * 4, name=name, mediator=kind)
     ]
-    found = by_mediator(trace_grids(rows))
+    found = by_part(trace_grids(rows), "mediator")
     assert {kind: [grid.name for grid in of_one] for kind, of_one in found.items()} == {
         "mlp_severed": ["a", "b"],
         "hidden": ["a", "b"],

@@ -12,7 +12,7 @@ from reference.tracing import patched, run
 from interpret.errors import InputError
 from interpret.facts.files import Fact
 from interpret.stats import Average, average
-from interpret.tracing.exact import trace, trace_mediators
+from interpret.tracing.calls import trace, trace_mediators
 from interpret.tracing.facts import trace_cells
 from interpret.tracing.inputs import TraceSettings
 from interpret.tracing.mediators import MEDIATORS
@@ -380,9 +380,9 @@ def test_no_effects_have_no_average():
             {"occurrence": 2},
             "occurrence 2 of subject 'Paris' does not exist; there are 2",
         ),
-        ("T", "T", {}, "prompt 'T' is a single token; tracing needs the subject and what is said of it"),
-        (PROMPT, SUBJECT, {"answer": ""}, "answer '' has no tokens; leave it out to take the likeliest next token"),
-        (PROMPT, SUBJECT, {"answer": " "}, "answer ' ' has no tokens; leave it out to take the likeliest next token"),
+        ("T", "T", {}, "prompt 'T' is a single token; tracing needs at least 2 tokens"),
+        (PROMPT, SUBJECT, {"answer": ""}, "answer '' has no tokens; leave it out to take the most likely next token"),
+        (PROMPT, SUBJECT, {"answer": " "}, "answer ' ' has no tokens; leave it out to take the most likely next token"),
         (PROMPT, SUBJECT, {"noise": 0}, "noise 0 leaves the subject as it is; give more than 0"),
         (PROMPT, SUBJECT, {"noise": "s0"}, "noise 's0' leaves the subject as it is; give more than 0"),
         (
@@ -402,8 +402,8 @@ def test_no_effects_have_no_average():
             "unknown mediator 'attn_sever'; did you mean 'attn_severed'? "
             "Allowed: hidden, attn_severed, mlp_severed, attn_window, mlp_window",
         ),
-        ([PROMPT], SUBJECT, {}, f"prompt is [{PROMPT!r}]; give one text"),
-        (PROMPT, None, {}, "subject is None; give one text"),
+        ([PROMPT], SUBJECT, {}, f"prompt is [{PROMPT!r}]; give a single string"),
+        (PROMPT, None, {}, "subject is None; give a single string"),
         (PROMPT, SUBJECT, {"target": "last"}, "unknown target 'last'; Allowed: first, whole"),
         (PROMPT, SUBJECT, {"reference_texts": [""]}, "the texts that set the size of the noise have no tokens"),
     ],
@@ -443,7 +443,7 @@ def test_a_counterfactual_of_another_length_is_refused():
 
 def test_an_answer_that_changes_the_prompts_tokens_is_refused():
     message = (
-        "answer 'Tower' grows together with the end of the prompt 'The Eiffel ' into other tokens; "
+        "answer 'Tower' merges with the last token of the prompt 'The Eiffel '; "
         "end the prompt with a whole word, without a space after it"
     )
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):

@@ -1,1 +1,5 @@
-"""The methods of attribution."""
+"""The attribution methods and their registry."""
+
+from interpret.lazy import lazy_names
+
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

@@ -1,7 +1,7 @@
-"""Attention as attribution: where the heads look from the token before the one that is attributed.
+"""Attention weights as attribution: what the heads attend to from the token before the attributed one.
 
-What attention says is where a head reads, not what becomes of it (Jain and Wallace 2019, arXiv:1902.10186): scores are
-weights between 0 and 1, without a sign, and the attributed function has no part in them.
+Attention shows which tokens a head attends to, not their effect on the output (Jain and Wallace 2019,
+arXiv:1902.10186): scores are weights between 0 and 1, without a sign, and do not depend on the attributed function.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from interpret.attribution.steps.step import Step
 from interpret.errors import InputError, unknown
 
 Selection = int | tuple[int, int] | list[int] | None
-"""One index, a span (first, one past the last), a list of indices, or all; negative ones count from the end."""
+"""An index, a span (first, one past the last), a list of indices, or None for all; negative ones count from the end."""
 HeadAggregate = Literal["mean", "max", "min", "single"]
 HEAD_AGGREGATES = ("mean", "max", "min", "single")
 
@@ -27,24 +27,25 @@ def attention(
     aggregate_layers: HeadAggregate = "mean",
     aggregate_heads: HeadAggregate = "mean",
 ) -> Tensor:
-    """Return how strongly the last token of the text looks at each token, [T]; of one layer's mean head they sum to 1.
+    """Return how strongly the last token of the text attends to each token, [T].
 
-    Heads are aggregated in each layer, then layers. Of a translation model these are its decoder's: cross-attention
-    over the source, which sums to 1, and self-attention over what the decoder has read, which does so too.
+    Heads are aggregated in each layer, then layers are aggregated. With ``mean`` for both, the weights sum to 1. For a
+    translation model the weights are those of the decoder: cross-attention over the source, which sums to 1, and
+    self-attention over the tokens the decoder has read, which also sums to 1.
 
     Args:
-        step: the step.
-        layers: which are read: a number, a span ``(first, one past the last)``, a list, or None for all.
-        heads: as ``layers``; the same ones in each layer.
-        aggregate_layers: ``mean``, ``max`` or ``min`` over them, token by token; ``single`` asserts there is one.
-        aggregate_heads: as ``aggregate_layers``.
+        step: the step to attribute.
+        layers: a layer number, a span ``(first, one past the last)``, a list, or None for all layers.
+        heads: as ``layers``; the same heads in each layer.
+        aggregate_layers: ``mean``, ``max`` or ``min`` over layers, for each token; ``single`` requires a single layer.
+        aggregate_heads: as ``aggregate_layers``, over heads.
 
     Raises:
-        InputError: for a layer or head that does not exist, an unknown aggregate, or ``single`` of several.
+        InputError: for a layer or head that does not exist, an unknown aggregate, or ``single`` with several.
     """
     found = step.attentions()
     chosen = indices("layers", layers, len(found))
-    # Only what is chosen is brought together: layers may lie on several devices.
+    # Layers may be on several devices; only the selected ones are moved to one.
     rows = [found[layer].to(step.embeddings.device, torch.float32) for layer in chosen]  # each [H, T]
     of_heads = torch.stack(rows)[:, indices("heads", heads, len(rows[0]))]
     of_layers = aggregated("aggregate_heads", aggregate_heads, of_heads, dim=1)
@@ -52,17 +53,17 @@ def attention(
 
 
 def indices(name: str, selection: Selection, count: int) -> list[int]:
-    """Return what a selection means among ``count`` things, in order.
+    """Return the indices of a selection among ``count`` items, in the order given.
 
     >>> indices("layers", (0, 3), 12), indices("heads", -1, 4), indices("heads", [2, 0], 4), indices("layers", None, 2)
     ([0, 1, 2], [3], [2, 0], [0, 1])
 
     Raises:
-        InputError: if one does not exist, or none is chosen.
+        InputError: if an index does not exist, or none is selected.
     """
     chosen = _listed(name, selection, count)
     if not chosen:
-        raise InputError(f"{name} is {selection}, which chooses none; give a number, a span (first, end) or a list")
+        raise InputError(f"{name} is {selection}, which selects none; give a number, a span (first, end) or a list")
     for index in chosen:
         if not -count <= index < count:
             raise InputError(f"{name} is {selection}, but {index} does not exist; there are 0 to {count - 1}")
@@ -76,11 +77,11 @@ def _listed(name: str, selection: Selection, count: int) -> Sequence[int]:
         raise InputError(f"{name} is {selection!r}; give a number, a span (first, end), a list of numbers or None")
     listed = [selection] if isinstance(selection, int) else selection
     if not all(type(index) is int for index in listed):
-        raise InputError(f"{name} is {selection!r}; its entries are whole numbers")
+        raise InputError(f"{name} is {selection!r}; its entries must be integers")
     if not isinstance(selection, tuple):
         return listed
     if len(selection) != 2:
-        raise InputError(f"{name} is {selection}; a span is (first, one past the last); for single ones give a list")
+        raise InputError(f"{name} is {selection}; a span is (first, one past the last); for single indices give a list")
     first, end = (index + count if index < 0 else index for index in selection)
     return range(first, end)
 
@@ -89,12 +90,12 @@ def aggregated(name: str, how: str, values: Tensor, dim: int) -> Tensor:
     """Reduce a dimension of attention weights.
 
     Raises:
-        InputError: for an unknown way, or ``single`` of several.
+        InputError: for an unknown aggregate, or ``single`` with several.
     """
     if how not in HEAD_AGGREGATES:
         raise InputError(unknown(name, how, HEAD_AGGREGATES))
     if how == "single" and values.shape[dim] > 1:
-        raise InputError(f"{name} is 'single', but {values.shape[dim]} are chosen; choose one, or use 'mean'")
+        raise InputError(f"{name} is 'single', but {values.shape[dim]} are selected; select one, or use 'mean'")
     if how in ("mean", "single"):
         return values.mean(dim)
     return values.amax(dim) if how == "max" else values.amin(dim)

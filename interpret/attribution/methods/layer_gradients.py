@@ -1,8 +1,8 @@
-"""Methods that go back to activations inside the model: outputs of layers, of their attention and of their MLP.
+"""Gradient methods on activations inside the model: outputs of layers, of their attention and of their MLP.
 
-All sites of all layers come from one forward pass of a text where the method allows it. What is recorded and derived
-is the pass of the text itself: a foil that is read in a text of its own is a constant here once the two have parted.
-Names are those of ``activations``; letters those of ``steps``.
+All sites of all layers come from one forward pass of a text if the method allows it. Only activations of the text's
+own pass are attributed: a foil that is predicted from its own text is a constant once the two texts differ.
+Names are those of ``activations``; shapes are those of ``steps``.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,19 +24,19 @@ from interpret.errors import InputError, unknown
 
 LAYER_SITES: tuple[Site, ...] = ("resid_post", "attn_out", "mlp_out")
 Write = Callable[[Tensor], Tensor]
-"""Gets an activation, [B, T, D], and returns what the model goes on with."""
+"""Takes an activation, [B, T, D], and returns the value the model continues with."""
 
 
 def layer_names(model: PreTrainedModel, layers: Sequence[int | str] | str | int | None) -> list[str]:
-    """Return names of activations.
+    """Return the names of the selected activations.
 
     Args:
-        model: a causal LM of a known family.
-        layers: names such as ``"mlp_out.3"``; a site alone, such as ``"mlp_out"``, stands for all layers, and a number
-            for all sites of that layer, from -1 backwards too. None for everything.
+        model: a causal LM of a supported family.
+        layers: names such as ``"mlp_out.3"``; a site without a layer, such as ``"mlp_out"``, selects all layers, and a
+            number all sites of that layer; negative numbers count from the last layer. None selects everything.
 
     Raises:
-        InputError: for what does not exist.
+        InputError: for an activation or layer that does not exist.
     """
     n_layers = len(anatomy_of(model).layers)
     every = [f"{site}.{layer}" for layer in range(n_layers) for site in LAYER_SITES]
@@ -52,7 +52,7 @@ def layer_names(model: PreTrainedModel, layers: Sequence[int | str] | str | int 
         if not found:
             raise InputError(
                 f"{unknown('activation', one, LAYER_SITES)}, each for all layers, "
-                f"or as '{LAYER_SITES[0]}.{n_layers - 1}'"
+                f"or with a layer, as '{LAYER_SITES[0]}.{n_layers - 1}'"
             )
         chosen += found
     if not chosen:
@@ -61,17 +61,17 @@ def layer_names(model: PreTrainedModel, layers: Sequence[int | str] | str | int 
 
 
 def layer_gradient_x_activation(steps: Sequence[Step], names: Sequence[str]) -> list[dict[str, Tensor]]:
-    """Return activation times gradient, all activations of a step from one backward pass.
+    """Return activation times gradient; all activations of a step come from one backward pass.
 
-    Shrikumar et al. 2016 (arXiv:1605.01713), at hidden layers. The steps of a text share one forward pass: a token
-    does not see those after it.
+    Shrikumar et al. 2016 (arXiv:1605.01713), at hidden layers. The steps of a text share one forward pass, because a
+    token does not attend to later ones.
 
     Args:
-        steps: of one text, in order; each begins with what the one before it read.
-        names: of activations.
+        steps: steps of one text, in order; the tokens of each step begin with those of the step before.
+        names: activation names.
 
     Returns:
-        For each step, under each name, [T, D].
+        For each step a dict: activation name -> scores, [T, D].
     """
     return at_once(steps[-1], lambda: _activations_and_gradients(steps, names))
 
@@ -93,22 +93,22 @@ def _activations_and_gradients(steps: Sequence[Step], names: Sequence[str]) -> l
 def layer_integrated_gradients(
     steps: Sequence[Step], names: Sequence[str], *, n_steps: int = 50, baseline: Baseline = "zero"
 ) -> list[dict[str, Tensor]]:
-    """Return gradients integrated from an activation's value at a baseline text to its value at the text.
+    """Return integrated gradients of activations, from their value on a baseline text to their value on the text.
 
-    Sundararajan et al. 2017 (arXiv:1703.01365), equation 1, with an activation as the input and all others computed
-    from it and from the text, by Gauss-Legendre quadrature.
+    Sundararajan et al. 2017 (arXiv:1703.01365), equation 1, with an activation as the input, by Gauss-Legendre
+    quadrature. All other activations are computed from that activation and the text.
 
     Args:
-        steps: of one text.
-        names: of activations; each takes passes of its own.
-        n_steps: points on the way.
-        baseline: the text where the way begins, see ``Step.baseline``.
+        steps: steps of one text.
+        names: activation names; each needs separate passes.
+        n_steps: number of points on the path.
+        baseline: the text at the start of the path, see ``Step.baseline``.
 
     Returns:
-        For each step, under each name, [T, D].
+        For each step a dict: activation name -> scores, [T, D].
 
     Raises:
-        InputError: for no points, or a wrong baseline.
+        InputError: for ``n_steps`` below 1, or an unknown baseline.
     """
     check_count("n_steps", n_steps)
     return [_integrated(step, names, n_steps, step.baseline(baseline)) for step in steps]
@@ -129,13 +129,13 @@ def _integrated(step: Step, names: Sequence[str], n_steps: int, baseline: Tensor
 
 
 def _gradient_at(step: Step, name: str, points: Tensor) -> Tensor:
-    """Return the derivative of a step's value where an activation has other values, [B, T, D]."""
+    """Return the derivative of a step's value with respect to an activation, at given values of it, [B, T, D]."""
     points, embeddings = points.detach().requires_grad_(), step.embeddings.expand(len(points), -1, -1)
     tap: dict[str, Write] = {name: lambda _: points}
     with tapping(step.model, tap, len(points)):
         logits = step.logits(embeddings)
     value = step.read(logits, embeddings).sum()
-    with tapping(step.model, tap, len(points)):  # layers that are run again in backward read the same
+    with tapping(step.model, tap, len(points)):  # for layers that checkpointing runs again
         return derivatives(value, [points])[0]
 
 
@@ -145,15 +145,15 @@ def layer_deeplift(
     """Return DeepLIFT's contributions of activations, all of a step from one pass; see ``gradients.deeplift``.
 
     Args:
-        steps: of one text.
-        names: of activations.
-        baseline: the text that is held against it, see ``Step.baseline``.
+        steps: steps of one text.
+        names: activation names.
+        baseline: the reference with which the text is compared, see ``Step.baseline``.
 
     Returns:
-        For each step, under each name, [T, D].
+        For each step a dict: activation name -> scores, [T, D].
 
     Raises:
-        InputError: for a wrong baseline.
+        InputError: for an unknown baseline.
     """
     return [at_once(step, partial(_deeplifted, step, names, step.baseline(baseline))) for step in steps]
 
@@ -170,7 +170,7 @@ def _deeplifted(step: Step, names: Sequence[str], baseline: Tensor) -> dict[str,
 
 @contextmanager
 def recording(model: PreTrainedModel, names: Sequence[str], n_rows: int) -> Iterator[dict[str, Tensor]]:
-    """Record activations, [B, T, D], of the pass this thread makes inside the ``with`` block, each in its graph."""
+    """Record activations, [B, T, D], with their graph, in the pass this thread runs inside the ``with`` block."""
     seen: dict[str, Tensor] = {}
 
     def keep(name: str) -> Write:
@@ -182,10 +182,10 @@ def recording(model: PreTrainedModel, names: Sequence[str], n_rows: int) -> Iter
 
 @contextmanager
 def tapping(model: PreTrainedModel, taps: Mapping[str, Write], n_rows: int) -> Iterator[None]:
-    """Let functions read and change activations of the passes this thread makes inside the ``with`` block.
+    """Let functions read and replace activations in the passes this thread runs inside the ``with`` block.
 
-    What ``activations.record`` shows may be a view beside the graph (OPT's MLP works on [B * T, D]); here the model
-    goes on with the very tensor the function returned, so that it has a derivative.
+    An activation of ``activations.record`` may be a view outside the graph (OPT's MLP works on [B * T, D]). Here the
+    model continues with the tensor the function returns, so that its derivative exists.
     """
     anatomy = anatomy_of(model)
     with ExitStack() as stack:

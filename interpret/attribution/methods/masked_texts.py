@@ -1,9 +1,9 @@
-"""What is attributed, with some tokens masked: many such texts, each computed from its first masked token on only.
+"""Attributed values of texts with masked tokens, each computed only from its first masked token on.
 
-A causal model's states before the first masked token are those of the text itself. So the text is read once and its
-keys and values are kept; of each masked text only the rest is computed, against them. These rests are packed one after
-the other into one row, each seeing the text up to where it begins and then itself. Nor do states hang on what follows:
-one pass of a masked text serves all steps, which read it where their own text ends.
+Before the first masked token, the states of a causal model are those of the unmasked text. So the unmasked text is run
+once and its KV cache is kept; of each masked text only the suffix from the first masked token on is computed. Suffixes
+are packed into one row; each attends to its prefix in the KV cache and to itself. States do not depend on later
+tokens, so one pass over a masked text serves all steps: each reads the state at the last token of its own text.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,12 +22,12 @@ from interpret.engine.trunk import Trunk, check_trunk, trunk_of
 from interpret.errors import UnsupportedModelError
 
 HEAD_ROWS = 64
-"""Places sent through the head at once; a vocabulary's logits are large."""
+"""Maximum number of states unembedded at once, because logits over the vocabulary are large."""
 
 
 @dataclass(frozen=True)
 class _Read:
-    """A model that has read the text of the last step: T tokens."""
+    """A model and its KV cache of the unmasked text of the last step, T tokens."""
 
     trunk: Trunk
     past: list[Past]
@@ -36,28 +36,28 @@ class _Read:
 
 @dataclass(frozen=True)
 class _Masked:
-    """R masked texts that have been read."""
+    """R masked texts and their states."""
 
     embeddings: Tensor
     """[R, T, D]."""
     begins: list[int]
-    """[R], the columns they were read from."""
+    """[R], the first column that was computed of each text."""
     states: Tensor
-    """[M, D], one text after the other."""
+    """[M, D], the computed states of all texts, one text after the other."""
     firsts: list[int]
-    """[R], where the state of a text's column 0 is among these, or would be."""
+    """[R], the index in ``states`` of each text's column 0, or the index it would have if it had been computed."""
     logits: Callable[[Tensor], Tensor]
-    """States, [P, D] -> [P, V]."""
+    """States, [P, D] -> logits, [P, V]."""
 
 
 @torch.no_grad()
 def masked_values(steps: Sequence[Step], masked: Tensor, replacement: Tensor) -> Tensor:
-    """Return the values of G steps for texts in which some tokens are masked.
+    """Return the attributed values of G steps for N texts with masked tokens.
 
     Args:
-        steps: of one text, in order; the last one's has T tokens.
-        masked: [N, T] bool on the CPU, which tokens are masked. A step takes no notice of those behind its own text.
-        replacement: [1, T, D], the embeddings masked tokens have instead of their own.
+        steps: steps of one text, in order; the last step's text has T tokens.
+        masked: [N, T] bool on the CPU, which tokens are masked. A step ignores tokens after its own text.
+        replacement: [1, T, D], the embeddings of masked tokens.
 
     Returns:
         [N, G], float64 on the CPU.
@@ -65,7 +65,7 @@ def masked_values(steps: Sequence[Step], masked: Tensor, replacement: Tensor) ->
     last = steps[-1]
     lengths = torch.tensor([len(step.ids) for step in steps])
     itself = torch.zeros(1, masked.shape[1], dtype=torch.bool)
-    # Equal rows are computed once. The text itself stands for rows a step has not come to yet.
+    # Equal rows are computed once. If no token of a step's text is masked, its value is that of the unmasked text.
     different, place = torch.cat([itself, masked]).unique(dim=0, return_inverse=True)
     read = _read(last)
     begins = torch.where(different.any(1), different.int().argmax(1), lengths[0] - 1)
@@ -77,7 +77,7 @@ def masked_values(steps: Sequence[Step], masked: Tensor, replacement: Tensor) ->
     def work(rows: Tensor) -> Tensor:
         embeddings = torch.where(different[rows.to(different.device), :, None], replacement, last.embeddings)
         read_from = begins[rows].tolist()
-        return _values(steps, _whole(last, embeddings) if read is None else _rests(read, embeddings, read_from))
+        return _values(steps, _whole(last, embeddings) if read is None else _suffixes(read, embeddings, read_from))
 
     for pack in _packs(begins.tolist(), masked.shape[1], last.batch_size):
         values[pack] = in_parts(last, torch.tensor(pack), work)
@@ -85,7 +85,7 @@ def masked_values(steps: Sequence[Step], masked: Tensor, replacement: Tensor) ->
 
 
 def _read(step: Step) -> _Read | None:
-    """Let the model read a text; None where its layers cannot be run part by part, so that texts run whole."""
+    """Run a text and keep its KV cache; None if the layers cannot be run one by one, so texts have to be run whole."""
     try:
         trunk = trunk_of(step.model, len(step.ids))
         run = record_run(trunk.layers, trunk.enter(step.embeddings), ())
@@ -96,7 +96,7 @@ def _read(step: Step) -> _Read | None:
 
 
 def _packs(begins: list[int], n_tokens: int, batch_size: int) -> Iterator[list[int]]:
-    """Put rows together, up to ``batch_size`` of them and ``LARGEST_TREE`` tokens, longest first."""
+    """Group rows into packs of at most ``batch_size`` rows and ``LARGEST_TREE`` tokens, longest rows first."""
     pack: list[int] = []
     size = 0
     for row in sorted(range(len(begins)), key=begins.__getitem__):
@@ -110,7 +110,7 @@ def _packs(begins: list[int], n_tokens: int, batch_size: int) -> Iterator[list[i
 
 
 def _values(steps: Sequence[Step], texts: _Masked) -> Tensor:
-    """Return the values of all steps for texts, [R, G] float64 on the CPU; 0 where a text was read from later on."""
+    """Return the values of all steps, [R, G] float64 on the CPU; 0 if a suffix begins after the step's text."""
     values = torch.zeros(len(texts.begins), len(steps), dtype=torch.float64)
     for some in _head_parts(steps, texts.begins):
         index = [texts.firsts[row] + len(steps[number].ids) - 1 for number, rows in some for row in rows]
@@ -122,7 +122,7 @@ def _values(steps: Sequence[Step], texts: _Masked) -> Tensor:
 
 
 def _head_parts(steps: Sequence[Step], begins: list[int]) -> Iterator[list[tuple[int, list[int]]]]:
-    """Yield steps, by number, with the texts that reach them, so many as go through the head at once."""
+    """Yield steps, by index, with the rows computed at their last token, in groups of up to ``HEAD_ROWS`` such rows."""
     part: list[tuple[int, list[int]]] = []
     size = 0
     for number, step in enumerate(steps):
@@ -137,21 +137,21 @@ def _head_parts(steps: Sequence[Step], begins: list[int]) -> Iterator[list[tuple
 
 
 def _whole(step: Step, embeddings: Tensor) -> _Masked:
-    """Read R texts, [R, T, D], from their first token on, by the model's own code."""
-    states = step.states(embeddings)  # of a translation model only those of its decoder
+    """Run R texts, [R, T, D], from their first token on, with the model's own forward pass."""
+    states = step.states(embeddings)  # for a translation model, the decoder's only
     n_rows, n_columns = states.shape[:2]
     before = embeddings.shape[1] - n_columns
     firsts = [row * n_columns - before for row in range(n_rows)]
     return _Masked(embeddings, [0] * n_rows, states.flatten(0, 1), firsts, step.head)
 
 
-def _rests(read: _Read, embeddings: Tensor, begins: list[int]) -> _Masked:
-    """Read R texts, [R, T, D], each from where it begins to differ from the text itself."""
+def _suffixes(read: _Read, embeddings: Tensor, begins: list[int]) -> _Masked:
+    """Run R texts, [R, T, D], each from its first masked token on, with the KV cache of the unmasked text."""
     T = embeddings.shape[1]
     entered = read.trunk.enter(embeddings)  # [R, T, D]
     cells = torch.cat([row[begin:] for row, begin in zip(entered, begins, strict=True)])[None, None]  # [1, 1, M, D]
     columns = torch.cat([torch.arange(begin, T) for begin in begins])  # [M]
-    shared = max(begins)  # no row sees more of the text itself
+    shared = max(begins)  # no row attends to more of the KV cache
     windows = {layer.window for layer in read.trunk.layers}
     masks = {window: _mask(columns, begins, T, shared, window) for window in windows}
     for layer, past in zip(read.trunk.layers, read.past, strict=True):
@@ -163,14 +163,14 @@ def _rests(read: _Read, embeddings: Tensor, begins: list[int]) -> _Masked:
 
 
 def _mask(columns: Tensor, begins: list[int], n_tokens: int, shared: int, window: int | None) -> Tensor:
-    """Return what is added to attention scores, [M, P + M]: 0 for the text's beginning and the own rest, else -inf.
+    """Return the additive attention mask, [M, P + M]: 0 for a token's prefix and its own suffix, else -inf.
 
     Args:
-        columns: [M], where the tokens of all rests stand.
-        begins: where each rest begins.
+        columns: [M], the columns of the tokens of all suffixes.
+        begins: [R], the column where each suffix begins.
         n_tokens: T.
-        shared: P, the text's first tokens.
-        window: how far back a token sees, where that is limited.
+        shared: P, the number of cached tokens that are used.
+        window: how many columns back a token attends; None without a limit.
     """
     row = torch.repeat_interleave(torch.arange(len(begins)), n_tokens - torch.tensor(begins))  # [M]
     text = torch.arange(shared)

@@ -1,7 +1,7 @@
-"""Methods that mask tokens and look what happens to the values of all steps of a text; no gradient is needed.
+"""Perturbation methods: mask tokens and measure how the values of all steps of a text change, without gradients.
 
-Both put other embeddings in the place of tokens, so positions stay what they are. Letters: T tokens of a step's text,
-F of them that may be masked, N masked texts, D width of an embedding.
+Both methods replace embeddings of tokens, so positions do not change. Shapes: T tokens of a step's text, F of them
+that may be masked, N masked texts, D hidden width.
 """
 
 from collections.abc import Sequence
@@ -16,23 +16,22 @@ from interpret.errors import InputError
 
 
 def occlusion(steps: Sequence[Step], *, window: int = 1, baseline: Baseline = "zero") -> list[Tensor]:
-    """Return what each value loses without a token: f(text) - f(text without the window), signed, [T] for each step.
+    """Return how much each value drops when a token is masked, f(text) - f(masked text), signed, [T] for each step.
 
-    Zeiler and Fergus 2014 (arXiv:1311.2901), section 4.2, over tokens. Windows stand at every place; the score of a
-    token is the mean over the windows it is in.
+    Zeiler and Fergus 2014 (arXiv:1311.2901), section 4.2, over tokens. A window starts at every token; the score of a
+    token is the mean over the windows that contain it.
 
     Args:
-        steps: of one text.
-        window: neighbouring tokens masked together, 1 to T.
-        baseline: what stands in place of a masked token, see ``Step.baseline``.
+        steps: steps of one text.
+        window: number of neighbouring tokens masked together, 1 to T.
+        baseline: the embedding of masked tokens, see ``Step.baseline``.
 
     Raises:
-        InputError: for a window that does not fit, or a wrong baseline.
+        InputError: for a window below 1 or above T, or an unknown baseline.
     """
     for step in steps:
         if not 1 <= window <= len(step.ids):
-            room = f"room for windows of 1 to {len(step.ids)} tokens"
-            raise InputError(f"window is {window}; the text before {_name(step)} has {room}")
+            raise InputError(f"window is {window}; the text before {_name(step)} allows 1 to {len(step.ids)} tokens")
     n_tokens = len(steps[-1].ids)
     starts, columns = torch.arange(n_tokens - window + 1)[:, None], torch.arange(n_tokens)
     covers = (starts <= columns) & (columns < starts + window)  # [windows, tokens]
@@ -41,7 +40,7 @@ def occlusion(steps: Sequence[Step], *, window: int = 1, baseline: Baseline = "z
     lost = plain - torch.stack(without)  # [windows, steps]
     scores = []
     for number, step in enumerate(steps):
-        own = covers[: len(step.ids) - window + 1, : len(step.ids)]  # the windows within its text
+        own = covers[: len(step.ids) - window + 1, : len(step.ids)]  # the windows inside the step's text
         scores.append(lost[: len(own), number] @ own.double() / own.sum(0))
     return scores
 
@@ -56,23 +55,24 @@ def lime(
     baseline: Baseline = "eos",
     seed: int = 0,
 ) -> list[Tensor]:
-    """Return what each token adds to each value in a linear model fitted around the text, [T] for each step.
+    """Return the coefficient of each token in a linear model fitted to masked texts (LIME), [T] for each step.
 
-    Ribeiro et al. 2016 (arXiv:1602.04938), sections 3.3 to 3.5. The features are which tokens are there; a masked
-    token has the embedding of a real one. Special tokens are never masked, and their score is 0. The step's detail
-    ``r2`` is the weighted share of the values' variance that the linear model explains, NaN where they do not vary.
+    Ribeiro et al. 2016 (arXiv:1602.04938), sections 3.3 to 3.5. The features are whether each token is present; a
+    masked token has the embedding of the baseline. Special tokens are never masked, and their score is 0. The step's
+    detail ``r2`` is the weighted share of the variance of the values that the linear model explains, NaN if the values
+    do not vary.
 
     Args:
-        steps: of one text.
-        n_samples: N, texts that are drawn, the whole text among them; at least 2.
-        mask_probability: of each token, between 0 and 1.
-        kernel_width: a text with the share d of its tokens masked weighs exp(-(d / width)^2).
-        penalty: of the ridge regression, on the squared coefficients, for weights with a mean of 1; at least 0.
-        baseline: the token masked ones become, see ``Step.baseline``.
-        seed: of the draws; the first tokens of texts see the same ones, however long the texts are.
+        steps: steps of one text.
+        n_samples: N, the number of sampled texts, including the unmasked text; at least 2.
+        mask_probability: probability that a token is masked; above 0 and below 1.
+        kernel_width: a text with the share d of its tokens masked has the weight exp(-(d / width)^2); above 0.
+        penalty: ridge penalty on the squared coefficients, for weights with a mean of 1; at least 0.
+        baseline: the embedding of masked tokens, see ``Step.baseline``.
+        seed: random seed; the masks of the first tokens do not depend on the length of the text.
 
     Raises:
-        InputError: for an option out of its range, a wrong baseline, or a text of special tokens alone.
+        InputError: for an option out of range, an unknown baseline, or a text with only special tokens.
     """
     _check_lime(n_samples, mask_probability, kernel_width, penalty)
     free = [(~step.special).nonzero()[:, 0].cpu() for step in steps]  # [F] each
@@ -87,7 +87,7 @@ def lime(
     for number, (step, own) in enumerate(zip(steps, free, strict=True)):
         there = masks[:, : len(own)]
         weights = proximity(there, kernel_width)
-        # Weights of mean 1, so that the penalty means the same for every number of samples and width.
+        # The mean weight is 1, so that the effect of the penalty does not depend on n_samples and kernel_width.
         fit = fit_ridge(there, values[:, number], weights / weights.mean(), penalty * n_samples)
         step.details["r2"] = fit.r2
         scores.append(torch.zeros(len(step.ids), dtype=torch.float64).index_put((own,), fit.coefficients))
@@ -98,11 +98,11 @@ def _check_lime(n_samples: int, mask_probability: float, kernel_width: float, pe
     if n_samples < 2:
         raise InputError(f"n_samples is {n_samples}; a linear model needs at least 2")
     if not 0 < mask_probability < 1:
-        raise InputError(f"mask_probability is {mask_probability}; it lies between 0 and 1")
+        raise InputError(f"mask_probability is {mask_probability}; it must be above 0 and below 1")
     if kernel_width <= 0:
-        raise InputError(f"kernel_width is {kernel_width}; it is above 0")
+        raise InputError(f"kernel_width is {kernel_width}; it must be above 0")
     if penalty < 0:
-        raise InputError(f"penalty is {penalty}; it is at least 0")
+        raise InputError(f"penalty is {penalty}; it must be at least 0")
 
 
 def _name(step: Step) -> str:
@@ -111,19 +111,19 @@ def _name(step: Step) -> str:
 
 @dataclass(frozen=True)
 class LimeFit:
-    """A linear model of F features: value = intercept + sum of the coefficients of the tokens that are there."""
+    """A linear model with F features: value = intercept + sum of the coefficients of the unmasked tokens."""
 
     coefficients: Tensor
-    """[F], in the unit of the values: what a token that is there adds."""
+    """[F], in the unit of the values: the effect of a token being present."""
     intercept: float
     r2: float
-    """Weighted share of the values' variance the linear model explains, at most 1; NaN where they do not vary."""
+    """Weighted share of the variance of the values that the model explains, at most 1; NaN if they do not vary."""
 
 
 def token_masks(n_samples: int, n_features: int, mask_probability: float, seed: int) -> Tensor:
-    """Draw which tokens are there: [N, F] of 0 (masked) and 1 (there); the first row is the whole input.
+    """Sample masks, [N, F] of 0 (masked) and 1 (present); the first row is the unmasked input.
 
-    Of more features, the first ones are drawn alike.
+    The masks of the first features do not depend on the number of features.
     """
     generator = torch.Generator().manual_seed(seed)
     masks = (torch.rand(n_features, n_samples, generator=generator).T >= mask_probability).double()
@@ -140,7 +140,7 @@ def fit_ridge(masks: Tensor, values: Tensor, weights: Tensor, penalty: float) ->
     """Fit the values by a weighted ridge regression, in closed form.
 
     Minimises sum_i weights_i (values_i - intercept - masks_i . coefficients)^2 + penalty |coefficients|^2; the
-    intercept is free of the penalty.
+    intercept is not penalised.
 
     Args:
         masks: [N, F].

@@ -1,76 +1,169 @@
-"""The methods of attribution by name."""
+"""The table of attribution methods, read by calls, commands and their help. ``register_method`` adds rows.
+
+This module imports no torch, so listing the methods is fast.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from importlib import import_module
+from inspect import Parameter, signature
+from typing import TYPE_CHECKING, Any
 
-from interpret.attribution.methods.attention import attention
-from interpret.attribution.methods.gradients import (
-    deeplift,
-    gradient_shap,
-    input_x_gradient,
-    integrated_gradients,
-    saliency,
-)
-from interpret.attribution.methods.layer_gradients import (
-    layer_deeplift,
-    layer_gradient_x_activation,
-    layer_integrated_gradients,
-)
-from interpret.attribution.methods.masking import lime, occlusion
-from interpret.attribution.result.scores import ScoreArray
-from interpret.attribution.steps.functions import keyword_options
-from interpret.attribution.steps.step import Step, array
+from interpret.errors import InputError
+
+if TYPE_CHECKING:
+    from interpret.attribution.result.scores import ScoreArray
+    from interpret.attribution.steps.step import Step
 
 
 @dataclass(frozen=True)
-class Method:
-    """One method.
+class AttributionMethod:
+    """One attribution method."""
 
-    ``fn(step, **options)`` gets a ``steps.Step`` and returns scores of the tokens before it, [T] or [T, D]. Options are
-    keyword-only arguments with defaults.
-    """
-
-    fn: Callable[..., Any]
+    description: str
+    """A short description of the scores, for ``--help``."""
+    function: Callable[..., Any] | str
+    """``fn(step, **options)`` gets a ``steps.Step`` and returns scores of the tokens before it, [T] or [T, D]; options
+    are keyword-only arguments with defaults. A string names a function of this package, as ``gradients.saliency``."""
     together: bool = False
-    """Whether it gets all steps of a text at once, and returns the scores of each."""
+    """Whether it takes all steps of a text at once, and returns the scores of each."""
     layers: bool = False
-    """Whether it also gets names of activations, ``fn(steps, names, **options)``, and returns for each step a dict:
-    name -> [T, D]."""
+    """Whether it is a layer method: ``fn(steps, names, **options)`` also takes activation names, and returns for each
+    step a dict: name -> [T, D]."""
     gradients: bool = True
-    """Whether it goes backward through the model."""
+    """Whether it needs gradients."""
     translations: bool = True
-    """Whether it is for translation models too."""
+    """Whether it supports translation models."""
 
-    def scores(self, steps: Sequence[Step], options: Mapping[str, Any]) -> list[ScoreArray]:
-        """Return the scores of all steps of a text, of a method that is not of layers: [T] or [T, D] each."""
+    @property
+    def fn(self) -> Callable[..., Any]:
+        """The function itself."""
+        if not isinstance(self.function, str):
+            return self.function
+        module, _, name = self.function.partition(".")
+        found: Callable[..., Any] = getattr(import_module(f"{__package__}.{module}"), name)
+        return found
+
+    def scores(self, steps: "Sequence[Step]", options: Mapping[str, Any]) -> "list[ScoreArray]":
+        """Return the scores of all steps of a text, [T] or [T, D] each; not for layer methods."""
+        from interpret.attribution.steps.step import array
+
         found = self.fn(steps, **options) if self.together else [self.fn(step, **options) for step in steps]
         return [array(of_step) for of_step in found]
 
     def options(self) -> dict[str, Any]:
-        """Return its options, with their defaults."""
+        """Return the options of the method, with their defaults."""
+        from interpret.attribution.steps.functions import keyword_options
+
         return keyword_options(self.fn)
 
 
-METHODS: dict[str, Method] = {
-    "saliency": Method(saliency, together=True),
-    "input_x_gradient": Method(input_x_gradient, together=True),
-    "integrated_gradients": Method(integrated_gradients),
-    "deeplift": Method(deeplift, translations=False),
-    "gradient_shap": Method(gradient_shap),
-    "layer_gradient_x_activation": Method(layer_gradient_x_activation, together=True, layers=True, translations=False),
-    "layer_integrated_gradients": Method(layer_integrated_gradients, together=True, layers=True, translations=False),
-    "layer_deeplift": Method(layer_deeplift, together=True, layers=True, translations=False),
-    "attention": Method(attention, gradients=False),
-    "occlusion": Method(occlusion, together=True, gradients=False),
-    "lime": Method(lime, together=True, gradients=False),
+METHODS: dict[str, AttributionMethod] = {
+    "saliency": AttributionMethod("gradient with respect to each embedding", "gradients.saliency", together=True),
+    "input_x_gradient": AttributionMethod(
+        "gradient times embedding: first-order effects", "gradients.input_x_gradient", together=True
+    ),
+    "integrated_gradients": AttributionMethod(
+        "gradients along a path from a baseline; they add up to the change", "gradients.integrated_gradients"
+    ),
+    "deeplift": AttributionMethod(
+        "differences from a baseline, backpropagated by DeepLIFT's rescale rule",
+        "gradients.deeplift",
+        translations=False,
+    ),
+    "gradient_shap": AttributionMethod(
+        "gradients at random points between baseline and text", "gradients.gradient_shap"
+    ),
+    "layer_gradient_x_activation": AttributionMethod(
+        "gradient times activation, for activations inside the model",
+        "layer_gradients.layer_gradient_x_activation",
+        together=True,
+        layers=True,
+        translations=False,
+    ),
+    "layer_integrated_gradients": AttributionMethod(
+        "integrated gradients of activations inside the model",
+        "layer_gradients.layer_integrated_gradients",
+        together=True,
+        layers=True,
+        translations=False,
+    ),
+    "layer_deeplift": AttributionMethod(
+        "DeepLIFT of activations inside the model",
+        "layer_gradients.layer_deeplift",
+        together=True,
+        layers=True,
+        translations=False,
+    ),
+    "attention": AttributionMethod("what the heads attend to", "attention.attention", gradients=False),
+    "occlusion": AttributionMethod(
+        "drop of the value when a token is masked", "masking.occlusion", together=True, gradients=False
+    ),
+    "lime": AttributionMethod(
+        "coefficients of a linear model fitted to masked texts", "masking.lime", together=True, gradients=False
+    ),
 }
+"""The methods by name, in order of registration."""
+BUILT_IN = frozenset(METHODS)
 
 
 def list_methods() -> list[str]:
-    """Return the names of all methods of attribution.
+    """Return the names of all attribution methods.
 
     >>> list_methods()[:2]
     ['saliency', 'input_x_gradient']
     """
     return list(METHODS)
+
+
+def register_method(
+    fn: Callable[..., Any],
+    identifier: str,
+    *,
+    description: str = "",
+    together: bool = False,
+    layers: bool = False,
+    gradients: bool = True,
+    translations: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Register an attribution method: calls, commands and their help then accept its name.
+
+    Args:
+        fn: ``fn(step, **options)`` -> scores of the tokens before the attributed one, [T], or of each dimension of
+            their embeddings, [T, D]. ``step.embeddings`` are the word embeddings of the text, [1, T, D], and
+            ``step.value(embeddings)`` is the attributed value, differentiable. Options are keyword-only, with defaults.
+        identifier: a new name.
+        description: a short description of the scores, for ``--help``.
+        together: ``fn(steps, **options)`` takes all steps of a text, and returns a list with the scores of each.
+        layers: ``fn(steps, names, **options)`` also takes activation names, and returns for each step a dict:
+            name -> [T, D].
+        gradients: whether it needs gradients.
+        translations: whether it supports translation models.
+        overwrite: replace a method registered before under this name, as when a notebook cell is run again.
+
+    Raises:
+        InputError: if the name is taken, or the parameters are not as above.
+
+    >>> register_method(lambda step: step.embeddings[0].norm(dim=-1), "embedding_norm", gradients=False)
+    >>> list_methods()[-1]
+    'embedding_norm'
+    >>> del METHODS["embedding_norm"]
+    """
+    if identifier in BUILT_IN or (identifier in METHODS and not overwrite):
+        way_out = "choose another name" if identifier in BUILT_IN else "choose another name, or give overwrite=True"
+        raise InputError(f"method {identifier!r} already exists; {way_out}")
+    _check_parameters(fn, identifier, positional=2 if layers else 1)
+    METHODS[identifier] = AttributionMethod(description or identifier, fn, together, layers, gradients, translations)
+
+
+def _check_parameters(fn: Callable[..., Any], name: str, *, positional: int) -> None:
+    """Check that a function takes the required positional arguments, and that its options have defaults."""
+    parameters = list(signature(fn).parameters.values())
+    given = "steps, names" if positional == 2 else "step"
+    by_place = [one for one in parameters if one.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
+    if len(by_place) != positional:
+        raise InputError(f"method {name!r} takes {len(by_place)} positional arguments; define it as def fn({given})")
+    for one in parameters:
+        if one.kind is Parameter.KEYWORD_ONLY and one.default is Parameter.empty:
+            raise InputError(f"method {name!r}: the option {one.name!r} has no default; give it one")

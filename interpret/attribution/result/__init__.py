@@ -1,1 +1,5 @@
-"""What an attribution gives back, and how it is shown and stored."""
+"""The result of an attribution: its scores, aggregation, display and files."""
+
+from interpret.lazy import lazy_names
+
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

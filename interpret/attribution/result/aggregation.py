@@ -1,4 +1,4 @@
-"""What ``Attribution.aggregate`` and ``to_frame`` do. Nothing here changes what it is given."""
+"""Aggregation and tables: ``Attribution.aggregate`` and ``to_frame``. The input is never changed."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -23,11 +23,11 @@ A = TypeVar("A", bound=AttributionScores)
 
 
 def aggregate(attribution: A, how: How, normalize: bool, spans: Spans | None, subwords: bool, minus: A | None) -> A:
-    """Return another attribution; see ``Attribution.aggregate``."""
+    """Return an aggregated attribution; see ``Attribution.aggregate``."""
     if how not in HOWS:
         raise InputError(unknown("how", how, HOWS))
     if spans is not None and subwords:
-        raise InputError("spans and subwords both say which tokens are merged; give one of them")
+        raise InputError("spans and subwords both select tokens to merge; give only one of them")
     sequences = [_reduced(one, how) for one in attribution.sequences]
     done: list[str] = [how]
     if minus is not None:
@@ -55,7 +55,7 @@ def aggregate(attribution: A, how: How, normalize: bool, spans: Spans | None, su
 
 
 def _mapped(one: Attributed, change: Callable[[ScoreArray, str], ScoreArray]) -> Attributed:
-    """Return an input with other scores; ``change`` gets each array and its side."""
+    """Return an input with changed scores; ``change`` takes each array and its side, ``target`` or ``source``."""
     return replace(
         one,
         scores=None if one.scores is None else change(one.scores, "target"),
@@ -76,7 +76,7 @@ def _check_same_tokens(sequences: Sequence[Attributed], others: Sequence[Attribu
     for number, (one, other) in enumerate(zip(sequences, others, strict=True)):
         same = [(each.tokens, each.start, each.stop, each.source_tokens, set(each.parts())) for each in (one, other)]
         if same[0] != same[1]:
-            raise InputError(f"minus has other tokens, steps or activations at input {number}; only the same subtract")
+            raise InputError(f"minus has other tokens, steps or activations at input {number}; both must have the same")
 
 
 def _minus(one: Attributed, other: Attributed) -> Attributed:
@@ -94,7 +94,7 @@ def _minus(one: Attributed, other: Attributed) -> Attributed:
 
 
 def _normalised(one: Attributed) -> Attributed:
-    """Divide each step by the sum of its sizes: source and target as one, each activation on its own."""
+    """Divide each step by the sum of its absolute scores: source and target together, activations separately."""
     together = [values for (_, name), values in one.parts().items() if not name]
     total = sum((np.nansum(np.abs(values), axis=0) for values in together), np.zeros(()))
 
@@ -107,7 +107,7 @@ def _normalised(one: Attributed) -> Attributed:
 
 
 def _ranges(one: Attributed, spans: Sequence[tuple[int, int]], number: int) -> Ranges:
-    """Return ranges that cover all tokens, those of the spans and the single ones between."""
+    """Return ranges that cover all tokens: the spans, and single tokens between them."""
     if any(isinstance(span, int) for span in spans):
         raise InputError(
             f"spans[{number}] is {spans}; give a list of ranges for each input, such as [[(0, 2)]] for one"
@@ -120,7 +120,9 @@ def _ranges(one: Attributed, spans: Sequence[tuple[int, int]], number: int) -> R
                 f"spans[{number}]: ({start}, {end}) overlaps another or is not inside the {len(one.tokens)} tokens"
             )
         if any(start < edge < end for edge in (one.n_prompt, one.start, one.stop)):
-            raise InputError(f"spans[{number}]: ({start}, {end}) crosses the end of the prompt or of the steps")
+            raise InputError(
+                f"spans[{number}]: ({start}, {end}) crosses the end of the prompt or of the attributed steps"
+            )
         found += [(token, token + 1) for token in range(at, start)]
         found.append((start, end))
         at = end
@@ -134,7 +136,7 @@ def _with_words(one: Attributed, aggregates: dict[str, str]) -> Attributed:
 
 
 def _words(tokens: Sequence[str], edges: Sequence[int]) -> Ranges:
-    """Return the range of each word: it begins at a mark, at an edge, and beside tokens such as ``<s>``."""
+    """Return the range of each word; words begin at word marks, at edges, and around special tokens (``<s>``)."""
     starts = [
         at
         for at, token in enumerate(tokens)
@@ -144,18 +146,18 @@ def _words(tokens: Sequence[str], edges: Sequence[int]) -> Ranges:
 
 
 def _special(token: str) -> bool:
-    """Whether a token looks like a special one, or like a single byte of SentencePiece, which is of a word."""
+    """Whether a token looks like a special token. SentencePiece's bytes (``<0xC3>``) are parts of words."""
     return token.startswith("<") and token.endswith(">") and len(token) > 2 and not token.startswith("<0x")
 
 
 def _merged(one: Attributed, rows: Ranges, source: Ranges | None, aggregates: dict[str, str]) -> Attributed:
-    """Merge ranges of tokens, and the steps among them; scores are added."""
+    """Merge ranges of tokens, and the steps among them; scores are summed."""
     columns = [(start - one.start, end - one.start) for start, end in rows if one.start <= start < one.stop]
     first_row = next(row for row, (start, _) in enumerate(rows) if start == one.start)
 
     def change(values: ScoreArray, side: str) -> ScoreArray:
         ranges = rows if side == "target" else source
-        # Zeros stand for tokens a step does not see; where a merged step has seen none of them is set below.
+        # NaN counts as 0 in sums; tokens at and after the first token of a merged step get NaN again below.
         whole = values if ranges is None else _added(np.nan_to_num(values), ranges, axis=0)
         whole = _added(whole, columns, axis=1)
         if side == "target":
@@ -194,7 +196,7 @@ def _added(values: ScoreArray, ranges: Ranges, axis: int) -> ScoreArray:
 
 
 def to_frame(attribution: AttributionScores) -> pd.DataFrame:
-    """Return a long table; see ``Attribution.to_frame``."""
+    """Return a table in long format; see ``Attribution.to_frame``."""
     rows = [row for number, one in enumerate(attribution.sequences) for row in _rows(number, _reduced(one, "sum"))]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 

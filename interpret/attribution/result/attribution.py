@@ -1,7 +1,7 @@
-"""What an attribution gives back: scores of tokens for each token they led to, and what can be done with them.
+"""The result of an attribution: scores of tokens for each attributed token, with aggregation, tables and display.
 
-Letters: T tokens of a text (prompt and what follows it), G tokens that are attributed, D width of an embedding or
-hidden state, S tokens of the source text of an encoder-decoder model.
+Shapes: T tokens of a text (prompt and continuation), G attributed tokens, D hidden width, S tokens of the source text
+of an encoder-decoder model.
 """
 
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ from interpret.attribution.result.scores import AttributionScores, How, Spans
 
 @dataclass(frozen=True, repr=False)
 class Attribution(AttributionScores):
-    """The attribution of some inputs."""
+    """The attribution of one or several inputs."""
 
     def __repr__(self) -> str:
-        """Tell how it was made, and of how many inputs; ``show`` shows the scores."""
+        """Return the number of inputs and how the attribution was made; ``show`` displays the scores."""
         n = len(self.sequences)
         return f"Attribution({n} input{'s'[: n != 1]}, {self.info})"
 
@@ -31,35 +31,36 @@ class Attribution(AttributionScores):
         subwords: bool = False,
         minus: "Attribution | None" = None,
     ) -> "Attribution":
-        """Return an attribution with one score a token and step; this one stays as it is.
+        """Return an attribution with one score per token and step; this one is not changed.
 
-        In this order, whatever the order of the arguments: D is reduced, ``minus`` is subtracted, tokens are merged,
-        scores are normalised. Signs are kept but for ``l2``.
+        The order is fixed: D is reduced, ``minus`` is subtracted, tokens are merged, scores are normalised. Signs are
+        kept except by ``l2``.
 
         Args:
-            how: what becomes of D: the signed ``sum``, the ``mean``, or the ``l2`` norm (without a sign, Inseq's
-                default). Scores that have no D stay as they are.
-            normalize: divide each step by the sum of the absolute values of its scores, source and target together:
-                shares, with their signs, that add up to 1 in absolute value. A step of zeros stays as it is.
-            spans: for each input a list of ranges (first token, one past the last) that become one. Scores are added;
-                where tokens that are attributed become one, their steps are added too, and step scores are merged
-                as their function says. A span may not cross the end of the prompt, nor the limits of the steps.
+            how: how the embedding dimension D is reduced: the signed ``sum``, the ``mean``, or the ``l2`` norm
+                (unsigned, Inseq's default). Scores without D are not changed.
+            normalize: divide the scores of each step by the sum of their absolute values, over source and target
+                together and for each activation separately. Signs are kept; a step of zeros is not changed.
+            spans: for each input a list of ranges (first token, one past the last) to merge. Scores are summed; if
+                attributed tokens are merged, their steps are summed too, and step scores are combined as their
+                function specifies. A span must not cross the end of the prompt or a boundary of the attributed
+                steps.
             subwords: merge the tokens of each word, for tokenizers that mark the beginnings of words (``▁`` or
                 ``Ġ``); also those of the source. Not together with ``spans``.
             minus: another attribution of the same tokens; its scores are subtracted after the same reduction.
 
         Raises:
-            InputError: for an unknown ``how``, spans that overlap or do not fit, or a ``minus`` of other tokens.
+            InputError: for an unknown ``how``, spans that overlap or do not fit, or a ``minus`` with other tokens.
         """
         return aggregation.aggregate(self, how, normalize, spans, subwords, minus)
 
     def to_frame(self) -> pd.DataFrame:
-        """Return a long table with one row a score; D is summed, and what a step does not see is left out.
+        """Return a table in long format, one row per score; D is summed, and tokens a step does not see have no row.
 
         Columns: ``input`` (number of the input), ``side`` (``source`` or ``target``), ``activation`` (such as
-        ``mlp_out.3``; "" for the inputs), ``step`` (from 0), ``step_position`` and ``step_token`` (of the token that
-        is attributed), ``position`` and ``token`` (of the token the score is of), ``score``. Tokens that occur twice
-        have two rows, told apart by their positions. A score that is NaN, as from float16 that overflowed, has a row.
+        ``mlp_out.3``; "" for the inputs), ``step`` (from 0), ``step_position`` and ``step_token`` (the attributed
+        token), ``position`` and ``token`` (the token that is scored), ``score``. A token that occurs twice has two
+        rows, which differ in ``position``. A score that is NaN, for example after float16 overflow, has a row.
         """
         return aggregation.to_frame(self)
 
@@ -73,7 +74,7 @@ class Attribution(AttributionScores):
         return cls(*files.load(path))
 
     def show(self, *, html: str | Path | None = None, overwrite: bool = False) -> Path | None:
-        """Show this attribution here, or write its page to a file; see ``interpret.attribution.result.show.show``."""
+        """Display this attribution, or write its page to a file; see ``interpret.attribution.result.show.show``."""
         return show.show(self, html=html, overwrite=overwrite)
 
     def to_html(self) -> str:

@@ -1,7 +1,7 @@
-"""Attributions on disk: one JSON file each, which any program can read and which reads back exactly.
+"""Save and load attributions: one JSON file each, readable by any program, without loss.
 
 The JSON is strict: an array is ``{"dtype", "shape", "values"}`` with its values in one flat list, in which NaN is
-``null`` and infinities are the strings ``"inf"`` and ``"-inf"``. Floats are written so that they come back bit for bit.
+``null`` and infinities are the strings ``"inf"`` and ``"-inf"``. Floats are read back bit for bit.
 """
 
 import gzip
@@ -22,36 +22,36 @@ from interpret.storage.disk import replacing
 
 FORMAT, VERSION = "interpret.attribution", 1
 _DTYPES = ("float16", "float32", "float64")
-_NO_NUMBERS = {None: math.nan, "inf": math.inf, "-inf": -math.inf}
+_NOT_FINITE = {None: math.nan, "inf": math.inf, "-inf": -math.inf}
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
 def save(attribution: AttributionScores, path: str | Path, *, overwrite: bool = False, compress: bool = False) -> Path:
-    """Write an attribution to a file, whole or not at all.
+    """Write an attribution to a file, completely or not at all.
 
     Args:
-        attribution: what is written; shapes, NaN and every bit of the scores are kept.
-        path: of the file; its folder exists.
-        overwrite: replace a file that is there.
-        compress: write gzip; a path without ``.gz`` gets it.
+        attribution: the attribution; shapes, NaN and every bit of the scores are kept.
+        path: the file to write; its folder must exist.
+        overwrite: replace an existing file.
+        compress: compress with gzip; ``.gz`` is appended to a path without it.
 
     Returns:
-        The path written.
+        The path of the written file.
 
     Raises:
-        InputError: if the file is there and may not be replaced, if the path says compressed and the call does not,
-            or if an option in the info is nothing JSON has; nothing is written then.
-        RunError: if the disk does not take it.
+        InputError: if the file exists and ``overwrite`` is false, if the path ends in ``.gz`` and ``compress`` is
+            false, or if the scores or an option in the info cannot be written as JSON; nothing is written then.
+        RunError: if the file cannot be written.
     """
     path = Path(path)
     if compress and path.suffix != ".gz":
         path = path.with_name(path.name + ".gz")
     if not compress and path.suffix == ".gz":
-        raise InputError(f"{path} is named as a compressed file; give compress=True, or another name")
+        raise InputError(f"{path} ends in .gz; give compress=True, or choose another name")
     if path.exists() and not overwrite:
-        raise InputError(f"{path} is there already; give overwrite=True to replace it, or another name")
+        raise InputError(f"{path} already exists; give overwrite=True to replace it, or choose another name")
     with replacing(path) as file:
-        # Without a name and a time of writing, so that equal attributions are equal files.
+        # No file name and no modification time, so that equal attributions give equal files.
         with gzip.GzipFile("", "wb", fileobj=file, mtime=0) if compress else nullcontext(file) as target:
             for text in _written(attribution):
                 target.write(text.encode())
@@ -62,15 +62,15 @@ def load(path: str | Path) -> tuple[list[Attributed], AttributionInfo]:
     """Read an attribution that ``save`` wrote, compressed or not.
 
     Raises:
-        InputError: if there is no such file, or it holds no attribution of a version this one reads.
+        InputError: if the file cannot be read, or is not an attribution of a supported format version.
     """
     path = Path(path)
     content = _content(path)
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
-        raise InputError(f"{path} holds no attribution: its format is {found!r}, not {FORMAT!r}")
+        raise InputError(f"{path} is not an attribution file: its format is {found!r}, not {FORMAT!r}")
     if content.get("version") != VERSION:
-        raise InputError(f"{path} is of version {content.get('version')!r} of the format; this program reads {VERSION}")
+        raise InputError(f"{path} has format version {content.get('version')!r}; this program reads version {VERSION}")
     try:
         info, sequences = content["info"], content["sequences"]
         info = _checked(AttributionInfo, info | {"aggregation": tuple(info["aggregation"])})
@@ -80,7 +80,7 @@ def load(path: str | Path) -> tuple[list[Attributed], AttributionInfo]:
 
 
 def _written(attribution: AttributionScores) -> Iterator[str]:
-    """Yield the file in pieces, so that no more than one input is held of an attribution that is read from a disk."""
+    """Yield the file in pieces; of an attribution that is read from disk, one input at a time is held in memory."""
     head = {"format": FORMAT, "version": VERSION, "info": _values(attribution.info)}
     yield f'{_json(head)[:-1]}, "sequences": ['
     for number, one in enumerate(attribution.sequences):
@@ -93,11 +93,11 @@ def _json(content: Mapping[str, Any]) -> str:
     try:
         return json.dumps(content, ensure_ascii=True, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise InputError(f"the info holds what cannot be saved as JSON: {error}") from None
+        raise InputError(f"the info cannot be saved as JSON: {error}") from None
 
 
 def _values(record: Any) -> dict[str, Any]:
-    """Return the fields of a dataclass, uncopied."""
+    """Return the fields of a dataclass, without copying."""
     return {field.name: getattr(record, field.name) for field in fields(record)}
 
 
@@ -117,16 +117,16 @@ def _array(array: ScoreArray) -> dict[str, Any]:
 
 
 def _content(path: Path) -> Any:
-    """Read the JSON of a file; whether it is compressed is told by its first bytes."""
+    """Read the JSON of a file; its first bytes show whether it is compressed."""
     try:
         data = path.read_bytes()
         return json.loads(gzip.decompress(data) if data.startswith(_GZIP_MAGIC) else data)
     except OSError as error:
-        # gzip words a file that was cut off or changed as one of the operating system's errors.
+        # gzip raises an OSError without ``strerror`` for a damaged file.
         problem = error.strerror or f"damaged: {error}"
         raise InputError(f"{path} cannot be read: {problem}") from None
     except (EOFError, zlib.error, ValueError) as error:
-        raise InputError(f"{path} cannot be read: it is not whole JSON ({error})") from None
+        raise InputError(f"{path} cannot be read: it is not complete JSON ({error})") from None
 
 
 def _decoded(fields_of_one: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def _decoded(fields_of_one: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _value(value: Any) -> Any:
-    """Tell by its form what a value of the file was: an array, arrays under names, a tuple, or what it is."""
+    """Decode a value of the file by its form: an array, a dict of arrays, a tuple, or a plain value."""
     if isinstance(value, dict):
         is_array = isinstance(value.get("dtype"), str)
         return _from_array(value) if is_array else {name: _from_array(one) for name, one in value.items()}
@@ -143,13 +143,13 @@ def _value(value: Any) -> Any:
 
 def _from_array(content: Mapping[str, Any]) -> ScoreArray:
     if content["dtype"] not in _DTYPES:
-        raise ValueError(f"dtype {content['dtype']!r} is none of {', '.join(_DTYPES)}")
-    values = [_NO_NUMBERS[one] if one is None or isinstance(one, str) else one for one in content["values"]]
+        raise ValueError(f"dtype {content['dtype']!r} is not one of {', '.join(_DTYPES)}")
+    values = [_NOT_FINITE[one] if one is None or isinstance(one, str) else one for one in content["values"]]
     return np.array(values, dtype=content["dtype"]).reshape(content["shape"])
 
 
 def _checked(kind: Any, values: Mapping[str, Any]) -> Any:
-    """Make a dataclass of all its fields, no more and no fewer."""
+    """Build a dataclass; the values must be exactly its fields."""
     wanted = {field.name for field in fields(kind)}
     if wanted != values.keys():
         raise ValueError(f"fields missing or unknown: {', '.join(sorted(wanted ^ values.keys()))}")

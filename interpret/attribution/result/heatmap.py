@@ -1,6 +1,6 @@
-"""Attributions as grids of numbers with headings: what a terminal and a page both draw.
+"""Attributions as grids of numbers with headings, which both the terminal and the page draw.
 
-Letters: R rows, C columns of a grid, G attributed tokens.
+Shapes: R rows and C columns of a grid.
 """
 
 import math
@@ -14,30 +14,30 @@ from interpret.attribution.result.aggregation import aggregate
 from interpret.attribution.result.scores import Attributed, AttributionScores, ScoreArray
 
 LEVELS = 20
-"""Strengths of colour that are told apart, on each side of zero."""
-# Control characters become their pictures: a terminal would obey them.
+"""Number of colour strengths on each side of zero."""
+# Control characters are replaced by visible symbols: a terminal would execute them.
 _CONTROLS = {code: chr(0x2400 + code) for code in range(32)} | {0x7F: "␡"} | dict.fromkeys(range(128, 160), "�")
 _MARKS = _CONTROLS | str.maketrans({"\u2581": "·", "Ġ": "·", " ": "·", "Ċ": "↵", "\n": "↵", "\t": "⇥"})
 
 
 @dataclass(frozen=True)
 class Heading:
-    """Of a row or a column."""
+    """The heading of a row or a column."""
 
     text: str
     position: int | None = None
-    """Place of the token in its text; None for a layer."""
+    """Position of the token in its text; None for a layer."""
 
 
 @dataclass(frozen=True)
 class Band:
-    """Rows of a grid that belong together."""
+    """A group of rows of a grid, such as the source tokens."""
 
     name: str
     rows: list[Heading]
     """[R]."""
     values: ScoreArray
-    """[R, C]; NaN where there is no score."""
+    """[R, C]; NaN if there is no score."""
 
 
 @dataclass(frozen=True)
@@ -46,28 +46,28 @@ class Heatmap:
 
     title: str
     down: str
-    """What its rows are."""
+    """What the rows are: ``token`` or ``layer``."""
     columns: list[Heading]
     bands: list[Band]
     foot: dict[str, ScoreArray]
-    """Name -> [C]: numbers of the columns that are no attributions, such as probabilities."""
+    """Name -> [C]: values of the columns other than scores, such as probabilities."""
     step: Heading | None = None
-    """The one attributed token the grid is about; None where each column is one."""
+    """The attributed token of the grid; None if each column is an attributed token."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One input."""
+    """The heat maps of one input."""
 
     prompt: str
     continuation: str
     grids: list[Heatmap]
     largest: float
-    """Largest absolute score of its grids; 0 where there are none."""
+    """Largest absolute score of its grids; 0 if there are no scores."""
 
 
 def panels(attribution: AttributionScores) -> Iterator[Panel]:
-    """Yield what there is to draw for each input, one at a time; a width D is summed."""
+    """Yield the panel of each input, one at a time; the embedding dimension is summed."""
     for one in attribution.sequences:
         summed = aggregate(replace(attribution, sequences=[one]), "sum", False, None, False, None)
         yield from map(_panel, summed.sequences)
@@ -80,25 +80,27 @@ def _panel(one: Attributed) -> Panel:
     prompt = one.tokens[: one.n_prompt] if one.source_tokens is None else one.source_tokens
     continuation = plain_text(one.tokens[one.n_prompt :])
     if one.foil_tokens is not None:
-        continuation += f", against {plain_text(one.foil_tokens)}"
+        continuation += f" (foil: {plain_text(one.foil_tokens)})"
     return Panel(plain_text(prompt), continuation, grids, largest)
 
 
 def _token_grid(one: Attributed) -> Heatmap:
-    """Draw tokens down, attributed tokens across."""
+    """Return a grid with tokens as rows and attributed tokens as columns."""
     bands = []
     if one.source_tokens is not None and one.source_scores is not None:
         bands.append(Band("source", _headings(one.source_tokens), one.source_scores))
     if one.scores is not None:
-        # The last attributed token and what follows it have no score anywhere.
+        # The last attributed token and those after it have no scores.
         rows = _headings(one.tokens)[: max(one.stop - 1, 0)]
         bands.append(Band("text", rows, one.scores[: len(rows)]))
     across = _headings(one.tokens)[one.start : one.stop]
-    return Heatmap("Score of each token for each written token", "token", across, bands, one.step_scores | one.details)
+    return Heatmap(
+        "Score of each token for each attributed token", "token", across, bands, one.step_scores | one.details
+    )
 
 
 def _layer_grids(one: Attributed) -> list[Heatmap]:
-    """Draw layers down, tokens across: a grid for each attributed token and site."""
+    """Return a grid for each attributed token and site, with layers as rows and tokens as columns."""
     grids = []
     names = sorted(one.layer_scores, key=_site_and_layer)
     for step, column in enumerate(range(one.start, one.stop)):
@@ -113,7 +115,7 @@ def _layer_grids(one: Attributed) -> list[Heatmap]:
 
 
 def _site_and_layer(name: str) -> tuple[str, int]:
-    """Split ``mlp_out.3``, so that layer 2 stands before layer 10."""
+    """Split ``mlp_out.3`` into site and layer number, so that layer 2 is sorted before layer 10."""
     site, _, layer = name.rpartition(".")
     return site, int(layer)
 
@@ -123,7 +125,7 @@ def _headings(tokens: tuple[str, ...]) -> list[Heading]:
 
 
 def visible(token: str) -> str:
-    """Return a token with its spaces and line ends seen, whatever mark its tokenizer has for them.
+    """Return a token with visible spaces and line breaks, whatever marks its tokenizer uses for them.
 
     >>> visible("ĠTower"), visible("▁Tower")
     ('·Tower', '·Tower')
@@ -132,12 +134,12 @@ def visible(token: str) -> str:
 
 
 def plain_text(tokens: tuple[str, ...]) -> str:
-    """Return tokens as a text to recognise an input by."""
+    """Return tokens joined to plain text, for headings."""
     return "".join(tokens).translate(_MARKS).replace("·", " ").strip()
 
 
 def level(value: float, largest: float) -> int:
-    """Return how strong the colour of a score is: -LEVELS to LEVELS, 0 where it is none.
+    """Return the colour strength of a score, -LEVELS to LEVELS; 0 is no colour.
 
     >>> level(0.5, 1.0), level(-1.0, 1.0), level(float("nan"), 1.0)
     (10, -20, 0)
@@ -148,7 +150,7 @@ def level(value: float, largest: float) -> int:
 
 
 def short(value: float, largest: float) -> str:
-    """Return a signed number with about three digits of the largest one; nothing for NaN.
+    """Return a signed number, with decimals for about three digits of ``largest``; empty for NaN.
 
     >>> short(-0.01234, 0.5), short(1234.5, 2000.0), short(2e-7, 3e-6), short(0.0, 1.0)
     ('−0.012', '+1234', '+2.0e−07', '0.00')
@@ -165,7 +167,7 @@ def short(value: float, largest: float) -> str:
 
 
 def full(value: float) -> str:
-    """Return a signed number with six digits.
+    """Return a signed number with six significant digits.
 
     >>> full(-0.0123456789)
     '−0.0123457'
@@ -174,12 +176,12 @@ def full(value: float) -> str:
 
 
 def title(attribution: AttributionScores) -> str:
-    """Name an attribution in one line."""
+    """Return a title of one line."""
     return f"Attribution of {attribution.info.attributed_fn} by {attribution.info.method}"
 
 
 def facts(attribution: AttributionScores) -> Mapping[str, str]:
-    """Return how an attribution was made, as names and readable values; what is empty is left out."""
+    """Return how an attribution was made, as names and readable values; empty values are left out."""
     info = attribution.info
     units = {f"unit of {name}": unit for name, unit in info.step_units.items()}
     options = {f"option {name}": str(value) for name, value in info.options.items()}

@@ -1,4 +1,4 @@
-// The reader's place in the grids of an attribution. Without this script the page shows every number all the same.
+// Readout and keyboard navigation in the grids of an attribution. The page shows every score without this script too.
 "use strict";
 
 const readout = document.getElementById("readout");
@@ -9,14 +9,14 @@ const MOVES = {
 let marked = [];
 let mouse = "";
 
-// The rows of a grid that have scores, each the list of its cells.
+// The rows of a grid that have scores, as lists of cells.
 function rowsOf(table) {
   return [...table.querySelectorAll("tbody tr:not(.band)")].map(row => [...row.querySelectorAll("td")]);
 }
 
 function within(index, length) { return Math.max(0, Math.min(length - 1, index)); }
 
-// The cell a key leads to: the next in its direction that has a score, for "to the end" the last such.
+// The cell a key moves to: the next cell in that direction that has a score, or the last one for Home, End and Page keys.
 function reached(table, cell, [down, right]) {
   const rows = rowsOf(table);
   const row = rows.findIndex(cells => cells.includes(cell));
@@ -55,10 +55,10 @@ function read(cell) {
 
 function scored(target) { return target.closest?.("td[data-value]"); }
 
-// There from the beginning: if it came up under the mouse it would cover what is pointed at.
+// Visible from the start: if it appeared under the mouse, it would cover the cell that is pointed at.
 readout.hidden = false;
 
-// One cell of each grid is reached with Tab; the arrows go on from there.
+// One cell of each grid can be reached with Tab; the arrow keys move from there.
 for (const table of document.querySelectorAll("table")) {
   const first = table.querySelector("td[data-value]");
   if (first) first.tabIndex = 0;
@@ -70,7 +70,7 @@ for (const table of document.querySelectorAll("table")) {
     read(cell);
   });
   table.addEventListener("mousemove", event => {
-    // Browsers tell it too where the page moves under a mouse that rests.
+    // Browsers also send this event when the page scrolls under a mouse that does not move.
     const place = `${event.clientX} ${event.clientY}`;
     if (place !== mouse && scored(event.target)) read(scored(event.target));
     mouse = place;
@@ -89,7 +89,7 @@ for (const table of document.querySelectorAll("table")) {
   });
 }
 
-// Of grids of single attributed tokens one token is shown at a time.
+// If each grid belongs to one attributed token, show one token at a time.
 for (const section of document.querySelectorAll(".input")) {
   const figures = [...section.querySelectorAll("figure[data-step]")];
   const steps = new Map(figures.map(one => [one.dataset.step, one.querySelector(".about").textContent]));
@@ -100,6 +100,6 @@ for (const section of document.querySelectorAll(".input")) {
   choice.addEventListener("change", show);
   show();
   const label = document.createElement("label");
-  label.append("Written token ", choice);
+  label.append("Attributed token ", choice);
   section.querySelector(".tools").prepend(label);
 }

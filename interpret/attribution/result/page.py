@@ -1,7 +1,7 @@
-"""The page of an attribution: one HTML file that loads nothing, and reads without scripts too.
+"""The HTML page of an attribution: one file that loads no other files and is readable without scripts.
 
-Numbers stand in the cells as text, so that neither colour nor a script is needed to read them; ``page.js`` adds the
-reader's place in the grid, the keyboard, and a choice among many attributed tokens.
+Scores are text in the cells, so neither colour nor a script is needed to read them; ``page.js`` adds a readout of the
+selected score, keyboard navigation, and a menu of attributed tokens.
 """
 
 import math
@@ -14,23 +14,24 @@ from interpret.pages.frame import page_pieces
 
 
 def page(attribution: AttributionScores) -> str:
-    """Return an attribution as one self-contained HTML page; about 40 bytes a score.
+    """Return an attribution as one self-contained HTML page; about 40 bytes per score.
 
     Args:
-        attribution: shown input by input: tokens down and attributed tokens across, of layer methods layers down and
-            tokens across for each attributed token. A width D is summed. All text is escaped.
+        attribution: the attribution. For each input, rows are tokens and columns attributed tokens; for layer methods
+            there is a grid for each attributed token, with layers as rows and tokens as columns. The embedding
+            dimension is summed. All text is escaped.
     """
     return "".join(pieces(attribution))
 
 
 def pieces(attribution: AttributionScores) -> Iterator[str]:
-    """Yield the page in pieces: no more than one input is held of an attribution that is read from a disk."""
+    """Yield the page in pieces; of an attribution that is read from disk, one input at a time is held in memory."""
     return page_pieces(
         __package__,
         "page",
         more_style=_shades(),
         title=title(attribution),
-        scale="blue: above zero, orange: below zero",
+        scale="blue: positive, orange: negative",
         facts=facts(attribution),
         n_inputs=len(attribution.sequences),
         panels=partial(panels, attribution),
@@ -43,13 +44,13 @@ def pieces(attribution: AttributionScores) -> Iterator[str]:
 
 
 def shade(value: float, largest: float) -> str:
-    """Return the class of a cell: p1 to p20 above zero, n1 to n20 below, nothing where there is no colour."""
+    """Return the CSS class of a cell: p1 to p20 for positive scores, n1 to n20 for negative ones, or none."""
     strength = level(value, largest)
     return f"{'p' if strength > 0 else 'n'}{abs(strength)}" if strength else ""
 
 
 def _shades() -> str:
-    """Write the classes of ``shade``: the page allows no style in its elements."""
+    """Return the CSS classes of ``shade``; the content security policy of the page forbids inline styles."""
     sides = {"p": "positive", "n": "negative"}
     return "".join(
         f".{side}{strength}{{background-color:rgb(var(--{name})/{strength / LEVELS:g})}}"
@@ -59,6 +60,6 @@ def _shades() -> str:
 
 
 def _summary(panel: Panel) -> str:
-    """Name an input in one line."""
+    """Return a summary of an input in one line."""
     prompt = panel.prompt if len(panel.prompt) <= 90 else f"{panel.prompt[:60]} … {panel.prompt[-29:]}"
     return f"{prompt} → {panel.continuation[:60]}"

@@ -1,4 +1,4 @@
-"""Attributions for the eye: coloured tables in a terminal, a page in a file or a notebook."""
+"""Display attributions: coloured tables in a terminal, a page in a notebook or a file."""
 
 import math
 from collections.abc import Iterator
@@ -19,41 +19,43 @@ from interpret.storage.disk import replacing
 
 _POSITIVE, _NEGATIVE = (34, 88, 196), (164, 76, 8)
 _ZERO = (36, 38, 43)
-"""Ground of a score of zero: the table brings its own, as the terminal's is not known. White is readable on all."""
+"""Background of a zero score, set because the terminal's is unknown. White text is readable on all backgrounds here."""
 _LONGEST = 18
-"""Characters of a token as a heading."""
+"""Maximum number of characters of a heading."""
 _NARROWEST = 7
+"""Minimum width of a column, in characters."""
 
 
 def show(attribution: AttributionScores, *, html: str | Path | None = None, overwrite: bool = False) -> Path | None:
-    """Show an attribution: in a terminal as tables, in a notebook as a page, or write that page to a file.
+    """Display an attribution as tables in a terminal or as a page in a notebook, or write the page to a file.
 
-    Every score is shown with its sign: tokens down, attributed tokens across; of layer methods layers down and tokens
-    across, for each attributed token. A width D is summed. ``page`` returns the HTML as text.
+    Every score is shown with its sign. Rows are tokens and columns attributed tokens; for layer methods there is a
+    table for each attributed token, with layers as rows and tokens as columns. The embedding dimension is summed.
+    ``page`` returns the HTML as text.
 
     Args:
-        attribution: what is shown.
-        html: the file to write; nothing else is shown then. None: show it here.
-        overwrite: replace a file that is there.
+        attribution: the attribution.
+        html: the file to write; nothing is displayed then. None: display.
+        overwrite: replace an existing file.
 
     Returns:
-        The path of the file; None where none is written.
+        The path of the written file; None if none is written.
 
     Raises:
-        InputError: if the file is there and may not be replaced.
-        RunError: if the disk does not take it.
+        InputError: if the file exists and ``overwrite`` is false.
+        RunError: if the file cannot be written.
     """
     if html is not None:
         path = Path(html)
         if path.exists() and not overwrite:
-            raise InputError(f"{path} is there already; give overwrite=True to replace it, or another name")
+            raise InputError(f"{path} already exists; give overwrite=True to replace it, or choose another name")
         with replacing(path) as file:
             for text in pieces(attribution):
                 file.write(text.encode())
         return path
     console = Console()
     if console.is_jupyter:
-        from IPython.display import HTML, display  # there, where there are notebooks
+        from IPython.display import HTML, display  # installed where notebooks are
 
         display(HTML(framed(page(attribution))))
     else:
@@ -62,14 +64,14 @@ def show(attribution: AttributionScores, *, html: str | Path | None = None, over
 
 
 def framed(text: str) -> str:
-    """Return a page as an element of another one, so that the styles of neither reach the other."""
+    """Return a page as an iframe, so that the styles of the page and of the notebook do not affect each other."""
     frame = f'<iframe srcdoc="{escape(text)}" title="Attribution" style="width:100%;height:36rem;border:0"></iframe>'
     return f"<div>{frame}</div>"
 
 
 @dataclass(frozen=True)
 class Tables:
-    """What rich draws of an attribution; columns that do not fit beside each other go into further tables."""
+    """An attribution as tables of the package rich; columns that do not fit the width go into further tables."""
 
     attribution: AttributionScores
 
@@ -93,7 +95,7 @@ def _tables(grid: Heatmap, panel: Panel, width: int) -> Iterator[Table | Text]:
 
 
 def _fitting(widths: list[int], room: int) -> Iterator[slice]:
-    """Cut columns into runs that fit; each has at least one."""
+    """Split columns into groups that fit the width, each of at least one column."""
     first, used = 0, 0
     for column, width in enumerate(widths):
         if column > first and used + width + 1 > room:
@@ -127,7 +129,7 @@ def _cells(values: ScoreArray, largest: float) -> list[list[Text]]:
 
 
 def _style(value: float, largest: float) -> str:
-    """Return white on a ground as strong as the score; nothing where there is none."""
+    """Return the style of a cell: white text on a background as strong as the score; empty for NaN."""
     if math.isnan(value):
         return ""
     strength = level(value, largest)

@@ -1,8 +1,8 @@
-"""Passes that may not fit in memory: first as many side by side as do, then one whose layers keep nothing for backward.
+"""Retry passes that do not fit in memory: with fewer rows per batch, then with gradient checkpointing.
 
-The second is gradient checkpointing (Chen et al. 2016, arXiv:1604.06174) with a layer as the unit: backward needs the
-graph of one layer at a time and what enters each layer, for about one forward pass more. All numbers are the same ones,
-computed from the same; of rows that no longer go side by side, last digits may differ.
+Gradient checkpointing (Chen et al. 2016, arXiv:1604.06174) is done per layer: only the input of each layer is kept, and
+the backward pass runs each layer again, which costs about one forward pass more. The results are the same; with smaller
+batches the last digits may differ.
 """
 
 from collections.abc import Callable
@@ -22,10 +22,10 @@ T = TypeVar("T")
 
 
 def in_parts(step: Step, rows: Tensor, work: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return what ``work`` makes of rows, so many at once as fit: [N, ...] -> [N, ...].
+    """Apply ``work`` to rows, in batches that fit in memory: [N, ...] -> [N, ...].
 
     Raises:
-        MemoryError: if not even one row fits.
+        MemoryError: if a single row does not fit.
     """
     found: list[Tensor] = []
     done = 0
@@ -39,7 +39,7 @@ def in_parts(step: Step, rows: Tensor, work: Callable[[Tensor], Tensor]) -> Tens
 
 
 def at_once(step: Step, work: Callable[[], T]) -> T:
-    """Return the result of work that cannot be parted.
+    """Return the result of ``work``, which cannot be split into batches.
 
     Raises:
         MemoryError: if it does not fit.
@@ -51,7 +51,7 @@ def at_once(step: Step, work: Callable[[], T]) -> T:
 
 
 def _tried(step: Step, work: Callable[[], T], n_rows: int) -> T | None:
-    """Return None where the work does not fit, and there is something left to try."""
+    """Return the result of ``work``; None if it does not fit and can be retried with less memory."""
     with checkpointed(step.layers()) if step.room.checkpointing else nullcontext():
         result = unless_too_large(work)
     if result is None:

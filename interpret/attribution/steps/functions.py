@@ -1,18 +1,21 @@
-"""What of a step is attributed or reported: functions of the logits before a token, [B, V] -> [B].
+"""Step functions, which are attributed or reported: functions of the logits that predict a token, [B, V] -> [B].
 
-Logarithms are natural, so entropy and cross-entropy are in nats (Inseq gave cross-entropy in bits). Letters: B rows
-that differ in their embeddings, V size of the vocabulary, N passes with dropout.
+Logarithms are natural, so entropy and cross-entropy are in nats (Inseq gives cross-entropy in bits). Shapes: B rows
+that differ in their embeddings, V vocabulary, N passes with dropout. This module imports no torch, so listing the
+functions is fast.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from inspect import Parameter, signature
-from typing import Any, Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 from interpret.errors import InputError, unknown
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Aggregate = Literal["sum", "mean", "product"]
 AGGREGATES = ("sum", "mean", "product")
@@ -22,33 +25,33 @@ CONTRASTS: tuple[Contrast, ...] = ("same_context", "own_prefix")
 
 @dataclass(frozen=True)
 class StepReading:
-    """What a model says before one token."""
+    """The predictions of a model for one token: the input of step functions."""
 
     logits: Tensor
     """[B, V], float32 at least."""
     target: int
-    """The token whose turn it is."""
+    """Id of the token that is predicted."""
     foil: int | None
-    """The token it is held against; None without a contrast."""
+    """Id of the token it is contrasted with; None without a contrast."""
     foil_logits: Tensor | None
-    """[B, V] the foil is read from: ``logits`` themselves where both have the same context."""
+    """[B, V], the logits that predict the foil; ``logits`` themselves if both have the same context."""
     with_dropout: Callable[[int, int], Tensor]
-    """(N, seed) -> [N, B, V], logits of N passes with the model's dropout."""
+    """(N, seed) -> [N, B, V], the logits of N passes with dropout."""
 
 
 @dataclass(frozen=True)
 class StepFunction:
-    """One function, as it is registered."""
+    """A registered step function."""
 
     fn: Callable[..., Tensor]
     """Takes a ``StepReading`` and keyword options, returns [B]."""
     unit: str
     aggregate: Aggregate
-    """How its values are merged where steps are."""
+    """How its values are combined when steps are merged."""
     contrast: bool = False
     """Whether it needs a foil."""
     dropout: bool = False
-    """Whether it runs the model again, in training mode."""
+    """Whether it runs further passes, in training mode."""
 
     def options(self) -> dict[str, Any]:
         """Return its options, with their defaults."""
@@ -77,6 +80,8 @@ def probability(reading: StepReading) -> Tensor:
 
 def entropy(reading: StepReading) -> Tensor:
     """Return the entropy of the next token, in nats: -sum p ln p."""
+    import torch
+
     log_p = reading.logits.log_softmax(-1)
     return -(log_p.exp() * log_p.clamp_min(torch.finfo(log_p.dtype).min)).sum(-1)
 
@@ -101,9 +106,9 @@ def contrast_prob_diff(reading: StepReading) -> Tensor:
 def _dropout_probabilities(reading: StepReading, n_mcd_steps: int, seed: int) -> Tensor:
     """Return the target's probability in N passes with dropout, [N, B]."""
     if n_mcd_steps < 2:
-        raise InputError(f"n_mcd_steps is {n_mcd_steps}; a deviation needs at least 2 passes")
+        raise InputError(f"n_mcd_steps is {n_mcd_steps}; a standard deviation needs at least 2 passes")
     p = reading.with_dropout(n_mcd_steps, seed).softmax(-1)[:, :, reading.target]
-    if torch.equal(p, p[:1].expand_as(p)):
+    if p.equal(p[:1].expand_as(p)):
         raise InputError("this model has no dropout: passes in training mode do not differ; use 'probability'")
     return p
 
@@ -114,12 +119,12 @@ def mc_dropout_mean(reading: StepReading, *, n_mcd_steps: int = 10, seed: int = 
 
 
 def mc_dropout_std(reading: StepReading, *, n_mcd_steps: int = 10, seed: int = 0) -> Tensor:
-    """Return the standard deviation (N - 1) of the target's probability under dropout."""
+    """Return the standard deviation of the target's probability under dropout, with N - 1 in the denominator."""
     return _dropout_probabilities(reading, n_mcd_steps, seed).std(0)
 
 
 def mc_dropout_z(reading: StepReading, *, n_mcd_steps: int = 10, seed: int = 0) -> Tensor:
-    """Return (p - mean) / deviation: how unusual the probability without dropout is among those with it."""
+    """Return (p - mean) / standard deviation: the z-score of the probability without dropout among those with it."""
     p = _dropout_probabilities(reading, n_mcd_steps, seed)
     return (probability(reading) - p.mean(0)) / p.std(0)
 
@@ -135,31 +140,31 @@ FUNCTIONS: dict[str, StepFunction] = {
     "mc_dropout_std": StepFunction(mc_dropout_std, "probability", "mean", dropout=True),
     "mc_dropout_z": StepFunction(mc_dropout_z, "standard deviations", "mean", dropout=True),
 }
-"""All that can be asked for; ``register_step_function`` adds to them."""
+"""All step functions by name; ``register_step_function`` adds to them."""
 SPELLINGS: dict[str, tuple[str, ...]] = {
     "crossentropy": ("cross_entropy",),
-    # Inseq gives the z score under this name; here the name gives the mean where one function is wanted.
+    # In Inseq this is the z-score; here the name means the mean if it is the attributed function.
     "mc_dropout_prob_avg": ("mc_dropout_mean", "mc_dropout_std", "mc_dropout_z"),
 }
-"""Inseq's names -> ours; as a step score, a name stands for all of them."""
+"""Inseq's names -> names here; as a step score, a name stands for all of them."""
 BUILT_IN = frozenset([*FUNCTIONS, *SPELLINGS])
-"""Names that are not to be taken."""
+"""Names that cannot be registered again."""
 
 
 def attributed_function(name: str) -> str:
-    """Return our name of a function to attribute.
+    """Return the name of a function to attribute, which may be given by Inseq's name.
 
     Raises:
-        InputError: if there is none of this name.
+        InputError: if the name is unknown.
     """
     return step_functions([name])[0]
 
 
 def step_functions(names: Sequence[str]) -> list[str]:
-    """Return our names of the functions that are asked for, each once.
+    """Return the names of functions, which may be given by Inseq's names, without duplicates.
 
     Raises:
-        InputError: for a name that does not exist.
+        InputError: if a name is unknown.
     """
     found: list[str] = []
     for name in names:
@@ -179,32 +184,34 @@ def list_step_functions() -> list[str]:
 
 
 def value_of(fn: Callable[..., Tensor], name: str, reading: StepReading) -> Tensor:
-    """Return what a function says of a reading, [B].
+    """Return the values of a function for a reading, [B].
 
     Raises:
-        InputError: if it returns anything else.
+        InputError: if the function returns anything else.
     """
+    from torch import Tensor
+
     value = fn(reading)
     rows = len(reading.logits)
     if isinstance(value, Tensor) and value.shape == (rows,):
         return value
     found = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else f"{value!r}"
     raise InputError(
-        f"step function {name!r} returned {found}; expected a tensor of shape [{rows}]: a value for each row of "
-        f"reading.logits, which is {list(reading.logits.shape)}"
+        f"step function {name!r} returned {found}; expected a tensor of shape [{rows}]: one value per row of "
+        f"reading.logits, whose shape is {list(reading.logits.shape)}"
     )
 
 
 def _check_parameters(fn: Callable[..., Tensor], name: str) -> None:
-    """Refuse a function that could not be called with a reading alone, or has options nobody could give."""
+    """Check that a function takes a reading, and that its other parameters are keyword-only with defaults."""
     parameters = list(signature(fn).parameters.values())
     if not parameters or parameters[0].kind in (Parameter.KEYWORD_ONLY, Parameter.VAR_KEYWORD):
-        raise InputError(f"step function {name!r} cannot be given a reading; write it as def fn(reading)")
+        raise InputError(f"step function {name!r} does not take a reading; define it as def fn(reading)")
     for each in parameters[1:]:
         rest = each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD)  # *args, **kwargs
         if not rest and (each.kind is not each.KEYWORD_ONLY or each.default is each.empty):
             raise InputError(
-                f"step function {name!r} has the parameter {each.name!r}; options are keyword-only and have a "
+                f"step function {name!r} has the parameter {each.name!r}; options must be keyword-only and have a "
                 f"default, as in def fn(reading, *, {each.name}=1)"
             )
 
@@ -218,20 +225,20 @@ def register_step_function(
     contrast: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Make a function of one's own known under a name, for this process.
+    """Register your own step function under a name, in this process.
 
     Args:
-        fn: takes a ``StepReading`` and options, keyword-only ones with defaults, as in ``def fn(reading, *, power=2)``;
-            returns [B], a value for each row of ``reading.logits``; differentiable where it is to be attributed by a
+        fn: takes a ``StepReading`` and keyword-only options with defaults, as in ``def fn(reading, *, power=2)``;
+            returns [B], one value per row of ``reading.logits``. It must be differentiable to be attributed by a
             gradient method.
         identifier: a new name.
-        aggregate: how its values are merged where steps are: ``sum``, ``mean`` or ``product``.
-        unit: of its values, for the output.
-        contrast: whether it reads ``foil`` and ``foil_logits``.
-        overwrite: replace a function of this name that was registered before, as when a notebook's cell is run again.
+        aggregate: how its values are combined when steps are merged: ``sum``, ``mean`` or ``product``.
+        unit: unit of its values, for the output.
+        contrast: whether it uses ``foil`` and ``foil_logits``.
+        overwrite: replace a function registered before under this name, as when a notebook cell is run again.
 
     Raises:
-        InputError: for a name that is taken, a function with other parameters, or an unknown ``aggregate``.
+        InputError: if the name is taken, the parameters are not as above, or ``aggregate`` is unknown.
 
     >>> register_step_function(lambda reading: reading.logits.max(-1).values, "best_logit")
     >>> list_step_functions()[-1]
@@ -240,7 +247,7 @@ def register_step_function(
     """
     if identifier in BUILT_IN or (identifier in FUNCTIONS and not overwrite):
         way_out = "choose another name" if identifier in BUILT_IN else "choose another name, or give overwrite=True"
-        raise InputError(f"there is a step function {identifier!r} already; {way_out}")
+        raise InputError(f"step function {identifier!r} already exists; {way_out}")
     if aggregate not in AGGREGATES:
         raise InputError(unknown("aggregate", aggregate, AGGREGATES))
     _check_parameters(fn, identifier)

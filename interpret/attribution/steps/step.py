@@ -1,7 +1,7 @@
-"""One step of an attribution: a token, the text before it, and what is attributed as a function of its embeddings.
+"""One step of an attribution: a token, the text before it, and its attributed value as a function of the embeddings.
 
-Every method works on ``Step``. Letters: B rows that differ in their embeddings, T tokens of the text before the
-step's token, D width of an embedding, V size of the vocabulary.
+Every method works on ``Step``. Shapes: B rows that differ in their embeddings, T tokens of the text before the
+step's token, D hidden width, V vocabulary, H heads.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -35,21 +35,21 @@ BASELINES = ("zero", "mean", "pad", "unk", "bos", "eos")
 
 @dataclass(frozen=True)
 class Foil:
-    """What the target is held against."""
+    """The token the target is contrasted with."""
 
     id: int
     prefix: tuple[int, ...] | None
-    """The tokens before it, where it is read in a text of its own; None where it is read in the target's."""
+    """The tokens before it, if it is predicted from its own text; None if from the target's text."""
 
 
 @dataclass
 class Room:
-    """What fits in memory while one text is attributed, learnt by trying; its steps share it."""
+    """What was found to fit in memory while one text is attributed; shared by all its steps."""
 
     rows: int | None = None
-    """So many rows at once; None: as many as were asked for."""
+    """Rows per batch; None: the batch size of the step."""
     checkpointing: bool = False
-    """Whether layers keep nothing for backward, and are run again there."""
+    """Whether gradient checkpointing is on: the backward pass runs each layer again."""
 
 
 @dataclass(frozen=True)
@@ -59,25 +59,26 @@ class Step:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     ids: tuple[int, ...]
-    """[T], the text before the token: prompt and what was written since."""
+    """[T], the tokens before the attributed one: the prompt and the continuation so far."""
     target: int
+    """Id of the attributed token."""
     foil: Foil | None
     function: Callable[[StepReading], Tensor]
-    """What is attributed, with its options: -> [B]."""
+    """The attributed function, with its options: -> [B]."""
     batch_size: int
-    """Rows a method may put through the model side by side."""
+    """Maximum number of rows a method runs in one batch."""
     room: Room = field(default_factory=Room)
     details: dict[str, float] = field(default_factory=dict)
-    """What a method says about itself at this step; it may write here."""
+    """Diagnostics of the method at this step, such as the quality of a fit; methods write them here."""
 
     @cached_property
     def embeddings(self) -> Tensor:
-        """The word embeddings of ``ids``, [1, T, D], without a graph."""
+        """The word embeddings of ``ids``, [1, T, D], detached."""
         return embed(self.model, self.ids)
 
     @cached_property
     def special(self) -> Tensor:
-        """[T] bool: which tokens are special ones, such as ``<s>``."""
+        """[T] bool: which tokens are special tokens, such as ``<s>``."""
         special = set(self.tokenizer.all_special_ids)
         return torch.tensor([token in special for token in self.ids], device=self.embeddings.device)
 
@@ -85,54 +86,55 @@ class Step:
         """Return the layers of the model.
 
         Raises:
-            UnsupportedModelError: if it is of no known family.
+            UnsupportedModelError: if the model is not of a supported family.
         """
         return anatomy_of(self.model).layers
 
     def value(self, embeddings: Tensor) -> Tensor:
-        """Return what is attributed, for other embeddings of the text: [B, T, D] -> [B], differentiable."""
+        """Return the attributed value for given embeddings of the text: [B, T, D] -> [B], differentiable."""
         return self.read(self.logits(embeddings), embeddings)
 
     def logits(self, embeddings: Tensor) -> Tensor:
-        """Return the logits of the next token after embeddings of any text, [B, T, D] -> [B, V]."""
-        return self.head(self.states(embeddings)[:, -1])  # the head reads one column only
+        """Return the next-token logits for embeddings of any text, [B, T, D] -> [B, V]."""
+        return self.head(self.states(embeddings)[:, -1])  # only the last column is unembedded
 
     def states(self, embeddings: Tensor) -> Tensor:
-        """Return what the head reads after each token that is read in order, [B, T, D], without padding."""
+        """Return the final hidden state at each token, [B, T, D], for embeddings without padding."""
         return hidden_states(self.model, embeddings)
 
     def head(self, states: Tensor) -> Tensor:
-        """Return the logits for such states, [..., D] -> [..., V], float32 at least."""
+        """Return the logits of final hidden states, [..., D] -> [..., V], in float32 or higher precision."""
         return head(self.model, states)
 
     @torch.no_grad()
     def attentions(self) -> list[Tensor]:
-        """Return where the last token of the text looks, [H, T] of each layer, on its device."""
+        """Return what the last token of the text attends to, [H, T] per layer, on the device of the layer."""
         with reporting_attention(self.model), last_attention_only(self.model):
             output = base_of(self.model)(inputs_embeds=self.embeddings, output_attentions=True, use_cache=False)
         return [weights[0, :, -1] for weights in output.attentions]
 
     def read(self, logits: Tensor, embeddings: Tensor) -> Tensor:
-        """Return what is attributed, where the text's own pass is done.
+        """Return the attributed value, given the logits of the text's own pass.
 
         Args:
-            logits: [B, V] after the text.
-            embeddings: [B, T, D] of the text; what else has to be read, such as the foil's text, is read with them.
+            logits: [B, V], the next-token logits after the text.
+            embeddings: [B, T, D] of the text; used for further passes, such as the one over the foil's own text.
         """
         return self.function(self.reading(logits, embeddings))
 
     def reading(self, logits: Tensor, embeddings: Tensor) -> StepReading:
-        """Return what functions of this step are computed from; the arguments are those of ``read``."""
+        """Return the input of step functions at this step; the arguments are those of ``read``."""
         foil = None if self.foil is None else self.foil.id
         foil_logits = None if self.foil is None else self._foil_logits(self.foil, logits, embeddings)
         return StepReading(logits, self.target, foil, foil_logits, cache(partial(self._with_dropout, embeddings)))
 
     def baseline(self, choice: Baseline) -> Tensor:
-        """Return embeddings that stand for no text, [1, T, D].
+        """Return the embeddings of a baseline, which stands for the absence of a text, [1, T, D].
 
         Args:
             choice: ``zero``: zeros. ``mean``: the mean of the vocabulary's embeddings. ``pad``, ``unk``, ``bos``,
-                ``eos``: the embedding of that token of the tokenizer. A number: that of this token id.
+                ``eos``: the embedding of that token of the tokenizer. A number: the embedding of
+                the token with this id.
 
         Raises:
             InputError: for another choice, or a token the tokenizer does not have.
@@ -153,10 +155,10 @@ class Step:
         return token
 
     def _foil_logits(self, foil: Foil, logits: Tensor, embeddings: Tensor) -> Tensor:
-        """Return the logits the foil is read from, [B, V].
+        """Return the logits that predict the foil, [B, V].
 
-        Where the foil has a text of its own, both texts have the embeddings of their common beginning in common: a
-        change of the prompt is a change for both. Where they have not yet parted, that is the text's own pass.
+        If the foil has its own text, both texts share the embeddings of their common prefix, so that a change of the
+        prompt changes both. If the texts before target and foil are equal, these are the logits of the text's own pass.
         """
         if foil.prefix is None or foil.prefix == self.ids:
             return logits
@@ -172,27 +174,27 @@ class Step:
 
 
 def embed(model: PreTrainedModel, ids: Sequence[int]) -> Tensor:
-    """Return the word embeddings of one text, [1, T, D], without a graph."""
+    """Return the word embeddings of one text, [1, T, D], detached."""
     with torch.no_grad():
         return model.get_input_embeddings()(torch.tensor([list(ids)], device=input_device(model)))
 
 
 def hidden_states(model: PreTrainedModel, embeddings: Tensor) -> Tensor:
-    """Return what the head reads, [B, T, D], for embeddings without padding."""
+    """Return the final hidden states, which are unembedded, [B, T, D], for embeddings without padding."""
     return base_of(model)(inputs_embeds=embeddings, use_cache=False)[0]
 
 
 def head(model: PreTrainedModel, states: Tensor) -> Tensor:
-    """Return logits, float32 at least, for what the head reads: [..., D] -> [..., V]."""
+    """Return the logits of final hidden states, in float32 or higher precision: [..., D] -> [..., V]."""
     logits = logits_of(model, states)
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 @contextmanager
 def dropping_out(model: PreTrainedModel, seed: int) -> Iterator[None]:
-    """Put a model into training mode for the time of a ``with`` block, then each module in the mode it had.
+    """Put a model into training mode inside the ``with`` block, and restore the mode of each module afterwards.
 
-    The random numbers of the block are drawn from the seed, and the generators left as they were.
+    Random numbers inside the block are drawn from the seed; the state of the global generators is restored.
     """
     resting = [module for module in model.modules() if not module.training]
     with keeping_activations(anatomy_of(model).trunk), torch.random.fork_rng():
@@ -206,17 +208,17 @@ def dropping_out(model: PreTrainedModel, seed: int) -> Iterator[None]:
 
 
 def gathered_details(steps: Sequence[Step]) -> dict[str, ScoreArray]:
-    """Return what the method said about itself, [G] under each name."""
+    """Return the diagnostics of the method by name, [G] each; NaN at steps without one."""
     names = dict.fromkeys(name for step in steps for name in step.details)
     return {name: np.array([step.details.get(name, np.nan) for step in steps]) for name in names}
 
 
 def foil_tokens(steps: Sequence[Step]) -> tuple[str, ...] | None:
-    """Return what each step is held against, [G]; None without a contrast."""
+    """Return the foil token of each step, [G]; None without a contrast."""
     ids = [step.foil.id for step in steps if step.foil is not None]
     return tuple(steps[0].tokenizer.convert_ids_to_tokens(ids)) if ids else None
 
 
 def array(values: Tensor) -> ScoreArray:
-    """Return a tensor as an array, float32 at least."""
+    """Return a tensor as a NumPy array, in float32 or higher precision."""
     return values.detach().to("cpu", torch.promote_types(values.dtype, torch.float32)).numpy()

@@ -1,14 +1,14 @@
-"""The first-order estimate of a sweep: all its cells from a few backward passes, none of them exact.
+"""First-order estimates of a sweep: the effects of all cells, approximated with a few backward passes.
 
 Attribution patching (Nanda 2023, "Attribution Patching: Activation Patching At Industrial Scale"; Syed, Rager & Conmy
-2023, arXiv:2310.10348). With v the value a cell restores and m the metric, the effect of the cell is taken to be
+2023, arXiv:2310.10348). With v the value that a cell restores and m the metric, the cell's estimated effect is
 
     (v of the donor - v of the base) . dm/dv at the base run,
 
-which is exactly the slope, at 0, of what ``sweep`` finds when a share of the difference is restored. The derivative
-is the cell's own. What it pins is constant at its token; and where a window of layers is restored, each layer's
-output is overwritten, and so does not depend on those restored before it. ``backward`` says how that is had for all
-tokens at once. Letters are those of ``layers``.
+which is exactly the slope, at fraction 0, of the effect that ``run_sweep`` gives when a fraction of the difference is
+restored. Each cell has its own derivative: what it pins is constant at its token; and if a window of layers is
+restored, each layer's output is overwritten and so does not depend on the layers restored before it. ``backward``
+explains how this is computed for all tokens at once. Letters are those of ``engine.layers``.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,15 +31,15 @@ from interpret.sweep.metrics import Metric, check_metrics, read, together
 
 @dataclass(frozen=True)
 class FirstOrder:
-    """The estimated effects of every cell."""
+    """The estimated effect of every cell."""
 
     cells: tuple[Cell, ...]
     effects: Tensor
-    """[cells, S], float64 on the CPU: by how much each cell changes the metric, estimated."""
+    """[cells, S], float64 on the CPU: estimated change of the metric by each cell."""
     base: Tensor
-    """[S], the metric of the base runs, exact."""
+    """[S], the exact metric of the base runs."""
     donor: Tensor
-    """[S], or [1] where there is one donor for all; exact."""
+    """[S], or [1] for a donor of one row: the exact metric of the donor runs."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,12 @@ class _Plan:
     trunk: Trunk
     cells: tuple[Cell, ...]
     routes: tuple[Route, ...]
-    """Of each cell, the way its derivative takes."""
+    """For each cell, the path of its derivative."""
     metric: Metric
     n_read: int
-    """How many positions, the last ones, the metric reads."""
+    """Number of final positions that the metric reads."""
     points: frozenset[Point]
-    """What is recorded of both runs beside the states."""
+    """The points recorded in both runs, besides the states."""
 
 
 def first_order(
@@ -66,27 +66,31 @@ def first_order(
     *,
     memory: int | None = None,
 ) -> FirstOrder:
-    """Estimate the effect of every cell to the first order.
+    """Estimate the effect of every cell to first order.
 
-    Costs one forward pass of the donor, and two forward passes and a backward one of the base runs. Each kind of
-    severing adds a forward and a backward pass, and windows of w layers a forward and w backward passes, but these stay
-    within each token and leave out half of every layer. No derivative by a weight is taken and no ``.grad``
-    written. All is computed in the model's dtype: in half precision, and with quantised weights, derivatives are as
-    coarse as the model is. It is the logarithm of a probability that is derived, so that small ones do not vanish.
+    The cost is one forward pass of the donor, and two forward passes and one backward pass of the base runs. Each kind
+    of severing adds a forward and a backward pass, and windows of w layers add a forward and w backward passes; these
+    stay within each token and leave out half of every layer. No derivatives with respect to weights are computed, and
+    no ``.grad`` is written. Everything is computed in the model's dtype: with half precision or quantised weights, the
+    derivatives are as inexact as the model. For a probability, its logarithm is differentiated, so that the derivatives
+    of small probabilities do not vanish.
 
     Args:
-        model: a causal LM of a known family, in evaluation mode.
+        model: a causal LM of a supported family, in evaluation mode.
         base: the runs the cells would patch: [S, T] token ids, or word embeddings, [S, T, width].
-        donor: the runs the restored values come from, in the same forms; S rows, or one for all.
-        cells: what would be restored: ``hidden`` of one layer from 0 on, with or without pins, or ``attention`` or
-            ``mlp`` of any number of layers, without.
+        donor: the runs whose values would be restored, in the same forms; S rows, or one for all.
+        cells: what would be restored: ``resid_post`` of one layer from 0 on, with or without pins; or ``attn_out`` or
+            ``mlp_out`` of any number of layers, without pins.
         metric: what is read.
-        memory: bytes that may be used beside the donor's run, see ``sweep``; samples that do not fit together are
-            worked on one after the other.
+        memory: bytes that may be used besides the donor's run, see ``run_sweep``; samples that do not fit together are
+            processed in several batches.
+
+    Returns:
+        The estimated effect of every cell in every sample.
 
     Raises:
-        InputError: if the runs, a cell or the metric are wrong.
-        UnsupportedModelError: if the model is of no known family, or does not compute as its family does.
+        InputError: if the runs, a cell or the metric are invalid.
+        UnsupportedModelError: if the model's family is not supported, or the model does not compute as its family does.
 
     >>> from transformers import GPT2Config, GPT2LMHeadModel
     >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=8, n_layer=2, n_head=2)).eval()
@@ -95,7 +99,7 @@ def first_order(
     torch.Size([1, 1])
     """
     with torch.inference_mode(False), torch.no_grad():
-        # Tensors made in inference mode never take part in derivatives; copies made outside of it do.
+        # Tensors created in inference mode cannot be differentiated; copies made outside of it can.
         base, donor = (embedded(model, name, run).clone() for name, run in (("base", base), ("donor", donor)))
         check_runs(model, base, donor)
         plan = _plan(model, tuple(cells), metric, base.shape[1])
@@ -122,17 +126,17 @@ def _check_estimable(cells: Iterable[Cell]) -> None:
         one_half = cell.site in ("attn_out", "mlp_out") and not cell.pins
         if not (one_state or one_half):
             raise InputError(
-                f"cells[{index}]: there is no first-order estimate of such a cell; there is of 'hidden' of one layer "
-                "from 0 on, and of 'attention' and 'mlp' without pins"
+                f"cells[{index}]: this cell has no first-order estimate; supported are 'resid_post' of one layer from "
+                "0 on, and 'attn_out' and 'mlp_out' without pins"
             )
 
 
 def _routes(cells: tuple[Cell, ...], n_layers: int) -> tuple[Route, ...]:
-    """Return the route of each cell; cells that sever the same up to the same layer share one."""
+    """Return the route of each cell; cells that sever the same modules up to the same layer share one."""
 
     def severs(cell: Cell) -> tuple[frozenset[Point], int]:
         if cell.site == "resid_post":
-            # Before the restored layer the base's values stand there anyhow, so pins of all layers are later pins.
+            # Before the restored layer the values are the base's anyway, so pins of all layers equal later pins.
             return frozenset(pin.site for pin in cell.pins), n_layers
         return frozenset([cell.site]), cell.stop
 
@@ -143,10 +147,10 @@ def _routes(cells: tuple[Cell, ...], n_layers: int) -> tuple[Route, ...]:
 
 
 def _rows(plan: _Plan, base: Tensor, memory: int | None) -> Iterator[slice]:
-    """Return slices of the samples that fit into memory together."""
+    """Yield slices of samples that fit into memory together."""
     layers, n_tokens, width = plan.trunk.layers, base.shape[1], plan.trunk.anatomy.width
     kept = len(layers) * ((1 + len(plan.points)) * width + 2 * layers[0].n_key_heads * layers[0].head_width)
-    # A layer's graph holds about forty states a token (the MLP's neurons weigh most), and eight copies of the scores.
+    # A layer's graph holds about 40 states per token, mostly the MLP's neurons, and 8 copies of the attention scores.
     graph = (40 + len(set(plan.routes))) * width + 16 * layers[0].n_heads * n_tokens
     count = max(1, usable_memory(memory, base.device) // (n_tokens * (kept + graph) * base.element_size()))
     for start in range(0, len(base), count):
@@ -154,7 +158,7 @@ def _rows(plan: _Plan, base: Tensor, memory: int | None) -> Iterator[slice]:
 
 
 def _estimate(plan: _Plan, embeddings: Tensor, donor: RecordedRun) -> tuple[Tensor, Tensor]:
-    """Return the estimates, [cells, S], and the metric, [S], of some base runs, [S, T, width]."""
+    """Return the estimated effects, [cells, S], and the metric, [S], for some base runs, [S, T, width]."""
     trunk = plan.trunk
     base = record_run(trunk.layers, trunk.enter(embeddings), plan.points)
     parts, last = _from_the_end(plan, base)
@@ -165,7 +169,7 @@ def _estimate(plan: _Plan, embeddings: Tensor, donor: RecordedRun) -> tuple[Tens
     unlike = first_difference(base, donor)
     effects = torch.zeros(len(plan.cells), len(embeddings), dtype=torch.float64)
     for effect, cell, route in zip(effects, plan.cells, plan.routes, strict=True):
-        # Where the runs do not differ the estimate is 0, and not what rounding makes of it, which would have a rank.
+        # Exactly 0 where the runs do not differ: a rounding error would take part in rankings.
         if cell.token >= unlike:
             for layer in range(cell.start, cell.stop):
                 effect += terms[route, cell.site, layer][:, cell.token]
@@ -173,7 +177,7 @@ def _estimate(plan: _Plan, embeddings: Tensor, donor: RecordedRun) -> tuple[Tens
 
 
 def _from_the_end(plan: _Plan, run: RecordedRun) -> tuple[Tensor, Tensor]:
-    """Return what each position read adds to the metric, [S, K], and the derivative at the last states, [S, T, D]."""
+    """Return each position's contribution to the metric, [S, K], and the derivative at the last states, [S, T, D]."""
     last = torch.zeros_like(run.states[-1])
     states = run.states[-1][:, -plan.n_read :].detach().requires_grad_()
     with torch.enable_grad():
@@ -183,14 +187,14 @@ def _from_the_end(plan: _Plan, run: RecordedRun) -> tuple[Tensor, Tensor]:
 
 
 def _read(plan: _Plan, states: Tensor) -> Tensor:
-    """Return what the last states, [S, K, D], add to the metric, [S, K]."""
+    """Return each position's contribution to the metric, [S, K], from the last layer's outputs, [S, K, D]."""
     return read((plan.metric,), plan.trunk.logits(states), plan.n_read)[0]
 
 
 def _terms(
     plan: _Plan, base: RecordedRun, donor: RecordedRun, last: Tensor
 ) -> dict[tuple[Route, CellSite, int], Tensor]:
-    """Return what restoring a site adds, [S, T] float64 on the CPU, by route, site and layer."""
+    """Return the estimated effect of restoring a site, [S, T] float64 on the CPU, by route, site and layer."""
     terms = {}
     wanted = {(route, cell.site) for route, cell in zip(plan.routes, plan.cells, strict=True)}
     for at in derivatives(plan.trunk.layers, base, last, set(plan.routes)):
@@ -208,6 +212,6 @@ def _terms(
 
 
 def _along(there: Tensor, here: Tensor, slope: Tensor) -> Tensor:
-    """Return how far a slope, [S, T, D], leads up from here to there, [S, T] float64."""
+    """Return the first-order change from ``here`` to ``there``, [S, T] float64; all arguments are [S, T, D]."""
     there, here, slope = (in_float64(part.to(here.device)) for part in (there, here, slope))
     return ((there - here) * slope).sum(dim=-1)

@@ -1,4 +1,4 @@
-"""How figures of the bench look: grids of cells with token labels, lines over layers, and the files they go to."""
+"""Heatmaps with token labels and lines over layers, for figures of activations, and the files they are written to."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,11 +15,11 @@ from interpret.errors import InputError, RunError
 from interpret.stats import Floats
 
 To = str | Path | None
-"""A file to write, or none."""
+"""File to write; None for no file."""
 SIGNED, SIZES = "PRGn_r", "Purples"
 UNDATED: dict[str, dict[str, str | None]] = {".png": {"Software": None}, ".pdf": {"CreationDate": None}}
-"""What is left out of a file, so that the same numbers give the same bytes."""
-# Okabe and Ito's colours, which colour-blind readers can tell apart, and line styles for print.
+"""Metadata to omit for each suffix, so that the same numbers give the same bytes."""
+# Okabe and Ito's palette, safe for colour-blind readers; the line styles distinguish lines in black-and-white print.
 LINES = [
     ("#0072b2", "-"),
     ("#d55e00", (0, (5, 1.5))),
@@ -31,7 +31,7 @@ LINES = [
 
 
 def canvas(rows: Sequence[str], columns: Sequence[str], *, cell: float = 0.19) -> tuple[Figure, Axes]:
-    """Return a figure with room for a grid of cells, in inches, and for their labels."""
+    """Return a figure sized for a grid of cells and their labels; ``cell`` is the size of a cell in inches."""
     label = 0.07 * max(map(len, rows))
     size = max(cell * len(columns) + label + 1.6, 3.4), max(cell * len(rows) + 1.3, 2.2)
     figure = Figure(figsize=size, layout="constrained")
@@ -47,7 +47,7 @@ def line_canvas(layers: Sequence[int]) -> tuple[Figure, Axes]:
 
 
 def layer_axis(panel: Axes, layers: Sequence[int]) -> None:
-    """Mark the layers on the x axis."""
+    """Label the x axis with layers."""
     panel.set_xlabel("layer")
     panel.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
     panel.set_xlim(layers[0] - 0.3, layers[-1] + 0.3)
@@ -65,9 +65,10 @@ def heatmap(
     reach: float | None = None,
     logarithmic: bool = False,
 ) -> None:
-    """Draw a grid of numbers with its labels and scale; cells without a number are hatched.
+    """Draw a heatmap with labels and colour bar; NaN cells are hatched.
 
-    Numbers with a sign are drawn around 0, sizes from 0 to ``reach`` or the largest, both ends of the scale told.
+    If there are negative values, the colour scale is symmetric around 0. Otherwise it runs from 0 to ``reach``, by
+    default the largest value. ``logarithmic`` is for positive values.
     """
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     largest = max(abs(low), abs(high), 1e-12)
@@ -90,18 +91,18 @@ def heatmap(
 
 
 def thin_ticks(panel: Axes, columns: Sequence[str]) -> None:
-    """Leave out labels of layers where there are too many to read."""
+    """Label at most 15 of the columns, at equal steps."""
     step = -(-len(columns) // 15)
     panel.set_xticks(range(0, len(columns), step), columns[::step], rotation=0)
 
 
 def written(figure: Figure, to: To) -> Figure:
-    """Write a figure where a file is named, and return it."""
+    """Write a figure to a file, if one is given, and return the figure."""
     if to is None:
         return figure
     path = Path(to)
     if path.suffix not in UNDATED:
-        raise InputError(f"to={str(to)!r}: a figure is written as .png or .pdf")
+        raise InputError(f"to={str(to)!r}: the file has to end in .png or .pdf")
     try:
         figure.savefig(path, metadata=UNDATED[path.suffix])
     except OSError as error:

@@ -1,0 +1,78 @@
+"""All commands by name. Whatever extensions are to add to help is registered before this module is imported."""
+
+from collections.abc import Callable, Mapping
+
+import typer
+
+from interpret.cli.attribute import attribute_command
+from interpret.cli.check import check_command
+from interpret.cli.command import add_command, clause
+from interpret.cli.compare import compare_command
+from interpret.cli.export import export_command
+from interpret.cli.figures import figures_command
+from interpret.cli.locate import locate_command
+from interpret.cli.neurons import neurons_command
+from interpret.cli.probe import heads_command, lens_command, logits_command, probe_command
+from interpret.cli.report import report_command
+from interpret.cli.selfie import selfie_command
+from interpret.cli.trace import trace_command
+from interpret.probing.registry import PROBES as REGISTERED
+
+COMMANDS: Mapping[str, Callable[..., None]] = {
+    "selfie": selfie_command,
+    "trace": trace_command,
+    "attribute": attribute_command,
+    "locate": locate_command,
+    "figures": figures_command,
+    "compare": compare_command,
+    "export": export_command,
+    "report": report_command,
+    "check": check_command,
+}
+"""The commands by name."""
+PROBES: Mapping[str, Callable[..., None]] = {
+    "lens": lens_command,
+    "logits": logits_command,
+    "heads": heads_command,
+    "neurons": neurons_command,
+}
+"""The commands under ``probe``."""
+
+
+def make_app() -> typer.Typer:
+    """Return the command ``interpret``, also with the probes that extensions have registered."""
+    own = {name: probe_command(probe) for name, probe in REGISTERED.items() if name not in PROBES}
+    made = _app(
+        "interpret",
+        "Open a Hugging Face language model, operate on its hidden states, and close it unchanged.\n\n"
+        "interpret COMMAND --help shows an example and all options.",
+        COMMANDS,
+    )
+    made.add_typer(
+        _app(
+            "probe",
+            "Probe what parts of a model hold and write: the logit lens, shares in a logit, heads, neurons.\n\n"
+            "interpret probe COMMAND --help shows an example and all options.",
+            {**PROBES, **own},
+        )
+    )
+    return made
+
+
+def _app(name: str, help_: str, commands: Mapping[str, Callable[..., None]]) -> typer.Typer:
+    app = typer.Typer(
+        name=name,
+        help=help_,
+        short_help=clause(help_),
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    for word, command in commands.items():
+        add_command(app, word, command)
+    return app
+
+
+app = make_app()
+"""The command ``interpret``, without extensions."""

@@ -1,0 +1,13 @@
+from .canvases import canvas as canvas
+from .canvases import heatmap as heatmap
+from .canvases import layer_axis as layer_axis
+from .canvases import line_canvas as line_canvas
+from .canvases import thin_ticks as thin_ticks
+from .canvases import written as written
+from .panels import PanelWords as PanelWords
+from .panels import bucket_heatmaps as bucket_heatmaps
+from .panels import bucket_lines as bucket_lines
+from .panels import layers_below as layers_below
+from .panels import save as save
+from .panels import shown as shown
+from .panels import token_heatmaps as token_heatmaps

@@ -1,0 +1,12 @@
+from .buckets import average_buckets as average_buckets
+from .buckets import bucket_means as bucket_means
+from .buckets import token_buckets as token_buckets
+from .files import BadFact as BadFact
+from .files import Fact as Fact
+from .files import FactFile as FactFile
+from .files import load_facts as load_facts
+from .filter import Answered as Answered
+from .filter import FilterCounts as FilterCounts
+from .filter import known as known
+from .pairs import load_pairs as load_pairs
+from .pairs import pairs_of_facts as pairs_of_facts

@@ -1,0 +1,6 @@
+from .facts import locate_facts as locate_facts
+from .runs import run as run
+from .tables import LocationGrid as LocationGrid
+from .tables import location_averages as location_averages
+from .tables import location_grids as location_grids
+from .tables import location_summary as location_summary

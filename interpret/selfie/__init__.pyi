@@ -1,0 +1,9 @@
+from .rows import interpretations as interpretations
+from .runs import run as run
+from .settings import Settings as Settings
+from .sources import Source as Source
+from .sources import plan_sources as plan_sources
+from .templates import InterpretationPrompt as InterpretationPrompt
+from .templates import interpretation_prompt as interpretation_prompt
+from .upstream import interpret as interpret
+from .upstream import interpret_vectors as interpret_vectors

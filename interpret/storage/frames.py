@@ -1,0 +1,79 @@
+"""Tables as pandas frames, whose cells have the types of their records. pandas is imported when a frame is made."""
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import fields
+from types import NoneType
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+
+from interpret.records import columns
+
+if TYPE_CHECKING:
+    import pandas
+
+DTYPES = {int: "int64", float: "float64", bool: "bool", str: "str"}
+OPTIONAL_DTYPES = {int: "Int64", float: "float64", bool: "boolean"}
+"""Where a cell may be empty: a missing float is NaN, other missing values are ``pandas.NA``."""
+
+
+def record_frame(record_type: type, records: Sequence[object]) -> "pandas.DataFrame":
+    """Return records as a frame: a row per record, columns named and ordered as in the CSV.
+
+    Args:
+        record_type: of all records, also where there are none.
+        records: the rows.
+    """
+    import pandas
+
+    hints = get_type_hints(record_type)
+    found = {
+        name: pandas.Series([getattr(one, field.name) for one in records], dtype=_dtype(hints[field.name]))
+        for name, field in zip(columns(record_type), fields(record_type), strict=True)
+    }
+    return pandas.DataFrame(found)
+
+
+def _dtype(hint: Any) -> str:
+    """Return the pandas type of a column; lists are objects."""
+    kinds = [kind for kind in get_args(hint) if kind is not NoneType]
+    if NoneType in get_args(hint) and len(kinds) == 1:
+        return OPTIONAL_DTYPES.get(kinds[0], "object")
+    return DTYPES.get(hint, "object")
+
+
+def plain_frame(table: bytes) -> "pandas.DataFrame":
+    """Return a CSV table whose records are not known: each column has the first type that fits all of its cells.
+
+    The types are those of ``records.table``; of a column with empty cells, these are missing values.
+    """
+    import pandas
+
+    texts = pandas.read_csv(io.BytesIO(table), dtype=str, keep_default_na=False)
+    return pandas.DataFrame({name: _typed(texts[name].tolist()) for name in texts.columns})
+
+
+def _typed(cells: Sequence[str]) -> "pandas.Series":
+    import pandas
+
+    empty = "" in cells
+    for kind, read in (
+        (int, int),
+        (float, float),
+        (bool, {"True": True, "False": False}.__getitem__),
+        (list, _list),
+    ):
+        try:
+            values = [None if cell == "" else read(cell) for cell in cells]
+        except (ValueError, KeyError):
+            continue
+        if any(value is not None for value in values):
+            return pandas.Series(values, dtype=(OPTIONAL_DTYPES if empty else DTYPES).get(kind, "object"))
+    return pandas.Series(cells, dtype="str")
+
+
+def _list(cell: str) -> Any:
+    value = json.loads(cell)
+    if not isinstance(value, list):
+        raise ValueError
+    return value

@@ -1,0 +1,9 @@
+from .generation import attach as attach
+from .generation import detach as detach
+from .generation import forward_interpret as forward_interpret
+from .generation import generate_interpret as generate_interpret
+from .generation import greedy_search_interpret as greedy_search_interpret
+from .hooks import applied as applied
+from .plan import LayerEdit as LayerEdit
+from .plan import SurgeryPlan as SurgeryPlan
+from .plan import plan_surgery as plan_surgery

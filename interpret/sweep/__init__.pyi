@@ -1,0 +1,10 @@
+from .cells import Cell as Cell
+from .cells import CellSite as CellSite
+from .cells import Pin as Pin
+from .cells import grid as grid
+from .cells import window_around as window_around
+from .estimates import FirstOrder as FirstOrder
+from .estimates import first_order as first_order
+from .exact import SweepResult as SweepResult
+from .exact import run_sweep as run_sweep
+from .metrics import Metric as Metric
