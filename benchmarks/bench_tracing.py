@@ -81,11 +81,7 @@ def prepare(
 
 def cells_of(fact: Fact, n_layers: int, mediators: Sequence[str]) -> list[Cell]:
     """Return the cells of some mediators at all tokens and layers."""
-    return [
-        cell
-        for name in mediators
-        for cell in grid("resid_post", n_tokens=fact.n_tokens, n_layers=n_layers, pins=MEDIATORS[name].pins)
-    ]
+    return [cell for name in mediators for cell in MEDIATORS[name].cells(fact.n_tokens, n_layers, window=1)]
 
 
 class Plain:
@@ -99,11 +95,10 @@ class Plain:
 
     def record(self) -> dict[tuple[int, str], Tensor]:
         """Record the output of every site in all rows, once for all cells: {(layer, site): [1 + S, T, D]}."""
-        names = {"resid_post": "resid_post", "attn_out": "attn_out", "mlp_out": "mlp_out"}
-        wanted = [f"{name}.{layer}" for name in names.values() for layer in self.layers]
-        with interpret.record(self.model, wanted) as seen:
+        places = [(layer, site) for site in ("resid_post", "attn_out", "mlp_out") for layer in self.layers]
+        with interpret.record(self.model, [f"{site}.{layer}" for layer, site in places]) as seen:
             self.model(inputs_embeds=self.batch, use_cache=False)
-        return {(layer, site): seen[f"{name}.{layer}"] for site, name in names.items() for layer in self.layers}
+        return {(layer, site): seen[f"{site}.{layer}"] for layer, site in places}
 
     def cell(self, cell: Cell) -> float:
         """Return the score of one cell."""

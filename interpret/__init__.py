@@ -1,6 +1,7 @@
-"""Open a Hugging Face language model, operate on its hidden states, and close it unchanged.
+"""Read and edit the hidden states of Hugging Face language models; the weights stay untouched.
 
-The public names; everything else may change between versions. docs/architecture.md shows how they fit together.
+This package exports the public names; everything else may change between versions. docs/architecture.md explains the
+structure.
 """
 
 from interpret.lazy import lazy_names

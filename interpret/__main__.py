@@ -1,4 +1,4 @@
-"""``python -m interpret`` is the command ``interpret``."""
+"""``python -m interpret`` runs the command ``interpret``."""
 
 from interpret.cli import main
 

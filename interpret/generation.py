@@ -1,4 +1,4 @@
-"""The address at which patched files of transformers find the surgery calls; it stays the same in every version."""
+"""The surgery functions that patched files of transformers import; this module path is the same in every version."""
 
 from interpret.surgery.generation import forward_interpret, generate_interpret, greedy_search_interpret
 

@@ -169,6 +169,21 @@ def test_call_without_our_interpret_says_what_is_wrong(library: Path, tmp_path: 
     assert done.stdout.splitlines() == [line for line in messages for _ in range(4)], done.stderr
 
 
+@pytest.mark.parametrize(
+    ("engine", "ours"),
+    [
+        ("from interpret.surgery.generation import forward_interpret, generate_interpret\n", True),
+        ("def forward_interpret(model, *args, insert_info=None, **kwargs):\n    pass\n", True),  # of earlier versions
+        ("def generate(explanation):\n    pass\n", False),
+    ],
+)
+def test_our_package_is_known_by_its_engine_also_that_of_earlier_versions(
+    tmp_path: Path, engine: str, ours: bool
+) -> None:
+    (tmp_path / "generation.py").write_text(engine)
+    assert install_patch.is_ours(tmp_path) is ours
+
+
 # Installing and restoring
 
 

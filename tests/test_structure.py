@@ -20,8 +20,13 @@ from reference.house import IMPORTS, LEVEL, MODULES, PACKAGE, PACKAGES, TOP, hom
 from typer.main import get_command
 
 import interpret
+from interpret.activations import SITES
 from interpret.anatomy import FAMILIES, Family, Parts
-from interpret.cli import app
+from interpret.attribution.methods.layer_gradients import LAYER_SITES
+from interpret.attribution.methods.registry import METHODS
+from interpret.cli import make_app
+from interpret.engine.layers import Point
+from interpret.probing import PROBES
 from interpret.records import (
     HeadView,
     Interpretation,
@@ -33,6 +38,9 @@ from interpret.records import (
     TraceCell,
     columns,
 )
+from interpret.selfie.sources import SOURCE_SITES
+from interpret.sweep.cells import CELL_SITES, PINNED
+from interpret.tracing import MEDIATORS
 
 
 def test_every_package_has_a_level():
@@ -70,6 +78,55 @@ def test_no_modules_import_each_other_in_a_circle():
 
 def test_no_packages_import_each_other_in_a_circle():
     assert circle(room_imports()) == []
+
+
+ANALYSES = {"attribution", "control", "probing", "selfie", "tracing"}
+
+
+def test_analyses_do_not_import_each_other():
+    for room, others in room_imports().items():
+        if room in ANALYSES:
+            assert not others & (ANALYSES - {room}), room
+
+
+def constants(path: Path) -> set[str]:
+    """The names that a module assigns at its top."""
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        found |= {part.id for target in targets if target for part in ast.walk(target) if isinstance(part, ast.Name)}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "home"),
+    [
+        ("SITES", "interpret.activations._record"),
+        ("Site", "interpret.activations._record"),
+        ("Floats", "interpret.stats"),
+        ("MEDIATORS", "interpret.tracing.mediators"),
+        ("DEFAULT_MEDIATORS", "interpret.tracing.mediators"),
+        ("TRACE_METHODS", "interpret.records.traces"),
+        ("METHODS", "interpret.attribution.methods.registry"),
+    ],
+)
+def test_one_fact_is_told_in_one_place(name, home):
+    assert [module for module, path in MODULES.items() if name in constants(path)] == [home]
+
+
+def test_every_choice_of_sites_is_of_the_one_vocabulary():
+    for choice in (LAYER_SITES, SOURCE_SITES, CELL_SITES, PINNED, get_args(Point)):
+        assert set(choice) < set(SITES)
+
+
+def test_tests_stand_in_the_package_they_are_about():
+    folders = {
+        path.name for path in (TOP / "tests").iterdir() if path.is_dir() and not path.name.startswith(("_", "."))
+    }
+    packages = {room_of(module) for module in PACKAGES} - {"__init__"}
+    assert folders - packages == {"data", "integration", "other_device", "reference"}
+    untested = packages - folders
+    assert untested <= {"drawing"}, untested  # drawn by the figures, and tested with them
 
 
 def test_every_folder_of_modules_is_a_package():
@@ -317,7 +374,17 @@ def readme_blocks() -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", (TOP / "README.md").read_text(), re.MULTILINE | re.DOTALL)
 
 
-def test_the_readmes_code_runs_as_it_stands(monkeypatch, tmp_path):
+@pytest.fixture
+def registries():
+    """Afterwards the registries hold what they held."""
+    kept = [(registry, dict(registry)) for registry in (MEDIATORS, METHODS, PROBES)]
+    yield
+    for registry, rows in kept:
+        registry.clear()
+        registry.update(rows)
+
+
+def test_the_readmes_code_runs_as_it_stands(monkeypatch, tmp_path, registries):
     blocks = readme_blocks()
     assert len(blocks) >= 2
     monkeypatch.chdir(TOP)
@@ -355,7 +422,7 @@ def test_the_readme_tells_every_column(title, record, commands):
 def test_the_readme_tells_every_option(title, record, commands):
     section = readme_section(title)
     for command in commands:
-        found = get_command(app)
+        found = get_command(make_app())
         for word in command.split():
             found = found.commands[word]
         for option in found.params:

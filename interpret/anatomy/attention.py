@@ -14,7 +14,7 @@ from interpret.anatomy.anatomy import Anatomy
 from interpret.anatomy.families import Family, Rotary
 
 _WINDOW_COUNTS_ITSELF = find_spec("transformers.masking_utils") is not None
-"""Whether a window of w tokens includes the token itself; in transformers 4.34.0 it is w tokens besides it."""
+"""Whether a window of w tokens includes the token itself; in transformers 4.34.0 it has w tokens in addition to it."""
 
 
 def head_width(config: Any) -> int:

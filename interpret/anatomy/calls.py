@@ -100,7 +100,7 @@ def cache_tensors(cache: Any) -> list[tuple[Tensor, Tensor]]:
 
 
 def blank_past(n_layers: int, n_rows: int, n_columns: int, like: Tensor) -> Any:
-    """Return a cache of ``n_columns`` columns of zeros, for its length only; it takes almost no memory."""
+    """Return a cache of zeros, of which only the length, ``n_columns``, is used; it takes almost no memory."""
     part = like.new_zeros(1, 1, 1, 1).expand(n_rows, 1, n_columns, 1)
     if not hasattr(transformers, "DynamicCache"):
         return ((part, part),) * n_layers

@@ -95,7 +95,7 @@ def _standing_in(thread: int) -> Iterator[None]:
 
 
 def passing_thread() -> int:
-    """Return the thread whose pass the current thread computes; in most cases that is the current thread."""
+    """Return the thread that made the current pass: the current thread, except in a backward pass of autograd."""
     return getattr(_for_thread, "ident", None) or get_ident()
 
 

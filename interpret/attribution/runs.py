@@ -169,7 +169,7 @@ def run(
     asked = questions(tokenizer, found.prompts, chat_template)
     if single is not None:
         inputs_of(plan, asked[0], alignment)  # errors are raised before the folder is created
-    own = {"examples": str(found.path), "batch_size": batch_size}
+    own = {"examples": found.path, "batch_size": batch_size}
     return fill_folder(
         ATTRIBUTING,
         output,

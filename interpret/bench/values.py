@@ -252,7 +252,7 @@ def _values(stored: dict[str, Any], folder: Path) -> Any:
 
 def _read_dataclass(stored: dict[str, Any], folder: Path) -> Any:
     module, _, name = stored["type"].partition(":")
-    kind: Any = sys.modules.get(module)  # a file must not cause imports
+    kind: Any = sys.modules.get(module)  # reading a file must not import modules
     for part in name.split("."):
         kind = getattr(kind, part, None)
     if not isinstance(kind, type) or not is_dataclass(kind):

@@ -1,7 +1,7 @@
-"""The commands: arguments, progress, exit codes. The only package that prints.
+"""The command line: options, printed results and exit codes.
 
-Exit codes: 0 all that was asked for is done; 2 something the user can mend, said in one message; 3 done, but some facts
-or prompts could not be (they are dropped, and the reasons reported); 130 interrupted.
+Exit codes: 0: success; 2: invalid input, and one message says what to fix; 3: finished, but some facts or prompts could
+not be processed (they are dropped, and the reasons are printed); 130: interrupted.
 """
 
 from interpret.lazy import lazy_names

@@ -1,4 +1,4 @@
 from .command_line import main as main
 from .commands import COMMANDS as COMMANDS
 from .commands import PROBES as PROBES
-from .commands import app as app
+from .commands import make_app as make_app

@@ -1,4 +1,4 @@
-"""``interpret check``: what is installed, and that surgery changes nothing where nothing is asked for."""
+"""``interpret check``: show versions, and check that surgery without edits does not change a model's outputs."""
 
 from typing import Annotated
 
@@ -12,12 +12,17 @@ from interpret.storage import provenance
 
 def check_command(
     *,
-    model: Annotated[str, typer.Argument(help="'demo', a model folder, or a hub id.")] = "demo",
+    model: Annotated[
+        str, typer.Argument(help="'demo' (SmolLM2-135M-Instruct), a model folder, or a Hugging Face hub id.")
+    ] = "demo",
     loading: Loading,
 ) -> None:
-    """Show what is installed, and that surgery changes nothing where nothing is asked for.
+    """Show versions, and check that surgery without edits does not change a model's outputs.
 
     interpret check demo
+
+    Compares the functions of the stock model with the surgery functions, once with no edit and once with an identity
+    edit (of strength 0 in every layer). All differences must be exactly 0; otherwise the exit code is 2.
     """
     from interpret.surgery import selfcheck
 
@@ -31,7 +36,5 @@ def check_command(
         worst = max(worst, result.difference)
         tell(f"{result.what:<58}largest difference {result.difference:g}")
     if worst > 0:
-        raise InterpretError(
-            f"surgery that asks for nothing changed this model's results by up to {worst:g}; 0 expected"
-        )
-    out.print("[green]everything is as in the stock model[/]")
+        raise InterpretError(f"surgery without edits changed the outputs of this model by up to {worst:g}; expected 0")
+    out.print("[green]all outputs equal those of the stock model[/]")

@@ -1,8 +1,8 @@
-"""How a function becomes a command: options in groups, errors worded by options, exit codes.
+"""Make a function a command: groups of options, errors that name options, exit codes.
 
-A command takes groups of options as frozen dataclasses, each field an option: ``loading: Loading`` in its signature
-stands for ``--device``, ``--dtype`` and the others. What the library says of its arguments (``batch_size is 0``) is
-said of the options that were typed (``--batch-size is 0``), here and nowhere else.
+A command takes groups of options as frozen dataclasses in which each field is an option: the parameter ``loading:
+Loading`` adds ``--device``, ``--dtype`` and others. Error messages of the library name arguments (``batch_size is 0``);
+``in_options`` replaces these by the names of options (``--batch-size is 0``).
 """
 
 import re
@@ -16,53 +16,52 @@ import typer
 from rich.markup import escape
 from typer.core import TyperCommand
 
-from interpret.cli.console import INTERRUPTED, err, say
+from interpret.cli.console import INTERRUPTED, NOT_ALL, NOT_DONE, err, say
 from interpret.cli.work import NotAllError
 from interpret.errors import InterpretError
 
-NOT_DONE, NOT_ALL = 2, 3
-"""Exit codes: something the user can mend; all is done, but for some units."""
 LIBRARY = {"contrast_targets": "foil", "max_new_tokens": "new_tokens", "n_permutations": "permutations"}
-"""Arguments of the library -> the commands' name for the same, where it is another one."""
+"""Argument of the library -> parameter of the commands, where the names differ."""
 _QUOTED = r"(?<!\w)(?:'[^'\n]*'|\"[^\"\n]*\")(?!\w)"
 _OF_OPTIONS = (
     r"(?m)^ *({})(?=: )",
-    r"\b({})(?= (?:and|or) --)",
+    r"(?<![\w-])({})(?= (?:and|or) --)",
     r"\bgive ({})(?=$| for\b|[,.;])",
     rf"^({{}})(?= {_QUOTED} (?:is not understood; give (?:pairs|first:end)|has no value))",
 )
-"""Places in which a single word is the name of an option."""
+"""Places in a message where a single word is the name of an option."""
 
 
 def add_command(app: typer.Typer, name: str, command: Callable[..., None]) -> None:
-    """Make a function a command of an app.
+    """Add a function to an app as a command.
 
     Args:
-        app: the command line, or a part of it.
-        name: of the command.
-        command: its parameters are options and arguments, or dataclasses of options. Its docstring is its help, and
-            the beginning of that, up to a colon or full stop, what a list of commands says of it.
+        app: the typer app, or one of its groups.
+        name: name of the command.
+        command: the function; its parameters are options, arguments, or dataclasses of options. Its docstring is the
+            help text; the first clause is shown in the list of commands, see ``clause``.
     """
     app.command(name, cls=_Command, short_help=clause(str(command.__doc__)))(_spread(command))
 
 
 def clause(text: str) -> str:
-    """Return the beginning of a text, up to a colon or full stop: what a list of commands says of one.
+    """Return a text up to its first colon or full stop, as the list of commands shows it.
 
-    >>> clause("Trace where a model keeps facts: one CSV row a fact.")
-    'Trace where a model keeps facts'
+    >>> clause("Locate facts by attribution: one CSV row per fact.")
+    'Locate facts by attribution'
     """
     return re.split(r"[:.](?:\s|$)", text)[0]
 
 
 def in_options(message: str, options: Mapping[str, str]) -> str:
-    """Name the options in a message that names the arguments they become.
+    """Replace names of arguments in a message by the corresponding options.
 
-    A name of several words is an option wherever it stands unquoted. One of a single word is so only where it cannot
-    be plain English: before a colon at the beginning of a line, before another option, or as what is to be given.
+    A name of several words is replaced wherever it is not quoted. A name of a single word may be plain English, so it
+    is replaced only before a colon at the start of a line, before another option, after "give", and at the start of
+    some messages.
 
     Args:
-        message: of the library.
+        message: an error message of the library.
         options: argument -> option.
 
     >>> in_options("device and device_map exclude each other", {"device": "--device", "device_map": "--device-map"})
@@ -82,15 +81,15 @@ def in_options(message: str, options: Mapping[str, str]) -> str:
 
 
 def tell_error(message: str) -> None:
-    """Say what a user can mend."""
+    """Print an error message on stderr."""
     err.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True, highlight=False)
 
 
 class _Command(TyperCommand):
-    """A command that words what goes wrong by its own options."""
+    """A command whose error messages name its options."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; a user's mistake is one message, never a traceback."""
+        """Run the command; print errors that a user can fix without a traceback, and set the exit code."""
         options = _options(self.params)
         try:
             return super().invoke(ctx)
@@ -108,7 +107,7 @@ class _Command(TyperCommand):
 
 
 def _options(parameters: Sequence[Any]) -> dict[str, str]:
-    """Return the option of each parameter of a command, by its name and by the option's own."""
+    """Return parameter -> option of a command; the option's own name in snake case is also a key."""
     found = {}
     for one in parameters:
         for option in one.opts:
@@ -118,7 +117,7 @@ def _options(parameters: Sequence[Any]) -> dict[str, str]:
 
 
 def _spread(command: Callable[..., None]) -> Callable[..., None]:
-    """Return a command that takes the options of its groups one by one."""
+    """Return a function with one parameter per option, which builds the groups and calls the command."""
     groups: dict[str, Any] = {}
     parameters: list[Parameter] = []
     for one in signature(command).parameters.values():

@@ -1,19 +1,19 @@
-"""The one call that runs a command line: extensions first, so that options and help know what they register."""
+"""Run a command line: first load extensions, then build the commands, so that help lists what extensions register."""
 
 import sys
 import warnings
 from collections.abc import Sequence
 
+from interpret.cli.console import NOT_DONE
 from interpret.errors import InterpretError
 from interpret.work.extensions import load_extensions
 
 IMPORT = "--import"
-NOT_DONE = 2
 
 
 def main(argv: Sequence[str] | None = None, *, prog_name: str = "interpret") -> None:
-    """Run a command line and exit with its code; a user's mistake is one message, never a traceback."""
-    # transformers 4.34.0 uses names that torch has since renamed; nothing a user could mend.
+    """Run a command line and exit with its code; errors that a user can fix are printed without a traceback."""
+    # transformers 4.34.0 uses names that torch has renamed since; users cannot fix that.
     warnings.filterwarnings("ignore", message=".*_register_pytree_node.*")
     warnings.filterwarnings("ignore", message=".*TypedStorage is deprecated.*")
     words = list(sys.argv[1:] if argv is None else argv)
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None, *, prog_name: str = "interpret") -> 
 
 
 def imported(words: Sequence[str]) -> list[str]:
-    """Return the files that a command line imports, wherever they stand on it.
+    """Return the files given by ``--import``, wherever they are on the command line.
 
     >>> imported(["trace", "--import", "mine.py", "--import=yours.py", "--help"])
     ['mine.py', 'yours.py']

@@ -1,4 +1,4 @@
-"""All commands by name. Whatever extensions are to add to help is registered before this module is imported."""
+"""All commands by name. Extensions must be loaded before this module is imported, so that help texts list them."""
 
 from collections.abc import Callable, Mapping
 
@@ -40,19 +40,19 @@ PROBES: Mapping[str, Callable[..., None]] = {
 
 
 def make_app() -> typer.Typer:
-    """Return the command ``interpret``, also with the probes that extensions have registered."""
+    """Return the app of the command ``interpret``, including probes that extensions have registered."""
     own = {name: probe_command(probe) for name, probe in REGISTERED.items() if name not in PROBES}
     made = _app(
         "interpret",
-        "Open a Hugging Face language model, operate on its hidden states, and close it unchanged.\n\n"
-        "interpret COMMAND --help shows an example and all options.",
+        "Read and edit the hidden states of Hugging Face language models; the weights stay untouched.\n\n"
+        "interpret COMMAND --help shows an example and all options of a command.",
         COMMANDS,
     )
     made.add_typer(
         _app(
             "probe",
-            "Probe what parts of a model hold and write: the logit lens, shares in a logit, heads, neurons.\n\n"
-            "interpret probe COMMAND --help shows an example and all options.",
+            "Read what the parts of a model compute: logit lens, direct logit attribution, heads, neurons.\n\n"
+            "interpret probe COMMAND --help shows an example and all options of a probe.",
             {**PROBES, **own},
         )
     )
@@ -72,7 +72,3 @@ def _app(name: str, help_: str, commands: Mapping[str, Callable[..., None]]) -> 
     for word, command in commands.items():
         add_command(app, word, command)
     return app
-
-
-app = make_app()
-"""The command ``interpret``, without extensions."""

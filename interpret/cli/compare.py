@@ -1,4 +1,4 @@
-"""``interpret compare``: how much two traces of the same facts agree, from their stored rows."""
+"""``interpret compare``: the agreement of two traces of the same facts, from their run folders."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,12 +10,18 @@ from interpret.cli.console import out
 
 
 def compare_command(
-    run: Annotated[Path, typer.Argument(help="Run folder of 'interpret trace', say an exact one.")],
-    other: Annotated[Path, typer.Argument(help="Another over the same facts, say with --method approximate.")],
+    run: Annotated[Path, typer.Argument(help="Run folder of 'interpret trace', for example an exact trace.")],
+    other: Annotated[
+        Path,
+        typer.Argument(help="Run folder of another trace of the same facts, such as one with --method approximate."),
+    ],
 ) -> None:
-    """Compare two traces fact by fact: the rank correlation of their indirect effects. No model is needed.
+    """Compare two traces of the same facts: rank correlation of their indirect effects. No model is needed.
 
     interpret compare runs/exact runs/approximate
+
+    For each mediator, it prints the mean, the lowest and the highest rank correlation over facts, and for how many
+    facts both traces have the largest effect at the same token and layer.
     """
     import numpy as np
 

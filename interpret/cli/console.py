@@ -1,4 +1,4 @@
-"""What commands print with: the two consoles, messages, choices and tables."""
+"""Output of the commands: consoles for stdout and stderr, lines and tables; also the check of a choice."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -9,31 +9,30 @@ from rich.markup import escape
 from rich.table import Table
 
 from interpret.errors import InputError, RunError, unknown
-from interpret.work.progress import err, say
+from interpret.work.progress import err as err
+from interpret.work.progress import say as say
 
-__all__ = ["INTERRUPTED", "MOST_SHOWN", "choice", "err", "make_folder", "out", "say", "show_table", "tell"]
-
-# Texts come as they are: without this, ":-1:" in a selector of layers would be shown as a thumb.
+# With emoji codes enabled, rich would replace ":-1:" in a layer selector by a picture of a thumb.
 out = Console(emoji=False)
 
-
-INTERRUPTED = 130
+NOT_DONE, NOT_ALL, INTERRUPTED = 2, 3, 130
+"""Exit codes: invalid input; finished, but some units could not be processed; interrupted."""
 
 
 MOST_SHOWN = 10
-"""How many rows, steps, or units that failed are shown."""
+"""Maximum number of rows, steps or failed units to print."""
 
 
 Name = TypeVar("Name", bound=str)
 
 
 def tell(line: str) -> None:
-    """Print a line of the results as it is."""
+    """Print a line of results on stdout, without interpreting markup."""
     out.print(escape(line), highlight=False, soft_wrap=True)
 
 
 def show_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print rows under their headings, and what they are above."""
+    """Print a title and a table."""
     table = Table(*header)
     for row in rows:
         table.add_row(*map(escape, row))
@@ -42,10 +41,15 @@ def show_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]])
 
 
 def choice(kind: str, name: str, allowed: Iterable[Name]) -> Name:
-    """Return the one of some names that was typed.
+    """Return the given name if it is allowed.
+
+    Args:
+        kind: what the name denotes, for the message.
+        name: the given name.
+        allowed: the allowed names.
 
     Raises:
-        InputError: if it is none of these.
+        InputError: if the name is not allowed.
     """
     names = list(allowed)
     for one in names:
@@ -55,12 +59,12 @@ def choice(kind: str, name: str, allowed: Iterable[Name]) -> Name:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder for results, if it is not there.
+    """Create a folder for results, if it does not exist.
 
     Raises:
-        RunError: if it cannot be made.
+        RunError: if it cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"{folder}: cannot be made: {error.strerror}") from error
+        raise RunError(f"{folder}: cannot be created: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""``interpret figures``: pictures of a run of ``trace`` or ``locate``, from its stored rows."""
+"""``interpret figures``: figures of a run of ``trace``, ``locate`` or a probe, from its run folder."""
 
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
@@ -28,23 +28,31 @@ AVERAGES = "averages.csv"
 
 
 def figures_command(
-    run: Annotated[Path, typer.Argument(help="Run folder of 'interpret trace' or 'locate'; it may still be growing.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the figures, PNG and PDF.")] = Path(
+    run: Annotated[Path, typer.Argument(help="Run folder of 'interpret trace', 'locate' or 'probe'.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the figures, as PNG and PDF.")] = Path(
         "figures"
     ),
-    prompts: Annotated[int, typer.Option(min=0, help="How many facts, from the first on, get a heatmap each.")] = 10,
+    prompts: Annotated[
+        int, typer.Option(min=0, help="Number of facts, starting with the first, that get a heatmap each.")
+    ] = 10,
     fact: Annotated[
         list[str] | None,
-        typer.Option(help="Instead: the name of a fact to draw, as in the table; may be given several times."),
+        typer.Option(help="Instead of --prompts: name of a fact to draw, as in the table; may be given several times."),
     ] = None,
     buckets: Annotated[
-        str | None, typer.Option(help="rome (six kinds of tokens) or kt (four). [default: as the run]")
+        str | None,
+        typer.Option(
+            help="Kinds of tokens for averages: rome (six kinds) or kt (four kinds). [default: as in the run]"
+        ),
     ] = None,
     imports: Imports = None,
 ) -> None:
-    """Draw a trace, or located facts: averages by kind of token, and facts one by one. No model is needed.
+    """Draw figures of a run: average effects for each kind of token, and a heatmap per fact. No model is needed.
 
     interpret figures runs/trace
+
+    The run is one of 'interpret trace' or 'interpret locate', which may still be in progress, or one of a probe for
+    which a figure is registered.
     """
     from interpret.facts.buckets import SCHEMES
 
@@ -64,7 +72,7 @@ def figures_command(
 
 
 def _draw_probe(run: Path, output: Path, command: str) -> None:
-    """Draw the table of a probe by the figure of its row."""
+    """Draw the table of a probe with the figure function that is registered for it."""
     probe = PROBES.get(command.removeprefix("probe "))
     if probe is None or probe.figure is None:
         raise InputError(f"{run} is a run of 'interpret {command}', for which there are no figures")
@@ -102,7 +110,7 @@ def _save(output: Path, figures: "Iterator[tuple[str, Figure]]") -> None:
 def _location_figures(
     located: "Sequence[LocationGrid]", chosen: Sequence[str], scheme: "Scheme"
 ) -> "Iterator[tuple[str, Figure]]":
-    """Yield the figures of a run of ``interpret locate`` by their names."""
+    """Yield (name, figure) for a run of ``interpret locate``."""
     from interpret.figures import locations
 
     yield "average_heatmap", locations.location_figure(located, scheme=scheme)
@@ -115,7 +123,7 @@ def _location_figures(
 def _figures(
     traced: "Sequence[TraceGrid]", chosen: Sequence[str], scheme: "Scheme", window: int | None
 ) -> "Iterator[tuple[str, Figure]]":
-    """Yield the figures of a trace by their names."""
+    """Yield (name, figure) for a trace."""
     from interpret.figures import traces
 
     yield "average_heatmap", traces.average_figure(traced, scheme=scheme, window=window)

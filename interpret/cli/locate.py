@@ -1,4 +1,4 @@
-"""``interpret locate``: facts in, a run folder of what each activation does to their answers out."""
+"""``interpret locate``: score the activations of a model by how much they support the answers of facts."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from interpret.cli.console import out
-from interpret.cli.options import Chosen, Loading, Model, Output
+from interpret.cli.options import FactOptions, Loading, Model, Output
 from interpret.cli.work import tell_counts
 
 if TYPE_CHECKING:
@@ -19,33 +19,36 @@ def locate_command(
     *,
     facts: Annotated[
         Path,
-        typer.Option(help="File of facts with foils, as CounterFact; examples/facts.json shows the formats."),
+        typer.Option(help="JSON file of facts with foils, in the format of CounterFact; see examples/facts.json."),
     ],
     output: Output = Path("runs/locations"),
     model: Model = "demo",
     attributed_fn: Annotated[
         str,
         typer.Option(
-            help="contrast_prob_diff: P(answer) - P(foil) of their first tokens, which facts without a foil do not "
-            "have; or a function of the answer alone, such as probability or logit."
+            help="The function to attribute. contrast_prob_diff: P(answer) - P(foil) of their first tokens; facts "
+            "without a foil are dropped. Or a function of the answer alone, such as probability or logit."
         ),
     ] = "contrast_prob_diff",
-    chosen: Chosen,
+    chosen: FactOptions,
     loading: Loading,
 ) -> None:
-    """Locate facts by attribution: one CSV row a fact, site, token and layer, and averages by kind of token at the end.
+    """Find the tokens and layers that store facts by attribution: one CSV row per fact, site, token and layer.
 
     interpret locate --facts examples/facts.json
 
-    Faster than 'interpret trace' by far, one forward and one backward pass a fact, and true to the first order only.
-    Stopped at any time, the same command goes on where it was. Exit code 3: done, but some facts could not be located.
+    Each activation is scored by gradient times activation. This needs one forward and one backward pass per fact, much
+    less than 'interpret trace', but it is only a first-order approximation. Average scores are printed at the end.
+
+    A run can be stopped at any time; the same command resumes it. Exit code 3: finished, but some facts could not be
+    located.
     """
     from interpret.facts.files import load_facts
     from interpret.facts.runs import rule_of
     from interpret.locating import runs
     from interpret.locating.tables import location_grids
 
-    # What needs no model is checked before one is opened.
+    # Check everything that can be checked without the model first.
     rule = rule_of(chosen.rule or "words")
     plan = runs.LocationPlan(load_facts(facts), chosen.limit, chosen.only_known, rule, attributed_fn)
     opened = loading.open(model)
@@ -66,7 +69,7 @@ def locate_command(
 
 
 def _show(function: str, grids: "Sequence[LocationGrid]") -> None:
-    """Show where the scores of each kind of token are largest on average."""
+    """Print, for each site and kind of token, the layer with the largest mean score."""
     from interpret.facts.grids import bucket_peaks
     from interpret.locating.tables import location_averages
 
@@ -76,5 +79,5 @@ def _show(function: str, grids: "Sequence[LocationGrid]") -> None:
             interval = f"{peak.low:+.3f} to {peak.high:+.3f}"
             table.add_row(site, peak.bucket, str(peak.layer_idx), f"{peak.mean:+.3f}", interval, str(peak.n))
         table.add_section()
-    out.print(f"Mean score ({function}) of each kind of token, at the layer where it is largest:")
+    out.print(f"Mean score ({function}) for each kind of token, at its peak layer:")
     out.print(table)

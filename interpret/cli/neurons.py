@@ -1,4 +1,4 @@
-"""``interpret probe neurons``: true and false texts in, what each MLP neuron makes of them out."""
+"""``interpret probe neurons``: MLP neurons whose activation differs between true and false texts."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,42 +15,50 @@ from interpret.records import NeuronEffect
 if TYPE_CHECKING:
     from interpret.facts.files import FactFile
 
-SURE = 0.05
-"""The false discovery rate at which neurons are counted at the end."""
+SIGNIFICANT = 0.05
+"""False discovery rate at which neurons are counted as significant."""
 
 
 def neurons_command(
     *,
     pairs: Annotated[
-        Path | None, typer.Option(help="JSON file with pairs of a true and a false text, as examples/pairs.json.")
+        Path | None, typer.Option(help="JSON file of pairs of a true and a false text, such as examples/pairs.json.")
     ] = None,
     facts: Annotated[
         Path | None,
-        typer.Option(help="Instead: file of facts with foils; prompt and answer are true, with foil false."),
+        typer.Option(
+            help="Instead of --pairs: file of facts with foils. Prompt and answer are the true text, prompt and foil "
+            "the false one."
+        ),
     ] = None,
     output: Output = Path("runs/neurons"),
     model: Model = "demo",
-    layers: Annotated[str, typer.Option(help="'3,7', '0:20:5', '-1' or 'all'.")] = "all",
+    layers: Annotated[str, typer.Option(help="Layers to test: '3,7', '0:20:5', '-1' or 'all'.")] = "all",
     token: Annotated[
-        str, typer.Option(help="Where in a text a neuron is read: last, mean, max, or a position such as 0 or -2.")
+        str,
+        typer.Option(
+            help="How activations are reduced over a text: last (token), mean, max, or a position such as 0 or -2."
+        ),
     ] = "last",
     permutations: Annotated[
-        int, typer.Option(min=1, help="How many permutations of the pairs a p-value is from, at most.")
+        int,
+        typer.Option(min=1, help="Maximum number of permutations for the p-values; all are used if there are fewer."),
     ] = 10_000,
-    seed: Annotated[int, typer.Option(help="Of the permutations.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Texts read side by side.")] = 8,
+    seed: Annotated[int, typer.Option(help="Random seed of the permutations.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of texts per forward pass.")] = 8,
     loading: Loading,
 ) -> None:
-    """Tell which MLP neurons say something else about true texts than about false ones: a CSV row a neuron.
+    """Find MLP neurons whose activation differs between true and false texts: one CSV row per neuron.
 
     interpret probe neurons --pairs examples/pairs.json
 
-    The surest come first. q_value is adjusted for all neurons tested, so that of those below 0.05 about one in twenty
-    is false; below a dozen pairs nothing can be found.
+    The most significant neurons come first. q_value is the p-value adjusted for all neurons tested: of the neurons with
+    q <= 0.05, at most one in twenty is expected to be a false discovery. With five pairs or fewer, p is at least
+    0.0625, so no neuron can be significant; use about a hundred pairs.
     """
     from interpret.probing.neuron_runs import run_neurons, token_of
 
-    # What needs no model is checked before one is opened.
+    # Check everything that can be checked without the model first.
     texts, n_pairs = _texts(pairs, facts)
     token_of(token)
     opened = loading.open(model)
@@ -68,11 +76,11 @@ def neurons_command(
     )
     rows: list[NeuronEffect] = run.records()
     show_table(
-        f"The surest of {len(rows)} neurons, {n_pairs} pairs:",
+        f"The most significant of {len(rows)} neurons, from {n_pairs} pairs:",
         ("layer", "neuron", "true", "false", "Hedges' g", "p", "q"),
         map(_cells, rows[:MOST_SHOWN]),
     )
-    tell(f"{sum(row.q_value <= SURE for row in rows)} neurons have q <= {SURE}")
+    tell(f"{sum(row.q_value <= SIGNIFICANT for row in rows)} neurons have q <= {SIGNIFICANT}")
     tell_rows(run.folder, len(rows))
 
 
@@ -82,7 +90,7 @@ def _cells(row: NeuronEffect) -> Sequence[str]:
 
 
 def _texts(pairs: Path | None, facts: Path | None) -> "tuple[Path | FactFile, int]":
-    """Return the file of pairs, or the facts, and how many pairs there are."""
+    """Return the file of pairs, or the facts, and the number of pairs."""
     from interpret.facts.files import load_facts
     from interpret.facts.pairs import load_pairs, pairs_of_facts
 
@@ -90,8 +98,10 @@ def _texts(pairs: Path | None, facts: Path | None) -> "tuple[Path | FactFile, in
         return pairs, len(load_pairs(pairs))
     if facts is not None and pairs is None:
         file = load_facts(facts)
-        found, left_out = pairs_of_facts(file)
-        if left_out:
-            say(f"{left_out} rows of {facts} have no foil or are wrong, and are left out")
+        found, skipped = pairs_of_facts(file)
+        if skipped:
+            say(f"skipped {skipped} rows of {facts} that are unreadable or have no foil")
         return file, len(found)
-    raise InputError("give --pairs with a file of true and false texts, or --facts with facts that have foils")
+    raise InputError(
+        "give either --pairs with a file of true and false texts or --facts with a file of facts that have foils"
+    )

@@ -1,4 +1,4 @@
-"""Options that several commands have: each is told once, and means the same everywhere."""
+"""Options shared by several commands."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,15 +12,17 @@ from interpret.work.extensions import load_extensions, recorded
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Model = Annotated[str, typer.Option(help="'demo' (SmolLM2-135M-Instruct), a model folder, or a hub id.")]
-Output = Annotated[Path, typer.Option(help="Run folder: table.csv, manifest.json. The same command continues it.")]
+Model = Annotated[str, typer.Option(help="'demo' (SmolLM2-135M-Instruct), a model folder, or a Hugging Face hub id.")]
+Output = Annotated[
+    Path, typer.Option(help="Run folder for table.csv and manifest.json. The same command resumes a stopped run.")
+]
 
 
 Imports = Annotated[
     list[Path] | None,
     typer.Option(
         "--import",
-        help="Python file of your own that registers mediators, attribution methods, probes, step functions or "
+        help="Python file that registers your own mediators, attribution methods, probes, step functions or model "
         "families; may be given several times.",
     ),
 ]
@@ -28,32 +30,37 @@ Imports = Annotated[
 
 @dataclass(frozen=True)
 class Opened:
-    """A model as the options asked for it."""
+    """An opened model, and what a run records about the options."""
 
     model: "PreTrainedModel"
     tokenizer: "PreTrainedTokenizerBase"
     recorded: dict[str, Any]
-    """What a run records of the options, ``identity`` and ``circumstances``, as the run functions take them."""
+    """Keyword arguments ``identity`` and ``circumstances`` of the run functions."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loading:
-    """How a model is opened, see ``models.load``, and what is imported before."""
+    """How the model is opened, see ``models.load``, and the extensions to load."""
 
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; a GPU is taken if there is one.")] = None
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... [default: the GPU if there is one]")] = None
     dtype: Annotated[
-        str | None, typer.Option(help="float32, float16 or bfloat16; as stored in the model if left out.")
+        str | None, typer.Option(help="float32, float16 or bfloat16. [default: as stored in the model folder]")
     ] = None
-    device_map: Annotated[str | None, typer.Option(help="Spread a large model by accelerate, as in 'auto'.")] = None
+    device_map: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of --device: distribute a large model over several devices with accelerate; give 'auto'."
+        ),
+    ] = None
     load_in_8bit: Annotated[bool, typer.Option("--load-in-8bit", help="Quantize the linear layers to 8 bits.")] = False
     load_in_4bit: Annotated[bool, typer.Option("--load-in-4bit", help="Quantize the linear layers to 4 bits.")] = False
     imports: Imports = None
 
     def load(self, name: str) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
-        """Open a model and its tokenizer by the model's name.
+        """Open a model and its tokenizer.
 
         Raises:
-            ModelError: as ``models.load`` does.
+            ModelError: as ``models.load`` raises.
         """
         from interpret.models.opening import load
 
@@ -62,7 +69,7 @@ class Loading:
         return load(name, **options, say=say)
 
     def open(self, name: str) -> Opened:
-        """Open a model by its name, for a run; as ``load``."""
+        """Open a model for a run, as ``load`` does."""
         model, tokenizer = self.load(name)
         of_run: dict[str, Any] = recorded(load_extensions(self.imports or ()))
         of_run["circumstances"]["device_map"] = self.device_map
@@ -70,19 +77,24 @@ class Loading:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chosen:
-    """Which facts of a file are done."""
+class FactOptions:
+    """Which facts of a file are processed."""
 
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Do the first facts only; a higher limit continues the run.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Process only this many facts, from the start of the file; the same command with a higher limit "
+            "resumes the run.",
+        ),
     ] = None
     only_known: Annotated[
-        bool, typer.Option("--filter/--no-filter", help="Drop the facts the model does not know.")
+        bool, typer.Option("--filter/--no-filter", help="Whether facts that the model does not know are filtered out.")
     ] = True
     rule: Annotated[
         str | None,
         typer.Option(
-            help="words: what the model writes starts with the answer's words; or first_token, as in ROME. "
-            "[default: words]"
+            help="When a fact counts as known. words: the model's continuation starts with the answer; first_token: "
+            "its next token is the whole answer, as in ROME. [default: words]"
         ),
     ] = None

@@ -1,4 +1,4 @@
-"""``interpret probe lens``, ``logits`` and ``heads``: prompts in, what the parts of a model hold and write out."""
+"""``interpret probe lens``, ``logits`` and ``heads``, and commands for probes that users register."""
 
 from collections.abc import Callable, Iterable, Sequence
 from inspect import signature
@@ -17,12 +17,15 @@ from interpret.records import HeadView, LensReading, LogitShare
 from interpret.storage.run_folder import RunFolder
 from interpret.work.inputs import read_options
 
-Examples = Annotated[Path, typer.Option(help="JSON file with prompts, as examples/examples.json.")]
+Examples = Annotated[Path, typer.Option(help="JSON file of prompts such as examples/examples.json.")]
 Chat = Annotated[
-    str, typer.Option(help="Of prompts that are not raw: 'model' (its own), or a text with {prompt} in it.")
+    str,
+    typer.Option(
+        help="Chat template: 'model' (the model's own) or a text that contains {prompt}; not used for raw prompts."
+    ),
 ]
 Tokens = Annotated[
-    str, typer.Option(help="Where in the prompt: 'last', 'subject_last', '0,-1', '2:6', 'content', 'all'.")
+    str, typer.Option(help="Tokens of the prompt to read: 'last', 'subject_last', '0,-1', '2:6', 'content', 'all'.")
 ]
 
 
@@ -32,15 +35,16 @@ def lens_command(
     output: Output = Path("runs/lens"),
     model: Model = "demo",
     tokens: Tokens = "last",
-    top: Annotated[int, typer.Option(min=0, help="How many of the likeliest tokens are listed.")] = TOP,
+    top: Annotated[int, typer.Option(min=0, help="Number of most likely tokens to list.")] = TOP,
     chat_template: Chat = MODEL_TEMPLATE,
     loading: Loading,
 ) -> None:
-    """Read the residual stream after every layer as the model reads its end (logit lens): a CSV row a token it says.
+    """Apply the final norm and unembedding after every layer (logit lens): one CSV row per token, layer and prediction.
 
     interpret probe lens --examples examples/examples.json
 
-    Lists the likeliest tokens, and rank and probability of 'target' and 'foil' where a prompt of the file has them.
+    Lists the most likely next tokens of every layer, and the rank and probability of 'target' and 'foil' for prompts
+    that have them.
     """
     run = _run("lens", examples, output, model, loading, {"top": top}, tokens=tokens, chat_template=chat_template)
     for rows in run.by_unit():
@@ -50,18 +54,18 @@ def lens_command(
 
 
 def _show_lens(rows: Sequence[LensReading]) -> None:
-    """Show what one state of a prompt after the other says, at the first token that was read."""
+    """Print the most likely token after each layer, at the first token that was read."""
     first = [row for row in rows if row.token_idx == rows[0].token_idx]
     followed = [key for key in ("target", "foil") if any(row.continuation == key for row in first)]
     cells = []
     for state, of_state in groupby(first, key=lambda row: (row.site, row.layer_idx)):
         predicted = list(of_state)
         ranks = [next(str(row.rank) for row in predicted if row.continuation == key) for key in followed]
-        likeliest = predicted[0]
-        cells.append(("{}.{}".format(*state), repr(likeliest.prediction), f"{likeliest.probability:.3f}", *ranks))
+        best = predicted[0]
+        cells.append(("{}.{}".format(*state), repr(best.prediction), f"{best.probability:.3f}", *ranks))
     show_table(
-        f"What {rows[0].name} says at token {rows[0].token_idx}, {rows[0].token!r}, in each state:",
-        ("state", "likeliest", "probability", *(f"rank of {key}" for key in followed)),
+        f"Logit lens of prompt {rows[0].name} at token {rows[0].token_idx}, {rows[0].token!r}:",
+        ("state", "most likely", "probability", *(f"rank of {key}" for key in followed)),
         cells,
     )
 
@@ -74,11 +78,12 @@ def logits_command(
     chat_template: Chat = MODEL_TEMPLATE,
     loading: Loading,
 ) -> None:
-    """Part the logit of the answer among all heads and MLPs (direct logit attribution): a CSV row a part.
+    """Decompose the logit of the answer over heads and MLPs (direct logit attribution): one CSV row per component.
 
     interpret probe logits --examples examples/examples.json
 
-    The answer is the first token of 'target', or what the model finds likeliest; a 'foil' is parted beside it.
+    The answer is the first token of 'target', or the most likely token if there is no target. If a prompt has a
+    'foil', the logit of its first token is decomposed as well.
     """
     run = _run("logits", examples, output, model, loading, {}, chat_template=chat_template)
     _show_logits(chain.from_iterable(run.by_unit()))
@@ -86,7 +91,7 @@ def logits_command(
 
 
 def _show_logits(rows: Iterable[LogitShare]) -> None:
-    """Show the parts that add most, over all prompts."""
+    """Print the components with the largest mean share over all prompts."""
     found: dict[tuple[str, int, int], list[float]] = {}
     for row in rows:
         found.setdefault((row.component, row.layer_idx, row.head), []).append(row.share - (row.foil_share or 0))
@@ -94,7 +99,7 @@ def _show_logits(rows: Iterable[LogitShare]) -> None:
     if not means:
         return
     show_table(
-        "What adds most to the logit of the answer (less that of the foil, where there is one), mean of prompts:",
+        "Largest contributions to the logit of the answer (minus that of the foil, if any), mean over prompts:",
         ("component", "layer", "head", "share"),
         [
             (part, str(layer), "" if head < 0 else str(head), f"{share:+.3f}")
@@ -109,13 +114,15 @@ def heads_command(
     output: Output = Path("runs/heads"),
     model: Model = "demo",
     tokens: Tokens = "last",
-    top: Annotated[int, typer.Option(min=1, help="How many tokens are listed of those a head looks at.")] = TOP,
+    top: Annotated[int, typer.Option(min=1, help="Number of most attended tokens to list.")] = TOP,
     chat_template: Chat = MODEL_TEMPLATE,
     loading: Loading,
 ) -> None:
-    """List the tokens every head looks at, and how much it is an induction head: a CSV row a head and token.
+    """List the tokens that every head attends to most, and its induction score: one CSV row per head and token.
 
     interpret probe heads --examples examples/examples.json
+
+    The induction score is measured on repeated random tokens; it is 1 for a perfect induction head.
     """
     run = _run("heads", examples, output, model, loading, {"top": top}, tokens=tokens, chat_template=chat_template)
     _show_heads(chain.from_iterable(run.by_unit()))
@@ -123,19 +130,19 @@ def heads_command(
 
 
 def _show_heads(rows: Iterable[HeadView]) -> None:
-    """Show the heads that do most of an induction head's work."""
+    """Print the heads with the largest induction scores."""
     best = sorted({(row.induction_score, row.layer_idx, row.head) for row in rows}, reverse=True)
     if not best:
         return
     show_table(
-        "The heads that look most for what came after the present token before, on random tokens:",
+        "The heads with the largest induction scores, on repeated random tokens:",
         ("layer", "head", "induction score"),
         [(str(layer), str(head), f"{score:.3f}") for score, layer, head in best[:MOST_SHOWN]],
     )
 
 
 def probe_command(probe: Probe) -> Callable[..., None]:
-    """Return the command of a probe that a user registered: its options are given by ``--option``."""
+    """Return the command for a registered probe; the options of the probe are given by ``--option``."""
 
     def command(
         *,
@@ -145,7 +152,7 @@ def probe_command(probe: Probe) -> Callable[..., None]:
         tokens: Tokens = "last",
         options: Annotated[
             list[str] | None,
-            typer.Option("--option", help=f"Of the probe, as name=value: {_named(probe)}. May be given several times."),
+            typer.Option("--option", help=f"Option of the probe: {_named(probe)}. May be given several times."),
         ] = None,
         chat_template: Chat = MODEL_TEMPLATE,
         loading: Loading,
@@ -155,7 +162,7 @@ def probe_command(probe: Probe) -> Callable[..., None]:
         _tell(_run(probe.name, examples, output, model, loading, given, **where, chat_template=chat_template))
 
     command.__doc__ = (
-        f"Probe prompts by {probe.name}: {probe.description.removesuffix('.')}.\n\n"
+        f"Run the probe {probe.name}: {probe.description.removesuffix('.')}.\n\n"
         f"interpret probe {probe.name} --examples examples/examples.json"
     )
     if not probe.at_tokens:
@@ -166,8 +173,8 @@ def probe_command(probe: Probe) -> Callable[..., None]:
 
 
 def _named(probe: Probe) -> str:
-    """List the options of a probe with their defaults."""
-    return ", ".join(f"{name}={default}" for name, default in probe.options().items()) or "it has none"
+    """Return the options of a probe with their defaults, as text."""
+    return ", ".join(f"{name}={default}" for name, default in probe.options().items()) or "there are none"
 
 
 def _run(

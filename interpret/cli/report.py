@@ -1,4 +1,4 @@
-"""``interpret report``: a page of a run."""
+"""``interpret report``: an HTML page of a run of ``interpret selfie``."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,12 +11,12 @@ from interpret.storage import disk, run_folder
 
 
 def report_command(
-    run: Annotated[Path, typer.Argument(help="Run folder of 'interpret selfie'; it may still be growing.")],
+    run: Annotated[Path, typer.Argument(help="Run folder of 'interpret selfie'; the run may still be in progress.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The page, one HTML file that needs no network.")
+        Path, typer.Option("--output", "-o", help="HTML file to write; it works without network access.")
     ] = Path("page.html"),
 ) -> None:
-    """Make a page of a run, to explore in a browser: tokens across, layers down. The model is not needed.
+    """Write an HTML page of interpretations: tokens as columns, layers as rows. No model is needed.
 
     interpret report runs/interpretations
     """

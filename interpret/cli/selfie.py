@@ -1,4 +1,4 @@
-"""``interpret selfie``: prompts in, a run folder of interpretations out."""
+"""``interpret selfie``: interpretations of hidden states by the model itself (SelfIE)."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,92 +20,108 @@ from interpret.storage.run_folder import RunFolder
 
 @dataclass(frozen=True, kw_only=True)
 class InterpretOptions:
-    """Which states are read, and how the model is brought to say what they hold."""
+    """Which hidden states are interpreted, and how the interpretations are generated."""
 
     interpretation_prompts: Annotated[
         list[str] | None,
         typer.Option(
             "--interpretation-prompt",
-            help="'summarize', 'repeat', 'about', 'explain', or a text with {slots} in it; may be given several "
+            help="'summarize', 'repeat', 'about', 'explain', or a text that contains {slots}; may be given several "
             "times. [default: summarize]",
         ),
     ] = None
-    slots: Annotated[int, typer.Option(min=1, help="Slots that {slots} stands for.")] = SLOTS
+    slots: Annotated[int, typer.Option(min=1, help="Number of slots that replace {slots}.")] = SLOTS
     layers: Annotated[
         str,
-        typer.Option(help="Source layers, indices of hidden_states: '3,7', '0:20:5', '-1', 'all'."),
+        typer.Option(
+            help="Source layers, as indices of hidden_states (0: the embeddings): '3,7', '0:20:5', '-1', 'all'."
+        ),
     ] = LAYERS
     tokens: Annotated[
         str,
         typer.Option(
-            help="Source tokens: positions and slices, 'all', 'content' (the prompt's own words), 'last', "
-            "'subject', 'subject_last'."
+            help="Source tokens: positions and slices ('0,-1', '2:6'), 'all', 'content' (the prompt without the chat "
+            "template), 'last', 'subject', 'subject_last'."
         ),
     ] = TOKENS
     site: Annotated[
         str,
-        typer.Option(help="'resid_pre' (residual stream), 'attn_out' or 'mlp_out': where the states are taken from."),
+        typer.Option(help="Which states are interpreted: 'resid_pre' (residual stream), 'attn_out' or 'mlp_out'."),
     ] = RESID_PRE
     insertion_layer: Annotated[
-        str, typer.Option(help="Layer whose input is edited, or 'same' for the source's own.")
+        str, typer.Option(help="Layer into whose input the state is inserted, or 'same' for the source layer.")
     ] = str(Settings.insertion_layer)
-    replacing_mode: Annotated[str, typer.Option(help="normalized or addition.")] = Settings.mode
-    overlay_strength: Annotated[float, typer.Option(help="Share of the inserted state, or its factor.")] = (
-        Settings.strength
-    )
-    wrong_vector: Annotated[bool, typer.Option(help="Also score each interpretation under another token's state.")] = (
-        Settings.wrong_vector
-    )
+    replacing_mode: Annotated[
+        str,
+        typer.Option(
+            help="How the state v is combined with the state h of a slot, with strength a. normalized: a*v + (1-a)*h; "
+            "addition: h + a*v."
+        ),
+    ] = Settings.mode
+    overlay_strength: Annotated[float, typer.Option(help="The strength a; 0 to 1 for normalized.")] = Settings.strength
+    wrong_vector: Annotated[
+        bool, typer.Option(help="Whether each interpretation is also scored with the state of another token inserted.")
+    ] = Settings.wrong_vector
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Interpretations written side by side; from memory if left out.")
+        int | None, typer.Option(min=1, help="Number of interpretations per batch. [default: as many as fit in memory]")
     ] = Settings.batch_size
-    new_tokens: Annotated[int, typer.Option(min=1, help="Longest interpretation, in tokens.")] = Settings.new_tokens
-    prompt_output_tokens: Annotated[int, typer.Option(min=0, help="Longest continuation of the prompt itself.")] = (
-        Settings.prompt_output_tokens
+    new_tokens: Annotated[int, typer.Option(min=1, help="Maximum number of tokens of an interpretation.")] = (
+        Settings.new_tokens
     )
+    prompt_output_tokens: Annotated[
+        int, typer.Option(min=0, help="Maximum number of tokens of the continuation of the prompt itself.")
+    ] = Settings.prompt_output_tokens
     chat_template: Annotated[
         str,
-        typer.Option(help="'model' (its own), or a text such as '[INST] {prompt} [/INST]'; not used for raw prompts."),
+        typer.Option(
+            help="'model' (the model's own), or a text such as '[INST] {prompt} [/INST]'; not used for raw prompts."
+        ),
     ] = MODEL_TEMPLATE
-    seed: Annotated[int, typer.Option(help="Chooses the wrong states; decoding is greedy and needs no chance.")] = (
-        Settings.seed
-    )
+    seed: Annotated[
+        int, typer.Option(help="Random seed for the choice of the other tokens of --wrong-vector; decoding is greedy.")
+    ] = Settings.seed
 
 
 def selfie_command(
     *,
-    examples: Annotated[
-        Path, typer.Option(help="JSON file with the prompts; examples/examples.json shows the format.")
-    ],
+    examples: Annotated[Path, typer.Option(help="JSON file of prompts; examples/examples.json shows the format.")],
     output: Output = Path("runs/interpretations"),
     model: Model = "demo",
     reading: InterpretOptions,
     loading: Loading,
 ) -> None:
-    """Let a model say what its hidden states hold: one CSV row a prompt, layer, token and interpretation prompt.
+    """Let a model describe its hidden states in words: one CSV row per prompt, layer, token and interpretation prompt.
 
     interpret selfie --examples examples/examples.json --layers 3,7
 
-    Stopped at any time, the same command goes on where it was.
+    Each hidden state is inserted into the slots of an interpretation prompt, such as "What is _ _ _ _ _?", and the text
+    that the model then generates is its interpretation (SelfIE, Chen et al. 2024). Control rows contain the text that
+    is generated with nothing inserted.
+
+    A run can be stopped at any time; the same command resumes it.
     """
     from transformers import set_seed
 
     from interpret.prompts.chat import has_template
     from interpret.selfie import runs
 
-    # What needs no model is checked before one is opened.
+    # Check everything that can be checked without the model first.
     runs.check_mode(reading.replacing_mode)
     load_examples(examples)
     set_seed(reading.seed)
     opened = loading.open(model)
     if reading.chat_template == MODEL_TEMPLATE and not has_template(opened.tokenizer):
-        say("this model has no chat template: prompts are given to it as they are (see --chat-template)")
-    asked = asdict(reading) | {"interpretation_prompts": reading.interpretation_prompts or INTERPRETATION_PROMPTS}
-    _show(runs.run(opened.model, opened.tokenizer, examples, output, **asked, **opened.recorded))
+        say("this model has no chat template: prompts are used without one (see --chat-template)")
+    options = asdict(reading) | {"interpretation_prompts": reading.interpretation_prompts or INTERPRETATION_PROMPTS}
+    _show(runs.run(opened.model, opened.tokenizer, examples, output, **options, **opened.recorded))
 
 
 def _show(run: RunFolder) -> None:
-    """Say where the table is, show its first rows, and fail if rows did."""
+    """Print the first rows and the path of the table.
+
+    Raises:
+        InterpretError: if some states were not finite, so that their rows are empty.
+    """
     first: list[Interpretation] = []
     count = failed = 0
     for records in run.by_unit():
@@ -123,9 +139,9 @@ def _show(run: RunFolder) -> None:
         cells = [record.name, *where, " ".join(record.interpretation_text.split()), gain]
         table.add_row(*map(escape, cells))
     out.print(table)
-    out.print("gain: how much likelier the text is than with nothing inserted, in nats a token")
+    out.print("gain: log-probability of the text with the state inserted minus without it, in nats per token")
     tell_rows(run.folder, count)
     if failed:
         raise InterpretError(
-            f"{failed} states were not finite and have empty rows of the kind 'failed'; try --dtype float32"
+            f"{failed} states contain NaN or infinity; their rows are empty, of kind 'failed'; try --dtype float32"
         )

@@ -1,4 +1,4 @@
-"""``interpret trace``: facts in, a run folder of causal traces out."""
+"""``interpret trace``: causal tracing of the facts in a file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from interpret.cli.console import out, show_table, tell
-from interpret.cli.options import Chosen, Loading
+from interpret.cli.options import FactOptions, Loading
 from interpret.cli.work import tell_counts
 from interpret.errors import InputError
 from interpret.tracing.mediators import DEFAULT_MEDIATORS, MEDIATORS
@@ -22,16 +22,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Given:
-    """What options say of a trace; None where a configuration, or else the default, has its way."""
+class TraceOptions:
+    """Options of a trace; None for the value in the configuration file, or else the default."""
 
     model: Annotated[
-        str | None, typer.Option(help="'demo', a model folder, or a hub id. [default: demo]", show_default=False)
+        str | None,
+        typer.Option(
+            help="'demo' (SmolLM2-135M-Instruct), a model folder, or a Hugging Face hub id. [default: demo]",
+            show_default=False,
+        ),
     ] = None
     mediator: Annotated[
         list[str] | None,
         typer.Option(
-            help="What is restored; may be given several times. "
+            help="What is restored at each token and layer; may be given several times. "
             f"{'; '.join(f'{one.name}: {one.description}' for one in MEDIATORS.values())}. "
             f"[default: {', '.join(DEFAULT_MEDIATORS)}]"
         ),
@@ -39,32 +43,42 @@ class Given:
     noise: Annotated[
         str | None,
         typer.Option(
-            help="s3: Gaussian, 3 standard deviations of the embeddings of the subjects of the whole file, as in ROME; "
-            "or a number, u0.5, m, t3. [default: s3]"
+            help="Noise on the embeddings of the subject. s3: Gaussian, 3 standard deviations of the embeddings of all "
+            "subjects in the file, as in ROME; a number: Gaussian with this standard deviation; u0.5: uniform between "
+            "-0.5 and 0.5; m: Gaussian with mean and covariance of the embeddings of the vocabulary; t3: Student's t "
+            "with 3 degrees of freedom and these mean and covariance. [default: s3]"
         ),
     ] = None
-    samples: Annotated[int | None, typer.Option(min=1, help="Draws of noise. [default: 10]")] = None
-    seed: Annotated[int | None, typer.Option(min=0, help="Of the noise. [default: 0]")] = None
+    samples: Annotated[int | None, typer.Option(min=1, help="Number of noise samples per fact. [default: 10]")] = None
+    seed: Annotated[int | None, typer.Option(min=0, help="Random seed of the noise. [default: 0]")] = None
     replace_embeddings: Annotated[
         bool | None,
         typer.Option(
-            "--replace/--add", help="Put the noise in place of the embeddings, or add it to them. [default: --add]"
+            "--replace/--add", help="Replace the subject's embeddings by the noise, or add it to them. [default: --add]"
         ),
     ] = None
-    window: Annotated[int | None, typer.Option(min=1, help="Layers of the windows. [default: 10]")] = None
+    window: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of layers that attn_window and mlp_window restore together. [default: 10]"),
+    ] = None
     target: Annotated[
-        str | None, typer.Option(help="first or whole: the answer's tokens that are read. [default: first]")
+        str | None,
+        typer.Option(
+            help="first: measure the probability of the first token of the answer; whole: that of the whole answer. "
+            "[default: first]"
+        ),
     ] = None
     method: Annotated[
         str | None,
         typer.Option(
-            help="exact: every cell run; approximate: estimated from gradients; or screened: estimated, and the tenth "
-            "that looks largest run. [default: exact]"
+            help="exact: every restoration is run; approximate: effects are estimated from gradients (attribution "
+            "patching), much faster; screened: effects are estimated, and the tenth with the largest estimates is run. "
+            "[default: exact]"
         ),
     ] = None
 
-    def over(self, config: "TraceConfig", rule: str | None, loading: Loading) -> "TraceConfig":
-        """Lay what was given on the command line over what stands in a file."""
+    def override(self, config: "TraceConfig", rule: str | None, loading: Loading) -> "TraceConfig":
+        """Return a configuration in which the given options replace the values of a file."""
         settings = {
             "noise": self.noise,
             "samples": self.samples,
@@ -81,10 +95,10 @@ class Given:
             "device": loading.device,
             "dtype": loading.dtype,
         }
-        return replace(config, settings=replace(config.settings, **_said(settings)), **_said(others))
+        return replace(config, settings=replace(config.settings, **_given(settings)), **_given(others))
 
 
-def _said(options: Mapping[str, Any]) -> dict[str, Any]:
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
@@ -92,37 +106,47 @@ def trace_command(
     *,
     facts: Annotated[
         Path | None,
-        typer.Option(help="File of facts, as known_1000.json or CounterFact; examples/facts.json shows both."),
+        typer.Option(
+            help="JSON file of facts in the format of known_1000 or CounterFact; examples/facts.json shows both."
+        ),
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option(help="YAML file of settings, also Knowledge-Tracing's; options given beside it win."),
+        typer.Option(
+            help="YAML file of settings such as examples/trace.yaml, or a configuration file of Knowledge-Tracing; "
+            "options on the command line override it."
+        ),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            help="Run folder: table.csv, peaks.csv, grids, manifest.json. The same command continues it. "
-            "[default: runs/trace]"
+            help="Run folder for table.csv, peaks.csv, grids/ and manifest.json. The same command resumes a stopped "
+            "run. [default: runs/trace]"
         ),
     ] = None,
-    given: Given,
-    chosen: Chosen,
+    given: TraceOptions,
+    chosen: FactOptions,
     loading: Loading,
 ) -> None:
-    """Trace where a model keeps facts: one CSV row a fact, mediator, token and layer, and average effects at the end.
+    """Find the tokens and layers that store facts by causal tracing: one CSV row per fact, mediator, token and layer.
 
     interpret trace --facts examples/facts.json --limit 5
 
-    Stopped at any time, the same command goes on where it was. Exit code 3: done, but some facts could not be traced.
+    For each fact, noise on the embeddings of the subject makes the model lose the answer; then activations are restored
+    to their clean values, one at a time. The indirect effect of an activation is how much its restoration raises the
+    probability of the answer (ROME, Meng et al. 2022). Average effects are printed at the end.
+
+    A run can be stopped at any time; the same command resumes it. Exit code 3: finished, but some facts could not be
+    traced.
     """
     from interpret.facts.files import load_facts
     from interpret.tracing import runs
     from interpret.tracing.config import TraceConfig, load_config
     from interpret.tracing.knowledge_tracing import check_module_names
 
-    wanted = given.over(load_config(config) if config else TraceConfig(), chosen.rule, loading)
+    wanted = given.override(load_config(config) if config else TraceConfig(), chosen.rule, loading)
     path, folder = _paths(wanted, facts, output)
-    # What needs no model is checked before one is opened.
+    # Check everything that can be checked without the model first.
     plan = runs.TracePlan(
         load_facts(path),
         limit=chosen.limit,
@@ -143,19 +167,19 @@ def trace_command(
 
 
 def _paths(wanted: "TraceConfig", facts: Path | None, output: Path | None) -> tuple[Path, Path]:
-    """Return the file of facts and the run folder."""
+    """Return the facts file and the run folder."""
     if facts is None and wanted.data is None:
-        raise InputError("no file of facts is given; use --facts, or the key data of --config")
+        raise InputError("no facts file is given; use --facts, or the key data in the file of --config")
     return facts or Path(str(wanted.data)), output or Path(wanted.output or "runs/trace")
 
 
 def _show(traced: "Sequence[TraceGrid]", peaks: "Sequence[TracePeak]", scheme: "Scheme") -> None:
-    """Show where effects are largest on average, and where in single facts: not the same place."""
+    """Print where the average effects peak, and where the effects of single facts peak; the two may differ."""
     from interpret.facts.grids import bucket_averages, bucket_peaks, by_part
     from interpret.tracing import tables
 
     if words := tables.estimated(traced):
-        tell(f"Attention: {words}, whose sizes are not to be trusted; averages hold them too.")
+        tell(f"Warning: {words}; their sizes are unreliable, and the averages include them.")
     averages = Table("restored", "tokens", "layer", "AIE", "95% interval", "facts")
     single: list[Sequence[str]] = []
     for mediator, of_one in by_part(traced, "mediator").items():
@@ -169,17 +193,17 @@ def _show(traced: "Sequence[TraceGrid]", peaks: "Sequence[TracePeak]", scheme: "
             average = max(there, key=lambda peak: peak.mean)
             of_facts = [peak for peak in peaks if (peak.mediator, peak.among) == (mediator, among)]
             single.append((mediator, among, f"{average.mean:+.3f}", str(average.layer_idx), *_sum_up(of_facts)))
-    out.print("Average indirect effect (AIE) of each kind of token, at its peak layer:")
+    out.print("Average indirect effect (AIE) for each kind of token, at its peak layer:")
     out.print(averages)
     show_table(
-        "Peaks of the average, and of single facts (mean of peaks.csv; median layer, and where half of them are):",
-        ("restored", "among", "AIE", "layer", "IE of single facts", "their layers"),
+        "Peaks of the average, and peaks of single facts from peaks.csv (mean effect; median and quartiles of layers):",
+        ("restored", "among", "AIE", "layer", "IE of single facts", "layer of single facts"),
         single,
     )
 
 
 def _sum_up(peaks: "Sequence[TracePeak]") -> tuple[str, str]:
-    """Say how large the peaks of single facts are, and in which layers: median and quartiles."""
+    """Return the mean effect at the peaks of single facts, and the median and quartiles of their layers."""
     import numpy as np
 
     low, median, high = np.percentile([peak.layer_idx for peak in peaks], [25, 50, 75])

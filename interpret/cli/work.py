@@ -1,4 +1,4 @@
-"""What commands say of a run folder when it is done: how many rows, and which units have none and why."""
+"""Print the summary of a finished run: number of rows, and dropped units with their reasons."""
 
 from collections.abc import Mapping
 from itertools import islice
@@ -10,32 +10,31 @@ from interpret.work.loop import Work, drop_counts
 
 
 class NotAllError(Exception):
-    """A run is complete, but for some units that should have been done."""
+    """A run is complete, but some units could not be processed."""
 
     def __init__(self, reasons: Mapping[str, str], more: str = "") -> None:
-        """Take why each of those units was not done, and what is to be said of further ones."""
+        """Store the reason for each failed unit, and a line about further failed units, which may be empty."""
         super().__init__(f"{', '.join(reasons)} {more}")
         self.reasons, self.more = reasons, more
 
 
 def tell_rows(folder: Path, rows: int) -> None:
-    """Say how many rows a run has, and where."""
+    """Print the number of rows and the path of the table."""
     tell(f"{rows} rows in {folder / TABLE}")
 
 
 def tell_counts(work: Work, run: RunFolder) -> None:
-    """Say how many rows a finished run has, and which units have none and why.
+    """Print the numbers of rows, of processed units and of dropped units by kind of reason.
 
     Raises:
-        NotAllError: if there are units among these that should have been done.
+        NotAllError: if some units failed, as defined by ``work.failures``.
     """
     counts, dropped = run.manifest["counts"], run.dropped
     why = ", ".join(f"{count} {reason}" for reason, count in sorted(drop_counts(dropped).items()))
     tell_rows(run.folder, counts["rows"])
     units = work.units if counts["in"] != 1 else work.units.removesuffix("s")
     tell(
-        f"{counts['in']} {units} in, {counts['kept']} {work.done}, {counts['dropped']} dropped"
-        f"{f': {why}' if why else ''}"
+        f"{counts['in']} {units}: {counts['kept']} {work.done}, {counts['dropped']} dropped{f' ({why})' if why else ''}"
     )
     failed = {unit: reason for unit, reason in dropped.items() if reason.startswith(work.failures)}
     if failed:

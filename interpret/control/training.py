@@ -113,7 +113,7 @@ def reinforcement_control(
     steps: int = 10,
     lr: float = 3e-4,
 ) -> Iterator[list[RewardStep]]:
-    """Train one MLP by rewards: a positive reward lengthens a state along its own direction, a negative shortens it.
+    """Train one MLP by rewards: a positive reward lengthens a state, a negative reward shortens it.
 
     Before each update, the reader describes every state in a text and the scorer rewards each text; then Adam takes a
     step on ``reward_loss``. The step is skipped if all rewards are 0, as Adam's momentum alone would keep changing the

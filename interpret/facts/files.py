@@ -89,6 +89,11 @@ class FactFile:
     sha256: str = field(default="", compare=False)
     """Hash of the file's bytes; "" for facts that were not read from a file."""
 
+    @property
+    def source(self) -> str | None:
+        """The path as text, for a manifest; None for facts that were not read from a file."""
+        return None if self.path is None else str(self.path)
+
 
 def load_facts(path: str | Path) -> FactFile:
     """Read a fact file; see the module docstring for the formats.
@@ -229,7 +234,7 @@ def _check(row: Mapping[str, Any], keys: Mapping[str, type], required: Sequence[
     for key in row:
         near = [] if key in allowed else get_close_matches(key, allowed, n=1, cutoff=0.8)
         if near and near[0] not in row:
-            raise InputError(f'key "{key}" looks like "{near[0]}"; correct it, or give your note another name')
+            raise InputError(f'key "{key}" looks like "{near[0]}"; correct it, or use another name for your own key')
     for key, kind in keys.items():
         value = row.get(key)
         if value is None and key in required:

@@ -42,7 +42,7 @@ class Answered:
     """Whether the model knows the fact, by the rule of ``known``."""
     reason: Reason
     """Why the fact is dropped; "" if it is kept. ``wrong answer``; ``several tokens``: the rule is ``first_token``,
-    but the attribute has several tokens; ``too long``: prompt and answer exceed the model's positions."""
+    but the attribute has several tokens; ``too long``: prompt and answer exceed the model's maximum length."""
 
 
 @dataclass

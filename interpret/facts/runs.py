@@ -138,7 +138,7 @@ def _write_fact(
     """Analyse one fact and write its rows, or drop it."""
     name = answered.fact.name
     if answered.reason == "too long":
-        return run.drop(name, f"{failed}: prompt and answer exceed the model's positions")
+        return run.drop(name, f"{failed}: prompt and answer exceed the model's maximum length")
     if plan.only_known and not answered.correct:
         return run.drop(name, f"{UNKNOWN}: {answered.reason}, {answered.answer_text!r}")
     try:

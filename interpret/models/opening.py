@@ -40,11 +40,11 @@ Gguf = dict[str, str]
 """``gguf_file``: the file's name, as an argument of ``from_pretrained``; empty for other sources."""
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-"""Without float64, in which transformers 4.34.0 cannot create the attention mask of a Llama model."""
+"""Supported dtypes. In float64, transformers 4.34.0 cannot create the attention mask of a Llama model."""
 _MAP_WORDS = ("auto", "balanced", "balanced_low_0", "sequential")
 """Device maps that accelerate knows by name."""
 _OPENED_AS = "_interpret_opened_as"
-"""Attribute of opened models: the name as it was given; transformers stores it in another spelling."""
+"""Attribute of opened models that holds the name as it was given; transformers stores a changed name."""
 _HARMLESS_WARNINGS = (".*TypedStorage is deprecated.*", ".*_register_pytree_node.*")
 """transformers 4.34.0 uses names that torch has since renamed; users cannot fix this."""
 

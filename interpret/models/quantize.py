@@ -40,8 +40,8 @@ def quantize_(model: Model, bits: Literal[4, 8], *, device: torch.device | str |
     4    18% to 39%  -0.10 to 0.67 166 MB
     ==== =========== ============= ======
 
-    Such a small model suffers most: the error comes mainly from rounding its hidden states (8 bits) and its weights
-    (4 bits). Large models, for which 4 bits are meant, lose far less. Verify findings in full precision.
+    The loss is largest for small models like this one, mainly due to rounding its hidden states (8 bits) and its
+    weights (4 bits). Large models, for which 4 bits are meant, lose far less. Verify findings in full precision.
 
     Args:
         model: an opened model whose weights are in memory (not offloaded).

@@ -1,4 +1,4 @@
-"""Weights of attention heads, and how much a later head reads of what an earlier head writes (composition).
+"""Weights of attention heads, and composition scores: how strongly a later head reads the output of an earlier one.
 
 After Elhage et al. (2021), "A Mathematical Framework for Transformer Circuits". A head consists of two circuits: QK,
 ``x_q^T W_QK x_k``, which determines what it attends to, and OV, ``W_OV x_k``, which determines what it writes; W_QK and
@@ -63,7 +63,7 @@ class HeadWeights:
 
 @dataclass(frozen=True)
 class Composition:
-    """Composition of two heads: how much of what one head writes the other reads."""
+    """Composition of two heads: how strongly the later head reads the output of the earlier one."""
 
     writing_layer: int
     writing_head: int
@@ -168,7 +168,9 @@ def relational_subspaces(model: PreTrainedModel, layer: int, k: int = 3) -> Rela
 
 @torch.no_grad()
 def composition_scores(model: PreTrainedModel, kind: Kind) -> Tensor:
-    """Return how much each head reads of each earlier one, [L, H, L, H] float32: writing layer and head, then reading.
+    """Return how strongly each head reads the output of each earlier head, [L, H, L, H] float32.
+
+    The first two dimensions are layer and head of the writing head, the last two those of the reading head.
 
     The score is ``norm(R W_OV) / (norm(R) * norm(W_OV))`` with Frobenius norms. W_OV belongs to the writing head, R to
     the reading head: ``W_QK^T`` for ``query``, ``W_QK`` for ``key`` and ``W_OV`` for ``value`` (Q-, K- and

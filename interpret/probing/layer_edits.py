@@ -1,7 +1,7 @@
 """Replace, delete or reorder the layers of a model inside a ``with`` block.
 
-A layer that can be deleted or moved at little cost contributes little of its own. The model's own list of layers is
-changed, so inside the block, hooks, KV caches and ``generate`` number the layers by their new positions. Where some
+If deleting or moving a layer hardly changes the outputs, the layer contributes little. The model's own list of layers
+is changed, so inside the block, hooks, KV caches and ``generate`` number the layers by their new positions. Where some
 layers attend to a sliding window (Qwen 2, Gemma), a layer keeps its window when it is moved. GPT-2's option to scale
 attention by the layer index uses the new index up to transformers 4; from version 5 on, the scale is fixed when a layer
 is built and moves with it. The change affects other threads, too. Shapes: L layers, D hidden width.
@@ -51,7 +51,7 @@ def replaced_layers(model: PreTrainedModel, replacements: Mapping[int, int | nn.
         if isinstance(new, int):
             check_index("layer", new, len(stock))
         elif not isinstance(new, nn.Module):
-            raise InputError(f"layer {layer}: give the number of another layer, or a module, not {new!r}")
+            raise InputError(f"layer {layer}: give the index of another layer, or a module, not {new!r}")
         standing[layer] = stock[new] if isinstance(new, int) else new
     with _standing(model, _apart(standing, stock)):
         yield
@@ -104,7 +104,7 @@ def _check_some(layers: Mapping[int, object] | Sequence[int]) -> None:
 
 
 def _apart(standing: Sequence[nn.Module], stock: Sequence[nn.Module]) -> list[nn.Module]:
-    """Replace modules that occur more than once by twins, but keep the module itself at its own position."""
+    """Replace repetitions of a module by copies with shared weights; at its own position, the module itself is kept."""
     taken = {id(module) for module, own in zip(standing, stock, strict=True) if module is own}
     apart = []
     for module, own in zip(standing, stock, strict=True):

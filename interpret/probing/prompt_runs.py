@@ -91,7 +91,7 @@ def run_probe(
         lambda run: write_probes(run, read, prompts),
         units=[one.name for one in prompts],
         identity={**model_identity(model), **asked, **(identity or {})},
-        circumstances={**model_circumstances(model), "examples": str(given.path), **(circumstances or {})},
+        circumstances={**model_circumstances(model), "examples": given.path, **(circumstances or {})},
         progress=progress,
     )
 
@@ -283,7 +283,7 @@ def probed_prompts(
 
 
 def lens_probe(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, top: int = TOP) -> Reader:
-    """Return the reader of the logit lens: the ``top`` most likely tokens, and the followed ones."""
+    """Return the reader of the logit lens: the ``top`` most likely tokens, and the first tokens of target and foil."""
     return partial(_lens, model, tokenizer, top)
 
 

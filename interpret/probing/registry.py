@@ -104,7 +104,7 @@ def register_probe(probe: Probe) -> None:
     if not re.fullmatch(r"[A-Za-z]\w*", probe.name):
         raise InputError(f"{what}: a name is one word of letters, digits and underscores")
     if probe.name in (*PROBES, *RESERVED):
-        raise InputError(f"{what} is registered already; give another name")
+        raise InputError(f"{what} already exists; give another name")
     try:
         columns(probe.record)
     except TypeError as error:

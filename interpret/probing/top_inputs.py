@@ -78,7 +78,7 @@ def top_activating(
             counts separately.
 
     Returns:
-        Neuron by neuron in the given order, the largest activation first; ``pandas.DataFrame`` makes it a table.
+        Neuron by neuron in the given order, the largest activation first; ``pandas.DataFrame`` converts it to a table.
 
     Raises:
         InputError: for a layer or neuron outside the model, no neurons, no prompts, k or a batch size below 1, or a
@@ -109,7 +109,7 @@ class _Best:
 
     def __init__(self, n_neurons: int, k: int) -> None:
         self._k = k
-        self._values = torch.empty(n_neurons, 0)  # [N, at most k], like the two below
+        self._values = torch.empty(n_neurons, 0)  # [N, at most k], as are the next two
         self.prompts = torch.empty(n_neurons, 0, dtype=torch.long)
         self._positions = torch.empty(n_neurons, 0, dtype=torch.long)
 

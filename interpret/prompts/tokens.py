@@ -84,7 +84,9 @@ def find_once(part: str, chat_text: ChatText) -> tuple[int, int]:
 
 
 def continuation(tokenizer: PreTrainedTokenizerBase, chat_text: ChatText, words: str) -> tuple[int, ...]:
-    """Return the token ids of words that continue a prompt, after a space unless one of the two has it.
+    """Return the token ids of words that continue a prompt.
+
+    A space is inserted between the two, unless the prompt ends with one or the words begin with one.
 
     Raises:
         InputError: if there are no words, or they merge with the last token of the prompt.
@@ -108,8 +110,8 @@ def continuation(tokenizer: PreTrainedTokenizerBase, chat_text: ChatText, words:
 def select_tokens(selector: str, prompt: TokenisedPrompt) -> list[int]:
     """Return the positions that a token selector selects in a prompt.
 
-    Names besides those of ``selectors.select``: ``content`` (the user's message, without markup and special tokens),
-    ``last`` (the last token of the prompt), ``subject`` and ``subject_last``.
+    In addition to the selectors of ``selectors.select``, these names exist: ``content`` (the user's message, without
+    markup and special tokens), ``last`` (the last token of the prompt), ``subject`` and ``subject_last``.
 
     Raises:
         InputError: if the selector does not fit the prompt.

@@ -67,7 +67,8 @@ class Interpretation:
     insertion_layer: int | None
     """The layer whose input was edited; None in a control row."""
     kind: str
-    """``interpretation``, or ``control``: the text generated from the interpretation prompt with nothing inserted."""
+    """``interpretation``; ``control``, the text generated from the interpretation prompt with nothing inserted; or
+    ``failed``, for a state that is not finite."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,9 +52,9 @@ class TraceCell:
     in_subject: bool
     """Whether the token belongs to the subject."""
     bucket_rome: str
-    """Which of the six token positions (buckets) of ROME it has; empty before the subject."""
+    """The token's bucket among ROME's six kinds of token positions; empty before the subject."""
     bucket_kt: str
-    """Which of the four buckets of Knowledge-Tracing it has; empty if none."""
+    """The token's bucket among the four of Knowledge-Tracing; empty if it is in none."""
     p_clean: float
     """Probability in the clean run."""
     p_corrupted: float

@@ -1,4 +1,4 @@
-"""Self-interpretation: a model says in words what one of its hidden states holds (SelfIE)."""
+"""Self-interpretation: a model describes its own hidden states in words (SelfIE)."""
 
 from interpret.lazy import lazy_names
 

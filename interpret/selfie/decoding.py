@@ -1,9 +1,10 @@
-"""What a model writes when states are inserted into the slots of an interpretation prompt, and how likely it is.
+"""Greedy decoding after an interpretation prompt with states inserted into its slots, and scoring of the texts.
 
-All interpretations of a template share what they have in common, exactly: the columns before the first slot are
-read once, as are the layers before the first insertion; rows whose text has ended leave the batch, and probabilities
-are taken while decoding. How likely the same text is elsewhere takes one pass: with another state inserted all its
-tokens at once, with nothing inserted all texts at once, their common beginnings joined.
+All interpretations of a template share computation, with exact results: the columns (token positions) before the first
+slot and the layers before the first insertion run once. Rows whose text has ended leave the batch. Probabilities of
+generated tokens are computed during decoding. Scoring the same texts under another condition takes one forward pass:
+with another state inserted, for all tokens of a text at once; with nothing inserted, for all texts at once, as a tree
+of their common prefixes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,61 +28,61 @@ from interpret.surgery.hooks import bind, overlay
 from interpret.surgery.plan import plan_surgery
 
 LARGEST_BATCH = 128
-"""Rows beyond this gain little speed on a CPU, and are long without a sign of progress."""
+"""Larger batches are hardly faster on a CPU, and progress would be shown less often."""
 MEMORY_SHARE = 8
-"""An automatic batch takes at most one part in so many of the device's memory."""
+"""An automatically chosen batch uses at most 1 / ``MEMORY_SHARE`` of the device's memory."""
 _LOGITS = 2**26
-"""Logits held at once where many positions are scored: 256 MiB of float32."""
+"""Maximum number of logits in memory at once when many positions are scored: 256 MiB in float32."""
 
 
 @dataclass(frozen=True)
 class Primed:
-    """A template the model has read once with nothing inserted: what all its interpretations share."""
+    """The recorded run of a template with nothing inserted, shared by all interpretations with this template."""
 
     model: PreTrainedModel
     template: InterpretationPrompt
     trunk: Trunk
     run: RecordedRun
-    """Its T columns in full, of one sample."""
+    """The run of all T columns, with one sample."""
     logits: Tensor
-    """[1, V] of the token after it."""
+    """[1, V], for the token after the template."""
 
     def past(self, n_columns: int) -> list[Past]:
-        """Return the keys and values of the first columns, for each layer, uncopied."""
+        """Return the keys and values of the first ``n_columns`` columns in each layer, without a copy."""
         return [Past(past.keys[:, :, :n_columns], past.values[:, :, :n_columns]) for past in self.run.past]
 
 
 @dataclass(frozen=True)
 class Start:
-    """Rows that have read a template, ready to write: R rows."""
+    """R rows that have read a template and can generate."""
 
     primed: Primed
     shared: list[Past]
-    """For each layer, keys and values of the columns all rows share."""
+    """For each layer, keys and values of the columns that all rows share."""
     memory: list[RowMemory]
-    """For each layer, those of the columns up to T that are each row's own."""
+    """For each layer, keys and values of the remaining columns up to T, separate for each row."""
     logits: Tensor
-    """[R, V] of the first token."""
+    """[R, V], for the first generated token."""
 
     @property
     def length(self) -> int:
-        """T, columns of the template."""
+        """T, the number of columns of the template."""
         return len(self.primed.template.ids)
 
 
 @dataclass(frozen=True)
 class Written:
-    """A text the model wrote greedily: G tokens, without the end-of-text token."""
+    """A greedily generated text: G tokens, without the end-of-text token."""
 
     ids: list[int]
-    """[G]."""
+    """[G] token ids."""
     probabilities: list[float]
-    """[G] of each token, given those before it."""
+    """[G], probability of each token given the tokens before it."""
 
 
 @torch.no_grad()
 def prime(model: PreTrainedModel, template: InterpretationPrompt, new_tokens: int) -> Primed:
-    """Let the model read a template with nothing inserted, to write up to ``new_tokens`` tokens after it.
+    """Run a template with nothing inserted; up to ``new_tokens`` tokens can then be generated after it.
 
     Raises:
         UnsupportedModelError: if the model is not of a supported family, or does not compute as its family does.
@@ -94,22 +95,22 @@ def prime(model: PreTrainedModel, template: InterpretationPrompt, new_tokens: in
 
 
 def start_plain(primed: Primed) -> Start:
-    """Return a start of one row with nothing inserted."""
+    """Return the start of a single row with nothing inserted."""
     memory = [RowMemory.empty(past, 1, 0) for past in primed.run.past]
     return Start(primed, primed.past(len(primed.template.ids)), memory, primed.logits)
 
 
 @torch.no_grad()
 def start_inserted(primed: Primed, insertions: Sequence[Mapping[Any, Any]]) -> Start:
-    """Let the model read a template with insertions into its slots, R ``insert_info`` entries.
+    """Run a template with insertions into its slots, one row for each of R ``insert_info`` entries.
 
     Raises:
-        SpecError: if an insertion does not fit.
+        SpecError: if an insertion does not fit the template or the model.
     """
     first, length = primed.template.slots[0], len(primed.template.ids)
     memory = [RowMemory.empty(past, len(insertions), length - first) for past in primed.run.past]
     logits = primed.logits.new_empty(len(insertions), primed.logits.shape[1])
-    # By layer, so that at each layer those that differ from the template by now are the first rows.
+    # Sorted by first edited layer: the rows that already differ from the template are then the first rows.
     order = sorted(range(len(insertions)), key=lambda row: _first_layer(insertions[row]))
     done = 0
     for rows in at_once(order, length - first, primed.trunk.device):
@@ -127,7 +128,7 @@ def _first_layer(insertion: Mapping[Any, Any]) -> int:
 
 
 def _read_slots(primed: Primed, insertions: Sequence[Mapping[Any, Any]], memory: Sequence[RowMemory]) -> Tensor:
-    """Read the columns from the first slot on for R rows, by first layers ascending; fill their memory.
+    """Run the columns from the first slot on for R rows, sorted by first edited layer, and fill their memory.
 
     Returns:
         [R, V], logits of the token after the template.
@@ -139,13 +140,13 @@ def _read_slots(primed: Primed, insertions: Sequence[Mapping[Any, Any]], memory:
     of_tokens = torch.arange(length).expand(n_rows, -1)
     starts = [_first_layer(insertion) for insertion in insertions]
     masks = masks_for(trunk.layers, n_tokens, first, primed.logits)
-    cells = primed.run.states[0][:0, None, columns]  # [those that differ by now, 1, N, D]
+    cells = primed.run.states[0][:0, None, columns]  # [rows that already differ, 1, N, D]
     for index, (layer, past, own) in enumerate(zip(trunk.layers, primed.run.past, memory, strict=True)):
         plain = primed.run.states[index][:, None, columns].to(layer.device)
         cells = torch.cat([cells.to(layer.device), plain.expand(starts.count(index), -1, -1, -1)])
         if index in plan.edits:
             cells = overlay(cells[:, 0], bind(plan.edits[index], of_tokens), first)[:, None]
-        # Those that do not differ yet have the template's own keys and values.
+        # Rows that do not differ yet have the keys and values of the template.
         own.keys[:] = past.keys[:, :, None, columns]
         own.values[:] = past.values[:, :, None, columns]
         if not len(cells):
@@ -158,7 +159,7 @@ def _read_slots(primed: Primed, insertions: Sequence[Mapping[Any, Any]], memory:
 
 
 def _chosen(start: Start, rows: Sequence[int], room: int = 0) -> Start:
-    """Return a copy of some rows, in the order given, with room for more tokens."""
+    """Return a copy of some rows, in the given order, with room for more tokens."""
     index = torch.tensor(rows, device=start.logits.device)
     memory = [own.chosen(rows, room) for own in start.memory]
     return Start(start.primed, start.shared, memory, start.logits[index])
@@ -166,12 +167,12 @@ def _chosen(start: Start, rows: Sequence[int], room: int = 0) -> Start:
 
 @torch.no_grad()
 def write(start: Start, rows: Sequence[int], new_tokens: int) -> list[Written]:
-    """Let the model go on greedily from some rows of a start, until its end-of-text token or ``new_tokens`` tokens."""
+    """Generate greedily from some rows of a start, up to the end-of-text token or ``new_tokens`` tokens."""
     trunk, start = start.primed.trunk, _chosen(start, rows, new_tokens)
     ends, memory = end_tokens(start.primed.model), start.memory
     written = [Written([], []) for _ in rows]
-    active: list[Written | None] = list(written)  # the text each row of the batch writes; None where it has ended
-    p, token = _likeliest(start.logits)  # [R]
+    active: list[Written | None] = list(written)  # the text of each row of the batch; None if it has ended
+    p, token = _most_likely(start.logits)  # [R]
     for step in range(new_tokens):
         going: list[int] = []
         for place, (text, one_id, one_p) in enumerate(zip(active, token.tolist(), p.tolist(), strict=True)):
@@ -185,24 +186,24 @@ def write(start: Start, rows: Sequence[int], new_tokens: int) -> list[Written]:
             going.append(place)
         if not going or step == new_tokens - 1:
             break
-        # Leaving copies the memory of those that stay, which costs about half a step.
+        # Removing rows copies the memory of the remaining ones, which costs about half a step.
         if (len(active) - len(going)) * (new_tokens - step) > len(active):
             active, token = [active[place] for place in going], token[going]
             memory = [own.chosen(going, new_tokens - step) for own in memory]
         x = trunk.enter(trunk.embed(token[:, None]), start.length + step)
-        p, token = _likeliest(trunk.logits(run_rows(trunk, x, start.shared, memory)[:, -1]))
+        p, token = _most_likely(trunk.logits(run_rows(trunk, x, start.shared, memory)[:, -1]))
     return written
 
 
-def _likeliest(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the greatest probability of each row and its token, [R, V] -> [R], [R]."""
+def _most_likely(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the probability and id of each row's most likely token, [R, V] -> [R], [R]."""
     top, token = logits.max(-1)
     return (top - logits.logsumexp(-1)).exp(), token
 
 
 @torch.no_grad()
 def score(start: Start, rows: Sequence[int], texts: Sequence[Sequence[int]]) -> list[list[float]]:
-    """Return the probability of each token of N texts, each after its own row of a start."""
+    """Return the probability of each token of N texts; text n continues row ``rows[n]`` of a start."""
     found = []
     longest = max((len(text) for text in texts), default=0)
     for some in at_once(range(len(rows)), max(1, longest), start.primed.trunk.device):
@@ -211,7 +212,7 @@ def score(start: Start, rows: Sequence[int], texts: Sequence[Sequence[int]]) -> 
 
 
 def _score(start: Start, texts: Sequence[Sequence[int]]) -> list[list[float]]:
-    """Score a text after each row of a start that has room for it, all tokens in one pass."""
+    """Score one text per row of a start that has room for it, all tokens in one pass."""
     trunk, longest = start.primed.trunk, max(len(text) for text in texts)
     ids = torch.zeros(len(texts), longest, dtype=torch.long, device=trunk.device)  # [N, G]
     for row, text in enumerate(texts):
@@ -230,10 +231,10 @@ def _score(start: Start, texts: Sequence[Sequence[int]]) -> list[list[float]]:
 
 @torch.no_grad()
 def score_plain(primed: Primed, texts: Sequence[Sequence[int]]) -> list[list[float]]:
-    """Return the probability of each token of N texts after a template with nothing inserted."""
+    """Return the probability of each token of N texts after the template with nothing inserted."""
     first = primed.logits[0].softmax(-1)
     found = [[float(first[text[0]])] if text else [] for text in texts]
-    # No token follows the last one, so it need not be read.
+    # The last token of a text is predicted but not read.
     for grove in groves([text[:-1] for text in texts]):
         numbers = [number for number in grove.places if len(texts[number]) > 1]
         steps = [zip(grove.places[number], texts[number][1:], strict=True) for number in numbers]
@@ -245,7 +246,7 @@ def score_plain(primed: Primed, texts: Sequence[Sequence[int]]) -> list[list[flo
 
 
 def _follow(primed: Primed, tree: PrefixTree, pairs: Sequence[tuple[int, int]]) -> list[float]:
-    """Return the probability that a token follows a node of a tree, for pairs of them."""
+    """Return the probability of a token after a node of the tree, for (node, token id) pairs."""
     if not pairs:
         return []
     nodes, ids = torch.tensor(pairs, device=primed.trunk.device).unbind(1)
@@ -254,19 +255,19 @@ def _follow(primed: Primed, tree: PrefixTree, pairs: Sequence[tuple[int, int]]) 
 
 
 def _probabilities(trunk: Trunk, states: Tensor, ids: Tensor) -> Tensor:
-    """Return the probability of one token after each state, [N, D], [N] -> [N]."""
+    """Return the probability of token ``ids[n]`` after state ``states[n]``, [N, D], [N] -> [N]."""
     size = max(1, _LOGITS // trunk.n_logits)
     pieces = zip(states.split(size), ids.split(size), strict=True)
     return torch.cat([trunk.logits(x).softmax(-1).gather(1, one[:, None]).squeeze(1) for x, one in pieces])
 
 
 def automatic_batch_size(primed: Primed, new_tokens: int) -> int:
-    """Choose how many rows to write side by side, from what one takes and from the device's whole memory.
+    """Choose the number of rows of a batch, from the memory that a row needs and the device's total memory.
 
-    From the whole and not from what is free just now, so that a run continued later works in the same batches.
+    The total memory is used, not the free memory, so that a resumed run has the same batches.
     """
     room = len(primed.template.ids) - primed.template.slots[0] + new_tokens
     column = sum(2 * past.keys[0, :, 0].numel() * past.keys.element_size() for past in primed.run.past)
-    # The start is kept for scoring under other states, and the memory is copied when rows leave it.
+    # The start is kept for scoring with other states, and the memory is copied when rows leave the batch.
     row = 3 * room * column + 8 * primed.logits.numel()
     return max(1, min(LARGEST_BATCH, total_memory(primed.trunk.device) // MEMORY_SHARE // row))

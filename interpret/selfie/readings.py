@@ -1,4 +1,4 @@
-"""States in, readings out: what the model writes for each state, scored where it belongs and where it does not."""
+"""Interpret states: generate a text for each state, and score it with this state, with none and with a wrong one."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,40 +18,41 @@ from interpret.surgery.words import MODE, STRENGTH
 
 @dataclass(frozen=True)
 class State:
-    """A state to be interpreted, and the wrong one to compare with."""
+    """A state to interpret, and a wrong state to compare it with."""
 
     prompt: str
     """Name of the prompt it comes from."""
     layer: int
     token: int
     vector: Tensor
-    """[D]."""
+    """[D], the state."""
     wrong: Tensor | None = None
-    """[D], of the same layer."""
+    """[D], the state of another token at the same layer; None for no comparison."""
     wrong_token: int | None = None
+    """Position of that token."""
 
     @property
     def place(self) -> tuple[str, int, int | None]:
-        """What tells the state from every other."""
+        """The key that identifies the state."""
         return self.prompt, self.layer, self.token
 
     @property
     def wrong_place(self) -> tuple[str, int, int | None]:
-        """What tells the wrong state from every other."""
+        """The key that identifies the wrong state."""
         return self.prompt, self.layer, self.wrong_token
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What the model wrote for one state, and how likely the same text is elsewhere."""
+    """The text generated for one state, and its probabilities under the controls."""
 
     written: Written
     p_without: list[float]
-    """[G] where nothing is inserted."""
+    """[G], probability of each token with nothing inserted."""
     p_wrong: list[float]
-    """[G] where the wrong state is inserted; empty where there is none."""
+    """[G], probability of each token with the wrong state inserted; empty if there is none."""
     wrong_token: int | None
-    """Position of the token whose state was the wrong one."""
+    """Position of the token whose state was the wrong one; None if there was none."""
 
 
 def read(
@@ -61,7 +62,7 @@ def read(
     size: int,
     say: Callable[[str], None],
 ) -> Iterator[Reading | None]:
-    """Let the model write what each state says, batch by batch; None for a state that is not finite."""
+    """Interpret states in batches, and yield the readings in order; None for a state that is not finite."""
     sound = [state for state in states if bool(state.vector.isfinite().all())]
     readings = in_batches(sound, size, lambda batch: _read_batch(primed, batch, settings), say)
     for state in states:
@@ -69,9 +70,9 @@ def read(
 
 
 def _read_batch(primed: Primed, batch: Sequence[State], settings: Settings) -> list[Reading]:
-    """Let the model write what N states say, side by side, and score the texts where they do not belong."""
+    """Generate texts for N states in one batch, and score them under the controls."""
     vectors = {state.place: (state.layer, state.vector) for state in batch}
-    vectors |= {  # a wrong state that is no other row's own is read beside them
+    vectors |= {  # a wrong state that is not itself in the batch gets its own row
         state.wrong_place: (state.layer, state.wrong)
         for state in batch
         if state.wrong is not None and state.wrong_place not in vectors
@@ -91,22 +92,23 @@ def _read_batch(primed: Primed, batch: Sequence[State], settings: Settings) -> l
 
 
 def read_nothing(primed: Primed, settings: Settings) -> Reading:
-    """Let the model write what the template says with nothing inserted."""
+    """Generate the control text: after the template with nothing inserted."""
     (written,) = write(start_plain(primed), [0], settings.new_tokens)
     return Reading(written, written.probabilities, [], None)
 
 
 def insertion(template: InterpretationPrompt, layer: int, state: Tensor, settings: Settings) -> dict[Any, Any]:
-    """Return the ``insert_info`` entry that puts one state [D] of a layer into every slot."""
+    """Return the ``insert_info`` entry that inserts one state, [D], of a layer into every slot."""
     where = layer if settings.insertion_layer == SAME else settings.insertion_layer
     vectors = state.expand(1, len(template.slots), -1)  # [1, P, D]
     return {where: (template.slots, vectors), MODE: settings.mode, STRENGTH: settings.strength}
 
 
 def log_gain(own: Sequence[float], control: Sequence[float]) -> float | None:
-    """Return how much likelier a text is in its own run than in a control: mean of ln(own / control) over its G tokens.
+    """Return how much more likely a text is in its own run than in a control, in nats per token.
 
-    In nats a token; None for a text of no tokens. Probabilities that underflow to 0 count as the smallest float32.
+    This is the mean of ln(own / control) over its G tokens; None if G is 0. Probabilities that underflow to 0 are
+    replaced by the smallest normal float32 number.
     """
     tiny = torch.finfo(torch.float32).tiny
     gains = [log(max(p, tiny)) - log(max(q, tiny)) for p, q in zip(own, control, strict=True)]

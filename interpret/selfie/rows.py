@@ -1,9 +1,9 @@
-"""Self-interpretation: a model says in words what one of its hidden states holds.
+"""Self-interpretation: a model describes its own hidden states in words.
 
-A hidden state of a prompt is inserted into the slots of an interpretation prompt, and what the model then
-writes is its interpretation (SelfIE: Chen, Vondrick, Mao 2024, arXiv 2403.10949). Next to each written token
-stand its probability with the insertion, without it, and with a wrong state in its place; the differences tell
-how much it owes to the state.
+A hidden state of a prompt is inserted into the slots of an interpretation prompt; the text that the model generates
+after it is the interpretation (SelfIE: Chen, Vondrick & Mao 2024, arXiv 2403.10949). Each generated token is stored
+with its probability with this state inserted, with nothing inserted, and with a wrong state inserted; the differences
+measure how much the token depends on the state.
 """
 
 import random
@@ -39,21 +39,24 @@ def interpretations(
 ) -> Iterator[Interpretation]:
     """Interpret every chosen state of every prompt with every template.
 
-    For each prompt and template comes first a control row, what the model writes where nothing is inserted, then a
-    row for each state; a state that is not finite gets an empty row of the kind ``failed``. Prompts are worked on
-    together up to a batch, so memory does not grow with their number.
+    For each prompt and template, the first row is the control, the text generated with nothing inserted; then follows
+    one row per state. A state that is not finite gets an empty row of the kind ``failed``. Prompts are grouped into
+    batches, so memory does not grow with their number.
 
     Args:
         model: a causal LM of a supported family.
-        tokenizer: its tokenizer.
-        sources: from ``plan_sources``.
+        tokenizer: the model's tokenizer.
+        sources: prompts and states, from ``plan_sources``.
         templates: interpretation prompts.
         settings: see ``Settings``.
-        skip: names of prompts that need no rows, because a run that is continued has them.
-        say: receives one line when a batch has to be made smaller.
+        skip: names of prompts to leave out, because a resumed run already has their rows.
+        say: receives a message when the batch size is reduced.
+
+    Yields:
+        One ``Interpretation`` per row.
 
     Raises:
-        InterpretError: as ``check_request``.
+        InterpretError: as ``check_request`` raises.
         ModelError: if not even one interpretation fits in memory.
     """
     check_request(model, sources, templates, settings)
@@ -87,11 +90,12 @@ def check_request(
     templates: Sequence[InterpretationPrompt],
     settings: Settings,
 ) -> None:
-    """Refuse what ``interpretations`` could not carry out, before anything runs.
+    """Check the arguments of ``interpretations`` before anything runs.
 
     Raises:
-        InputError: if the model is in training mode; a prompt or a template with what follows it is longer than the
-            model's context, which some families answer with nonsense; or the insertion layer does not take a state.
+        InputError: if the model is in training mode; if a prompt or template with its new tokens exceeds the model's
+            context, where some families would silently generate nonsense; or if a state does not fit the insertion
+            layer.
         SpecError: if the insertion does not fit the model.
         UnsupportedModelError: if the model is not of a supported family.
     """
@@ -101,19 +105,21 @@ def check_request(
     wanted += [(f"interpretation prompt {t.name!r}", len(t.ids), settings.new_tokens) for t in templates]
     for what, length, new in wanted:
         if length + new > longest:
-            raise InputError(f"{what} has {length} tokens; with {new} new ones it exceeds the model's {longest}")
+            raise InputError(
+                f"{what} has {length} tokens; with {new} new tokens it exceeds the model's context of {longest} tokens"
+            )
     width, last_width = anatomy_of(model).width, model.get_output_embeddings().weight.shape[1]
     for source in sources:
-        what = f"prompt {source.prompt.name}: the state after the final norm, {n_layers}, "
+        what = f"prompt {source.prompt.name}: state {n_layers} (after the final norm) "
         if not any(layer == n_layers for layer, _ in source.pairs):
             continue
         if settings.insertion_layer == SAME:
             raise InputError(
-                f"{what}is the input of no layer; with insertion layer 'same', choose layers 0 to {n_layers - 1}"
+                f"{what}is not the input of a layer; with insertion layer 'same', choose layers 0 to {n_layers - 1}"
             )
         if last_width != width:  # as in OPT-350m
             raise InputError(
-                f"{what}has width {last_width}, but layers read {width}; choose layers 0 to {n_layers - 1}"
+                f"{what}has width {last_width}, but layers have width {width}; choose layers 0 to {n_layers - 1}"
             )
     probe = torch.zeros(width)
     for template in templates:
@@ -130,12 +136,12 @@ def _check_insertion(model: PreTrainedModel, template: InterpretationPrompt, inf
 
 
 def count_rows(sources: Sequence[Source], n_templates: int) -> int:
-    """Return how many records ``interpretations`` will yield."""
+    """Return the number of records that ``interpretations`` yields."""
     return n_templates * sum(1 + len(source.pairs) for source in sources)
 
 
 def _groups(sources: Sequence[Source], size: int) -> Iterator[list[Source]]:
-    """Join neighbouring prompts until they fill a batch: the same groups whichever of them are still to do."""
+    """Group neighbouring prompts into batches; the groups do not depend on which prompts are already done."""
     group: list[Source] = []
     for source in sources:
         group.append(source)
@@ -147,7 +153,7 @@ def _groups(sources: Sequence[Source], size: int) -> Iterator[list[Source]]:
 
 
 def _states(model: PreTrainedModel, source: Source, settings: Settings) -> list[State]:
-    """Return the states of ``source.pairs``, from one pass over the prompt."""
+    """Return the states of ``source.pairs``, from one forward pass over the prompt."""
     wrong = _wrong_tokens(source, settings) if settings.wrong_vector else [None] * len(source.pairs)
     sites = states_of(model, source)  # layer -> [T, D]
     return [
@@ -159,10 +165,10 @@ def _states(model: PreTrainedModel, source: Source, settings: Settings) -> list[
 
 
 def _wrong_tokens(source: Source, settings: Settings) -> list[int | None]:
-    """Choose for each state another token of the same prompt whose state of the same layer takes its place.
+    """Choose, for each state, another token of the same prompt; its state at the same layer is the wrong state.
 
-    Among the tokens asked for, where there are several, so that most wrong states are read anyway. The choice hangs
-    on the seed, the prompt and the layer alone.
+    The token is one of the requested tokens if there are several, so that most wrong states are in the batch anyway.
+    The random choice depends only on the seed, the prompt's name and the layer.
     """
     chosen: list[int | None] = []
     for layer, token in source.pairs:
@@ -176,7 +182,7 @@ def _wrong_tokens(source: Source, settings: Settings) -> list[int | None]:
 
 @dataclass(frozen=True)
 class _RowWriter:
-    """What the rows of one prompt and one template have in common."""
+    """Writes the rows of one prompt and one template."""
 
     tokenizer: PreTrainedTokenizerBase
     source: Source
@@ -187,7 +193,7 @@ class _RowWriter:
     n_layers: int
 
     def _site(self, layer: int | None) -> str:
-        """Say where the state was taken from; the last of ``hidden_states`` has passed the final norm."""
+        """Return where the state was taken from; the last of ``hidden_states`` is after the final norm."""
         return FINAL_NORM if self.source.site == RESID_PRE and layer == self.n_layers else self.source.site
 
     def write(
@@ -231,5 +237,5 @@ class _RowWriter:
 
 
 def _overlap(ids: Sequence[int], others: Sequence[int]) -> float | None:
-    """Return the share of some tokens that others have too, each of the others counted once; None of no tokens."""
+    """Return the share of tokens that also occur in another text, each of whose tokens matches once; None if empty."""
     return (Counter(ids) & Counter(others)).total() / len(ids) if ids else None

@@ -1,4 +1,4 @@
-"""Interpretations of a prompt file in a run folder: one unit a prompt, one row a state and interpretation prompt."""
+"""Interpret a prompt file into a run folder: one unit per prompt, one row per state and interpretation prompt."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -57,36 +57,38 @@ def run(
     identity: Mapping[str, Any] | None = None,
     circumstances: Mapping[str, Any] | None = None,
 ) -> RunFolder:
-    """Interpret states into a run folder, as ``interpret selfie`` does; the same call resumes a run that was stopped.
+    """Interpret states into a run folder, as ``interpret selfie`` does; the same call resumes a stopped run.
 
     Args:
         model: a causal LM of a supported family, in evaluation mode.
-        tokenizer: its fast tokenizer.
-        examples: a file of prompts, as examples/examples.json, or prompts, each with a name of its own.
-        output: the run folder; it gets ``table.csv`` and ``manifest.json``.
-        interpretation_prompts: names of shipped ones, texts with ``{slots}`` in them, or ready ones.
-        slots: how many slots ``{slots}`` stands for.
-        layers: which states are interpreted, as in ``plan_sources``.
-        tokens: which states are interpreted, as in ``plan_sources``.
+        tokenizer: the model's fast tokenizer.
+        examples: path of a prompt file such as examples/examples.json, or prompts with unique names.
+        output: the run folder; ``table.csv`` and ``manifest.json`` are written into it.
+        interpretation_prompts: names of shipped interpretation prompts, texts that contain ``{slots}``, or
+            ``InterpretationPrompt`` objects.
+        slots: number of slots that replace ``{slots}``.
+        layers: layers of the states to interpret, as in ``plan_sources``.
+        tokens: tokens of the states to interpret, as in ``plan_sources``.
         site: where the states are taken from: ``resid_pre``, ``attn_out`` or ``mlp_out``.
-        insertion_layer: the layer whose input is edited, or ``"same"`` for the source's own.
-        replacing_mode: ``normalized`` or ``addition``.
-        overlay_strength: share of the inserted state, or its factor.
-        new_tokens: longest interpretation, in tokens.
-        prompt_output_tokens: longest continuation of the prompt itself, in tokens; 0 for none.
-        chat_template: of prompts that are not raw: ``model``, or a text such as ``"[INST] {prompt} [/INST]"``.
-        wrong_vector: also score each interpretation under another token's state.
-        seed: chooses the wrong states.
-        batch_size: interpretations written side by side; chosen from memory if None.
+        insertion_layer: the layer whose input is edited, or ``"same"`` for the layer that each state comes from.
+        replacing_mode: ``normalized`` or ``addition``, as in ``insert_info``.
+        overlay_strength: share of the inserted state for ``normalized``, its factor for ``addition``.
+        new_tokens: maximum length of an interpretation, in tokens.
+        prompt_output_tokens: maximum length of the continuation of the prompt itself, in tokens; 0 for none.
+        chat_template: template for prompts that are not raw: ``model`` for the model's own, or a text such as
+            ``"[INST] {prompt} [/INST]"``.
+        wrong_vector: also score each interpretation with another token's state inserted.
+        seed: random seed of the choice of wrong states.
+        batch_size: number of interpretations generated together; None to choose it from the device's memory.
         progress: show a progress bar on stderr.
-        identity: what else decides the numbers, as JSON values; a run is only resumed with an equal one.
-        circumstances: what else to write into the manifest; it may change when the run is resumed.
+        identity: further settings that determine the numbers, as JSON values; a run is resumed only if they are equal.
+        circumstances: further entries of the manifest; they may change when the run is resumed.
 
     Returns:
-        The folder, to be read.
+        The run folder, for reading the results.
 
     Raises:
-        InputError: if an argument or a prompt is wrong; nothing has been written then.
+        InputError: if an argument or a prompt is invalid; in this case nothing has been written.
         RunError: if the folder holds another run, or cannot be written.
         SpecError: if the insertion does not fit the model.
         UnsupportedModelError: if the model is not of a supported family.
@@ -123,7 +125,7 @@ def run(
 
     asked = {
         "command": "selfie",
-        "interpretation_prompts": [_told(one) for one in interpretation_prompts],
+        "interpretation_prompts": [_recorded(one) for one in interpretation_prompts],
         "slots": slots,
         "layers": selector_words(layers),
         "tokens": selector_words(tokens),
@@ -131,9 +133,9 @@ def run(
         "insertion_layer": str(insertion_layer),
         "chat_template": chat_template,
         "examples_sha256": prompts.sha256,
-        **_told_settings(settings),
+        **_recorded_settings(settings),
     }
-    own = {"examples": str(prompts.path), "batch_size": batch_size}
+    own = {"examples": prompts.path, "batch_size": batch_size}
     return fill_folder(
         INTERPRETING,
         output,
@@ -150,16 +152,16 @@ def run(
 def write_interpretations(
     run: Run, records: Iterator[Interpretation], counts: Mapping[str, int]
 ) -> Iterator[Interpretation]:
-    """Write prompt by prompt what is pending, and yield every record.
+    """Write the records of the pending prompts, prompt by prompt, and yield every record.
 
     Args:
-        run: open, over the names of the prompts and ``Interpretation``.
-        records: of the pending prompts, in order.
-        counts: how many of them each prompt has.
+        run: an open run of ``Interpretation`` records, with the prompts' names as units.
+        records: records of the pending prompts, in order.
+        counts: number of records of each prompt.
     """
     for name in run.pending:
         of_prompt = []
-        # Taken by number: waiting for the next prompt's first row would leave this one unsafe.
+        # Records are counted: waiting for the next prompt's first record would delay writing this prompt.
         for record in islice(records, counts[name]):
             of_prompt.append(record)
             if len(of_prompt) == counts[name]:
@@ -168,10 +170,10 @@ def write_interpretations(
 
 
 def check_mode(replacing_mode: str) -> str:
-    """Return a replacing mode.
+    """Check a replacing mode, and return it.
 
     Raises:
-        InputError: if there is none of this name.
+        InputError: if the mode is unknown.
     """
     if replacing_mode not in MODES:
         raise InputError(unknown("replacing mode", replacing_mode, MODES))
@@ -181,7 +183,7 @@ def check_mode(replacing_mode: str) -> str:
 def _insertion_layer(layer: int | str) -> int | Literal["same"]:
     words = str(layer)
     if words != SAME and not words.isdecimal():
-        raise InputError(f"insertion layer {layer!r}; give a layer's number, or '{SAME}'")
+        raise InputError(f"insertion layer is {layer!r}; give the index of a layer, or '{SAME}'")
     return cast(Literal["same"], SAME) if words == SAME else int(words)
 
 
@@ -193,8 +195,8 @@ def _template(
     return interpretation_prompt(tokenizer, one, n_slots=slots, chat_template=chat_template)
 
 
-def _told_settings(settings: Settings) -> dict[str, Any]:
-    """Write what decides numbers of the settings, as the command names it; the insertion layer is told elsewhere."""
+def _recorded_settings(settings: Settings) -> dict[str, Any]:
+    """Return the settings that determine the numbers, by the command's names, without the insertion layer."""
     return {
         "replacing_mode": settings.mode,
         "overlay_strength": float(settings.strength),
@@ -205,8 +207,8 @@ def _told_settings(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _told(one: str | InterpretationPrompt) -> Any:
-    """Write an interpretation prompt as a run records it."""
+def _recorded(one: str | InterpretationPrompt) -> Any:
+    """Return an interpretation prompt as recorded in the manifest."""
     if isinstance(one, InterpretationPrompt):
         return {"name": one.name, "ids": list(one.ids), "slots": list(one.slots)}
     return one

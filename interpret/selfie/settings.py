@@ -1,4 +1,4 @@
-"""How hidden states are interpreted: the settings of calls and commands, and their defaults. Imports no torch."""
+"""Settings of self-interpretation for calls and commands, with their defaults. Does not import torch."""
 
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -8,30 +8,31 @@ from interpret.surgery.words import NORMALIZED
 SAME = "same"
 RESID_PRE: Final = "resid_pre"
 LAYERS, TOKENS = "3:-1:5", "content"
-"""Which states are interpreted by default."""
+"""Default selectors of the states to interpret."""
 SLOTS = 5
-"""How many slots ``{slots}`` stands for by default."""
+"""Default number of slots that replace ``{slots}``."""
 INTERPRETATION_PROMPTS = ("summarize",)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How hidden states are interpreted."""
+    """Settings of self-interpretation."""
 
     insertion_layer: int | Literal["same"] = 1
-    """The layer whose input is edited; 1 means after layer 0, "same" the source's own layer (Patchscopes: Ghandeharioun
-    et al. 2024, arXiv 2401.06102)."""
+    """The layer whose input is edited; 1 edits the output of layer 0, "same" the layer that the state comes from
+    (Patchscopes: Ghandeharioun et al. 2024, arXiv 2401.06102)."""
     mode: str = NORMALIZED
     """``replacing_mode`` of the insertion."""
     strength: float = 1.0
     """``overlay_strength`` of the insertion."""
     new_tokens: int = 30
-    """Longest interpretation, in tokens."""
+    """Maximum length of an interpretation, in tokens."""
     prompt_output_tokens: int = 30
-    """Longest continuation of the prompt itself, in tokens; 0 for none."""
+    """Maximum length of the continuation of the prompt itself, in tokens; 0 for none."""
     wrong_vector: bool = True
-    """Whether each interpretation is also scored under another token's state."""
+    """Whether each interpretation is also scored with another token's state inserted."""
     seed: int = 0
-    """Chooses the wrong states."""
+    """Random seed of the choice of wrong states."""
     batch_size: int | None = None
-    """Interpretations written side by side; None chooses from memory. Changes no number beyond the last digits."""
+    """Number of interpretations generated together; None to choose it from the device's memory. It changes the
+    results only in the last digits."""

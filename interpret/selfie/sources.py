@@ -1,4 +1,4 @@
-"""Prompts and selectors -> which states of which prompt are meant, and the states themselves."""
+"""Resolve prompts and selectors to the states to interpret, and compute these states."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,18 +17,18 @@ from interpret.prompts.tokens import TokenisedPrompt, select_tokens, tokenise
 from interpret.selfie.settings import LAYERS, RESID_PRE, TOKENS
 
 SOURCE_SITES: tuple[Site, ...] = (RESID_PRE, "attn_out", "mlp_out")
-"""Where states can be taken from."""
+"""Sites from which states can be taken."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A prompt, and which N of its states are to be interpreted."""
+    """A prompt, and the N of its states to interpret."""
 
     prompt: Prompt
     tokenised: TokenisedPrompt
     pairs: Sequence[tuple[int, int]]
-    """(layer, token) of every state. For the site ``resid_pre``, layers are indices of ``hidden_states``: l is the
-    input of layer l, L the state after the final norm; for the others, the layer itself."""
+    """[N], (layer, token) of each state. For the site ``resid_pre``, the layer is an index of ``hidden_states``: l for
+    the input of layer l, L for the state after the final norm. For the other sites, it is the layer itself."""
     site: str = RESID_PRE
     """One of ``SOURCE_SITES``."""
 
@@ -43,25 +43,28 @@ def plan_sources(
     site: str = RESID_PRE,
     chat_template: str = MODEL_TEMPLATE,
 ) -> list[Source]:
-    """Tokenise prompts and resolve the selectors, all before any work is done.
+    """Tokenise prompts and resolve the selectors, before any forward pass.
 
     Args:
         model: a causal LM of a supported family.
-        tokenizer: its fast tokenizer.
-        prompts: from a file by ``load_examples``, or ``[Prompt("mine_1", "Dogs bark", raw=True)]``.
-        layers: for the site ``resid_pre`` indices of ``hidden_states``, 0 the embeddings, the last the state after the
-            final norm; for the others layers, from 0. A list, or words such as ``"3,7"``, ``"0:20:5"``, ``"-1"``,
-            ``"all"``.
-        tokens: positions in the text the model reads, chat template included, from 0 or from -1 backwards: a list, or
-            words as for ``layers``; also ``content``, ``last``, ``subject`` and ``subject_last``.
-        site: ``resid_pre``, the residual stream; ``attn_out`` or ``mlp_out``.
-        chat_template: of prompts that are not raw: ``model``, or a text such as ``"[INST] {prompt} [/INST]"``.
+        tokenizer: the model's fast tokenizer.
+        prompts: prompts, from a file by ``load_examples``, or such as ``[Prompt("mine_1", "Dogs bark", raw=True)]``.
+        layers: for the site ``resid_pre``, indices of ``hidden_states``: 0 for the embeddings, the last one for the
+            state after the final norm. For the other sites, layers from 0. A list, or a selector such as ``"3,7"``,
+            ``"0:20:5"``, ``"-1"``, ``"all"``.
+        tokens: positions in the text the model reads, chat template included, from 0, or from the end with -1 as the
+            last. A list, or a selector as for ``layers``; also ``content``, ``last``, ``subject`` and
+            ``subject_last``.
+        site: ``resid_pre``, the residual stream; ``attn_out`` or ``mlp_out``, the output of attention or MLP.
+        chat_template: template for prompts that are not raw: ``model`` for the model's own, or a text such as
+            ``"[INST] {prompt} [/INST]"``.
 
     Returns:
-        A source a prompt, for ``interpretations``.
+        One source per prompt, for ``interpretations``.
 
     Raises:
-        InputError: naming the prompt, if a selector does not fit it; for prompts that are plain texts.
+        InputError: if the site is unknown, a selector is invalid or does not fit a prompt (the message names the
+            prompt), or a prompt is a plain string.
     """
     if site not in SOURCE_SITES:
         raise InputError(unknown("site", site, SOURCE_SITES))
@@ -71,8 +74,8 @@ def plan_sources(
     for index, prompt in enumerate(prompts):
         if isinstance(prompt, str):
             raise InputError(
-                f"prompts[{index}] is the text {prompt!r}; make it a Prompt(name, text), "
-                "with raw=True to be read as it is"
+                f"prompts[{index}] is the string {prompt!r}; expected a Prompt(name, text), "
+                "with raw=True to read it without a chat template"
             )
         try:
             chat_text = model_text(tokenizer, prompt, chat_template)
@@ -92,9 +95,9 @@ def source_of_pairs(
     pairs: Sequence[tuple[int, int]],
     site: str,
 ) -> Source:
-    """Make a source of pairs, negative ones counted from the end."""
+    """Return the source of some (layer, token) pairs; negative numbers count from the end."""
     if not pairs:
-        raise InputError("no (layer, token) pair is given, so there is nothing to interpret")
+        raise InputError("there are no states to interpret; give at least one (layer, token) pair")
     layers, tokens = (",".join(str(pair[part]) for pair in pairs) for part in (0, 1))
     (all_of,) = plan_sources(model, tokenizer, [prompt], layers=layers, tokens=tokens, site=site)
     n_layers = len(anatomy_of(model).layers) + (site == RESID_PRE)
@@ -104,7 +107,7 @@ def source_of_pairs(
 
 @torch.no_grad()
 def states_of(model: PreTrainedModel, source: Source) -> dict[int, Tensor]:
-    """Return what every layer asked for holds at every token of the prompt: [T, D] each."""
+    """Return the states of the requested layers at all tokens of the prompt, [T, D] each."""
     layers = {layer for layer, _ in source.pairs}
     names = {} if source.site == RESID_PRE else {layer: f"{source.site}.{layer}" for layer in layers}
     ids = torch.tensor([source.tokenised.ids], device=input_device(model))  # [1, T]

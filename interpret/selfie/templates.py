@@ -1,8 +1,8 @@
-"""Interpretation prompts: texts with slots, into which hidden states are inserted to hear what they say.
+"""Interpretation prompts: texts with slots into which hidden states are inserted (SelfIE).
 
-They are built from token ids, never by measuring prefixes: every text between slots is encoded by itself, and
-each slot is one placeholder token, so no slot can merge with its neighbour. The idea is that of SelfIE (Chen,
-Vondrick, Mao 2024, section 3).
+They are assembled from token ids: each text between slots is encoded separately, and each slot is one placeholder
+token, so no slot can merge with its neighbours. Slot positions are not computed from the lengths of encoded prefixes.
+Source: Chen, Vondrick & Mao 2024, section 3.
 """
 
 from collections.abc import Sequence
@@ -22,12 +22,12 @@ class InterpretationPrompt:
     """A text with slots, as token ids.
 
     Args:
-        tokenizer: of the model that will read it.
-        sequence: texts, and for each slot anything that is not a string.
-        placeholder: the text that stands in a slot where nothing is inserted; one token, with or without a space
+        tokenizer: tokenizer of the model that will read the prompt.
+        sequence: texts, and for each slot any object that is not a string.
+        placeholder: text of the token in a slot before insertion; it must be one token, with or without the space
             before it.
-        name: what the prompt is called in tables.
-        add_special_tokens: whether the tokenizer's opening tokens, such as <s>, come first.
+        name: name of the prompt in tables.
+        add_special_tokens: whether to begin with the tokenizer's opening tokens, such as <s>.
 
     Raises:
         InputError: if there is no slot, or the placeholder is not one token.
@@ -38,11 +38,11 @@ class InterpretationPrompt:
 
     name: str
     text: str
-    """With the placeholders in the slots."""
+    """The prompt with placeholders in its slots, without opening tokens."""
     ids: tuple[int, ...]
     """[T] token ids."""
     slots: tuple[int, ...]
-    """Positions of the slots among ``ids``, ascending."""
+    """Positions of the slots in ``ids``, ascending."""
 
     def __init__(
         self,
@@ -62,7 +62,9 @@ class InterpretationPrompt:
                 slots.append(len(ids))
             ids += [slot] if part is None else part
         if not slots:
-            raise InputError(f"interpretation prompt {name!r} has no slot, so nothing could be inserted")
+            raise InputError(
+                f"interpretation prompt {name!r} has no slot; give at least one slot for the inserted states"
+            )
         self.name, self.ids, self.slots = name, tuple(ids), tuple(slots)
         self.text = tokenizer.decode(ids[len(opening) :], clean_up_tokenization_spaces=False)
 
@@ -72,16 +74,16 @@ def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def _placeholder_id(tokenizer: PreTrainedTokenizerBase, placeholder: str) -> int:
-    """Return the single token of the placeholder; SentencePiece brings the space before a word by itself."""
+    """Return the id of the placeholder token; SentencePiece itself adds the space before a word."""
     for text in (placeholder, placeholder.strip()):
         ids = _encode(tokenizer, text)
         if len(ids) == 1:
             return ids[0]
-    raise InputError(f"placeholder {placeholder!r} is not one token for this tokenizer; choose another")
+    raise InputError(f"placeholder {placeholder!r} is not a single token of this tokenizer; choose another")
 
 
 def _opening_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the special tokens the tokenizer writes before a text."""
+    """Return the special tokens that the tokenizer adds before a text."""
     plain = _encode(tokenizer, "a")
     full = tokenizer("a")["input_ids"]
     return full[: next(i for i in range(len(full)) if full[i : i + len(plain)] == plain)]
@@ -89,7 +91,7 @@ def _opening_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 @dataclass(frozen=True)
 class Shipped:
-    """A ready interpretation prompt: what the user asks, and how the model's answer begins."""
+    """A shipped interpretation prompt: the user's message and the beginning of the model's answer."""
 
     message: str
     answer: str
@@ -106,20 +108,22 @@ SHIPPED = {
 def interpretation_prompt(
     tokenizer: PreTrainedTokenizerBase, words: str, *, n_slots: int = SLOTS, chat_template: str = MODEL_TEMPLATE
 ) -> InterpretationPrompt:
-    """Build a shipped interpretation prompt, by its name, or one from a text.
+    """Build an interpretation prompt from the name of a shipped one or from a text.
 
     Args:
-        tokenizer: of the model that will read it.
-        words: a name in ``SHIPPED``, whose message is put into the chat template; or any text with ``{slots}`` in
-            it, taken as it is, such as ``"[INST]{slots} [/INST] Sure, I will repeat for you:"``.
-        n_slots: how many slots ``{slots}`` stands for.
-        chat_template: as for ``chat.wrap``.
+        tokenizer: tokenizer of the model that will read the prompt.
+        words: a name in ``SHIPPED``, whose message is put into the chat template; or a text that contains
+            ``{slots}``, used without a chat template, such as
+            ``"[INST]{slots} [/INST] Sure, I will repeat for you:"``.
+        n_slots: number of slots that replace ``{slots}``.
+        chat_template: ``model``, or a text that contains ``{prompt}``, as in ``interpret.prompts.chat.wrap``.
 
     Raises:
-        InputError: if ``words`` is neither.
+        InputError: if ``words`` is neither a shipped name nor a text with ``{slots}``, ``n_slots`` is below 1, or the
+            chat template is invalid.
     """
     if n_slots < 1:
-        raise InputError(f"{n_slots} slots: an interpretation prompt needs at least one")
+        raise InputError(f"the number of slots is {n_slots}; an interpretation prompt needs at least 1")
     if words in SHIPPED:
         opens = chat_template != MODEL_TEMPLATE or not has_template(tokenizer)
         text = _begun_answer(tokenizer, SHIPPED[words], chat_template)

@@ -1,6 +1,6 @@
-"""The two calls of the SelfIE package, ``interpret`` and ``interpret_vectors``, with its arguments and results.
+"""The functions ``interpret`` and ``interpret_vectors``, with the arguments and results of the SelfIE package.
 
-SelfIE: Chen, Vondrick and Mao, 2024, arXiv 2403.10949.
+SelfIE: Chen, Vondrick & Mao 2024, arXiv 2403.10949.
 """
 
 from collections.abc import Sequence
@@ -31,26 +31,26 @@ def interpret(
     *,
     site: str = RESID_PRE,
 ) -> dict[str, list[Any]]:
-    """Interpret states of one prompt or several, with one interpretation prompt or several, and return a table.
+    """Interpret states of one or several prompts with one or several interpretation prompts, and return a table.
 
     Args:
-        original_prompt: the prompts, as the model reads them.
-        tokenizer: the model's.
-        interpretation_prompt: what the states are inserted into.
+        original_prompt: one or several prompts, read without a chat template.
+        tokenizer: the model's tokenizer.
+        interpretation_prompt: one or several prompts into which the states are inserted.
         model: a causal LM of a supported family.
-        tokens_to_interpret: (layer, token) pairs, the same for each prompt; negative ones count from the end.
-            Layers are indices of ``hidden_states``.
-        bs: interpretations written side by side; chosen from memory if None.
-        max_new_tokens: longest interpretation.
-        k: the layer whose input is edited, or ``"same"`` for the source's own.
-        site: ``"hidden"``, ``"attn_out"`` or ``"mlp_out"``.
+        tokens_to_interpret: (layer, token) pairs, the same for each prompt; negative numbers count from the end.
+            Layers are indices of ``hidden_states``; for the other sites, layers.
+        bs: number of interpretations generated together; None to choose it from the device's memory.
+        max_new_tokens: maximum length of an interpretation, in tokens.
+        k: the layer whose input is edited, or ``"same"`` for the layer that each state comes from.
+        site: where the states are taken from: ``"resid_pre"``, ``"attn_out"`` or ``"mlp_out"``.
 
     Returns:
-        Columns of equal length, as ``pandas.DataFrame`` takes them, a row for each prompt, interpretation prompt and
+        Columns of equal length, suitable for ``pandas.DataFrame``, with one row per prompt, interpretation prompt and
         pair: ``prompt``, ``interpretation`` (text), ``layer``, ``token``, ``token_decoded``, ``relevancy_score``
-        ([G] |P with - P without| of each written token); and ``interpretation_prompt`` (text), ``probability`` and
-        ``probability_without_insertion`` ([G] each), ``signed_relevancy`` ([G]), ``gain_over_nothing`` (nats a token)
-        and ``control`` (the text where nothing is inserted).
+        ([G] |P_with - P_without| of each generated token); and ``interpretation_prompt`` (text), ``probability`` and
+        ``probability_without_insertion`` ([G] each), ``signed_relevancy`` ([G] P_with - P_without),
+        ``gain_over_nothing`` (nats per token) and ``control`` (the text generated with nothing inserted).
 
     Raises:
         InputError: if a prompt, layer or token does not exist.
@@ -97,29 +97,29 @@ def interpret_vectors(
     k: int = 1,
     max_new_tokens: int = 30,
 ) -> list[str]:
-    """Say what arbitrary vectors mean to the model.
+    """Interpret arbitrary vectors, and return the generated texts.
 
     Args:
-        vecs: [N, D], or N tensors [D].
+        vecs: the vectors, [N, D], or N tensors [D].
         model: a causal LM of a supported family.
-        interpretation_prompt: what the vectors are inserted into.
-        tokenizer: the model's.
-        bs: vectors read side by side; chosen from memory if None.
+        interpretation_prompt: the prompt into which the vectors are inserted.
+        tokenizer: the model's tokenizer.
+        bs: number of interpretations generated together; None to choose it from the device's memory.
         k: the layer whose input is edited.
-        max_new_tokens: longest interpretation.
+        max_new_tokens: maximum length of an interpretation, in tokens.
 
     Returns:
-        N texts.
+        N texts, one per vector.
 
     Raises:
-        InputError: if a vector is of another width or not finite; the message names its index.
+        InputError: if a vector has the wrong width or is not finite; the message names its index.
     """
     width = anatomy_of(model).width
     for index, vector in enumerate(vecs):
         if tuple(vector.shape) != (width,):
             raise InputError(f"vecs[{index}] has shape {list(vector.shape)}; the model's hidden width is {width}")
         if not vector.isfinite().all():
-            raise InputError(f"vecs[{index}] is not finite; an interpretation of NaN or infinity means nothing")
+            raise InputError(f"vecs[{index}] contains NaN or infinity; give finite vectors")
     settings = Settings(k, new_tokens=max_new_tokens, wrong_vector=False)
     check_request(model, [], [interpretation_prompt], settings)
     primed = prime(model, interpretation_prompt, max_new_tokens)

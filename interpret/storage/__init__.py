@@ -1,4 +1,4 @@
-"""Files that outlive a kill: run folders, and hashes of what their numbers come from."""
+"""Files of runs: crash-safe run folders, hashes of inputs and weights, and tables of several runs joined."""
 
 from interpret.lazy import lazy_names
 

@@ -1,4 +1,4 @@
-"""Writing files so that what was said to be written outlives a kill or a power cut."""
+"""Durable file operations: once a function returns, its data survives a killed process or a power failure."""
 
 import fcntl
 import os
@@ -12,8 +12,12 @@ from interpret.errors import RunError
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a file against every other process; the lock ends with this one, however it ends."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # writable: network file systems ask for that
+    """Lock a file against other processes inside the ``with`` block; the lock also ends with the process.
+
+    Raises:
+        RunError: if another process holds the lock.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # writable, because network file systems require it
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -21,17 +25,17 @@ def locked(path: Path) -> Iterator[None]:
             raise RunError(f"{path.parent} is being written by another process; wait for it or stop it") from None
         yield
     finally:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing is not enough while a forked child holds the descriptor
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing does not unlock if a forked child has the descriptor
         os.close(descriptor)
 
 
 @contextmanager
 def waiting_lock(path: Path, say_waiting: Callable[[], None]) -> Iterator[None]:
-    """Hold a lock file, once no other process does; the lock ends with this one, however it ends.
+    """Wait for a lock file, and hold it inside the ``with`` block; the lock also ends with the process.
 
     Args:
-        path: of the lock file, made if it is not there.
-        say_waiting: called once if another process holds it.
+        path: the lock file; created if it does not exist.
+        say_waiting: called once if another process holds the lock.
     """
     with path.open("a") as file:
         try:
@@ -43,10 +47,10 @@ def waiting_lock(path: Path, say_waiting: Callable[[], None]) -> Iterator[None]:
 
 
 def append_durably(path: Path, data: bytes) -> None:
-    """Write at the end of a file, and return when the disk has it."""
+    """Append to a file, and return once the data is on disk."""
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
     try:
-        while data:  # a disk that is nearly full takes a part, and refuses the next
+        while data:  # on an almost full disk, a write may be partial and the next one fail
             data = data[os.write(descriptor, data) :]
         os.fsync(descriptor)
     except OSError as error:
@@ -57,16 +61,16 @@ def append_durably(path: Path, data: bytes) -> None:
 
 
 def append_line(path: Path, line: bytes) -> int:
-    """Write a line at the end of a file of lines, when other processes have written theirs; made if it is not there.
+    """Append a line to a file that several processes share; the file is locked meanwhile, and created if missing.
 
-    What a kill has left of a last line goes.
+    An incomplete last line, left by a killed process, is removed first.
 
     Args:
-        path: of the file.
-        line: without its end.
+        path: the file.
+        line: the line without its newline.
 
     Returns:
-        How many bytes of such a last line were dropped.
+        Number of bytes of an incomplete last line that were removed.
     """
     there = path.exists()
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -85,13 +89,13 @@ def append_line(path: Path, line: bytes) -> int:
 
 
 def cut(path: Path, size: int) -> None:
-    """Drop what a file holds beyond ``size`` bytes."""
+    """Truncate a file to ``size`` bytes, if it is longer."""
     if path.stat().st_size > size:
         os.truncate(path, size)
 
 
 def sync(path: Path) -> None:
-    """Have the system put a file, or the names in a folder, onto the disk."""
+    """Flush a file, or the entries of a folder, to disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -100,10 +104,10 @@ def sync(path: Path) -> None:
 
 
 def replace_whole(path: Path, data: bytes) -> None:
-    """Write a file so that a reader finds the old one or the new one, whole.
+    """Replace a file atomically: a reader finds either the complete old file or the complete new one.
 
     Raises:
-        RunError: if the disk does not take it.
+        RunError: if the file cannot be written.
     """
     with replacing(path) as file:
         file.write(data)
@@ -111,10 +115,10 @@ def replace_whole(path: Path, data: bytes) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Give a file to write to, which takes the place of ``path`` when the ``with`` block ends without an error.
+    """Yield a temporary file, which atomically replaces ``path`` if the ``with`` block ends without an error.
 
     Raises:
-        RunError: if the disk does not take it.
+        RunError: if the file cannot be written.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:

@@ -1,4 +1,4 @@
-"""Tables as pandas frames, whose cells have the types of their records. pandas is imported when a frame is made."""
+"""Convert tables to pandas DataFrames with the types of their records. pandas is imported only when it is needed."""
 
 import io
 import json
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 DTYPES = {int: "int64", float: "float64", bool: "bool", str: "str"}
 OPTIONAL_DTYPES = {int: "Int64", float: "float64", bool: "boolean"}
-"""Where a cell may be empty: a missing float is NaN, other missing values are ``pandas.NA``."""
+"""Types of columns with missing values: a missing float is NaN, other missing values are ``pandas.NA``."""
 
 
 def record_frame(record_type: type, records: Sequence[object]) -> "pandas.DataFrame":
-    """Return records as a frame: a row per record, columns named and ordered as in the CSV.
+    """Return records as a DataFrame with one row per record, and the columns of the CSV table.
 
     Args:
-        record_type: of all records, also where there are none.
+        record_type: type of the records; sets the columns, also if there are no records.
         records: the rows.
     """
     import pandas
@@ -35,7 +35,7 @@ def record_frame(record_type: type, records: Sequence[object]) -> "pandas.DataFr
 
 
 def _dtype(hint: Any) -> str:
-    """Return the pandas type of a column; lists are objects."""
+    """Return the pandas type of a column; ``object`` for lists."""
     kinds = [kind for kind in get_args(hint) if kind is not NoneType]
     if NoneType in get_args(hint) and len(kinds) == 1:
         return OPTIONAL_DTYPES.get(kinds[0], "object")
@@ -43,9 +43,10 @@ def _dtype(hint: Any) -> str:
 
 
 def plain_frame(table: bytes) -> "pandas.DataFrame":
-    """Return a CSV table whose records are not known: each column has the first type that fits all of its cells.
+    """Return a CSV table of unknown record type as a DataFrame.
 
-    The types are those of ``records.table``; of a column with empty cells, these are missing values.
+    Each column has the first type among int, float, bool, list and str that fits all its cells; empty cells are missing
+    values, except in a column of str.
     """
     import pandas
 

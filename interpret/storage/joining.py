@@ -1,4 +1,4 @@
-"""Runs of several analyses side by side: rows that are about the same state of the same token of the same prompt."""
+"""Join the tables of several runs: rows about the same prompt, token and hidden state."""
 
 from collections.abc import Mapping
 from functools import reduce
@@ -15,39 +15,40 @@ KEYS = ["prompt", "token_idx", "state"]
 
 
 def join_runs(runs: Mapping[str, Path | str], *, how: Literal["inner", "outer"] = "inner") -> pd.DataFrame:
-    """Join the tables of runs on prompt, token and state.
+    """Join the tables of several runs on prompt, token and hidden state.
 
-    Runs of ``selfie``, ``trace``, ``locate`` and ``probe lens`` have rows about states. Their prompts are joined as the
-    model read them, so a prompt that is to be joined with a trace is ``"raw": true`` in the file of ``selfie`` or
-    ``probe lens``. A state stands in several rows of a table that lists several mediators, interpretation prompts or
-    predicted tokens; the joined table has a row for each combination, so select in the tables' own columns.
+    Runs of ``selfie``, ``trace``, ``locate`` and ``probe lens`` have rows about hidden states. Prompts are compared as
+    the model read them, with the chat template; traced prompts have none, so set ``"raw": true`` in the prompt file of
+    ``selfie`` or ``probe lens`` to join them with a trace. A table with several mediators, interpretation prompts or
+    predicted tokens has several rows per state; the joined table has one row for each combination, so select the rows
+    you need by these columns.
 
     Args:
-        runs: run folders by the names under which their columns appear, such as
-            ``{"said": "runs/mine", "traced": "runs/facts"}``: column ``layer_idx`` of the first becomes
-            ``said.layer_idx``.
-        how: ``inner`` keeps states that all runs have, ``outer`` those of any.
+        runs: prefix -> run folder, such as ``{"selfie": "runs/mine", "trace": "runs/facts"}``. The prefix is put
+            before the names of the run's columns: ``layer_idx`` of the first run becomes ``selfie.layer_idx``.
+        how: ``inner`` keeps the states that all runs have, ``outer`` the states of any run.
 
     Returns:
-        A table with the columns ``prompt``, ``token_idx``, ``state`` (see ``interpret.records.state_name``), and the
-        other columns of each run, in the order of the first run.
+        A table with the columns ``prompt``, ``token_idx`` and ``state`` (see ``interpret.records.state_name``), then
+        the prefixed columns of each run. Rows are in the order of the first run with ``inner``, and sorted by the
+        three columns with ``outer``.
 
     Raises:
-        InputError: if fewer than two runs are given, or one has no rows about states.
-        RunError: if a folder is no run, or cannot be read.
+        InputError: if fewer than two runs are given, or a run has no rows about hidden states.
+        RunError: if a folder is not a run folder, or cannot be read.
     """
     if len(runs) < 2:
-        raise InputError(f"there is {len(runs)} run to join; give two or more")
+        raise InputError(f"joining needs two or more runs; got {len(runs)}")
     tables = [_by_state(name, folder) for name, folder in runs.items()]
     return reduce(lambda left, right: left.merge(right, on=KEYS, how=how), tables)
 
 
 def _by_state(name: str, folder: Path | str) -> pd.DataFrame:
-    """Return the rows of a run that are about a state, by its keys, the other columns under the run's name."""
+    """Return the rows of a run that are about a state: the key columns, and the other columns with a prefix."""
     table = read_run(folder).to_frame()
     missing = [column for column in ("prompt", "token_idx", "site", "layer_idx") if column not in table]
     if missing:
-        raise InputError(f"{folder}: its rows are about no state of a token: the table has no column {missing[0]!r}")
+        raise InputError(f"{folder}: its rows are not about states of tokens; the table has no column {missing[0]!r}")
     table = table[table["token_idx"].notna() & table["layer_idx"].notna()]
     places = zip(table["site"], table["layer_idx"], strict=True)
     keys = pd.DataFrame(

@@ -1,4 +1,4 @@
-"""Where numbers come from: the versions they were computed with, and hashes of what they were computed from."""
+"""Provenance of results: versions of the libraries, and hashes of the inputs and weights."""
 
 import hashlib
 import importlib.metadata
@@ -17,7 +17,7 @@ WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.gguf")
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that results depend on: Python, platform, and each installed library, by name."""
+    """Return name -> version of everything results may depend on: Python, the platform, and the installed libraries."""
     found = {"python": platform.python_version(), "platform": platform.platform()}
     for name in LIBRARIES:
         with suppress(importlib.metadata.PackageNotFoundError):
@@ -29,7 +29,7 @@ def file_sha256(path: Path | str) -> str:
     """Return the sha256 of a file's bytes, in hex.
 
     Raises:
-        RunError: if it cannot be read.
+        RunError: if the file cannot be read.
     """
     try:
         with Path(path).open("rb") as file:
@@ -39,7 +39,7 @@ def file_sha256(path: Path | str) -> str:
 
 
 def objects_sha256(objects: Iterable[Any]) -> str:
-    """Return one sha256 of frozen dataclass instances or JSON values, for inputs that no file holds."""
+    """Return one sha256 of dataclass instances or JSON values, for inputs that were not read from a file."""
     found = hashlib.sha256()
     for one in objects:
         value = [type(one).__name__, asdict(one)] if is_dataclass(one) and not isinstance(one, type) else one
@@ -48,13 +48,13 @@ def objects_sha256(objects: Iterable[Any]) -> str:
 
 
 def weights_sha256(folder: Path | str) -> str:
-    """Return one sha256 for the weights in a model folder: that of its weight files' names and sha256s, by name.
+    """Return one sha256 for the weights in a model folder: that of the sorted names and sha256s of its weight files.
 
     Raises:
-        RunError: if there are none, or one cannot be read.
+        RunError: if there are no weights, or a file cannot be read.
     """
     for pattern in WEIGHTS:
         if files := sorted(Path(folder).glob(pattern)):
             lines = "".join(f"{file_sha256(file)}  {file.name}\n" for file in files)
             return hashlib.sha256(lines.encode()).hexdigest()
-    raise RunError(f"{folder}: no weights there; looked for {', '.join(WEIGHTS)}")
+    raise RunError(f"{folder} contains no weights; looked for {', '.join(WEIGHTS)}")

@@ -1,9 +1,10 @@
-"""Run directories: a table of records that grows unit by unit, survives being killed, and says where it came from.
+"""Run folders: a table of records that grows unit by unit, can be resumed after a kill, and records its provenance.
 
-A unit is the smallest piece of work that is written whole, usually one prompt. Its rows go to the end of
-``table.csv`` and are made durable, then a line of ``progress.jsonl`` says so; whatever the table holds beyond the
-last such line is a unit cut off half-way, dropped at the next opening. ``manifest.json`` says what decided the
-numbers (identity, compared whenever the run is continued) and how they came about (circumstances, only recorded).
+A unit is the smallest piece of work that is written as a whole, usually one prompt. Its rows are appended to
+``table.csv`` and flushed to disk; then a line for the unit is appended to the journal, ``progress.jsonl``. Rows after
+the last unit of the journal belong to an interrupted unit; they are removed when the run is next opened.
+``manifest.json`` records the identity of the run, which determines the numbers and is compared when the run is
+resumed, and its circumstances, which are only recorded.
 """
 
 import json
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 TABLE, MANIFEST, PROGRESS = "table.csv", "manifest.json", "progress.jsonl"
 FORMAT = "llm-interpret run, format 1"
-MEND = "give another --output folder, or delete this one"
+WHAT_TO_DO = "give another --output folder, or delete this one"
 TABLES: Mapping[str, type] = MappingProxyType(
     {
         "selfie": Interpretation,
@@ -52,31 +53,31 @@ TABLES: Mapping[str, type] = MappingProxyType(
         "probe neurons": NeuronEffect,
     }
 )
-"""The command of a run's identity -> the records of its table. Probes of the user's own bring theirs along."""
+"""Command in a run's identity -> record type of its table. The record types of user-defined probes are not listed."""
 
 R = TypeVar("R")
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """One line of the journal: one unit that needs no more work."""
+    """One line of the journal: a finished unit."""
 
     unit: str
     rows: int
-    """Rows the unit added to the table; 0 if dropped."""
+    """Number of rows of the unit; 0 if it was dropped."""
     size: int
-    """Bytes of the table after it."""
+    """Size of the table in bytes after the unit."""
     crc32: int
-    """Of the unit's own rows, so that a table edited by hand is noticed before more is added to it."""
+    """Checksum of the rows of the unit, to detect a table that was edited by hand."""
     dropped: str | None
-    """Why the unit has no rows, or None if it is kept."""
+    """Reason why the unit was dropped; None if it was kept."""
 
 
 class Run:
-    """An open run directory: what is done, what is left, and the only ways to add to it."""
+    """An open run folder: its finished and pending units, and the methods that write units."""
 
     def __init__(self, folder: Path, record_type: type, units: Sequence[str], entries: list[_Entry]) -> None:
-        """Take up the work after ``entries``; called by ``open_run`` alone."""
+        """Resume after ``entries``, the finished units; only ``open_run`` creates instances."""
         self.folder = folder
         self.units = list(units)
         self._record_type = record_type
@@ -86,74 +87,75 @@ class Run:
 
     @property
     def finished(self) -> list[str]:
-        """The units that need no more work, kept and dropped, in order."""
+        """The finished units, kept and dropped, in order."""
         return [entry.unit for entry in self._entries]
 
     @property
     def pending(self) -> list[str]:
-        """The units still to do, in the order in which they have to be written."""
+        """The remaining units, in the order in which they must be written."""
         return self.units[len(self._entries) :]
 
     @property
     def dropped(self) -> dict[str, str]:
-        """The units without rows, and why."""
+        """Dropped unit -> reason."""
         return {entry.unit: entry.dropped for entry in self._entries if entry.dropped is not None}
 
     @property
     def counts(self) -> dict[str, int]:
-        """Units ``in``, ``kept`` and ``dropped``, and ``rows`` in the table."""
+        """Number of all units, ``in``; of ``kept`` and of ``dropped`` units; and of ``rows`` in the table."""
         rows, dropped = sum(entry.rows for entry in self._entries), len(self.dropped)
         return {"in": len(self.units), "kept": len(self._entries) - dropped, "dropped": dropped, "rows": rows}
 
     def write(self, unit: str, records: Iterable[object]) -> None:
-        """Append the rows of one whole unit, durably: once this returns they outlive a power cut.
+        """Append all rows of one unit; when this returns, they are on disk and survive a power failure.
 
         Args:
-            unit: the first of ``pending``; a fixed order is what makes a continued table equal an unbroken one.
-            records: all of the unit; a generator is run to its end before anything is written.
+            unit: the first of ``pending``. The fixed order makes the table of a resumed run equal to that of an
+                uninterrupted run.
+            records: all records of the unit; a generator is exhausted before anything is written.
 
         Raises:
-            RunError: if the disk does not take them; the units before are safe.
-            ValueError: if it is not this unit's turn, or a text cannot be written as UTF-8.
-            TypeError: if a record is not of the run's type.
+            RunError: if the rows cannot be written; earlier units are on disk.
+            ValueError: if the unit is not the first of ``pending``, or a text cannot be encoded as UTF-8.
+            TypeError: if a record is not of the run's record type.
         """
         records = list(records)
         for record in records:
             if type(record) is not self._record_type:
-                raise TypeError(f"unit {unit!r}: this run holds {self._record_type.__name__}, not {record!r}")
+                raise TypeError(f"unit {unit!r}: expected records of type {self._record_type.__name__}, got {record!r}")
         self._append(unit, to_csv(records), rows=len(records), dropped=None)
 
     def drop(self, unit: str, reason: str) -> None:
-        """Record that a unit has no rows, and why; it is not tried again when the run is continued.
+        """Record that a unit has no rows, with the reason; a resumed run does not try the unit again.
 
         Raises:
-            RunError: if the disk does not take the note.
-            ValueError: if it is not this unit's turn.
+            RunError: if the journal cannot be written.
+            ValueError: if the unit is not the first of ``pending``.
         """
         self._append(unit, b"", rows=0, dropped=reason)
 
     def _append(self, unit: str, text: bytes, *, rows: int, dropped: str | None) -> None:
-        """Bring table and journal to hold one unit more, or leave both as they were."""
+        """Add one unit to both table and journal, or leave both unchanged."""
         done, table, journal = len(self._entries), self.folder / TABLE, self.folder / PROGRESS
         if not self._open:
-            raise ValueError(f"{self.folder} is closed: nothing more can be written through this Run")
-        turn = self.units[done] if done < len(self.units) else None
-        if unit != turn:
-            raise ValueError(f"unit {unit!r} is out of turn; next is {turn!r}")
+            raise ValueError(f"{self.folder}: this Run is closed; open the folder again with open_run")
+        expected = self.units[done] if done < len(self.units) else None
+        if unit != expected:
+            raise ValueError(f"unit {unit!r} is out of order; the next unit is {expected!r}")
         size, journal_size = _table_size(self._entries, self._header), journal.stat().st_size
         entry = _Entry(unit, rows, size + len(text), zlib.crc32(text), dropped)
-        self._open = False  # what a disk holds after a failed write only the next opening knows, which reads it
+        self._open = False  # after a failed write the files are in an unknown state until the next opening reads them
         try:
             append_durably(table, text)
             append_durably(journal, json.dumps(asdict(entry)).encode() + b"\n")
         except BaseException as error:
-            with suppress(OSError):  # the claim goes before what it claims
+            with suppress(OSError):  # the journal first: it must not list rows that are no longer in the table
                 cut(journal, journal_size)
                 cut(table, size)
             if isinstance(error, OSError):
                 raise RunError(
                     f"{error.filename}: cannot write unit {unit!r}: {error.strerror}; {done} of {len(self.units)} "
-                    f"units are safe, and the same command continues from there"
+                    f"units are on disk, and the same command resumes the run"
                 ) from error
             raise
         self._entries.append(entry)
@@ -162,38 +164,38 @@ class Run:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run folder to read: what every analysis returns, and ``read_run`` opens again."""
+    """A run folder, for reading; every analysis returns one, and ``read_run`` opens one."""
 
     folder: Path
     manifest: Mapping[str, Any]
-    """What the run is (``identity``), how it came about (``circumstances``), ``status``, ``counts`` and ``dropped``."""
+    """Contents of ``manifest.json``: ``identity``, ``circumstances``, ``status``, ``counts``, ``dropped`` and times."""
     record_type: type | None = None
-    """The records of its table; None for a table that only its own program knows."""
+    """Record type of the table; None if it is unknown, as for user-defined probes."""
 
     @property
     def dropped(self) -> dict[str, str]:
-        """The units (prompts, facts) without rows, and why."""
+        """Dropped unit (prompt, fact) -> reason."""
         return dict(self.manifest["dropped"])
 
     @property
     def units(self) -> list[str]:
-        """The units that are done, kept and dropped, in order."""
+        """The finished units, kept and dropped, in order, as the journal lists them."""
         return [entry.unit for entry in _read_journal(self.folder / PROGRESS)[0]]
 
     def records(self) -> list[Any]:
-        """Read the rows of its table as records.
+        """Read the rows of the table as records.
 
         Raises:
-            RunError: as ``read_table`` does, or if nobody knows the records of this table.
+            RunError: as ``read_table`` raises, or if the record type is unknown.
         """
         return read_table(self.folder, self._known())
 
     def by_unit(self) -> Iterator[list[Any]]:
-        """Read its records unit by unit, as ``read_units`` does."""
+        """Iterate over the records unit by unit, see ``read_units``."""
         return read_units(self.folder, self._known())
 
     def to_frame(self) -> "pandas.DataFrame":
-        """Return its table: a row per record, with numbers as numbers and lists as lists.
+        """Return the table as a DataFrame, one row per record, with numbers and lists converted from text.
 
         Raises:
             RunError: if the table cannot be read.
@@ -205,21 +207,21 @@ class RunFolder:
     def _known(self) -> type:
         if self.record_type is None:
             raise RunError(
-                f"{self.folder}: the records of {self.manifest['identity'].get('command')!r} are not known here; "
-                "give read_run their type, or use to_frame()"
+                f"{self.folder}: the record type of {self.manifest['identity'].get('command')!r} is unknown; "
+                "give it to read_run as record_type, or use to_frame()"
             )
         return self.record_type
 
 
 def read_run(folder: Path | str, record_type: type | None = None) -> RunFolder:
-    """Open a run folder to read it; it may still be growing.
+    """Open a run folder for reading; the run may still be in progress.
 
     Args:
-        folder: as a command or a run function wrote it.
-        record_type: the records of its table; by default those of the command that its manifest names.
+        folder: a run folder, written by a command or a run function.
+        record_type: record type of the table; by default that of the command in the manifest.
 
     Raises:
-        RunError: if it is no run folder.
+        RunError: if the folder is not a run folder.
 
     Example:
         >>> read_run("runs/trace").to_frame()  # doctest: +SKIP
@@ -237,18 +239,22 @@ def open_run(
     circumstances: Mapping[str, Any],
     units: Sequence[str],
 ) -> Iterator[Run]:
-    """Start a run directory, or continue it where it was left, and hold it for this process alone.
+    """Start or resume a run in a folder, which is locked for other processes inside the ``with`` block.
 
     Args:
-        folder: made if it is not there.
-        record_type: the record dataclass whose table this is.
-        identity: everything that decides the numbers, as JSON values: model and weights, arguments, seed, a hash
-            of the examples. A run is only ever continued with an equal one.
-        circumstances: what is worth recording and may change between openings: versions, device, batch size.
-        units: the names of all units, each once, in the order in which they will be written.
+        folder: the run folder; created if it does not exist.
+        record_type: the dataclass of the table's rows.
+        identity: everything that determines the numbers, as JSON values: model and weights, arguments, random seed, a
+            hash of the examples. A run is resumed only with an equal identity.
+        circumstances: what is recorded and may change between openings: versions, device, batch size.
+        units: unique names of all units, in the order in which they will be written. When a run is resumed, units
+            may be added at the end.
+
+    Yields:
+        The open run.
 
     Raises:
-        RunError: if the folder is another run's, in use, damaged, or cannot be written.
+        RunError: if the folder contains another run, is in use, is damaged, or cannot be written.
 
     Example::
 
@@ -259,7 +265,7 @@ def open_run(
     folder, wanted = Path(folder), json.loads(_json(identity))
     if len(set(units)) < len(units):
         twice = next(unit for unit, count in Counter(units).items() if count > 1)
-        raise RunError(f"the unit {twice!r} is listed twice; every unit of a run needs a name of its own")
+        raise RunError(f"the unit {twice!r} is listed twice; the units of a run need unique names")
     with ExitStack() as lock:
         with _os_errors_named(folder):
             _refuse_foreign(folder)
@@ -270,7 +276,7 @@ def open_run(
             if manifest is not None:
                 _check_same(folder, manifest, wanted, entries, units)
             _check_table(folder / TABLE, csv_header(record_type), entries)
-            # Everything above only looks; from here on the folder is known to be this run's, and is written.
+            # Up to here, at most an empty folder and journal were created; now the folder is known to be this run's.
             run = Run(folder, record_type, units, entries)
             manifest = _opened(manifest, wanted, dict(circumstances), run)
             _save(manifest, run)
@@ -279,7 +285,7 @@ def open_run(
         try:
             yield run
         except BaseException:
-            with suppress(OSError):  # the counts can wait for the next opening; the caller's error cannot
+            with suppress(OSError):  # do not hide the caller's error; the next opening updates the counts
                 _save(manifest, run)
             raise
         finally:
@@ -289,14 +295,14 @@ def open_run(
 
 
 def read_table(folder_or_csv: Path | str, record_type: type[R]) -> list[R]:
-    """Read the records of a run, also while another process is writing it: whole units only.
+    """Read the records of the complete units of a run; another process may be writing the run meanwhile.
 
     Args:
-        folder_or_csv: a run directory, or a table anywhere.
-        record_type: the record dataclass the table holds.
+        folder_or_csv: a run folder, or any CSV file with such a table.
+        record_type: the dataclass of the table's rows.
 
     Raises:
-        RunError: if there is no such table, or it holds something else; the message names row and column.
+        RunError: if the table does not exist or has other rows; the message names row and column.
     """
     path = Path(folder_or_csv)
     table = path / TABLE if path.is_dir() else path
@@ -307,7 +313,7 @@ def read_table(folder_or_csv: Path | str, record_type: type[R]) -> list[R]:
 
 
 def _whole_units(table: Path, header: bytes | None) -> bytes:
-    """Return a table as far as its units are whole; with None for a header, any table's."""
+    """Return the bytes of a table up to its last complete unit; ``header`` is None if the record type is unknown."""
     journal = table.with_name(PROGRESS)
     try:
         with table.open("rb") as file:
@@ -322,21 +328,24 @@ def _whole_units(table: Path, header: bytes | None) -> bytes:
 
 
 def read_units(folder: Path | str, record_type: type[R]) -> Iterator[list[R]]:
-    """Read the records of a run unit by unit, so that one unit's are held at a time; those without rows are left out.
+    """Read the records of a run unit by unit, with only one unit in memory; units without rows are skipped.
 
     Args:
-        folder: a run directory; it may still be growing.
-        record_type: the record dataclass its table holds.
+        folder: a run folder; the run may still be in progress.
+        record_type: the dataclass of the table's rows.
+
+    Yields:
+        The records of one unit.
 
     Raises:
-        RunError: as ``read_table``; it counts the rows of a unit from 1.
+        RunError: as ``read_table`` raises; rows are numbered from 1 within their unit.
     """
     table, header = Path(folder) / TABLE, csv_header(record_type)
     try:
         entries, _ = _read_journal(table.with_name(PROGRESS))
         with table.open("rb") as file:
             if file.read(len(header)) != header:
-                raise RunError(f"{table} is no table of {record_type.__name__}")
+                raise RunError(f"{table} is not a table of {record_type.__name__} records")
             for entry in entries:
                 text = file.read(entry.size - file.tell())
                 if entry.rows:
@@ -351,7 +360,7 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
     """Read the manifest of a run.
 
     Raises:
-        RunError: if the folder has none.
+        RunError: if the folder has no manifest, or an invalid one.
     """
     manifest = _load_manifest(Path(folder) / MANIFEST)
     if manifest is None:
@@ -361,7 +370,7 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
 
 @contextmanager
 def _os_errors_named(folder: Path) -> Iterator[None]:
-    """Give what the operating system refuses the words of a run."""
+    """Convert an ``OSError`` to a ``RunError`` that names the file."""
     try:
         yield
     except OSError as error:
@@ -369,27 +378,27 @@ def _os_errors_named(folder: Path) -> Iterator[None]:
 
 
 def _refuse_foreign(folder: Path) -> None:
-    """Refuse a folder whose results this package did not write, or whose files are not all there."""
+    """Refuse a folder with a table but no manifest, or with a manifest but no journal."""
     there = [name for name in (MANIFEST, TABLE, PROGRESS) if (folder / name).exists()]
     if MANIFEST in there and PROGRESS not in there:
-        raise RunError(f"{folder} has a {MANIFEST} but no {PROGRESS}, so it cannot be continued; {MEND}")
+        raise RunError(f"{folder} has a {MANIFEST} but no {PROGRESS}, so the run cannot be resumed; {WHAT_TO_DO}")
     if MANIFEST not in there and TABLE in there:
-        raise RunError(f"{folder} has a {TABLE} but no {MANIFEST}, so nobody knows whose it is; {MEND}")
+        raise RunError(f"{folder} has a {TABLE} but no {MANIFEST}, so its run is unknown; {WHAT_TO_DO}")
 
 
 def _load_manifest(path: Path) -> dict[str, Any] | None:
-    """Read a manifest of ours, or None where there is none yet."""
+    """Read a manifest; None if the file does not exist yet."""
     if not path.exists():
         return None
     with suppress(ValueError, KeyError, TypeError):
         manifest: dict[str, Any] = json.loads(path.read_bytes())
         if manifest["format"] == FORMAT:
             return manifest
-    raise RunError(f"{path} is not the manifest of a run, or of a newer version; {MEND}")
+    raise RunError(f"{path} is not the manifest of a run, or was written by a newer version; {WHAT_TO_DO}")
 
 
 def _read_journal(path: Path) -> tuple[list[_Entry], int]:
-    """Return the entries of whole lines, and where in the file they end: a kill may have torn the last line."""
+    """Return the entries of the complete lines and their size in bytes; a kill may have left a partial last line."""
     data = path.read_bytes()
     end = data.rfind(b"\n") + 1
     entries = []
@@ -397,7 +406,7 @@ def _read_journal(path: Path) -> tuple[list[_Entry], int]:
         try:
             entries.append(_Entry(**json.loads(line)))
         except (ValueError, TypeError):
-            raise RunError(f"{path}: line {number} was not written by a run; {MEND}") from None
+            raise RunError(f"{path}: line {number} is not a valid entry; {WHAT_TO_DO}") from None
     return entries, end
 
 
@@ -408,26 +417,27 @@ def _check_same(
     entries: Sequence[_Entry],
     units: Sequence[str],
 ) -> None:
-    """Refuse to continue another run: other arguments, other units, or a journal that forgot some."""
-    there, here = dict(_leaves(manifest["identity"])), dict(_leaves(identity))
+    """Refuse to resume a run with another identity, other units, or a journal with fewer entries than the manifest."""
+    stored, given = dict(_leaves(manifest["identity"])), dict(_leaves(identity))
     differing = [
-        f"\n  {key}: {there.get(key, 'absent')} there, {here.get(key, 'absent')} here"
-        for key in sorted(there.keys() | here.keys())
-        if there.get(key) != here.get(key)
+        f"\n  {key}: {stored.get(key, 'not set')} in the folder, {given.get(key, 'not set')} now"
+        for key in sorted(stored.keys() | given.keys())
+        if stored.get(key) != given.get(key)
     ]
     if differing:
-        raise RunError(f"{folder} holds another run:{''.join(differing)}\n{MEND}")
+        raise RunError(f"{folder} contains another run:{''.join(differing)}\n{WHAT_TO_DO}")
     for number, entry in enumerate(entries):
         unit = units[number] if number < len(units) else None
         if entry.unit != unit:
-            raise RunError(f"{folder} holds another run: its unit {number} is {entry.unit!r}, here {unit!r}; {MEND}")
+            units_differ = f"unit {number} is {entry.unit!r} in the folder, {unit!r} now"
+            raise RunError(f"{folder} contains another run: {units_differ}; {WHAT_TO_DO}")
     counts = manifest["counts"]
     if len(entries) < counts["kept"] + counts["dropped"]:
-        raise RunError(f"{folder / PROGRESS} has lost lines since {MANIFEST} counted them; {MEND}")
+        raise RunError(f"{folder / PROGRESS} has fewer lines than {MANIFEST} counts units; {WHAT_TO_DO}")
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """List the values of nested mappings as dotted path and JSON text."""
+    """Yield the values of nested mappings as (dotted path, JSON text)."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield from _leaves(item, f"{path}.{key}" if path else key)
@@ -436,21 +446,21 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _check_table(table: Path, header: bytes, entries: Sequence[_Entry]) -> None:
-    """Refuse a table that is not, up to its last whole unit, what the journal says was written."""
+    """Refuse a table that differs from the journal before the end of its last complete unit."""
     if not table.exists() and not entries:
         return
     with table.open("rb") as file:
         start = file.read(len(header))
         if start != header and (entries or not header.startswith(start)):
-            raise RunError(f"{table}: its first line is not that of this version's table; {MEND}")
+            raise RunError(f"{table}: its header is not that of this version; {WHAT_TO_DO}")
         for entry in entries:
             text = file.read(entry.size - file.tell())
             if zlib.crc32(text) != entry.crc32:
-                raise RunError(f"{table} was changed after unit {entry.unit!r} was written to it; {MEND}")
+                raise RunError(f"{table} was changed after unit {entry.unit!r} was written; {WHAT_TO_DO}")
 
 
 def _restore_table(table: Path, header: bytes, entries: Sequence[_Entry]) -> None:
-    """Bring the table to the header and the units of the journal, dropping one that was cut off half-way."""
+    """Truncate the table to the units of the journal, or create it with its header."""
     if entries or (table.exists() and table.stat().st_size >= len(header)):
         cut(table, _table_size(entries, header))
         return
@@ -460,26 +470,26 @@ def _restore_table(table: Path, header: bytes, entries: Sequence[_Entry]) -> Non
 
 
 def _table_size(entries: Sequence[_Entry], header: bytes) -> int:
-    """Return the bytes of the table that are known to be whole."""
+    """Return the size in bytes of the header and the complete units."""
     return entries[-1].size if entries else len(header)
 
 
 def _opened(
     manifest: dict[str, Any] | None, identity: dict[str, Any], circumstances: dict[str, Any], run: Run
 ) -> dict[str, Any]:
-    """Start a manifest, or note in it that the run goes on, and in what circumstances."""
+    """Return a new manifest, or the given one with an entry for the resumed run and its circumstances."""
     now = _now()
     if manifest is None:
         manifest = {"format": FORMAT, "identity": identity, "circumstances": circumstances}
         return manifest | {"started": now, "finished": None, "continuations": []}
     if run.pending:
-        again = {"started": now, "after_units": len(run.finished), "circumstances": circumstances}
-        manifest["continuations"].append(again)
+        resumed = {"started": now, "after_units": len(run.finished), "circumstances": circumstances}
+        manifest["continuations"].append(resumed)
     return manifest
 
 
 def _save(manifest: dict[str, Any], run: Run) -> None:
-    """Bring a manifest up to the run's counts and put it in place whole, unless it is there already."""
+    """Update the status and counts of a manifest, and replace the file atomically if its contents change."""
     pending = bool(run.pending)
     manifest["finished"] = None if pending else manifest["finished"] or _now()
     manifest |= {"status": "running" if pending else "complete", "counts": run.counts, "dropped": run.dropped}
@@ -494,11 +504,11 @@ def _save(manifest: dict[str, Any], run: Run) -> None:
 
 
 def _json(value: Mapping[str, Any]) -> bytes:
-    """Write strict JSON with sorted keys, as a person reads it; a lone surrogate becomes its JSON escape."""
+    """Return indented strict JSON with sorted keys, as bytes; a lone surrogate becomes its JSON escape."""
     text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
     return text.encode("utf-8", "backslashreplace")
 
 
 def _now() -> str:
-    """Return the time, to the second, in UTC."""
+    """Return the current time in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

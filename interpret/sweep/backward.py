@@ -7,8 +7,8 @@ use its keys and values, and the derivative at the input of a layer has two part
 
 Holding the outputs of modules constant at the token changes only the first part, which is local to a token and computed
 for all tokens at once. To separate the parts, a layer is run with two copies of keys and values: each token takes its
-own from this pass, on the diagonal of the attention, and those of the earlier tokens from a past. Letters are those of
-``engine.layers``.
+own from the current pass (the diagonal of the attention), and those of the earlier tokens from the recorded run.
+Letters are those of ``engine.layers``.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -83,7 +83,7 @@ def derivatives(
 
 
 def mask_beside(n_tokens: int, window: int | None, like: Tensor) -> Tensor:
-    """Return the mask, [T, 2 T]: a token attends to earlier tokens in the past, and to itself in this pass."""
+    """Return the mask, [T, 2 T]: a token attends to earlier tokens in the recorded run, and to itself in this pass."""
     seen = mask_for(n_tokens, 0, window, like)
     diagonal = torch.eye(n_tokens, dtype=torch.bool, device=like.device)
     hidden = float("-inf")

@@ -19,7 +19,7 @@ PIN_LAYERS = ("later", "all")
 
 @dataclass(frozen=True)
 class Pin:
-    """Severs a module: holds its output at the cell's token at the value of the base run."""
+    """Severs a module: at the cell's token, its output is held at its value in the base run."""
 
     site: Literal["attn_out", "mlp_out"]
     layers: Literal["later", "all"] = "later"

@@ -69,11 +69,11 @@ def first_order(
     """Estimate the effect of every cell to first order.
 
     The cost is one forward pass of the donor, and two forward passes and one backward pass of the base runs. Each kind
-    of severing adds a forward and a backward pass, and windows of w layers add a forward and w backward passes; these
-    stay within each token and leave out half of every layer. No derivatives with respect to weights are computed, and
-    no ``.grad`` is written. Everything is computed in the model's dtype: with half precision or quantised weights, the
-    derivatives are as inexact as the model. For a probability, its logarithm is differentiated, so that the derivatives
-    of small probabilities do not vanish.
+    of severing adds a forward and a backward pass, and windows of w layers add a forward and w backward passes. These
+    additional backward passes skip the severed modules, and the keys and values of other tokens. No derivatives with
+    respect to weights are computed, and no ``.grad`` is written. Everything is computed in the model's dtype: with half
+    precision or quantised weights, the derivatives are as inexact as the model. For a probability, its logarithm is
+    differentiated, so that the derivatives of small probabilities do not vanish.
 
     Args:
         model: a causal LM of a supported family, in evaluation mode.
@@ -188,7 +188,7 @@ def _from_the_end(plan: _Plan, run: RecordedRun) -> tuple[Tensor, Tensor]:
 
 def _read(plan: _Plan, states: Tensor) -> Tensor:
     """Return each position's contribution to the metric, [S, K], from the last layer's outputs, [S, K, D]."""
-    return read((plan.metric,), plan.trunk.logits(states), plan.n_read)[0]
+    return read((plan.metric,), plan.trunk.logits(states))[0]
 
 
 def _terms(

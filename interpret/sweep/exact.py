@@ -1,7 +1,7 @@
 """Many patched runs of one base run, each with exactly the result of a full forward pass with that patch.
 
 Restoring a value at token t of layer l changes nothing before layer l and nothing at tokens before t. So all cells of
-a token, a column, run together: at each layer the cells that start there join, only the tokens from t on are computed,
+a token (a column) run together: at each layer the cells that start there join, only the tokens from t on are computed,
 with the base run's keys and values for the earlier ones, and the last layer computes only the positions that a metric
 reads. Cells at tokens before the first difference of the two runs are not run. Families that are described without
 their parts use ``whole_passes``. Letters are those of ``engine.layers``.
@@ -258,5 +258,5 @@ def _run_whole(plan: _Plan, job: _Job) -> Tensor:
 def _read(plan: _Plan, states: Tensor) -> Tensor:
     """Return each position's contribution to the metrics, [metrics, R, M], from last states, [R, M, D]."""
     rows = max(1, HEAD_CHUNK // states.shape[1])
-    parts = [read(tuple(plan.metrics.values()), plan.trunk.logits(some), plan.n_read) for some in states.split(rows)]
+    parts = [read(tuple(plan.metrics.values()), plan.trunk.logits(some)) for some in states.split(rows)]
     return torch.cat(parts, dim=1)

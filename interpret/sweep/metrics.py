@@ -62,13 +62,12 @@ def _problem(metric: Metric, vocabulary: int, n_tokens: int) -> str:
     return ""
 
 
-def read(metrics: Sequence[Metric], logits: Tensor, n_read: int) -> Tensor:
+def read(metrics: Sequence[Metric], logits: Tensor) -> Tensor:
     """Return each position's contribution to each metric, [metrics, R, M], float64, differentiable.
 
     Args:
         metrics: what to read.
-        logits: [R, M, V], at the last M of the ``n_read`` positions.
-        n_read: number of positions of the longest answer.
+        logits: [R, M, V], at the last M of the positions that predict the longest answer.
     """
     positions = logits.shape[1]
     total = None

@@ -79,7 +79,7 @@ def _recorded(
     names = {place: _name(*place) for place in places}
     with record(model, sorted(set(names.values()))) as seen:
         logits = model(inputs_embeds=run, use_cache=False).logits[:, -n_read:]
-    return {place: seen[name] for place, name in names.items()}, read(metrics, logits.float(), n_read)
+    return {place: seen[name] for place, name in names.items()}, read(metrics, logits.float())
 
 
 def _name(layer: int, site: str) -> str:
@@ -108,7 +108,7 @@ def _patched(
             if writes:
                 stack.callback(_hook(anatomy, place, _writer(writes, n_samples)))
         logits = model(inputs_embeds=base.repeat(len(cells), 1, 1), use_cache=False).logits[:, -n_read:]
-    return read(metrics, logits.float(), n_read).unflatten(1, (len(cells), n_samples))
+    return read(metrics, logits.float()).unflatten(1, (len(cells), n_samples))
 
 
 def _writer(writes: Sequence[tuple[int, int, Tensor]], n_samples: int) -> Callable[[Tensor], Tensor]:

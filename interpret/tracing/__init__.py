@@ -1,4 +1,4 @@
-"""Causal tracing: which states carry a fact (ROME, Knowledge-Tracing)."""
+"""Causal tracing: find the hidden states that carry a fact (ROME, Knowledge-Tracing)."""
 
 from interpret.lazy import lazy_names
 

@@ -1,9 +1,10 @@
-"""Causal tracing without all its runs: first-order estimates of the same grids, and the cells worth an exact look.
+"""First-order estimates of causal traces, and screening: exact values only for the cells with large estimates.
 
-Attribution patching (Nanda 2023; Syed, Rager & Conmy 2023, arXiv:2310.10348); the formula stands in
-``sweep.attribution``. An estimate says how the answer begins to move as a state is restored, not where it ends: the
-runs are far apart and the model is not linear, most of all for the hidden states of early layers. So every grid says
-which of its cells are exact, and ``rank_correlation`` how far the order of the estimates can be trusted.
+Attribution patching (Nanda 2023; Syed, Rager & Conmy 2023, arXiv:2310.10348); ``interpret.sweep.estimates`` has the
+formula. An estimate extrapolates the slope of the answer's probability at the start of a restoration. It can be far
+from the exact effect, because the runs are far apart and the model is not linear, most of all for hidden states of
+early layers. Therefore every grid marks its exact cells, and ``rank_correlation`` shows how reliable the order of the
+estimates is.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,15 +30,15 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Screening:
-    """A trace of which only the cells that seemed to matter are exact."""
+    """A trace in which only the cells with the largest estimated effects are exact."""
 
     result: TraceResult
-    """Exact where ``result.exact`` says so, estimates elsewhere."""
+    """Exact values in the cells marked by ``result.exact``, estimates elsewhere."""
     approximate: TraceResult
-    """The estimates of all cells, by which those were chosen."""
+    """The estimates of all cells, from which the exact cells were chosen."""
     rank_correlation: float
-    """Of the estimated and the exact indirect effects, over the cells that have both. These are the largest
-    estimates, so it is mostly lower than over the whole grid; NaN below two cells."""
+    """Rank correlation of estimated and exact indirect effects, over the cells that have both. These cells
+    have the largest estimates, so it is usually lower than over the whole grid. NaN for fewer than two cells."""
 
 
 def estimate_traces(
@@ -47,10 +48,10 @@ def estimate_traces(
     mediators: Sequence[str],
     settings: TraceSettings,
 ) -> dict[str, TraceResult]:
-    """Estimate every cell of some mediators from derivatives at the corrupted runs.
+    """Estimate all cells of some mediators from derivatives at the runs that the mediators patch.
 
-    ``low`` and ``high`` are exact; ``scores`` are the corrupted probabilities plus the estimated effects. No gradient
-    is left on the model.
+    ``low`` and ``high`` are exact; ``scores`` are the probabilities in these runs plus the estimated effects. No
+    gradients remain on the model.
     """
     cells = cells_of(model, mediators, inputs, settings.window)
     found = values_by_mediator(inputs, cells, partial(_estimate, model, inputs, settings))
@@ -68,7 +69,7 @@ def _estimate(
     donor: Tensor,
     cells: Sequence[Cell],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Estimate every cell; a ``RunCells`` once model, inputs and settings are given."""
+    """Estimate every cell; a ``RunCells`` if model, inputs and settings are bound."""
     metric = Metric("probability", inputs.answer_ids)
     found = first_order(model, base, donor, cells, metric, memory=settings.memory)
     return found.base + found.effects, found.base, found.donor
@@ -84,26 +85,26 @@ def screen_traces(
     share: float = 0.1,
     top: int | None = None,
 ) -> dict[str, Screening]:
-    """Estimate every cell of some mediators, and run those with the largest estimated effects."""
+    """Estimate all cells of some mediators, and run the cells with the largest estimated effects."""
     estimates = estimate_traces(model, tokenizer, inputs, mediators, settings)
     chosen = {name: _largest(result.indirect_effects, share, top) for name, result in estimates.items()}
     return _traced(model, inputs, estimates, chosen, settings)
 
 
 def check_amount(share: float, top: int | None) -> None:
-    """Check how many cells are to be run.
+    """Check the number of cells to run.
 
     Raises:
-        InputError: if that is none.
+        InputError: if ``top`` is below 1, or ``share`` is not above 0 and at most 1.
     """
     if top is not None and top < 1:
-        raise InputError(f"top is {top}; trace at least 1 cell exactly")
+        raise InputError(f"top is {top}; give at least 1 cell to run")
     if top is None and not 0 < share <= 1:
-        raise InputError(f"share is {share}; give a part of the cells, above 0 and up to 1")
+        raise InputError(f"share is {share}; give a share of the cells above 0 and at most 1")
 
 
 def _largest(effects: Floats, share: float, top: int | None) -> Bools:
-    """Return which effects, [T, L], are the largest in size; of equal ones the first."""
+    """Return a mask of the effects, [T, L], with the largest absolute values; the first ones among equal effects."""
     count = ceil(share * effects.size) if top is None else min(top, effects.size)
     mask = np.zeros(effects.size, dtype=bool)
     mask[np.argsort(-np.abs(effects), axis=None, kind="stable")[:count]] = True
@@ -117,7 +118,7 @@ def _traced(
     chosen: Mapping[str, Bools],
     settings: TraceSettings,
 ) -> dict[str, Screening]:
-    """Trace the chosen cells, and put them in the place of their estimates."""
+    """Run the chosen cells, and replace their estimates."""
     every = cells_of(model, list(chosen), inputs, settings.window)
     cells = {
         name: [cell for cell, wanted in zip(every[name], mask.flat, strict=True) if wanted]
@@ -128,7 +129,7 @@ def _traced(
 
 
 def _screening(estimate: TraceResult, mask: Bools, values: Floats) -> Screening:
-    """Replace the estimates of the cells of a mask by their values, [cells, S]."""
+    """Replace the estimates of the cells in a mask by exact values, [cells, S]."""
     sample_scores = estimate.sample_scores.copy()
     sample_scores[:, mask] = values.T
     result = replace(estimate, scores=sample_scores.mean(axis=0), sample_scores=sample_scores, exact=mask)

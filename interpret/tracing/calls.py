@@ -1,8 +1,8 @@
-"""Causal tracing: which hidden states, restored in a corrupted run, bring the answer back.
+"""Causal tracing of one prompt: which hidden states, restored in a corrupted run, recover the answer.
 
-Meng et al., "Locating and Editing Factual Associations in GPT" (ROME, 2022), section 2. Three kinds of runs: clean;
-corrupted, with noise on the embeddings of the subject; and corrupted with restoration of one state. A score is the
-mean over noise samples of the probability of the answer.
+Meng et al., "Locating and Editing Factual Associations in GPT" (ROME, 2022), section 2. There are three kinds of runs:
+clean; corrupted, with noise on the embeddings of the subject; and corrupted with one state restored. A score is the
+probability of the answer, averaged over noise samples.
 """
 
 from collections.abc import Sequence
@@ -39,31 +39,35 @@ def trace(
     reference_texts: Sequence[str] | None = None,
     memory: int | None = None,
 ) -> TraceResult:
-    """Trace one prompt by one mediator.
+    """Trace one prompt with one mediator.
 
     Args:
         model: a causal LM of a supported family, in evaluation mode.
-        tokenizer: its fast tokenizer.
-        prompt: what the model reads, raw.
+        tokenizer: the model's fast tokenizer.
+        prompt: the prompt, read without a chat template.
         subject: the part of the prompt whose embeddings are corrupted.
-        answer: what is expected next; by default the token the clean run finds likeliest.
+        answer: the expected continuation; by default the most likely next token of the clean run.
         mediator: what is restored at each token and layer: ``hidden``, the layer's output; ``attn_severed`` and
             ``mlp_severed``, the same with the token's attention or MLP outputs held at their corrupted values in
-            all later layers; ``attn_window`` and ``mlp_window``, attention or MLP outputs of ``window`` layers.
-        noise: see ``TraceSettings``, also for what is not told here.
-        samples: how many draws of noise.
-        seed: of the draws.
-        replace: put the noise in place of the embeddings.
-        window: how many layers the windows have: of layer l those from ``l - window // 2`` on, cut off at the model's
-            first and last, as in ROME.
-        target: ``first`` or ``whole``.
-        occurrence: which of several occurrences of the subject, from 0.
-        counterfactual: another prompt, of the same number of tokens, that takes the place of the noise.
-        reference_texts: the texts that set the size of the noise.
-        memory: bytes that may be used.
+            all later layers; ``attn_window`` and ``mlp_window``, attention or MLP outputs of ``window`` layers; or a
+            registered mediator of your own.
+        noise: a noise specification, or the noise itself, see ``TraceSettings``.
+        samples: number of noise samples.
+        seed: random seed of the noise.
+        replace: replace the embeddings by the noise instead of adding it.
+        window: number of layers restored together by ``attn_window`` and ``mlp_window``. The window of layer l starts
+            at layer ``l - window // 2``; layers outside the model are left out, as in ROME.
+        target: ``first`` or ``whole``: read the first token of the answer, or the whole answer.
+        occurrence: index of the occurrence of the subject, from 0; required if there are several.
+        counterfactual: another prompt with the same number of tokens; its run is the corrupted run, without noise.
+        reference_texts: texts whose embeddings set the size of the noise, see ``TraceSettings``.
+        memory: bytes that the sweep may use; None to choose from the device's memory.
+
+    Returns:
+        The trace.
 
     Raises:
-        InputError: if an argument is wrong or the arguments do not fit together.
+        InputError: if an argument is invalid or the arguments do not fit together.
         UnsupportedModelError: if the model is not of a supported family.
 
     Example:
@@ -100,25 +104,28 @@ def trace_mediators(
     counterfactual: str | None = None,
     method: TraceMethod = "exact",
 ) -> dict[str, TraceResult]:
-    """Trace one prompt by several mediators, which share the clean and the corrupted runs.
+    """Trace one prompt with several mediators, which share the clean and the corrupted runs.
 
     Args:
-        model: as in ``trace``, like all that is not told here.
+        model: as in ``trace``.
         tokenizer: as in ``trace``.
         prompt: as in ``trace``.
         subject: as in ``trace``.
         answer: as in ``trace``.
-        mediators: which, in the order of the result.
-        settings: how to corrupt and what to read.
+        mediators: names of mediators.
+        settings: how the prompt is corrupted and what is read; None for the defaults.
         occurrence: as in ``trace``.
         counterfactual: as in ``trace``.
-        method: ``exact``, every cell is run; ``approximate``, all are estimated to the first order from derivatives at
-            the corrupted runs (attribution patching), ``low`` and ``high`` being exact; ``screened``, the tenth with
-            the largest estimates is run, see ``screen``. ``exact`` of a result says which cells are.
+        method: ``exact``: every cell is run. ``approximate``: every cell is estimated to first order from derivatives
+            at the corrupted runs (attribution patching); ``low`` and ``high`` are exact. ``screened``: the 10% of the
+            cells with the largest estimates are run, see ``screen``. ``TraceResult.exact`` marks the exact cells.
+
+    Returns:
+        The trace of each mediator, by its name, in the order of ``mediators``.
 
     Raises:
-        InputError: as ``trace`` does.
-        UnsupportedModelError: as ``trace`` does.
+        InputError: as ``trace`` raises; also if the method is unknown.
+        UnsupportedModelError: as ``trace`` raises.
     """
     settings = settings or TraceSettings()
     check_mediators(mediators)
@@ -156,25 +163,28 @@ def screen(
     occurrence: int | None = None,
     counterfactual: str | None = None,
 ) -> dict[str, Screening]:
-    """Estimate the traces of one prompt, and trace exactly the cells with the largest estimated effects.
+    """Estimate the traces of one prompt, and run the cells with the largest estimated effects.
 
     Args:
-        model: as in ``trace``, like all that is not told here. No gradient is left on it.
+        model: as in ``trace``; no gradients remain on it.
         tokenizer: as in ``trace``.
         prompt: as in ``trace``.
         subject: as in ``trace``.
         answer: as in ``trace``.
-        share: of each mediator's cells, above 0 and up to 1, rounded up: those whose indirect effect, upwards or
-            downwards, is estimated to be largest.
-        top: how many cells of each mediator, in place of a share.
-        mediators: which, in the order of the result.
-        settings: how to corrupt and what to read.
+        share: share of each mediator's cells to run, above 0 and at most 1; the number of cells is rounded up. The
+            cells with the largest absolute estimated indirect effect are chosen.
+        top: number of cells of each mediator to run, instead of ``share``.
+        mediators: names of mediators.
+        settings: how the prompt is corrupted and what is read; None for the defaults.
         occurrence: as in ``trace``.
         counterfactual: as in ``trace``.
 
+    Returns:
+        The screened trace of each mediator, by its name, in the order of ``mediators``.
+
     Raises:
-        InputError: as ``trace`` does, or if ``share`` or ``top`` choose nothing.
-        UnsupportedModelError: as ``trace`` does.
+        InputError: as ``trace`` raises; also if ``top`` is below 1, or ``share`` is not above 0 and at most 1.
+        UnsupportedModelError: as ``trace`` raises.
 
     Example:
         >>> found = screen(model, tokenizer, "The Eiffel Tower is in", "Eiffel Tower")  # doctest: +SKIP

@@ -1,4 +1,4 @@
-"""Mediators' cells -> values: those that act on the same run go through the model in one sweep."""
+"""Compute the values of mediators' cells; cells that patch the same run share one sweep."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from interpret.tracing.inputs import TraceInputs
 from interpret.tracing.mediators import ACTS_ON, MEDIATORS
 
 RunCells = Callable[[Tensor, Tensor, Sequence[Cell]], tuple[Tensor, Tensor, Tensor]]
-"""(base runs, donor runs, C cells) -> probabilities of the answer: of the cells, [C, S], of the base runs, [S], and of
-the donor runs, [S] or [1]."""
+"""A function (base runs, donor runs, C cells) -> probabilities of the answer in the patched runs of the cells, [C, S],
+in the base runs, [S], and in the donor runs, [S] or [1]."""
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,11 @@ class CellValues:
     """Probabilities of the answer, for one mediator."""
 
     values: Floats
-    """[C, S], of its cells, for each noise sample."""
+    """[C, S], in the patched run of each cell, for each noise sample."""
     high: float
-    """Of the clean run."""
+    """In the clean run."""
     lows: Floats
-    """[S], of the corrupted runs."""
+    """[S], in the corrupted runs."""
 
 
 def values_by_mediator(
@@ -34,11 +34,11 @@ def values_by_mediator(
 
     Args:
         inputs: the clean and the corrupted runs.
-        cells: by mediator.
-        run_cells: the engine; it is called once for each run that mediators act on.
+        cells: the cells of each mediator.
+        run_cells: runs or estimates cells; called once for each kind of run (``ACTS_ON``) that the mediators patch.
 
     Returns:
-        The values by mediator, in the order of ``cells``.
+        The values of each mediator, in the order of ``cells``.
     """
     found: dict[str, CellValues] = {}
     for run in ACTS_ON:

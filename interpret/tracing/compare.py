@@ -1,4 +1,4 @@
-"""How much two traces of the same facts agree, from their stored rows."""
+"""Match the stored grids of two trace runs of the same facts, to compare them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,12 +11,16 @@ from interpret.tracing.tables import TraceGrid, trace_grids
 
 
 def peak_of(effects: Floats) -> int:
-    """Return the index of the largest effect of a grid, [T, L], counted token by token."""
+    """Return the flat index, ``token * L + layer``, of the largest effect of a grid, [T, L]."""
     return int(effects.argmax())
 
 
 def grid_pairs(run: Path, other: Path) -> Iterator[tuple[TraceGrid, TraceGrid]]:
-    """Yield the grids that both runs have of one fact and mediator."""
+    """Yield the two grids of each fact and mediator that both runs have.
+
+    Raises:
+        InputError: if the runs have none in common, or a fact differs between them.
+    """
     grids = [
         {(grid.name, grid.mediator): grid for grid in trace_grids(run_folder.read_table(folder, TraceCell))}
         for folder in (run, other)
@@ -27,5 +31,5 @@ def grid_pairs(run: Path, other: Path) -> Iterator[tuple[TraceGrid, TraceGrid]]:
     for key in common:
         one, two = grids[0][key], grids[1][key]
         if (one.prompt, one.effects.shape) != (two.prompt, two.effects.shape):
-            raise InputError(f"fact {key[0]!r} is not the same in {run} and {other}; compare traces of one file")
+            raise InputError(f"fact {key[0]!r} differs between {run} and {other}; compare traces of the same facts")
         yield one, two

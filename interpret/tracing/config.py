@@ -1,26 +1,27 @@
-"""The settings of a causal tracing run: a YAML file -> ``TraceConfig``.
+"""Read the settings of a causal tracing run from a YAML file.
 
-A file of Knowledge-Tracing is read as it is; what that project does not have a key for stands in keys of our own at
-the top level, all of which may be left out::
+Configuration files of Knowledge-Tracing are read unchanged. Settings that it does not have are keys of our own at the
+top level. All keys are optional::
 
-    model: {pth: demo, name: smollm2}       # a folder, a hub id or demo; what to call it
-    data: examples/facts.json               # the facts, see fact_files
-    output: runs/trace                      # the run folder; by default result_pth.base_pth and the name
-    mediators: [hidden, attn_severed]       # see tracing; by default what hook_layer names, else these and mlp_severed
+    model: {pth: demo, name: smollm2}       # a folder, a hub id or demo; name of the model in the results
+    data: examples/facts.json               # fact file, see facts.files
+    output: runs/trace                      # run folder; default: result_pth.base_pth / name
+    mediators: [hidden, attn_severed]       # see mediators; default: those in hook_layer, or hidden and both severed
     noise: s3                               # see noise; also samples, seed, replace
-    window: 10                              # layers of attn_window and mlp_window
+    window: 10                              # number of layers of attn_window and mlp_window
     target: first                           # or whole: which tokens of the answer are read
-    method: exact                           # or approximate, or screened, see approximation
-    rule: words                             # or first_token: which facts count as known, see knowledge
-    buckets: rome                           # or kt, see buckets
-    dtype: float32                          # as stored, if left out; also device
-    memory: 4000000000                      # bytes a sweep may use
+    method: exact                           # or approximate, or screened, see approximate
+    rule: words                             # or first_token: which facts count as known, see facts.filter
+    buckets: rome                           # or kt, see facts.buckets
+    dtype: float32                          # default: as stored; also device
+    memory: 4000000000                      # bytes that a sweep may use
 
-A file with ``hook_layer`` is one of Knowledge-Tracing, and what it leaves out is as there: noise of 0.1, the rule
-``first_token`` and the buckets ``kt``. The names in it are checked by ``hook_names`` once the model is open.
+A file with ``hook_layer`` is a Knowledge-Tracing configuration. Its missing settings have the defaults of that project:
+noise 0.1, rule ``first_token`` and buckets ``kt``. Its module names are checked by ``check_module_names`` once the
+model is open.
 
-Of ``generation_args``, one greedy token is the only setting that tracing can mean, so another is refused;
-``output_scores`` and ``return_dict_in_generate`` say how Knowledge-Tracing gets at its logits, and change nothing.
+Tracing reads one greedily chosen token, so other values in ``generation_args`` are refused. ``output_scores`` and
+``return_dict_in_generate`` are accepted and ignored; Knowledge-Tracing needs them to obtain the logits.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,7 +48,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
     "hook_layer": ("clean_save", "corrupt", "corrupted_save", "clean_replace", "attn_sever", "mlp_sever"),
     "result_pth": ("base_pth",),
 }
-"""The keys of Knowledge-Tracing."""
+"""The sections and keys of Knowledge-Tracing's configuration."""
 CHOICES: Mapping[str, Sequence[str]] = {
     "target": TARGETS,
     "method": TRACE_METHODS,
@@ -57,7 +58,7 @@ CHOICES: Mapping[str, Sequence[str]] = {
 }
 TEXTS = ("data", "output", "device")
 NUMBERS = {"samples": 1, "seed": 0, "window": 1, "memory": 1}
-"""Whole numbers, and the least each may be."""
+"""Keys with integer values, and their minimum."""
 KEYS = (*SECTIONS, "mediators", "noise", "replace", *TEXTS, *CHOICES, *NUMBERS)
 SETTINGS = ("noise", "samples", "seed", "replace", "window", "target", "memory")
 """The keys that are fields of ``TraceSettings``."""
@@ -70,34 +71,34 @@ class TraceConfig:
     model: str = "demo"
     """A folder, a hub id, or ``demo``."""
     name: str = "demo"
-    """What the model is called in the results; by default the last part of ``model``."""
+    """Name of the model in the results; in a file, by default the last part of ``model``."""
     data: str | None = None
-    """The file of facts."""
+    """Path of the fact file."""
     output: str | None = None
     """The run folder."""
     mediators: tuple[str, ...] = DEFAULT_MEDIATORS
-    """What is restored, see ``trace``."""
+    """Names of the mediators, see ``trace``."""
     settings: TraceSettings = field(default_factory=TraceSettings)
     """How prompts are corrupted and what is read."""
     method: TraceMethod = "exact"
-    """Every cell run, or estimated from a few passes."""
+    """``exact``, ``approximate`` or ``screened``, see ``trace_mediators``."""
     rule: Rule = "words"
     """Which facts count as known, see ``known``."""
     buckets: Scheme = "rome"
-    """How tokens are sorted, see ``token_buckets``."""
+    """The bucket scheme of averages, see ``token_buckets``."""
     dtype: str | None = None
-    """A number format's name; None for that of the stored weights."""
+    """Name of a dtype; None for the dtype of the stored weights."""
     device: str | None = None
-    """None for the GPU where there is one."""
+    """The device; None for the GPU if there is one, else the CPU."""
     hook_layer: HookNames | None = None
-    """The module names of a file of Knowledge-Tracing, to be checked by ``check_module_names``."""
+    """The module names of a Knowledge-Tracing configuration, to check with ``check_module_names``."""
 
 
 def load_config(path: str | Path) -> TraceConfig:
-    """Read a YAML file; the top of this module shows its keys.
+    """Read a YAML file; the module docstring lists its keys.
 
     Raises:
-        InputError: if the file is missing or no YAML, or a key or its value is wrong; the message names file and key.
+        InputError: if the file is missing or is not YAML, or a key or value is invalid; the message names file and key.
 
     >>> load_config("examples/trace.yaml").settings.noise
     's3'
@@ -112,14 +113,14 @@ def load_config(path: str | Path) -> TraceConfig:
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a key that stands twice in a mapping; YAML would take the last one silently."""
+    """A YAML loader that refuses duplicate keys; PyYAML would silently use the last one."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         """Return the mapping of a node."""
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
-                raise InputError(f"{key!r} stands there twice; keep one")
+                raise InputError(f"key {key!r} occurs twice; keep one")
         return super().construct_mapping(node, deep)
 
 
@@ -142,7 +143,7 @@ def _config(document: object) -> TraceConfig:
 
 
 def _mapping(where: str, value: object, allowed: Sequence[str], kind: str) -> dict[str, Any]:
-    """Check the keys of a mapping; one without a value counts as left out."""
+    """Check the keys of a mapping, and return it without keys that have no value."""
     if not isinstance(value, dict):
         raise InputError(f"{where} is {value!r}; expected keys and values: {', '.join(allowed)}")
     for key in value:
@@ -152,7 +153,7 @@ def _mapping(where: str, value: object, allowed: Sequence[str], kind: str) -> di
 
 
 def _check_generation(args: Mapping[str, Any]) -> None:
-    """Refuse settings under which there would be another answer to trace."""
+    """Refuse settings that would generate another answer than the one traced."""
     length = args.get("max_generate_length", 1)
     if type(length) is not int or length != 1:
         raise InputError(
@@ -164,7 +165,7 @@ def _check_generation(args: Mapping[str, Any]) -> None:
             raise InputError(f"generation_args.{key} is {args[key]!r}; expected true or false")
     if args.get("do_sample", False):
         raise InputError(
-            "generation_args.do_sample is true; a token drawn by chance is not the model's answer: give false"
+            "generation_args.do_sample is true; tracing reads the greedy answer, not a sampled token: give false"
         )
 
 
@@ -180,13 +181,13 @@ def _hook_names(section: Mapping[str, Any]) -> HookNames:
 
 
 def _mediators_of(hooks: HookNames) -> tuple[str, ...]:
-    """Return what a configuration of Knowledge-Tracing traces."""
+    """Return the mediators that a Knowledge-Tracing configuration traces."""
     severed = (("attn_severed", hooks.attn_sever), ("mlp_severed", hooks.mlp_sever))
     return ("hidden", *(mediator for mediator, name in severed if name is not None))
 
 
 def _value(key: str, value: Any) -> Any:
-    """Check the value of one of our keys, and return it as ``TraceConfig`` has it."""
+    """Check the value of one of our own keys, and return it in the form of ``TraceConfig``."""
     if key in CHOICES:
         return _choice(key, value, CHOICES[key])
     if key in NUMBERS:
@@ -200,7 +201,7 @@ def _value(key: str, value: Any) -> Any:
             raise InputError(f"replace is {value!r}; expected true or false")
         return value
     if isinstance(value, bool):
-        raise InputError(f"noise is {value!r}; give a text such as s3, or a number")
+        raise InputError(f"noise is {value!r}; give a specification such as s3, or a number")
     parse_noise(value)
     return value
 
@@ -213,17 +214,17 @@ def _choice(key: str, value: Any, allowed: Sequence[str]) -> str:
 
 def _number(key: str, value: Any, least: int) -> int:
     if type(value) is not int or value < least:
-        raise InputError(f"{key} is {value!r}; expected a whole number of {least} or more")
+        raise InputError(f"{key} is {value!r}; expected an integer of at least {least}")
     return value
 
 
 def _text(key: str, value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise InputError(f"{key} is {value!r}; expected a text")
+        raise InputError(f"{key} is {value!r}; expected a non-empty string")
     return value
 
 
 def _texts(key: str, value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not value:
-        raise InputError(f"{key} is {value!r}; expected a list of texts")
+        raise InputError(f"{key} is {value!r}; expected a non-empty list of strings")
     return tuple(_text(f"{key}[{index}]", entry) for index, entry in enumerate(value))

@@ -1,4 +1,4 @@
-"""Causal traces of which every cell is run, on the sweep engine."""
+"""Exact causal traces: every cell is run by the sweep engine."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -20,7 +20,7 @@ def trace_exactly(
     mediators: Sequence[str],
     settings: TraceSettings,
 ) -> dict[str, TraceResult]:
-    """Run every cell of some mediators.
+    """Run all cells of some mediators.
 
     Raises:
         UnsupportedModelError: if the model is not of a supported family, or does not compute as its family does.
@@ -33,7 +33,7 @@ def trace_exactly(
 def cells_of(
     model: PreTrainedModel, mediators: Sequence[str], inputs: TraceInputs, window: int
 ) -> dict[str, list[Cell]]:
-    """Return the cells of each mediator, token by token and layer by layer."""
+    """Return the cells of each mediator, ordered by token and layer."""
     n_tokens, n_layers = len(inputs.tokens.ids), model.config.num_hidden_layers
     return {name: MEDIATORS[name].cells(n_tokens, n_layers, window) for name in mediators}
 
@@ -46,7 +46,7 @@ def run_exactly(
     donor: Tensor,
     cells: Sequence[Cell],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Run every cell; a ``RunCells`` once model, inputs and settings are given."""
+    """Run every cell; a ``RunCells`` if model, inputs and settings are bound."""
     metrics = {"answer": Metric("probability", inputs.answer_ids)}
     found = run_sweep(model, base, donor, cells, metrics, memory=settings.memory)
     return found.values["answer"], found.base["answer"], found.donor["answer"]

@@ -1,7 +1,7 @@
-"""Facts -> causal traces -> rows: tracing of a whole data set.
+"""Trace the facts of a data set, and return the traces as rows of a table.
 
-Each fact is traced on its own (``tracing``); what they share is the size of the noise, which by default is set by
-the subjects of all facts, as in ROME. Yields ``TraceCell`` records; ``trace_runs`` writes them to a run folder.
+Each fact is traced separately (``calls``). The facts share the size of the noise, which by default is set by the
+subjects of all facts, as in ROME. ``runs`` writes the rows, ``TraceCell`` records, into a run folder.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,20 +30,23 @@ def trace_facts(
     mediators: Sequence[str] = DEFAULT_MEDIATORS,
     method: TraceMethod = EXACT,
 ) -> Iterator[TraceCell]:
-    """Trace facts, and yield one row a fact, mediator, token and layer, in that order.
+    """Trace facts, and yield one row per fact, mediator, token and layer, in that order.
 
     Args:
         model: a causal LM of a supported family, in evaluation mode.
-        tokenizer: its fast tokenizer.
-        facts: those the model knows, as ``known`` finds them; their attributes are the answers.
-        settings: how to corrupt and what to read. The size of ``s`` noise is set by the subjects of all ``facts``,
-            unless ``reference_texts`` says otherwise.
-        mediators: what to restore, as in ``trace``.
-        method: ``exact``, ``approximate`` or ``screened``, as in ``trace_mediators``. The rows say which cells are
-            exact.
+        tokenizer: the model's fast tokenizer.
+        facts: facts that the model knows, as found by ``known``; their attributes are the answers.
+        settings: how prompts are corrupted and what is read; None for the defaults. The size of ``s`` noise is set by
+            the subjects of all ``facts``, unless ``reference_texts`` is given.
+        mediators: names of mediators, as in ``trace_mediators``.
+        method: ``exact``, ``approximate`` or ``screened``, as in ``trace_mediators``. The column
+            ``method`` tells exact cells from estimates.
+
+    Yields:
+        One ``TraceCell`` per cell.
 
     Raises:
-        InputError: if an argument is wrong, or a fact cannot be traced; the message names the fact.
+        InputError: if an argument is invalid, or a fact cannot be traced; the message names the fact.
         UnsupportedModelError: if the model is not of a supported family.
 
     Example:
@@ -62,13 +65,13 @@ def trace_facts(
 def sized_for(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact], settings: TraceSettings
 ) -> TraceSettings:
-    """Return settings whose noise has the size that a data set gives it: ``s3`` becomes three times a number.
+    """Return settings with the noise size of a data set: ``s3`` becomes 3 times the standard deviation, as a number.
 
-    The embeddings of all subjects are measured once here, instead of with each fact again. Settings that bring their
-    own reference texts, and noise that is not ``s``, stay as they are.
+    The standard deviation of the embeddings of all subjects is computed once here, not again for each fact. Settings
+    with reference texts, or with other noise than ``s``, are returned unchanged.
 
     Raises:
-        InputError: if the noise is not understood.
+        InputError: if the noise specification is invalid.
     """
     if settings.reference_texts is not None or not isinstance(settings.noise, str):
         return settings
@@ -87,10 +90,10 @@ def trace_fact(
     mediators: Sequence[str],
     method: TraceMethod = EXACT,
 ) -> Mapping[str, TraceResult]:
-    """Trace one fact.
+    """Trace one fact, and return its trace by each mediator.
 
     Raises:
-        InputError: if it cannot be traced, also because probabilities are not finite numbers.
+        InputError: if it cannot be traced, or if a probability is NaN or infinite.
         UnsupportedModelError: if the model is not of a supported family.
     """
     results = trace_mediators(
@@ -111,11 +114,11 @@ def trace_fact(
 
 
 def trace_cells(fact: Fact, result: TraceResult) -> list[TraceCell]:
-    """Return the rows of one trace of a fact, [T * L], token by token and layer by layer.
+    """Return the T * L rows of a fact's trace, ordered by token and layer.
 
     Args:
-        fact: what was traced.
-        result: its trace by one mediator.
+        fact: the traced fact.
+        result: its trace with one mediator.
     """
     n_tokens, n_layers = result.scores.shape
     rome, kt = (token_buckets(n_tokens, result.subject_span, scheme=scheme) for scheme in ("rome", "kt"))

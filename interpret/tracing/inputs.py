@@ -1,7 +1,7 @@
-"""What causal tracing runs on: a prompt, its corrupted embeddings, and the tokens that are read.
+"""Prepare the inputs of a causal trace: the prompt's tokens, clean and corrupted embeddings, and the answer's tokens.
 
-The tracing of a prompt, exact or approximate, starts here: the subject is found among the tokens, noise is drawn for
-it, and the answer is put into tokens. Meng et al. 2022 (ROME), section 2.1.
+Every trace of a prompt, exact or approximate, starts here: the subject is located in the tokens, noise is drawn for it,
+and the answer is tokenised. Meng et al. 2022 (ROME), section 2.1.
 """
 
 from collections.abc import Sequence
@@ -27,44 +27,44 @@ TARGETS = ("first", "whole")
 
 @dataclass(frozen=True)
 class TraceSettings:
-    """How prompts are corrupted and what is read; the same for a whole data set."""
+    """How prompts are corrupted and which tokens are read; the same for a whole data set."""
 
     noise: str | float | ArrayLike = "s3"
-    """A specification (see ``interpret.tracing.noise``), or the noise itself, [samples, subject tokens, width]."""
+    """A noise specification (see ``interpret.tracing.noise``), or the noise itself, [S, subject tokens, width]."""
     samples: int = 10
-    """S, how many draws of noise; a ready array brings its own number."""
+    """S, the number of noise samples; not used if the noise is given as an array."""
     seed: int = 0
-    """Of the draws; every run of a prompt sees the same ones."""
+    """Random seed of the noise; all runs of a prompt use the same noise."""
     replace: bool = False
-    """The noise stands in place of the embeddings instead of being added to them."""
+    """Whether the noise replaces the embeddings instead of being added to them."""
     window: int = 10
-    """How many layers mediators with a window, such as ``attn_window``, restore around each layer."""
+    """Number of layers that mediators with a window, such as ``attn_window``, restore around each layer."""
     target: Target = "first"
-    """Read the first token of the answer, or the whole answer."""
+    """Whether the probability of the first token of the answer or of the whole answer is read."""
     reference_texts: tuple[str, ...] | None = None
-    """The texts whose embeddings set the size of the noise; ROME takes the subjects of the whole data set. By
-    default ``s`` takes the prompt's own subject, ``m`` and ``t`` the whole vocabulary."""
+    """Texts whose embeddings set the size of the noise; in ROME, the subjects of the whole data set. By default, ``s``
+    uses the prompt's own subject, ``m`` and ``t`` the whole vocabulary."""
     memory: int | None = None
-    """Bytes, see ``run_sweep``."""
+    """Bytes that a sweep may use, see ``run_sweep``; None to choose from the device's memory."""
 
 
 @dataclass(frozen=True)
 class TraceInputs:
-    """One prompt, made ready: K answer tokens, T prompt tokens, S noise samples."""
+    """The inputs for tracing one prompt: T prompt tokens, K answer tokens, S noise samples."""
 
     tokens: TokenisedPrompt
     """The prompt's T tokens."""
     span: tuple[int, int]
-    """First and one past the last token of the subject."""
+    """Position of the first token of the subject, and one past the last."""
     answer_ids: tuple[int, ...]
-    """[K], the tokens that are read."""
+    """[K], ids of the answer tokens that are read."""
     clean: Tensor
     """[1, T + K - 1, width], word embeddings of the prompt and of all but the last token of the answer."""
     corrupted: Tensor
-    """[S, T + K - 1, width], the same with noise on the subject, or those of the counterfactual."""
+    """[S, T + K - 1, width], the same with noise on the subject; or those of the counterfactual, with S = 1."""
 
     def base_and_donor(self, run: ActsOn) -> tuple[Tensor, Tensor]:
-        """Return the runs that cells patch, and those that restored values come from, for mediators of one run."""
+        """Return base and donor runs for mediators that act on ``run``: cells put values of the donor into the base."""
         if run == "corrupted":
             return self.corrupted, self.clean
         return self.clean.expand(len(self.corrupted), -1, -1), self.corrupted
@@ -82,10 +82,10 @@ def trace_inputs(
     occurrence: int | None,
     counterfactual: str | None,
 ) -> TraceInputs:
-    """Make one prompt ready; the arguments are those of ``tracing.trace_mediators``.
+    """Prepare one prompt; the arguments are those of ``trace_mediators``.
 
     Raises:
-        InputError: if an argument is wrong or the arguments do not fit together.
+        InputError: if an argument is invalid or the arguments do not fit together.
     """
     check_settings(settings)
     tokens = tokenised(tokenizer, prompt, subject, occurrence)
@@ -102,10 +102,10 @@ def trace_inputs(
 
 
 def check_settings(settings: TraceSettings) -> None:
-    """Check what needs no model.
+    """Check the settings that can be checked without a model.
 
     Raises:
-        InputError: naming the setting.
+        InputError: if a setting is invalid; the message names it.
     """
     if isinstance(settings.noise, (str, int, float)):
         parse_noise(settings.noise)
@@ -124,7 +124,7 @@ def _answer_ids(
     answer: str | None,
     target: Target,
 ) -> tuple[int, ...]:
-    """Return the tokens that are read: those of the answer, or the likeliest next one."""
+    """Return the ids of the tokens that are read: those of the answer, or the most likely next token."""
     if answer is None:
         prompt = torch.tensor([list(tokens.ids)], device=input_device(model))
         return (int(model(input_ids=prompt, use_cache=False).logits[0, -1].argmax()),)

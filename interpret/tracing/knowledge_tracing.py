@@ -1,8 +1,8 @@
-"""The module names of a Knowledge-Tracing configuration, held against the model.
+"""Check the module names of a Knowledge-Tracing configuration, and convert traces to that project's result lists.
 
-There, names such as ``model.layers.[LAYER_NUM].mlp`` say where hooks go, and one that matches nothing is skipped: the
-run then measures nothing and says so nowhere. Here the parts of a model are found by its family, so the names are only
-checked: each must be a module, and those that decide what is traced must be the part they stand for.
+Knowledge-Tracing registers hooks by names such as ``model.layers.[LAYER_NUM].mlp`` and silently skips a name that
+matches no module; the run then measures nothing. Here the parts of a model are known from its family, so the names are
+only checked: each must be a module, and those that determine what is traced must be the expected module.
 """
 
 import re
@@ -23,25 +23,25 @@ from interpret.tracing.mediators import MEDIATORS
 from interpret.tracing.tables import TraceGrid
 
 LAYER = "[LAYER_NUM]"
-"""Stands for the number of each layer in turn."""
+"""Placeholder for the index of each layer."""
 
 
 @dataclass(frozen=True)
 class HookNames:
-    """The section ``hook_layer``: names of modules, with ``[LAYER_NUM]`` where a layer's number stands."""
+    """The section ``hook_layer``: names of modules, with ``[LAYER_NUM]`` in place of a layer's index."""
 
     clean_replace: str
-    """The residual stream: what is restored. Each layer."""
+    """The restored module, whose output is the residual stream: each layer."""
     attn_sever: str | None = None
-    """What is held at its corrupted values. The attention of each layer."""
+    """The module held at its corrupted values: the attention of each layer."""
     mlp_sever: str | None = None
-    """What is held at its corrupted values. The MLP of each layer."""
+    """The module held at its corrupted values: the MLP of each layer."""
     corrupt: str | None = None
-    """What noise is added to. The input embeddings."""
+    """The module whose output gets the noise: the input embeddings."""
     clean_save: tuple[str, ...] = ()
-    """What the clean run keeps. Any modules: what is needed is kept anyway."""
+    """The modules whose outputs the clean run stores; any modules, because the needed values are stored anyway."""
     corrupted_save: tuple[str, ...] = ()
-    """What the corrupted run keeps, likewise."""
+    """The modules whose outputs the corrupted run stores, likewise."""
 
     def all(self) -> Iterator[tuple[str, str]]:
         """Yield the key and the name of every module."""
@@ -54,10 +54,10 @@ class HookNames:
 
 
 def check_module_names(model: PreTrainedModel, names: HookNames) -> None:
-    """Check that every name is a module of the model, and is the part it stands for.
+    """Check that every name is a module of the model, and the expected one where its key requires one.
 
     Raises:
-        InputError: naming the key, the name, and what it could be.
+        InputError: if not; the message gives the key, the name, and the expected or similar names.
         UnsupportedModelError: if the model is not of a supported family.
     """
     anatomy = anatomy_of(model)
@@ -67,30 +67,31 @@ def check_module_names(model: PreTrainedModel, names: HookNames) -> None:
         found = [modules.get(name.replace(LAYER, str(layer))) for layer in range(len(anatomy.layers))]
         if None in found:
             near = get_close_matches(name, templates.values(), n=3)
-            hint = f"near it are {', '.join(map(repr, near))}" if near else "print(model) shows its modules"
-            raise InputError(f"hook_layer.{key}: {name!r} is no module of {type(model).__name__}; {hint}")
+            hint = f"similar names: {', '.join(map(repr, near))}" if near else "print(model) lists its modules"
+            raise InputError(f"hook_layer.{key}: {name!r} is not a module of {type(model).__name__}; {hint}")
         words, part = _part(model, anatomy, key)
         if part and found != part:
-            raise InputError(f"hook_layer.{key}: {name!r} is not {words}; that is {templates[part[0]]!r}")
+            raise InputError(f"hook_layer.{key}: {name!r} does not name {words}; expected {templates[part[0]]!r}")
 
 
 def _part(model: PreTrainedModel, anatomy: Anatomy, key: str) -> tuple[str, list[nn.Module]]:
-    """Return the part of the model that a key stands for, layer by layer, and its name in words; none for any part."""
+    """Return a description of the module that a key requires, and the module of each layer; empty if any is allowed."""
     layers, family = list(anatomy.layers), anatomy.family
     if key == "clean_replace":
         return "each layer", layers
     if key == "attn_sever":
         attentions = [layer.get_submodule(family.attention_output) for layer in layers]
-        return "the attention of each layer", attentions
+        return "the module that outputs the attention of each layer", attentions
     if key == "mlp_sever":
-        return "the module that ends the MLP of each layer", [layer.get_submodule(family.mlp_last) for layer in layers]
+        mlps = [layer.get_submodule(family.mlp_last) for layer in layers]
+        return "the module that outputs the MLP of each layer", mlps
     if key == "corrupt":
         return "the input embedding", [model.get_input_embeddings()] * len(layers)
     return "", []
 
 
 def _templates(anatomy: Anatomy, modules: Mapping[str, nn.Module]) -> dict[nn.Module, str]:
-    """Return the names of all modules, those of the first layer standing for every layer's."""
+    """Return the names of all modules, with those of the first layer generalised to every layer by ``[LAYER_NUM]``."""
     layers = next(name for name, module in modules.items() if module is anatomy.layers)
     first, numbered = f"{layers}.0", re.compile(re.escape(layers) + r"\.[1-9]")
     return {
@@ -101,16 +102,16 @@ def _templates(anatomy: Anatomy, modules: Mapping[str, nn.Module]) -> dict[nn.Mo
 
 
 def row_names(path: Path) -> list[str]:
-    """Return the name of each row's fact, in the file's order."""
+    """Return the name of each row's fact, in file order; "" for an unreadable row."""
     file = load_facts(path)
     names = [fact.name for fact in file.facts]
-    for bad in file.bad:  # in their order, so that each lands on its own row
+    for bad in file.bad:  # in ascending order, so that each is inserted at its own row
         names.insert(bad.index, "")
     return names
 
 
 def result_lists(grids: dict[tuple[str, str], TraceGrid], rows: list[str]) -> dict[str, list[Any]]:
-    """Return the lists by the files' names; rows that were not traced hold 0, or a tensor of no tokens."""
+    """Return the content of each result file, one entry per row; 0 or an empty tensor for a row that was not traced."""
     by_fact = {name: grid for (name, _), grid in grids.items()}
     contents: dict[str, list[Any]] = {
         "te": [by_fact[name].total_effect if name in by_fact else 0.0 for name in rows],
@@ -120,7 +121,7 @@ def result_lists(grids: dict[tuple[str, str], TraceGrid], rows: list[str]) -> di
     files = {name: file for name, row in MEDIATORS.items() if (file := row.knowledge_tracing_file)}
     for mediator, file in files.items():
         if any(one == mediator for _, one in grids):
-            # Nothing is severed after the last layer, which Knowledge-Tracing therefore leaves out.
+            # After the last layer there is nothing to sever, so Knowledge-Tracing leaves this layer out.
             layers = n_layers - 1 if MEDIATORS[mediator].pins else n_layers
             empty = torch.zeros(layers, 0)
             contents[file] = [

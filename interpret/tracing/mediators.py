@@ -1,8 +1,8 @@
-"""Mediators: what a causal trace restores or cuts at a token and layer, and how its effects are shown and stored.
+"""Mediators: what a causal trace restores or corrupts at a token and layer, and how effects are shown and stored.
 
-One row says everything about a mediator; call, command, table, figures and exports read it. ``register_mediator`` adds
-rows. ROME is Meng et al. 2022; Knowledge-Tracing is the project whose module names and files are in
-``knowledge_tracing``. This module imports no torch.
+A ``Mediator`` holds everything about one mediator; calls, commands, tables, figures and exports read it.
+``register_mediator`` adds mediators. ROME is Meng et al. 2022; Knowledge-Tracing is the project whose module names and
+files are handled in ``knowledge_tracing``. This module does not import torch.
 """
 
 import re
@@ -17,7 +17,7 @@ ActsOn = Literal["corrupted", "clean"]
 ACTS_ON: tuple[ActsOn, ...] = get_args(ActsOn)
 WINDOW = "window"
 OWN_COLUMNS = (WINDOW,)
-"""Columns of a trace's table that only some mediators fill."""
+"""Columns of a trace table that only some mediators fill."""
 GREY = "#666666"
 
 
@@ -26,26 +26,26 @@ class Mediator:
     """One mediator."""
 
     name: str
-    """As calls, options and tables name it; a word of letters, digits and underscores."""
+    """Its name in calls, options and tables; one word of letters, digits and underscores that starts with a letter."""
     description: str
     """What is restored, in a few words, for ``--help``."""
     site: CellSite
     """Which activation is restored at a token and layer: ``resid_post``, ``attn_out`` or ``mlp_out``."""
     pins: tuple[Pin, ...] = ()
-    """What is held at the token at the values it has without the restoration."""
+    """Modules whose outputs at the token are held at their values in the run without restoration."""
     acts_on: ActsOn = "corrupted"
-    """``corrupted``: the activation of the clean run is restored in the corrupted run. ``clean``: the activation of the
-    clean run is cut, and replaced by that of the corrupted run."""
+    """The run that is patched. ``corrupted``: the clean run's activation is restored in the corrupted run. ``clean``:
+    the corrupted run's activation is put into the clean run, that is, the activation is corrupted."""
     columns: tuple[str, ...] = ()
-    """Which of ``OWN_COLUMNS`` it fills; with ``window``, activations of several layers are restored together."""
+    """The columns of ``OWN_COLUMNS`` that it fills; with ``window``, several layers are restored together."""
     label: str = ""
-    """In figures; ``{window}`` becomes the number of layers. The name, if left out."""
+    """Its label in figures; ``{window}`` is replaced by the number of layers. Default: the name."""
     colour: str = GREY
-    """In figures."""
+    """Its colour in figures."""
     rome_kind: str | None = None
-    """``kind`` in ROME's result files; the name, if left out."""
+    """Its ``kind`` in ROME's result files; None for the name."""
     knowledge_tracing_file: str | None = None
-    """Name of the file in which Knowledge-Tracing keeps these effects; None if it has none."""
+    """Name of Knowledge-Tracing's file of these effects; None if it has none."""
 
     @property
     def windowed(self) -> bool:
@@ -57,23 +57,23 @@ class Mediator:
         return (self.label or self.name).format(window="some" if window is None else window)
 
     def cells(self, n_tokens: int, n_layers: int, window: int) -> list[Cell]:
-        """Return the cells of every token and layer, token by token."""
+        """Return one cell per token and layer, ordered by token and layer."""
         width = window if self.windowed else 1
         return grid(self.site, n_tokens=n_tokens, n_layers=n_layers, window=width, pins=self.pins)
 
 
 MEDIATORS: dict[str, Mediator] = {}
-"""The mediators by name, in the order in which they were registered."""
+"""The mediators by name, in order of registration."""
 
 
 def register_mediator(mediator: Mediator) -> None:
-    """Add a mediator: from then on calls, commands, tables and figures know it by its name.
+    """Add a mediator; calls, commands, tables and figures then accept its name.
 
     Args:
-        mediator: its row.
+        mediator: the mediator.
 
     Raises:
-        InputError: if the name is taken or is no single word, or a field holds something that cannot be traced.
+        InputError: if the name already exists or is not a single word, or a field has an unknown value.
 
     >>> own = Mediator("both_severed", "a layer's output, with attention and MLP severed", "resid_post",
     ...                pins=(Pin("attn_out"), Pin("mlp_out")))
@@ -84,10 +84,10 @@ def register_mediator(mediator: Mediator) -> None:
     if not re.fullmatch(r"[A-Za-z]\w*", mediator.name):
         raise InputError(f"{what}: a name is one word of letters, digits and underscores")
     if mediator.name in MEDIATORS:
-        raise InputError(f"{what} is registered already; give another name")
+        raise InputError(f"{what} already exists; give another name")
     _check_choice(what, "site", [mediator.site], [site for site in CELL_SITES if site not in UNITS])
     _check_choice(what, "site of a pin", [pin.site for pin in mediator.pins], PINNED)
-    _check_choice(what, "run", [mediator.acts_on], ACTS_ON)
+    _check_choice(what, "acts_on", [mediator.acts_on], ACTS_ON)
     _check_choice(what, "column", mediator.columns, OWN_COLUMNS)
     MEDIATORS[mediator.name] = mediator
 
@@ -102,7 +102,7 @@ def check_mediators(mediators: Sequence[str]) -> None:
     """Check that mediators exist.
 
     Raises:
-        InputError: naming the one that does not.
+        InputError: if one does not exist; the message names it.
     """
     for mediator in mediators:
         if mediator not in MEDIATORS:
@@ -110,7 +110,7 @@ def check_mediators(mediators: Sequence[str]) -> None:
 
 
 def mediator_of(name: str) -> Mediator:
-    """Return the row of a mediator that a stored table names; a plain one where it is not registered here."""
+    """Return the mediator with a name from a stored table; if it is not registered here, one with default values."""
     return MEDIATORS.get(name) or Mediator(name, name, "resid_post")
 
 
@@ -162,4 +162,4 @@ MLP_WINDOW = Mediator(
 for _own in (HIDDEN, ATTN_SEVERED, MLP_SEVERED, ATTN_WINDOW, MLP_WINDOW):
     register_mediator(_own)
 DEFAULT_MEDIATORS = (HIDDEN.name, ATTN_SEVERED.name, MLP_SEVERED.name)
-"""What is traced if nothing else is asked for."""
+"""The mediators that are traced by default."""

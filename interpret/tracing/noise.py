@@ -1,10 +1,10 @@
-"""How the subject's embeddings are corrupted: noise specifications, and seeded draws from them.
+"""Corrupt the subject's embeddings: noise specifications, and noise samples drawn with a random seed.
 
 The codes are ROME's (Meng et al. 2022, section 2.1 and appendix B; ``causal_trace.py --noise_level``):
 
 =========  ==========================================================================================
 ``s<f>``   Gaussian, f times the standard deviation of the embeddings of the reference texts
-number     Gaussian of that standard deviation
+number     Gaussian with that standard deviation
 ``u<f>``   uniform between -f and f
 ``m``      Gaussian with the mean and the covariance of the embeddings of the reference texts
 ``t<df>``  Student's t with df degrees of freedom and that mean and covariance; heavier tails
@@ -30,19 +30,19 @@ CODES = "'s3' (3 standard deviations of the embeddings), 0.1, 'u0.5', 'm' or 't3
 
 @dataclass(frozen=True)
 class NoiseSpec:
-    """A noise specification, read."""
+    """A parsed noise specification."""
 
     code: str
-    """``s``, ``u``, ``m``, ``t``, or "" for a Gaussian of absolute size."""
+    """``s``, ``u``, ``m``, ``t``, or "" for a Gaussian whose standard deviation is given as a number."""
     size: float
-    """A factor, a size or degrees of freedom; 1 for ``m``."""
+    """The factor (``s``), bound (``u``), degrees of freedom (``t``) or standard deviation (""); 1 for ``m``."""
 
 
 def parse_noise(spec: str | float) -> NoiseSpec:
-    """Read a noise specification.
+    """Parse a noise specification.
 
     Raises:
-        InputError: if it is none, or asks for no noise at all.
+        InputError: if it is invalid, if the noise would be 0, or if ``t`` noise would have no covariance.
 
     >>> parse_noise("s3"), parse_noise(1)
     (NoiseSpec(code='s', size=3.0), NoiseSpec(code='', size=1.0))
@@ -52,9 +52,9 @@ def parse_noise(spec: str | float) -> NoiseSpec:
         raise InputError(f"noise {spec!r} is not understood; give {CODES}")
     read = NoiseSpec(match[1] or match[3] or match[4] or "", float(match[2] or 1))
     if read.size == 0:
-        raise InputError(f"noise {spec!r} leaves the subject as it is; give more than 0")
+        raise InputError(f"noise {spec!r} does not change the subject; give more than 0")
     if read.code == "t" and read.size <= 2:
-        raise InputError(f"noise {spec!r}: only above 2 degrees of freedom does the covariance exist")
+        raise InputError(f"noise {spec!r} has no covariance; give more than 2 degrees of freedom")
     return read
 
 
@@ -68,20 +68,20 @@ def noise_of(
     texts: Sequence[str] | None = None,
     seed: int = 0,
 ) -> Floats:
-    """Return noise, [samples, subject tokens, width], from a specification or an array of it.
+    """Return noise, [samples, subject tokens, width], from a specification or an array.
 
     Args:
-        noise: the specification, or the noise itself, whatever its number of samples.
+        noise: a specification, or the noise itself, with any number of samples.
         shape: (samples, subject tokens, width of the embeddings).
-        model: brings the embeddings.
-        tokenizer: of the model.
-        subject: sets the size of ``s`` noise where no texts are given.
-        texts: the texts that set the size of ``s``, ``m`` and ``t`` noise; by default the subject for ``s``, and
+        model: the model whose embeddings set the size of the noise.
+        tokenizer: the model's tokenizer.
+        subject: the subject; it sets the size of ``s`` noise if no texts are given.
+        texts: texts that set the size of ``s``, ``m`` and ``t`` noise; by default the subject for ``s``, and
             the whole vocabulary for ``m`` and ``t``.
-        seed: of the draws.
+        seed: random seed.
 
     Raises:
-        InputError: if the specification is none, the array does not fit, or the noise is 0.
+        InputError: if the specification is invalid, the array has the wrong shape, or the noise is 0 or not finite.
     """
     if not isinstance(noise, (str, int, float)):
         return _ready(noise, shape)
@@ -94,27 +94,27 @@ def noise_of(
 
 
 def _ready(noise: ArrayLike, shape: tuple[int, int, int]) -> Floats:
-    """Check noise that was given as an array."""
+    """Check noise that is given as an array."""
     array = torch.as_tensor(noise).detach().cpu().double().numpy()
     if array.ndim != 3 or array.shape[1:] != shape[1:] or not len(array):
         raise InputError(
             f"noise has shape {array.shape}; this prompt needs [samples, {shape[1]} subject tokens, {shape[2]}]"
         )
     if not np.isfinite(array).all():
-        raise InputError("noise has entries that are not finite numbers")
+        raise InputError("noise contains NaN or infinity")
     if not array.any():
-        raise InputError("noise is 0 everywhere and leaves the subject as it is")
+        raise InputError("noise is 0 everywhere and does not change the subject")
     return array
 
 
 def corrupt(embeddings: Tensor, span: tuple[int, int], noise: Floats, *, replace: bool = False) -> Tensor:
-    """Return embeddings, [1, T, width], with noise on the tokens of a span: [S, T, width].
+    """Return embeddings with noise on the tokens of a span, [S, T, width].
 
     Args:
-        embeddings: of the clean run, left as they are.
+        embeddings: the embeddings of the clean run, [1, T, width]; not changed.
         span: first and one past the last token.
-        noise: [S, tokens of the span, width].
-        replace: put the noise in place of the embeddings instead of adding it.
+        noise: the noise, [S, tokens of the span, width].
+        replace: replace the embeddings by the noise instead of adding it.
     """
     corrupted = embeddings.repeat(len(noise), 1, 1)
     values = torch.from_numpy(noise).to(embeddings)
@@ -124,9 +124,12 @@ def corrupt(embeddings: Tensor, span: tuple[int, int], noise: Floats, *, replace
 
 
 def embedding_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Tensor:
-    """Return the word embeddings, [N, width] float64, of every token of some texts, each tokenised by itself.
+    """Return the word embeddings, [N, width] float64, of all tokens of some texts, each tokenised separately.
 
     Special tokens are left out.
+
+    Raises:
+        InputError: if the texts have no tokens.
     """
     ids = [token for text in texts for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
     if not ids:
@@ -138,7 +141,7 @@ def embedding_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, t
 def embedding_sigma(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> float:
     """Return the standard deviation over all elements of the word embeddings of some texts.
 
-    ROME takes the subjects of the whole data set (``collect_embedding_std``).
+    ROME uses the subjects of the whole data set (``collect_embedding_std``).
     """
     return float(embedding_rows(model, tokenizer, texts).std())
 
@@ -146,13 +149,13 @@ def embedding_sigma(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
 def draw(spec: NoiseSpec, shape: tuple[int, int, int], rows: Tensor, seed: int) -> Floats:
     """Draw noise for every sample and subject token.
 
-    With ``seed=1`` Gaussian and uniform noise is that of ROME's code.
+    With ``seed=1``, Gaussian and uniform noise equal those of ROME's code.
 
     Args:
-        spec: what kind of noise.
+        spec: the kind and size of the noise.
         shape: (samples, subject tokens, width of the embeddings).
-        rows: [N, width], the embeddings that set the size of ``s``, ``m`` and ``t``.
-        seed: of the draws.
+        rows: [N, width], the embeddings that set the size of ``s``, ``m`` and ``t`` noise.
+        seed: random seed.
 
     Returns:
         [samples, subject tokens, width] float64.
@@ -168,7 +171,7 @@ def draw(spec: NoiseSpec, shape: tuple[int, int, int], rows: Tensor, seed: int) 
     correlated = normal @ _root_of_covariance(rows) + rows.mean(dim=0).numpy()
     if spec.code == "m":
         return correlated
-    chi_squared = random.chisquare(spec.size, (*shape[:2], 1))  # one for each token of each sample
+    chi_squared = random.chisquare(spec.size, (*shape[:2], 1))  # one per token of each sample
     return np.sqrt((spec.size - 2) / chi_squared) * correlated
 
 

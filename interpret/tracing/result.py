@@ -1,4 +1,4 @@
-"""The trace of one prompt by one mediator."""
+"""The trace of one prompt with one mediator."""
 
 from dataclasses import dataclass, field
 
@@ -17,44 +17,44 @@ from interpret.tracing.tables import TraceGrid
 
 @dataclass(frozen=True)
 class TraceResult:
-    """The trace of one prompt by one mediator."""
+    """The trace of one prompt with one mediator: T tokens, L layers, S noise samples."""
 
     scores: Floats = field(repr=False)
-    """[T, L], probability of the answer with the state of a token and layer restored, mean over samples."""
+    """[T, L], probability of the answer with one state restored (or corrupted, see ``acts_on``), mean over samples."""
     low: float
     """Probability of the answer in the corrupted runs, mean over samples."""
     high: float
     """Probability of the answer in the clean run."""
     answer_id: int
-    """The token whose probability is read; the first one of a whole answer."""
+    """Id of the token whose probability is read; of a whole answer, the first token."""
     answer_ids: tuple[int, ...]
-    """All tokens read."""
+    """Ids of all tokens that are read."""
     answer: str
     """Their text."""
     subject_span: tuple[int, int]
-    """First and one past the last token of the subject."""
+    """Position of the first token of the subject, and one past the last."""
     tokens: tuple[str, ...]
-    """[T] texts."""
+    """[T], texts of the prompt's tokens."""
     token_ids: tuple[int, ...]
-    """[T]."""
+    """[T], their ids."""
     mediator: str
     """The name of the mediator."""
     site: CellSite
-    """Which activation was restored, or cut."""
+    """The activation that was restored or corrupted."""
     acts_on: ActsOn
-    """The run in which it was."""
+    """The run that was patched, see ``Mediator.acts_on``."""
     window: int | None
-    """How many layers were restored together; None for one."""
+    """Number of layers restored together; None if the mediator has no window."""
     sample_scores: Floats = field(repr=False)
     """[S, T, L], the scores of each noise sample."""
     sample_lows: Floats = field(repr=False)
-    """[S], the corrupted runs' probabilities."""
+    """[S], probability of the answer in the corrupted run of each noise sample."""
     exact: NDArray[np.bool_] = field(repr=False)
-    """[T, L], which scores are those of runs; the others are first-order estimates, which may leave 0 to 1."""
+    """[T, L], True for scores from runs; the others are first-order estimates, which may be outside [0, 1]."""
 
     @property
     def method(self) -> TraceMethod:
-        """How the scores were had: ``exact``, ``approximate``, or ``screened`` where some are exact."""
+        """How the scores were computed: ``exact``, ``approximate``, or ``screened`` if only some are exact."""
         if self.exact.all():
             return "exact"
         return "screened" if self.exact.any() else "approximate"
@@ -66,7 +66,7 @@ class TraceResult:
 
     @property
     def indirect_effects(self) -> Floats:
-        """IE, [T, L]: restored minus corrupted probability; of a mediator that cuts, cut minus clean probability."""
+        """IE, [T, L]: ``scores`` minus ``low``, or minus ``high`` if the clean run was patched."""
         return self.scores - (self.low if self.acts_on == "corrupted" else self.high)
 
     @property
@@ -77,10 +77,10 @@ class TraceResult:
         return effects.std(axis=0, ddof=1) if len(effects) > 1 else np.full(effects.shape[1:], np.nan)
 
     def grid(self, name: str = "trace") -> TraceGrid:
-        """Return the trace as tables and figures take it, such as ``prompt_figure([result.grid()])``.
+        """Return the trace as a grid for tables and figures, as in ``prompt_figure([result.grid()])``.
 
         Args:
-            name: what the prompt is called there.
+            name: name of the prompt in the grid.
         """
         return TraceGrid(
             name=name,
@@ -107,7 +107,7 @@ def trace_result(
     *,
     exact: bool = True,
 ) -> TraceResult:
-    """Make a result of the values of a mediator's cells, [T * L, S], token by token and layer by layer."""
+    """Return a result from the values of a mediator's cells, [T * L, S], ordered by token and layer."""
     tokens, answer_ids, row, lows = inputs.tokens, inputs.answer_ids, MEDIATORS[mediator], found.lows
     sample_scores = found.values.T.reshape(len(lows), len(tokens.ids), -1).copy()
     return TraceResult(

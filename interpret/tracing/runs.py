@@ -1,7 +1,7 @@
-"""Causal traces of a fact file in a run folder: the grids of each fact beside its rows.
+"""Trace a fact file into a run folder: the rows of a table, and one grid file per fact and mediator.
 
-``grids/`` holds one file a fact and mediator, under the keys of ROME's own files; it is whole before the fact's rows
-are written, so that a table never speaks of grids that are not there. ``facts.runs`` says which facts are traced.
+The files in ``grids/`` have the keys of ROME's result files. They are complete before the fact's rows are written, so
+that every fact in the table has its grids. ``interpret.facts.runs`` chooses the facts.
 """
 
 import hashlib
@@ -37,20 +37,20 @@ TRACING = Work("Tracing", "traced", "facts", (BAD_ROW, NOT_TRACED))
 
 @dataclass(frozen=True)
 class TracePlan(FactPlan):
-    """What is traced, and how. The subjects of the whole file set the size of the noise, whatever the limit."""
+    """What is traced, and how. The subjects of the whole file set the size of the noise, independent of the limit."""
 
     mediators: Sequence[str] = DEFAULT_MEDIATORS
-    """What is restored."""
+    """Names of the mediators."""
     settings: TraceSettings = field(default_factory=TraceSettings)
-    """How prompts are corrupted and what is read."""
+    """How prompts are corrupted and which tokens are read."""
     method: TraceMethod = EXACT
     """``exact``, ``approximate`` or ``screened``."""
 
     def __post_init__(self) -> None:
-        """Check what needs no model.
+        """Check the arguments that can be checked without a model.
 
         Raises:
-            InputError: naming the argument that is wrong.
+            InputError: if an argument is invalid; the message names it.
         """
         super().__post_init__()
         check_mediators(self.mediators)
@@ -60,7 +60,7 @@ class TracePlan(FactPlan):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Everything but the model that decides the numbers, as a run records it."""
+        """Everything except the model that determines the numbers, as recorded in the manifest."""
         settings = self.settings
         texts = settings.reference_texts
         return {
@@ -68,7 +68,7 @@ class TracePlan(FactPlan):
             "facts_sha256": self.facts_sha256,
             "mediators": list(self.mediators),
             "method": self.method,
-            "noise": _told_noise(settings.noise),
+            "noise": _recorded_noise(settings.noise),
             "samples": settings.samples,
             "seed": settings.seed,
             "replace": settings.replace,
@@ -80,8 +80,8 @@ class TracePlan(FactPlan):
         }
 
 
-def _told_noise(noise: Any) -> str:
-    """Write a specification as it is, and tell an array by its hash."""
+def _recorded_noise(noise: Any) -> str:
+    """Return a noise specification as text, or the hash of an array."""
     if isinstance(noise, (str, int, float)):
         return str(noise)
     return f"sha256 {hashlib.sha256(np.ascontiguousarray(noise).tobytes()).hexdigest()}"
@@ -103,30 +103,30 @@ def run(
     identity: Mapping[str, Any] | None = None,
     circumstances: Mapping[str, Any] | None = None,
 ) -> RunFolder:
-    """Trace facts into a run folder, as ``interpret trace`` does; the same call resumes a run that was stopped.
+    """Trace facts into a run folder, as ``interpret trace`` does; the same call resumes a stopped run.
 
     Args:
         model: a causal LM of a supported family, in evaluation mode.
-        tokenizer: its fast tokenizer.
-        facts: a file of facts, what ``load_facts`` read of one, or facts.
-        output: the run folder; it gets ``table.csv``, ``peaks.csv``, ``grids/`` and ``manifest.json``.
-        settings: how to corrupt and what to read. By default the size of ``s`` noise is set by the subjects of the
-            whole file, whatever the limit.
-        mediators: what to restore, names of ``MEDIATORS``.
-        method: ``exact``, ``approximate`` or ``screened``.
-        limit: trace the first facts only; a higher limit continues the run.
-        only_known: drop facts that the model does not know.
+        tokenizer: the model's fast tokenizer.
+        facts: path of a fact file, the result of ``load_facts``, or a list of facts.
+        output: the run folder; ``table.csv``, ``peaks.csv``, ``grids/`` and ``manifest.json`` are written into it.
+        settings: how prompts are corrupted and what is read; None for the defaults. By default, the size of ``s``
+            noise is set by the subjects of the whole file, independent of the limit.
+        mediators: names of mediators in ``MEDIATORS``.
+        method: ``exact``, ``approximate`` or ``screened``, see ``trace_mediators``.
+        limit: trace only the first ``limit`` facts; a call with a higher limit resumes the run.
+        only_known: filter out facts that the model does not know.
         rule: when a fact counts as known: ``words`` or ``first_token``, see ``known``.
         progress: show a progress bar on stderr.
-        identity: what else decides the numbers, as JSON values, such as the version of a mediator of your own. A run is
-            only resumed with an equal one.
-        circumstances: what else to write into the manifest; it may change when the run is resumed.
+        identity: further settings that determine the numbers, as JSON values, such as the version of your own mediator;
+            a run is resumed only if they are equal.
+        circumstances: further entries of the manifest; they may change when the run is resumed.
 
     Returns:
-        The folder, to be read.
+        The run folder, for reading the results.
 
     Raises:
-        InputError: if an argument is wrong for every fact. Facts that cannot be traced are dropped with the reason.
+        InputError: if an argument is invalid. A fact that cannot be traced is dropped with its reason instead.
         RunError: if the folder holds another run, or cannot be written.
         UnsupportedModelError: if the model is not of a supported family.
 
@@ -151,11 +151,11 @@ def run_plan(
     identity: Mapping[str, Any] | None = None,
     circumstances: Mapping[str, Any] | None = None,
 ) -> tuple[RunFolder, list[TraceGrid], list[TracePeak]]:
-    """Trace what a plan says into a run folder, and return the folder, all its grids and the rows of ``peaks.csv``.
+    """Trace the facts of a plan into a run folder; return the folder, all grids and the rows of ``peaks.csv``.
 
     Arguments and errors are those of ``run``.
     """
-    own = {"facts": str(plan.facts.path), "limit": plan.limit, "memory": plan.settings.memory}
+    own = {"facts": plan.facts.source, "limit": plan.limit, "memory": plan.settings.memory}
     folder = fill_folder(
         TRACING,
         output,
@@ -172,17 +172,20 @@ def run_plan(
 def write_traces(
     run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, plan: TracePlan
 ) -> Iterator[str]:
-    """Do what is pending in a run, and yield the name of each unit as soon as it is safe.
+    """Trace the pending facts of a run, and yield the name of each unit once it is on disk.
 
     Args:
-        run: open, over ``plan.units`` and ``TraceCell``.
+        run: an open run of ``TraceCell`` records with the units ``plan.units``.
         model: a causal LM of a supported family, in evaluation mode.
-        tokenizer: its fast tokenizer.
-        plan: the same whenever the run is continued, but for its limit.
+        tokenizer: the model's fast tokenizer.
+        plan: the plan; only its limit may change when the run is resumed.
+
+    Yields:
+        Names of finished or dropped units.
 
     Raises:
-        InputError: if the settings are wrong for every fact.
-        RunError: if the disk does not take the results; the units before are safe.
+        InputError: if the settings are invalid for all facts.
+        RunError: if the results cannot be written; earlier units are on disk.
         UnsupportedModelError: if the model is not of a supported family.
     """
     settings = sized_for(model, tokenizer, plan.facts.facts, plan.settings)
@@ -200,11 +203,11 @@ def write_traces(
 
 
 def grid_file(result: TraceResult, *, window: int, correct: bool) -> bytes:
-    """Return a trace as the bytes of an npz file without pickled objects, the same for the same trace.
+    """Return a trace as the bytes of an npz file without pickled objects; equal traces give equal bytes.
 
-    Its keys are ROME's: ``scores`` [T, L], ``low_score``, ``high_score``, ``input_ids`` and ``input_tokens`` [T],
-    ``subject_range`` [2], ``answer``, ``window``, ``correct_prediction`` and ``kind`` ("" for hidden states); and
-    ours: ``mediator``, ``exact`` [T, L], ``answer_ids``, ``sample_scores`` [S, T, L] and ``sample_lows`` [S].
+    Its keys are those of ROME: ``scores`` [T, L], ``low_score``, ``high_score``, ``input_ids`` and ``input_tokens``
+    [T], ``subject_range`` [2], ``answer``, ``window``, ``correct_prediction`` and ``kind`` ("" for hidden states); and
+    our own: ``mediator``, ``exact`` [T, L], ``answer_ids``, ``sample_scores`` [S, T, L] and ``sample_lows`` [S].
     """
     file = io.BytesIO()
     np.savez(
@@ -229,12 +232,12 @@ def grid_file(result: TraceResult, *, window: int, correct: bool) -> bytes:
 
 
 def write_peaks(folder: Path) -> tuple[list[TraceGrid], list[TracePeak]]:
-    """Write ``peaks.csv``, one row a fact and mediator, and return the grids of a run and these rows.
+    """Write ``peaks.csv``, two rows per fact and mediator; return the grids of a run and these rows.
 
-    The rows of the table are read fact by fact: only their grids are kept, a small part of their size.
+    The table is read fact by fact, and only the grids are kept, which need much less memory than the rows.
 
     Raises:
-        RunError: if the disk does not take it, or the table cannot be read.
+        RunError: if the file cannot be written, or the table cannot be read.
     """
     grids, peaks = [], []
     for rows in read_units(folder, TraceCell):

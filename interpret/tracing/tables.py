@@ -1,7 +1,7 @@
-"""Rows of a causal trace -> grids, averages and peaks: what tables and figures are made from, without the model.
+"""Convert the rows of causal traces to grids, averages and peaks for tables and figures; no model is needed.
 
-``trace_grids`` puts the rows of each fact and mediator back into arrays; ``bucket_averages`` averages them, per prompt
-first and then over prompts (AIE); ``trace_peaks`` tells where each fact has its own largest effect.
+``trace_grids`` converts the rows of each fact and mediator to arrays. ``bucket_averages`` averages the grids, first
+within each prompt and then over prompts (AIE). ``trace_peaks`` finds the largest effect of each fact.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,27 +16,27 @@ from interpret.records import EXACT, TraceAverage, TraceCell, TracePeak
 from interpret.stats import Average, Floats, average
 
 ALL, SUBJECT = "all", "subject"
-"""Tokens among which a peak is looked for."""
+"""The tokens among which a peak is searched: all tokens, or those of the subject."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TraceGrid(Grid):
-    """The trace of one fact by one mediator; its effects are indirect effects."""
+    """The trace of one fact with one mediator; its effects are indirect effects."""
 
     prompt: str
-    """What the model read."""
+    """The prompt."""
     mediator: str
-    """What was restored."""
+    """Name of the mediator."""
     p_clean: float
     """Probability of the answer in the clean run."""
     p_corrupted: float
-    """Its mean in the corrupted runs."""
+    """Mean probability of the answer in the corrupted runs."""
     scores: Floats
-    """[T, L], its mean with one state restored."""
+    """[T, L], mean probability of the answer with one state restored (or corrupted)."""
     spread: Floats
-    """[T, L], standard deviations of the effects over noise samples; NaN for a single one."""
+    """[T, L], standard deviations of the effects over noise samples; NaN for a single sample."""
     exact: NDArray[np.bool_]
-    """[T, L], whether a cell is exact, or an estimate."""
+    """[T, L], True for exact cells, False for estimates."""
 
     @property
     def total_effect(self) -> float:
@@ -45,16 +45,16 @@ class TraceGrid(Grid):
 
 
 def trace_grids(rows: Iterable[TraceCell]) -> list[TraceGrid]:
-    """Put rows back into one grid a fact and mediator, in the order in which they first appear.
+    """Convert rows to one grid per fact and mediator, in order of first appearance.
 
     Raises:
-        InputError: if there are no rows, or a grid has a cell missing or twice.
+        InputError: if there are no rows, or a grid has missing or repeated cells, or no token of the subject.
     """
     return [_grid(*of_one) for of_one in tokens_by_layers(rows, "mediator")]
 
 
 def _grid(ordered: Sequence[TraceCell], shape: tuple[int, int], subject_span: tuple[int, int]) -> TraceGrid:
-    """Put the cells of one fact and mediator into arrays."""
+    """Convert the ordered cells of one fact and mediator to a grid."""
     first = ordered[0]
     stds = [np.nan if cell.effect_std is None else cell.effect_std for cell in ordered]
     return TraceGrid(
@@ -74,7 +74,7 @@ def _grid(ordered: Sequence[TraceCell], shape: tuple[int, int], subject_span: tu
 
 
 def total_average(traced: Sequence[TraceGrid]) -> Average:
-    """Average the total effects of grids of one mediator: the ATE, a number.
+    """Average the total effects of the grids of one mediator: the ATE, a scalar.
 
     Raises:
         InputError: if there is no grid.
@@ -83,10 +83,10 @@ def total_average(traced: Sequence[TraceGrid]) -> Average:
 
 
 def trace_averages(traced: Iterable[TraceGrid], *, scheme: Scheme = "rome") -> list[TraceAverage]:
-    """Return the averages of every mediator, bucket and layer, leaving out buckets of no prompt.
+    """Return the averages of every mediator, bucket and layer, without buckets that no prompt has.
 
     Raises:
-        InputError: as ``bucket_averages``.
+        InputError: as ``bucket_averages`` raises.
     """
     return [
         TraceAverage(
@@ -104,10 +104,10 @@ def trace_averages(traced: Iterable[TraceGrid], *, scheme: Scheme = "rome") -> l
 
 
 def trace_peaks(rows: Iterable[TraceCell]) -> list[TracePeak]:
-    """Tell where each fact's indirect effect is largest, among all tokens and among the subject's.
+    """Find the largest indirect effect of each fact, among all tokens and among the subject's tokens.
 
     Returns:
-        Two peaks a fact and mediator, in the order of the rows; of equal effects the first.
+        Two peaks per fact and mediator, in the order of the rows; of equal effects, the first.
 
     >>> trace_peaks([])
     []
@@ -137,7 +137,7 @@ def _peak(cell: TraceCell, among: str) -> TracePeak:
 
 
 def estimated(traced: Sequence[TraceGrid]) -> str:
-    """Say how much of some grids is estimated; "" where every cell is exact."""
+    """Return a phrase with the share of estimated cells, for a message; "" if all cells are exact."""
     exact = [cell for grid in traced for cell in grid.exact.flat]
     if all(exact):
         return ""

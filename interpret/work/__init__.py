@@ -1,4 +1,4 @@
-"""Runs at work: the loop that fills a run folder, its progress bar, and extensions of the user's own."""
+"""Execution of runs: the loop that fills a run folder, its progress bar, inputs, and user extensions."""
 
 from interpret.lazy import lazy_names
 

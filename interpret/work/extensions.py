@@ -1,8 +1,8 @@
-"""Extensions: files and packages of the user's own that register mediators, methods, probes, functions or families.
+"""Load extensions: user files and packages that register mediators, methods, probes, step functions or families.
 
-A file is named on the command line by ``--import``; a package registers through the entry-point group
-``interpret.extensions``. What an extension registers may decide numbers, so runs record which were loaded. This module
-imports no torch.
+The command-line option ``--import`` loads a file; packages are found through the entry-point group
+``interpret.extensions``. Extensions may affect results, so runs record which ones were loaded. This module does not
+import torch.
 """
 
 import hashlib
@@ -22,39 +22,39 @@ GROUP = "interpret.extensions"
 
 @dataclass(frozen=True)
 class Extension:
-    """One file or package that was loaded."""
+    """A loaded file or package."""
 
     name: str
-    """The file's name, or that of the entry point."""
+    """Name of the file or of the entry point."""
     version: str
-    """``sha256 ...`` of the file, or the package's version."""
+    """``sha256 ...`` of the file, or version of the package."""
     path: str | None
-    """Of a file, as it was given; None for a package."""
+    """Path of the file as given; None for a package."""
 
 
 _RUN: set[tuple[Path, str]] = set()
-"""Path and sha256 of the files that were run in this process: what they register can be registered once only."""
+"""Path and sha256 of the files that this process has run; running one twice would register its names twice."""
 
 
 def load_extensions(files: Sequence[Path | str] = (), *, packages: bool = True) -> list[Extension]:
-    """Run Python files, and import all packages that extend this one.
+    """Run extension files, and import the installed extension packages.
 
     Args:
-        files: each is run once in a process, however often it is given.
-        packages: also load the entry points of the group ``interpret.extensions``.
+        files: Python files; each is run at most once per process, however often it is given.
+        packages: whether to load the entry points of the group ``interpret.extensions``.
 
     Returns:
-        What was loaded, packages first; ``recorded`` tells it to a run.
+        The loaded extensions, packages first. ``recorded`` converts them to entries of a run's manifest.
 
     Raises:
-        InputError: if a file does not exist, or loading fails; the message names file and line.
+        InputError: if a file does not exist, or loading fails; the message gives the file and line.
     """
     entries = importlib.metadata.entry_points(group=GROUP) if packages else ()
     return [*map(_load_package, entries), *(_load_file(Path(file)) for file in files)]
 
 
 def recorded(extensions: Iterable[Extension]) -> dict[str, Any]:
-    """Return what a run records of extensions: ``identity`` and ``circumstances``, both empty where there are none.
+    """Return what a run records about extensions, as ``identity`` and ``circumstances``; both may be empty.
 
     >>> recorded([Extension("mine.py", "sha256 12ab", "lib/mine.py")])["identity"]
     {'imports': {'mine.py': 'sha256 12ab'}}
@@ -75,12 +75,12 @@ def _load_package(entry: importlib.metadata.EntryPoint) -> Extension:
     try:
         entry.load()
     except Exception as error:
-        raise InputError(f"extension {entry.name!r} ({entry.value}) cannot be loaded: {_told(error)}") from error
+        raise InputError(f"extension {entry.name!r} ({entry.value}) cannot be loaded: {_message(error)}") from error
     return Extension(entry.name, entry.dist.version if entry.dist else "unknown", None)
 
 
 def _load_file(path: Path) -> Extension:
-    """Run a file as a module of its own."""
+    """Run a file as a new module."""
     try:
         source = path.read_bytes()
     except OSError as error:
@@ -91,24 +91,24 @@ def _load_file(path: Path) -> Extension:
         name = f"interpret_extension_{sha256[:16]}"
         module = ModuleType(name)
         module.__file__ = str(path)
-        sys.modules[name] = module  # dataclasses look their module up
+        sys.modules[name] = module  # dataclasses look up their module by name
         try:
             exec(compile(source, str(path), "exec"), vars(module))
         except Exception as error:
             del sys.modules[name]
-            raise InputError(f"{path}{_line(error, path)}: {_told(error)}") from error
+            raise InputError(f"{path}{_line(error, path)}: {_message(error)}") from error
         _RUN.add(key)
     return Extension(path.name, f"sha256 {sha256}", str(path))
 
 
-def _told(error: Exception) -> str:
-    """Word an error by its type and message; ours need no type."""
-    said = str(error.msg if isinstance(error, SyntaxError) else error)
-    return said if isinstance(error, InterpretError) else f"{type(error).__name__}: {said}".removesuffix(": ")
+def _message(error: Exception) -> str:
+    """Return the type and message of an error; for an ``InterpretError``, only the message."""
+    text = str(error.msg if isinstance(error, SyntaxError) else error)
+    return text if isinstance(error, InterpretError) else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
 def _line(error: Exception, path: Path) -> str:
-    """Say at which line of the file it failed: the last one on the way to the error."""
+    """Return ``, line N``: the last line of the file in the traceback; empty if the file is not in the traceback."""
     if isinstance(error, SyntaxError) and error.filename == str(path):
         return f", line {error.lineno}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]

@@ -1,4 +1,4 @@
-"""What a run is given: prompts, from a file or as they are, and options written as ``name=value``."""
+"""Read the inputs of a run: prompts from a file or a list, and options written as ``name=value``."""
 
 import json
 from collections.abc import Sequence
@@ -17,35 +17,35 @@ class PromptList:
 
     prompts: list[Prompt]
     sha256: str
-    """Of their file's bytes, or of prompts that no file holds."""
+    """Hash of the file's bytes, or of the prompts if they were not read from a file."""
     path: str | None = None
-    """Of the file; None for prompts that no file holds."""
+    """Path of the file; None if the prompts were not read from a file."""
 
 
 def prompt_list(examples: Path | str | Sequence[Prompt]) -> PromptList:
-    """Return the prompts of a file, or prompts as they are given, and their hash.
+    """Return prompts and their hash; read the prompts if a path is given.
 
     Args:
-        examples: a file as examples/examples.json, or prompts, each with a name of its own.
+        examples: path of a prompt file such as examples/examples.json, or prompts with unique names.
 
     Raises:
-        InputError: if the file is missing, is not JSON, or an entry is wrong; or if there are no prompts.
+        InputError: if the file is missing or is not JSON, an entry is invalid, or there are no prompts.
     """
     if isinstance(examples, (str, Path)):
         return PromptList(load_examples(examples), file_sha256(examples), str(examples))
     for index, one in enumerate(examples):
         if not isinstance(one, Prompt):
-            raise InputError(f"examples[{index}] is {one!r}; make it a Prompt(name, text)")
+            raise InputError(f"examples[{index}] is {one!r}; expected a Prompt(name, text)")
     if not examples:
         raise InputError("examples is empty; give a file, or at least one Prompt")
     return PromptList(list(examples), objects_sha256(examples))
 
 
 def read_options(words: Sequence[str]) -> dict[str, Any]:
-    """Read 'n_steps=20': what is JSON is taken as such, the rest as text.
+    """Parse options such as ``n_steps=20``; a value that is not valid JSON is kept as text.
 
     Raises:
-        InputError: if one has no value.
+        InputError: if an option has no value.
 
     >>> read_options(["n_steps=20", "baseline=mean"])
     {'n_steps': 20, 'baseline': 'mean'}

@@ -1,7 +1,7 @@
-"""The one loop that fills a run folder: what is pending is done unit by unit, with a progress bar.
+"""Fill a run folder: process the pending units one by one, with a progress bar.
 
-Every analysis gives it a function that works on an open run and yields after each step; commands and calls from Python
-come here alike.
+Each analysis provides a function that processes the units of an open run and yields after each step. Commands and
+Python functions both use ``fill_folder``.
 """
 
 from collections import Counter
@@ -16,16 +16,16 @@ from interpret.work.progress import progress_bar, say
 
 @dataclass(frozen=True)
 class Work:
-    """What an analysis does to its units, in words."""
+    """The words with which messages describe an analysis."""
 
     doing: str
-    """Before the progress bar."""
+    """Label of the progress bar, such as ``Tracing``."""
     done: str
-    """What became of those that were kept."""
+    """Past participle for the kept units, such as ``traced``."""
     units: str
-    """In the plural."""
+    """Name of the units in the plural, such as ``facts``."""
     failures: tuple[str, ...] = ()
-    """How reasons begin of units that should have been done."""
+    """First words of the drop reasons that count as failures; a command with failures exits with code 3."""
 
 
 def fill_folder(
@@ -40,23 +40,26 @@ def fill_folder(
     count: Callable[[Sequence[str]], int] = len,
     progress: bool = True,
 ) -> RunFolder:
-    """Do what is pending in a run folder, and return the folder.
+    """Process the pending units of a run folder, and return the folder.
 
-    When the user interrupts, one line on stderr says how many units are safe, and the ``KeyboardInterrupt`` goes on.
+    On ``KeyboardInterrupt``, print on stderr how many units are finished, and raise it again.
 
     Args:
-        work: what is done.
-        folder: of the run; identity, circumstances and units are as in ``run_folder.open_run``.
-        record_type: the records of its table.
-        steps: writes the pending units of an open run, and yields after each step of that.
-        units: all of them.
-        identity: what decides the numbers.
-        circumstances: what may change between openings.
-        count: says how many steps some units are.
-        progress: show on stderr how many units were done before, and a progress bar.
+        work: the words for messages.
+        folder: the run folder, as in ``run_folder.open_run``.
+        record_type: the record type of the table.
+        steps: writes the pending units of an open run, and yields after each step.
+        units: the names of all units, finished ones included.
+        identity: everything that determines the numbers, as in ``run_folder.open_run``.
+        circumstances: everything else that is recorded, as in ``run_folder.open_run``.
+        count: returns the number of steps that some units take.
+        progress: show a progress bar on stderr, and how many units were finished before.
+
+    Returns:
+        The run folder, for reading.
 
     Raises:
-        RunError: as ``run_folder.open_run`` does.
+        RunError: as ``run_folder.open_run`` raises.
     """
     with open_run(folder, record_type, identity=identity, circumstances=circumstances, units=units) as run:
         if run.finished and progress:
@@ -68,16 +71,16 @@ def fill_folder(
                         pass
                 except KeyboardInterrupt:
                     done = len(run.finished)
-                    say(f"stopped with {done} of {len(units)} {work.units} safe; the same command continues")
+                    say(f"stopped after {done} of {len(units)} {work.units}; the same command resumes the run")
                     raise
     return RunFolder(Path(folder), read_manifest(folder), record_type)
 
 
 def drop_counts(dropped: Mapping[str, str]) -> Counter[str]:
-    """Count the units a run dropped by the kind of reason.
+    """Count the dropped units of a run for each kind of reason.
 
     Args:
-        dropped: units and reasons, as ``RunFolder.dropped`` holds them.
+        dropped: unit -> reason, as in ``RunFolder.dropped``; the kind is the text before the first colon.
 
     >>> drop_counts({"row_3": "bad row: row 3: ...", "known_1": "not known: wrong answer, ' a'"})
     Counter({'bad row': 1, 'not known': 1})

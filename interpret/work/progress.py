@@ -1,4 +1,4 @@
-"""What is shown on stderr while a run is at work: a progress bar with the time left, and single lines."""
+"""Progress on stderr during a run: a progress bar with the time left, and single lines."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -9,24 +9,27 @@ from rich.markup import escape
 
 T = TypeVar("T")
 
-# Texts come as they are: without this, ":-1:" in a selector of layers would be shown as a thumb.
+# With emoji codes enabled, rich would replace ":-1:" in a layer selector by a picture of a thumb.
 err = Console(stderr=True, emoji=False)
 
 
 def say(message: str) -> None:
-    """Tell the user something beside the results."""
+    """Print a line on stderr; results go to stdout."""
     err.print(escape(message), highlight=False, soft_wrap=True)
 
 
 @contextmanager
 def progress_bar(doing: str, items: Iterable[T], total: int, *, shown: bool = True) -> Iterator[Iterable[T]]:
-    """Give ``items`` back, and show inside the ``with`` block how many were taken, and the time left.
+    """Show a progress bar inside the ``with`` block; it counts the items that are taken from the returned iterable.
 
     Args:
-        doing: what is being done, before the bar.
-        items: what is counted.
-        total: how many there are.
-        shown: False for no bar.
+        doing: label of the bar.
+        items: the items to count.
+        total: number of items.
+        shown: whether to show the bar.
+
+    Yields:
+        An iterable over the same items.
     """
     if not shown:
         yield items

@@ -168,7 +168,9 @@ def test_the_json_is_the_whole_attribution_and_the_page_shows_it(model_folder, o
     assert found.info == expected.info
     assert "contrast_prob_diff" in (tmp_path / "page.html").read_text()
     said = capsys.readouterr()
-    assert "Attribution of contrast_prob_diff by input_x_gradient, same_context, in: probability difference" in said.out
+    assert (
+        "Attribution of contrast_prob_diff by input_x_gradient, same_context; unit: probability difference" in said.out
+    )
     assert "rows in" not in said.out, "a single prompt leaves no folder"
 
 
@@ -200,7 +202,7 @@ def test_what_is_not_shown_is_counted(model_folder, tmp_path, capsys):
     steps = {(row.name, row.step) for row in table_of(tmp_path / "run")}
     of_each = len(steps) // 6
     assert (of_each * 2 < 10 < of_each * 3, len(steps) % 6) == (True, 0)
-    assert f"and {of_each * 3 - 10} steps and 3 prompts more" in capsys.readouterr().out
+    assert f"and {of_each * 3 - 10} more steps and 3 more prompts" in capsys.readouterr().out
 
 
 def test_the_largest_absolute_scores_are_shown():
@@ -217,7 +219,7 @@ def test_giving_a_default_explicitly_is_the_same_run(model_folder, tmp_path):
 def test_prompts_are_counted_where_steps_just_fit(model_folder, tmp_path, capsys):
     argv = arguments(model_folder, file_of(tmp_path, entries(12, target="yes")), tmp_path / "run", "--steps", "0:1")
     assert run(*argv) == 0
-    assert "\nand 2 prompts more\n" in capsys.readouterr().out
+    assert "\nand 2 more prompts\n" in capsys.readouterr().out
 
 
 def test_of_many_prompts_that_cannot_be_attributed_the_first_are_listed(model_folder, tmp_path, capsys):
@@ -236,7 +238,7 @@ def test_a_prompt_that_cannot_be_attributed_is_dropped_with_its_reason(model_fol
     for _ in range(2):  # the second time, from the run
         assert run(*argv) == 3
         captured = capsys.readouterr()
-        assert "3 prompts in, 2 attributed, 1 dropped: 1 not attributed" in captured.out
+        assert "3 prompts: 2 attributed, 1 dropped (1 not attributed)" in captured.out
         assert "b_1: not attributed: there is no foil" in captured.err
     assert {row.name for row in table_of(tmp_path / "run")} == {"a_1", "c_1"}
 
@@ -254,7 +256,7 @@ def test_a_message_says_that_foils_of_only_some_prompts_are_ignored(model_folder
     rows = entries(2, target="yes", foil="sun")
     del rows[1]["foil"]
     assert run(*arguments(model_folder, file_of(tmp_path, rows), tmp_path / "run")) == 0
-    message = "1 of 2 prompts have a foil, which probability does not read; contrast_prob_diff does"
+    message = "only 1 of 2 prompts have a foil; probability is attributed and foils are ignored (see --attributed-fn)"
     assert message in " ".join(capsys.readouterr().err.split())
     assert {row.foil_token for row in table_of(tmp_path / "run")} == {""}
 
@@ -298,7 +300,7 @@ def test_another_method_is_another_run(model_folder, tmp_path, capsys):
     examples = file_of(tmp_path, entries(1))
     assert run(*arguments(model_folder, examples, tmp_path / "run")) == 0
     assert run(*arguments(model_folder, examples, tmp_path / "run", "--method", "saliency")) == 2
-    assert 'method: "input_x_gradient" there, "saliency" here' in capsys.readouterr().err
+    assert 'method: "input_x_gradient" in the folder, "saliency" now' in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------ errors
@@ -335,7 +337,7 @@ FIRST = "or attribute only the first token, with --steps 0:1"
             ["--source-language", "en"],
             "--source-language and --target-language are for translation models; leave them out",
         ),
-        (["--examples", "x.json"], "give --prompt with a text, or --examples with a file of prompts"),
+        (["--examples", "x.json"], "give either --prompt with a text or --examples with a file of prompts"),
     ],
 )
 def test_a_users_mistake_is_one_message_and_exit_code_2(model_folder, tmp_path, capsys, change, message):
@@ -356,7 +358,7 @@ def test_a_file_that_is_there_is_refused_before_any_work(model_folder, tmp_path,
     (tmp_path / "page.html").write_text("mine")
     assert one(model_folder, "--html", tmp_path / "page.html") == 2
     said = capsys.readouterr().err
-    assert f"error: {tmp_path / 'page.html'} is there already; give --overwrite to replace it, or another name" in said
+    assert f"error: {tmp_path / 'page.html'} already exists; give --overwrite to replace it, or another name" in said
     assert "opening" not in said
     assert (tmp_path / "page.html").read_text() == "mine"
     assert one(model_folder, "--html", tmp_path / "page.html", "--overwrite") == 0
@@ -366,7 +368,7 @@ def test_a_file_that_is_there_is_refused_before_any_work(model_folder, tmp_path,
 def test_targets_in_a_file_are_keys_not_options(model_folder, tmp_path, capsys):
     argv = arguments(model_folder, file_of(tmp_path, entries()), tmp_path / "run", "--target", "Paris")
     assert run(*argv) == 2
-    assert 'in a file they are the keys "target" and "foil"' in capsys.readouterr().err
+    assert 'give "target" and "foil" as keys in the file, not as options' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("key", ["target", "foil"])

@@ -11,7 +11,7 @@ from reference.commands import json_file, run, saved_model
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from interpret.cli import COMMANDS, PROBES, app
+from interpret.cli import COMMANDS, PROBES, make_app
 from interpret.cli.command import LIBRARY, add_command, in_options
 from interpret.cli.work import NotAllError
 from interpret.errors import InputError
@@ -133,7 +133,7 @@ def test_a_command_without_options_changes_no_message():
 
 
 def commands():
-    found = get_command(app).commands
+    found = get_command(make_app()).commands
     probes = found["probe"].commands
     return [(name, found[name]) for name in COMMANDS] + [(f"probe {name}", probes[name]) for name in PROBES]
 
@@ -153,7 +153,10 @@ def test_every_help_teaches_by_an_example(name, one):
 def test_the_list_of_commands_tells_each_in_a_clause_that_is_not_cut_short(capsys):
     assert run("--help") == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "selfie Let a model say what its hidden states hold trace Trace where a model keeps facts" in shown
+    assert (
+        "selfie Let a model describe its hidden states in words trace Find the tokens and layers that store facts by"
+        in shown
+    )
     assert "..." not in shown.partition("Commands:")[2]
 
 

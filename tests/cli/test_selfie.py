@@ -142,7 +142,7 @@ def test_interrupted_it_says_what_is_safe(model_folder, examples, tmp_path, caps
 
     monkeypatch.setattr(rows, "interpretations", interrupted)
     assert run(*arguments(model_folder, examples, tmp_path / "run")) == 130
-    assert "stopped with 2 of 4 prompts safe; the same command continues" in capsys.readouterr().err
+    assert "stopped after 2 of 4 prompts; the same command resumes the run" in capsys.readouterr().err
 
 
 def test_several_prompts_of_both_kinds(model_folder, examples, tmp_path):
@@ -170,7 +170,7 @@ def test_a_model_without_chat_template_says_so(model_folder, examples, tmp_path,
     del config["chat_template"]
     (plain / "tokenizer_config.json").write_text(json.dumps(config))
     assert run(*arguments(plain, examples, tmp_path / "run")) == 0
-    assert "this model has no chat template: prompts are given to it as they are" in capsys.readouterr().err
+    assert "this model has no chat template: prompts are used without one" in capsys.readouterr().err
 
 
 def test_another_runs_folder_is_refused_and_left_alone(model_folder, examples, tmp_path, capsys):
@@ -180,8 +180,8 @@ def test_another_runs_folder_is_refused_and_left_alone(model_folder, examples, t
     argv[argv.index("3")] = "4"
     assert run(*argv) == 2
     message = capsys.readouterr().err
-    assert "holds another run:" in message
-    assert "  --new-tokens: 3 there, 4 here" in message
+    assert "contains another run:" in message
+    assert "  --new-tokens: 3 in the folder, 4 now" in message
     assert {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir()} == before
 
 
@@ -196,7 +196,7 @@ def test_another_runs_folder_is_refused_and_left_alone(model_folder, examples, t
         (["--replacing-mode", "nomralized"], "error: unknown replacing mode 'nomralized'; did you mean 'normalized'?"),
         (["--overlay-strength", "2"], "error: insertion: --overlay-strength 2.0 is outside 0 to 1"),
         (["--insertion-layer", "4"], "error: insertion: layer 4 does not exist; this model has layers 0 to 3"),
-        (["--insertion-layer", "one"], "error: insertion layer 'one'; give a layer's number, or 'same'"),
+        (["--insertion-layer", "one"], "error: insertion layer is 'one'; give the index of a layer, or 'same'"),
         (["--site", "atn_out"], "error: unknown site 'atn_out'; did you mean 'attn_out'?"),
         (["--chat-template", "x"], "error: chat template 'x' must contain {prompt} exactly once"),
         (["--dtype", "float23"], "error: unknown dtype 'float23'; did you mean 'float32'?"),
@@ -222,7 +222,7 @@ def test_check_reports_no_difference_and_the_family(model_folder, capsys):
     assert "largest difference" in shown
     assert re.search(r"^family +llama, sequential layers$", shown, re.MULTILINE)
     assert re.search(r"^transformers +4\.34\.0$", shown, re.MULTILINE)
-    assert "everything is as in the stock model" in shown
+    assert "all outputs equal those of the stock model" in shown
 
 
 def test_check_fails_where_surgery_changes_what_it_must_not(model_folder, capsys, monkeypatch):
@@ -232,7 +232,7 @@ def test_check_fails_where_surgery_changes_what_it_must_not(model_folder, capsys
     with pytest.raises(SystemExit) as exit_:
         cli.main(["check", str(model_folder), "--device", "cpu"])
     assert exit_.value.code == 2
-    assert "surgery that asks for nothing changed this model's results by up to" in capsys.readouterr().err
+    assert "surgery without edits changed the outputs of this model by up to" in capsys.readouterr().err
 
 
 def test_report_makes_a_page_of_a_run_without_the_model(model_folder, examples, tmp_path, capsys):

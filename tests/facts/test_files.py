@@ -138,11 +138,11 @@ def test_overlapping_occurrences_are_distinguished():
         ),
         (
             GOOD | {"occurence": 0},
-            'key "occurence" looks like "occurrence"; correct it, or give your note another name',
+            'key "occurence" looks like "occurrence"; correct it, or use another name for your own key',
         ),
         (
             {"requested_rewrites": REWRITE},
-            'key "requested_rewrites" looks like "requested_rewrite"; correct it, or give your note another name',
+            'key "requested_rewrites" looks like "requested_rewrite"; correct it, or use another name for your own key',
         ),
         (GOOD | {"known_id": "a/b"}, '"known_id" is \'a/b\'; expected a number, or letters, digits, "-", "_" and "."'),
         (GOOD | {"known_id": True}, '"known_id" is True; expected a number, or letters, digits, "-", "_" and "."'),

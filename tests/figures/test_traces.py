@@ -253,7 +253,7 @@ def test_a_single_mediator_has_no_bars(finished_run, tmp_path):
     [
         (["--fact", "knwon_1"], r"error: the run has no fact 'knwon_1'; did you mean 'known_1'\?"),
         (["--buckets", "roma"], r"error: unknown bucket scheme 'roma'; did you mean 'rome'\? Allowed: rome, kt"),
-        (["-o", "{run}/table.csv"], r"table.csv: cannot be made: File exists"),
+        (["-o", "{run}/table.csv"], r"table.csv: cannot be created: File exists"),
     ],
 )
 def test_a_users_mistake_is_one_message(finished_run, tmp_path, capsys, change, message):

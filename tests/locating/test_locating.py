@@ -185,7 +185,7 @@ def test_facts_that_cannot_be_located_are_dropped_and_reported(model_folder, tmp
     for _ in range(2):  # the second time, the reasons come from the run
         assert run(*argv) == 3
         captured = capsys.readouterr()
-        assert "4 facts in, 2 located, 2 dropped: 1 bad row, 1 not located" in captured.out
+        assert "4 facts: 2 located, 2 dropped (1 bad row, 1 not located)" in captured.out
         assert "known_1: not located: the fact has no foil; add one, or choose another attributed" in captured.err
         assert "row_3: bad row: " in captured.err
     assert {row.name for row in table_of(tmp_path / "run")} == {"known_0", "known_2"}
@@ -202,7 +202,7 @@ def test_without_foils_the_answers_own_probability_is_attributed(model_folder, t
 def test_facts_the_model_does_not_know_are_dropped(model_folder, tmp_path, capsys):
     argv = arguments(model_folder, file_of(tmp_path, rows_of(2, attribute="zebra")), tmp_path / "run", "--filter")
     assert run(*argv) == 0
-    assert "2 facts in, 0 located, 2 dropped: 2 not known" in capsys.readouterr().out
+    assert "2 facts: 0 located, 2 dropped (2 not known)" in capsys.readouterr().out
     assert table_of(tmp_path / "run") == []
 
 

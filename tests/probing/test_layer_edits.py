@@ -218,7 +218,7 @@ NONE = "layers is empty: name at least one layer"
         (lambda m: replaced_layers(m, {}), NONE),
         (
             lambda m: replaced_layers(m, {2: "mlp"}),
-            "layer 2: give the number of another layer, or a module, not 'mlp'",
+            "layer 2: give the index of another layer, or a module, not 'mlp'",
         ),
         (lambda m: deleted_layers(m, [1, 4]), NO_LAYER),
         (lambda m: deleted_layers(m, []), NONE),

@@ -337,7 +337,7 @@ def test_a_wrong_file_of_pairs_is_refused(document, says, folder, tmp_path, caps
         (("--token", "lsat"), "did you mean 'last'?"),
         (("--token", "50"), "has no token 50"),
         (("--layers", "9"), "layer 9 does not exist"),
-        (("--facts", "facts.json"), "give --pairs with a file of true and false texts, or --facts"),
+        (("--facts", "facts.json"), "give either --pairs with a file of true and false texts or --facts"),
     ],
 )
 def test_wrong_questions_about_neurons_are_refused(more, says, folder, pairs, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Self-interpretation against the slow reference: one state at a time, every token by a full forward pass."""
+"""Self-interpretation compared with the slow reference: one state at a time, a full forward pass per token."""
 
 import re
 from dataclasses import replace
@@ -27,7 +27,7 @@ SCORED = replace(SETTINGS, wrong_vector=True)
 
 
 def speaking_model(kind: str = "llama"):
-    """A tiny model with a row for every token of the toy tokenizers; seldom ends by itself."""
+    """A tiny model with an embedding for every token of the toy tokenizers; it rarely generates the end token."""
     model = tiny_model(kind.removesuffix("_short_sighted"))
     if kind.endswith("_short_sighted"):
         model.config.sliding_window = 6
@@ -53,7 +53,7 @@ def rows_of(model, tokenizer, prompts=PROMPTS, settings=SETTINGS, made=None, **s
 
 
 def reference_reading(model, template, state, settings, layer):
-    """Ids, P with and P without, by full passes alone."""
+    """Return ids, P_with and P_without, computed only by full forward passes."""
     info = (
         None
         if state is None
@@ -84,13 +84,13 @@ def before_end(ids):
     [SETTINGS, replace(SETTINGS, insertion_layer=2, mode="addition", strength=3.0)],
     ids=["normalized", "addition"],
 )
-def test_every_row_is_what_full_passes_give(kind, settings):
+def test_every_row_equals_full_forward_passes(kind, settings):
     model, tokenizer = speaking_model(kind), byte_level(chat=True)
-    # What leaves the last layer of such an OPT is narrower than what its layers read.
+    # In this OPT, the output of the last layer is narrower than the inputs of its layers.
     layers = "0,2,3" if kind == "opt_post_norm" else "0,2,-1"
     rows = rows_of(model, tokenizer, settings=settings, layers=layers, tokens="0,-1")
     by_name = {template.name: template for template in templates(tokenizer)}
-    # Wide logits: float32 holds the Gemmas' probabilities to about 1e-6, those of all others to 3e-7.
+    # Large logits: in float32, the probabilities of the Gemmas are exact to about 1e-6, those of the others to 3e-7.
     near = 5e-6 if kind.startswith("gemma") else 1e-6
     texts = set()
     for row in rows:
@@ -111,11 +111,11 @@ def test_every_row_is_what_full_passes_give(kind, settings):
         assert row.interpretation_weights == [abs(value) for value in row.signed_relevancy]
         assert all(0 <= p <= 1 for p in row.interpretation_prob + row.probability_without_insertion)
         texts.add(row.interpretation_text)
-    assert len(texts) > 2, "the states say too little for this test to tell them apart"
+    assert len(texts) > 2, "the texts are too alike for this test"
     assert hooks_on(model) == 0
 
 
-def test_rows_say_where_they_come_from():
+def test_rows_name_their_prompt_layer_and_token():
     model, tokenizer = speaking_model(), byte_level(chat=True)
     rows = rows_of(model, tokenizer, layers="1,3", tokens="content")
     row = next(row for row in rows if row.kind == "interpretation")
@@ -140,7 +140,7 @@ def test_one_row_for_each_prompt_template_layer_and_token_and_a_control():
     assert "Eiffel Tower" in "".join(rows[0].prompt_token_list[token] for token in tokens)
 
 
-def test_the_control_owes_nothing_to_an_insertion():
+def test_the_control_has_no_relevancy():
     model, tokenizer = speaking_model(), byte_level(chat=True)
     controls = [row for row in rows_of(model, tokenizer, layers="1", tokens="0") if row.kind == "control"]
     assert len(controls) == len(PROMPTS) * 2
@@ -199,10 +199,10 @@ def test_batch_size_changes_no_row(kind, size):
         assert replace(a, **dict.fromkeys(numbers)) == replace(b, **dict.fromkeys(numbers))
 
 
-def test_nothing_is_scored_from_the_end_token_on():
+def test_tokens_from_the_end_token_on_are_not_scored():
     model, tokenizer = speaking_model(), byte_level(chat=True)
     endless = rows_of(model, tokenizer, layers="all", tokens="all")
-    # Take for the end a token that some rows write in their middle.
+    # Use as the end token one that some rows generate before their end.
     end = next(row.interpretation[2] for row in endless if len(row.interpretation) == 5)
     model.generation_config.eos_token_id = [end, 1]
     ended = rows_of(model, tokenizer, layers="all", tokens="all")
@@ -216,7 +216,7 @@ def test_nothing_is_scored_from_the_end_token_on():
         assert after.interpretation_prob == pytest.approx(before.interpretation_prob[:cut], abs=1e-6)
 
 
-def test_a_checkpoints_own_sampling_settings_are_left_out():
+def test_sampling_settings_of_a_checkpoint_are_ignored():
     model, tokenizer = speaking_model(), byte_level(chat=True)
     plain = rows_of(model, tokenizer, layers="1", tokens="0")
     model.generation_config.update(do_sample=True, temperature=5.0, repetition_penalty=3.0)
@@ -232,7 +232,7 @@ def test_a_checkpoints_own_sampling_settings_are_left_out():
         (Prompt("c_1", "Hi", "c", raw=True), "[INST] {prompt} [/INST]", "Hi"),
     ],
 )
-def test_raw_prompts_stay_as_they_are_and_others_are_wrapped(prompt, template, expected):
+def test_raw_prompts_are_unchanged_and_others_get_the_chat_template(prompt, template, expected):
     (source,) = plan_sources(speaking_model(), byte_level(chat=True), [prompt], chat_template=template)
     assert source.tokenised.text == expected
 
@@ -261,24 +261,27 @@ def test_a_selector_that_does_not_fit_names_the_prompt(selectors, message):
         plan_sources(speaking_model(), byte_level(chat=True), PROMPTS, **selectors)
 
 
-def test_selectors_may_be_lists_and_prompts_are_made_in_one_line():
+def test_selectors_may_be_lists():
     options = {"model": speaking_model(), "tokenizer": byte_level(chat=True)}
     prompts = [Prompt("mine", "extra cheese pizza", raw=True)]
     (listed,) = plan_sources(**options, prompts=prompts, layers=[1, -1], tokens=[0, -1])
     (worded,) = plan_sources(**options, prompts=prompts, layers="1,-1", tokens="0,-1")
     assert listed == worded
     assert [layer for layer, _ in listed.pairs] == [1, 1, 4, 4]
-    message = "prompts[0] is the text 'cheese'; make it a Prompt(name, text), with raw=True to be read as it is"
+    message = (
+        "prompts[0] is the string 'cheese'; expected a Prompt(name, text), "
+        "with raw=True to read it without a chat template"
+    )
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         plan_sources(**options, prompts=["cheese"])
 
 
-def test_what_is_longer_than_the_models_context_is_refused_by_name():
+def test_a_prompt_longer_than_the_context_is_refused_by_name():
     model, tokenizer = speaking_model("gpt2"), byte_level(chat=True)
-    message = "prompt long_1 has 100 tokens; with 4 new ones it exceeds the model's 64"
+    message = "prompt long_1 has 100 tokens; with 4 new tokens it exceeds the model's context of 64 tokens"
     with pytest.raises(InputError, match=f"^{message}$"):
         rows_of(model, tokenizer, [Prompt("long_1", "!" * 100, "long", raw=True)], layers="0", tokens="0")
-    message = re.escape("interpretation prompt 'say' has 4 tokens; with 61 new ones it exceeds the model's 64")
+    message = "interpretation prompt 'say' has 4 tokens; with 61 new tokens it exceeds the model's context of 64 tokens"
     with pytest.raises(InputError, match=f"^{message}$"):
         rows_of(
             model,
@@ -333,7 +336,7 @@ def test_wrong_states_are_other_tokens_of_the_same_prompt_and_layer_and_score_th
         assert row.says_more_than_controls == (min(row.gain_over_nothing, row.gain_over_wrong_vector) > 0)
 
 
-def test_wrong_states_hang_on_the_seed_alone():
+def test_wrong_states_depend_only_on_the_seed():
     model, tokenizer = speaking_model(), byte_level(chat=True)
     chosen = [
         [row.wrong_token_idx for row in rows_of(model, tokenizer, settings=replace(SCORED, seed=seed), layers="1")]
@@ -343,7 +346,7 @@ def test_wrong_states_hang_on_the_seed_alone():
     assert any(other != chosen[0] for other in chosen)
 
 
-def test_a_single_token_asked_for_is_compared_with_one_not_asked_for():
+def test_a_single_requested_token_is_compared_with_another_token():
     model, tokenizer = speaking_model(), byte_level(chat=True)
     rows = rows_of(model, tokenizer, PROMPTS[1:], SCORED, layers="1", tokens="last")
     assert rows[1].wrong_token_idx in range(rows[1].token_idx)
@@ -383,7 +386,7 @@ def test_states_may_come_from_attention_and_mlp(kind, site):
 
 def test_same_inserts_each_state_at_its_own_layer():
     model, tokenizer = speaking_model(), byte_level(chat=True)
-    # One batch of two prompts: its layers go up, and then begin again.
+    # One batch of two prompts: the layers are ascending within each prompt, not over the batch.
     settings = replace(SETTINGS, insertion_layer="same", batch_size=12)
     template = templates(tokenizer)[0]
     rows = rows_of(model, tokenizer, settings=settings, made=[template], layers="0,2,3", tokens="1,2")
@@ -400,9 +403,9 @@ def test_same_inserts_each_state_at_its_own_layer():
         assert row.interpretation_prob == pytest.approx(p_with, abs=1e-6)
 
 
-def test_same_has_no_place_for_the_state_after_the_final_norm():
+def test_same_refuses_the_state_after_the_final_norm():
     message = (
-        "prompt taste_1: the state after the final norm, 4, is the input of no layer; with insertion layer 'same', "
+        "prompt taste_1: state 4 (after the final norm) is not the input of a layer; with insertion layer 'same', "
     )
     with pytest.raises(InputError, match=f"^{re.escape(message)}choose layers 0 to 3$"):
         rows_of(
@@ -412,13 +415,13 @@ def test_same_has_no_place_for_the_state_after_the_final_norm():
 
 def test_a_last_state_of_another_width_than_the_layers_is_refused():
     message = (
-        "prompt taste_1: the state after the final norm, 4, has width 16, but layers read 32; choose layers 0 to 3"
+        "prompt taste_1: state 4 (after the final norm) has width 16, but layers have width 32; choose layers 0 to 3"
     )
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         rows_of(speaking_model("opt_post_norm"), byte_level(chat=True), layers="-1", tokens="0")
 
 
-def test_prompts_are_worked_on_in_the_same_groups_whichever_are_still_to_do():
+def test_groups_of_prompts_do_not_depend_on_which_are_done():
     model, tokenizer = speaking_model(), byte_level(chat=True)
     prompts = [Prompt(f"c_{n}", f"I love pizza {n}", "c", raw=True) for n in range(5)]
     sources = plan_sources(model, tokenizer, prompts, layers="1", tokens="0,1")
@@ -452,7 +455,7 @@ def test_a_state_that_is_not_finite_costs_only_its_own_row():
         RuntimeError("CUDA error: out of memory"),
     ],
 )
-def test_a_batch_that_does_not_fit_is_halved_and_said_so(monkeypatch, error):
+def test_a_batch_that_does_not_fit_is_halved_with_a_message(monkeypatch, error):
     model, tokenizer = speaking_model(), byte_level(chat=True)
     calm = rows_of(model, tokenizer, layers="all", tokens="0,1", settings=replace(SETTINGS, batch_size=100))
     sizes, real = [], readings.start_inserted

@@ -13,12 +13,12 @@ TEXTS = st.sampled_from(["[INST]", "[/INST] Sure, I will repeat for you:", "hell
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
 @given(sequence=st.lists(TEXTS | st.just(0), min_size=1, max_size=9).filter(lambda parts: 0 in parts))
-def test_every_slot_is_one_placeholder_whatever_stands_beside_it(kind, sequence):
+def test_every_slot_is_one_placeholder_next_to_any_text(kind, sequence):
     tokenizer = TOKENIZERS[kind]
     prompt = InterpretationPrompt(tokenizer, sequence)
     assert len(prompt.slots) == sequence.count(0)
     assert {tokenizer.decode([prompt.ids[slot]]).strip() for slot in prompt.slots} == {"_"}
-    # What is not a slot is the texts, each by itself, after the opening tokens.
+    # The other tokens are the opening tokens and then the texts, each tokenised separately.
     others = [token for i, token in enumerate(prompt.ids) if i not in prompt.slots]
     texts = [token for part in sequence if part != 0 for token in tokenizer(part, add_special_tokens=False).input_ids]
     assert others == tokenizer("").input_ids + texts
@@ -27,12 +27,12 @@ def test_every_slot_is_one_placeholder_whatever_stands_beside_it(kind, sequence)
 def test_slots_stand_between_the_texts():
     prompt = InterpretationPrompt(sentence_piece(), ("[INST]", 0, 0, 0, "[/INST] Sure"))
     assert prompt.text == "[INST] _ _ _ [/INST] Sure"
-    # The published code counted the prefix and missed the first slot on tokenizers of this kind.
+    # The published code located slots by the length of the prefix, and missed the first slot with such tokenizers.
     assert sentence_piece()(prompt.text).input_ids == list(prompt.ids)
     assert prompt.ids[0] == sentence_piece().bos_token_id
 
 
-def test_a_placeholder_of_ones_own():
+def test_the_placeholder_can_be_chosen():
     prompt = InterpretationPrompt(byte_level(), ("a", 0), placeholder="x")
     assert byte_level().decode([prompt.ids[prompt.slots[0]]]) == "x"
 
@@ -43,7 +43,7 @@ def test_opening_tokens_can_be_left_out():
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_shipped_prompts_stand_in_the_chat_template_with_the_answer_begun(name):
+def test_shipped_prompts_use_the_chat_template_and_begin_the_answer(name):
     prompt = interpretation_prompt(byte_level(chat=True), name, n_slots=3)
     shipped = SHIPPED[name]
     text = f"<|im_start|>user\n{shipped.message}<|im_end|>\n<|im_start|>assistant\n{shipped.answer}"
@@ -61,7 +61,7 @@ def test_shipped_prompts_in_the_users_chat_template():
     assert prompt.ids[0] == sentence_piece().bos_token_id
 
 
-def test_a_text_with_slots_is_taken_as_it_is():
+def test_a_text_with_slots_gets_no_chat_template():
     words = "[INST]{slots} [/INST] Sure"
     prompt = interpretation_prompt(byte_level(chat=True), words)
     assert (prompt.text, prompt.name) == ("[INST] _ _ _ _ _ [/INST] Sure", words)
@@ -76,7 +76,7 @@ def test_a_text_with_slots_is_taken_as_it_is():
             "unknown interpretation prompt 'sumarize'; did you mean 'summarize'? "
             "Allowed: summarize, repeat, about, explain, a text with {slots} in it",
         ),
-        ("summarize", 0, "0 slots: an interpretation prompt needs at least one"),
+        ("summarize", 0, "the number of slots is 0; an interpretation prompt needs at least 1"),
     ],
 )
 def test_a_wrong_prompt_is_an_error(words, n_slots, message):
@@ -85,10 +85,11 @@ def test_a_wrong_prompt_is_an_error(words, n_slots, message):
 
 
 def test_a_sequence_without_slots_is_an_error():
-    with pytest.raises(InputError, match="^interpretation prompt 'mine' has no slot, so nothing could be inserted$"):
+    message = "interpretation prompt 'mine' has no slot; give at least one slot for the inserted states"
+    with pytest.raises(InputError, match=f"^{message}$"):
         InterpretationPrompt(byte_level(), ("text",), name="mine")
 
 
 def test_a_placeholder_of_several_tokens_is_an_error():
-    with pytest.raises(InputError, match="^placeholder 'qzx' is not one token for this tokenizer; choose another$"):
+    with pytest.raises(InputError, match="^placeholder 'qzx' is not a single token of this tokenizer; choose another$"):
         InterpretationPrompt(byte_level(), (0,), placeholder="qzx")

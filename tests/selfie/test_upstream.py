@@ -1,4 +1,4 @@
-"""``interpret.interpret`` and ``interpret.interpret_vectors``, the calls of the published package."""
+"""``interpret.interpret`` and ``interpret.interpret_vectors``, the functions of the published package."""
 
 import re
 
@@ -26,7 +26,7 @@ def model(request):
 
 
 def texts_of(model, template, states, k, n):
-    """The texts of states, by full passes alone."""
+    """Return the texts of states, computed only by full forward passes."""
     texts = []
     for state in states:
         info = {k: (list(template.slots), state.expand(1, len(template.slots), -1))}
@@ -35,7 +35,7 @@ def texts_of(model, template, states, k, n):
     return texts
 
 
-def test_the_documented_columns_come_back_for_every_pair(model):
+def test_every_pair_has_a_row_with_the_documented_columns(model):
     template = InterpretationPrompt(TOKENIZER, REPEAT)
     pairs = [(0, 0), (2, -1), (-1, 1)]
     table = interpret.interpret(
@@ -74,7 +74,7 @@ def test_many_prompts_and_templates_in_one_call(model):
     assert set(table["interpretation_prompt"]) == {template.text for template in made}
 
 
-def test_vectors_say_what_the_same_states_say(model):
+def test_vectors_give_the_texts_of_the_same_states(model):
     template = InterpretationPrompt(TOKENIZER, REPEAT)
     ids = TOKENIZER("I love pizza").input_ids
     with torch.no_grad():
@@ -90,7 +90,7 @@ def test_vectors_say_what_the_same_states_say(model):
 
 
 def test_each_slot_holds_the_vector():
-    """Row 31: the slots' contents after insertion."""
+    """After insertion, every slot holds its vector, at the input of the edited layer."""
     model = tiny_model("llama")
     for tokenizer in TOKENIZERS.values():
         template = InterpretationPrompt(tokenizer, (0, "a", 0, 0))
@@ -108,7 +108,7 @@ def test_each_slot_holds_the_vector():
     [
         ([(5, 0)], "layer 5 does not exist; there are layers 0 to 4, or -5 to -1"),
         ([(0, 99)], "prompt prompt_0: token 99 does not exist; there are tokens 0 to "),
-        ([], "no (layer, token) pair is given, so there is nothing to interpret"),
+        ([], "there are no states to interpret; give at least one (layer, token) pair"),
     ],
 )
 def test_pairs_outside_the_prompt_are_errors(model, pairs, message):
@@ -128,7 +128,7 @@ def test_an_empty_prompt_is_an_error(model):
         (torch.zeros(D), f"vecs[0] has shape []; the model's hidden width is {D}"),
         (
             [torch.zeros(D), torch.full((D,), float("nan"))],
-            "vecs[1] is not finite; an interpretation of NaN or infinity",
+            "vecs[1] contains NaN or infinity; give finite vectors",
         ),
     ],
 )

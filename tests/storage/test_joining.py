@@ -87,12 +87,12 @@ def test_a_state_has_one_name(site, layer, name):
 
 
 def test_runs_that_cannot_be_joined_are_refused(runs, model_folder, tmp_path):
-    with pytest.raises(InputError, match=r"^there is 1 run to join; give two or more$"):
+    with pytest.raises(InputError, match=r"^joining needs two or more runs; got 1$"):
         join_runs({"lens": runs["lens"]})
     example = {"prompt": PROMPT, "category": "fact", "raw": True}
     examples = json_file(tmp_path / "examples.json", {"examples": [example]})
     output = tmp_path / "logits"
     assert run("probe", "logits", "--examples", examples, "--output", output, "--model", model_folder) == 0
-    message = f"{output}: its rows are about no state of a token: the table has no column 'token_idx'"
+    message = f"{output}: its rows are not about states of tokens; the table has no column 'token_idx'"
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         join_runs({"lens": runs["lens"], "shares": output})

@@ -160,7 +160,7 @@ def test_an_interrupted_write_leaves_nothing_of_its_unit(
             run.write("b", rows_of("b"))
         monkeypatch.undo()
         assert contents(tmp_path) == before
-        with pytest.raises(ValueError, match=f"^{re.escape(str(tmp_path))} is closed: nothing more can be written"):
+        with pytest.raises(ValueError, match=f"^{re.escape(str(tmp_path))}: this Run is closed"):
             run.write("b", rows_of("b"))
     assert_ends_like(tmp_path, unbroken)
 
@@ -264,7 +264,7 @@ def assert_stopped_full(folder: Path, named: list[str], error: str, reason: str,
     assert 0 < safe < 20
     assert error == (
         f"interpret.errors.RunError: {table}: cannot write unit 'unit {safe}': {reason}; "
-        f"{safe} of 20 units are safe, and the same command continues from there"
+        f"{safe} of 20 units are on disk, and the same command resumes the run"
     )
     assert [row.unit for row in read_table(folder, Row)] == [unit for unit in named for _ in range(40)]
     size = json.loads((folder / "progress.jsonl").read_text().splitlines()[-1])["size"]
@@ -309,7 +309,7 @@ def test_a_failed_journal_line_takes_its_rows_back(
         assert contents(tmp_path) == before
     assert str(caught.value) == (
         f"{tmp_path / 'progress.jsonl'}: cannot write unit 'b': Input/output error; "
-        "1 of 4 units are safe, and the same command continues from there"
+        "1 of 4 units are on disk, and the same command resumes the run"
     )
     assert_ends_like(tmp_path, unbroken)
 

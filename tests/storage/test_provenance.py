@@ -53,4 +53,4 @@ def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError) as caught:
         weights_sha256(tmp_path)
     looked = "looked for *.safetensors, pytorch_model*.bin, *.gguf"
-    assert str(caught.value) == f"{tmp_path}: no weights there; {looked}"
+    assert str(caught.value) == f"{tmp_path} contains no weights; {looked}"

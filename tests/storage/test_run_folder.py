@@ -163,11 +163,11 @@ def half(tmp_path: Path) -> Path:
 def test_another_identity_is_refused_key_by_key(half: Path) -> None:
     refused(
         half,
-        f"{half} holds another run:\n"
-        '  dtype: absent there, "float32" here\n'
-        "  layers: [1, 2] there, [1] here\n"
-        '  model.sha256: "00ff" there, "00fe" here\n'
-        "  seed: 7 there, absent here\n" + WHAT_TO_DO,
+        f"{half} contains another run:\n"
+        '  dtype: not set in the folder, "float32" now\n'
+        "  layers: [1, 2] in the folder, [1] now\n"
+        '  model.sha256: "00ff" in the folder, "00fe" now\n'
+        "  seed: 7 in the folder, not set now\n" + WHAT_TO_DO,
         identity={"model": {"name": "tiny", "sha256": "00fe"}, "layers": [1], "dtype": "float32"},
     )
 
@@ -175,29 +175,29 @@ def test_another_identity_is_refused_key_by_key(half: Path) -> None:
 @pytest.mark.parametrize(
     ("units", "message"),
     [
-        (["a", "x", "c", "d"], "its unit 1 is 'b', here 'x'"),
-        (["b", "a", "c", "d"], "its unit 0 is 'a', here 'b'"),
-        (["a"], "its unit 1 is 'b', here None"),
+        (["a", "x", "c", "d"], "unit 1 is 'b' in the folder, 'x' now"),
+        (["b", "a", "c", "d"], "unit 0 is 'a' in the folder, 'b' now"),
+        (["a"], "unit 1 is 'b' in the folder, None now"),
     ],
 )
 def test_other_units_are_refused(half: Path, units: list[str], message: str) -> None:
-    refused(half, f"{half} holds another run: {message}; {WHAT_TO_DO}", units=units)
+    refused(half, f"{half} contains another run: {message}; {WHAT_TO_DO}", units=units)
 
 
 def test_a_unit_listed_twice_is_refused(tmp_path: Path) -> None:
-    message = "the unit 'a' is listed twice; every unit of a run needs a name of its own"
+    message = "the unit 'a' is listed twice; the units of a run need unique names"
     refused(tmp_path / "new", message, units=["a", "b", "a"])
     assert not (tmp_path / "new").exists()
 
 
 def test_a_table_without_manifest_is_refused(half: Path) -> None:
     (half / "manifest.json").unlink()
-    refused(half, f"{half} has a table.csv but no manifest.json, so nobody knows whose it is; {WHAT_TO_DO}")
+    refused(half, f"{half} has a table.csv but no manifest.json, so its run is unknown; {WHAT_TO_DO}")
 
 
 def test_a_manifest_without_journal_is_refused(half: Path) -> None:
     (half / "progress.jsonl").unlink()
-    refused(half, f"{half} has a manifest.json but no progress.jsonl, so it cannot be continued; {WHAT_TO_DO}")
+    refused(half, f"{half} has a manifest.json but no progress.jsonl, so the run cannot be resumed; {WHAT_TO_DO}")
 
 
 def test_a_folder_of_other_files_is_used_beside_them(tmp_path: Path) -> None:
@@ -210,19 +210,21 @@ def test_a_folder_of_other_files_is_used_beside_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["{}", "[]", "{", "", '{"format": "llm-interpret run, format 2"}'])
 def test_a_manifest_of_something_else_is_refused(half: Path, text: str) -> None:
     (half / "manifest.json").write_text(text)
-    refused(half, f"{half / 'manifest.json'} is not the manifest of a run, or of a newer version; {WHAT_TO_DO}")
+    refused(
+        half, f"{half / 'manifest.json'} is not the manifest of a run, or was written by a newer version; {WHAT_TO_DO}"
+    )
 
 
 @pytest.mark.parametrize("line", ["{}", "nonsense", '["a"]', '{"unit": "a"}'])
 def test_a_journal_line_of_something_else_is_refused(half: Path, line: str) -> None:
     lines = (half / "progress.jsonl").read_text().splitlines(keepends=True)
     (half / "progress.jsonl").write_text("".join([lines[0], line + "\n", *lines[1:]]))
-    refused(half, f"{half / 'progress.jsonl'}: line 2 was not written by a run; {WHAT_TO_DO}")
+    refused(half, f"{half / 'progress.jsonl'}: line 2 is not a valid entry; {WHAT_TO_DO}")
 
 
 def test_a_journal_that_lost_lines_is_refused(half: Path) -> None:
     (half / "progress.jsonl").write_bytes(b"")
-    refused(half, f"{half / 'progress.jsonl'} has lost lines since manifest.json counted them; {WHAT_TO_DO}")
+    refused(half, f"{half / 'progress.jsonl'} has fewer lines than manifest.json counts units; {WHAT_TO_DO}")
 
 
 def edit(folder: Path, change: Callable[[bytes], bytes]) -> None:
@@ -242,7 +244,7 @@ def test_a_table_edited_by_hand_is_refused(half: Path, change: Callable[[bytes],
     before = (half / "table.csv").read_bytes()
     edit(half, change)
     assert (half / "table.csv").read_bytes() != before
-    refused(half, f"{half / 'table.csv'} was changed after unit {unit!r} was written to it; {WHAT_TO_DO}")
+    refused(half, f"{half / 'table.csv'} was changed after unit {unit!r} was written; {WHAT_TO_DO}")
 
 
 @pytest.mark.parametrize("done", [0, 2])
@@ -250,7 +252,7 @@ def test_a_table_with_another_header_is_refused(tmp_path: Path, done: int) -> No
     with opened(tmp_path) as run:
         work(run, until=done)
     edit(tmp_path, lambda table: b"U" + table[1:])
-    refused(tmp_path, f"{tmp_path / 'table.csv'}: its first line is not that of this version's table; {WHAT_TO_DO}")
+    refused(tmp_path, f"{tmp_path / 'table.csv'}: its header is not that of this version; {WHAT_TO_DO}")
 
 
 def test_a_table_deleted_after_units_were_written_is_refused(half: Path) -> None:
@@ -303,22 +305,25 @@ def in_folder(descriptor: Path, folder: Path) -> bool:
 
 def test_units_out_of_turn_are_refused(tmp_path: Path) -> None:
     with opened(tmp_path) as run:
-        with pytest.raises(ValueError, match="^unit 'b' is out of turn; next is 'a'$"):
+        with pytest.raises(ValueError, match="^unit 'b' is out of order; the next unit is 'a'$"):
             run.write("b", rows_of("b"))
         work(run)
-        with pytest.raises(ValueError, match="^unit 'a' is out of turn; next is None$"):
+        with pytest.raises(ValueError, match="^unit 'a' is out of order; the next unit is None$"):
             run.drop("a", "again")
 
 
 def test_a_closed_run_takes_nothing(tmp_path: Path) -> None:
     with opened(tmp_path) as run:
         pass
-    with pytest.raises(ValueError, match="is closed: nothing more can be written through this Run$"):
+    with pytest.raises(ValueError, match=": this Run is closed; open the folder again with open_run$"):
         run.write("a", rows_of("a"))
 
 
 def test_a_record_of_another_type_is_refused(tmp_path: Path) -> None:
-    with opened(tmp_path) as run, pytest.raises(TypeError, match="^unit 'a': this run holds Row, not 'a row'$"):
+    with (
+        opened(tmp_path) as run,
+        pytest.raises(TypeError, match="^unit 'a': expected records of type Row, got 'a row'$"),
+    ):
         run.write("a", ["a row"])
 
 
@@ -369,7 +374,7 @@ def test_units_that_cannot_be_read_name_the_table(tmp_path: Path) -> None:
         list(read_units(tmp_path, Row))
     with opened(tmp_path) as run:
         work(run)
-    with pytest.raises(RunError, match=r"table\.csv is no table of Interpretation$"):
+    with pytest.raises(RunError, match=r"table\.csv is not a table of Interpretation records$"):
         list(read_units(tmp_path, Interpretation))
 
 

@@ -51,12 +51,12 @@ def assert_same_scores(found, expected, rtol=1e-4):
         np.testing.assert_allclose(found[name].sample_scores, result.sample_scores, rtol=0, atol=rtol * scale)
 
 
-# ------------------------------------------------------------------------------- against the runs they stand for
+# ------------------------------------------------------------------------------------ estimates against exact runs
 
 
 @pytest.fixture
 def double():
-    """Finite differences need digits; some models make their masks in the default dtype."""
+    """Finite differences need float64; some models create their masks in the default dtype."""
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
@@ -67,9 +67,10 @@ def cells_of(mediator, n_tokens, window):
 
 
 def slope_of_runs(model, base, donor, cell, answer_ids):
-    """How the whole answer's probability, [S], begins to move when a share of the cell's difference is restored.
+    """Return the slope, [S], of the answer's probability when a fraction of the cell's difference is restored.
 
-    By forward passes with plain hooks: four shares around 0, Richardson's extrapolation of central differences.
+    Computed by forward passes with plain hooks: four fractions around 0, central differences with Richardson
+    extrapolation.
     """
     pins = [pin.site for pin in cell.pins]
     good, bad = recorded(model, donor, [cell.site]), recorded(model, base, [cell.site, *pins])
@@ -90,7 +91,7 @@ def slope_of_runs(model, base, donor, cell, answer_ids):
         logs = run(model, base, edits)[:, -len(answer_ids) :].double().log_softmax(-1)
         return sum(logs[:, step, token] for step, token in enumerate(answer_ids)).exp()
 
-    # A short step for OPT, whose activation has corners; a long one for those that keep attention in float32.
+    # A small step for OPT, whose activation has kinks; a large one for models that compute attention in float32.
     h = 1e-4 if model.config.model_type == "opt" else 0.02
     near, far = (probability(h) - probability(-h), probability(2 * h) - probability(-2 * h))
     return (8 * near - far) / (12 * h)
@@ -111,7 +112,7 @@ def test_a_sliding_window_of_attention_is_respected(double, mediator):
 
 
 @pytest.mark.parametrize("mediator", ALL)
-def test_a_whole_answer_is_derived_as_a_product(double, mediator):
+def test_the_estimate_of_a_whole_answer_is_the_slope_of_the_product(double, mediator):
     model = wide_model("gpt2").double()
     found = check_slopes(model, mediator, target="whole", answer="Tokyo")
     assert len(found.answer_ids) > 1
@@ -141,14 +142,14 @@ def check_slopes(model, mediator, target="first", answer=None):
 
 
 class Same(nn.Module):
-    """Stands where a norm stood."""
+    """An identity in place of a norm or an activation."""
 
     def forward(self, x):
         return x.contiguous()
 
 
 def linear_gpt2():
-    """No norms, no activation, every token attends to all before it alike: logits are linear in every state."""
+    """No norms, no activation function, uniform attention: the logits are linear in every state."""
     model = tiny_model("gpt2")
     model.transformer.ln_f = Same()
     for block in model.transformer.h:
@@ -190,14 +191,14 @@ def test_each_mediator_has_estimates_of_its_own():
         assert not any(np.allclose(effects[i], effects[j], rtol=0, atol=1e-3 * scale) for j in range(i))
 
 
-def test_what_cannot_have_an_effect_is_estimated_as_zero_to_the_bit():
+def test_cells_that_cannot_have_an_effect_are_estimated_as_exactly_zero():
     for name, result in approximated().items():
         assert not result.indirect_effects[: result.subject_span[0]].any()
         if name not in ("attn_window", "mlp_window"):
             assert not result.indirect_effects[:-1, L - 1].any()
 
 
-def test_rounding_gives_no_rank_to_tokens_before_the_first_difference(monkeypatch):
+def test_tokens_before_the_first_difference_have_no_effect_by_rounding(monkeypatch):
     monkeypatch.setattr(estimates, "_along", lambda there, here, slope: torch.ones(slope.shape[:2]).double())
     ids = torch.tensor([[3, 9, 4, 8], [3, 7, 4, 8]])
     cells = [Cell("resid_post", token, 1, 2) for token in range(4)]
@@ -216,7 +217,7 @@ def test_a_counterfactual_prompt_takes_the_place_of_noise():
 
 
 @pytest.mark.parametrize("memory", [1, 200_000])
-def test_samples_that_do_not_fit_go_one_after_the_other(memory):
+def test_samples_that_do_not_fit_in_memory_run_one_by_one(memory):
     few = TraceSettings(samples=5, window=3, memory=memory)
     assert_same_scores(approximated(settings=few), approximated(settings=TraceSettings(samples=5, window=3)))
 
@@ -229,11 +230,11 @@ def test_each_sample_may_have_a_donor_of_its_own():
             alone = slice(row, row + 1)
             one = first_order(MODELS["llama"], base[alone], donor[alone], both.cells, LOGIT)
             torch.testing.assert_close(both.effects[:, alone], one.effects, rtol=1e-3, atol=1e-5)
-            # float32 rounds by the batch
+            # in float32, rounding depends on the batch
             torch.testing.assert_close(both.donor[alone], one.donor, rtol=1e-5, atol=1e-6)
 
 
-def test_a_model_that_computes_otherwise_is_refused():
+def test_a_model_that_computes_differently_from_its_family_is_refused():
     model = wide_model("llama")
     model.model.layers[1].self_attn.register_forward_hook(lambda module, args, output: (output[0] + 1, *output[1:]))
     with pytest.raises(UnsupportedModelError, match=r"^LlamaForCausalLM does not compute what other llama models do"):
@@ -263,8 +264,8 @@ def test_weights_keep_their_flags_and_get_no_gradient(call):
 
 
 @pytest.mark.parametrize("calls", range(7))
-def test_an_error_on_the_way_leaves_the_model_as_it_was(calls, monkeypatch):
-    """The MLP of layer 2 fails when it has been called so often: in one of the runs, or on the way back."""
+def test_an_error_during_the_trace_leaves_the_model_unchanged(calls, monkeypatch):
+    """The MLP of layer 2 fails after ``calls`` calls: in one of the runs, or in the backward pass."""
     model, left = wide_model("gpt2"), [calls]
     module = model.transformer.h[2].mlp.c_fc
     forward = module.forward
@@ -297,7 +298,7 @@ def test_half_precision_follows_the_model():
         assert rank_correlation(found[name].indirect_effects, result.indirect_effects) > 0.8
 
 
-def test_derivatives_pass_quantised_weights():
+def test_estimates_work_with_quantised_weights():
     found = approximated(quantize_(wide_model("llama"), 8))
     for name, result in approximated().items():
         assert rank_correlation(found[name].indirect_effects, result.indirect_effects) > 0.8
@@ -307,7 +308,7 @@ def test_derivatives_pass_quantised_weights():
 
 
 @pytest.mark.parametrize("kind", list(MODELS))
-def test_what_screening_says_is_exact_is_that_of_a_full_trace(kind):
+def test_exact_cells_of_a_screening_equal_those_of_a_full_trace(kind):
     found, exact, estimates = screened(MODELS[kind], share=0.12), traced(MODELS[kind]), approximated(MODELS[kind])
     for name, one in found.items():
         mask = one.result.exact
@@ -378,9 +379,9 @@ def test_there_is_no_rank_correlation_without_an_order(grid):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"share": 0}, "share is 0; give a part of the cells, above 0 and up to 1"),
-        ({"share": 1.5}, "share is 1.5; give a part of the cells, above 0 and up to 1"),
-        ({"top": 0}, "top is 0; trace at least 1 cell exactly"),
+        ({"share": 0}, "share is 0; give a share of the cells above 0 and at most 1"),
+        ({"share": 1.5}, "share is 1.5; give a share of the cells above 0 and at most 1"),
+        ({"top": 0}, "top is 0; give at least 1 cell to run"),
         (
             {"mediators": ["hiden"]},
             "unknown mediator 'hiden'; did you mean 'hidden'? "
@@ -388,7 +389,7 @@ def test_there_is_no_rank_correlation_without_an_order(grid):
         ),
     ],
 )
-def test_what_cannot_be_screened_is_refused_with_a_reason(options, message):
+def test_invalid_screenings_are_refused_with_a_reason(options, message):
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         screened(**options)
 

@@ -1,4 +1,4 @@
-"""``interpret compare``: stored traces against each other."""
+"""``interpret compare``: comparison of two stored trace runs."""
 
 import re
 
@@ -19,7 +19,7 @@ def effects_of(seed):
 
 
 def stored(folder, grids):
-    """A run of facts whose effects are given, [T, L] each by name and mediator."""
+    """Write a run with the given effects, [T, L], by name and mediator."""
     names = list(dict.fromkeys(name for name, _ in grids))
     with run_folder.open_run(folder, TraceCell, identity={}, circumstances={}, units=names) as opened:
         for name in names:
@@ -57,7 +57,7 @@ def test_ranks_and_peaks_are_compared_fact_by_fact(tmp_path, capsys):
         ({("g_0", "hidden"): effects_of(0)}, "{one} and {two} have no fact and mediator in common"),
         (
             {("f_0", "hidden"): effects_of(0)[:3]},
-            "fact 'f_0' is not the same in {one} and {two}; compare traces of one file",
+            "fact 'f_0' differs between {one} and {two}; compare traces of the same facts",
         ),
     ],
 )

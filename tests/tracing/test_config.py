@@ -16,7 +16,7 @@ from interpret.tracing.mediators import MEDIATORS
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "trace.yaml"
 LAYER = "model.layers.[LAYER_NUM]"
-# The keys and values that Knowledge-Tracing's own file has.
+# The keys and values of Knowledge-Tracing's own configuration file.
 KNOWLEDGE_TRACING = {
     "model": {"pth": "some/llama-3b", "name": "llama-3b"},
     "generation_args": {
@@ -44,12 +44,12 @@ def written(folder: Path, document: object) -> Path:
 
 
 def with_hooks(**changes):
-    """Knowledge-Tracing's file with another ``hook_layer``; None takes a key out."""
+    """Return Knowledge-Tracing's configuration with changes in ``hook_layer``; None removes a key."""
     hooks = {key: value for key, value in (KNOWLEDGE_TRACING["hook_layer"] | changes).items() if value is not None}
     return KNOWLEDGE_TRACING | {"hook_layer": hooks}
 
 
-def test_a_file_of_knowledge_tracing_runs_as_it_is(tmp_path):
+def test_a_knowledge_tracing_file_is_read_unchanged(tmp_path):
     config = load_config(written(tmp_path, KNOWLEDGE_TRACING))
     check_module_names(tiny_model("llama"), config.hook_layer)
     assert (config.model, config.name, config.output) == ("some/llama-3b", "llama-3b", "results/llama-3b")
@@ -58,7 +58,7 @@ def test_a_file_of_knowledge_tracing_runs_as_it_is(tmp_path):
     assert (config.rule, config.buckets, config.method) == ("first_token", "kt", "exact")
 
 
-def test_our_keys_come_before_what_knowledge_tracing_implies(tmp_path):
+def test_our_own_keys_override_the_defaults_of_knowledge_tracing(tmp_path):
     ours = {"noise": "s2", "rule": "words", "buckets": "rome", "mediators": ["mlp_window"], "output": "there"}
     config = load_config(written(tmp_path, KNOWLEDGE_TRACING | ours))
     assert (config.settings.noise, config.rule, config.buckets) == ("s2", "words", "rome")
@@ -73,11 +73,11 @@ def test_our_keys_come_before_what_knowledge_tracing_implies(tmp_path):
         ({"attn_sever": None, "mlp_sever": None, "clean_save": None}, ("hidden",)),
     ],
 )
-def test_what_is_severed_is_what_has_a_name(tmp_path, hooks, mediators):
+def test_named_modules_are_severed(tmp_path, hooks, mediators):
     assert load_config(written(tmp_path, with_hooks(**hooks))).mediators == mediators
 
 
-def test_every_key_of_ours_reaches_its_place(tmp_path):
+def test_every_key_of_our_own_is_read(tmp_path):
     settings = {"noise": "u0.5", "samples": 3, "seed": 7, "replace": True, "window": 4, "target": "whole", "memory": 9}
     rest = {
         "data": "facts.json",
@@ -124,15 +124,15 @@ HOOK_KEYS = "clean_save, corrupt, corrupted_save, clean_replace, attn_sever, mlp
             with_hooks(clean_replace=None),
             "hook_layer.clean_replace is missing; give the layer, as in model.layers.[LAYER_NUM]",
         ),
-        (with_hooks(corrupt=3), "hook_layer.corrupt is 3; expected a text"),
-        (with_hooks(clean_save="lm_head"), "hook_layer.clean_save is 'lm_head'; expected a list of texts"),
-        (with_hooks(clean_save=["lm_head", 1]), "hook_layer.clean_save[1] is 1; expected a text"),
+        (with_hooks(corrupt=3), "hook_layer.corrupt is 3; expected a non-empty string"),
+        (with_hooks(clean_save="lm_head"), "hook_layer.clean_save is 'lm_head'; expected a non-empty list of strings"),
+        (with_hooks(clean_save=["lm_head", 1]), "hook_layer.clean_save[1] is 1; expected a non-empty string"),
         ({"model": "demo"}, "model is 'demo'; expected keys and values: pth, name"),
-        ({"model": {"pth": 3}}, "model.pth is 3; expected a text"),
-        ({"result_pth": {"base_pth": ""}}, "result_pth.base_pth is ''; expected a text"),
+        ({"model": {"pth": 3}}, "model.pth is 3; expected a non-empty string"),
+        ({"result_pth": {"base_pth": ""}}, "result_pth.base_pth is ''; expected a non-empty string"),
         (
             {"generation_args": {"do_sample": True}},
-            "generation_args.do_sample is true; a token drawn by chance is not the model's answer: give false",
+            "generation_args.do_sample is true; tracing reads the greedy answer, not a sampled token: give false",
         ),
         (
             {"generation_args": {"max_generate_length": 5}},
@@ -143,20 +143,20 @@ HOOK_KEYS = "clean_save, corrupt, corrupted_save, clean_replace, attn_sever, mlp
             {"generation_args": {"output_scores": "yes"}},
             "generation_args.output_scores is 'yes'; expected true or false",
         ),
-        ({"samples": "10"}, "samples is '10'; expected a whole number of 1 or more"),
-        ({"samples": True}, "samples is True; expected a whole number of 1 or more"),
-        ({"window": 0}, "window is 0; expected a whole number of 1 or more"),
-        ({"seed": -1}, "seed is -1; expected a whole number of 0 or more"),
-        ({"memory": 1.5}, "memory is 1.5; expected a whole number of 1 or more"),
+        ({"samples": "10"}, "samples is '10'; expected an integer of at least 1"),
+        ({"samples": True}, "samples is True; expected an integer of at least 1"),
+        ({"window": 0}, "window is 0; expected an integer of at least 1"),
+        ({"seed": -1}, "seed is -1; expected an integer of at least 0"),
+        ({"memory": 1.5}, "memory is 1.5; expected an integer of at least 1"),
         ({"replace": 1}, "replace is 1; expected true or false"),
-        ({"noise": True}, "noise is True; give a text such as s3, or a number"),
+        ({"noise": True}, "noise is True; give a specification such as s3, or a number"),
         (
             {"noise": "3s"},
             "noise '3s' is not understood; give 's3' (3 standard deviations of the embeddings), 0.1, 'u0.5', 'm' or "
             "'t3'",
         ),
-        ({"mediators": "hidden"}, "mediators is 'hidden'; expected a list of texts"),
-        ({"mediators": []}, "mediators is []; expected a list of texts"),
+        ({"mediators": "hidden"}, "mediators is 'hidden'; expected a non-empty list of strings"),
+        ({"mediators": []}, "mediators is []; expected a non-empty list of strings"),
         (
             {"mediators": ["hidden", "mlp_sever"]},
             f"unknown mediator 'mlp_sever'; did you mean 'mlp_severed'? {CHOICE}{', '.join(MEDIATORS)}",
@@ -164,11 +164,11 @@ HOOK_KEYS = "clean_save, corrupt, corrupted_save, clean_replace, attn_sever, mlp
         ({"target": "frist"}, f"unknown target 'frist'; did you mean 'first'? {CHOICE}first, whole"),
         ({"dtype": "flaot16"}, f"unknown dtype 'flaot16'; did you mean 'float16'? {CHOICE}float32, float16, bfloat16"),
         ({"buckets": ["kt"]}, f"unknown buckets ['kt']; {CHOICE}rome, kt"),
-        ({"data": 3}, "data is 3; expected a text"),
+        ({"data": 3}, "data is 3; expected a non-empty string"),
         ([1], f"the file is [1]; expected keys and values: {', '.join(KEYS)}"),
         ("", f"the file is None; expected keys and values: {', '.join(KEYS)}"),
-        ("seed: 1\nseed: 2\n", "'seed' stands there twice; keep one"),
-        ("model: {pth: a, pth: b}", "'pth' stands there twice; keep one"),
+        ("seed: 1\nseed: 2\n", "key 'seed' occurs twice; keep one"),
+        ("model: {pth: a, pth: b}", "key 'pth' occurs twice; keep one"),
     ],
 )
 def test_a_wrong_key_or_value_is_an_error_that_names_it(tmp_path, document, message):
@@ -186,13 +186,13 @@ def test_a_misspelt_key_is_an_error_that_names_the_right_one(tmp_path_factory, k
         load_config(path)
 
 
-def test_a_file_that_is_no_yaml_is_an_error(tmp_path):
+def test_a_file_that_is_not_yaml_is_an_error(tmp_path):
     path = written(tmp_path, "model: {pth")
     with pytest.raises(InputError, match=f"^{re.escape(str(path))} is not YAML: while parsing a flow mapping "):
         load_config(path)
 
 
-def test_a_missing_file_is_an_error_that_shows_a_good_one(tmp_path):
+def test_a_missing_file_is_an_error_that_names_an_example(tmp_path):
     path = tmp_path / "none.yaml"
     message = f"{path} does not exist; give a YAML file like examples/trace.yaml"
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):

@@ -1,4 +1,4 @@
-"""``interpret export``: a trace run as Knowledge-Tracing's files."""
+"""``interpret export``: a trace run converted to Knowledge-Tracing's files."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def fact_file(folder, ids):
     return json_file(folder / "facts.json", rows)
 
 
-def test_lists_are_over_the_rows_of_the_file(tmp_path, capsys):
+def test_lists_have_one_entry_per_row_of_the_file(tmp_path, capsys):
     folder, facts = stored(tmp_path / "run", ["known_1", "known_4"]), fact_file(tmp_path, range(6))
     assert run("export", folder, "--facts", facts, "-o", tmp_path / "out", "--name", "demo") == 0
     found = {path.stem: torch.load(path) for path in (tmp_path / "out").iterdir()}
@@ -67,5 +67,5 @@ def test_another_file_of_facts_is_refused(tmp_path, capsys):
     folder, facts = stored(tmp_path / "run", ["known_9"]), fact_file(tmp_path, range(3))
     assert run("export", folder, "--facts", facts, "-o", tmp_path / "out") == 2
     said = " ".join(capsys.readouterr().err.split())
-    assert said == f"error: {facts} has no fact 'known_9', which the run traced; give the file it was made from"
+    assert said == f"error: {facts} has no fact 'known_9', which the run traced; give the facts file of the run"
     assert not (tmp_path / "out").exists()

@@ -28,7 +28,7 @@ AFTER = at("model.layers", "post_attention_layernorm", "post_feedforward_layerno
 NAMES = {
     **dict.fromkeys(("llama", "llama3", "mistral", "qwen2", "qwen3"), LLAMA),
     "phi3": at("model.layers", "self_attn", "mlp", "model.embed_tokens"),
-    # What these add to the residual stream has been normed.
+    # In these, attention and MLP outputs pass a norm before they are added to the residual stream.
     **dict.fromkeys(("gemma2", "gemma3", "olmo2"), AFTER),
     "gpt2": at("transformer.h", "attn", "mlp", "transformer.wte"),
     "gptj": at("transformer.h", "attn", "mlp", "transformer.wte"),
@@ -40,7 +40,7 @@ NAMES = {
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
-def test_the_names_of_each_familys_own_parts_are_right(kind):
+def test_the_names_of_each_familys_modules_are_accepted(kind):
     check_module_names(tiny_model(kind), NAMES[kind])
 
 
@@ -49,54 +49,57 @@ def test_the_names_of_each_familys_own_parts_are_right(kind):
     [
         (
             {"clean_replace": "model.layer.[LAYER_NUM]"},
-            "hook_layer.clean_replace: 'model.layer.[LAYER_NUM]' is no module of LlamaForCausalLM; near it are "
+            "hook_layer.clean_replace: 'model.layer.[LAYER_NUM]' is not a module of LlamaForCausalLM; similar names: "
             "'model.layers.[LAYER_NUM]', 'model.layers.[LAYER_NUM].mlp', 'model.layers.[LAYER_NUM].self_attn'",
         ),
         (
             {"corrupted_save": ("lm_head", "head")},
-            "hook_layer.corrupted_save[1]: 'head' is no module of LlamaForCausalLM; near it are 'lm_head'",
+            "hook_layer.corrupted_save[1]: 'head' is not a module of LlamaForCausalLM; similar names: 'lm_head'",
         ),
         (
             {"clean_save": ("0123456789",)},
-            "hook_layer.clean_save[0]: '0123456789' is no module of LlamaForCausalLM; print(model) shows its modules",
+            "hook_layer.clean_save[0]: '0123456789' is not a module of LlamaForCausalLM; "
+            "print(model) lists its modules",
         ),
         (
             {"clean_replace": "model.layers.[LAYER_NUM].mlp"},
-            "hook_layer.clean_replace: 'model.layers.[LAYER_NUM].mlp' is not each layer; "
-            "that is 'model.layers.[LAYER_NUM]'",
+            "hook_layer.clean_replace: 'model.layers.[LAYER_NUM].mlp' does not name each layer; "
+            "expected 'model.layers.[LAYER_NUM]'",
         ),
         (
             {"clean_replace": "model.layers.0"},
-            "hook_layer.clean_replace: 'model.layers.0' is not each layer; that is 'model.layers.[LAYER_NUM]'",
+            "hook_layer.clean_replace: 'model.layers.0' does not name each layer; expected 'model.layers.[LAYER_NUM]'",
         ),
         (
             {"attn_sever": "model.layers.[LAYER_NUM].self_attn.o_proj"},
-            "hook_layer.attn_sever: 'model.layers.[LAYER_NUM].self_attn.o_proj' is not the attention of each layer; "
-            "that is 'model.layers.[LAYER_NUM].self_attn'",
+            "hook_layer.attn_sever: 'model.layers.[LAYER_NUM].self_attn.o_proj' does not name the module that "
+            "outputs the attention of each layer; expected 'model.layers.[LAYER_NUM].self_attn'",
         ),
         (
             {"mlp_sever": "model.layers.[LAYER_NUM].mlp.down_proj"},
-            "hook_layer.mlp_sever: 'model.layers.[LAYER_NUM].mlp.down_proj' is not the module that ends the MLP of "
-            "each layer; that is 'model.layers.[LAYER_NUM].mlp'",
+            "hook_layer.mlp_sever: 'model.layers.[LAYER_NUM].mlp.down_proj' does not name the module that "
+            "outputs the MLP of each layer; expected 'model.layers.[LAYER_NUM].mlp'",
         ),
         (
             {"corrupt": "model.norm"},
-            "hook_layer.corrupt: 'model.norm' is not the input embedding; that is 'model.embed_tokens'",
+            "hook_layer.corrupt: 'model.norm' does not name the input embedding; expected 'model.embed_tokens'",
         ),
     ],
 )
-def test_a_wrong_name_is_an_error_that_says_what_it_should_be(wrong, message):
+def test_a_wrong_name_is_an_error_with_the_expected_name(wrong, message):
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         check_module_names(tiny_model("llama"), replace(LLAMA, **wrong))
 
 
-def test_a_number_beyond_the_last_layer_is_no_module():
+def test_an_index_beyond_the_last_layer_is_refused():
     names = replace(LLAMA, clean_save=("model.layers.4.mlp",))
-    with pytest.raises(InputError, match=re.escape("'model.layers.4.mlp' is no module of LlamaForCausalLM")):
+    with pytest.raises(InputError, match=re.escape("'model.layers.4.mlp' is not a module of LlamaForCausalLM")):
         check_module_names(tiny_model("llama"), names)
 
 
-def test_the_names_of_another_family_are_no_modules_of_this_one():
-    message = "'model.layers.[LAYER_NUM]' is no module of GPT2LMHeadModel; near it are 'transformer.h.[LAYER_NUM]'"
+def test_names_of_another_family_are_refused():
+    message = (
+        "'model.layers.[LAYER_NUM]' is not a module of GPT2LMHeadModel; similar names: 'transformer.h.[LAYER_NUM]'"
+    )
     with pytest.raises(InputError, match=re.escape(message)):
         check_module_names(tiny_model("gpt2"), LLAMA)

@@ -1,4 +1,4 @@
-"""Every mediator has its whole row, and a user's own is known to calls, tables and figures."""
+"""Every mediator is complete; a user's own mediator works in calls, tables and figures."""
 
 import re
 from dataclasses import replace
@@ -52,7 +52,7 @@ def traced(model, **options):
     return trace_mediators(model, TOKENIZER, PROMPT, SUBJECT, settings=SETTINGS, **options)
 
 
-def test_every_mediator_has_its_whole_row():
+def test_every_mediator_is_complete():
     assert set(DEFAULT_MEDIATORS) <= set(MEDIATORS)
     labels = [row.label for row in MEDIATORS.values()]
     assert all(labels)
@@ -64,7 +64,7 @@ def test_every_mediator_has_its_whole_row():
         assert ("{window}" in row.label) == row.windowed
 
 
-def test_a_mediator_of_the_users_is_exact(own):
+def test_a_users_mediator_is_exact(own):
     model = wide_model("llama")
     result = traced(model, mediators=["both_severed"])["both_severed"]
     inputs = trace_inputs(
@@ -105,7 +105,7 @@ def test_a_mediator_that_cuts_patches_the_clean_run_with_corrupted_values(own):
 
 
 @pytest.mark.parametrize("name", ["both_severed", "attn_cut"])
-def test_a_mediator_of_the_users_is_estimated_and_screened(own, name):
+def test_a_users_mediator_is_estimated_and_screened(own, name):
     model = wide_model("llama")
     if name == "both_severed":
         estimate = traced(model, mediators=[name], method="approximate")[name]
@@ -115,7 +115,7 @@ def test_a_mediator_of_the_users_is_estimated_and_screened(own, name):
     np.testing.assert_allclose(screening.result.scores, exact.scores, atol=1e-6)
 
 
-def test_a_mediator_of_the_users_is_in_tables_and_figures(own):
+def test_a_users_mediator_is_in_tables_and_figures(own):
     fact = Fact("known_1", PROMPT, SUBJECT, "Paris")
     rows = list(
         trace_facts(wide_model("llama"), TOKENIZER, [fact], settings=SETTINGS, mediators=["both_severed", "mlp_window"])
@@ -136,7 +136,7 @@ def test_a_mediator_that_is_not_registered_here_is_drawn_by_its_name():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"name": "hidden"}, "mediator 'hidden' is registered already; give another name"),
+        ({"name": "hidden"}, "mediator 'hidden' already exists; give another name"),
         ({"name": "two words"}, "mediator 'two words': a name is one word of letters, digits and underscores"),
         (
             {"site": "heads"},
@@ -146,11 +146,11 @@ def test_a_mediator_that_is_not_registered_here_is_drawn_by_its_name():
             {"pins": (Pin("attention"),)},
             "mediator 'mine': unknown site of a pin 'attention'; Allowed: attn_out, mlp_out",
         ),
-        ({"acts_on": "both"}, "mediator 'mine': unknown run 'both'; Allowed: corrupted, clean"),
+        ({"acts_on": "both"}, "mediator 'mine': unknown acts_on 'both'; Allowed: corrupted, clean"),
         ({"columns": ("source",)}, "mediator 'mine': unknown column 'source'; Allowed: window"),
     ],
 )
-def test_a_row_that_cannot_be_traced_is_refused(change, message):
+def test_an_invalid_mediator_is_refused(change, message):
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         register_mediator(replace(BOTH, **{"name": "mine", **change}))
     assert len(MEDIATORS) == 5

@@ -1,4 +1,4 @@
-"""Fact files traced into run folders: what is written, what is dropped, and runs that are killed half-way."""
+"""Fact files traced into run folders: written files, dropped facts, and resumed runs."""
 
 import json
 import re
@@ -42,15 +42,15 @@ def table_of(folder):
 
 
 def results_of(folder):
-    """The bytes of everything a run found."""
+    """Return the bytes of all result files of a run."""
     files = [folder / "table.csv", folder / "peaks.csv", *(folder / "grids").iterdir()]
     return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(files)}
 
 
-# ------------------------------------------------------------------------------------------------ what is written
+# -------------------------------------------------------------------------------------------------- written files
 
 
-def test_the_table_read_again_is_what_the_library_yields(model_folder, opened, tmp_path):
+def test_the_stored_table_equals_the_rows_of_the_library(model_folder, opened, tmp_path):
     facts = file_of(tmp_path, fact_rows())
     assert run(*arguments(model_folder, facts, tmp_path / "run")) == 0
     settings = TraceSettings(samples=2, window=3)
@@ -62,7 +62,7 @@ def test_the_table_read_again_is_what_the_library_yields(model_folder, opened, t
 
 
 @pytest.mark.parametrize("samples", [1, 3])
-def test_rows_hold_a_trace_to_the_last_bit(opened, samples):
+def test_rows_store_a_trace_exactly(opened, samples):
     fact = Fact("known_0", PROMPT, SUBJECT, "Paris", relation="P17")
     result = trace(*opened, PROMPT, SUBJECT, "Paris", samples=samples, noise=0.5)
     rows = from_csv(TraceCell, csv_header(TraceCell) + to_csv(trace_cells(fact, result)))
@@ -142,13 +142,13 @@ def test_the_manifest_holds_every_argument_that_decides_the_numbers(model_folder
     assert manifest["circumstances"]["limit"] == 1
 
 
-def test_estimated_cells_say_so(model_folder, tmp_path):
+def test_estimated_cells_are_marked(model_folder, tmp_path):
     facts = file_of(tmp_path, fact_rows(1))
     assert run(*arguments(model_folder, facts, tmp_path / "run", "--method", "approximate")) == 0
     assert {row.method for row in table_of(tmp_path / "run")} == {"approximate"}
 
 
-def test_screened_cells_are_exact_and_the_others_say_they_are_not(model_folder, tmp_path, capsys):
+def test_screened_cells_are_exact_and_the_others_are_marked(model_folder, tmp_path, capsys):
     facts = file_of(tmp_path, fact_rows(1))
     methods = ("exact", "approximate", "screened")
     for method in methods:
@@ -160,8 +160,8 @@ def test_screened_cells_are_exact_and_the_others_say_they_are_not(model_folder, 
     share = sum(row.method == "exact" for row in screened) / len(screened)
     assert 0.1 <= share < 0.2
     said = capsys.readouterr().out
-    assert "Attention: all cells are estimates, whose sizes are not to be trusted" in said
-    assert f"Attention: {1 - share:.0%} of the cells are estimates" in said
+    assert "Warning: all cells are estimates; their sizes are unreliable" in said
+    assert f"Warning: {1 - share:.0%} of the cells are estimates" in said
 
 
 # ------------------------------------------------------------------------------------------------ size of the noise
@@ -183,11 +183,11 @@ def test_the_subjects_of_the_whole_file_set_the_size_of_the_noise(model_folder, 
 @pytest.mark.parametrize(
     "settings", [TraceSettings("u0.5"), TraceSettings(0.5), TraceSettings("m"), TraceSettings(reference_texts=("a",))]
 )
-def test_noise_that_has_a_size_already_stays_as_it_is(opened, settings):
+def test_noise_with_a_fixed_size_is_unchanged(opened, settings):
     assert sized_for(*opened, [Fact("a", PROMPT, SUBJECT, "Paris")], settings) is settings
 
 
-# ------------------------------------------------------------------------------------------------ what is dropped
+# -------------------------------------------------------------------------------------------------- dropped facts
 
 
 def test_facts_the_model_does_not_know_are_never_traced(model_folder, opened, tmp_path, capsys):
@@ -208,13 +208,13 @@ def test_facts_the_model_does_not_know_are_never_traced(model_folder, opened, tm
     counts = manifest["counts"]
     assert counts["in"] == counts["kept"] + counts["dropped"] == 4
     shown = capsys.readouterr().out
-    assert f"4 facts in, {len(knows)} traced, {len(dropped)} dropped: {len(dropped)} not known" in shown
+    assert f"4 facts: {len(knows)} traced, {len(dropped)} dropped ({len(dropped)} not known)" in shown
 
 
-def test_no_fact_known_is_a_result_too(model_folder, tmp_path, capsys):
+def test_a_run_in_which_no_fact_is_known_finishes(model_folder, tmp_path, capsys):
     facts = file_of(tmp_path, fact_rows(2, attribute=NEVER))
     assert run(*arguments(model_folder, facts, tmp_path / "run", "--filter")) == 0
-    assert "2 facts in, 0 traced, 2 dropped: 2 not known" in capsys.readouterr().out
+    assert "2 facts: 0 traced, 2 dropped (2 not known)" in capsys.readouterr().out
     assert run_folder.read_table(tmp_path / "run" / "peaks.csv", TracePeak) == []
 
 
@@ -223,17 +223,17 @@ def test_bad_rows_and_facts_that_fail_are_reported_and_the_rest_is_traced(model_
     rows.insert(0, {"subject": "Anna", "attribute": "x", "prompt": "nobody is here"})
     rows.insert(2, {"known_id": 9, "subject": "Eiffel", "attribute": "Paris", "prompt": "The Eiffel Tower is in "})
     argv = arguments(model_folder, file_of(tmp_path, rows), tmp_path / "run")
-    for _ in range(2):  # the second time, the reasons come from the run
+    for _ in range(2):  # the second time, the reasons are read from the run folder
         assert run(*argv) == 3
         captured = capsys.readouterr()
-        assert "4 facts in, 2 traced, 2 dropped: 1 bad row, 1 not traced" in captured.out
+        assert "4 facts: 2 traced, 2 dropped (1 bad row, 1 not traced)" in captured.out
         assert "row_0: bad row: row 0: \"subject\" 'Anna' is not a part of the prompt 'nobody is here'" in captured.err
         assert "known_9: not traced: answer 'Paris' merges with the last token of the prompt" in captured.err
     assert {row.name for row in table_of(tmp_path / "run")} == {"known_0", "known_1"}
     assert set(run_folder.read_manifest(tmp_path / "run")["dropped"]) == {"row_0", "known_9"}
 
 
-def test_probabilities_that_are_no_numbers_are_no_trace(opened):
+def test_probabilities_that_are_not_finite_are_refused(opened):
     model, tokenizer = opened
     head = model.get_output_embeddings().weight
     kept = head.data.clone()
@@ -253,15 +253,15 @@ def test_the_library_names_the_fact_it_cannot_trace(opened):
         list(trace_facts(*opened, [fact]))
 
 
-# ------------------------------------------------------------------------------------------------ continuing a run
+# -------------------------------------------------------------------------------------------------- resuming a run
 
 
-def test_killed_and_run_again_it_ends_like_an_unbroken_run(model_folder, tmp_path):
+def test_a_killed_and_resumed_run_equals_an_uninterrupted_run(model_folder, tmp_path):
     facts = file_of(tmp_path, fact_rows(6))
     argv = arguments(model_folder, facts, tmp_path / "killed")
     run_killed(SCRIPT, *argv[1:])
     assert {row.name for row in table_of(tmp_path / "killed")} == {"known_0", "known_1", "known_2"}
-    # As if killed while it wrote the next fact's grids: one half, one not yet in its place.
+    # As if killed while writing the next fact's grids: one file is incomplete, one is missing.
     grids = tmp_path / "killed" / "grids"
     (grids / "known_3_hidden.npz").write_bytes(b"half")
     (grids / "known_3_mlp_severed.npz").unlink()
@@ -273,7 +273,7 @@ def test_killed_and_run_again_it_ends_like_an_unbroken_run(model_folder, tmp_pat
     assert killed == whole
 
 
-def test_grids_are_there_before_the_rows_that_speak_of_them(model_folder, opened, tmp_path, monkeypatch):
+def test_grids_are_written_before_the_rows(model_folder, opened, tmp_path, monkeypatch):
     seen = []
     real = run_folder.Run.write
 
@@ -294,8 +294,8 @@ def test_a_changed_window_is_refused_and_nothing_is_mixed(model_folder, tmp_path
     before = results_of(tmp_path / "run")
     assert run(*argv, "--window", 4) == 2
     message = capsys.readouterr().err
-    assert "holds another run:" in message
-    assert "window: 3 there, 4 here" in message
+    assert "contains another run:" in message
+    assert "window: 3 in the folder, 4 now" in message
     assert results_of(tmp_path / "run") == before
 
 
@@ -307,7 +307,7 @@ def test_changed_facts_are_refused(model_folder, tmp_path, capsys):
     assert "facts_sha256: " in capsys.readouterr().err
 
 
-def test_a_higher_limit_goes_on_where_the_run_was(model_folder, tmp_path, capsys):
+def test_a_higher_limit_resumes_the_run(model_folder, tmp_path, capsys):
     facts = file_of(tmp_path, [{"prompt": "no subject"}, *fact_rows(3)])
     argv = arguments(model_folder, facts, tmp_path / "grown")
     assert run(*argv, "--limit", 1) == 3
@@ -329,7 +329,7 @@ def test_a_finished_run_is_shown_again_without_work(model_folder, tmp_path, caps
     assert "2 of 2 facts are already done" in again.err
 
 
-def test_interrupted_it_says_what_is_safe(model_folder, tmp_path, capsys, monkeypatch):
+def test_an_interrupted_run_reports_what_is_done(model_folder, tmp_path, capsys, monkeypatch):
     real = runs.trace_fact
 
     def interrupted(model, tokenizer, fact, *rest):
@@ -339,7 +339,7 @@ def test_interrupted_it_says_what_is_safe(model_folder, tmp_path, capsys, monkey
 
     monkeypatch.setattr(runs, "trace_fact", interrupted)
     assert run(*arguments(model_folder, file_of(tmp_path, fact_rows()), tmp_path / "run")) == 130
-    assert "stopped with 2 of 4 facts safe; the same command continues" in capsys.readouterr().err
+    assert "stopped after 2 of 4 facts; the same command resumes the run" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------ the command line
@@ -358,13 +358,13 @@ def test_a_configuration_is_used_and_options_win(model_folder, tmp_path):
     assert manifest["circumstances"]["buckets"] == "kt"
 
 
-def test_the_summary_tells_averages_peaks_and_counts(model_folder, tmp_path, capsys):
+def test_the_summary_shows_averages_peaks_and_counts(model_folder, tmp_path, capsys):
     argv = arguments(model_folder, file_of(tmp_path, fact_rows(3)), tmp_path / "run", "--mediator", "hidden")
     assert run(*argv) == 0
     shown = capsys.readouterr().out
     rows = table_of(tmp_path / "run")
     assert f"{len(rows)} rows in {tmp_path / 'run' / 'table.csv'}" in shown.replace("\n", "")
-    assert "3 facts in, 3 traced, 0 dropped\n" in shown
+    assert "3 facts: 3 traced, 0 dropped\n" in shown
     for words in ("AIE", "last_subject", "95% interval"):
         assert words in shown
     of_subject = [peak for peak in trace_peaks(rows) if peak.among == "subject"]
@@ -398,9 +398,11 @@ def test_a_users_mistake_is_one_message_and_exit_code_2(model_folder, tmp_path, 
     assert not (tmp_path / "run").exists(), "the corrected command would be taken for another run"
 
 
-def test_facts_have_to_be_given_somewhere(model_folder, capsys):
+def test_a_missing_fact_file_is_an_error(model_folder, capsys):
     assert run("trace", "--model", model_folder) == 2
-    assert "error: no file of facts is given; use --facts, or the key data of --config" in capsys.readouterr().err
+    assert (
+        "error: no facts file is given; use --facts, or the key data in the file of --config" in capsys.readouterr().err
+    )
 
 
 def test_columns_of_the_table():

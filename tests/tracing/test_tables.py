@@ -1,4 +1,4 @@
-"""Rows back to grids, averages per prompt first, and peaks: on effects made by hand."""
+"""Rows converted to grids, averages (within each prompt first), and peaks, with hand-made effects."""
 
 import math
 from dataclasses import replace
@@ -37,7 +37,7 @@ def test_a_single_sample_has_no_spread_also_through_the_table():
     assert np.isnan(trace_grids(from_csv(TraceCell, table))[0].spread).all()
 
 
-def test_cells_that_were_estimated_are_told_apart():
+def test_estimated_cells_are_not_marked_exact():
     rows = cells(effects_with_peak(2, 1))
     rows[3] = replace(rows[3], method="approximate")
     (grid,) = trace_grids(rows)
@@ -45,7 +45,7 @@ def test_cells_that_were_estimated_are_told_apart():
     assert not grid.exact[0, 3]
 
 
-def test_a_row_missing_or_twice_is_refused():
+def test_missing_or_repeated_rows_are_refused():
     rows = cells(effects_with_peak(2, 1))
     message = "the grid of 'known_1' by 'hidden': expected 5 x 4 rows, one per token and layer; found 19, with missing"
     with pytest.raises(InputError, match=message):
@@ -59,7 +59,7 @@ def test_a_row_missing_or_twice_is_refused():
 
 
 def test_the_average_is_over_prompts_not_over_tokens():
-    # The further tokens (after the first subsequent one, before the last): three of effect 0.3 and one of 0.9.
+    # The tokens of bucket "further": three of effect 0.3 in the long prompt, one of 0.9 in the short one.
     long = [[0.0], [0.0], [0.0], [0.3], [0.3], [0.3], [0.0]]
     short = [[0.0], [0.0], [0.0], [0.9], [0.0]]
     rows = cells(long, name="a", span=(0, 2)) + cells(short, name="b", span=(0, 2))
@@ -82,7 +82,7 @@ def test_the_table_of_averages_is_each_prompts_mean_first():
         )
     )
     rows = trace_averages(grids)
-    assert len(rows) == 2 * 5 * 2, "the subject of two tokens has no middle"
+    assert len(rows) == 2 * 5 * 2, "a subject of two tokens has no middle"
     assert {row.bucket for row in rows} == {"first_subject", "last_subject", "first_subsequent", "further", "last"}
     assert {row.n for row in rows} == {2}
     (further,) = [row for row in rows if (row.mediator, row.bucket, row.layer_idx) == ("hidden", "further", 1)]
@@ -106,14 +106,14 @@ def test_the_peak_of_the_average_is_where_it_was_put_and_empty_buckets_have_none
     assert (peak.layer_idx, peak.mean, peak.low, peak.high, peak.n) == (3, 0.5, 0.5, 0.5, 4)
 
 
-def test_traces_of_unlike_models_have_no_average():
+def test_traces_of_models_of_different_depths_have_no_average():
     rows = cells(effects_with_peak(2, 1), name="a") + cells(effects_with_peak(2, 1, shape=(5, 6)), name="b")
     with pytest.raises(InputError, match="cannot average grids with different numbers of layers: 4, 6"):
         bucket_averages(trace_grids(rows))
 
 
-def test_each_facts_own_peaks_are_found_though_their_average_peaks_elsewhere():
-    # Two facts peak high in layers 0 and 3, and both have some effect in layer 2, where their average peaks.
+def test_peaks_of_facts_are_found_if_their_average_peaks_elsewhere():
+    # The two facts peak in layers 0 and 3; both have some effect in layer 2, where their average peaks.
     first = [[0.0] * 4, [0.9, 0.0, 0.6, 0.0], [0.0] * 4]
     second = [[0.0] * 4, [0.0, 0.0, 0.6, 0.9], [0.0, 0.0, 0.0, 0.95]]
     rows = cells(first, name="a", span=(1, 2)) + cells(second, name="b", span=(1, 2))

@@ -37,7 +37,7 @@ def embedded(model, ids):
 
 
 def corrupted_embeddings(model, result, noise, *, replace=False):
-    """The clean embeddings, [1, T, width], and those with noise on the subject, [S, T, width]."""
+    """Return the clean embeddings, [1, T, width], and those with noise on the subject, [S, T, width]."""
     clean = embedded(model, result.token_ids)
     corrupted = clean.repeat(len(noise), 1, 1)
     for sample, of_tokens in enumerate(noise):
@@ -60,7 +60,7 @@ def ready_noise(model, n_tokens, seed=4, samples=SAMPLES):
 
 
 def restored_by(mediator, layer, window):
-    """What a mediator's cell restores and holds, said in ROME's words rather than in those of the engine."""
+    """Return what a mediator's cell restores and severs, defined as in ROME and not by the engine."""
     around = [j for j in range(L) if layer - window // 2 <= j < layer + -(-window // 2)]
     later = range(layer + 1, L)
     return {
@@ -74,7 +74,7 @@ def restored_by(mediator, layer, window):
 
 @pytest.mark.parametrize("mediator", list(MEDIATORS))
 @pytest.mark.parametrize("kind", list(KINDS))
-def test_a_trace_is_romes_forward_passes(kind, mediator):
+def test_a_trace_equals_romes_forward_passes(kind, mediator):
     model, window = MODELS[kind], 3
     first = traced(kind)
     noise = ready_noise(model, first.subject_span[1] - first.subject_span[0])
@@ -97,7 +97,7 @@ def test_a_trace_is_romes_forward_passes(kind, mediator):
         np.testing.assert_allclose(result.scores[token, layer], expected.mean(), **CLOSE)
 
 
-def test_the_mediators_of_one_call_are_those_of_single_calls():
+def test_mediators_traced_together_equal_single_traces():
     settings = TraceSettings(samples=SAMPLES, window=2)
     together = trace_mediators(MODELS["gptj"], TOKENIZER, PROMPT, SUBJECT, mediators=list(MEDIATORS), settings=settings)
     assert list(together) == list(MEDIATORS)
@@ -109,14 +109,14 @@ def test_the_mediators_of_one_call_are_those_of_single_calls():
     assert not any(np.allclose(scores[i], scores[j], rtol=1e-3) for i in range(5) for j in range(i))
 
 
-def test_what_is_printed_of_a_trace_is_short():
+def test_the_repr_of_a_trace_is_short():
     assert "array" not in repr(traced())
 
 
 def test_windows_have_ten_layers_by_default():
     whole = traced(mediator="mlp_window")
     np.testing.assert_allclose(whole.scores, traced(mediator="mlp_window", window=10).scores)
-    assert (whole.scores == whole.scores[:, :1]).all()  # every window holds all 4 layers
+    assert (whole.scores == whole.scores[:, :1]).all()  # every window covers all 4 layers
     assert not np.allclose(whole.scores, traced(mediator="mlp_window", window=1).scores, rtol=1e-3)
 
 
@@ -147,7 +147,7 @@ def test_the_standard_deviation_is_that_of_the_collected_rows():
     np.testing.assert_allclose(noise, np.random.RandomState(1).randn(2, 2, D) * 3 * sigma, rtol=1e-12)
 
 
-def test_special_tokens_have_no_part_in_the_size_of_the_noise():
+def test_special_tokens_do_not_affect_the_size_of_the_noise():
     model = MODELS["llama"]
     assert sentence_piece()("Paris")["input_ids"][0] == sentence_piece().bos_token_id
     rows = embedding_rows(model, sentence_piece(), ["Paris"])
@@ -200,7 +200,7 @@ def test_students_noise_has_heavier_tails_and_new_factors_for_each_token():
     assert kurtosis("m") == pytest.approx(3, abs=0.3)
     assert kurtosis("t5") > 4
     ratios = draw(parse_noise("t5"), (3, 2, 4), rows, 3) / draw(parse_noise("m"), (3, 2, 4), rows, 3)
-    np.testing.assert_allclose(ratios, ratios[..., :1].repeat(4, axis=-1))  # one factor a token
+    np.testing.assert_allclose(ratios, ratios[..., :1].repeat(4, axis=-1))  # one factor per token
     assert len(np.unique(ratios[..., 0].round(6))) == 6
 
 
@@ -219,7 +219,7 @@ def test_the_same_seed_gives_the_same_trace_to_the_byte():
 
 
 def test_baseline_and_every_cell_see_the_same_noise():
-    """Where nothing is restored that reaches the last position, each sample's score is its own low."""
+    """If the restored state cannot reach the last position, each sample's score is its own ``sample_lows`` value."""
     result = traced()
     for token in range(len(result.tokens) - 1):
         np.testing.assert_array_equal(result.sample_scores[:, token, L - 1], result.sample_lows)
@@ -237,7 +237,7 @@ def test_noise_stays_on_the_subject_and_may_replace_it():
         assert torch.equal(run_[:, [0, 3, 4]], embeddings[:, [0, 3, 4]].expand(2, -1, -1))
 
 
-def test_the_low_of_replaced_embeddings_is_computed_with_them_replaced():
+def test_corrupted_probabilities_use_replaced_embeddings():
     model = MODELS["opt"]
     first = traced("opt")
     noise = ready_noise(model, first.subject_span[1] - first.subject_span[0])
@@ -248,7 +248,7 @@ def test_the_low_of_replaced_embeddings_is_computed_with_them_replaced():
     assert result.low != pytest.approx(traced("opt", noise=noise).low, rel=1e-3)
 
 
-def test_ready_noise_brings_its_own_number_of_samples():
+def test_noise_given_as_an_array_sets_the_number_of_samples():
     span = traced().subject_span
     noise = torch.from_numpy(ready_noise(MODELS["llama"], span[1] - span[0], samples=2))
     assert len(traced(noise=noise, samples=10).sample_lows) == 2
@@ -258,7 +258,7 @@ def test_ready_noise_brings_its_own_number_of_samples():
 
 
 @pytest.mark.parametrize("samples", [1, 3])
-def test_a_trace_is_drawn_as_its_rows_are(samples):
+def test_the_grid_of_a_trace_equals_that_of_its_rows(samples):
     found = traced(samples=samples)
     (expected,) = trace_grids(trace_cells(Fact("trace", PROMPT, SUBJECT, found.answer), found))
     grid = found.grid()
@@ -325,7 +325,7 @@ def test_effects_are_differences_to_the_corrupted_run():
     np.testing.assert_allclose(result.spread, [[0.0, 0.2 / 2**0.5], [0.0, 0.2 / 2**0.5]], atol=1e-12)
 
 
-def test_an_average_is_over_prompts_that_have_the_effect():
+def test_an_average_ignores_prompts_without_the_effect():
     effects = [[0.1, np.nan, np.nan], [0.3, 0.5, np.nan], [0.2, 0.7, np.nan]]
     found = average(effects, seed=1)
     np.testing.assert_allclose(found.mean, [0.2, 0.6, np.nan])
@@ -383,8 +383,8 @@ def test_no_effects_have_no_average():
         ("T", "T", {}, "prompt 'T' is a single token; tracing needs at least 2 tokens"),
         (PROMPT, SUBJECT, {"answer": ""}, "answer '' has no tokens; leave it out to take the most likely next token"),
         (PROMPT, SUBJECT, {"answer": " "}, "answer ' ' has no tokens; leave it out to take the most likely next token"),
-        (PROMPT, SUBJECT, {"noise": 0}, "noise 0 leaves the subject as it is; give more than 0"),
-        (PROMPT, SUBJECT, {"noise": "s0"}, "noise 's0' leaves the subject as it is; give more than 0"),
+        (PROMPT, SUBJECT, {"noise": 0}, "noise 0 does not change the subject; give more than 0"),
+        (PROMPT, SUBJECT, {"noise": "s0"}, "noise 's0' does not change the subject; give more than 0"),
         (
             PROMPT,
             SUBJECT,
@@ -392,7 +392,7 @@ def test_no_effects_have_no_average():
             "noise '3s' is not understood; "
             "give 's3' (3 standard deviations of the embeddings), 0.1, 'u0.5', 'm' or 't3'",
         ),
-        (PROMPT, SUBJECT, {"noise": "t2"}, "noise 't2': only above 2 degrees of freedom does the covariance exist"),
+        (PROMPT, SUBJECT, {"noise": "t2"}, "noise 't2' has no covariance; give more than 2 degrees of freedom"),
         (PROMPT, SUBJECT, {"samples": 0}, "samples is 0; give at least 1"),
         (PROMPT, SUBJECT, {"window": 0}, "window is 0; give at least 1 layer"),
         (
@@ -408,26 +408,26 @@ def test_no_effects_have_no_average():
         (PROMPT, SUBJECT, {"reference_texts": [""]}, "the texts that set the size of the noise have no tokens"),
     ],
 )
-def test_what_cannot_be_traced_is_refused_with_a_reason(prompt, subject, options, message):
+def test_invalid_arguments_are_refused_with_a_reason(prompt, subject, options, message):
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         trace(MODELS["llama"], TOKENIZER, prompt, subject, **options)
 
 
 @pytest.mark.parametrize("noise", ["", "x3", "-1", -1.0, "s-1", "s3x", "mm", float("nan"), float("inf")])
-def test_what_is_no_noise_is_refused(noise):
+def test_invalid_noise_is_refused(noise):
     with pytest.raises(InputError, match=r"^noise .* is not understood; give "):
         parse_noise(noise)
 
 
-def test_ready_noise_that_does_not_fit_is_refused():
+def test_a_noise_array_that_does_not_fit_is_refused():
     first, stop = traced().subject_span
     n = stop - first
     message = f"noise has shape (2, {n + 1}, {D}); this prompt needs [samples, {n} subject tokens, {D}]"
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         traced(noise=np.ones((2, n + 1, D)))
-    with pytest.raises(InputError, match=r"^noise is 0 everywhere and leaves the subject as it is$"):
+    with pytest.raises(InputError, match=r"^noise is 0 everywhere and does not change the subject$"):
         traced(noise=np.zeros((2, n, D)))
-    with pytest.raises(InputError, match=r"^noise has entries that are not finite numbers$"):
+    with pytest.raises(InputError, match=r"^noise contains NaN or infinity$"):
         traced(noise=np.full((2, n, D), np.nan))
 
 

@@ -139,7 +139,7 @@ def test_a_file_is_run_once_in_a_process(tmp_path):
         ("x = (\n", r"mine\.py, line 1: SyntaxError: '\(' was never closed$"),
         ("import nowhere\n", r"mine\.py, line 1: ModuleNotFoundError: No module named 'nowhere'$"),
         ("def f():\n    raise ValueError\n\n\nf()\n", r"mine\.py, line 2: ValueError$"),
-        (MEDIATOR + MEDIATOR, r"mine\.py, line 11: mediator 'both_severed' is registered already; give another name$"),
+        (MEDIATOR + MEDIATOR, r"mine\.py, line 11: mediator 'both_severed' already exists; give another name$"),
     ],
 )
 def test_an_error_in_the_users_file_is_one_message_with_its_line(text, message, tmp_path, capsys):
@@ -179,8 +179,8 @@ def test_a_users_probe_is_a_command_and_its_table_is_read_again(model_folder, ex
 @pytest.mark.parametrize(
     ("probe", "message"),
     [
-        (Probe("lens", "", LensReading, "prompt_runs.lens_probe"), "'lens' is registered already"),
-        (Probe("neurons", "", LensReading, "prompt_runs.lens_probe"), "'neurons' is registered already"),
+        (Probe("lens", "", LensReading, "prompt_runs.lens_probe"), "'lens' already exists"),
+        (Probe("neurons", "", LensReading, "prompt_runs.lens_probe"), "'neurons' already exists"),
         (Probe("two words", "", LensReading, "prompt_runs.lens_probe"), "a name is one word"),
         (Probe("mine", "", dict, "prompt_runs.lens_probe"), "its record cannot be a row"),
         (Probe("mine", "", LensReading, lambda model, tokenizer, *, tokens=1: None), "option 'tokens' needs"),

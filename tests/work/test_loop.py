@@ -50,7 +50,7 @@ def test_interrupted_it_says_what_is_safe_and_lets_the_interrupt_go_on(progress,
     with pytest.raises(KeyboardInterrupt):
         fill(tmp_path / "run", counting("c"), progress=progress)
     said = capsys.readouterr().err
-    assert said.count("stopped with 2 of 3 numbers safe; the same command continues") == 1
+    assert said.count("stopped after 2 of 3 numbers; the same command resumes the run") == 1
     assert read_run(tmp_path / "run").units == ["a", "b"]
     assert read_run(tmp_path / "run").manifest["status"] == "running"
     assert fill(tmp_path / "run", counting(), progress=progress).manifest["status"] == "complete"
@@ -71,10 +71,10 @@ def test_an_interrupted_trace_from_python_is_resumed(model_folder, opened, tmp_p
     monkeypatch.setattr(runs, "trace_fact", interrupted)
     with pytest.raises(KeyboardInterrupt):
         interpret.tracing.run(*opened, facts, tmp_path / "run", **options)
-    assert "stopped with 2 of 3 facts safe" in capsys.readouterr().err
+    assert "stopped after 2 of 3 facts" in capsys.readouterr().err
     words = ["trace", "--facts", facts, "--samples", "1", "--mediator", "hidden", "--no-filter", "--device", "cpu"]
     assert run(*words, "--model", model_folder, "--output", tmp_path / "run") == 130
-    assert "stopped with 2 of 3 facts safe; the same command continues" in capsys.readouterr().err
+    assert "stopped after 2 of 3 facts; the same command resumes the run" in capsys.readouterr().err
     monkeypatch.setattr(runs, "trace_fact", real)
     again = interpret.tracing.run(*opened, facts, tmp_path / "run", **options, progress=False)
     assert again.records() == whole.records()

@@ -261,7 +261,7 @@ def test_what_else_decides_the_numbers_is_compared_and_what_does_not_is_not(open
             *opened, examples, tmp_path / "run", identity={"mine": 1}, circumstances={"place": place}, progress=False
         )
     assert (made.manifest["identity"]["mine"], made.manifest["circumstances"]["place"]) == (1, "here")
-    with pytest.raises(RunError, match="mine: 1 there, 2 here"):
+    with pytest.raises(RunError, match="mine: 1 in the folder, 2 now"):
         run_lens(*opened, examples, tmp_path / "run", identity={"mine": 2}, progress=False)
 
 

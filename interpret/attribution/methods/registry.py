@@ -64,7 +64,8 @@ METHODS: dict[str, AttributionMethod] = {
         "gradient times embedding: first-order effects", "gradients.input_x_gradient", together=True
     ),
     "integrated_gradients": AttributionMethod(
-        "gradients along a path from a baseline; they add up to the change", "gradients.integrated_gradients"
+        "gradients along a path from a baseline; the scores add up to the change of the value",
+        "gradients.integrated_gradients",
     ),
     "deeplift": AttributionMethod(
         "differences from a baseline, backpropagated by DeepLIFT's rescale rule",

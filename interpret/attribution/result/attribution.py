@@ -55,7 +55,7 @@ class Attribution(AttributionScores):
         return aggregation.aggregate(self, how, normalize, spans, subwords, minus)
 
     def to_frame(self) -> pd.DataFrame:
-        """Return a table in long format, one row per score; D is summed, and tokens a step does not see have no row.
+        """Return a table in long format, one row per score; D is summed; tokens from the attributed one on have no row.
 
         Columns: ``input`` (number of the input), ``side`` (``source`` or ``target``), ``activation`` (such as
         ``mlp_out.3``; "" for the inputs), ``step`` (from 0), ``step_position`` and ``step_token`` (the attributed

@@ -44,7 +44,7 @@ class Foil:
 
 @dataclass
 class Room:
-    """What was found to fit in memory while one text is attributed; shared by all its steps."""
+    """The settings found to fit in memory for one text; shared by all its steps."""
 
     rows: int | None = None
     """Rows per batch; None: the batch size of the step."""
