@@ -14,12 +14,13 @@ from interpret.errors import InputError, RunError, UnsupportedModelError
 from interpret.probing.neurons import count_neurons
 
 ROWS = [[5, 6, 7, 8, 9], [20, 30], [40, 50, 60]]
-CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 H, W = 4, 8
 
 
 def close(actual, expected):
-    torch.testing.assert_close(actual, expected, **CLOSE)
+    # Rounding grows with the numbers that are added, and its size differs between processors.
+    largest = max(1.0, float(expected.abs().max()))
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5 * largest)
 
 
 def parts(model):
