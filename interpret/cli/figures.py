@@ -128,7 +128,7 @@ def _figures(
 
     yield "average_heatmap", traces.average_figure(traced, scheme=scheme, window=window)
     yield "average_lines", traces.line_figure(traced, scheme=scheme, window=window)
-    if {"hidden"} < {grid.mediator for grid in traced} & {"hidden", "attn_severed", "mlp_severed"}:
+    if traces.severed_grids(traced):
         yield "severed_bars", traces.severed_figure(traced)
     wanted = [grid for grid in traced if grid.name in chosen]
     for name, of_fact in groupby(wanted, key=lambda grid: grid.name):

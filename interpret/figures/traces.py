@@ -91,6 +91,22 @@ def line_figure(traced: Sequence[TraceGrid], *, scheme: Scheme = "rome", window:
     )
 
 
+def severed_grids(traced: Sequence[TraceGrid]) -> list[TraceGrid]:
+    """Return the grids that ``severed_figure`` compares: those of ``hidden`` and of mediators that sever modules.
+
+    Args:
+        traced: grids of any facts and mediators.
+
+    Returns:
+        The grids; empty unless there are grids of both kinds.
+    """
+    present = {grid.mediator for grid in traced}
+    severed = {name for name in present if mediator_of(name).pins}
+    if HIDDEN.name not in present or not severed:
+        return []
+    return [grid for grid in traced if grid.mediator in {HIDDEN.name, *severed}]
+
+
 def severed_figure(traced: Sequence[TraceGrid]) -> Figure:
     """Draw the average indirect effect at the last subject token as bars, with and without severed modules.
 
@@ -98,10 +114,11 @@ def severed_figure(traced: Sequence[TraceGrid]) -> Figure:
         traced: grids of ``hidden`` and of severed mediators; other grids are ignored.
 
     Raises:
-        InputError: if fewer than two of these mediators have grids, or the grids differ in their number of layers.
+        InputError: if there are no grids of ``hidden`` or none of a severed mediator, or the grids differ in their
+            number of layers.
     """
-    wanted = [grid for grid in traced if grid.mediator == HIDDEN.name or mediator_of(grid.mediator).pins]
-    if len({grid.mediator for grid in wanted}) < 2:
+    wanted = severed_grids(traced)
+    if not wanted:
         raise InputError(
             "a figure of severed effects needs grids of the mediator hidden and of a severed mediator: trace both"
         )

@@ -12,6 +12,7 @@ from reference.tracing import patched
 from interpret.errors import InputError
 from interpret.facts.files import Fact
 from interpret.figures import average_figure, prompt_figure
+from interpret.figures.traces import severed_figure, severed_grids
 from interpret.tracing import (
     MEDIATORS,
     Mediator,
@@ -127,6 +128,20 @@ def test_a_users_mediator_is_in_tables_and_figures(own):
     grids = trace_grids(rows)
     for figure in (prompt_figure(grids, window=2), average_figure(grids, window=2)):
         assert [panel.get_title() for panel in figure.axes[:2]] == ["both severed", "MLP, 2 layers"]
+
+
+def test_a_severed_mediator_of_the_users_has_its_bars(own):
+    fact = Fact("known_1", PROMPT, SUBJECT, "Paris")
+    mediators = ["hidden", "both_severed", "mlp_window"]
+    rows = list(trace_facts(wide_model("llama"), TOKENIZER, [fact], settings=SETTINGS, mediators=mediators))
+    grids = trace_grids(rows)
+    assert [grid.mediator for grid in severed_grids(grids)] == ["hidden", "both_severed"]
+    (legend,) = severed_figure(grids).legends
+    assert [text.get_text() for text in legend.get_texts()] == ["hidden state", "both severed"]
+    without = [grid for grid in grids if grid.mediator != "hidden"]
+    assert severed_grids(without) == []
+    with pytest.raises(InputError, match=r"^a figure of severed effects needs grids of the mediator hidden and of"):
+        severed_figure(without)
 
 
 def test_a_mediator_that_is_not_registered_here_is_drawn_by_its_name():
