@@ -15,6 +15,7 @@ from interpret.anatomy import base_of, input_device, longest_text
 from interpret.anatomy.passes import evaluating
 from interpret.errors import InputError, UnsupportedModelError, unknown
 from interpret.prompts.batches import Batch, pad
+from interpret.prompts.encoding import token_ids
 
 Rows = tuple[tuple[int, ...], ...]
 
@@ -158,7 +159,7 @@ def token_rows(
         if isinstance(prompt, str) and tokenizer is None:
             raise InputError(f"prompts[{index}] is a text: give the tokenizer, or token ids")
         ids: Sequence[Any] = (
-            tokenizer(prompt).input_ids if tokenizer is not None and isinstance(prompt, str) else prompt
+            token_ids(tokenizer, prompt) if tokenizer is not None and isinstance(prompt, str) else prompt
         )
         rows.append(tuple(int(token) for token in ids))
         if not 0 < len(rows[-1]) <= longest:

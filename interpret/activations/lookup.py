@@ -7,6 +7,8 @@ from transformers import PreTrainedTokenizerBase
 
 from interpret.activations.cache import ActivationCache
 from interpret.errors import InputError
+from interpret.prompts.encoding import token_ids
+from interpret.prompts.spelling import pieces
 
 
 def check_holds(cache: ActivationCache, names: Sequence[str], ask_for: Sequence[str]) -> None:
@@ -53,7 +55,7 @@ def token_id(token: int | str, tokenizer: PreTrainedTokenizerBase | None, n_logi
         return token
     if tokenizer is None:
         raise InputError(f"token {token!r} is a text: give the tokenizer, or the token's id")
-    ids = tokenizer(token, add_special_tokens=False).input_ids
+    ids = token_ids(tokenizer, token, add_special_tokens=False)
     if len(ids) != 1:
-        raise InputError(f"{token!r} is {len(ids)} tokens, {tokenizer.convert_ids_to_tokens(ids)}: give a single token")
+        raise InputError(f"{token!r} is {len(ids)} tokens, {pieces(tokenizer, ids)}: give a single token")
     return int(ids[0])

@@ -28,6 +28,7 @@ from interpret.attribution.targets import Alignment, Inputs, Text, one_for_each,
 from interpret.attribution.translation import attributed_translation, translated_texts
 from interpret.device import unless_too_large
 from interpret.errors import InputError
+from interpret.prompts.spelling import words
 
 
 def attribute(
@@ -176,8 +177,9 @@ def attributed(plan: Plan, text: Text) -> Attributed:
     with torch.enable_grad():
         scores, layer_scores = _scores(plan, text, steps)
     return Attributed(
-        tokens=tuple(plan.tokenizer.convert_ids_to_tokens(list(text.ids))),
+        tokens=text.pieces,
         token_ids=text.ids,
+        words=tuple(words(plan.tokenizer, text.ids)),
         n_prompt=text.n_prompt,
         start=text.start,
         stop=text.stop,

@@ -35,8 +35,9 @@ from interpret.attribution.targets import Alignment, Inputs, UnalignedError, one
 from interpret.errors import InputError, ModelError, unknown
 from interpret.models.opening import model_circumstances, model_identity
 from interpret.prompts import selectors
-from interpret.prompts.chat import as_read, model_text
+from interpret.prompts.chat import model_text
 from interpret.prompts.prompts import Prompt
+from interpret.prompts.scripts import joined
 from interpret.records import TokenScore
 from interpret.storage.run_folder import Run, RunFolder
 from interpret.work.inputs import PromptList, prompt_list, read_options
@@ -57,10 +58,12 @@ class Question:
 
     name: str
     prompt: str
-    target: str | None
-    """Words that follow the prompt; None if the model generates the continuation."""
-    foil: str | None
-    """Words the target is contrasted with; None without a foil."""
+    add_special_tokens: bool
+    """Whether the tokenizer puts its opening tokens before the prompt; a model's chat template already has them."""
+    target: str | Sequence[int] | None
+    """Words or token ids that follow the prompt; None if the model generates the continuation."""
+    foil: str | Sequence[int] | None
+    """What the target is contrasted with; None without a foil."""
 
 
 @dataclass(frozen=True)
@@ -303,11 +306,11 @@ def questions(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], cha
         chat_template: as in ``chat.wrap``.
 
     Raises:
-        InputError: if the template is wrong, or adds special tokens that the tokenizer would add again.
+        InputError: if the template is wrong.
     """
     texts = [model_text(tokenizer, one, chat_template) for one in prompts]
     return [
-        Question(one.name, as_read(tokenizer, text), one.target, one.foil)
+        Question(one.name, text.text, text.add_special_tokens, one.target, one.foil)
         for one, text in zip(prompts, texts, strict=True)
     ]
 
@@ -330,18 +333,24 @@ def inputs_of(plan: Plan, question: Question, alignment: Alignment | None) -> In
         foil = _whole(plan, question.prompt, question.foil)
     target = None if question.target is None else _whole(plan, question.prompt, question.target)
     pairs = None if foil is None or alignment is None else [alignment]
-    inputs = one_for_each(question.prompt, target, foil, pairs)
+    inputs = one_for_each(
+        question.prompt,
+        None if target is None else [target],
+        None if foil is None else [foil],
+        pairs,
+        add_special_tokens=question.add_special_tokens,
+    )
     if target is not None:
         with _of_one_prompt():
             check_texts(plan, inputs)
     return inputs
 
 
-def _whole(plan: Plan, prompt: str, words: str) -> str:
-    """Return a target as ``attribute`` takes it: the prompt and the words after it, or only the translation."""
-    if plan.languages is not None:
-        return words
-    return prompt + ("" if prompt[-1].isspace() or words[:1].isspace() else " ") + words
+def _whole(plan: Plan, prompt: str, target: str | Sequence[int]) -> str | Sequence[int]:
+    """Return a target as ``attribute`` takes it: the prompt and the words after it, only the translation, or ids."""
+    if plan.languages is not None or not isinstance(target, str):
+        return target
+    return joined(prompt, target)
 
 
 @contextmanager

@@ -5,10 +5,9 @@ of the whole text from 0; steps count the tokens after the prompt from 0.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-
-from transformers import PreTrainedTokenizerBase
+from typing import Any
 
 from interpret.anatomy import longest_text
 from interpret.attribution.plan import Plan
@@ -17,7 +16,11 @@ from interpret.attribution.steps.step import Foil
 from interpret.device import in_batches
 from interpret.engine.greedy import write_after
 from interpret.errors import InputError
+from interpret.prompts.encoding import Encoding, encode, given_ids
+from interpret.prompts.spelling import pieces
 
+Target = str | Sequence[int]
+"""A text that begins with its prompt, or the token ids that follow the prompt."""
 Alignment = Sequence[tuple[int, int]]
 """Pairs (step of the text, step of the foil)."""
 
@@ -49,6 +52,8 @@ class Text:
     """One past the column of the last attributed token."""
     foils: tuple[Foil | None, ...]
     """[G]; None without a contrast."""
+    pieces: tuple[str, ...] = ()
+    """[T], the text of each token, for people to read; not set for translations."""
     n_source: int = 0
     """For a translation: the number of source tokens, which come first. The prompt is then the source and the tokens
     the decoder starts with."""
@@ -59,19 +64,23 @@ class Inputs:
     """The inputs of an attribution: N prompts, with the target, foil and alignment of each."""
 
     prompts: Sequence[str]
-    targets: Sequence[str] | None
+    targets: Sequence[Target] | None
     """[N]; None if the model generates them."""
-    contrast_targets: Sequence[str] | None
+    contrast_targets: Sequence[Target] | None
     """[N]; None without a contrast."""
     alignment: Sequence[Alignment] | None
     """[N]; None if each step corresponds to the foil's step of the same number."""
+    add_special_tokens: bool = True
+    """Whether the tokenizer puts its opening tokens before the texts; a model's chat template already has them."""
 
 
 def one_for_each(
     prompts: str | Sequence[str],
-    targets: str | Sequence[str] | None = None,
-    contrast_targets: str | Sequence[str] | None = None,
+    targets: str | Sequence[Target] | None = None,
+    contrast_targets: str | Sequence[Target] | None = None,
     alignment: Sequence[Alignment] | None = None,
+    *,
+    add_special_tokens: bool = True,
 ) -> Inputs:
     """Collect the inputs; a single text is treated as a list of one.
 
@@ -86,10 +95,10 @@ def one_for_each(
             raise InputError(f"{name} has {len(given)} entries for {len(rows)} prompts; give one for each")
     if alignment is not None and foils is None:
         raise InputError("alignment needs contrast_targets; give those too")
-    return Inputs(rows, whole, foils, alignment)
+    return Inputs(rows, whole, foils, alignment, add_special_tokens)
 
 
-def _listed(texts: str | Sequence[str]) -> list[str]:
+def _listed(texts: str | Sequence[Target]) -> list[Any]:
     return [texts] if isinstance(texts, str) else list(texts)
 
 
@@ -105,7 +114,8 @@ def texts_of(plan: Plan, inputs: Inputs, first: int) -> list[Text]:
         InputError: for an invalid text.
     """
     numbers = range(len(inputs.prompts))[first : first + plan.batch_size]
-    prompts = [_prompt_ids(plan.tokenizer, inputs.prompts[number], number) for number in numbers]
+    encodings = [_encoded_prompt(plan, inputs, number) for number in numbers]
+    prompts = [one.ids for one in encodings]
     if inputs.targets is None:
         for number, ids in zip(numbers, prompts, strict=True):
             check_length(plan, f"prompts[{number}]", len(ids), plan.max_new_tokens)
@@ -113,25 +123,31 @@ def texts_of(plan: Plan, inputs: Inputs, first: int) -> list[Text]:
         wholes = [(*ids, *new) for ids, new in zip(prompts, written, strict=True)]
     else:
         wholes = [
-            _continuation(plan, "targets", number, inputs.targets[number], inputs.prompts[number], ids)
-            for number, ids in zip(numbers, prompts, strict=True)
+            _continuation(plan, "targets", number, inputs.targets[number], prompt)
+            for number, prompt in zip(numbers, encodings, strict=True)
         ]
-    rows = zip(numbers, prompts, wholes, strict=True)
     return [
-        text_of(plan, inputs, number, ids, len(prompt), _foil_ids(plan, inputs, number, prompt))
-        for number, prompt, ids in rows
+        replace(
+            text_of(plan, inputs, number, ids, len(prompt.ids), _foil_ids(plan, inputs, number, prompt)),
+            pieces=_pieces(prompt, ids),
+        )
+        for number, prompt, ids in zip(numbers, encodings, wholes, strict=True)
     ]
+
+
+def _pieces(prompt: Encoding, ids: Sequence[int]) -> tuple[str, ...]:
+    """Return the texts of the tokens of a prompt and of what follows it."""
+    return (*prompt.pieces(), *pieces(prompt.tokenizer, ids[len(prompt.ids) :]))
 
 
 def _written(plan: Plan, prompts: Sequence[tuple[int, ...]]) -> list[list[int]]:
     return [written.ids for written in write_after(plan.model, prompts, plan.max_new_tokens)]
 
 
-def _foil_ids(plan: Plan, inputs: Inputs, number: int, prompt_ids: tuple[int, ...]) -> tuple[int, ...] | None:
+def _foil_ids(plan: Plan, inputs: Inputs, number: int, prompt: Encoding) -> tuple[int, ...] | None:
     if inputs.contrast_targets is None:
         return None
-    foil, prompt = inputs.contrast_targets[number], inputs.prompts[number]
-    return _continuation(plan, "contrast_targets", number, foil, prompt, prompt_ids)
+    return _continuation(plan, "contrast_targets", number, inputs.contrast_targets[number], prompt)
 
 
 def text_of(
@@ -176,12 +192,13 @@ def _foil(ids: tuple[int, ...], column: int, contrast: Contrast | None) -> Foil:
     return Foil(ids[column], ids[:column] if contrast == "own_prefix" else None)
 
 
-def _prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, number: int) -> tuple[int, ...]:
+def _encoded_prompt(plan: Plan, inputs: Inputs, number: int) -> Encoding:
+    prompt = inputs.prompts[number]
     check_text(f"prompts[{number}]", prompt)
-    ids = _ids(tokenizer, prompt)
-    if not ids:
+    encoding = encode(plan.tokenizer, prompt, add_special_tokens=inputs.add_special_tokens)
+    if not encoding.ids:
         raise InputError(f"prompts[{number}] {prompt!r} has no tokens; it needs at least one")
-    return ids
+    return encoding
 
 
 def check_text(what: str, text: object) -> None:
@@ -198,16 +215,15 @@ def check_length(plan: Plan, what: str, n_tokens: int, n_new: int = 0) -> None:
         raise InputError(f"{what} has {n_tokens} tokens{more} the model's maximum length of {longest}")
 
 
-def _continuation(plan: Plan, what: str, number: int, text: str, prompt: str, ids: Sequence[int]) -> tuple[int, ...]:
+def _continuation(plan: Plan, what: str, number: int, target: Target, prompt: Encoding) -> tuple[int, ...]:
     """Return the tokens of a text that continues a prompt.
 
     Args:
         plan: of the attribution.
-        what: name of the argument that holds the text, for messages.
-        number: index of the text in that argument.
-        text: the prompt and its continuation.
+        what: name of the argument that holds the target, for messages.
+        number: index of the target in that argument.
+        target: the prompt and its continuation as one text, or the token ids of the continuation.
         prompt: the prompt.
-        ids: tokens of the prompt.
 
     Returns:
         All tokens of the text.
@@ -216,26 +232,29 @@ def _continuation(plan: Plan, what: str, number: int, text: str, prompt: str, id
         InputError: if they do not begin with the prompt's tokens, do not continue them, or exceed the maximum length
             of the model.
     """
-    check_text(f"{what}[{number}]", text)
-    whole = _ids(plan.tokenizer, text)
-    if whole[: len(ids)] != tuple(ids) and not text.startswith(prompt):
-        both = f"{prompt.rstrip()} {text.strip()}"
-        raise InputError(
-            f"{what}[{number}] {text!r} does not begin with its prompt {prompt!r}: give both in one text, as {both!r}"
-        )
-    if whole[: len(ids)] != tuple(ids):
-        raise InputError(
-            f"{what}[{number}] {text!r} does not continue the tokens of its prompt {prompt!r}: the tokenizer merges "
-            "the end of the prompt with what follows; end the prompt at a word boundary, without a trailing space"
-        )
-    if len(whole) == len(ids):
-        raise InputError(f"{what}[{number}] {text!r} has no tokens after its prompt; there is nothing to attribute")
+    if isinstance(target, str):
+        whole = _whole(f"{what}[{number}] {target!r}", target, prompt)
+    else:
+        whole = (*prompt.ids, *given_ids(plan.tokenizer, target, f"{what}[{number}]"))
     check_length(plan, f"{what}[{number}]", len(whole))
     return whole
 
 
-def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
-    return tuple(tokenizer(text)["input_ids"])
+def _whole(what: str, text: str, prompt: Encoding) -> tuple[int, ...]:
+    """Return the tokens of a text; it must continue the tokens of its prompt."""
+    n_prompt = len(prompt.ids)
+    whole = encode(prompt.tokenizer, text, add_special_tokens=prompt.add_special_tokens).ids
+    if whole[:n_prompt] != prompt.ids and not text.startswith(prompt.text):
+        both = f"{prompt.text.rstrip()} {text.strip()}"
+        raise InputError(f"{what} does not begin with its prompt {prompt.text!r}: give both in one text, as {both!r}")
+    if whole[:n_prompt] != prompt.ids:
+        raise InputError(
+            f"{what} does not continue the tokens of its prompt {prompt.text!r}: the tokenizer merges the end of the "
+            "prompt with what follows; end the prompt at a word boundary, without a trailing space, or give token ids"
+        )
+    if len(whole) == n_prompt:
+        raise InputError(f"{what} has no tokens after its prompt; there is nothing to attribute")
+    return whole
 
 
 def _aligned(n_steps: int, n_foil_steps: int, steps: range, alignment: Alignment | None, number: int) -> list[int]:

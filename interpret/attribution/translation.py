@@ -26,10 +26,12 @@ from interpret.attribution.languages import Languages
 from interpret.attribution.plan import Plan
 from interpret.attribution.result.scores import Attributed, ScoreArray, side_by_side
 from interpret.attribution.steps.step import Room, Step, foil_tokens, gathered_details, head
-from interpret.attribution.targets import Inputs, Text, check_length, check_text, text_of
+from interpret.attribution.targets import Inputs, Target, Text, check_length, check_text, text_of
 from interpret.device import in_batches
 from interpret.errors import InputError
 from interpret.prompts.batches import pad
+from interpret.prompts.encoding import given_ids
+from interpret.prompts.spelling import pieces, words
 
 
 @dataclass(frozen=True)
@@ -117,11 +119,13 @@ def _source(plan: Plan, languages: Languages, number: int, text: str) -> tuple[i
     return ids
 
 
-def _given(plan: Plan, languages: Languages, what: str, number: int, text: str) -> tuple[int, ...]:
-    check_text(f"{what}[{number}]", text)
-    ids = languages.target_ids(text)
+def _given(plan: Plan, languages: Languages, what: str, number: int, target: Target) -> tuple[int, ...]:
+    if isinstance(target, str):
+        ids = languages.target_ids(target)
+    else:
+        ids = (*languages.begin, *given_ids(plan.tokenizer, target, f"{what}[{number}]"))
     if len(ids) == len(languages.begin):
-        raise InputError(f"{what}[{number}] {text!r} has no tokens; there is nothing to attribute")
+        raise InputError(f"{what}[{number}] {target!r} has no tokens; there is nothing to attribute")
     check_length(plan, f"{what}[{number}]", len(ids))
     return ids
 
@@ -185,8 +189,9 @@ def attributed_translation(plan: Plan, text: Text) -> Attributed:
         scores = plan.method.scores(steps, plan.method_options)  # [S + T_t, ...] each
     source, target = text.ids[:n_source], text.ids[n_source:]
     return Attributed(
-        tokens=tuple(plan.tokenizer.convert_ids_to_tokens(list(target))),
+        tokens=tuple(pieces(plan.tokenizer, target)),
         token_ids=target,
+        words=tuple(words(plan.tokenizer, target)),
         n_prompt=text.n_prompt - n_source,
         start=text.start - n_source,
         stop=text.stop - n_source,
@@ -194,8 +199,9 @@ def attributed_translation(plan: Plan, text: Text) -> Attributed:
         step_scores=step_scores,
         details=gathered_details(steps),
         foil_tokens=foil_tokens(steps),
-        source_tokens=tuple(plan.tokenizer.convert_ids_to_tokens(list(source))),
+        source_tokens=tuple(pieces(plan.tokenizer, source)),
         source_ids=source,
+        source_words=tuple(words(plan.tokenizer, source)),
         source_scores=np.stack([of_step[:n_source] for of_step in scores], axis=1),
     )
 

@@ -6,6 +6,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.engine.greedy import answers
 from interpret.errors import InputError
+from interpret.prompts.encoding import token_ids
 from interpret.prompts.words import starts_with_words
 from interpret.records import Preservation
 
@@ -42,7 +43,7 @@ def preservation(
     for index, (_, attribute) in enumerate(facts):
         if not attribute.strip():
             raise InputError(f"fact {index} has an empty attribute: give the words that continue its prompt")
-        length = len(tokenizer(" " + attribute.strip(), add_special_tokens=False).input_ids)
+        length = len(token_ids(tokenizer, " " + attribute.strip(), add_special_tokens=False))
         if length >= new_tokens:
             raise InputError(
                 f"fact {index}: {attribute!r} has {length} tokens; give new_tokens of {length + 1} or more"

@@ -12,6 +12,7 @@ from interpret.anatomy import generating_by, input_device, longest_text
 from interpret.anatomy.passes import evaluating
 from interpret.errors import InputError
 from interpret.prompts.batches import pad
+from interpret.prompts.encoding import token_ids
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def answers(
     """
     if new_tokens < 1 or batch_size < 1:
         raise InputError(f"new_tokens is {new_tokens} and batch_size is {batch_size}; both must be at least 1")
-    rows = [tokenizer(prompt).input_ids for prompt in prompts]
+    rows = [token_ids(tokenizer, prompt) for prompt in prompts]
     longest = longest_text(model)
     for index, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
         if not prompt.strip():

@@ -18,6 +18,8 @@ from interpret.anatomy.passes import evaluating
 from interpret.engine.greedy import Continuation, write_after
 from interpret.errors import InputError, unknown
 from interpret.facts.files import Fact
+from interpret.prompts.encoding import token_ids
+from interpret.prompts.scripts import joined
 from interpret.prompts.words import starts_with_words
 
 Rule = Literal["words", "first_token"]
@@ -141,9 +143,8 @@ def _length(asked: _Asked) -> int:
 
 
 def _asked(tokenizer: PreTrainedTokenizerBase, fact: Fact, rule: Rule) -> _Asked:
-    ids = tokenizer(fact.prompt).input_ids
-    space = "" if fact.prompt[-1].isspace() else " "
-    answer_tokens = len(tokenizer(fact.prompt + space + fact.attribute).input_ids) - len(ids)
+    ids = token_ids(tokenizer, fact.prompt)
+    answer_tokens = len(token_ids(tokenizer, joined(fact.prompt, fact.attribute))) - len(ids)
     return _Asked(fact, ids, answer_tokens, 1 if rule == "first_token" else max(1, answer_tokens) + ROOM)
 
 

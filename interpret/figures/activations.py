@@ -22,6 +22,7 @@ from interpret.anatomy import anatomy_of
 from interpret.drawing.canvases import LINES, To, canvas, heatmap, layer_axis, line_canvas, thin_ticks, written
 from interpret.drawing.panels import STYLE, shown
 from interpret.errors import InputError, UnsupportedModelError, unknown
+from interpret.prompts.spelling import piece
 from interpret.stats import Floats
 
 
@@ -361,7 +362,7 @@ def _seen_only(square: Tensor) -> Floats:
 
 def _token_labels(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase | None) -> list[str]:
     """Return labels of tokens: their texts, or their ids without a tokenizer."""
-    return [str(token) if tokenizer is None else shown(tokenizer.decode([token])) for token in ids]
+    return [str(token) if tokenizer is None else shown(piece(tokenizer, token)) for token in ids]
 
 
 def _token_square(values: Floats, labels: Sequence[str], unit: str, title: str, to: To) -> Figure:

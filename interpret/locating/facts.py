@@ -22,6 +22,8 @@ from interpret.attribution.targets import one_for_each, texts_of
 from interpret.errors import InputError
 from interpret.facts.buckets import token_buckets
 from interpret.facts.files import Fact
+from interpret.prompts.scripts import joined
+from interpret.prompts.spelling import piece
 from interpret.prompts.subjects import subject_span, tokenised
 from interpret.records import LocationCell
 
@@ -127,7 +129,7 @@ def locate_fact(plan: Plan, fact: Fact) -> Location:
     return Location(
         tokens=tuple(tokens.pieces),
         subject_span=subject_span(tokens),
-        answer=plan.tokenizer.decode([step.target], clean_up_tokenization_spaces=False),
+        answer=piece(plan.tokenizer, step.target),
         answer_id=step.target,
         p_true=p[step.target].item(),
         p_false=None if step.foil is None else p[step.foil.id].item(),
@@ -141,9 +143,9 @@ def _step(plan: Plan, fact: Fact) -> tuple[Step, list[StepReading]]:
     if plan.contrast is not None:
         if fact.foil is None:
             raise InputError(f"the fact has no foil; add one, or choose another attributed function than {CONTRAST!r}")
-        foils = _continued(fact.prompt, fact.foil)
+        foils = joined(fact.prompt, fact.foil)
     alignment = None if foils is None else [[(0, 0)]]  # contrast the first tokens only
-    inputs = one_for_each(fact.prompt, _continued(fact.prompt, fact.attribute), foils, alignment)
+    inputs = one_for_each(fact.prompt, joined(fact.prompt, fact.attribute), foils, alignment)
     (text,) = texts_of(plan, inputs, 0)
     (foil,), target = text.foils, text.ids[text.start]
     if foil is not None and foil.id == target:
@@ -157,10 +159,6 @@ def _step(plan: Plan, fact: Fact) -> tuple[Step, list[StepReading]]:
         return plan.function(reading)
 
     return Step(plan.model, plan.tokenizer, text.ids[: text.start], target, foil, function, plan.batch_size), readings
-
-
-def _continued(prompt: str, words: str) -> str:
-    return prompt + ("" if prompt[-1].isspace() else " ") + words
 
 
 def _summed(found: Mapping[str, Tensor], site: str) -> Tensor:

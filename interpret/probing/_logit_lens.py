@@ -17,6 +17,7 @@ from interpret.activations.lookup import check_holds, columns_of, token_id
 from interpret.anatomy import anatomy_of
 from interpret.engine.trunk import exit_of
 from interpret.errors import InputError
+from interpret.prompts.spelling import piece
 
 
 def logit_lens(
@@ -74,8 +75,8 @@ def logit_lens(
                 place = {"prompt": prompt, "position": position, "layer": layer}
                 rows += [place | reading for reading in _readings(here, followed, top)]
     frame = pd.DataFrame(rows).sort_values(["prompt", "position", "layer"], kind="stable", ignore_index=True)
-    written = [""] * len(frame) if tokenizer is None else tokenizer.convert_ids_to_tokens(frame["token_id"].tolist())
-    frame.insert(4, "token", written)
+    written = {} if tokenizer is None else {token: piece(tokenizer, token) for token in frame["token_id"].unique()}
+    frame.insert(4, "token", [written.get(token, "") for token in frame["token_id"]])
     return frame
 
 

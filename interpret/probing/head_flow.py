@@ -24,6 +24,7 @@ from interpret.errors import InputError
 from interpret.probing._logit_attribution import head_writes
 from interpret.probing.composition import Kind, check_kind, grams, head_weights, product_norm
 from interpret.probing.heads import attention_patterns, check_looks_back
+from interpret.prompts.encoding import token_ids
 
 
 @torch.no_grad()
@@ -139,7 +140,7 @@ def information_flow(
         InputError: for a position outside the prompt, a prompt of one token, or a source after the destination.
         UnsupportedModelError: if the attention does not return its probabilities, such as flash attention.
     """
-    ids = tokenizer(prompt)["input_ids"]
+    ids = token_ids(tokenizer, prompt)
     source, destination = (_position(prompt, len(ids), position) for position in (source, destination))
     check_looks_back(prompt, len(ids))
     if source > destination:

@@ -20,6 +20,7 @@ from interpret.anatomy import anatomy_of, input_device, layer_input, longest_tex
 from interpret.anatomy.passes import evaluating, only_in_this_thread
 from interpret.errors import InputError, UnsupportedModelError
 from interpret.prompts.batches import position_ids
+from interpret.prompts.encoding import encode
 
 Head = tuple[int, int]
 """Layer and index of a (query) head."""
@@ -119,7 +120,8 @@ def top_attended(
             1.
     """
     check_heads(model, heads)
-    ids = tokenizer(text)["input_ids"]
+    encoding = encode(tokenizer, text)
+    ids, pieces = encoding.ids, encoding.pieces()
     if k < 1:
         raise InputError(f"k is {k}: ask for at least one token")
     if not -len(ids) <= position < len(ids):
@@ -131,7 +133,7 @@ def top_attended(
     for layer, head in heads:
         top = patterns[layer][0, head, position, : position + 1].float().topk(min(k, position + 1))
         for rank, (value, at) in enumerate(zip(top.values.tolist(), top.indices.tolist(), strict=True), start=1):
-            found.append(Attended(layer, head, position, rank, at, tokenizer.decode([ids[at]]), value))
+            found.append(Attended(layer, head, position, rank, at, pieces[at], value))
     return found
 
 

@@ -18,6 +18,7 @@ from interpret.anatomy import anatomy_of, input_device, layer_input
 from interpret.anatomy.passes import evaluating, only_in_this_thread
 from interpret.errors import InputError, UnsupportedModelError, unknown
 from interpret.prompts.batches import pad
+from interpret.prompts.encoding import Encoding, encode
 
 Token = int | Literal["last", "mean", "max"]
 """Where a neuron is read: at the last token, or as the mean or maximum over all tokens, each without the special tokens
@@ -126,16 +127,13 @@ def _read_at(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], token: Token
 ) -> tuple[list[list[int]], list[list[float]]]:
     """Return the token ids of each text, and the weights of its tokens in the reading."""
-    encoded = [tokenizer(text, return_special_tokens_mask=True) for text in texts]
-    weights = [
-        _token_weights(text, one["special_tokens_mask"], token) for text, one in zip(texts, encoded, strict=True)
-    ]
-    return [one["input_ids"] for one in encoded], weights
+    encoded = [encode(tokenizer, text) for text in texts]
+    return [list(one.ids) for one in encoded], [_token_weights(one, token) for one in encoded]
 
 
-def _token_weights(text: str, added: Sequence[int], token: Token) -> list[float]:
+def _token_weights(encoding: Encoding, token: Token) -> list[float]:
     """Return the weights of the tokens of a text: they sum to 1; for a maximum, each is 0 or 1."""
-    own = [float(not bit) for bit in added]
+    text, own = encoding.text, [float(index >= encoding.n_opening) for index in range(len(encoding.ids))]
     if isinstance(token, str) and token not in CHOICES:
         raise InputError(unknown("token", token, [*CHOICES, "a position such as 0 or -1"]))
     if not any(own) or (isinstance(token, int) and not -len(own) <= token < len(own)):

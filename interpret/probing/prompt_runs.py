@@ -18,7 +18,8 @@ from interpret.probing.heads import attention_patterns, check_looks_back, induct
 from interpret.probing.registry import HEADS, LENS, LOGITS, PROBES, TOP, Probe, Probed, Reader
 from interpret.prompts.chat import model_text
 from interpret.prompts.prompts import MODEL_TEMPLATE, Prompt
-from interpret.prompts.tokens import continuation, select_tokens, tokenise
+from interpret.prompts.spelling import piece
+from interpret.prompts.tokens import following, select_tokens, tokenise
 from interpret.records import HeadView, LensReading, LogitShare
 from interpret.storage.run_folder import Run, RunFolder
 from interpret.work.inputs import prompt_list
@@ -274,8 +275,10 @@ def probed_prompts(
         try:
             text = model_text(tokenizer, prompt, chat_template)
             tokenised = tokenise(tokenizer, text, prompt.subject)
-            words = {"target": prompt.target, "foil": prompt.foil}
-            followed = {key: continuation(tokenizer, text, word)[0] for key, word in words.items() if word is not None}
+            given = {"target": prompt.target, "foil": prompt.foil}
+            followed = {
+                key: following(tokenizer, text, one, what=key)[0] for key, one in given.items() if one is not None
+            }
             found.append(Probed(prompt.name, tokenised, select_tokens(tokens, tokenised), followed))
         except InputError as error:
             raise InputError(f"prompt {prompt.name}: {error}") from None
@@ -302,7 +305,7 @@ def _lens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, top: int, 
             layer_idx=min(row.layer, n_layers - 1),
             rank=row.rank,
             prediction_id=row.token_id,
-            prediction=tokenizer.decode([row.token_id]),
+            prediction=piece(tokenizer, row.token_id),
             logit=row.logit,
             probability=row.probability,
             continuation=names.get(row.token_id, ""),
@@ -330,9 +333,9 @@ def _logits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: P
         LogitShare(
             name=asked.name,
             prompt=asked.tokens.text,
-            answer=tokenizer.decode([answer]),
+            answer=piece(tokenizer, answer),
             answer_id=answer,
-            foil="" if foil is None else tokenizer.decode([foil]),
+            foil="" if foil is None else piece(tokenizer, foil),
             component=row.component,
             layer_idx=row.layer,
             head=row.head,

@@ -11,6 +11,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers import PreTrainedTokenizerBase
 
 from interpret.errors import InputError
+from interpret.prompts.encoding import token_ids
 from interpret.prompts.prompts import MODEL_TEMPLATE, Prompt
 
 FIELD = "{prompt}"
@@ -100,13 +101,13 @@ def as_read(tokenizer: PreTrainedTokenizerBase, chat: ChatText) -> str:
     Raises:
         InputError: if there is no such text.
     """
-    wanted = tokenizer(chat.text, add_special_tokens=chat.add_special_tokens).input_ids
-    for candidate in (chat.text, chat.text.removeprefix(tokenizer.bos_token or "")):
-        if tokenizer(candidate).input_ids == wanted:
+    wanted = token_ids(tokenizer, chat.text, add_special_tokens=chat.add_special_tokens)
+    for candidate in (chat.text.removeprefix(tokenizer.bos_token or ""), chat.text):
+        if token_ids(tokenizer, candidate) == wanted:
             return candidate
     raise InputError(
-        f"the chat template and the tokenizer both add special tokens to {chat.text!r}; give a template of your "
-        "own, or make the prompt raw"
+        f"the tokenizer puts special tokens before {chat.text!r}, which the chat template does not have; give a "
+        "template of your own, or make the prompt raw"
     )
 
 

@@ -1,8 +1,9 @@
 """Read prompt files into ``Prompt`` objects. Errors name the file, the index of the entry and its key.
 
 The file is JSON: ``{"examples": [{"prompt": "...", "category": "...", "raw": false, "subject": "...",
-"target": "...", "foil": "..."}]}``. Only ``prompt`` and ``category`` are required. Unknown keys are ignored
-(metadata), unless one looks like a misspelt key.
+"target": "...", "foil": "..."}]}``. Only ``prompt`` and ``category`` are required. In place of ``target`` and ``foil``,
+``target_ids`` and ``foil_ids`` give the ids of the tokens that follow the prompt. Unknown keys are ignored (metadata),
+unless one looks like a misspelt key.
 """
 
 import json
@@ -15,9 +16,18 @@ from typing import Any
 
 from interpret.errors import InputError
 
-KEYS = {"prompt": str, "category": str, "raw": bool, "subject": str, "target": str, "foil": str}
+KEYS = {
+    "prompt": str,
+    "category": str,
+    "raw": bool,
+    "subject": str,
+    "target": str,
+    "target_ids": list,
+    "foil": str,
+    "foil_ids": list,
+}
 REQUIRED = ("prompt", "category")
-WORDS = {str: "a string", bool: "true or false"}
+WORDS = {str: "a string", bool: "true or false", list: "a list of token ids"}
 MODEL_TEMPLATE = "model"
 """As the value of a chat template: the template of the tokenizer."""
 
@@ -35,9 +45,9 @@ class Prompt:
     """True: the model gets the text unchanged. False: the text is the user's message in a chat."""
     subject: str | None = None
     """What the prompt is about, a substring of ``text``; used by the selectors ``subject`` and ``subject_last``."""
-    target: str | None = None
-    """The continuation of the text to explain; None: what the model generates."""
-    foil: str | None = None
+    target: str | tuple[int, ...] | None = None
+    """The continuation of the text to explain, as text or as token ids; None: what the model generates."""
+    foil: str | tuple[int, ...] | None = None
     """A wrong continuation, with which the target is contrasted."""
 
 
@@ -98,9 +108,7 @@ def _prompt(entry: object, counts: Counter[str]) -> Prompt:
         raise InputError('"prompt" is empty')
     if subject is not None and (not subject or subject not in text):
         raise InputError(f'"subject" {subject!r} is not a part of the prompt {text!r}')
-    for key in ("target", "foil"):
-        if not entry.get(key, "words").strip():
-            raise InputError(f'"{key}" is empty; leave it out, or give the words that follow the prompt')
+    target, foil = (_continuation(entry, key) for key in ("target", "foil"))
     counts[entry["category"]] += 1
     return Prompt(
         name=f"{entry['category']}_{counts[entry['category']]}",
@@ -108,9 +116,19 @@ def _prompt(entry: object, counts: Counter[str]) -> Prompt:
         category=entry["category"],
         raw=entry.get("raw", False),
         subject=subject,
-        target=entry.get("target"),
-        foil=entry.get("foil"),
+        target=target,
+        foil=foil,
     )
+
+
+def _continuation(entry: Mapping[str, Any], key: str) -> str | tuple[int, ...] | None:
+    """Return a continuation of the prompt, which is given as text or as token ids."""
+    words, ids = entry.get(key), entry.get(f"{key}_ids")
+    if words is not None and ids is not None:
+        raise InputError(f'"{key}" and "{key}_ids" both give what follows the prompt; leave one of them out')
+    if words is not None and not words.strip() or ids == []:
+        raise InputError(f'"{key}" is empty; leave it out, or give the words that follow the prompt')
+    return words if ids is None else tuple(ids)
 
 
 def _check_keys(entry: Mapping[str, Any]) -> None:

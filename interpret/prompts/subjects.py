@@ -4,6 +4,7 @@ from transformers import PreTrainedTokenizerBase
 
 from interpret.errors import InputError
 from interpret.prompts.chat import ChatText
+from interpret.prompts.lookalikes import not_a_part
 from interpret.prompts.tokens import TokenisedPrompt, tokenise
 
 
@@ -32,7 +33,7 @@ def _choose(prompt: str, subject: str, occurrence: int | None) -> int:
         raise InputError("the subject is empty; give the part of the prompt to corrupt")
     starts = [start for start in range(len(prompt)) if prompt.startswith(subject, start)]
     if not starts:
-        raise InputError(f"subject {subject!r} is not a part of the prompt {prompt!r}")
+        raise InputError(not_a_part("subject", subject, prompt))
     if occurrence is None:
         if len(starts) > 1:
             raise InputError(

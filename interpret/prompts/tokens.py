@@ -7,6 +7,8 @@ from transformers import PreTrainedTokenizerBase
 
 from interpret.errors import InputError
 from interpret.prompts.chat import ChatText
+from interpret.prompts.encoding import Ids, continuation, encode, given_ids
+from interpret.prompts.lookalikes import not_a_part
 from interpret.prompts.selectors import select
 
 
@@ -30,39 +32,36 @@ def tokenise(tokenizer: PreTrainedTokenizerBase, chat_text: ChatText, subject: s
     """Tokenise a prompt and find the tokens of the user's message and of the subject.
 
     Args:
-        tokenizer: a fast tokenizer; slow ones do not report character offsets.
+        tokenizer: the tokenizer of the model.
         chat_text: the text the model reads.
         subject: a part of the user's message that occurs in it exactly once.
 
     Raises:
-        InputError: if the tokenizer is slow, the prompt has no tokens, or the subject does not occur exactly once.
+        InputError: if the prompt has no tokens, the subject does not occur exactly once, or it cannot be told which
+            characters a token covers.
     """
-    if not tokenizer.is_fast:
-        raise InputError(
-            f"{type(tokenizer).__name__} does not report the character offsets of tokens; use a fast tokenizer"
-        )
-    encoded = tokenizer(chat_text.text, add_special_tokens=chat_text.add_special_tokens, return_offsets_mapping=True)
-    ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
-    if not ids:
+    encoding = encode(tokenizer, chat_text.text, add_special_tokens=chat_text.add_special_tokens)
+    if not encoding.ids:
         raise InputError(f"prompt {chat_text.text!r} has no tokens")
+    spans = encoding.spans()
     return TokenisedPrompt(
         text=chat_text.text,
-        ids=ids,
-        pieces=[tokenizer.decode([token], clean_up_tokenization_spaces=False) for token in ids],
-        content=overlapping(offsets, chat_text.content),
-        subject=None if subject is None else overlapping(offsets, find_once(subject, chat_text)),
+        ids=encoding.ids,
+        pieces=encoding.pieces(),
+        content=overlapping(spans, chat_text.content),
+        subject=None if subject is None else overlapping(spans, find_once(subject, chat_text)),
     )
 
 
-def overlapping(offsets: Sequence[tuple[int, int]], span: tuple[int, int]) -> list[int]:
+def overlapping(spans: Sequence[tuple[int, int]], span: tuple[int, int]) -> list[int]:
     """Return the positions of the tokens that share at least one character with ``span``.
 
     Args:
-        offsets: [T] (start, end) in characters; empty for special tokens that stand for no text.
+        spans: [T] (start, end) in characters; empty for tokens that cover none.
         span: (start, end) in characters.
     """
     start, end = span
-    return [i for i, (first, last) in enumerate(offsets) if first < last and first < end and last > start]
+    return [i for i, (first, last) in enumerate(spans) if first < last and first < end and last > start]
 
 
 def find_once(part: str, chat_text: ChatText) -> tuple[int, int]:
@@ -75,7 +74,7 @@ def find_once(part: str, chat_text: ChatText) -> tuple[int, int]:
     message = chat_text.text[start:end]
     at = message.find(part)
     if at < 0:
-        raise InputError(f"subject {part!r} is not a part of the prompt {message!r}")
+        raise InputError(not_a_part("subject", part, message))
     if message.find(part, at + 1) >= 0:
         raise InputError(
             f"subject {part!r} occurs more than once in the prompt {message!r}; add words until it is unique"
@@ -83,28 +82,23 @@ def find_once(part: str, chat_text: ChatText) -> tuple[int, int]:
     return start + at, start + at + len(part)
 
 
-def continuation(tokenizer: PreTrainedTokenizerBase, chat_text: ChatText, words: str) -> tuple[int, ...]:
-    """Return the token ids of words that continue a prompt.
+def following(
+    tokenizer: PreTrainedTokenizerBase, chat_text: ChatText, answer: str | Sequence[int], what: str = "answer"
+) -> Ids:
+    """Return the token ids of what follows a prompt, given as words or as token ids.
 
-    A space is inserted between the two, unless the prompt ends with one or the words begin with one.
+    Args:
+        tokenizer: the tokenizer of the model.
+        chat_text: the text of the prompt as the model reads it.
+        answer: words, as in ``encoding.continuation``, or token ids.
+        what: what follows the prompt, for messages.
 
     Raises:
-        InputError: if there are no words, or they merge with the last token of the prompt.
+        InputError: if there are no words or ids, an id does not exist, or the words merge with the prompt's last token.
     """
-    prompt = chat_text.text
-    if not words.strip():
-        raise InputError(f"answer {words!r} has no tokens; leave it out to take the most likely next token")
-    space = "" if words[0].isspace() or prompt[-1].isspace() else " "
-    before, both = (
-        tokenizer(text, add_special_tokens=chat_text.add_special_tokens).input_ids
-        for text in (prompt, prompt + space + words)
-    )
-    if both[: len(before)] != before:
-        raise InputError(
-            f"answer {words!r} merges with the last token of the prompt {prompt!r}; "
-            "end the prompt with a whole word, without a space after it"
-        )
-    return tuple(both[len(before) :])
+    if not isinstance(answer, str):
+        return given_ids(tokenizer, answer, what)
+    return continuation(tokenizer, chat_text.text, answer, add_special_tokens=chat_text.add_special_tokens, what=what)
 
 
 def select_tokens(selector: str, prompt: TokenisedPrompt) -> list[int]:

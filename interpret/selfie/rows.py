@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from interpret.anatomy import anatomy_of, check_evaluating, longest_text
 from interpret.engine.greedy import write_after
 from interpret.errors import InputError, SpecError
+from interpret.prompts.spelling import pieces
 from interpret.records import Interpretation
 from interpret.records.states import FINAL_NORM
 from interpret.selfie.decoding import Written, automatic_batch_size, prime
@@ -221,7 +222,7 @@ class _RowWriter:
             repeat_prompt=self.template.text,
             repeat_prompt_name=self.template.name,
             interpretation_text=decode(written.ids, clean_up_tokenization_spaces=False),
-            interpretation_tokens=[decode([one], clean_up_tokenization_spaces=False) for one in written.ids],
+            interpretation_tokens=pieces(self.tokenizer, written.ids),
             probability_without_insertion=reading.p_without,
             signed_relevancy=signed,
             wrong_token_idx=reading.wrong_token,

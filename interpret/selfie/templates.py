@@ -1,7 +1,7 @@
 """Interpretation prompts: texts with slots into which hidden states are inserted (SelfIE).
 
-They are assembled from token ids: each text between slots is encoded separately, and each slot is one placeholder
-token, so no slot can merge with its neighbours. Slot positions are not computed from the lengths of encoded prefixes.
+A slot is a placeholder in the text. The whole text is tokenised at once, so that the model reads the tokens of the
+joined text, and the slots are found by the characters that each token covers.
 Source: Chen, Vondrick & Mao 2024, section 3.
 """
 
@@ -13,6 +13,9 @@ from transformers import PreTrainedTokenizerBase
 
 from interpret.errors import InputError, unknown
 from interpret.prompts.chat import MODEL_TEMPLATE, has_template, wrap
+from interpret.prompts.encoding import encode
+from interpret.prompts.spelling import Span
+from interpret.prompts.tokens import overlapping
 from interpret.selfie.settings import SLOTS
 
 SLOTS_FIELD = "{slots}"
@@ -23,17 +26,17 @@ class InterpretationPrompt:
 
     Args:
         tokenizer: tokenizer of the model that will read the prompt.
-        sequence: texts, and for each slot any object that is not a string.
-        placeholder: text of the token in a slot before insertion; it must be one token, with or without the space
-            before it.
+        sequence: texts, and for each slot any object that is not a string. The texts are joined as they are.
+        placeholder: text in a slot before insertion; it must be one token. A space at its beginning separates it from
+            the text before it, one at its end from the text after it, unless there is a space already.
         name: name of the prompt in tables.
         add_special_tokens: whether to begin with the tokenizer's opening tokens, such as <s>.
 
     Raises:
-        InputError: if there is no slot, or the placeholder is not one token.
+        InputError: if there is no slot, or the placeholder is not a token of its own in each slot.
 
-    >>> InterpretationPrompt(tokenizer, ("Repeat:", 0, 0, ".")).slots  # doctest: +SKIP
-    (2, 3)
+    >>> InterpretationPrompt(tokenizer, ("Repeat:", 0, 0, ".")).text  # doctest: +SKIP
+    'Repeat: _ _.'
     """
 
     name: str
@@ -53,40 +56,52 @@ class InterpretationPrompt:
         name: str = "",
         add_special_tokens: bool = True,
     ) -> None:
-        slot = _placeholder_id(tokenizer, placeholder)
-        opening = _opening_ids(tokenizer) if add_special_tokens else []
-        parts = [_encode(tokenizer, part) if isinstance(part, str) else None for part in sequence]
-        ids, slots = list(opening), []
-        for part in parts:
-            if part is None:
-                slots.append(len(ids))
-            ids += [slot] if part is None else part
-        if not slots:
+        self.name = name
+        self.text, places = _joined(sequence, placeholder)
+        if not places:
             raise InputError(
                 f"interpretation prompt {name!r} has no slot; give at least one slot for the inserted states"
             )
-        self.name, self.ids, self.slots = name, tuple(ids), tuple(slots)
-        self.text = tokenizer.decode(ids[len(opening) :], clean_up_tokenization_spaces=False)
+        encoding = encode(tokenizer, self.text, add_special_tokens=add_special_tokens)
+        spans = encoding.spans()
+        self.ids = encoding.ids
+        self.slots = tuple(_token_at(place, spans, self.text, placeholder) for place in places)
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+def _joined(sequence: Sequence[Any], placeholder: str) -> tuple[str, list[Span]]:
+    """Join texts and placeholders; return the text, and the characters of each placeholder without its spaces."""
+    core = placeholder.strip()
+    if not core:
+        raise InputError(f"placeholder {placeholder!r} is not a single token of this tokenizer; choose another")
+    before, _, after = placeholder.partition(core)
+    text = ""
+    places: list[Span] = []
+    pending = ""  # the space after a placeholder, unless the next text begins with one
+    for part in sequence:
+        if not isinstance(part, str):
+            follows_slot = bool(places) and places[-1][1] == len(text)
+            separated = not text or text.endswith(" ")
+            text += "" if separated else before or pending or (" " if follows_slot else "")
+            places.append((len(text), len(text) + len(core)))
+            text, pending = text + core, after
+        elif part:
+            text += ("" if part[0].isspace() else pending) + part
+            pending = ""
+    return text, places
 
 
-def _placeholder_id(tokenizer: PreTrainedTokenizerBase, placeholder: str) -> int:
-    """Return the id of the placeholder token; SentencePiece itself adds the space before a word."""
-    for text in (placeholder, placeholder.strip()):
-        ids = _encode(tokenizer, text)
-        if len(ids) == 1:
-            return ids[0]
-    raise InputError(f"placeholder {placeholder!r} is not a single token of this tokenizer; choose another")
-
-
-def _opening_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the special tokens that the tokenizer adds before a text."""
-    plain = _encode(tokenizer, "a")
-    full = tokenizer("a")["input_ids"]
-    return full[: next(i for i in range(len(full)) if full[i : i + len(plain)] == plain)]
+def _token_at(place: Span, spans: Sequence[Span], text: str, placeholder: str) -> int:
+    """Return the position of the one token of a placeholder."""
+    tokens = overlapping(spans, place)
+    if len(tokens) != 1:
+        raise InputError(f"placeholder {placeholder!r} is not a single token of this tokenizer; choose another")
+    start, end = spans[tokens[0]]
+    if text[start:end].strip() != placeholder.strip():
+        raise InputError(
+            f"placeholder {placeholder!r} merges with the text beside it to the token {text[start:end]!r}; choose "
+            "another, or put a space between the two"
+        )
+    return tokens[0]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from interpret.anatomy import input_device
 from interpret.errors import InputError, unknown
 from interpret.prompts.chat import as_it_is
 from interpret.prompts.subjects import subject_span, tokenised
-from interpret.prompts.tokens import TokenisedPrompt, continuation, tokenise
+from interpret.prompts.tokens import TokenisedPrompt, following, tokenise
 from interpret.tracing.mediators import ActsOn
 from interpret.tracing.noise import corrupt, noise_of, parse_noise
 
@@ -76,7 +76,7 @@ def trace_inputs(
     tokenizer: PreTrainedTokenizerBase,
     prompt: str,
     subject: str,
-    answer: str | None,
+    answer: str | Sequence[int] | None,
     *,
     settings: TraceSettings,
     occurrence: int | None,
@@ -121,14 +121,14 @@ def _answer_ids(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     tokens: TokenisedPrompt,
-    answer: str | None,
+    answer: str | Sequence[int] | None,
     target: Target,
 ) -> tuple[int, ...]:
     """Return the ids of the tokens that are read: those of the answer, or the most likely next token."""
     if answer is None:
         prompt = torch.tensor([list(tokens.ids)], device=input_device(model))
         return (int(model(input_ids=prompt, use_cache=False).logits[0, -1].argmax()),)
-    expected = continuation(tokenizer, as_it_is(tokens.text), answer)
+    expected = following(tokenizer, as_it_is(tokens.text), answer)
     return expected if target == "whole" else expected[:1]
 
 

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.anatomy import embedding_table, input_device
 from interpret.errors import InputError
+from interpret.prompts.encoding import token_ids
 from interpret.stats import Floats
 
 CODES = "'s3' (3 standard deviations of the embeddings), 0.1, 'u0.5', 'm' or 't3'"
@@ -131,7 +132,7 @@ def embedding_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, t
     Raises:
         InputError: if the texts have no tokens.
     """
-    ids = [token for text in texts for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
+    ids = [token for text in texts for token in token_ids(tokenizer, text, add_special_tokens=False)]
     if not ids:
         raise InputError("the texts that set the size of the noise have no tokens")
     rows = model.get_input_embeddings()(torch.tensor(ids, device=input_device(model)))

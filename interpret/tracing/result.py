@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from interpret.prompts.spelling import join_pieces, pieces
 from interpret.records import TraceMethod
 from interpret.stats import Floats
 from interpret.sweep.cells import CellSite
@@ -31,6 +32,8 @@ class TraceResult:
     """Ids of all tokens that are read."""
     answer: str
     """Their text."""
+    prompt: str
+    """The text of the prompt."""
     subject_span: tuple[int, int]
     """Position of the first token of the subject, and one past the last."""
     tokens: tuple[str, ...]
@@ -84,7 +87,7 @@ class TraceResult:
         """
         return TraceGrid(
             name=name,
-            prompt="".join(self.tokens),
+            prompt=self.prompt,
             answer=self.answer,
             mediator=self.mediator,
             tokens=self.tokens,
@@ -116,7 +119,8 @@ def trace_result(
         high=found.high,
         answer_id=answer_ids[0],
         answer_ids=answer_ids,
-        answer=tokenizer.decode(list(answer_ids), clean_up_tokenization_spaces=False),
+        answer=join_pieces(pieces(tokenizer, answer_ids)),
+        prompt=tokens.text,
         subject_span=inputs.span,
         tokens=tuple(tokens.pieces),
         token_ids=tuple(tokens.ids),

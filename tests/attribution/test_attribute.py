@@ -176,7 +176,7 @@ def test_a_foil_of_another_length_needs_an_alignment():
 def test_an_alignment_that_is_given_goes_before_that_of_the_first_tokens():
     options = {"attributed_fn": "contrast_prob_diff", "contrast": "same_context", "contrast_targets": FOIL}
     found = attributed(end=1, alignment=[[(0, 1)]], **options)
-    assert found.foil_tokens == (TOKENIZER.convert_ids_to_tokens(ids_of(FOIL)[-1]),)
+    assert found.foil_tokens == (TOKENIZER.decode(ids_of(FOIL)[-1:]),)
 
 
 @pytest.mark.parametrize("contrast", ["same_context", "own_prefix"])
@@ -188,7 +188,7 @@ def test_the_first_tokens_of_texts_of_different_lengths_are_a_pair(contrast):
     (value,) = found.step_scores["contrast_prob_diff"]
     assert value == pytest.approx((p[target] - p[ids_of(SHORT)[-1]]).item(), rel=1e-3)
     np.testing.assert_array_equal(found.scores, attributed(alignment=[[(0, 0)]], end=1, **options).scores)
-    assert found.foil_tokens == ("Ġextra",)
+    assert found.foil_tokens == (" extra",)
     assert attributed().foil_tokens is None
 
 
@@ -198,7 +198,7 @@ def test_a_prompt_that_ends_in_the_middle_of_a_token_is_an_error():
     assert str(error.value) == (
         "targets[0] 'The Eiffel Tower is in the city' does not continue the tokens of its prompt 'The Eiffel Tower is "
         "in ': the tokenizer merges the end of the prompt with what follows; end the prompt at a word boundary, "
-        "without a trailing space"
+        "without a trailing space, or give token ids"
     )
 
 
@@ -337,7 +337,7 @@ CONTRAST = {"attributed_fn": "contrast_prob_diff"}
             "targets[0] 'Paris' does not begin with its prompt 'The Eiffel Tower is in': give both in one text, as "
             "'The Eiffel Tower is in Paris'",
         ),
-        ({"targets": [None]}, "targets[0] is None; give a string"),
+        ({"targets": [None]}, "targets[0] is None; give a string, or a list of token ids"),
         (
             {"targets": f"{PROMPT}{' the city' * 40}"},
             "targets[0] has 85 tokens, more than the model's maximum length of 64",

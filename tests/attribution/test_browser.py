@@ -9,7 +9,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
 
 HOSTILE = "</script><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
-TOKENS = ("The", "ĠEiff", "el", "Ġin", "Ġin", "ĠParis")
+TOKENS = ("The", " Eiff", "el", " in", " in", " Paris")
 SCORES = np.array(
     [[1.0, -0.5, 0.2], [-2.0, 0.0, 0.3], [0.1, 0.2, 0.4], [np.nan, 0.7, -1.0], [np.nan, np.nan, 0.123456789]]
     + [[np.nan] * 3]
@@ -24,8 +24,8 @@ def layered():
 
 
 def translated():
-    source = {"source_tokens": ("▁I", "</s>"), "source_ids": (1, 2), "source_scores": np.array([[0.5], [-1.0]])}
-    return made_one(("<s>", "▁Je"), 1, scores=np.array([[0.25], [np.nan]]), **source)
+    source = {"source_tokens": (" I", "</s>"), "source_ids": (1, 2), "source_scores": np.array([[0.5], [-1.0]])}
+    return made_one(("<s>", " Je"), 1, scores=np.array([[0.25], [np.nan]]), **source)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def browser():
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     path = tmp_path_factory.mktemp("attribution") / "page.html"
-    wide = made_one(tuple(f"Ġword{n}" for n in range(60)), 30, scores=staircase(60, 30, 60))
+    wide = made_one(tuple(f" word{n}" for n in range(60)), 30, scores=staircase(60, 30, 60))
     hostile = made_one((HOSTILE, "שלום", "b"), 2)
     return made(made_one(TOKENS, 3, scores=SCORES), layered(), translated(), hostile, wide).show(html=path)
 

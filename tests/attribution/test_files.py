@@ -38,6 +38,7 @@ def one_input(draw):
     return Attributed(
         tokens=tuple(draw(st.lists(TEXTS, min_size=T, max_size=T))),
         token_ids=tuple(draw(st.lists(st.integers(-1, 10**6), min_size=T, max_size=T))),
+        words=tuple(draw(st.lists(st.integers(0, 9), min_size=T, max_size=T))),
         n_prompt=draw(st.integers(0, T)),
         start=draw(st.integers(0, T)),
         stop=T,
@@ -48,6 +49,7 @@ def one_input(draw):
         foil_tokens=draw(st.none() | st.tuples(*[TEXTS] * G)),
         source_tokens=tuple(draw(st.lists(TEXTS, min_size=S, max_size=S))) if source else None,
         source_ids=tuple(range(S)) if source else None,
+        source_words=tuple(range(S)) if source else None,
         source_scores=draw(floats(S, G)) if source else None,
     )
 
@@ -82,7 +84,7 @@ def test_the_file_is_strict_json_with_shapes(tmp_path):
     scores = np.array([[1.5, np.nan], [np.inf, -np.inf]], dtype=np.float32)
     path = save(made(made_one(("a", "b"), 0, scores=scores)), tmp_path / "a.json")
     content = json.loads(path.read_text(encoding="ascii"), parse_constant=no_constant)
-    assert (content["format"], content["version"]) == ("interpret.attribution", 1)
+    assert (content["format"], content["version"]) == ("interpret.attribution", 2)
     written = {"dtype": "float32", "shape": [2, 2], "values": [1.5, None, "inf", "-inf"]}
     assert content["sequences"][0]["scores"] == written
 
@@ -157,7 +159,7 @@ def changed(tmp_path, change):
             lambda content: content.update(format="x"),
             "is not an attribution file: its format is 'x', not 'interpret.attribution'",
         ),
-        (lambda content: content.update(version=2), "has format version 2; this program reads version 1"),
+        (lambda content: content.update(version=1), "has format version 1; this program reads version 2"),
         (lambda content: content.pop("sequences"), "is damaged: 'sequences'"),
         (lambda content: content["info"].pop("unit"), "is damaged: fields missing or unknown: unit"),
         (lambda content: content["sequences"][0].update(more=1), "is damaged: fields missing or unknown: more"),

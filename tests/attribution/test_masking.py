@@ -23,6 +23,7 @@ from interpret.attribution.methods.masking import fit_ridge, proximity, token_ma
 from interpret.attribution.steps.functions import StepReading, contrast_prob_diff, logit, probability
 from interpret.attribution.steps.step import Foil, Step
 from interpret.errors import InputError
+from interpret.prompts.spelling import piece
 
 IDS = (1, 5, 9, 5, 70, 33, 2, 8)
 BASELINES = ("zero", "mean", "unk", 7)
@@ -272,7 +273,7 @@ def test_many_steps_go_through_the_head_in_parts(llama, monkeypatch):
 @pytest.mark.parametrize("window", [0, 9, -1])
 def test_a_window_that_does_not_fit_is_refused(llama, window):
     step = step_of(llama)
-    name = step.tokenizer.convert_ids_to_tokens(11)
+    name = piece(step.tokenizer, 11)
     message = f"window is {window}; the text before token {name!r} allows 1 to 8 tokens"
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         occlusion(step, window=window)
@@ -419,7 +420,7 @@ def test_an_option_of_lime_out_of_its_range_is_refused(llama, options, message):
 
 def test_a_text_of_special_tokens_alone_is_refused(llama):
     step = step_of(llama, ids=(1, 2))
-    message = f"the text before token {step.tokenizer.convert_ids_to_tokens(11)!r} has only special tokens, which"
+    message = f"the text before token {piece(step.tokenizer, 11)!r} has only special tokens, which"
     with pytest.raises(InputError, match=f"^{re.escape(message)} LIME never masks$"):
         lime(step)
 

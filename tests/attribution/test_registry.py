@@ -37,7 +37,7 @@ def test_a_users_method_works_in_call_page_and_table(own):
     torch.testing.assert_close(torch.tensor(one.scores[:n, 0]), lengths[:n].detach())
     assert found.info.method == "embedding_norm"
     assert "by embedding_norm" in found.to_html()
-    rows = list(token_scores(Question("mine", PROMPT, None, None), found))
+    rows = list(token_scores(Question("mine", PROMPT, True, None, None), found))
     assert [row.score for row in rows if row.step == 0] == pytest.approx(lengths[:n].tolist(), rel=1e-5)
     assert list_methods()[-1] == "embedding_norm"
 

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from reference.commands import json_file, run, run_killed
 from reference.memory import count, only_new_objects
+from reference.tiny import wide_model
+from reference.toy_tokenizers import sentence_piece
 
 import interpret
 from interpret.attribution import runs
 from interpret.attribution.result.attribution import Attribution
 from interpret.attribution.result.scores import Attributed
-from interpret.attribution.runs import questions
+from interpret.attribution.runs import attribution_of, questions
 from interpret.cli.attribute import _cells
 from interpret.errors import InputError
 from interpret.prompts.prompts import Prompt, load_examples
@@ -107,27 +109,16 @@ def test_a_chat_prompt_is_read_with_its_template_once(opened, tmp_path):
     assert chat.prompt != TEXT
 
 
-class WithStart:
-    """A tokenizer that begins every text with <s>, like Llama's."""
-
-    bos_token = "<s>"
-
-    def __init__(self, tokenizer):
-        self._tokenizer = tokenizer
-        self.chat_template = "<s>{{ messages[0]['content'] }}"
-        self.convert_ids_to_tokens = tokenizer.convert_ids_to_tokens
-        for name in ("bos_token_id", "eos_token_id", "unk_token_id", "pad_token_id"):
-            setattr(self, name, None)
-
-    def __call__(self, text, add_special_tokens=True):
-        ids = ([0] if text.startswith("<s>") else []) + self._tokenizer(text.removeprefix("<s>")).input_ids
-        return type("Encoded", (), {"input_ids": [0, *ids] if add_special_tokens else ids})
-
-
-def test_a_beginning_the_template_writes_is_not_written_twice(opened):
-    tokenizer = WithStart(opened[1])
-    (chat,) = questions(tokenizer, [Prompt("b", "abc", "b")], chat_template="model")
-    assert tokenizer(chat.prompt).input_ids.count(0) == 1
+def test_a_beginning_the_template_writes_is_not_written_twice(tmp_path):
+    tokenizer = sentence_piece()  # puts <s> before every text
+    template = "<s>[INST] {prompt}"
+    prompts = [Prompt("b", "abc", "b")]
+    found = runs.run(
+        wide_model("llama"), tokenizer, prompts, tmp_path / "run",
+        chat_template=template, new_tokens=1, progress=False,
+    )  # fmt: skip
+    ids = attribution_of(found).sequences[0].token_ids
+    assert ids[:-1] == tuple(tokenizer("[INST] abc").input_ids)
 
 
 def test_step_scores_stand_beside_the_scores(model_folder, tmp_path):
@@ -246,7 +237,7 @@ def test_a_prompt_that_cannot_be_attributed_is_dropped_with_its_reason(model_fol
 def test_rows_have_the_foil_of_each_token(model_folder, opened, tmp_path):
     examples = file_of(tmp_path, entries(1, target="yes", foil="sun"))
     assert run(*arguments(model_folder, examples, tmp_path / "run", "--steps", "0:1")) == 0
-    first = opened[1].convert_ids_to_tokens(opened[1](" sun").input_ids)[0]
+    first = opened[1].decode(opened[1](" sun").input_ids[:1])
     assert {row.foil_token for row in table_of(tmp_path / "run")} == {first}
     assert run(*arguments(model_folder, examples, tmp_path / "without", "--attributed-fn", "probability")) == 0
     assert {row.foil_token for row in table_of(tmp_path / "without")} == {""}
@@ -265,7 +256,7 @@ def test_scores_that_are_not_finite_are_refused(opened):
     found = interpret.attribute(*opened, TEXT, max_new_tokens=1).aggregate()
     found.sequences[0].scores[1, 0] = np.nan
     with pytest.raises(InputError, match="scores are not finite; load the model in float32"):
-        runs.token_scores(runs.Question("a", TEXT, None, None), found)
+        runs.token_scores(runs.Question("a", TEXT, True, None, None), found)
 
 
 # ------------------------------------------------------------------------------------------------ resuming a run

@@ -16,6 +16,7 @@ from interpret.probing.neuron_runs import NeuronPlan, write_neurons
 from interpret.probing.prompt_runs import logits_probe, probed_prompts, write_probes
 from interpret.prompts.chat import wrap
 from interpret.prompts.prompts import load_examples
+from interpret.prompts.spelling import piece
 from interpret.records import HeadView, LensReading, LogitShare, NeuronEffect
 from interpret.storage import run_folder
 
@@ -106,7 +107,7 @@ def test_the_lens_is_the_final_norm_and_unembedding_of_each_state(folder, opened
         surely, perhaps = (int((logits > logits[row.prediction_id] + by).sum()) for by in (1e-5, -1e-5))
         assert surely < row.rank <= perhaps
         assert row.token == tokenizer.decode([texts[row.name][row.token_idx]])
-        assert row.prediction == tokenizer.decode([row.prediction_id])
+        assert row.prediction == piece(tokenizer, row.prediction_id)
 
 
 def test_the_lens_follows_target_and_foil_of_the_prompts_that_have_them(folder, opened, examples, tmp_path):

@@ -1,6 +1,8 @@
 """Handmade attributions, and an assertion that two attributions are identical."""
 
+from collections.abc import Sequence
 from dataclasses import fields
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -18,12 +20,18 @@ def staircase(n_tokens: int, start: int, stop: int, seed: int = 0, dtype: str = 
     return scores
 
 
+def word_numbers(tokens: Sequence[str]) -> tuple[int, ...]:
+    """Numbers of the words of handmade tokens: a word begins with a space."""
+    return tuple(accumulate(int(index > 0 and token.startswith(" ")) for index, token in enumerate(tokens)))
+
+
 def made_one(tokens: tuple[str, ...] = TOKENS, n_prompt: int = 5, **values: Any) -> Attributed:
     """One input of which all tokens after the prompt are attributed."""
     start, stop = values.pop("start", n_prompt), len(tokens)
     defaults: dict[str, Any] = {
         "tokens": tokens,
         "token_ids": tuple(range(10, 10 + len(tokens))),
+        "words": word_numbers(tokens),
         "n_prompt": n_prompt,
         "start": start,
         "stop": stop,

@@ -40,7 +40,7 @@ def speaking_model(kind: str = "llama"):
 def templates(tokenizer):
     return [
         InterpretationPrompt(tokenizer, ("Say", 0, 0, "!"), name="say"),
-        InterpretationPrompt(tokenizer, (0, "Sure, I will repeat for you:"), name="repeat"),
+        InterpretationPrompt(tokenizer, ("hello", 0, 0, " repeat:"), name="repeat"),
     ]
 
 

@@ -3,33 +3,67 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reference.toy_tokenizers import TOKENIZERS, byte_level, sentence_piece
+from reference.toy_tokenizers import CLOSING, KINDS, byte_level, sentence_piece
 
 from interpret.errors import InputError
 from interpret.selfie.templates import SHIPPED, InterpretationPrompt, interpretation_prompt
 
-TEXTS = st.sampled_from(["[INST]", "[/INST] Sure, I will repeat for you:", "hello ", " ", "_", "café"])
+TEXTS = st.sampled_from(
+    ["[INST]", "[/INST] Sure", "hello ", " ", "?", "café", "東京", "\n", "def f():\n\treturn ", "😀"]
+)
 
 
-@pytest.mark.parametrize("kind", TOKENIZERS)
-@given(sequence=st.lists(TEXTS | st.just(0), min_size=1, max_size=9).filter(lambda parts: 0 in parts))
-def test_every_slot_is_one_placeholder_next_to_any_text(kind, sequence):
-    tokenizer = TOKENIZERS[kind]
+@pytest.mark.parametrize("kind", KINDS)
+@given(sequence=st.lists(TEXTS | st.just(0), min_size=1, max_size=7).filter(lambda parts: 0 in parts))
+@pytest.mark.filterwarnings("ignore:the tokenizer appends")
+def test_the_ids_are_those_of_the_joined_text_and_slots_are_placeholders(kind, sequence):
+    tokenizer = KINDS[kind]
     prompt = InterpretationPrompt(tokenizer, sequence)
+    stock = tokenizer(prompt.text).input_ids
+    assert list(prompt.ids) == (stock[:-1] if kind in CLOSING else stock)
     assert len(prompt.slots) == sequence.count(0)
     assert {tokenizer.decode([prompt.ids[slot]]).strip() for slot in prompt.slots} == {"_"}
-    # The other tokens are the opening tokens and then the texts, each tokenised separately.
-    others = [token for i, token in enumerate(prompt.ids) if i not in prompt.slots]
-    texts = [token for part in sequence if part != 0 for token in tokenizer(part, add_special_tokens=False).input_ids]
-    assert others == tokenizer("").input_ids + texts
+    assert sorted(set(prompt.slots)) == list(prompt.slots)
+    # The text is that of the parts and placeholders, in order; only single spaces are added.
+    parts = "".join("_" if part == 0 else part for part in sequence)
+    assert "".join(prompt.text.split()) == "".join(parts.split())
+    assert prompt.text.count(" ") <= parts.count(" ") + sequence.count(0)
 
 
-def test_slots_stand_between_the_texts():
-    prompt = InterpretationPrompt(sentence_piece(), ("[INST]", 0, 0, 0, "[/INST] Sure"))
-    assert prompt.text == "[INST] _ _ _ [/INST] Sure"
-    # The published code located slots by the length of the prefix, and missed the first slot with such tokenizers.
-    assert sentence_piece()(prompt.text).input_ids == list(prompt.ids)
-    assert prompt.ids[0] == sentence_piece().bos_token_id
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ("What is{slots}?", "What is _ _ _?"),
+        ("[INST]{slots} [/INST] Sure", "[INST] _ _ _ [/INST] Sure"),
+        ("word {slots} is", "word _ _ _ is"),
+        ("{slots} is", "_ _ _ is"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:the tokenizer appends")
+def test_no_space_is_doubled_beside_slots(kind, words, text):
+    prompt = interpretation_prompt(KINDS[kind], words, n_slots=3)
+    stock = KINDS[kind](text).input_ids
+    assert prompt.text == text
+    assert list(prompt.ids) == (stock[:-1] if kind in CLOSING else stock)
+    assert [KINDS[kind].decode([prompt.ids[slot]]).strip() for slot in prompt.slots] == ["_"] * 3
+
+
+def test_a_text_that_begins_with_the_opening_does_not_get_it_twice():
+    prompt = InterpretationPrompt(sentence_piece(), ("<s>[INST]", 0, " [/INST]"))
+    assert list(prompt.ids) == sentence_piece()("[INST] _ [/INST]").input_ids
+
+
+def test_the_placeholder_of_the_published_code_has_its_space_after_it():
+    prompt = InterpretationPrompt(sentence_piece(), ("[INST]", 0, 0, "[/INST] Sure"), placeholder="_ ")
+    assert prompt.text == "[INST]_ _ [/INST] Sure"
+    assert list(prompt.ids) == sentence_piece()(prompt.text).input_ids
+
+
+def test_a_placeholder_that_merges_with_its_neighbour_is_an_error():
+    message = "placeholder 'iz' merges with the text beside it to the token 'piz'; choose another, or put a space"
+    with pytest.raises(InputError, match=f"^{message} between the two$"):
+        InterpretationPrompt(byte_level(), ("p", 0, "za"), placeholder="iz")
 
 
 def test_the_placeholder_can_be_chosen():
@@ -52,7 +86,7 @@ def test_shipped_prompts_use_the_chat_template_and_begin_the_answer(name):
 
 
 def test_shipped_prompts_without_a_chat_template():
-    assert interpretation_prompt(byte_level(), "repeat", n_slots=2).text == " _ _\nSure, I will repeat for you:"
+    assert interpretation_prompt(byte_level(), "repeat", n_slots=2).text == "_ _\nSure, I will repeat for you:"
 
 
 def test_shipped_prompts_in_the_users_chat_template():

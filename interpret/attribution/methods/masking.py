@@ -13,6 +13,7 @@ from torch import Tensor
 from interpret.attribution.methods.masked_texts import masked_values
 from interpret.attribution.steps.step import Baseline, Step
 from interpret.errors import InputError
+from interpret.prompts.spelling import piece
 
 
 def occlusion(steps: Sequence[Step], *, window: int = 1, baseline: Baseline = "zero") -> list[Tensor]:
@@ -106,7 +107,7 @@ def _check_lime(n_samples: int, mask_probability: float, kernel_width: float, pe
 
 
 def _name(step: Step) -> str:
-    return f"token {step.tokenizer.convert_ids_to_tokens(step.target)!r}"
+    return f"token {piece(step.tokenizer, step.target)!r}"
 
 
 @dataclass(frozen=True)

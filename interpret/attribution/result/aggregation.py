@@ -9,6 +9,7 @@ import pandas as pd
 
 from interpret.attribution.result.scores import Attributed, AttributionScores, How, ScoreArray, Spans
 from interpret.errors import InputError, unknown
+from interpret.prompts.spelling import join_pieces
 
 HOWS: dict[How, Callable[[ScoreArray], ScoreArray]] = {
     "sum": lambda values: values.sum(-1),
@@ -16,7 +17,6 @@ HOWS: dict[How, Callable[[ScoreArray], ScoreArray]] = {
     "mean": lambda values: values.mean(-1),
 }
 MERGES: dict[str, Callable[[ScoreArray], ScoreArray]] = {"sum": np.sum, "mean": np.mean, "product": np.prod}
-WORD_MARKS = ("\u2581", "\u0120", "\u010a")  # SentencePiece's space; byte-level BPE's space and line break
 COLUMNS = ("input", "side", "activation", "step", "step_position", "step_token", "position", "token", "score")
 Ranges = list[tuple[int, int]]
 A = TypeVar("A", bound=AttributionScores)
@@ -131,23 +131,14 @@ def _ranges(one: Attributed, spans: Sequence[tuple[int, int]], number: int) -> R
 
 def _with_words(one: Attributed, aggregates: dict[str, str]) -> Attributed:
     edges = (one.n_prompt, one.start, one.stop)
-    source = None if one.source_tokens is None else _words(one.source_tokens, ())
-    return _merged(one, _words(one.tokens, edges), source, aggregates)
+    source = None if one.source_words is None else _words(one.source_words, ())
+    return _merged(one, _words(one.words, edges), source, aggregates)
 
 
-def _words(tokens: Sequence[str], edges: Sequence[int]) -> Ranges:
-    """Return the range of each word; words begin at word marks, at edges, and around special tokens (``<s>``)."""
-    starts = [
-        at
-        for at, token in enumerate(tokens)
-        if at == 0 or at in edges or token.startswith(WORD_MARKS) or _special(token) or _special(tokens[at - 1])
-    ]
-    return list(zip(starts, [*starts[1:], len(tokens)], strict=True))
-
-
-def _special(token: str) -> bool:
-    """Whether a token looks like a special token. SentencePiece's bytes (``<0xC3>``) are parts of words."""
-    return token.startswith("<") and token.endswith(">") and len(token) > 2 and not token.startswith("<0x")
+def _words(words: Sequence[int], edges: Sequence[int]) -> Ranges:
+    """Return the range of tokens of each word; a word that crosses an edge is split there."""
+    starts = [at for at, word in enumerate(words) if at == 0 or at in edges or word != words[at - 1]]
+    return list(zip(starts, [*starts[1:], len(words)], strict=True))
 
 
 def _merged(one: Attributed, rows: Ranges, source: Ranges | None, aggregates: dict[str, str]) -> Attributed:
@@ -169,6 +160,7 @@ def _merged(one: Attributed, rows: Ranges, source: Ranges | None, aggregates: di
         _mapped(one, change),
         tokens=tuple(_joined(one.tokens, rows)),
         token_ids=tuple(_joined_ids(one.token_ids, rows)),
+        words=tuple(_first_words(one.words, rows)),
         n_prompt=sum(start < one.n_prompt for start, _ in rows),
         start=first_row,
         stop=first_row + len(columns),
@@ -180,11 +172,16 @@ def _merged(one: Attributed, rows: Ranges, source: Ranges | None, aggregates: di
         foil_tokens=one.foil_tokens and tuple(_joined(one.foil_tokens, columns)),
         source_tokens=one.source_tokens and tuple(_joined(one.source_tokens, source)),
         source_ids=one.source_ids and tuple(_joined_ids(one.source_ids, source)),
+        source_words=one.source_words and tuple(_first_words(one.source_words, source)),
     )
 
 
 def _joined(tokens: Sequence[str], ranges: Ranges | None) -> Sequence[str]:
-    return tokens if ranges is None else ["".join(tokens[start:end]) for start, end in ranges]
+    return tokens if ranges is None else [join_pieces(tokens[start:end]) for start, end in ranges]
+
+
+def _first_words(words: Sequence[int], ranges: Ranges | None) -> Sequence[int]:
+    return words if ranges is None else [words[start] for start, _ in ranges]
 
 
 def _joined_ids(ids: Sequence[int], ranges: Ranges | None) -> Sequence[int]:

@@ -20,7 +20,7 @@ from interpret.attribution.result.scores import Attributed, AttributionInfo, Att
 from interpret.errors import InputError
 from interpret.storage.disk import replacing
 
-FORMAT, VERSION = "interpret.attribution", 1
+FORMAT, VERSION = "interpret.attribution", 2
 _DTYPES = ("float16", "float32", "float64")
 _NOT_FINITE = {None: math.nan, "inf": math.inf, "-inf": -math.inf}
 _GZIP_MAGIC = b"\x1f\x8b"

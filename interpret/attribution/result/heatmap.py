@@ -12,12 +12,13 @@ import numpy as np
 
 from interpret.attribution.result.aggregation import aggregate
 from interpret.attribution.result.scores import Attributed, AttributionScores, ScoreArray
+from interpret.prompts.spelling import join_pieces
 
 LEVELS = 20
 """Number of colour strengths on each side of zero."""
 # Control characters are replaced by visible symbols: a terminal would execute them.
 _CONTROLS = {code: chr(0x2400 + code) for code in range(32)} | {0x7F: "␡"} | dict.fromkeys(range(128, 160), "�")
-_MARKS = _CONTROLS | str.maketrans({"\u2581": "·", "Ġ": "·", " ": "·", "Ċ": "↵", "\n": "↵", "\t": "⇥"})
+_MARKS = _CONTROLS | str.maketrans({" ": "·", "\n": "↵", "\t": "⇥"})
 
 
 @dataclass(frozen=True)
@@ -125,17 +126,17 @@ def _headings(tokens: tuple[str, ...]) -> list[Heading]:
 
 
 def visible(token: str) -> str:
-    """Return a token with visible spaces and line breaks, whatever marks its tokenizer uses for them.
+    """Return a token with visible spaces and line breaks.
 
-    >>> visible("ĠTower"), visible("▁Tower")
-    ('·Tower', '·Tower')
+    >>> visible(" Tower")
+    '·Tower'
     """
     return token.translate(_MARKS)
 
 
 def plain_text(tokens: tuple[str, ...]) -> str:
     """Return tokens joined to plain text, for headings."""
-    return "".join(tokens).translate(_MARKS).replace("·", " ").strip()
+    return join_pieces(tokens).translate(_MARKS).replace("·", " ").strip()
 
 
 def level(value: float, largest: float) -> int:

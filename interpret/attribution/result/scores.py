@@ -25,9 +25,11 @@ class Attributed:
     """The attribution of one input."""
 
     tokens: tuple[str, ...]
-    """[T], as the tokenizer writes them, with its marks of word beginnings; merged tokens are joined."""
+    """[T] texts, see ``interpret.prompts.spelling.pieces``; merged tokens are joined."""
     token_ids: tuple[int, ...]
     """[T]; -1 for a merged span."""
+    words: tuple[int, ...]
+    """[T], number of the word that a token belongs to, see ``interpret.prompts.spelling.words``."""
     n_prompt: int
     """Number of prompt tokens, which come first."""
     start: int
@@ -46,9 +48,11 @@ class Attributed:
     foil_tokens: tuple[str, ...] | None = None
     """[G], the foil of each attributed token; None without a contrast."""
     source_tokens: tuple[str, ...] | None = None
-    """[S]; None for decoder-only models, as are the next two."""
+    """[S]; None for decoder-only models, as are the next three."""
     source_ids: tuple[int, ...] | None = None
     """[S]."""
+    source_words: tuple[int, ...] | None = None
+    """[S], as ``words``."""
     source_scores: ScoreArray | None = field(default=None, repr=False)
     """[S, G] or [S, G, D]; no NaN."""
 

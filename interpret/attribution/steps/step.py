@@ -28,6 +28,7 @@ from interpret.anatomy import (
 from interpret.attribution.result.scores import ScoreArray
 from interpret.attribution.steps.functions import StepReading
 from interpret.errors import InputError, unknown
+from interpret.prompts.spelling import pieces
 
 Baseline = Literal["zero", "mean", "pad", "unk", "bos", "eos"] | int
 BASELINES = ("zero", "mean", "pad", "unk", "bos", "eos")
@@ -216,7 +217,7 @@ def gathered_details(steps: Sequence[Step]) -> dict[str, ScoreArray]:
 def foil_tokens(steps: Sequence[Step]) -> tuple[str, ...] | None:
     """Return the foil token of each step, [G]; None without a contrast."""
     ids = [step.foil.id for step in steps if step.foil is not None]
-    return tuple(steps[0].tokenizer.convert_ids_to_tokens(ids)) if ids else None
+    return tuple(pieces(steps[0].tokenizer, ids)) if ids else None
 
 
 def array(values: Tensor) -> ScoreArray:

@@ -1,0 +1,39 @@
+"""Writing systems: which characters belong to words, and which scripts put spaces between words."""
+
+from unicodedata import category, name
+
+_WITHOUT_SPACES = (
+    "CJK ", "HIRAGANA ", "KATAKANA ", "HALFWIDTH KATAKANA ", "IDEOGRAPHIC ", "BOPOMOFO ", "YI ",
+    "THAI ", "LAO ", "KHMER ", "MYANMAR ", "TIBETAN ", "JAVANESE ", "BALINESE ",
+)  # fmt: skip
+"""How the Unicode names of characters begin in scripts that do not put spaces between words."""
+
+
+def in_word(char: str) -> bool:
+    """Tell whether a character is part of a word: a letter, a digit or a combining mark.
+
+    >>> in_word("é"), in_word("7"), in_word("'"), in_word("東")
+    (True, True, False, True)
+    """
+    return category(char)[0] in "LNM"
+
+
+def without_spaces(char: str) -> bool:
+    """Tell whether a character belongs to a script that does not put spaces between words, such as Chinese or Thai.
+
+    >>> without_spaces("東"), without_spaces("é"), without_spaces("한")
+    (True, False, False)
+    """
+    return name(char, "").startswith(_WITHOUT_SPACES)
+
+
+def joined(prompt: str, words: str) -> str:
+    """Return a prompt and the words that continue it as one text.
+
+    The words are used as they are. Only between two words of scripts with spaces, a space is added.
+
+    >>> joined("The Eiffel Tower is in", "Paris"), joined("I went to Paris", ", France")
+    ('The Eiffel Tower is in Paris', 'I went to Paris, France')
+    """
+    apart = all(in_word(char) and not without_spaces(char) for char in (prompt[-1:], words[:1]) if char)
+    return prompt + (" " if prompt and words and apart else "") + words

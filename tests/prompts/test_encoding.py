@@ -1,0 +1,114 @@
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from reference.toy_tokenizers import CLOSING, KINDS, byte_level, byte_level_closing, sentence_piece, word_piece
+
+from interpret.errors import InputError
+from interpret.prompts.encoding import continuation, encode, given_ids, token_ids
+from interpret.prompts.scripts import joined
+
+pytestmark = pytest.mark.filterwarnings("ignore:the tokenizer appends")
+CHARACTERS = st.text(st.sampled_from("ab é東京\n\tم😀.,'[]"), min_size=1, max_size=16)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(text=CHARACTERS)
+def test_ids_are_those_of_the_stock_tokenizer_without_what_it_appends(kind, text):
+    stock = KINDS[kind](text).input_ids
+    assert list(token_ids(KINDS[kind], text)) == (stock[:-1] if kind in CLOSING else stock)
+    bare = KINDS[kind](text, add_special_tokens=False).input_ids
+    assert list(token_ids(KINDS[kind], text, add_special_tokens=False)) == bare
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_text_with_the_opening_has_it_once(kind):
+    tokenizer = KINDS[kind]
+    ids = token_ids(tokenizer, "<s>hello Tower")
+    assert ids.count(tokenizer.bos_token_id) == (0 if kind == "byte_level" else 1)
+    if token_ids(tokenizer, "hello")[0] == tokenizer.bos_token_id:
+        assert list(ids) == tokenizer("<s>hello Tower", add_special_tokens=False).input_ids
+
+
+def test_what_a_tokenizer_appends_is_left_out_and_said():
+    message = "^the tokenizer appends </s> to every text; it is left out, so that the model continues the text$"
+    with pytest.warns(UserWarning, match=message):
+        ids = token_ids(byte_level_closing(), "hello")
+    assert list(ids) == byte_level_closing()("hello").input_ids[:-1]
+    # An end token in the text itself is kept.
+    assert token_ids(byte_level_closing(), "hello</s>")[-1] == byte_level_closing().eos_token_id
+
+
+def test_openings_cover_no_characters():
+    for text in ("hello Tower", "<s>hello Tower"):
+        encoding = encode(sentence_piece(), text)
+        assert encoding.n_opening == 1
+        assert encoding.spans()[0] == (0, 0)
+        assert "".join(encoding.pieces()).replace(" ", "") == "<s>helloTower"
+
+
+def test_a_word_piece_tokenizer_is_refused():
+    with pytest.raises(
+        InputError, match=r"^\w+ is a WordPiece tokenizer, whose tokens do not keep the text; use a mod"
+    ):
+        token_ids(word_piece(), "the tower")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words", "expected"),
+    [
+        ("The capital of France is", "Paris", "The capital of France is Paris"),
+        ("The capital of France is ", "Paris", "The capital of France is Paris"),
+        ("I went to Paris", ", France", "I went to Paris, France"),
+        ("It is Anna", "'s", "It is Anna's"),
+        ("hello", "<|im_end|>", "hello<|im_end|>"),
+        ("法国的首都是", "巴黎", "法国的首都是巴黎"),
+        ("東京 is", "巴黎", "東京 is巴黎"),
+        ("عاصمة فرنسا هي", "باريس", "عاصمة فرنسا هي باريس"),
+        ("ประเทศ", "ไทย", "ประเทศไทย"),
+        ("서울은", "한국의", "서울은 한국의"),
+        ("He was born in", "1961", "He was born in 1961"),
+        ("x =", " 3", "x = 3"),
+        ("line", "\nnext", "line\nnext"),
+    ],
+)
+def test_a_space_is_added_only_between_two_words_of_scripts_with_spaces(prompt, words, expected):
+    assert joined(prompt, words) == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        ("I went to Paris", ", France"),
+        ("東京は", "巴黎"),
+        ("hello", "Tower"),
+        ("Anna", "'s"),
+        ("a", "\nb"),
+        ("x", "😀"),
+    ],
+)
+def test_a_continuation_is_the_rest_of_the_joined_text(kind, prompt, words):
+    tokenizer = KINDS[kind]
+    before, whole = token_ids(tokenizer, prompt), token_ids(tokenizer, joined(prompt, words))
+    if whole[: len(before)] == before:
+        assert continuation(tokenizer, prompt, words) == whole[len(before) :]
+    else:
+        with pytest.raises(InputError, match=f"^answer {re.escape(repr(words))} merges with the last token"):
+            continuation(tokenizer, prompt, words)
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([], "target has no token ids; give at least one"),
+        ([3, 420], "target has the token id 420; this tokenizer has ids 0 to 383"),
+        ([True], "target has the token id True; this tokenizer has ids 0 to 383"),
+        ([1.0], "target has the token id 1.0; this tokenizer has ids 0 to 383"),
+        (None, "target is None; give a string, or a list of token ids"),
+    ],
+)
+def test_ids_that_do_not_exist_are_refused(ids, message):
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        given_ids(byte_level(), ids, "target")
