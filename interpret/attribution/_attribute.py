@@ -24,7 +24,7 @@ from interpret.attribution.steps.step import (
     head,
     hidden_states,
 )
-from interpret.attribution.targets import Alignment, Inputs, Text, one_for_each, texts_of
+from interpret.attribution.targets import Alignment, Inputs, Target, Text, one_for_each, texts_of
 from interpret.attribution.translation import attributed_translation, translated_texts
 from interpret.device import unless_too_large
 from interpret.errors import InputError
@@ -35,11 +35,11 @@ def attribute(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: str | Sequence[str],
-    targets: str | Sequence[str] | None = None,
+    targets: str | Sequence[Target] | None = None,
     *,
     method: str = "input_x_gradient",
     attributed_fn: str = "probability",
-    contrast_targets: str | Sequence[str] | None = None,
+    contrast_targets: str | Sequence[Target] | None = None,
     contrast: Contrast | None = None,
     alignment: Sequence[Alignment] | None = None,
     step_scores: str | Sequence[str] = (),
@@ -61,13 +61,13 @@ def attribute(
             Marian); in evaluation mode. For a translation model, prompts are source texts and targets are
             translations without the source. The model is not changed, and no gradient is left on it.
         tokenizer: the model's tokenizer.
-        prompts: one or several; tokenized as they are, with the special tokens the tokenizer adds. For a chat model,
-            ``chat_text`` builds them.
-        targets: for each prompt, the prompt and its continuation as one text. None: the model's greedy continuation,
-            without the end-of-text token.
+        prompts: one or several; tokenized as they are, with the special tokens that the tokenizer puts before a text.
+            For a chat model, ``chat_text`` builds them.
+        targets: for each prompt, the prompt and its continuation as one text, or the ids of the tokens that follow the
+            prompt. None: the model's greedy continuation, without the end-of-text token.
         method: one of ``list_methods()``.
         attributed_fn: the function whose value is attributed, one of ``list_step_functions()``.
-        contrast_targets: for each prompt, the prompt and the foil as one text.
+        contrast_targets: for each prompt, the prompt and the foil as one text, or the ids of the foil's tokens.
         contrast: the context of the foil. ``same_context``: that of the target, P(target | text) - P(foil | text).
             ``own_prefix``: the foil's own preceding tokens. Scores of input methods then include the effect of the
             common prefix on both probabilities; layer methods treat P(foil) as constant once the two prefixes differ.

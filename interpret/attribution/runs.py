@@ -190,13 +190,18 @@ def _identity(words: RunOptions, plan: Plan, found: PromptList, single: Prompt |
     return {
         "command": "attribute",
         "prompt": single and single.text,
-        "target": single and single.target,
-        "foil": single and single.foil,
+        "target": single and _recorded(single.target),
+        "foil": single and _recorded(single.foil),
         **({"raw": False} if single and not single.raw else {}),
         **asdict(words),
         "attributed_fn": plan.info.attributed_fn,
         "examples_sha256": None if single else found.sha256,
     }
+
+
+def _recorded(continuation: str | Sequence[int] | None) -> str | list[int] | None:
+    """Return what follows a prompt as JSON stores it."""
+    return continuation if continuation is None or isinstance(continuation, str) else list(continuation)
 
 
 def default_function(prompts: Sequence[Prompt]) -> str:

@@ -4,7 +4,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from interpret.cli.console import NOT_DONE
+from interpret.cli.console import NOT_DONE, say
 from interpret.errors import InterpretError
 from interpret.work.extensions import load_extensions
 
@@ -13,10 +13,20 @@ IMPORT = "--import"
 
 def main(argv: Sequence[str] | None = None, *, prog_name: str = "interpret") -> None:
     """Run a command line and exit with its code; errors that a user can fix are printed without a traceback."""
-    # transformers 4.34.0 uses names that torch has renamed since; users cannot fix that.
-    warnings.filterwarnings("ignore", message=".*_register_pytree_node.*")
-    warnings.filterwarnings("ignore", message=".*TypedStorage is deprecated.*")
-    words = list(sys.argv[1:] if argv is None else argv)
+    with warnings.catch_warnings():
+        # transformers 4.34.0 uses names that torch has renamed since; users cannot fix that.
+        warnings.filterwarnings("ignore", message=".*_register_pytree_node.*")
+        warnings.filterwarnings("ignore", message=".*TypedStorage is deprecated.*")
+        warnings.showwarning = _show_warning
+        _run(list(sys.argv[1:] if argv is None else argv), prog_name)
+
+
+def _show_warning(message: Warning | str, *where: object, **more: object) -> None:
+    """Print a warning as one line, without the place in the code that a user cannot change."""
+    say(f"Warning: {message}")
+
+
+def _run(words: list[str], prog_name: str) -> None:
     try:
         load_extensions(imported(words))
     except InterpretError as error:

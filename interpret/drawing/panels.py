@@ -17,7 +17,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
-from matplotlib.font_manager import findfont, get_font
+from matplotlib.font_manager import findfont, fontManager, get_font
 from matplotlib.ticker import MaxNLocator
 
 from interpret.stats import Average, Floats
@@ -40,7 +40,22 @@ BUCKET_STYLES = {
     "further": ("#999999", (0, (3, 1, 1, 1, 1, 1))),
     "last": ("#0072b2", "-"),
 }
+_FONT = "DejaVu Sans"  # part of matplotlib
+_FONTS_OF_MORE_SCRIPTS = (
+    "Noto Sans CJK JP", "Noto Sans CJK SC", "Source Han Sans", "IPAexGothic", "WenQuanYi Zen Hei", "Hiragino Sans",
+    "PingFang SC", "Yu Gothic", "Microsoft YaHei", "Malgun Gothic", "Droid Sans Fallback", "Arial Unicode MS",
+    "Noto Sans Thai", "Noto Sans Devanagari", "Symbola", "Noto Emoji",
+)  # fmt: skip
+
+
+def _fonts() -> list[str]:
+    """Return the fonts to draw text with: matplotlib's own, then installed ones that have more scripts."""
+    installed = {font.name for font in fontManager.ttflist}
+    return [_FONT, *(name for name in _FONTS_OF_MORE_SCRIPTS if name in installed)]
+
+
 STYLE: dict[Any, Any] = {  # Any: matplotlib types the keys as literals
+    "font.family": _fonts(),
     "font.size": 8,
     "axes.titlesize": 9,
     "axes.labelsize": 8,
@@ -216,5 +231,5 @@ def shown(text: str) -> str:
 
 @cache
 def _characters() -> frozenset[int]:
-    """Return the characters of matplotlib's default font."""
-    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
+    """Return the characters that the fonts of figures have."""
+    return frozenset(char for name in STYLE["font.family"] for char in get_font(findfont(name)).get_charmap())

@@ -13,6 +13,7 @@ from interpret.anatomy.passes import evaluating
 from interpret.errors import InputError
 from interpret.prompts.batches import pad
 from interpret.prompts.encoding import token_ids
+from interpret.prompts.spelling import decoded
 
 
 @dataclass(frozen=True)
@@ -107,5 +108,5 @@ def answers(
     with evaluating(model):
         for start in range(0, len(rows), batch_size):
             written = write_after(model, rows[start : start + batch_size], new_tokens)
-            texts += [tokenizer.decode(one.ids, clean_up_tokenization_spaces=False) for one in written]
+            texts += [decoded(tokenizer, one.ids) for one in written]
     return texts

@@ -20,6 +20,7 @@ from interpret.errors import InputError, unknown
 from interpret.facts.files import Fact
 from interpret.prompts.encoding import token_ids
 from interpret.prompts.scripts import joined
+from interpret.prompts.spelling import decoded
 from interpret.prompts.words import starts_with_words
 
 Rule = Literal["words", "first_token"]
@@ -161,7 +162,7 @@ def _judged(tokenizer: PreTrainedTokenizerBase, asked: _Asked, written: Continua
     """Decide whether a continuation is correct for its fact; special tokens end it."""
     special, p = set(tokenizer.all_special_ids), written.p_first
     own = list(takewhile(lambda token: token not in special, written.ids[: asked.new_tokens]))
-    text, expected = tokenizer.decode(own, clean_up_tokenization_spaces=False), asked.fact.attribute
+    text, expected = decoded(tokenizer, own), asked.fact.attribute
     if rule == "words":
         correct = starts_with_words(text, expected)
         return Answered(asked.fact, text, p, correct, "" if correct else "wrong answer")

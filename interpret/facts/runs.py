@@ -107,7 +107,7 @@ def write_facts(
     Args:
         run: an open run with the units ``plan.units``.
         model: a causal LM of a supported family, in evaluation mode.
-        tokenizer: the model's fast tokenizer.
+        tokenizer: the model's tokenizer.
         plan: the plan; only its limit may change when the run is resumed.
         analyse: returns the rows of a fact. Files that it writes besides the table have to be complete when it
             returns. If it raises an ``InputError``, the fact is dropped with this message as the reason.

@@ -57,7 +57,7 @@ def locate_facts(
 
     Args:
         model: a causal LM of a supported family, in evaluation mode.
-        tokenizer: the model's fast tokenizer.
+        tokenizer: the model's tokenizer.
         facts: facts the model knows, as filtered by ``known``. The attribute of a fact is the answer, the foil the
             contrasted answer; only the first token of each is used.
         attributed_fn: ``contrast_prob_diff``, or a function that needs no foil, such as ``probability``.

@@ -67,7 +67,7 @@ def run(
 
     Args:
         model: a causal LM of a supported family, in evaluation mode.
-        tokenizer: the model's fast tokenizer.
+        tokenizer: the model's tokenizer.
         facts: the path of a fact file, the result of ``load_facts``, or a list of facts.
         output: the run folder, with ``table.csv`` and ``manifest.json``.
         attributed_fn: ``contrast_prob_diff``, or a function that needs no foil, such as ``probability``.
@@ -117,7 +117,7 @@ def write_locations(
     Args:
         run: an open run with the units ``plan.units`` and rows of type ``LocationCell``.
         model: a causal LM of a supported family, in evaluation mode.
-        tokenizer: the model's fast tokenizer.
+        tokenizer: the model's tokenizer.
         plan: the plan; only its limit may change when the run is resumed.
 
     Yields:

@@ -14,7 +14,9 @@ from interpret.probing.effects import effect_sizes, permutation_p_values, q_valu
 from interpret.probing.neurons import Token, count_neurons, neuron_values, reading_weights, scaled_neuron
 from interpret.records import NeuronEffect
 
-Pairs = Sequence[tuple[str, str]]
+Text = str | Sequence[int]
+"""A text, or its token ids."""
+Pairs = Sequence[tuple[Text, Text]]
 _CHUNK_BYTES = 1 << 28
 
 
@@ -78,7 +80,7 @@ class KnowledgeProber:
         """Return how well one neuron separates the true from the false texts of pairs.
 
         Args:
-            true_false_pairs: at least two pairs of a true and a false text.
+            true_false_pairs: at least two pairs of a true and a false text, each a string or its token ids.
             neuron: layer and index of the neuron.
             token: where the neuron is read: ``"last"``, ``"mean"``, ``"max"`` or a position (``neurons.Token``).
             n_permutations: the largest number of permutations; all are counted if there are no more.
@@ -110,7 +112,7 @@ class KnowledgeProber:
         neurons among very many, use more permutations or more pairs.
 
         Args:
-            true_false_pairs: at least two pairs of a true and a false text.
+            true_false_pairs: at least two pairs of a true and a false text, each a string or its token ids.
             layers: a layer, or several.
             token: as in ``knowledge_probe``.
             n_permutations: as in ``knowledge_probe``.

@@ -18,7 +18,7 @@ from interpret.anatomy import anatomy_of, input_device, layer_input
 from interpret.anatomy.passes import evaluating, only_in_this_thread
 from interpret.errors import InputError, UnsupportedModelError, unknown
 from interpret.prompts.batches import pad
-from interpret.prompts.encoding import Encoding, encode
+from interpret.prompts.encoding import Encoding, encode, given_ids
 
 Token = int | Literal["last", "mean", "max"]
 """Where a neuron is read: at the last token, or as the mean or maximum over all tokens, each without the special tokens
@@ -81,7 +81,7 @@ def count_neurons(model: PreTrainedModel, layer: int) -> int:
 def neuron_values(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
+    texts: Sequence[str | Sequence[int]],
     layers: Sequence[int],
     *,
     token: Token = "last",
@@ -92,7 +92,7 @@ def neuron_values(
     Args:
         model: a causal LM of a supported family; dropout is off.
         tokenizer: the model's tokenizer; the model also reads the special tokens it adds.
-        texts: B texts.
+        texts: B texts, or their token ids.
         layers: the layers.
         token: where the neurons are read.
         batch_size: number of texts per forward pass.
@@ -114,7 +114,7 @@ def neuron_values(
     return {layer: torch.cat(parts) for layer, parts in values.items()}
 
 
-def check_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], token: Token) -> None:
+def check_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str | Sequence[int]], token: Token) -> None:
     """Check that all texts have the token at which neurons are read.
 
     Raises:
@@ -124,11 +124,17 @@ def check_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], token:
 
 
 def _read_at(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], token: Token
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str | Sequence[int]], token: Token
 ) -> tuple[list[list[int]], list[list[float]]]:
     """Return the token ids of each text, and the weights of its tokens in the reading."""
-    encoded = [encode(tokenizer, text) for text in texts]
+    encoded = [encode(tokenizer, text) if isinstance(text, str) else _given(tokenizer, text) for text in texts]
     return [list(one.ids) for one in encoded], [_token_weights(one, token) for one in encoded]
+
+
+def _given(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> Encoding:
+    """Return the encoding of a text that is given as token ids, which are all its own."""
+    checked = given_ids(tokenizer, ids, "a text")
+    return Encoding(tokenizer, str(list(ids)), checked, 0, 0, False, None)
 
 
 def _token_weights(encoding: Encoding, token: Token) -> list[float]:

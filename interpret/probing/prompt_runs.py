@@ -49,7 +49,7 @@ def run_probe(
 
     Args:
         model: a causal LM of a supported family, in evaluation mode.
-        tokenizer: the model's fast tokenizer.
+        tokenizer: the model's tokenizer.
         probe: a name of ``PROBES``, or a probe.
         examples: a file of prompts, such as examples/examples.json, or prompts with different names.
         output: the run folder; it gets ``table.csv`` and ``manifest.json``.
@@ -114,7 +114,7 @@ def run_lens(
 
     Args:
         model: a causal LM of a supported family, in evaluation mode.
-        tokenizer: the model's fast tokenizer.
+        tokenizer: the model's tokenizer.
         examples: as in ``run_probe``; ``target`` and ``foil`` of a prompt are followed.
         output: the run folder.
         tokens: as in ``run_probe``.
@@ -161,7 +161,7 @@ def run_logits(
 
     Args:
         model: a causal LM of a supported family, in evaluation mode.
-        tokenizer: the model's fast tokenizer.
+        tokenizer: the model's tokenizer.
         examples: as in ``run_probe``. The answer is the first token of ``target``, or the most likely token; the logit
             of a ``foil`` is decomposed as well.
         output: the run folder.
@@ -207,7 +207,7 @@ def run_heads(
 
     Args:
         model: a causal LM of a supported family, in evaluation mode.
-        tokenizer: the model's fast tokenizer.
+        tokenizer: the model's tokenizer.
         examples: as in ``run_probe``.
         output: the run folder.
         tokens: as in ``run_probe``.
@@ -262,7 +262,7 @@ def probed_prompts(
     """Tokenise prompts and find the selected tokens; all prompts are checked before any work is done.
 
     Args:
-        tokenizer: the model's fast tokenizer.
+        tokenizer: the model's tokenizer.
         prompts: raw prompts stay unchanged, others become the user's message of a chat.
         tokens: a selector, see ``tokens.select_tokens``.
         chat_template: as in ``chat.wrap``.

@@ -68,7 +68,7 @@ def top_activating(
 
     Args:
         model: a causal LM of a supported family; dropout is off.
-        tokenizer: the model's tokenizer, a fast one.
+        tokenizer: the model's tokenizer.
         prompts: texts, which are used unchanged, or prompts of a file (``interpret.load_examples``), which are put into
             the model's chat template unless they are raw. A generator is read batch by batch.
         neurons: (layer, index) pairs.

@@ -126,7 +126,7 @@ def _continuation(entry: Mapping[str, Any], key: str) -> str | tuple[int, ...] |
     words, ids = entry.get(key), entry.get(f"{key}_ids")
     if words is not None and ids is not None:
         raise InputError(f'"{key}" and "{key}_ids" both give what follows the prompt; leave one of them out')
-    if words is not None and not words.strip() or ids == []:
+    if words == "" or ids == []:
         raise InputError(f'"{key}" is empty; leave it out, or give the words that follow the prompt')
     return words if ids is None else tuple(ids)
 

@@ -44,7 +44,7 @@ def pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str | N
     """
     spelled = _spelled(tokenizer, ids)
     if spelled is None:
-        return [tokenizer.decode([token], clean_up_tokenization_spaces=False) for token in ids]
+        return [decoded(tokenizer, [token]) for token in ids]
     parts = spelled.parts
     if text is not None:
         data = text.encode("utf-8", "surrogatepass")
@@ -52,6 +52,15 @@ def pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str | N
         # A token that is only the added space keeps it: an empty text could not be seen.
         parts = parts if ranges is None else [cut or own for cut, own in zip(_slices(data, ranges), parts, strict=True)]
     return _readable(parts)
+
+
+def decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """Return the text of tokens as the tokenizer decodes it, special tokens included.
+
+    Ids that the tokenizer does not have are left out: embeddings are often padded to more tokens.
+    """
+    known = len(tokenizer)
+    return tokenizer.decode([token for token in ids if token < known], clean_up_tokenization_spaces=False)
 
 
 def piece(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
@@ -157,14 +166,13 @@ def _spelled(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> _Spelled
     kind = _kind(tokenizer)
     if kind == "other":
         return None
-    written = tokenizer.convert_ids_to_tokens(list(ids))
     special, added = set(tokenizer.all_special_ids), set(tokenizer.get_added_vocab().values())
     flags = [token in special for token in ids]
     parts: list[bytes] = []
-    for token, name, is_special in zip(ids, written, flags, strict=True):
-        if name is None:
-            return None
-        if is_special:
+    for token, name, is_special in zip(ids, _names(tokenizer, ids), flags, strict=True):
+        if name is None:  # embeddings are often padded to more tokens than the tokenizer has
+            parts.append(f"<{token}>".encode())
+        elif is_special:
             parts.append(name.encode())
         elif kind == "sentence_piece":
             byte = _BYTE.fullmatch(name)
@@ -172,6 +180,12 @@ def _spelled(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> _Spelled
         else:
             parts.append(name.encode() if token in added else _from_byte_level(name))
     return _Spelled(parts, flags)
+
+
+def _names(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str | None]:
+    """Return how a tokenizer writes tokens; None for an id that it does not have."""
+    known = len(tokenizer)
+    return [tokenizer.convert_ids_to_tokens(token) if token < known else None for token in ids]
 
 
 def _kind(tokenizer: PreTrainedTokenizerBase) -> Kind:

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from interpret.anatomy import anatomy_of, check_evaluating, longest_text
 from interpret.engine.greedy import write_after
 from interpret.errors import InputError, SpecError
-from interpret.prompts.spelling import pieces
+from interpret.prompts.spelling import decoded, pieces
 from interpret.records import Interpretation
 from interpret.records.states import FINAL_NORM
 from interpret.selfie.decoding import Written, automatic_batch_size, prime
@@ -79,7 +79,7 @@ def interpretations(
             if source.prompt.name in skip:
                 continue
             for template, control, texts in zip(templates, controls, readings, strict=True):
-                row = _RowWriter(tokenizer, source, template, settings, tokenizer.decode(output), control, n_layers)
+                row = _RowWriter(tokenizer, source, template, settings, decoded(tokenizer, output), control, n_layers)
                 yield row.write(control, "control")
                 for pair, reading in zip(source.pairs, texts[own], strict=True):
                     yield row.write(reading, "interpretation" if reading else "failed", *pair)
@@ -201,7 +201,7 @@ class _RowWriter:
         self, reading: Reading | None, kind: str, layer: int | None = None, token: int | None = None
     ) -> Interpretation:
         reading = reading or Reading(Written([], []), [], [], None)
-        written, tokenised, decode = reading.written, self.source.tokenised, self.tokenizer.decode
+        written, tokenised = reading.written, self.source.tokenised
         signed = [own - other for own, other in zip(written.probabilities, reading.p_without, strict=True)]
         gain = None if layer is None else log_gain(written.probabilities, reading.p_without)
         wrong_gain = log_gain(written.probabilities, reading.p_wrong) if reading.p_wrong else None
@@ -221,7 +221,7 @@ class _RowWriter:
             interpretation_prob=written.probabilities,
             repeat_prompt=self.template.text,
             repeat_prompt_name=self.template.name,
-            interpretation_text=decode(written.ids, clean_up_tokenization_spaces=False),
+            interpretation_text=decoded(self.tokenizer, written.ids),
             interpretation_tokens=pieces(self.tokenizer, written.ids),
             probability_without_insertion=reading.p_without,
             signed_relevancy=signed,

@@ -61,7 +61,7 @@ def run(
 
     Args:
         model: a causal LM of a supported family, in evaluation mode.
-        tokenizer: the model's fast tokenizer.
+        tokenizer: the model's tokenizer.
         examples: path of a prompt file such as examples/examples.json, or prompts with unique names.
         output: the run folder; ``table.csv`` and ``manifest.json`` are written into it.
         interpretation_prompts: names of shipped interpretation prompts, texts that contain ``{slots}``, or

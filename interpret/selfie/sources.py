@@ -47,7 +47,7 @@ def plan_sources(
 
     Args:
         model: a causal LM of a supported family.
-        tokenizer: the model's fast tokenizer.
+        tokenizer: the model's tokenizer.
         prompts: prompts, from a file by ``load_examples``, or such as ``[Prompt("mine_1", "Dogs bark", raw=True)]``.
         layers: for the site ``resid_pre``, indices of ``hidden_states``: 0 for the embeddings, the last one for the
             state after the final norm. For the other sites, layers from 0. A list, or a selector such as ``"3,7"``,

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from interpret.anatomy import anatomy_of
 from interpret.errors import InputError
 from interpret.prompts.prompts import Prompt
+from interpret.prompts.spelling import decoded
 from interpret.selfie.decoding import automatic_batch_size, prime
 from interpret.selfie.readings import Settings, State, read
 from interpret.selfie.rows import check_request, interpretations
@@ -127,4 +128,4 @@ def interpret_vectors(
     size = bs or automatic_batch_size(primed, max_new_tokens)
     readings = read(primed, states, settings, size, lambda line: None)
     texts = [reading.written.ids if reading else [] for reading in readings]
-    return [tokenizer.decode(ids, clean_up_tokenization_spaces=False) for ids in texts]
+    return [decoded(tokenizer, ids) for ids in texts]

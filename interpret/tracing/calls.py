@@ -25,7 +25,7 @@ def trace(
     tokenizer: PreTrainedTokenizerBase,
     prompt: str,
     subject: str,
-    answer: str | None = None,
+    answer: str | Sequence[int] | None = None,
     *,
     mediator: str = "hidden",
     noise: str | float | ArrayLike = "s3",
@@ -43,10 +43,11 @@ def trace(
 
     Args:
         model: a causal LM of a supported family, in evaluation mode.
-        tokenizer: the model's fast tokenizer.
+        tokenizer: the model's tokenizer.
         prompt: the prompt, read without a chat template.
         subject: the part of the prompt whose embeddings are corrupted.
-        answer: the expected continuation; by default the most likely next token of the clean run.
+        answer: the expected continuation, as words or as token ids; by default the most likely next token of the clean
+            run.
         mediator: what is restored at each token and layer: ``hidden``, the layer's output; ``attn_severed`` and
             ``mlp_severed``, the same with the token's attention or MLP outputs held at their corrupted values in
             all later layers; ``attn_window`` and ``mlp_window``, attention or MLP outputs of ``window`` layers; or a
@@ -96,7 +97,7 @@ def trace_mediators(
     tokenizer: PreTrainedTokenizerBase,
     prompt: str,
     subject: str,
-    answer: str | None = None,
+    answer: str | Sequence[int] | None = None,
     *,
     mediators: Sequence[str] = DEFAULT_MEDIATORS,
     settings: TraceSettings | None = None,
@@ -154,7 +155,7 @@ def screen(
     tokenizer: PreTrainedTokenizerBase,
     prompt: str,
     subject: str,
-    answer: str | None = None,
+    answer: str | Sequence[int] | None = None,
     *,
     share: float = 0.1,
     top: int | None = None,

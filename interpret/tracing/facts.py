@@ -34,7 +34,7 @@ def trace_facts(
 
     Args:
         model: a causal LM of a supported family, in evaluation mode.
-        tokenizer: the model's fast tokenizer.
+        tokenizer: the model's tokenizer.
         facts: facts that the model knows, as found by ``known``; their attributes are the answers.
         settings: how prompts are corrupted and what is read; None for the defaults. The size of ``s`` noise is set by
             the subjects of all ``facts``, unless ``reference_texts`` is given.

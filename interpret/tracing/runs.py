@@ -107,7 +107,7 @@ def run(
 
     Args:
         model: a causal LM of a supported family, in evaluation mode.
-        tokenizer: the model's fast tokenizer.
+        tokenizer: the model's tokenizer.
         facts: path of a fact file, the result of ``load_facts``, or a list of facts.
         output: the run folder; ``table.csv``, ``peaks.csv``, ``grids/`` and ``manifest.json`` are written into it.
         settings: how prompts are corrupted and what is read; None for the defaults. By default, the size of ``s``
@@ -177,7 +177,7 @@ def write_traces(
     Args:
         run: an open run of ``TraceCell`` records with the units ``plan.units``.
         model: a causal LM of a supported family, in evaluation mode.
-        tokenizer: the model's fast tokenizer.
+        tokenizer: the model's tokenizer.
         plan: the plan; only its limit may change when the run is resumed.
 
     Yields:

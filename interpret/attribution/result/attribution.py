@@ -45,8 +45,8 @@ class Attribution(AttributionScores):
                 attributed tokens are merged, their steps are summed too, and step scores are combined as their
                 function specifies. A span must not cross the end of the prompt or a boundary of the attributed
                 steps.
-            subwords: merge the tokens of each word, for tokenizers that mark the beginnings of words (``▁`` or
-                ``Ġ``); also those of the source. Not together with ``spans``.
+            subwords: merge the tokens of each word (see ``interpret.prompts.spelling.words``), also those of the
+                source. Not together with ``spans``.
             minus: another attribution of the same tokens; its scores are subtracted after the same reduction.
 
         Raises:

@@ -4,6 +4,7 @@ Shapes: R rows and C columns of a grid.
 """
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -18,6 +19,8 @@ LEVELS = 20
 """Number of colour strengths on each side of zero."""
 # Control characters are replaced by visible symbols: a terminal would execute them.
 _CONTROLS = {code: chr(0x2400 + code) for code in range(32)} | {0x7F: "␡"} | dict.fromkeys(range(128, 160), "�")
+# In the name of a character that several tokens share, as 東 1/3, the space is not part of the text.
+_SHARED = re.compile(r"(?<=[^\x00-\x7f])·(?=[1-4]/[2-4])")
 _MARKS = _CONTROLS | str.maketrans({" ": "·", "\n": "↵", "\t": "⇥"})
 
 
@@ -130,8 +133,10 @@ def visible(token: str) -> str:
 
     >>> visible(" Tower")
     '·Tower'
+    >>> visible("東 1/3")
+    '東 1/3'
     """
-    return token.translate(_MARKS)
+    return _SHARED.sub(" ", token.translate(_MARKS))
 
 
 def plain_text(tokens: tuple[str, ...]) -> str:
