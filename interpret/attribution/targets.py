@@ -17,6 +17,7 @@ from interpret.device import in_batches
 from interpret.engine.greedy import write_after
 from interpret.errors import InputError
 from interpret.prompts.encoding import Encoding, encode, given_ids
+from interpret.prompts.lookalikes import instead
 from interpret.prompts.spelling import pieces
 
 Target = str | Sequence[int]
@@ -245,8 +246,9 @@ def _whole(what: str, text: str, prompt: Encoding) -> tuple[int, ...]:
     n_prompt = len(prompt.ids)
     whole = encode(prompt.tokenizer, text, add_special_tokens=prompt.add_special_tokens).ids
     if whole[:n_prompt] != prompt.ids and not text.startswith(prompt.text):
-        both = f"{prompt.text.rstrip()} {text.strip()}"
-        raise InputError(f"{what} does not begin with its prompt {prompt.text!r}: give both in one text, as {both!r}")
+        both, differs = f"{prompt.text.rstrip()} {text.strip()}", instead(prompt.text, text)
+        advice = differs or f": give both in one text, as {both!r}"
+        raise InputError(f"{what} does not begin with its prompt {prompt.text!r}{advice}")
     if whole[:n_prompt] != prompt.ids:
         raise InputError(
             f"{what} does not continue the tokens of its prompt {prompt.text!r}: the tokenizer merges the end of the "

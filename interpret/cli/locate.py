@@ -50,7 +50,9 @@ def locate_command(
 
     # Check everything that can be checked without the model first.
     rule = rule_of(chosen.rule or "words")
-    plan = runs.LocationPlan(load_facts(facts), chosen.limit, chosen.only_known, rule, attributed_fn)
+    plan = runs.LocationPlan(
+        load_facts(facts), chosen.limit, chosen.only_known, rule, attributed_fn, chosen.chat_template
+    )
     opened = loading.open(model)
     run = runs.run(
         opened.model,
@@ -61,6 +63,7 @@ def locate_command(
         limit=chosen.limit,
         only_known=chosen.only_known,
         rule=plan.rule,
+        chat_template=plan.chat_template,
         **opened.recorded,
     )
     if grids := [grid for rows in run.by_unit() for grid in location_grids(rows)]:

@@ -98,3 +98,11 @@ class FactOptions:
             "its next token is the whole answer, as in ROME. [default: words]"
         ),
     ] = None
+    chat_template: Annotated[
+        str | None,
+        typer.Option(
+            help="Make each prompt the user's message of a chat: 'model' for the model's own template, or a text such "
+            "as '[INST] {prompt} [/INST]'. [default: prompts are read as they are]",
+            show_default=False,
+        ),
+    ] = None

@@ -77,7 +77,7 @@ class TraceOptions:
         ),
     ] = None
 
-    def override(self, config: "TraceConfig", rule: str | None, loading: Loading) -> "TraceConfig":
+    def override(self, config: "TraceConfig", chosen: FactOptions, loading: Loading) -> "TraceConfig":
         """Return a configuration in which the given options replace the values of a file."""
         settings = {
             "noise": self.noise,
@@ -86,12 +86,13 @@ class TraceOptions:
             "replace": self.replace_embeddings,
             "window": self.window,
             "target": self.target,
+            "chat_template": chosen.chat_template,
         }
         others = {
             "model": self.model,
             "mediators": tuple(self.mediator) if self.mediator else None,
             "method": self.method,
-            "rule": rule,
+            "rule": chosen.rule,
             "device": loading.device,
             "dtype": loading.dtype,
         }
@@ -144,7 +145,7 @@ def trace_command(
     from interpret.tracing.config import TraceConfig, load_config
     from interpret.tracing.knowledge_tracing import check_module_names
 
-    wanted = given.override(load_config(config) if config else TraceConfig(), chosen.rule, loading)
+    wanted = given.override(load_config(config) if config else TraceConfig(), chosen, loading)
     path, folder = _paths(wanted, facts, output)
     # Check everything that can be checked without the model first.
     plan = runs.TracePlan(

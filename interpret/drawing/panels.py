@@ -225,6 +225,7 @@ def shown(text: str) -> str:
     """Return a token as matplotlib can draw it: line ends and tabs visible, no math mode, missing glyphs escaped."""
     known = _characters()
     visible = text.replace("\n", "\u21b5").replace("\t", "\u2192").replace("\r", "\u21b5")
+    visible = visible if visible.strip() else visible.replace(" ", "\u00b7")
     drawn = "".join(one if ord(one) in known else one.encode("unicode_escape").decode() for one in visible)
     return drawn.replace("$", r"\$") or "\u2205"
 

@@ -18,6 +18,7 @@ from interpret.anatomy.passes import evaluating
 from interpret.engine.greedy import Continuation, write_after
 from interpret.errors import InputError, unknown
 from interpret.facts.files import Fact
+from interpret.prompts.chat import framed
 from interpret.prompts.encoding import token_ids
 from interpret.prompts.scripts import joined
 from interpret.prompts.spelling import decoded
@@ -81,6 +82,7 @@ def known(
     *,
     rule: Rule = "words",
     batch_size: int = 32,
+    chat_template: str | None = None,
 ) -> Iterator[Answered]:
     """Let a model answer the prompts of facts, and yield each fact with its answer, in order.
 
@@ -89,11 +91,13 @@ def known(
     Args:
         model: a causal LM.
         tokenizer: the model's tokenizer.
-        facts: the facts; prompts are read as they are, without a chat template.
+        facts: the facts.
         rule: when an answer is correct. ``words``: the greedy continuation starts with the attribute, as whole words,
             ignoring case. ``first_token``: the first token, without surrounding spaces, is the attribute (ROME,
             Knowledge-Tracing); a fact whose attribute has several tokens never counts as known.
         batch_size: maximum number of prompts per batch.
+        chat_template: template that makes each prompt the user's message of a chat, as in ``prompts.chat.wrap``; None
+            to read the prompts as they are.
 
     Yields:
         One ``Answered`` per fact.
@@ -108,14 +112,19 @@ def known(
         raise InputError(unknown("rule", rule, RULES))
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}; give at least 1")
-    return _known(model, tokenizer, iter(facts), rule, batch_size)
+    return _known(model, tokenizer, iter(facts), rule, batch_size, chat_template)
 
 
 def _known(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts: Iterator[Fact], rule: Rule, batch_size: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: Iterator[Fact],
+    rule: Rule,
+    batch_size: int,
+    chat_template: str | None,
 ) -> Iterator[Answered]:
     longest = longest_text(model)
-    while chunk := [_asked(tokenizer, fact, rule) for fact in islice(facts, CHUNK * batch_size)]:
+    while chunk := [_asked(tokenizer, fact, rule, chat_template) for fact in islice(facts, CHUNK * batch_size)]:
         answers = {asked: Answered(asked.fact, "", nan, correct=False, reason="too long") for asked in chunk}
         fitting = [asked for asked in chunk if len(asked.ids) + asked.new_tokens <= longest]
         for _, same_length in groupby(sorted(fitting, key=_length), key=_length):
@@ -143,9 +152,13 @@ def _length(asked: _Asked) -> int:
     return len(asked.ids)
 
 
-def _asked(tokenizer: PreTrainedTokenizerBase, fact: Fact, rule: Rule) -> _Asked:
-    ids = token_ids(tokenizer, fact.prompt)
-    answer_tokens = len(token_ids(tokenizer, joined(fact.prompt, fact.attribute))) - len(ids)
+def _asked(tokenizer: PreTrainedTokenizerBase, fact: Fact, rule: Rule, chat_template: str | None) -> _Asked:
+    text = framed(tokenizer, fact.prompt, chat_template)
+    ids, whole = (
+        token_ids(tokenizer, one, add_special_tokens=text.add_special_tokens)
+        for one in (text.text, joined(text.text, fact.attribute))
+    )
+    answer_tokens = len(whole) - len(ids)
     return _Asked(fact, ids, answer_tokens, 1 if rule == "first_token" else max(1, answer_tokens) + ROOM)
 
 

@@ -44,6 +44,11 @@ class FactPlan:
         rule_of(self.rule)
 
     @property
+    def chat_template(self) -> str | None:
+        """Template that makes each prompt the user's message of a chat; None to read the prompts as they are."""
+        return None
+
+    @property
     def chosen(self) -> list[Fact]:
         """The facts to analyse, in file order."""
         return self.facts.facts[: self.limit]
@@ -126,7 +131,7 @@ def write_facts(
             run.drop(unit, f"{BAD_ROW}: {bad.reason}")
             yield unit
     # Include finished facts: the batches then depend only on the list of facts, as in an uninterrupted run.
-    for answered in known(model, tokenizer, plan.chosen, rule=plan.rule):
+    for answered in known(model, tokenizer, plan.chosen, rule=plan.rule, chat_template=plan.chat_template):
         if answered.fact.name in pending:
             _write_fact(run, plan, answered, analyse, failed)
             yield answered.fact.name

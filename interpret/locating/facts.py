@@ -22,6 +22,7 @@ from interpret.attribution.targets import one_for_each, texts_of
 from interpret.errors import InputError
 from interpret.facts.buckets import token_buckets
 from interpret.facts.files import Fact
+from interpret.prompts.chat import ChatText, framed
 from interpret.prompts.scripts import joined
 from interpret.prompts.spelling import piece
 from interpret.prompts.subjects import subject_span, tokenised
@@ -106,19 +107,20 @@ def location_plan(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, at
     )
 
 
-def locate_fact(plan: Plan, fact: Fact) -> Location:
+def locate_fact(plan: Plan, fact: Fact, chat_template: str | None = None) -> Location:
     """Attribute the answer of one fact by one forward and one backward pass.
 
     Args:
         plan: the plan returned by ``location_plan``.
         fact: the fact; its foil is ignored if the attributed function needs none.
+        chat_template: as in ``interpret.locating.run``.
 
     Raises:
         InputError: if the subject is not found, the answer or foil merges with the prompt's last token, a required
             foil is missing, answer and foil begin with the same token, or scores are not finite.
     """
-    tokens = tokenised(plan.tokenizer, fact.prompt, fact.subject, fact.occurrence)
-    step, readings = _step(plan, fact)
+    tokens = tokenised(plan.tokenizer, fact.prompt, fact.subject, fact.occurrence, chat_template)
+    step, readings = _step(plan, fact, framed(plan.tokenizer, fact.prompt, chat_template))
     with torch.enable_grad():
         (found,) = layer_gradient_x_activation([step], plan.layers)
     logits = readings[0].logits.detach()[0]  # [V]
@@ -137,15 +139,16 @@ def locate_fact(plan: Plan, fact: Fact) -> Location:
     )
 
 
-def _step(plan: Plan, fact: Fact) -> tuple[Step, list[StepReading]]:
+def _step(plan: Plan, fact: Fact, prompt: ChatText) -> tuple[Step, list[StepReading]]:
     """Return the generation step after the prompt, and a list that will hold the readings at this step."""
     foils = None
     if plan.contrast is not None:
         if fact.foil is None:
             raise InputError(f"the fact has no foil; add one, or choose another attributed function than {CONTRAST!r}")
-        foils = joined(fact.prompt, fact.foil)
+        foils = joined(prompt.text, fact.foil)
     alignment = None if foils is None else [[(0, 0)]]  # contrast the first tokens only
-    inputs = one_for_each(fact.prompt, joined(fact.prompt, fact.attribute), foils, alignment)
+    whole = joined(prompt.text, fact.attribute)
+    inputs = one_for_each(prompt.text, whole, foils, alignment, add_special_tokens=prompt.add_special_tokens)
     (text,) = texts_of(plan, inputs, 0)
     (foil,), target = text.foils, text.ids[text.start]
     if foil is not None and foil.id == target:

@@ -27,6 +27,8 @@ class LocationPlan(FactPlan):
 
     attributed_fn: str = CONTRAST
     """The attributed function, see ``locate_facts``."""
+    template: str | None = None
+    """Template that makes each prompt the user's message of a chat; None to read the prompts as they are."""
 
     def __post_init__(self) -> None:
         """Check the arguments that need no model, and replace Inseq's name of a function by ours.
@@ -38,6 +40,11 @@ class LocationPlan(FactPlan):
         object.__setattr__(self, "attributed_fn", attributed_function(self.attributed_fn))
 
     @property
+    def chat_template(self) -> str | None:
+        """The template."""
+        return self.template
+
+    @property
     def identity(self) -> dict[str, Any]:
         """All settings besides the model that determine the numbers, as stored in the manifest."""
         return {
@@ -46,6 +53,7 @@ class LocationPlan(FactPlan):
             "attributed_fn": self.attributed_fn,
             "filter": self.only_known,
             "rule": self.rule,
+            **({} if self.template is None else {"chat_template": self.template}),
         }
 
 
@@ -59,6 +67,7 @@ def run(
     limit: int | None = None,
     only_known: bool = True,
     rule: Rule = "words",
+    chat_template: str | None = None,
     progress: bool = True,
     identity: Mapping[str, Any] | None = None,
     circumstances: Mapping[str, Any] | None = None,
@@ -74,6 +83,8 @@ def run(
         limit: locate only the first ``limit`` facts; a higher limit extends the run.
         only_known: drop facts that the model does not know.
         rule: when a fact counts as known: ``words`` or ``first_token``, see ``known``.
+        chat_template: template that makes each prompt the user's message of a chat: ``model`` for the model's own, or a
+            text that contains ``{prompt}``; None to read the prompts as they are.
         progress: show a progress bar on stderr.
         identity: further settings that determine the numbers, as JSON values; a run is resumed only if they are equal.
         circumstances: further entries of the manifest; they may differ when the run is resumed.
@@ -89,7 +100,7 @@ def run(
     Example:
         >>> interpret.locating.run(model, tokenizer, "facts.json", "runs/locations").to_frame()  # doctest: +SKIP
     """
-    plan = LocationPlan(fact_file(facts), limit, only_known, rule, attributed_fn)
+    plan = LocationPlan(fact_file(facts), limit, only_known, rule, attributed_fn, chat_template)
     # Raise errors that concern every fact before the folder is created.
     location_plan(model, tokenizer, plan.attributed_fn)
     return fill_folder(
@@ -131,7 +142,7 @@ def write_locations(
     checked = location_plan(model, tokenizer, plan.attributed_fn)
 
     def located(answered: Answered) -> list[LocationCell]:
-        found = locate_fact(checked, answered.fact)
+        found = locate_fact(checked, answered.fact, plan.chat_template)
         return location_cells(answered.fact, found, attributed_fn=checked.info.attributed_fn)
 
     yield from write_facts(run, model, tokenizer, plan, located, failed=NOT_LOCATED)

@@ -34,6 +34,15 @@ def as_it_is(text: str) -> ChatText:
     return ChatText(text, (0, len(text)), add_special_tokens=True)
 
 
+def framed(tokenizer: PreTrainedTokenizerBase, prompt: str, template: str | None) -> ChatText:
+    """Return the text a model reads for a prompt: unchanged without a template, else as in ``wrap``.
+
+    Raises:
+        InputError: if the template is invalid.
+    """
+    return as_it_is(prompt) if template is None else wrap(tokenizer, prompt, template)
+
+
 def model_text(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, template: str = MODEL_TEMPLATE) -> ChatText:
     """Return the text a model reads for a prompt: a raw prompt unchanged, any other as the user's turn of a chat.
 

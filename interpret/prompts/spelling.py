@@ -185,7 +185,7 @@ def _spelled(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> _Spelled
 def _names(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str | None]:
     """Return how a tokenizer writes tokens; None for an id that it does not have."""
     known = len(tokenizer)
-    return [tokenizer.convert_ids_to_tokens(token) if token < known else None for token in ids]
+    return [tokenizer.convert_ids_to_tokens(int(token)) if token < known else None for token in ids]
 
 
 def _kind(tokenizer: PreTrainedTokenizerBase) -> Kind:

@@ -3,24 +3,41 @@
 from transformers import PreTrainedTokenizerBase
 
 from interpret.errors import InputError
-from interpret.prompts.chat import ChatText
+from interpret.prompts.chat import ChatText, framed
 from interpret.prompts.lookalikes import not_a_part
 from interpret.prompts.tokens import TokenisedPrompt, tokenise
 
 
-def tokenised(tokenizer: PreTrainedTokenizerBase, prompt: str, subject: str, occurrence: int | None) -> TokenisedPrompt:
+def tokenised(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    subject: str,
+    occurrence: int | None,
+    chat_template: str | None = None,
+) -> TokenisedPrompt:
     """Tokenise a prompt and find the chosen occurrence of its subject.
+
+    Args:
+        tokenizer: the tokenizer of the model.
+        prompt: the prompt.
+        subject: a part of the prompt.
+        occurrence: index of its occurrence; None if there is only one.
+        chat_template: as in ``chat.framed``; the content of the result is the chosen occurrence.
 
     Raises:
         InputError: if the prompt or the subject is not a string, the subject does not occur in the prompt, it occurs
-            more than once and ``occurrence`` is None, or the prompt is a single token.
+            more than once and ``occurrence`` is None, the prompt is a single token, or the template is invalid.
     """
     for what, text in (("prompt", prompt), ("subject", subject)):
         if not isinstance(text, str):
             raise InputError(f"{what} is {text!r}; give a single string")
     start = _choose(prompt, subject, occurrence)
+    whole = framed(tokenizer, prompt, chat_template)
+    # A chat template may strip the prompt.
+    first, end = whole.content
+    start += first - prompt.index(whole.text[first:end])
     # The content is only the chosen occurrence, so the subject is found in it exactly once.
-    chosen = ChatText(prompt, (start, start + len(subject)), add_special_tokens=True)
+    chosen = ChatText(whole.text, (start, start + len(subject)), whole.add_special_tokens)
     tokens = tokenise(tokenizer, chosen, subject)
     if len(tokens.ids) < 2:
         raise InputError(f"prompt {prompt!r} is a single token; tracing needs at least 2 tokens")

@@ -37,6 +37,7 @@ def trace(
     occurrence: int | None = None,
     counterfactual: str | None = None,
     reference_texts: Sequence[str] | None = None,
+    chat_template: str | None = None,
     memory: int | None = None,
 ) -> TraceResult:
     """Trace one prompt with one mediator.
@@ -44,7 +45,7 @@ def trace(
     Args:
         model: a causal LM of a supported family, in evaluation mode.
         tokenizer: the model's tokenizer.
-        prompt: the prompt, read without a chat template.
+        prompt: the prompt.
         subject: the part of the prompt whose embeddings are corrupted.
         answer: the expected continuation, as words or as token ids; by default the most likely next token of the clean
             run.
@@ -62,6 +63,7 @@ def trace(
         occurrence: index of the occurrence of the subject, from 0; required if there are several.
         counterfactual: another prompt with the same number of tokens; its run is the corrupted run, without noise.
         reference_texts: texts whose embeddings set the size of the noise, see ``TraceSettings``.
+        chat_template: template that makes the prompt the user's message of a chat, see ``TraceSettings``.
         memory: bytes that the sweep may use; None to choose from the device's memory.
 
     Returns:
@@ -76,7 +78,7 @@ def trace(
         >>> result.indirect_effects.argmax()  # doctest: +SKIP
     """
     texts = None if reference_texts is None else tuple(reference_texts)
-    settings = TraceSettings(noise, samples, seed, replace, window, target, texts, memory)
+    settings = TraceSettings(noise, samples, seed, replace, window, target, texts, chat_template, memory)
     results = trace_mediators(
         model,
         tokenizer,

@@ -11,6 +11,7 @@ top level. All keys are optional::
     window: 10                              # number of layers of attn_window and mlp_window
     target: first                           # or whole: which tokens of the answer are read
     method: exact                           # or approximate, or screened, see approximate
+    chat_template: model                    # or a text with {prompt}; default: prompts are read as they are
     rule: words                             # or first_token: which facts count as known, see facts.filter
     buckets: rome                           # or kt, see facts.buckets
     dtype: float32                          # default: as stored; also device
@@ -56,11 +57,11 @@ CHOICES: Mapping[str, Sequence[str]] = {
     "buckets": tuple(SCHEMES),
     "dtype": tuple(DTYPES),
 }
-TEXTS = ("data", "output", "device")
+TEXTS = ("data", "output", "device", "chat_template")
 NUMBERS = {"samples": 1, "seed": 0, "window": 1, "memory": 1}
 """Keys with integer values, and their minimum."""
 KEYS = (*SECTIONS, "mediators", "noise", "replace", *TEXTS, *CHOICES, *NUMBERS)
-SETTINGS = ("noise", "samples", "seed", "replace", "window", "target", "memory")
+SETTINGS = ("noise", "samples", "seed", "replace", "window", "target", "chat_template", "memory")
 """The keys that are fields of ``TraceSettings``."""
 
 

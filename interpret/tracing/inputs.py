@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.anatomy import input_device
 from interpret.errors import InputError, unknown
-from interpret.prompts.chat import as_it_is
+from interpret.prompts.chat import ChatText, framed
 from interpret.prompts.subjects import subject_span, tokenised
 from interpret.prompts.tokens import TokenisedPrompt, following, tokenise
 from interpret.tracing.mediators import ActsOn
@@ -44,6 +44,9 @@ class TraceSettings:
     reference_texts: tuple[str, ...] | None = None
     """Texts whose embeddings set the size of the noise; in ROME, the subjects of the whole data set. By default, ``s``
     uses the prompt's own subject, ``m`` and ``t`` the whole vocabulary."""
+    chat_template: str | None = None
+    """Template that makes the prompt the user's message of a chat: ``model`` for the model's own, or a text that
+    contains ``{prompt}``; None to read the prompt as it is."""
     memory: int | None = None
     """Bytes that a sweep may use, see ``run_sweep``; None to choose from the device's memory."""
 
@@ -88,11 +91,12 @@ def trace_inputs(
         InputError: if an argument is invalid or the arguments do not fit together.
     """
     check_settings(settings)
-    tokens = tokenised(tokenizer, prompt, subject, occurrence)
-    answer_ids = _answer_ids(model, tokenizer, tokens, answer, settings.target)
+    text = framed(tokenizer, prompt, settings.chat_template)
+    tokens = tokenised(tokenizer, prompt, subject, occurrence, settings.chat_template)
+    answer_ids = _answer_ids(model, tokenizer, text, tokens, answer, settings.target)
     span, clean = subject_span(tokens), _embeddings(model, [*tokens.ids, *answer_ids[:-1]])
     if counterfactual is not None:
-        other = _counterfactual_ids(tokenizer, counterfactual, tokens)
+        other = _counterfactual_ids(tokenizer, framed(tokenizer, counterfactual, settings.chat_template), tokens)
         return TraceInputs(tokens, span, answer_ids, clean, _embeddings(model, [*other, *answer_ids[:-1]]))
     shape = (settings.samples, span[1] - span[0], clean.shape[-1])
     noise = noise_of(
@@ -120,6 +124,7 @@ def check_settings(settings: TraceSettings) -> None:
 def _answer_ids(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
+    text: ChatText,
     tokens: TokenisedPrompt,
     answer: str | Sequence[int] | None,
     target: Target,
@@ -128,15 +133,15 @@ def _answer_ids(
     if answer is None:
         prompt = torch.tensor([list(tokens.ids)], device=input_device(model))
         return (int(model(input_ids=prompt, use_cache=False).logits[0, -1].argmax()),)
-    expected = following(tokenizer, as_it_is(tokens.text), answer)
+    expected = following(tokenizer, text, answer)
     return expected if target == "whole" else expected[:1]
 
 
-def _counterfactual_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, tokens: TokenisedPrompt) -> Sequence[int]:
-    other = tokenise(tokenizer, as_it_is(prompt)).ids
+def _counterfactual_ids(tokenizer: PreTrainedTokenizerBase, text: ChatText, tokens: TokenisedPrompt) -> Sequence[int]:
+    other = tokenise(tokenizer, text).ids
     if len(other) != len(tokens.ids):
         raise InputError(
-            f"the counterfactual {prompt!r} has {len(other)} tokens, the prompt {tokens.text!r} {len(tokens.ids)}: "
+            f"the counterfactual {text.text!r} has {len(other)} tokens, the prompt {tokens.text!r} {len(tokens.ids)}: "
             "values are restored token by token, so both need the same length"
         )
     return other

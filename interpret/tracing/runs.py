@@ -59,6 +59,11 @@ class TracePlan(FactPlan):
             raise InputError(unknown("method", self.method, TRACE_METHODS))
 
     @property
+    def chat_template(self) -> str | None:
+        """Template that makes each prompt the user's message of a chat; None to read the prompts as they are."""
+        return self.settings.chat_template
+
+    @property
     def identity(self) -> dict[str, Any]:
         """Everything except the model that determines the numbers, as recorded in the manifest."""
         settings = self.settings
@@ -76,6 +81,7 @@ class TracePlan(FactPlan):
             "target": settings.target,
             "filter": self.only_known,
             "rule": self.rule,
+            **({} if self.chat_template is None else {"chat_template": self.chat_template}),
             **({} if texts is None else {"reference_texts_sha256": objects_sha256(texts)}),
         }
 

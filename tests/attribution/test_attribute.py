@@ -1,6 +1,7 @@
 """The ``attribute`` call: step functions in closed form, contrasts, generated and given text, errors, memory."""
 
 import copy
+import re
 
 import numpy as np
 import pytest
@@ -552,3 +553,12 @@ def test_memory_does_not_grow_with_the_number_of_inputs(method):
             peaks[n_inputs] = max(peak)
     assert peaks[8] <= peaks[2] * 1.01
     assert not hooks_on(model)
+
+
+def test_a_target_whose_prompt_only_looks_alike_is_refused_with_what_differs():
+    message = (
+        "targets[0] 'The Eiffel  Tower is in' does not begin with its prompt 'The Eiffel Tower'; "
+        "it has 'The Eiffel  Tower', which differs in its spaces"
+    )
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        attribute(wide_model("gpt2"), TOKENIZER, "The Eiffel Tower", "The Eiffel  Tower is in")

@@ -10,7 +10,7 @@ from interpret.activations.cache import activation_cache
 from interpret.engine.greedy import answers
 from interpret.facts.files import Fact
 from interpret.facts.filter import known
-from interpret.locating.facts import locate_facts
+from interpret.locating.facts import locate_fact, locate_facts, location_plan
 from interpret.probing.heads import top_attended
 from interpret.probing.neurons import neuron_values
 from interpret.probing.prompt_runs import lens_probe, logits_probe, probed_prompts
@@ -120,3 +120,24 @@ def test_heads_neurons_caches_and_answers_read_the_same_tokens(read):
     assert answers(MODEL, tokenizer, [prompt], new_tokens=1) == written
     (answered,) = known(MODEL, tokenizer, [Fact("one", prompt, prompt[:1], words, relation="r")], rule="first_token")
     assert answered.p == pytest.approx(probability(ids, token), abs=1e-6)
+
+
+@pytest.mark.parametrize("template", ["model", "<s>[INST] {prompt} [/INST]"])
+@pytest.mark.parametrize("kind", ["byte_level", "sentence_piece", "llama_3"])
+def test_traces_and_locations_read_a_chat_as_its_template_has_it(kind, template, monkeypatch):
+    tokenizer = KINDS[kind]
+    monkeypatch.setattr(tokenizer, "chat_template", "<s>User: {{ messages[0]['content'].strip() }} Answer:")
+    text = "<s>User: I love pizza Answer:" if template == "model" else "<s>[INST] I love pizza [/INST]"
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    result = trace(MODEL, tokenizer, "I love pizza", "pizza", " hello", samples=1, chat_template=template)
+    assert list(result.token_ids) == ids
+    assert "pizza" in "".join(result.tokens[slice(*result.subject_span)])
+    assert result.high == pytest.approx(probability(ids, result.answer_id), abs=1e-6)
+    fact = Fact("one", "I love pizza", "pizza", " hello", relation="r")
+    plan = location_plan(MODEL, tokenizer, "probability")
+    found = locate_fact(plan, fact, template)
+    assert (found.answer_id, found.subject_span) == (result.answer_id, result.subject_span)
+    assert found.p_true == pytest.approx(result.high, abs=1e-6)
+    (answered,) = known(MODEL, tokenizer, [fact], chat_template=template)
+    with torch.no_grad():
+        assert answered.p == pytest.approx(MODEL(torch.tensor([ids])).logits[0, -1].softmax(-1).max().item(), abs=1e-6)

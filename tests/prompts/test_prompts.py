@@ -85,3 +85,17 @@ def test_a_file_that_is_no_text_is_an_error(tmp_path):
     (tmp_path / "prompts.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="prompts.json cannot be read: 'utf-8' codec"):
         load_examples(tmp_path / "prompts.json")
+
+
+def test_targets_and_foils_may_be_token_ids(tmp_path):
+    entries = [{"prompt": "a", "category": "b", "target_ids": [3, 4], "foil": "\n"}]
+    path = tmp_path / "prompts.json"
+    path.write_text(json.dumps({"examples": entries}))
+    (prompt,) = load_examples(path)
+    assert (prompt.target, prompt.foil) == ((3, 4), "\n")
+    entries[0]["target"] = "x"
+    path.write_text(json.dumps({"examples": entries}))
+    with pytest.raises(
+        InputError, match='"target" and "target_ids" both give what follows the prompt; leave one of th'
+    ):
+        load_examples(path)

@@ -79,6 +79,7 @@ def test_named_modules_are_severed(tmp_path, hooks, mediators):
 
 def test_every_key_of_our_own_is_read(tmp_path):
     settings = {"noise": "u0.5", "samples": 3, "seed": 7, "replace": True, "window": 4, "target": "whole", "memory": 9}
+    settings["chat_template"] = "model"
     rest = {
         "data": "facts.json",
         "output": "there",

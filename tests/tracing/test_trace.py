@@ -278,7 +278,7 @@ def test_tokens_and_subject_are_found_by_characters():
 def test_another_tokenizer_opens_with_its_special_token():
     result = trace(MODELS["llama"], sentence_piece(), PROMPT, SUBJECT, samples=1)
     assert result.token_ids[0] == sentence_piece().bos_token_id
-    assert "".join(result.tokens[slice(*result.subject_span)]).replace("▁", "") in ("EiffelTower", "Eiffel Tower")
+    assert "".join(result.tokens[slice(*result.subject_span)]) == " Eiffel Tower"
 
 
 @pytest.mark.parametrize("occurrence", [0, 1])
@@ -382,7 +382,6 @@ def test_no_effects_have_no_average():
         ),
         ("T", "T", {}, "prompt 'T' is a single token; tracing needs at least 2 tokens"),
         (PROMPT, SUBJECT, {"answer": ""}, "answer '' has no tokens; leave it out to take the most likely next token"),
-        (PROMPT, SUBJECT, {"answer": " "}, "answer ' ' has no tokens; leave it out to take the most likely next token"),
         (PROMPT, SUBJECT, {"noise": 0}, "noise 0 does not change the subject; give more than 0"),
         (PROMPT, SUBJECT, {"noise": "s0"}, "noise 's0' does not change the subject; give more than 0"),
         (
@@ -444,7 +443,7 @@ def test_a_counterfactual_of_another_length_is_refused():
 def test_an_answer_that_changes_the_prompts_tokens_is_refused():
     message = (
         "answer 'Tower' merges with the last token of the prompt 'The Eiffel '; "
-        "end the prompt with a whole word, without a space after it"
+        "end the prompt with a whole word, without a space after it, or give token ids"
     )
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         trace(MODELS["llama"], TOKENIZER, "The Eiffel ", "Eiffel", "Tower")
