@@ -6,9 +6,10 @@ CURRENT := .venv-current/bin
 # The tests whose results depend on the version of transformers.
 CURRENT_TESTS := $(addprefix tests/,activations anatomy control engine prompts surgery sweep other_device \
   $(addsuffix .py,attribution/test_attention attribution/test_translation facts/test_filter \
-  integration/test_tokenizers models/test_opening models/test_gguf probing/test_composition probing/test_head_flow probing/test_heads probing/test_knowledge_prober \
-  probing/test_layer_edits probing/test_logit_lens selfie/test_selfie selfie/test_templates tracing/test_approximate \
-  tracing/test_knowledge_tracing tracing/test_trace test_current_install))
+  integration/test_tokenizers models/test_opening models/test_gguf probing/test_composition probing/test_head_flow \
+  probing/test_heads probing/test_knowledge_prober probing/test_layer_edits probing/test_logit_lens \
+  selfie/test_selfie selfie/test_templates tracing/test_approximate tracing/test_knowledge_tracing \
+  tracing/test_trace test_current_install))
 
 # Two processes, because one process uses only one core. The tests of a file run in one process (loadfile), because they
 # share models. Files keep their order (no-loadscope-reorder), because the slow ones come first.
