@@ -187,7 +187,7 @@ def test_only_the_anatomy_knows_the_modules_of_a_family():
 
 def test_the_top_holds_a_few_modules_and_packages():
     beside = {path.stem for path in PACKAGE.glob("*.py")}
-    assert beside == {"__init__", "__main__", "device", "errors", "generation", "stats"}
+    assert beside == {"__init__", "__main__", "device", "errors", "finite", "generation", "stats"}
 
 
 @pytest.mark.parametrize("package", PACKAGES)

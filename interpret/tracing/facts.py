@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from interpret.errors import InputError
 from interpret.facts.buckets import token_buckets
 from interpret.facts.files import Fact
+from interpret.finite import MODEL_GIVES_NAN
 from interpret.records import APPROXIMATE, EXACT, TraceCell, TraceMethod
 from interpret.tracing.calls import trace_mediators
 from interpret.tracing.inputs import TraceSettings
@@ -93,7 +94,7 @@ def trace_fact(
     """Trace one fact, and return its trace by each mediator.
 
     Raises:
-        InputError: if it cannot be traced, or if a probability is NaN or infinite.
+        InputError: if it cannot be traced, or if no effect is finite.
         UnsupportedModelError: if the model is not of a supported family.
     """
     results = trace_mediators(
@@ -107,9 +108,8 @@ def trace_fact(
         occurrence=fact.occurrence,
         method=method,
     )
-    for result in results.values():
-        if not np.isfinite([result.high, result.low, result.scores.sum()]).all():
-            raise InputError("probabilities of the answer are not finite; open the model in float32")
+    if not any(np.isfinite(result.indirect_effects).any() for result in results.values()):
+        raise InputError(f"no effect is finite: {MODEL_GIVES_NAN}")
     return results
 
 
@@ -147,7 +147,7 @@ def trace_cells(fact: Fact, result: TraceResult) -> list[TraceCell]:
             p_corrupted=result.low,
             p_restored=float(result.scores[token, layer]),
             indirect_effect=float(effects[token, layer]),
-            effect_std=None if np.isnan(spread[token, layer]) else float(spread[token, layer]),
+            effect_std=None if len(result.sample_lows) == 1 else float(spread[token, layer]),
             total_effect=result.total_effect,
         )
         for token in range(n_tokens)
