@@ -21,7 +21,8 @@ if TYPE_CHECKING:  # tables and figures do not need torch
     from torch import Tensor
 
 MODEL_GIVES_NAN = "the model gives NaN here; open it in float32, or check its weights"
-"""What to do if no number is finite."""
+NOTHING_FINITE = "are not finite; open the model in float32, or check its weights: it gives NaN"
+"""What to say if no number is finite; the second follows a plural."""
 _counted: ContextVar[bool] = ContextVar("counted", default=False)
 
 

@@ -110,7 +110,7 @@ def texts_of(plan: Plan, inputs: Inputs, first: int) -> list[Text]:
     if inputs.targets is None:
         for number, ids in zip(numbers, prompts, strict=True):
             check_length(plan, f"prompts[{number}]", len(ids), plan.max_new_tokens)
-        written = in_batches(prompts, len(prompts), partial(_written, plan), lambda _: None)
+        written = list(in_batches(prompts, len(prompts), partial(_written, plan), lambda _: None))
         check_finite({number: one.finite for number, one in zip(numbers, written, strict=True)})
         wholes = [(*ids, *new.ids) for ids, new in zip(prompts, written, strict=True)]
     else:

@@ -13,13 +13,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from interpret.errors import InputError
 from interpret.facts.buckets import token_buckets
 from interpret.facts.files import Fact
-from interpret.finite import MODEL_GIVES_NAN
+from interpret.finite import NOTHING_FINITE, counted_once, warn
 from interpret.records import APPROXIMATE, EXACT, TraceCell, TraceMethod
 from interpret.tracing.calls import trace_mediators
 from interpret.tracing.inputs import TraceSettings
 from interpret.tracing.mediators import DEFAULT_MEDIATORS
 from interpret.tracing.noise import embedding_sigma, parse_noise
-from interpret.tracing.result import TraceResult
+from interpret.tracing.result import TraceResult, cells_not_finite
 
 
 def trace_facts(
@@ -59,6 +59,7 @@ def trace_facts(
             results = trace_fact(model, tokenizer, fact, sized, mediators, method)
         except InputError as error:
             raise InputError(f"fact {fact.name!r}: {error}") from None
+        warn(cells_not_finite([result.indirect_effects for result in results.values()]))
         for result in results.values():
             yield from trace_cells(fact, result)
 
@@ -97,19 +98,20 @@ def trace_fact(
         InputError: if it cannot be traced, or if no effect is finite.
         UnsupportedModelError: if the model is not of a supported family.
     """
-    results = trace_mediators(
-        model,
-        tokenizer,
-        fact.prompt,
-        fact.subject,
-        fact.attribute,
-        mediators=mediators,
-        settings=settings,
-        occurrence=fact.occurrence,
-        method=method,
-    )
+    with counted_once():
+        results = trace_mediators(
+            model,
+            tokenizer,
+            fact.prompt,
+            fact.subject,
+            fact.attribute,
+            mediators=mediators,
+            settings=settings,
+            occurrence=fact.occurrence,
+            method=method,
+        )
     if not any(np.isfinite(result.indirect_effects).any() for result in results.values()):
-        raise InputError(f"no effect is finite: {MODEL_GIVES_NAN}")
+        raise InputError(f"probabilities of the answer {NOTHING_FINITE}")
     return results
 
 
