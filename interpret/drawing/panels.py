@@ -191,7 +191,7 @@ def scale_around(centre: float, drawn: Sequence[Floats]) -> ScalarMappable:
 
     ``centre`` is white, values above are purple, values below green.
     """
-    reach = max([1e-6, *np.abs(_finite_values(drawn) - centre)])
+    reach = np.abs(_finite_values(drawn) - centre).max(initial=1e-6)
     return ScalarMappable(Normalize(centre - reach, centre + reach), _with_gaps("PRGn_r"))
 
 
@@ -201,7 +201,8 @@ def colour_bar(
     """Add a colour bar beside the panels, cut to the range of the values and ``centre``."""
     bar = figure.colorbar(image, ax=list(panels), pad=0.015, aspect=30)
     values = _finite_values(drawn)
-    bar.ax.set_ylim(min([centre, *values]), max([centre, *values]))
+    if values.size:
+        bar.ax.set_ylim(min(centre, values.min()), max(centre, values.max()))
     return bar
 
 
