@@ -1,9 +1,9 @@
 """Change the code at random, one change at a time, and report the changes that no test notices.
 
-``make mutants`` draws changes in the modules that make numbers: swapped operators and arguments, constants that are one
-off, dropped ``not`` and ``float()``, slices that begin or end one too late or too early. For each change, the test files
-of the module run until the first failure, in a copy of the repository. A change that survives is a missing test, or it
-is equivalent: the numbers are the same, or only time and memory change.
+``make mutants`` draws changes in the modules that make numbers: swapped operators and arguments, constants that are
+one off, dropped ``not`` and ``float()``, slices that begin or end one too late or too early. For each change, the test
+files of the module run until the first failure, in a copy of the repository. A change that survives is a missing test,
+or it is equivalent: the numbers are the same, or only time and memory change.
 """
 
 import argparse
@@ -66,6 +66,9 @@ OPERATORS = {
 }  # fmt: skip
 OPPOSITES = {"min": "max", "max": "min", "amin": "amax", "amax": "amin", "any": "all", "all": "any"}
 PROMOTIONS = ("float", "double")
+MESSAGES = (ast.Raise, ast.Assert, ast.JoinedStr)
+SYMMETRIC = ("zip", "min", "max", "isinstance")
+"""Functions whose arguments are not swapped: the result is the same, or every call fails."""
 
 
 @dataclass(frozen=True)
@@ -135,11 +138,9 @@ def _changes(node: ast.expr, source: str) -> Iterator[str]:
             yield text(value)
         case ast.Call(func=ast.Name(id="in_float64"), args=[value]):
             yield f"({text(value)})"
-        case ast.Call(func=function, args=[first, second, *rest], keywords=keywords):
-            swapped = ", ".join(
-                [*map(text, (second, first, *rest)), *(f"{one.arg}={text(one.value)}" for one in keywords if one.arg)]
-            )
-            yield f"{text(function)}({swapped})"
+        case ast.Call(func=function, args=[first, second, *rest], keywords=keywords) if text(function) not in SYMMETRIC:
+            named = [f"{one.arg}={text(one.value)}" for one in keywords if one.arg]
+            yield f"{text(function)}({', '.join([*map(text, (second, first, *rest)), *named])})"
         case ast.Name(id=name) if name in OPPOSITES:
             yield OPPOSITES[name]
         case ast.Slice(lower=lower, upper=upper, step=None):
