@@ -14,7 +14,7 @@ CURRENT_TESTS := $(addprefix tests/,activations anatomy control engine surgery s
 # share models. Files keep their order (no-loadscope-reorder), because the slow ones come first.
 PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-current lint bench browser clean
+.PHONY: demo test test-current lint mutants bench browser clean
 
 demo: .venv/installed
 	$(BIN)/python install_patch.py
@@ -30,6 +30,10 @@ lint: .venv/installed-for-tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Changes of the code that no test notices: COUNT of them are drawn with SEED. About half a minute per change.
+mutants: .venv/installed-for-tests
+	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants/mutants.py --count $(or $(COUNT),20) --seed $(or $(SEED),0)
 
 # The browser tests of the HTML pages need Chromium. If it is missing and cannot be installed, they are skipped with a
 # message.

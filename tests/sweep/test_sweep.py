@@ -370,12 +370,8 @@ def test_a_model_of_one_layer_is_swept_exactly(one_layer):
     """Its only layer is the first and the last."""
     base, donor = runs(one_layer)
     pins = [(), (Pin("attn_out", "all"),), (Pin("mlp_out", "all"),)]
-    cells = [
-        Cell("resid_post", token, start, start + 1, None, pin)
-        for token in range(T)
-        for start in (-1, 0)
-        for pin in pins
-    ]
+    places = [(token, start) for token in range(T) for start in (-1, 0)]
+    cells = [Cell("resid_post", token, start, start + 1, None, held) for token, start in places for held in pins]
     cells += [Cell(site, token, 0, 1) for token in range(T) for site in ("attn_out", "mlp_out")]
     found = run_sweep(one_layer, base, donor, cells, P)
     assert_exact(one_layer, base, donor, cells, found)
