@@ -36,7 +36,11 @@ from interpret.probing.knowledge_prober import KnowledgeProber, ranked_effects
 from interpret.probing.neurons import neuron_values
 from interpret.probing.top_inputs import top_activating
 from interpret.records import TraceCell
-from interpret.selfie.readings import log_gain
+from interpret.selfie import decoding
+from interpret.selfie.decoding import prime
+from interpret.selfie.readings import State, log_gain, read, read_nothing
+from interpret.selfie.settings import Settings
+from interpret.selfie.templates import InterpretationPrompt
 from interpret.stats import average, finite_mean, largest, rank_correlation
 from interpret.storage import run_folder
 from interpret.tracing.approximate import _largest
@@ -231,8 +235,8 @@ def test_the_lens_of_a_broken_layer_is_marked_and_the_earlier_ones_unchanged():
     with pytest.warns(RuntimeWarning, match=rf"^4 of 13 probabilities are {COUNTED} the ranks$"):
         lens = logit_lens(model, activation_cache(model, None, rows), [7], tokenizer=WORDS, top=2)
     whole = logit_lens(tiny_model("llama"), activation_cache(tiny_model("llama"), None, rows), [7], top=2)
-    before = lens[lens.layer <= 2].drop(columns="token")
-    assert before.equals(whole[whole.layer <= 2].drop(columns="token"))
+    before, same = (each[each.layer <= 2].drop(columns="token").to_numpy() for each in (lens, whole))
+    assert np.array_equal(before, same)
     after = lens[lens.layer > 2]
     assert after.token_id.tolist() == [-1, 7, -1, 7]
     assert after.token.tolist()[0] == ""
@@ -405,6 +409,33 @@ def test_the_terminal_and_the_page_write_nan_and_leave_cells_without_a_score_emp
 
 
 # ---------------------------------------------------------------------------------------------------------- selfie
+
+
+def test_a_text_without_a_most_likely_token_ends_there(monkeypatch):
+    model = wide_model("llama")
+    template = InterpretationPrompt(BYTES, ("The", 0, "is in"), name="t")
+    primed = prime(model, template, 4)
+    whole = read_nothing(primed, Settings(new_tokens=4)).written
+    plain, calls = decoding._most_likely, []
+
+    def third_is_nan(logits):
+        calls.append(logits)
+        return plain(logits.where(torch.arange(len(logits[0])) > 0, NAN) if len(calls) == 3 else logits)
+
+    monkeypatch.setattr(decoding, "_most_likely", third_is_nan)
+    (written,) = decoding.write(decoding.start_plain(primed), [0], 4)
+    assert written.ids[:2] == whole.ids[:2]
+    assert written.probabilities[:2] == whole.probabilities[:2]
+    assert len(written.ids) == len(written.probabilities) == 3
+    assert math.isnan(written.probabilities[2])
+    calls.clear()
+    with pytest.raises(
+        InputError, match=r"^probabilities after the interpretation prompt 't' are not finite; open the"
+    ):
+        read_nothing(primed, Settings(new_tokens=4))
+    calls.clear()
+    state = State("a", 1, 0, torch.randn(32))
+    assert list(read(primed, [state], Settings(new_tokens=4), 8, print)) == [None]
 
 
 def test_gains_of_probabilities_that_are_not_finite_are_nan():

@@ -49,7 +49,7 @@ def logit_lens(
         One row per prompt, position, layer and token, the most likely token first, with the columns ``prompt``,
         ``position`` (from 0), ``layer`` (0 to L: the number of layers the stream has passed; L gives the model's own
         logits), ``token_id``, ``token``, ``logit``, ``probability`` (0 to 1) and ``rank`` (1 for the most likely; equal
-        logits share a rank). A logit that is not finite is not among the most likely, and has no rank (``pandas.NA``);
+        logits share a rank). A logit that is not finite is not among the most likely, and has no rank (NaN);
         where there is no finite logit, one row with the ``token_id`` -1 takes their place. Such logits are counted in
         a warning; they make all probabilities of their position NaN.
 
@@ -83,7 +83,7 @@ def logit_lens(
     frame = pd.DataFrame(rows).sort_values(["prompt", "position", "layer"], kind="stable", ignore_index=True)
     frame.insert(4, "token", _texts(tokenizer, frame["token_id"].tolist()))
     warn(left_out(frame["probability"], "probabilities", "the ranks"))
-    return frame.astype({"rank": "Int64"})
+    return frame
 
 
 def _readings(logits: Tensor, followed: Sequence[int], top: int) -> Iterator[dict[str, Any]]:
@@ -91,7 +91,7 @@ def _readings(logits: Tensor, followed: Sequence[int], top: int) -> Iterator[dic
     sound = readable(logits)
     likely = [token for token in sound.topk(top).indices.tolist() if logits[token] < math.inf]
     if top and not likely:
-        yield {"token_id": NO_TOKEN, "logit": math.nan, "probability": math.nan, "rank": None}
+        yield {"token_id": NO_TOKEN, "logit": math.nan, "probability": math.nan, "rank": math.nan}
     listed = torch.tensor(list(dict.fromkeys([*likely, *followed])), dtype=torch.long)
     probabilities = logits.softmax(dim=-1)
     for token in listed[sound[listed].argsort(descending=True, stable=True)].tolist():
@@ -100,7 +100,7 @@ def _readings(logits: Tensor, followed: Sequence[int], top: int) -> Iterator[dic
             "token_id": token,
             "logit": logit,
             "probability": probabilities[token].item(),
-            "rank": int((sound > logit).sum()) + 1 if logit < math.inf else None,
+            "rank": int((sound > logit).sum()) + 1 if logit < math.inf else math.nan,
         }
 
 

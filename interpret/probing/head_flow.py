@@ -51,7 +51,7 @@ def writing_heads(
 
     Returns:
         One row per head, with the columns ``rank`` (from 1), ``layer``, ``head`` and ``score``, the largest first;
-        last and without a rank (``pandas.NA``) those that are not finite.
+        last and without a rank (NaN) those that are not finite.
 
     Raises:
         InputError: if the cache lacks an activation, a position does not exist, or the direction has another shape, is
@@ -96,7 +96,7 @@ def reading_heads(
 
     Returns:
         One row per head, with the columns ``rank`` (from 1), ``layer``, ``head`` and ``score``, the largest first;
-        last and without a rank (``pandas.NA``) those that are not finite.
+        last and without a rank (NaN) those that are not finite.
 
     Raises:
         InputError: if ``kind`` is none of these, the cache lacks an activation, a position does not exist, or the
@@ -212,7 +212,7 @@ def _ranked(scores: Tensor) -> pd.DataFrame:
     frame = pd.DataFrame({"layer": layers, "head": heads, "score": scores.flatten().tolist()})
     frame = frame.iloc[sorted(range(len(frame)), key=lambda row: descending(frame["score"][row]))]
     frame = frame.reset_index(drop=True)
-    ranks = pd.array(range(1, len(frame) + 1), dtype="Int64")
-    ranks[~np.isfinite(frame["score"].to_numpy())] = pd.NA
-    frame.insert(0, "rank", ranks)
+    ranked = np.isfinite(frame["score"].to_numpy())
+    ranks = np.arange(1, len(frame) + 1)
+    frame.insert(0, "rank", ranks if ranked.all() else np.where(ranked, ranks, np.nan))
     return frame

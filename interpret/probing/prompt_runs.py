@@ -1,11 +1,11 @@
 """Probe prompts into a run folder, one unit per prompt: logit lens, direct logit attribution, attention heads."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -303,7 +303,7 @@ def _lens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, top: int, 
             token=asked.tokens.pieces[row.position],
             site="resid_pre" if row.layer < n_layers else "resid_post",
             layer_idx=min(row.layer, n_layers - 1),
-            rank=None if pd.isna(row.rank) else row.rank,
+            rank=None if math.isnan(row.rank) else int(row.rank),
             prediction_id=row.token_id,
             prediction="" if row.token_id == NO_TOKEN else tokenizer.decode([row.token_id]),
             logit=row.logit,
