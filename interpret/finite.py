@@ -14,10 +14,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import ArrayLike
-
-if TYPE_CHECKING:  # tables and figures do not need torch
+if TYPE_CHECKING:  # --help imports this module: it needs neither numpy nor torch
+    from numpy.typing import ArrayLike
     from torch import Tensor
 
 MODEL_GIVES_NAN = "the model gives NaN here; open it in float32, or check its weights"
@@ -69,6 +67,8 @@ class Tally:
 
     def add(self, values: "ArrayLike | Tensor") -> None:
         """Count more numbers, of any shape, on any device."""
+        import numpy as np
+
         array = np.asarray(values.detach().cpu().double() if hasattr(values, "detach") else values, dtype=np.float64)
         self.bad += int((~np.isfinite(array)).sum())
         self.total += array.size

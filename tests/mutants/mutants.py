@@ -164,7 +164,7 @@ def drawn(count: int, seed: int, only: str) -> list[tuple[Mutant, str]]:
 
 
 def seen(mutant: Mutant, tests: str, tree: Path, seconds: int) -> str:
-    """Return whether the tests see a change: ``seen``, ``NOT SEEN``, or ``seen (too slow)``."""
+    """Return whether the tests see a change: ``seen``, ``NOT SEEN``, or ``too slow`` for the given time."""
     path = tree / mutant.path.relative_to(TOP)
     source = path.read_bytes()
     path.write_bytes(mutant.applied(source))
@@ -176,7 +176,7 @@ def seen(mutant: Mutant, tests: str, tree: Path, seconds: int) -> str:
         if process.is_alive():
             process.kill()
             process.join()
-            return "seen (too slow)"
+            return "too slow"
         return "seen" if process.exitcode else "NOT SEEN"
     finally:
         path.write_bytes(source)
