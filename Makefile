@@ -9,13 +9,13 @@ CURRENT_TESTS := $(addprefix tests/,activations anatomy control engine prompts s
   integration/test_tokenizers models/test_opening models/test_gguf probing/test_composition probing/test_head_flow \
   probing/test_heads probing/test_knowledge_prober probing/test_layer_edits probing/test_logit_lens \
   selfie/test_selfie selfie/test_templates tracing/test_approximate tracing/test_knowledge_tracing \
-  tracing/test_trace test_current_install))
+  tracing/test_trace test_current_install test_finite))
 
 # Two processes, because one process uses only one core. The tests of a file run in one process (loadfile), because they
 # share models. Files keep their order (no-loadscope-reorder), because the slow ones come first.
 PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-current lint bench browser clean
+.PHONY: demo test test-current lint mutants bench browser clean
 
 demo: .venv/installed
 	$(BIN)/python install_patch.py
@@ -31,6 +31,10 @@ lint: .venv/installed-for-tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Changes of the code that no test notices: COUNT of them are drawn with SEED. About half a minute per change.
+mutants: .venv/installed-for-tests
+	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants/mutants.py --count $(or $(COUNT),20) --seed $(or $(SEED),0)
 
 # The browser tests of the HTML pages need Chromium. If it is missing and cannot be installed, they are skipped with a
 # message.

@@ -1,4 +1,7 @@
-"""Means of effects over prompts with bootstrap confidence intervals, and rank correlation."""
+"""Means of effects over prompts with bootstrap confidence intervals, and rank correlation.
+
+Numbers that are not finite (NaN or infinity) are left out, see ``interpret.finite``.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +24,7 @@ class Average:
     high: Floats
     """Upper bound of the interval."""
     n: NDArray[np.int64]
-    """Number of prompts in each mean."""
+    """Number of prompts in each mean: those whose effect is finite."""
 
 
 def average(
@@ -32,7 +35,8 @@ def average(
     The interval is a percentile bootstrap over prompts.
 
     Args:
-        effects: [prompts, ...], one effect or array of effects per prompt; NaN where a prompt has no value.
+        effects: [prompts, ...], one effect or array of effects per prompt; NaN where a prompt has no value. Values
+            that are not finite are left out.
         confidence: confidence level of the interval.
         draws: number of bootstrap samples.
         seed: random seed of the bootstrap.
@@ -46,7 +50,7 @@ def average(
     values = np.array(effects, dtype=np.float64)
     if not len(values):
         raise InputError("there are no effects to average")
-    known = ~np.isnan(values)
+    known = np.isfinite(values)
     filled = np.where(known, values, 0.0)
     random = np.random.default_rng(seed)
     # How often each prompt occurs in each bootstrap sample: [draws, prompts].
@@ -73,7 +77,8 @@ def rank_correlation(first: ArrayLike, second: ArrayLike) -> float:
         second: array of the same shape.
 
     Returns:
-        The correlation, -1 to 1; NaN for fewer than two values, or if an array is constant.
+        The correlation, -1 to 1, over the places where both values are finite; NaN for fewer than two such places, or
+        if an array is constant there.
 
     Raises:
         InputError: if the shapes differ.
@@ -83,7 +88,8 @@ def rank_correlation(first: ArrayLike, second: ArrayLike) -> float:
     """
     if np.shape(first) != np.shape(second):
         raise InputError(f"the arrays have shapes {np.shape(first)} and {np.shape(second)}; expected equal shapes")
-    x, y = (_ranks(grid) for grid in (first, second))
+    both = np.isfinite(first) & np.isfinite(second)
+    x, y = (_ranks(np.asarray(grid)[both]) for grid in (first, second))
     spread = x.std() * y.std() if x.size > 1 else 0.0
     return float(((x - x.mean()) * (y - y.mean())).mean() / spread) if spread else float("nan")
 
@@ -92,3 +98,15 @@ def _ranks(grid: ArrayLike) -> Floats:
     """Return the rank of each value, from 1; ties get their mean rank."""
     _, which, counts = np.unique(np.ravel(grid), return_inverse=True, return_counts=True)
     return (counts.cumsum() - (counts - 1) / 2)[which]
+
+
+def finite_mean(values: Floats) -> Floats:
+    """Return the mean over the first axis of the values that are finite; NaN where there is none."""
+    known = np.isfinite(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, values, 0.0).sum(axis=0) / known.sum(axis=0)
+
+
+def largest(values: ArrayLike) -> int:
+    """Return the flat index of the largest finite value, the first one among equals; 0 if none is finite."""
+    return int(np.where(np.isfinite(values), values, -np.inf).argmax())

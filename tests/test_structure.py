@@ -124,7 +124,7 @@ def test_tests_stand_in_the_package_they_are_about():
         path.name for path in (TOP / "tests").iterdir() if path.is_dir() and not path.name.startswith(("_", "."))
     }
     packages = {room_of(module) for module in PACKAGES} - {"__init__"}
-    assert folders - packages == {"data", "integration", "other_device", "reference"}
+    assert folders - packages == {"data", "integration", "mutants", "other_device", "reference"}
     untested = packages - folders
     assert untested <= {"drawing"}, untested  # drawn by the figures, and tested with them
 
@@ -187,7 +187,7 @@ def test_only_the_anatomy_knows_the_modules_of_a_family():
 
 def test_the_top_holds_a_few_modules_and_packages():
     beside = {path.stem for path in PACKAGE.glob("*.py")}
-    assert beside == {"__init__", "__main__", "device", "errors", "generation", "stats"}
+    assert beside == {"__init__", "__main__", "device", "errors", "finite", "generation", "stats"}
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from interpret.attribution.languages import languages_of
 from interpret.attribution.plan import Plan, plan_attribution
 from interpret.attribution.result.attribution import Attribution
+from interpret.attribution.result.page import not_finite
 from interpret.attribution.result.scores import Attributed, ScoreArray, side_by_side
 from interpret.attribution.steps.functions import Contrast
 from interpret.attribution.steps.step import (
@@ -28,6 +29,7 @@ from interpret.attribution.targets import Alignment, Inputs, Target, Text, one_f
 from interpret.attribution.translation import attributed_translation, translated_texts
 from interpret.device import unless_too_large
 from interpret.errors import InputError
+from interpret.finite import warn
 from interpret.prompts.spelling import words
 
 
@@ -95,7 +97,7 @@ def attribute(
 
     Returns:
         One entry per prompt. Scores are signed (except ``attention``); those of gradient methods still have the
-        embedding dimension, see ``aggregate``.
+        embedding dimension, see ``aggregate``. Scores that are not finite are counted in a warning.
 
     Raises:
         InputError: for an unknown method, function, layer or option, an invalid text (such as one that is too long),
@@ -124,7 +126,9 @@ def attribute(
         arguments=signature(attribute).parameters,
     )
     inputs = one_for_each(prompts, targets, contrast_targets, alignment)
-    return Attribution(list(attributions(plan, inputs)), plan.info)
+    found = Attribution(list(attributions(plan, inputs)), plan.info)
+    warn(not_finite(found))
+    return found
 
 
 def attributions(plan: Plan, inputs: Inputs) -> Iterator[Attributed]:

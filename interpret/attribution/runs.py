@@ -33,6 +33,7 @@ from interpret.attribution.run_options import (
 from interpret.attribution.steps.functions import CONTRASTS, FUNCTIONS, Contrast, attributed_function, step_functions
 from interpret.attribution.targets import Alignment, Inputs, UnalignedError, one_for_each
 from interpret.errors import InputError, ModelError, unknown
+from interpret.finite import NOTHING_FINITE
 from interpret.models.opening import model_circumstances, model_identity
 from interpret.prompts import selectors
 from interpret.prompts.chat import model_text
@@ -467,9 +468,12 @@ def token_scores(question: Question, found: Attribution) -> list[TokenScore]:
     """Return the table rows of one prompt, ordered by step, activation and token.
 
     Raises:
-        InputError: if a score is not finite.
+        InputError: if no score, or no value of the attributed function, is finite.
     """
     (one,) = found.sequences
+    tally = one.tally()
+    if tally.bad == tally.total > 0 or not np.isfinite(one.step_scores[found.info.attributed_fn]).any():
+        raise InputError(f"scores {NOTHING_FINITE}")
     attributed_fn = found.info.attributed_fn
     others = [name for name in one.step_scores if name != attributed_fn]
     rows = []
@@ -502,7 +506,5 @@ def _seen(one: Attributed, step: int, column: int) -> Iterator[tuple[str, str, i
     """Yield (side, activation, position, score) of all tokens before a step's own token, and of the source."""
     for (side, activation), values in one.parts().items():
         of_step = values[:, step] if side == "source" else values[:column, step]
-        if not np.isfinite(of_step).all():
-            raise InputError("scores are not finite; load the model in float32")
         for position, score in enumerate(of_step.tolist()):
             yield side, activation, position, score

@@ -4,7 +4,7 @@ A target is the whole text: the prompt and its continuation, given or generated 
 of the whole text from 0; steps count the tokens after the prompt from 0.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -14,8 +14,9 @@ from interpret.attribution.plan import Plan
 from interpret.attribution.steps.functions import Contrast
 from interpret.attribution.steps.step import Foil
 from interpret.device import in_batches
-from interpret.engine.greedy import write_after
+from interpret.engine.greedy import Continuation, write_after
 from interpret.errors import InputError
+from interpret.finite import MODEL_GIVES_NAN
 from interpret.prompts.encoding import Encoding, encode, given_ids
 from interpret.prompts.lookalikes import instead
 from interpret.prompts.spelling import pieces
@@ -120,8 +121,9 @@ def texts_of(plan: Plan, inputs: Inputs, first: int) -> list[Text]:
     if inputs.targets is None:
         for number, ids in zip(numbers, prompts, strict=True):
             check_length(plan, f"prompts[{number}]", len(ids), plan.max_new_tokens)
-        written = in_batches(prompts, len(prompts), partial(_written, plan), lambda _: None)
-        wholes = [(*ids, *new) for ids, new in zip(prompts, written, strict=True)]
+        written = list(in_batches(prompts, len(prompts), partial(_written, plan), lambda _: None))
+        check_finite({number: one.finite for number, one in zip(numbers, written, strict=True)})
+        wholes = [(*ids, *new.ids) for ids, new in zip(prompts, written, strict=True)]
     else:
         wholes = [
             _continuation(plan, "targets", number, inputs.targets[number], prompt)
@@ -141,8 +143,24 @@ def _pieces(prompt: Encoding, ids: Sequence[int]) -> tuple[str, ...]:
     return (*prompt.pieces(), *pieces(prompt.tokenizer, ids[len(prompt.ids) :]))
 
 
-def _written(plan: Plan, prompts: Sequence[tuple[int, ...]]) -> list[list[int]]:
-    return [written.ids for written in write_after(plan.model, prompts, plan.max_new_tokens)]
+def _written(plan: Plan, prompts: Sequence[tuple[int, ...]]) -> list[Continuation]:
+    return write_after(plan.model, prompts, plan.max_new_tokens)
+
+
+def check_finite(continuations: Mapping[int, bool]) -> None:
+    """Check that the model could generate a continuation of every prompt.
+
+    Args:
+        continuations: number of a prompt -> whether all logits of its continuation are finite.
+
+    Raises:
+        InputError: if a continuation ends because no token is the most likely one.
+    """
+    for number, finite in continuations.items():
+        if not finite:
+            raise InputError(
+                f"prompts[{number}]: the model has no greedy continuation; give targets, or: {MODEL_GIVES_NAN}"
+            )
 
 
 def _foil_ids(plan: Plan, inputs: Inputs, number: int, prompt: Encoding) -> tuple[int, ...] | None:

@@ -26,8 +26,9 @@ from interpret.attribution.languages import Languages
 from interpret.attribution.plan import Plan
 from interpret.attribution.result.scores import Attributed, ScoreArray, side_by_side
 from interpret.attribution.steps.step import Room, Step, foil_tokens, gathered_details, head
-from interpret.attribution.targets import Inputs, Target, Text, check_length, check_text, text_of
+from interpret.attribution.targets import Inputs, Target, Text, check_finite, check_length, check_text, text_of
 from interpret.device import in_batches
+from interpret.engine.greedy import greedy_continuation, sound_steps
 from interpret.errors import InputError
 from interpret.prompts.batches import pad
 from interpret.prompts.encoding import given_ids
@@ -100,7 +101,9 @@ def translated_texts(plan: Plan, inputs: Inputs, first: int) -> list[Text]:
     if inputs.targets is None:
         check_length(plan, "the beginning of a translation", len(languages.begin), plan.max_new_tokens)
         writing = partial(write_translations, plan.model, languages=languages, new_tokens=plan.max_new_tokens)
-        wholes = list(in_batches(sources, len(sources), writing, lambda _: None))
+        written = list(in_batches(sources, len(sources), writing, lambda _: None))
+        check_finite({number: one is not None for number, one in zip(numbers, written, strict=True)})
+        wholes = [one for one in written if one is not None]
     else:
         wholes = [_given(plan, languages, "targets", number, inputs.targets[number]) for number in numbers]
     texts = []
@@ -133,7 +136,7 @@ def _given(plan: Plan, languages: Languages, what: str, number: int, target: Tar
 @torch.no_grad()
 def write_translations(
     model: PreTrainedModel, sources: Sequence[Sequence[int]], languages: Languages, new_tokens: int
-) -> list[tuple[int, ...]]:
+) -> list[tuple[int, ...] | None]:
     """Translate greedily; return the tokens without the end-of-text token.
 
     Args:
@@ -143,7 +146,8 @@ def write_translations(
         new_tokens: maximum number of tokens to generate after ``languages.begin``.
 
     Returns:
-        For each source all tokens of the decoder, including ``languages.begin``.
+        For each source all tokens of the decoder, including ``languages.begin``; None if there is no translation,
+        because a logit is NaN or infinite.
     """
     tokenizer, begin = languages.tokenizer, languages.begin
     batch = pad(sources, pad_id=tokenizer.pad_token_id, side="right", device=input_device(model))
@@ -154,15 +158,18 @@ def write_translations(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         suppress_tokens=[tokenizer.pad_token_id],  # never generated, although Marian begins with it
+        output_scores=True,
+        return_dict_in_generate=True,
     )
     start = torch.tensor([begin] * len(sources), device=batch.input_ids.device)
     with generating_by(model, config):  # Marian's own config would force an end-of-text token
         output = model.generate(
             batch.input_ids, attention_mask=batch.attention_mask, decoder_input_ids=start, generation_config=config
         )
-    new = output[:, len(begin) :].tolist()
-    end = tokenizer.eos_token_id
-    return [(*begin, *(text[: text.index(end)] if end in text else text)) for text in new]
+    new = output.sequences[:, len(begin) :].tolist()
+    sound, ends = sound_steps(output.scores), [tokenizer.eos_token_id]
+    written = [greedy_continuation(text, ends, n_sound) for text, n_sound in zip(new, sound, strict=True)]
+    return [(*begin, *one.ids) if one.finite else None for one in written]
 
 
 def attributed_translation(plan: Plan, text: Text) -> Attributed:

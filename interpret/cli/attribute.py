@@ -17,6 +17,7 @@ from interpret.cli.console import MOST_SHOWN, say, show_table, tell
 from interpret.cli.options import Loading, Model
 from interpret.cli.work import tell_counts
 from interpret.errors import InputError
+from interpret.finite import descending
 from interpret.prompts.prompts import Prompt, load_examples
 from interpret.storage.run_folder import RunFolder
 
@@ -307,7 +308,7 @@ def _cells(rows: "Sequence[TokenScore]", *, translated: bool) -> tuple[str, str,
     """Return the table cells of one step: prompt, token, value, and top attributions."""
     from interpret.attribution.result.heatmap import visible
 
-    most = sorted(rows, key=lambda row: -abs(row.score))[:MOST_TOKENS]
+    most = sorted(rows, key=lambda row: descending(abs(row.score)))[:MOST_TOKENS]
     words = ", ".join(f"{_place(row, translated)} {row.score:+.3g}" for row in most)
     return rows[0].name, visible(rows[0].step_token), f"{rows[0].value:.3g}", words
 

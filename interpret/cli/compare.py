@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from interpret.cli.console import out
+from interpret.cli.console import out, tell
 
 
 def compare_command(
@@ -25,6 +25,7 @@ def compare_command(
     """
     import numpy as np
 
+    from interpret.facts.grids import not_finite
     from interpret.stats import rank_correlation
     from interpret.tracing.compare import grid_pairs, peak_of
 
@@ -34,7 +35,10 @@ def compare_command(
         pairs = [(one.effects, two.effects) for one, two in found if one.mediator == mediator]
         ranks = np.array([rank_correlation(*pair) for pair in pairs])
         same = sum(peak_of(one) == peak_of(two) for one, two in pairs)
-        numbers = [f"{value:+.2f}" for value in (np.nanmean(ranks), np.nanmin(ranks), np.nanmax(ranks))]
+        ranks = ranks[np.isfinite(ranks)]
+        numbers = [f"{value:+.2f}" for value in (ranks.mean(), ranks.min(), ranks.max())] if ranks.size else [""] * 3
         table.add_row(mediator, str(len(pairs)), *numbers, f"{same} of {len(pairs)}")
     out.print(table)
+    if words := not_finite([grid for pair in found for grid in pair]):
+        tell(words)
     out.print("rank correlation: Spearman's, over all tokens and layers of a fact")

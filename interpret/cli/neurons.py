@@ -56,6 +56,7 @@ def neurons_command(
     q <= 0.05, at most one in twenty is expected to be a false discovery. With five pairs or fewer, p is at least
     0.0625, so no neuron can be significant; use about a hundred pairs.
     """
+    from interpret.probing.knowledge_prober import not_tested
     from interpret.probing.neuron_runs import run_neurons, token_of
 
     # Check everything that can be checked without the model first.
@@ -75,6 +76,8 @@ def neurons_command(
         **opened.recorded,
     )
     rows: list[NeuronEffect] = run.records()
+    if words := not_tested(rows):
+        say(words)
     show_table(
         f"The most significant of {len(rows)} neurons, from {n_pairs} pairs:",
         ("layer", "neuron", "true", "false", "Hedges' g", "p", "q"),

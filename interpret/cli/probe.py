@@ -1,5 +1,6 @@
 """``interpret probe lens``, ``logits`` and ``heads``, and commands for probes that users register."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from inspect import signature
 from itertools import chain, groupby
@@ -11,6 +12,7 @@ import typer
 from interpret.cli.console import MOST_SHOWN, show_table
 from interpret.cli.options import Loading, Model, Output
 from interpret.cli.work import tell_counts
+from interpret.finite import descending
 from interpret.probing.registry import TOP, Probe
 from interpret.prompts.prompts import MODEL_TEMPLATE
 from interpret.records import HeadView, LensReading, LogitShare
@@ -60,7 +62,8 @@ def _show_lens(rows: Sequence[LensReading]) -> None:
     cells = []
     for state, of_state in groupby(first, key=lambda row: (row.site, row.layer_idx)):
         predicted = list(of_state)
-        ranks = [next(str(row.rank) for row in predicted if row.continuation == key) for key in followed]
+        rank_of = {row.continuation: "" if row.rank is None else str(row.rank) for row in predicted}
+        ranks = [rank_of[key] for key in followed]
         best = predicted[0]
         cells.append(("{}.{}".format(*state), repr(best.prediction), f"{best.probability:.3f}", *ranks))
     show_table(
@@ -94,8 +97,9 @@ def _show_logits(rows: Iterable[LogitShare]) -> None:
     """Print the components with the largest mean share over all prompts."""
     found: dict[tuple[str, int, int], list[float]] = {}
     for row in rows:
-        found.setdefault((row.component, row.layer_idx, row.head), []).append(row.share - (row.foil_share or 0))
-    means = sorted(((sum(shares) / len(shares), part) for part, shares in found.items()), reverse=True)
+        share = row.share - (row.foil_share or 0)
+        found.setdefault((row.component, row.layer_idx, row.head), []).extend([share] if math.isfinite(share) else [])
+    means = sorted(((sum(shares) / len(shares), part) for part, shares in found.items() if shares), reverse=True)
     if not means:
         return
     show_table(
@@ -131,13 +135,14 @@ def heads_command(
 
 def _show_heads(rows: Iterable[HeadView]) -> None:
     """Print the heads with the largest induction scores."""
-    best = sorted({(row.induction_score, row.layer_idx, row.head) for row in rows}, reverse=True)
+    scores = {(row.layer_idx, row.head): row.induction_score for row in rows}
+    best = sorted(scores, key=lambda head: descending(scores[head]))
     if not best:
         return
     show_table(
         "The heads with the largest induction scores, on repeated random tokens:",
         ("layer", "head", "induction score"),
-        [(str(layer), str(head), f"{score:.3f}") for score, layer, head in best[:MOST_SHOWN]],
+        [(*map(str, head), f"{scores[head]:.3f}") for head in best[:MOST_SHOWN]],
     )
 
 

@@ -143,5 +143,6 @@ def _show(run: RunFolder) -> None:
     tell_rows(run.folder, count)
     if failed:
         raise InterpretError(
-            f"{failed} states contain NaN or infinity; their rows are empty, of kind 'failed'; try --dtype float32"
+            f"{failed} states contain NaN or infinity, or the model gives NaN for them; their rows are empty, of kind "
+            "'failed'; try --dtype float32"
         )

@@ -191,6 +191,8 @@ def _show(traced: "Sequence[TraceGrid]", peaks: "Sequence[TracePeak]", scheme: "
         averages.add_section()
         for among in (tables.SUBJECT, tables.ALL):
             there = [peak for peak in found if among == tables.ALL or peak.bucket.endswith("_subject")]
+            if not there:
+                continue
             average = max(there, key=lambda peak: peak.mean)
             of_facts = [peak for peak in peaks if (peak.mediator, peak.among) == (mediator, among)]
             single.append((mediator, among, f"{average.mean:+.3f}", str(average.layer_idx), *_sum_up(of_facts)))
@@ -207,6 +209,8 @@ def _sum_up(peaks: "Sequence[TracePeak]") -> tuple[str, str]:
     """Return the mean effect at the peaks of single facts, and the median and quartiles of their layers."""
     import numpy as np
 
+    if not peaks:
+        return "", ""
     low, median, high = np.percentile([peak.layer_idx for peak in peaks], [25, 50, 75])
     size = np.mean([peak.indirect_effect for peak in peaks])
     return f"{size:+.3f}", f"{median:g} ({low:.0f} to {high:.0f})"

@@ -10,7 +10,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from interpret.drawing.panels import NO_TOKEN
+from interpret.drawing.panels import NO_TOKEN, finite_only
 from interpret.errors import InputError, RunError
 from interpret.stats import Floats
 
@@ -65,12 +65,14 @@ def heatmap(
     reach: float | None = None,
     logarithmic: bool = False,
 ) -> None:
-    """Draw a heatmap with labels and colour bar; NaN cells are hatched.
+    """Draw a heatmap with labels and colour bar; cells that are not finite are hatched.
 
     If there are negative values, the colour scale is symmetric around 0. Otherwise it runs from 0 to ``reach``, by
     default the largest value. ``logarithmic`` is for positive values.
     """
-    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    values = finite_only(values)
+    known = values[np.isfinite(values)]
+    low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
     largest = max(abs(low), abs(high), 1e-12)
     scale: Normalize
     if logarithmic:

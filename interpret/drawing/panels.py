@@ -68,7 +68,7 @@ STYLE: dict[Any, Any] = {  # Any: matplotlib types the keys as literals
     "savefig.dpi": 200,
 }
 NO_TOKEN = {"facecolor": "white", "edgecolor": "#bbbbbb", "hatch": "////"}
-"""Style of cells without a value, such as a bucket without a token in any prompt."""
+"""Style of cells without a value, such as a bucket without a token in any prompt, or one that is not finite."""
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
@@ -116,6 +116,8 @@ def token_heatmaps(
 ) -> Figure:
     """Draw heatmaps of one prompt side by side, one per panel, with a shared colour scale symmetric around ``centre``.
 
+    Values that are not finite are hatched, and left out of the scale.
+
     Args:
         tokens: [T] texts of the tokens.
         starred: indices of the tokens to mark with a star, such as those of the subject.
@@ -134,8 +136,9 @@ def token_heatmaps(
         panels = figure.subplots(1, len(drawn), sharey=True, squeeze=False)[0]
         image = scale_around(centre, drawn)
         for panel, (label, values) in zip(panels, panels_of.items(), strict=True):
+            panel.patch.set(**NO_TOKEN)
             panel.tick_params(axis="y", length=0)
-            panel.imshow(values, cmap=image.cmap, norm=image.norm, aspect="auto", interpolation="nearest")
+            panel.imshow(finite_only(values), cmap=image.cmap, norm=image.norm, aspect="auto", interpolation="nearest")
             panel.set_title(label)
             layers_below(panel, values.shape[1])
         panels[0].set_yticks(range(rows), [text + "*" * (token in starred) for token, text in enumerate(tokens)])
@@ -199,11 +202,11 @@ def layers_below(panel: Axes, n_layers: int) -> None:
 
 
 def scale_around(centre: float, drawn: Sequence[Floats]) -> ScalarMappable:
-    """Return a linear colour scale symmetric around ``centre``, covering all values.
+    """Return a linear colour scale symmetric around ``centre``, covering all finite values.
 
     ``centre`` is white, values above are purple, values below green.
     """
-    reach = max(1e-6, *(np.nanmax(np.abs(values - centre)) for values in drawn))
+    reach = np.abs(_finite_values(drawn) - centre).max(initial=1e-6)
     return ScalarMappable(Normalize(centre - reach, centre + reach), _with_gaps("PRGn_r"))
 
 
@@ -212,8 +215,21 @@ def colour_bar(
 ) -> Colorbar:
     """Add a colour bar beside the panels, cut to the range of the values and ``centre``."""
     bar = figure.colorbar(image, ax=list(panels), pad=0.015, aspect=30)
-    bar.ax.set_ylim(min(centre, *map(np.nanmin, drawn)), max(centre, *map(np.nanmax, drawn)))
+    values = _finite_values(drawn)
+    if values.size:
+        bar.ax.set_ylim(min(centre, values.min()), max(centre, values.max()))
     return bar
+
+
+def _finite_values(drawn: Sequence[Floats]) -> Floats:
+    """Return the finite values of arrays, in one dimension."""
+    flat = np.concatenate([np.zeros(0), *(np.ravel(values) for values in drawn)])
+    return flat[np.isfinite(flat)]
+
+
+def finite_only(values: Floats) -> Floats:
+    """Return values with NaN, which is drawn as a gap, in place of infinity."""
+    return np.where(np.isfinite(values), values, np.nan)
 
 
 def _with_gaps(name: str) -> Colormap:

@@ -11,6 +11,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from interpret.anatomy import generating_by, input_device, longest_text
 from interpret.anatomy.passes import evaluating
 from interpret.errors import InputError
+from interpret.finite import MODEL_GIVES_NAN
 from interpret.prompts.batches import pad
 from interpret.prompts.encoding import token_ids
 from interpret.prompts.spelling import decoded
@@ -24,6 +25,9 @@ class Continuation:
     """Token ids, without the end-of-text token."""
     p_first: float
     """Probability of the first generated token, even if it is an end-of-text token; NaN if no token was requested."""
+    finite: bool = True
+    """Whether the continuation ends by itself. False if it ends where a logit is NaN or infinite, so that there is no
+    most likely token."""
 
 
 @torch.no_grad()
@@ -55,8 +59,29 @@ def write_after(model: PreTrainedModel, prompts: Sequence[Sequence[int]], new_to
     with generating_by(model, config):
         output = model.generate(batch.input_ids, attention_mask=batch.attention_mask, generation_config=config)
     texts = output.sequences[:, batch.input_ids.shape[1] :].tolist()
+    sound = sound_steps(output.scores)
     first: Tensor = output.scores[0].softmax(-1, dtype=torch.float32).amax(-1)  # [B]
-    return [Continuation(_before_end(text, ends), p) for text, p in zip(texts, first.tolist(), strict=True)]
+    return [
+        greedy_continuation(text, ends, n_sound, p)
+        for text, n_sound, p in zip(texts, sound, first.tolist(), strict=True)
+    ]
+
+
+def greedy_continuation(text: list[int], ends: Sequence[int], n_sound: int, p_first: float = nan) -> Continuation:
+    """Cut a row of generated tokens at the end of its text, or at the first step without a most likely token."""
+    own = _before_end(text, ends)
+    n_steps = min(len(own) + 1, len(text))  # the end-of-text token is a step, too
+    return Continuation(own[:n_sound], p_first, finite=n_steps <= n_sound)
+
+
+def sound_steps(scores: Sequence[Tensor]) -> list[int]:
+    """Return the number of steps of each row before the first one with a logit that is NaN or infinite.
+
+    Args:
+        scores: [B, V] for each step; -inf is the logit of an excluded token.
+    """
+    sound = torch.stack([(step < torch.inf).all(dim=-1) for step in scores])  # [steps, B]
+    return sound.int().cumprod(dim=0).sum(dim=0).tolist()
 
 
 def _before_end(text: list[int], ends: Sequence[int]) -> list[int]:
@@ -91,7 +116,8 @@ def answers(
         One text per prompt, without the prompt.
 
     Raises:
-        InputError: if a prompt is empty, a prompt with its new tokens is too long for the model, or a count is below 1.
+        InputError: if a prompt is empty, a prompt with its new tokens is too long for the model, or a count is below 1;
+            or if logits of the model are NaN or infinite, so that there is no most likely token.
     """
     if new_tokens < 1 or batch_size < 1:
         raise InputError(f"new_tokens is {new_tokens} and batch_size is {batch_size}; both must be at least 1")
@@ -108,5 +134,7 @@ def answers(
     with evaluating(model):
         for start in range(0, len(rows), batch_size):
             written = write_after(model, rows[start : start + batch_size], new_tokens)
+            if broken := [start + place for place, one in enumerate(written) if not one.finite]:
+                raise InputError(f"prompt {broken[0]} has no greedy continuation: {MODEL_GIVES_NAN}")
             texts += [decoded(tokenizer, one.ids) for one in written]
     return texts

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from interpret.errors import InputError, unknown
-from interpret.stats import Average, Floats, average
+from interpret.stats import Average, Floats, average, finite_mean
 
 Scheme = Literal["rome", "kt"]
 SCHEMES: Mapping[Scheme, tuple[str, ...]] = MappingProxyType(
@@ -79,7 +79,8 @@ def bucket_means(effects: ArrayLike, subject_span: tuple[int, int], *, scheme: S
         scheme: ``rome`` or ``kt``.
 
     Returns:
-        [buckets, ...] in the order of ``SCHEMES``; NaN for a bucket without tokens in the prompt.
+        [buckets, ...] in the order of ``SCHEMES``; NaN for a bucket without tokens in the prompt, or without a finite
+        effect. Effects that are not finite are left out.
 
     Raises:
         InputError: as ``token_buckets`` raises.
@@ -93,7 +94,7 @@ def bucket_means(effects: ArrayLike, subject_span: tuple[int, int], *, scheme: S
     for row, name in enumerate(SCHEMES[scheme]):
         tokens = [token for token, bucket in enumerate(of_tokens) if bucket == name]
         if tokens:
-            means[row] = values[tokens].mean(axis=0)
+            means[row] = finite_mean(values[tokens])
     return means
 
 
@@ -118,8 +119,8 @@ def average_buckets(
         seed: random seed of the bootstrap.
 
     Returns:
-        Averages of shape [buckets, ...]; ``n`` counts the prompts that have a token in the bucket. A bucket without
-        tokens in any prompt is NaN.
+        Averages of shape [buckets, ...]; ``n`` counts the prompts that have a token with a finite effect in the
+        bucket. A bucket without one in any prompt is NaN.
 
     Raises:
         InputError: as ``token_buckets`` raises; also if there is no prompt, or not one span per prompt.

@@ -26,7 +26,7 @@ from interpret.prompts.words import starts_with_words
 
 Rule = Literal["words", "first_token"]
 RULES: tuple[Rule, ...] = ("words", "first_token")
-Reason = Literal["", "wrong answer", "several tokens", "too long"]
+Reason = Literal["", "wrong answer", "several tokens", "too long", "not finite"]
 ROOM = 4
 """Tokens generated beyond the length of the attribute: for spaces, quotes, and the end of a longer word."""
 CHUNK = 16
@@ -46,7 +46,8 @@ class Answered:
     """Whether the model knows the fact, by the rule of ``known``."""
     reason: Reason
     """Why the fact is dropped; "" if it is kept. ``wrong answer``; ``several tokens``: the rule is ``first_token``,
-    but the attribute has several tokens; ``too long``: prompt and answer exceed the model's maximum length."""
+    but the attribute has several tokens; ``too long``: prompt and answer exceed the model's maximum length;
+    ``not finite``: the model gives NaN or infinity, so that it has no answer."""
 
 
 @dataclass
@@ -176,9 +177,10 @@ def _judged(tokenizer: PreTrainedTokenizerBase, asked: _Asked, written: Continua
     special, p = set(tokenizer.all_special_ids), written.p_first
     own = list(takewhile(lambda token: token not in special, written.ids[: asked.new_tokens]))
     text, expected = decoded(tokenizer, own), asked.fact.attribute
+    wrong: Reason = "wrong answer" if written.finite else "not finite"
     if rule == "words":
         correct = starts_with_words(text, expected)
-        return Answered(asked.fact, text, p, correct, "" if correct else "wrong answer")
+        return Answered(asked.fact, text, p, correct, "" if correct else wrong)
     correct = text.strip() == expected
-    reason: Reason = "several tokens" if asked.answer_tokens > 1 else "wrong answer"
+    reason: Reason = "several tokens" if asked.answer_tokens > 1 else wrong
     return Answered(asked.fact, text, p, correct, "" if correct else reason)

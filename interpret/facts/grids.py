@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from interpret.errors import InputError
 from interpret.facts.buckets import SCHEMES, Scheme, average_buckets
+from interpret.finite import Tally
 from interpret.records import LocationCell, TraceCell
 from interpret.stats import Average, Floats
 
@@ -66,6 +67,14 @@ def tokens_by_layers(rows: Iterable[C], part: str) -> Iterator[tuple[list[C], tu
         yield ordered, (n_tokens, n_layers), (subject[0], subject[-1] + 1)
 
 
+def not_finite(grids: Iterable[Grid]) -> str:
+    """Return a message that counts the cells of grids whose effect is not finite; "" if all are finite."""
+    tally = Tally()
+    for grid in grids:
+        tally.add(grid.effects)
+    return tally.left_out("cells", "averages and peaks")
+
+
 def bucket_averages(grids: Sequence[Grid], *, scheme: Scheme = "rome") -> Average:
     """Average the effects of grids, bucket by bucket, [buckets, L]; for traces, this is the AIE.
 
@@ -103,7 +112,7 @@ class BucketMean:
     high: float
     """Upper bound of the confidence interval."""
     n: int
-    """Number of prompts that have a token in the bucket."""
+    """Number of prompts that have a token with a finite effect in the bucket."""
 
 
 def bucket_means_of(averages: Average, *, scheme: Scheme = "rome") -> list[BucketMean]:

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from interpret.errors import InputError, unknown
 from interpret.facts.files import Fact, FactFile, load_facts
 from interpret.facts.filter import RULES, Answered, Rule, known
+from interpret.finite import MODEL_GIVES_NAN
 from interpret.storage.provenance import objects_sha256
 from interpret.storage.run_folder import Run
 
@@ -144,6 +145,8 @@ def _write_fact(
     name = answered.fact.name
     if answered.reason == "too long":
         return run.drop(name, f"{failed}: prompt and answer exceed the model's maximum length")
+    if plan.only_known and answered.reason == "not finite":
+        return run.drop(name, f"{failed}: the model has no answer; {MODEL_GIVES_NAN}")
     if plan.only_known and not answered.correct:
         return run.drop(name, f"{UNKNOWN}: {answered.reason}, {answered.answer_text!r}")
     try:

@@ -22,6 +22,7 @@ from interpret.anatomy import anatomy_of
 from interpret.drawing.canvases import LINES, To, canvas, heatmap, layer_axis, line_canvas, thin_ticks, written
 from interpret.drawing.panels import STYLE, shown
 from interpret.errors import InputError, UnsupportedModelError, unknown
+from interpret.finite import descending, top
 from interpret.prompts.spelling import piece
 from interpret.stats import Floats
 
@@ -284,10 +285,13 @@ def norm_figure(model: PreTrainedModel, cache: ActivationCache, *, prompt: int =
             for label, values, (colour, dashes) in zip(
                 ("input of the norm", "output of the norm"), (lengths(before), lengths([after])), LINES, strict=False
             ):
-                panel.plot(layers, np.median(values, axis=1), color=colour, linestyle=dashes, label=label)
-                panel.fill_between(
-                    layers, values.min(axis=1), values.max(axis=1), color=colour, alpha=0.15, linewidth=0
+                known = [of_layer[np.isfinite(of_layer)] for of_layer in values]
+                low, middle, high = (
+                    [float(np.percentile(of_layer, share)) if of_layer.size else np.nan for of_layer in known]
+                    for share in (0, 50, 100)
                 )
+                panel.plot(layers, middle, color=colour, linestyle=dashes, label=label)
+                panel.fill_between(layers, low, high, color=colour, alpha=0.15, linewidth=0)
             panel.set_title(f"Norm {place} the {part}")
             panel.set_yscale("log")
             layer_axis(panel, layers)
@@ -321,7 +325,7 @@ def induction_figure(scores: Tensor, *, marked: int = 5, to: To = None) -> Figur
     with matplotlib.rc_context(STYLE):
         figure, panel = canvas(rows, columns, cell=0.26)
         heatmap(figure, panel, values, "prefix matching score", rows, columns, reach=1.0)
-        for flat in values.argsort(axis=None)[::-1][:marked]:
+        for flat in sorted(range(values.size), key=lambda flat: descending(float(values.flat[flat])))[:marked]:
             layer, head = divmod(int(flat), values.shape[1])
             colour = "white" if values[layer, head] > 0.6 else "black"
             text = f"{values[layer, head]:.2f}".removeprefix("0")
@@ -338,7 +342,7 @@ def _chosen(activations: Tensor, neurons: Sequence[int] | int, layer: int) -> li
     if isinstance(neurons, int):
         if not 1 <= neurons <= n_neurons:
             raise InputError(f"neurons is {neurons}: give a number from 1 to {n_neurons}, or a list of neurons")
-        return activations.abs().amax(dim=0).topk(neurons).indices.tolist()
+        return top(activations.abs().amax(dim=0), neurons)[1].tolist()
     if not neurons:
         raise InputError("neurons is empty: give at least one neuron, or a number of neurons")
     for neuron in neurons:

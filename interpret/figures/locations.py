@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from interpret.drawing.panels import PanelWords, bucket_heatmaps, bucket_lines, shown, token_heatmaps
 from interpret.errors import InputError
 from interpret.facts.buckets import SCHEMES, Scheme
-from interpret.facts.grids import same_fact
+from interpret.facts.grids import not_finite, same_fact
 from interpret.locating.tables import LocationGrid, location_averages
 
 SITE_LABELS = {"resid_post": "layer output", "attn_out": "attention", "mlp_out": "MLP"}
@@ -54,7 +54,9 @@ def located_fact_figure(located: Sequence[LocationGrid]) -> Figure:
         InputError: if there is no grid, or the grids belong to several facts.
     """
     first, (words, _) = same_fact(located), _location_words(located)
+    bad = not_finite(located)
     title = f"{first.name}: attribution of {shown(first.answer).strip()}; (*) marks the subject"
+    title += f"\n{bad}" if bad else ""
     panels = {words.titles[grid.site]: grid.effects for grid in located}
     return token_heatmaps(first.tokens, range(*first.subject_span), panels, centre=0.0, unit=words.unit, title=title)
 
@@ -66,5 +68,6 @@ def _location_words(located: Sequence[LocationGrid]) -> tuple[PanelWords, str]:
     function = located[0].attributed_fn
     unit = "p(answer) - p(foil)" if function == "contrast_prob_diff" else function
     n = len({grid.name for grid in located})
-    headline = f"Gradient x activation of {unit}\nmean over n={n} fact{'s'[: n != 1]}"
+    words = not_finite(located)
+    headline = f"Gradient x activation of {unit}\nmean over n={n} fact{'s'[: n != 1]}" + (f"; {words}" if words else "")
     return PanelWords(SITE_LABELS, f"score ({unit})"), headline

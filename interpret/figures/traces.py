@@ -23,7 +23,7 @@ from interpret.drawing.panels import (
 )
 from interpret.errors import InputError
 from interpret.facts.buckets import SCHEMES, Scheme
-from interpret.facts.grids import bucket_averages, by_part, same_fact
+from interpret.facts.grids import bucket_averages, by_part, not_finite, same_fact
 from interpret.stats import Average, Floats, average
 from interpret.tracing.mediators import HIDDEN, mediator_of
 from interpret.tracing.tables import TraceGrid, estimated, total_average
@@ -51,7 +51,7 @@ def prompt_figure(traced: Sequence[TraceGrid], *, window: int | None = None) -> 
         first.tokens,
         range(*first.subject_span),
         panels,
-        centre=first.p_corrupted,
+        centre=first.p_corrupted if np.isfinite(first.p_corrupted) else 0.0,
         unit=f"p({answer})",
         title=title + _warning(traced),
     )
@@ -180,9 +180,9 @@ def _headline(traced: Sequence[TraceGrid]) -> str:
 
 
 def _warning(traced: Sequence[TraceGrid]) -> str:
-    """Return the part of a title that tells which traces are estimated, or an empty string."""
-    words = estimated(traced)
-    return f"; {words}" if words else ""
+    """Return the part of a title that tells which cells are estimated or not finite, or an empty string."""
+    words = "".join(f"; {words}" for words in (estimated(traced), not_finite(traced)) if words)
+    return words.replace(" (NaN or infinity) and", " (hatched) and\n")
 
 
 def _label(mediator: str, window: int | None) -> str:

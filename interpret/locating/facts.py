@@ -22,6 +22,7 @@ from interpret.attribution.targets import one_for_each, texts_of
 from interpret.errors import InputError
 from interpret.facts.buckets import token_buckets
 from interpret.facts.files import Fact
+from interpret.finite import NOTHING_FINITE, left_out, warn
 from interpret.prompts.chat import ChatText, framed
 from interpret.prompts.scripts import joined
 from interpret.prompts.spelling import piece
@@ -79,6 +80,7 @@ def locate_facts(
             found = locate_fact(plan, fact)
         except InputError as error:
             raise InputError(f"fact {fact.name!r}: {error}") from None
+        warn(left_out(torch.stack(list(found.scores.values())), "scores", "averages"))
         yield from location_cells(fact, found, attributed_fn=plan.info.attributed_fn)
 
 
@@ -117,7 +119,8 @@ def locate_fact(plan: Plan, fact: Fact, chat_template: str | None = None) -> Loc
 
     Raises:
         InputError: if the subject is not found, the answer or foil merges with the prompt's last token, a required
-            foil is missing, answer and foil begin with the same token, or scores are not finite.
+            foil is missing, answer and foil begin with the same token, or the probabilities or all
+            scores are not finite.
     """
     tokens = tokenised(plan.tokenizer, fact.prompt, fact.subject, fact.occurrence, chat_template)
     step, readings = _step(plan, fact, framed(plan.tokenizer, fact.prompt, chat_template))
@@ -126,8 +129,8 @@ def locate_fact(plan: Plan, fact: Fact, chat_template: str | None = None) -> Loc
     logits = readings[0].logits.detach()[0]  # [V]
     p = logits.softmax(-1)
     scores: dict[str, Tensor] = {site: _summed(found, site) for site in LAYER_SITES}
-    if not all(of_site.isfinite().all() for of_site in scores.values()):
-        raise InputError("scores are not finite; open the model in float32")
+    if not p.isfinite().all() or not any(of_site.isfinite().any() for of_site in scores.values()):
+        raise InputError(f"scores {NOTHING_FINITE}")
     return Location(
         tokens=tuple(tokens.pieces),
         subject_span=subject_span(tokens),

@@ -25,6 +25,7 @@ from interpret.activations.cache import ActivationCache
 from interpret.activations.lookup import check_holds, columns_of, token_id
 from interpret.anatomy import Anatomy, anatomy_of
 from interpret.errors import InputError, UnsupportedModelError
+from interpret.finite import left_out, warn
 
 Share = tuple[str, int, int, Tensor]
 """Component, layer and head (-1 if there is none), and the contribution to the logits, [P]."""
@@ -54,7 +55,7 @@ def logit_attribution(
         ``component``, ``layer``, ``head`` (-1 if there is none) and ``logit``. Components are ``embedding`` (token and
         position), ``head``, ``attention_bias``, ``mlp`` (with its bias), ``norm_bias`` and ``output_bias``. The column
         ``logit`` sums to the model's logit for each prompt and position; summed by ``layer``, it gives the contribution
-        of each layer.
+        of each layer. Contributions that are not finite are counted in a warning.
 
     Raises:
         InputError: if the cache lacks an activation, or tokens or positions do not fit.
@@ -86,6 +87,7 @@ def logit_attribution(
             values = zip(at, logits.tolist(), strict=True)
             rows += [place | {"position": position, "logit": logit} for position, logit in values]
     frame = pd.DataFrame(rows)[["prompt", "position", "token_id", "component", "layer", "head", "logit"]]
+    warn(left_out(frame["logit"], "contributions", "sums that ignore NaN"))
     return frame.sort_values(["prompt", "position", "layer", "head"], kind="stable", ignore_index=True)
 
 
@@ -154,7 +156,9 @@ def head_writes(project: nn.Module, heads: Tensor) -> tuple[Tensor, Tensor]:
         heads: the outputs of the heads, [P, H, W].
     """
     n_heads = heads.shape[1]
-    alone = torch.eye(n_heads, dtype=heads.dtype)[:, :, None] * heads[:, None]  # [P, H, H, W]
+    # Not 0 * heads: a head that is not finite must not make the others NaN.
+    others = ~torch.eye(n_heads, dtype=torch.bool)
+    alone = heads[:, None].masked_fill(others[:, :, None], 0)  # [P, H, H, W]
     inputs = torch.cat([alone.flatten(0, 1).flatten(1), heads.new_zeros(1, heads[0].numel())])
     *writes, bias = project(inputs.to(next(project.parameters()).device)).cpu()
     return torch.stack(writes).unflatten(0, (-1, n_heads)) - bias, bias

@@ -4,6 +4,7 @@ The residual stream after every layer is decoded as the model decodes its last s
 logits = unembedding(final norm(stream)).
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,7 +18,11 @@ from interpret.activations.lookup import check_holds, columns_of, token_id
 from interpret.anatomy import anatomy_of
 from interpret.engine.trunk import exit_of
 from interpret.errors import InputError
+from interpret.finite import left_out, readable, warn
 from interpret.prompts.spelling import piece
+
+NO_TOKEN = -1
+"""Token id of the row that stands for the most likely tokens where no logit is finite."""
 
 
 def logit_lens(
@@ -45,7 +50,9 @@ def logit_lens(
         One row per prompt, position, layer and token, the most likely token first, with the columns ``prompt``,
         ``position`` (from 0), ``layer`` (0 to L: the number of layers the stream has passed; L gives the model's own
         logits), ``token_id``, ``token``, ``logit``, ``probability`` (0 to 1) and ``rank`` (1 for the most likely; equal
-        logits share a rank).
+        logits share a rank). A logit that is not finite is not among the most likely, and has no rank (NaN);
+        where there is no finite logit, one row with the ``token_id`` -1 takes their place. Such logits are counted in
+        a warning; they make all probabilities of their position NaN.
 
     Raises:
         InputError: if the cache lacks an activation, or a token or position does not exist, or ``top`` does not fit.
@@ -75,19 +82,30 @@ def logit_lens(
                 place = {"prompt": prompt, "position": position, "layer": layer}
                 rows += [place | reading for reading in _readings(here, followed, top)]
     frame = pd.DataFrame(rows).sort_values(["prompt", "position", "layer"], kind="stable", ignore_index=True)
-    written = {} if tokenizer is None else {token: piece(tokenizer, token) for token in frame["token_id"].unique()}
-    frame.insert(4, "token", [written.get(token, "") for token in frame["token_id"]])
+    frame.insert(4, "token", _texts(tokenizer, frame["token_id"].tolist()))
+    warn(left_out(frame["probability"], "probabilities", "the ranks"))
     return frame
 
 
 def _readings(logits: Tensor, followed: Sequence[int], top: int) -> Iterator[dict[str, Any]]:
-    """Yield the rows of one position, given its logits, [V]; the most likely token first."""
-    listed = torch.tensor(list(dict.fromkeys([*logits.topk(top).indices.tolist(), *followed])))
+    """Yield the rows of one position, given its logits, [V]; the most likely token first, unreadable logits last."""
+    sound = readable(logits)
+    likely = [token for token in sound.topk(top).indices.tolist() if logits[token] < math.inf]
+    if top and not likely:
+        yield {"token_id": NO_TOKEN, "logit": math.nan, "probability": math.nan, "rank": math.nan}
+    listed = torch.tensor(list(dict.fromkeys([*likely, *followed])), dtype=torch.long)
     probabilities = logits.softmax(dim=-1)
-    for token in listed[logits[listed].argsort(descending=True, stable=True)].tolist():
+    for token in listed[sound[listed].argsort(descending=True, stable=True)].tolist():
+        logit = logits[token].item()
         yield {
             "token_id": token,
-            "logit": logits[token].item(),
+            "logit": logit,
             "probability": probabilities[token].item(),
-            "rank": int((logits > logits[token]).sum()) + 1,
+            "rank": int((sound > logit).sum()) + 1 if logit < math.inf else math.nan,
         }
+
+
+def _texts(tokenizer: PreTrainedTokenizerBase | None, ids: Sequence[int]) -> list[str]:
+    """Return the texts of tokens; "" without a tokenizer, and for no token."""
+    texts = {} if tokenizer is None else {one: piece(tokenizer, one) for one in set(ids) if one != NO_TOKEN}
+    return [texts.get(one, "") for one in ids]

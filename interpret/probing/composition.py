@@ -20,6 +20,7 @@ from interpret.activations.edits import check_index
 from interpret.anatomy import Anatomy, anatomy_of, input_device, key_heads
 from interpret.device import in_float64
 from interpret.errors import InputError, unknown
+from interpret.finite import top
 from interpret.probing.neurons import plain_weight
 
 Kind = Literal["query", "key", "value"]
@@ -237,10 +238,9 @@ def strongest_compositions(scores: Tensor, kind: Kind, k: int = 10) -> list[Comp
     """
     if k < 1:
         raise InputError(f"k is {k}: ask for at least one pair")
-    flat = scores.flatten().nan_to_num(-1.0)
-    top = flat.topk(min(k, int(scores.isfinite().sum())))
-    places = torch.stack(torch.unravel_index(top.indices, scores.shape), dim=1).tolist()
+    values, at = top(scores.flatten(), min(k, int(scores.isfinite().sum())))
+    places = torch.stack(torch.unravel_index(at, scores.shape), dim=1).tolist()
     return [
         Composition(early, writer, late, reader, kind, score)
-        for (early, writer, late, reader), score in zip(places, top.values.tolist(), strict=True)
+        for (early, writer, late, reader), score in zip(places, values.tolist(), strict=True)
     ]

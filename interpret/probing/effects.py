@@ -1,7 +1,8 @@
 """Statistics of paired samples: Hedges' g, sign-flip permutation tests and false discovery rates.
 
 Sources: Hedges (1981) for the effect size, Phipson and Smyth (2010) for p-values of random permutations, Benjamini
-and Hochberg (1995) for multiple tests. Shapes: N pairs, F features that are tested together.
+and Hochberg (1995) for multiple tests. A feature with a value that is not finite (NaN or infinity) has no statistics:
+they are NaN, and it is not counted among the tests. Shapes: N pairs, F features that are tested together.
 """
 
 import torch
@@ -18,7 +19,7 @@ def effect_sizes(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
 
     d is the difference of the means divided by the pooled standard deviation (with n - 1 for each set); g is d times
     ``1 - 3 / (4 * (N + M) - 9)``, which corrects the bias of d in small samples. If neither set varies, both are 0 for
-    equal means and infinite otherwise.
+    equal means and infinite otherwise. Both are NaN for a feature with a value that is not finite.
 
     Args:
         left: [N, F], N at least 2.
@@ -29,6 +30,7 @@ def effect_sizes(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     difference = left.mean(dim=0) - right.mean(dim=0)
     pooled = (((n - 1) * left.var(dim=0) + (m - 1) * right.var(dim=0)) / (n + m - 2)).sqrt()
     d = torch.where(difference == 0, 0.0, difference / pooled)
+    d = d.masked_fill(~(_all_finite(left) & _all_finite(right)), torch.nan)
     return d, d * (1 - 3 / (4 * (n + m) - 9))
 
 
@@ -38,6 +40,7 @@ def permutation_p_values(differences: Tensor, *, n_permutations: int, seed: int)
     Under the null hypothesis, the difference of every pair is equally likely with the opposite sign. If
     ``2 ** N <= n_permutations``, all sign patterns are counted; otherwise ``n_permutations`` random ones are drawn, and
     p is ``(1 + number at least as extreme) / (1 + number drawn)``, which is never 0. All features use the same signs.
+    p is NaN for a feature with a difference that is not finite.
 
     Args:
         differences: [N, F], the differences within pairs.
@@ -56,7 +59,13 @@ def permutation_p_values(differences: Tensor, *, n_permutations: int, seed: int)
     extreme = torch.cat(
         [_count_extreme(signs, part) for part in differences.split(max(1, _CHUNK // len(signs)), dim=1)]
     )
-    return extreme / len(signs) if exact else (extreme + 1) / (len(signs) + 1)
+    p_values = extreme / len(signs) if exact else (extreme + 1) / (len(signs) + 1)
+    return p_values.masked_fill(~_all_finite(differences), torch.nan)
+
+
+def _all_finite(values: Tensor) -> Tensor:
+    """Tell which features, [F], have only finite values, [N, F]."""
+    return values.isfinite().all(dim=0)
 
 
 def _all_signs(n_pairs: int) -> Tensor:
@@ -81,9 +90,14 @@ def q_values(p_values: Tensor) -> Tensor:
     """Return p-values adjusted by the method of Benjamini and Hochberg, [F].
 
     If tests with ``q <= a`` are called significant, the expected share of false discoveries among them is at most
-    ``a``, for tests that are independent or positively dependent.
+    ``a``, for tests that are independent or positively dependent. A p-value of NaN is not a test: its q is NaN, and the
+    others are adjusted for their own number.
     """
-    order = p_values.argsort(descending=True)
-    ranks = torch.arange(len(p_values), 0, -1, dtype=p_values.dtype)
-    adjusted = (p_values[order] * len(p_values) / ranks).cummin(dim=0).values
-    return torch.empty_like(p_values).scatter_(0, order, adjusted)
+    tested = p_values.isfinite()
+    own = p_values[tested]
+    order = own.argsort(descending=True)
+    ranks = torch.arange(len(own), 0, -1, dtype=p_values.dtype)
+    adjusted = (own[order] * len(own) / ranks).cummin(dim=0).values
+    found = torch.full_like(p_values, torch.nan)
+    found[tested] = torch.empty_like(own).scatter_(0, order, adjusted)
+    return found

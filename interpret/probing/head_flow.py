@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from interpret.activations.lookup import check_holds, columns_of
 from interpret.anatomy import Anatomy, anatomy_of
 from interpret.device import in_float64
 from interpret.errors import InputError
+from interpret.finite import descending, left_out, warn
 from interpret.probing._logit_attribution import head_writes
 from interpret.probing.composition import Kind, check_kind, grams, head_weights, product_norm
 from interpret.probing.heads import attention_patterns, check_looks_back
@@ -49,7 +51,8 @@ def writing_heads(
         positions: positions of each prompt at which to read, -1 for the last; None for all.
 
     Returns:
-        One row per head, with the columns ``rank`` (from 1), ``layer``, ``head`` and ``score``, the largest first.
+        One row per head, with the columns ``rank`` (from 1), ``layer``, ``head`` and ``score``, the largest first;
+        last and without a rank (NaN) those that are not finite.
 
     Raises:
         InputError: if the cache lacks an activation, a position does not exist, or the direction has another shape, is
@@ -93,7 +96,8 @@ def reading_heads(
         positions: positions of each prompt at which to read, -1 for the last; None for all.
 
     Returns:
-        One row per head, with the columns ``rank`` (from 1), ``layer``, ``head`` and ``score``, the largest first.
+        One row per head, with the columns ``rank`` (from 1), ``layer``, ``head`` and ``score``, the largest first;
+        last and without a rank (NaN) those that are not finite.
 
     Raises:
         InputError: if ``kind`` is none of these, the cache lacks an activation, a position does not exist, or the
@@ -203,9 +207,13 @@ def _centred(anatomy: Anatomy, layer: int, x: Tensor) -> Tensor:
 
 
 def _ranked(scores: Tensor) -> pd.DataFrame:
-    """Return one row per head for the scores of all heads, [L, H], the largest first."""
+    """Return one row per head for the scores of all heads, [L, H], the largest first, those not finite last."""
+    warn(left_out(scores, "scores of heads", "the ranking"))
     layers, heads = zip(*product(*map(range, scores.shape)), strict=True)
     frame = pd.DataFrame({"layer": layers, "head": heads, "score": scores.flatten().tolist()})
-    frame = frame.sort_values("score", ascending=False, kind="stable", ignore_index=True)
-    frame.insert(0, "rank", range(1, len(frame) + 1))
+    frame = frame.iloc[sorted(range(len(frame)), key=lambda row: descending(frame["score"][row]))]
+    frame = frame.reset_index(drop=True)
+    ranked = np.isfinite(frame["score"].to_numpy())
+    ranks = np.arange(1, len(frame) + 1)
+    frame.insert(0, "rank", ranks if ranked.all() else np.where(ranked, ranks, np.nan))
     return frame

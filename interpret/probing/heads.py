@@ -19,6 +19,7 @@ from interpret.activations.edits import check_index
 from interpret.anatomy import anatomy_of, input_device, layer_input, longest_text, reporting_attention
 from interpret.anatomy.passes import evaluating, only_in_this_thread
 from interpret.errors import InputError, UnsupportedModelError
+from interpret.finite import left_out, top, warn
 from interpret.prompts.batches import position_ids
 from interpret.prompts.encoding import encode
 
@@ -113,7 +114,7 @@ def top_attended(
         k: number of tokens per head; all it can attend to, if there are fewer.
 
     Returns:
-        Head by head in the given order, the highest probability first.
+        Head by head in the given order, the highest probability first; those that are not finite last.
 
     Raises:
         InputError: for a layer or head outside the model, a position outside the text, a text of one token, or k below
@@ -131,9 +132,10 @@ def top_attended(
     patterns = attention_patterns(model, torch.tensor([ids]), layers=sorted({layer for layer, _ in heads}))
     found = []
     for layer, head in heads:
-        top = patterns[layer][0, head, position, : position + 1].float().topk(min(k, position + 1))
-        for rank, (value, at) in enumerate(zip(top.values.tolist(), top.indices.tolist(), strict=True), start=1):
+        values, places = top(patterns[layer][0, head, position, : position + 1].float(), min(k, position + 1))
+        for rank, (value, at) in enumerate(zip(values.tolist(), places.tolist(), strict=True), start=1):
             found.append(Attended(layer, head, position, rank, at, pieces[at], value))
+    warn(left_out([one.probability for one in found], "attention probabilities", "the ranks"))
     return found
 
 
@@ -208,7 +210,9 @@ def induction_scores(model: PreTrainedModel, *, n_tokens: int = 50, n_sequences:
     for row in ids:  # one sequence at a time, to save memory
         patterns = torch.cat(list(attention_patterns(model, row[None]).values()))  # [L, H, T, T]
         scores.append(patterns[:, :, at, at - n_tokens + 1].float().mean(dim=2))
-    return torch.stack(scores).mean(dim=0)
+    found = torch.stack(scores).mean(dim=0)
+    warn(left_out(found, "induction scores", "rankings of heads"))
+    return found
 
 
 def check_heads(model: PreTrainedModel, heads: Sequence[Head]) -> dict[int, list[int]]:

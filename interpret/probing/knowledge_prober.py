@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.activations.edits import check_index
 from interpret.errors import InputError
+from interpret.finite import left_out, order, warn
 from interpret.probing.effects import effect_sizes, permutation_p_values, q_values
 from interpret.probing.neurons import Token, count_neurons, neuron_values, reading_weights, scaled_neuron
 from interpret.records import NeuronEffect
@@ -46,7 +47,8 @@ class KnowledgeProber:
         all neighbours are equal, as in a group of more than k equal neurons. It is near ``1 / sqrt(k - 1)`` if their
         directions are independent, as random directions of a wide model are. High: many neurons read the same
         direction. Low: no other neuron reads a similar direction. The score describes the geometry of the weights, not
-        how many meanings a neuron has; that requires its activations.
+        how many meanings a neuron has; that requires its activations. A neuron with a weight that is not finite is
+        nobody's neighbour, and its score is NaN.
 
         Args:
             layer_idx: the layer.
@@ -62,9 +64,12 @@ class KnowledgeProber:
                 f"k_neighbors is {k_neighbors}; layer {layer_idx} has {len(unit)} neurons, so give 2 to {len(unit) - 1}"
             )
         size = max(1, _CHUNK_BYTES // (4 * (k_neighbors * unit.shape[1] + 2 * len(unit))))
+        sound = unit.isfinite().all(dim=1)  # [F]
         scores = unit.new_empty(len(unit))  # filled in place: many small results would fragment the heap
         for first in range(0, len(unit), size):
-            scores[first : first + size] = _concentration(unit, first, first + size, k_neighbors)
+            scores[first : first + size] = _concentration(unit, sound, first, first + size, k_neighbors)
+        scores[~sound] = torch.nan
+        warn(left_out(scores.cpu().nan_to_num(torch.nan, posinf=0), "neurons", "the neighbours of others"))
         return scores.cpu()
 
     def knowledge_probe(
@@ -93,7 +98,9 @@ class KnowledgeProber:
         layer, number = neuron
         check_index("neuron", number, count_neurons(self.model, layer), f"layer {layer}")
         values = self._values(true_false_pairs, [layer], token, batch_size)[layer][:, number : number + 1]
-        return _effects(layer, values, n_permutations, seed, number)[0]
+        (effect,) = _effects(layer, values, n_permutations, seed, number)
+        warn(not_tested([effect]))
+        return effect
 
     def scan(
         self,
@@ -120,7 +127,8 @@ class KnowledgeProber:
             batch_size: as in ``knowledge_probe``.
 
         Returns:
-            The most significant neurons first; at equal p-values, the largest effect first.
+            The most significant neurons first; at equal p-values, the largest effect first. A neuron with an activation
+            that is not finite has no statistics (NaN); it comes last, and does not change the q-values of the others.
 
         Raises:
             InputError: for a layer outside the model, too few pairs, or a text without that token.
@@ -129,7 +137,9 @@ class KnowledgeProber:
         if not chosen:
             raise InputError("layers is empty: name at least one layer")
         values = self._values(true_false_pairs, chosen, token, batch_size)
-        return ranked_effects(values.items(), n_permutations=n_permutations, seed=seed)
+        effects = ranked_effects(values.items(), n_permutations=n_permutations, seed=seed)
+        warn(not_tested(effects))
+        return effects
 
     def intervene(
         self, neuron: tuple[int, int], scale: float = 0.0, column: int | None = None
@@ -167,7 +177,8 @@ def ranked_effects(values: Iterable[tuple[int, Tensor]], *, n_permutations: int,
         seed: as in ``KnowledgeProber.knowledge_probe``.
 
     Returns:
-        The most significant neurons first; at equal p-values, the largest effect first.
+        The most significant neurons first; at equal p-values, the largest effect first; last, those that were not
+        tested, because an activation is not finite.
 
     Raises:
         InputError: if ``n_permutations`` is below 1.
@@ -175,13 +186,22 @@ def ranked_effects(values: Iterable[tuple[int, Tensor]], *, n_permutations: int,
     effects = [effect for layer, of_layer in values for effect in _effects(layer, of_layer, n_permutations, seed)]
     adjusted = q_values(torch.tensor([effect.p_value for effect in effects], dtype=torch.float64))
     found = [replace(effect, q_value=q) for effect, q in zip(effects, adjusted.tolist(), strict=True)]
-    return sorted(found, key=lambda effect: (effect.p_value, -abs(effect.hedges_g)))
+    return sorted(found, key=lambda effect: (order(effect.p_value), -abs(effect.hedges_g)))
 
 
-def _concentration(unit: Tensor, first: int, last: int, k: int) -> Tensor:
-    """Return the scores of the neurons ``first`` to ``last - 1``, [C], given the unit vectors of all, [F, D]."""
+def not_tested(effects: Sequence[NeuronEffect]) -> str:
+    """Return a message that counts the neurons without statistics; "" if there are none."""
+    return left_out([effect.p_value for effect in effects], "neurons", "the tests")
+
+
+def _concentration(unit: Tensor, sound: Tensor, first: int, last: int, k: int) -> Tensor:
+    """Return the scores of the neurons ``first`` to ``last - 1``, [C], given the unit vectors of all, [F, D].
+
+    ``sound``, [F], is True for the neurons that may be neighbours.
+    """
     similarity = unit[first:last] @ unit.t()  # [C, F]
     similarity.diagonal(first).fill_(-torch.inf)
+    similarity[:, ~sound] = -torch.inf
     neighbours = unit[similarity.topk(k, dim=1).indices]  # [C, k, D]
     centre = neighbours.mean(dim=1, keepdim=True)
     return centre[:, 0].norm(dim=1) / neighbours.sub_(centre).norm(dim=2).mean(dim=1)

@@ -167,7 +167,8 @@ def _run(
         if maximum:
             read = value.masked_fill(here[..., None] == 0, -torch.inf).amax(dim=1)
         else:
-            read = torch.einsum("bt,btf->bf", here, value)
+            # Not 0 * value: what is infinite at a token that is not read must not give NaN.
+            read = torch.einsum("bt,btf->bf", here, value.masked_fill(here[..., None] == 0, 0))
         seen[layer] = read.cpu()
 
     run_neurons(model, rows, layers, keep)

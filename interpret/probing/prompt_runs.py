@@ -1,5 +1,6 @@
 """Probe prompts into a run folder, one unit per prompt: logit lens, direct logit attribution, attention heads."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,9 +12,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from interpret.activations.cache import activation_cache
 from interpret.anatomy import anatomy_of, input_device, longest_text
 from interpret.errors import InputError, unknown
+from interpret.finite import MODEL_GIVES_NAN, readable
+from interpret.finite import top as top_of
 from interpret.models.opening import model_circumstances, model_identity
 from interpret.probing._logit_attribution import logit_attribution
-from interpret.probing._logit_lens import logit_lens
+from interpret.probing._logit_lens import NO_TOKEN, logit_lens
 from interpret.probing.heads import attention_patterns, check_looks_back, induction_scores
 from interpret.probing.registry import HEADS, LENS, LOGITS, PROBES, TOP, Probe, Probed, Reader
 from interpret.prompts.chat import model_text
@@ -303,9 +306,9 @@ def _lens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, top: int, 
             token=asked.tokens.pieces[row.position],
             site="resid_pre" if row.layer < n_layers else "resid_post",
             layer_idx=min(row.layer, n_layers - 1),
-            rank=row.rank,
+            rank=None if math.isnan(row.rank) else int(row.rank),
             prediction_id=row.token_id,
-            prediction=piece(tokenizer, row.token_id),
+            prediction="" if row.token_id == NO_TOKEN else piece(tokenizer, row.token_id),
             logit=row.logit,
             probability=row.probability,
             continuation=names.get(row.token_id, ""),
@@ -322,7 +325,10 @@ def logits_probe(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
 def _logits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: Probed) -> list[LogitShare]:
     names = ["resid_*", "attn_out.*", "heads.*", "mlp_out.*", "logits"]
     cache = activation_cache(model, None, [asked.tokens.ids], names)
-    answer = asked.followed.get("target", int(cache["logits"][0, -1].argmax()))
+    logits = cache["logits"][0, -1]
+    if not (logits < torch.inf).any():
+        raise InputError(f"no logit is finite: {MODEL_GIVES_NAN}")
+    answer = asked.followed.get("target", int(readable(logits).argmax()))
     foil = asked.followed.get("foil")
     shares = logit_attribution(model, cache, [answer])
     if foil is None:
@@ -360,8 +366,8 @@ def _heads(model: PreTrainedModel, induction: list[list[float]], top: int, asked
     for layer, pattern in attention_patterns(model, ids).items():
         for head, of_head in enumerate(pattern[0].float()):
             for position in asked.positions:
-                most = of_head[position, : position + 1].topk(min(top, position + 1))
-                at = most.indices.tolist()
+                probabilities, places = top_of(of_head[position, : position + 1], min(top, position + 1))
+                at = places.tolist()
                 found.append(
                     HeadView(
                         name=asked.name,
@@ -372,7 +378,7 @@ def _heads(model: PreTrainedModel, induction: list[list[float]], top: int, asked
                         token=asked.tokens.pieces[position],
                         attended_positions=at,
                         attended_tokens=[asked.tokens.pieces[one] for one in at],
-                        probabilities=most.values.tolist(),
+                        probabilities=probabilities.tolist(),
                         induction_score=induction[layer][head],
                     )
                 )

@@ -18,6 +18,7 @@ from interpret.activations.edits import check_index
 from interpret.anatomy import longest_text
 from interpret.anatomy.passes import evaluating
 from interpret.errors import InputError, unknown
+from interpret.finite import Tally, readable, warn
 from interpret.probing.neurons import count_neurons, run_neurons
 from interpret.prompts.chat import model_text
 from interpret.prompts.prompts import Prompt
@@ -62,7 +63,8 @@ def top_activating(
 ) -> list[TopActivation]:
     """Return the k tokens of many prompts at which each given neuron has its largest activations.
 
-    Only the tokens of a prompt's own text count, not those that the tokenizer or a chat template adds. Of equal
+    Only the tokens of a prompt's own text count, not those that the tokenizer or a chat template adds. Activations that
+    are not finite are left out, and a warning counts them. Of equal
     activations, the earlier prompt comes first, then the earlier token; with different padding, activations that should
     be equal may differ by rounding.
 
@@ -88,14 +90,16 @@ def top_activating(
     by_layer = _check(model, neurons, k, batch_size, per_prompt)
     best = {layer: _Best(len(numbers), k) for layer, numbers in by_layer.items()}
     remembered: dict[int, TokenisedPrompt] = {}
+    finite = Tally()
     with torch.no_grad(), evaluating(model):
         for batch in _batches(_tokenised(model, tokenizer, prompts), batch_size):
-            for layer, value in _activations(model, [prompt for _, prompt in batch], by_layer).items():
+            for layer, value in _activations(model, [prompt for _, prompt in batch], by_layer, finite).items():
                 best[layer].take(value, [index for index, _ in batch], per_prompt)
             kept = {index for layer in best.values() for index in layer.prompts.unique().tolist()}
             remembered = {index: prompt for index, prompt in [*remembered.items(), *batch] if index in kept}
     if not remembered:
         raise InputError("prompts is empty: give at least one")
+    warn(finite.left_out("activations", "the ranking"))
     return [
         TopActivation(layer, number, rank, index, position, prompt.pieces[position], value, prompt.text)
         for layer, number in dict.fromkeys(neurons)
@@ -183,9 +187,15 @@ def _batches(prompts: Iterator[Numbered], size: int) -> Iterator[list[Numbered]]
 
 
 def _activations(
-    model: PreTrainedModel, prompts: Sequence[TokenisedPrompt], by_layer: Mapping[int, Mapping[int, int]]
+    model: PreTrainedModel,
+    prompts: Sequence[TokenisedPrompt],
+    by_layer: Mapping[int, Mapping[int, int]],
+    finite: Tally,
 ) -> dict[int, Tensor]:
-    """Return the activations: layer -> [B, T, N] float32 on the CPU, -inf at tokens that do not count."""
+    """Return the activations: layer -> [B, T, N] float32 on the CPU, -inf at tokens that do not count.
+
+    Activations that are not finite are -inf, too; ``finite`` counts them.
+    """
     rows = [prompt.ids for prompt in prompts]
     counts = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.bool)  # [B, T]
     for row, prompt in zip(counts, prompts, strict=True):
@@ -194,7 +204,8 @@ def _activations(
 
     def keep(layer: int, value: Tensor) -> None:
         chosen = value[..., list(by_layer[layer])].float().cpu()
-        activations[layer] = chosen.masked_fill(~counts[..., None], -torch.inf)
+        finite.add(chosen[counts])
+        activations[layer] = readable(chosen).masked_fill(~counts[..., None], -torch.inf)
 
     run_neurons(model, rows, list(by_layer), keep)
     return activations

@@ -19,16 +19,16 @@ class LensReading:
     """The state: ``resid_pre``, the input of the layer, or ``resid_post``, the output of the last layer."""
     layer_idx: int
     """The decoder layer, from 0; ``resid_pre`` of layer 0 is the embedding."""
-    rank: int
-    """Rank of the predicted token; 1 for the most likely."""
+    rank: int | None
+    """Rank of the predicted token; 1 for the most likely; None if its logit is not finite."""
     prediction_id: int
-    """Id of the predicted token."""
+    """Id of the predicted token; -1 if no logit is finite, so that there is none."""
     prediction: str
     """Its text."""
     logit: float
     """Its logit."""
     probability: float
-    """Its probability, in [0, 1]."""
+    """Its probability, in [0, 1]; NaN if a logit of the vocabulary is not finite."""
     continuation: str
     """``target`` or ``foil`` if the token is the first one of the prompt's target or foil; else empty."""
 
@@ -104,6 +104,8 @@ class NeuronEffect:
     p_value: float
     """Two-sided, for the mean difference within pairs; permutations exchange the true and the false text of a pair."""
     q_value: float
-    """``p_value`` adjusted for all neurons tested in the same call (Benjamini-Hochberg); equal to it for one neuron."""
+    """``p_value`` adjusted for all neurons tested in the same call (Benjamini-Hochberg); equal to it for one neuron.
+
+    This and the values before it are NaN if an activation of the neuron is not finite; it is not counted as tested."""
     n_pairs: int
     """Number of pairs of texts."""

@@ -9,6 +9,7 @@ of their common prefixes.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import Any
 
 import torch
@@ -178,11 +179,15 @@ def write(start: Start, rows: Sequence[int], new_tokens: int) -> list[Written]:
         for place, (text, one_id, one_p) in enumerate(zip(active, token.tolist(), p.tolist(), strict=True)):
             if text is None:
                 continue
-            if one_id in ends:
+            unreadable = isnan(one_p)  # a logit is NaN or infinite: there is no most likely token, and the text ends
+            if unreadable or one_id in ends:
                 active[place] = None
+            if one_id in ends and not unreadable:
                 continue
             text.ids.append(one_id)
             text.probabilities.append(one_p)
+            if unreadable:
+                continue
             going.append(place)
         if not going or step == new_tokens - 1:
             break

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from math import log
+from math import isfinite, log
 from statistics import mean
 from typing import Any
 
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from interpret.device import in_batches
+from interpret.errors import InputError
+from interpret.finite import NOTHING_FINITE
 from interpret.selfie.decoding import Primed, Written, score, score_plain, start_inserted, start_plain, write
 from interpret.selfie.settings import SAME, Settings
 from interpret.selfie.templates import InterpretationPrompt
@@ -62,11 +64,19 @@ def read(
     size: int,
     say: Callable[[str], None],
 ) -> Iterator[Reading | None]:
-    """Interpret states in batches, and yield the readings in order; None for a state that is not finite."""
+    """Interpret states in batches, and yield the readings in order.
+
+    The reading is None for a state that is not finite, or whose text has a probability that is not finite.
+    """
     sound = [state for state in states if bool(state.vector.isfinite().all())]
     readings = in_batches(sound, size, lambda batch: _read_batch(primed, batch, settings), say)
     for state in states:
-        yield next(readings) if bool(state.vector.isfinite().all()) else None
+        reading = next(readings) if bool(state.vector.isfinite().all()) else None
+        yield reading if reading is not None and _is_finite(reading.written) else None
+
+
+def _is_finite(written: Written) -> bool:
+    return all(map(isfinite, written.probabilities))
 
 
 def _read_batch(primed: Primed, batch: Sequence[State], settings: Settings) -> list[Reading]:
@@ -92,8 +102,14 @@ def _read_batch(primed: Primed, batch: Sequence[State], settings: Settings) -> l
 
 
 def read_nothing(primed: Primed, settings: Settings) -> Reading:
-    """Generate the control text: after the template with nothing inserted."""
+    """Generate the control text: after the template with nothing inserted.
+
+    Raises:
+        InputError: if the model gives no finite probabilities.
+    """
     (written,) = write(start_plain(primed), [0], settings.new_tokens)
+    if not _is_finite(written):
+        raise InputError(f"probabilities after the interpretation prompt {primed.template.name!r} {NOTHING_FINITE}")
     return Reading(written, written.probabilities, [], None)
 
 

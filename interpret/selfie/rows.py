@@ -10,6 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import torch
@@ -41,7 +42,8 @@ def interpretations(
     """Interpret every chosen state of every prompt with every template.
 
     For each prompt and template, the first row is the control, the text generated with nothing inserted; then follows
-    one row per state. A state that is not finite gets an empty row of the kind ``failed``. Prompts are grouped into
+    one row per state. A state that is not finite, or whose text has probabilities that are not, gets an empty row of
+    the kind ``failed``. Prompts are grouped into
     batches, so memory does not grow with their number.
 
     Args:
@@ -229,7 +231,7 @@ class _RowWriter:
             probability_with_wrong_vector=reading.p_wrong,
             gain_over_nothing=gain,
             gain_over_wrong_vector=wrong_gain,
-            says_more_than_controls=min(gains) > 0 if gains else None,
+            says_more_than_controls=min(gains) > 0 if gains and all(map(isfinite, gains)) else None,
             overlap_with_control=None if layer is None else _overlap(written.ids, self.control.written.ids),
             site=self._site(layer),
             insertion_layer=None if layer is None else layer if isinstance(where, str) else where,

@@ -37,7 +37,7 @@ class Screening:
     approximate: TraceResult
     """The estimates of all cells, from which the exact cells were chosen."""
     rank_correlation: float
-    """Rank correlation of estimated and exact indirect effects, over the cells that have both. These cells
+    """Rank correlation of estimated and exact indirect effects, over the cells with finite values of both. These cells
     have the largest estimates, so it is usually lower than over the whole grid. NaN for fewer than two cells."""
 
 
@@ -104,10 +104,14 @@ def check_amount(share: float, top: int | None) -> None:
 
 
 def _largest(effects: Floats, share: float, top: int | None) -> Bools:
-    """Return a mask of the effects, [T, L], with the largest absolute values; the first ones among equal effects."""
+    """Return a mask of the effects, [T, L], with the largest absolute values; the first ones among equal effects.
+
+    Effects that are not finite come last.
+    """
     count = ceil(share * effects.size) if top is None else min(top, effects.size)
+    sizes = np.where(np.isfinite(effects), np.abs(effects), -1.0)
     mask = np.zeros(effects.size, dtype=bool)
-    mask[np.argsort(-np.abs(effects), axis=None, kind="stable")[:count]] = True
+    mask[np.argsort(-sizes, axis=None, kind="stable")[:count]] = True
     return mask.reshape(effects.shape)
 
 

@@ -12,12 +12,13 @@ from numpy.typing import ArrayLike
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.errors import InputError, unknown
+from interpret.finite import warn
 from interpret.records import APPROXIMATE, SCREENED, TRACE_METHODS, TraceMethod
 from interpret.tracing.approximate import Screening, check_amount, estimate_traces, screen_traces
 from interpret.tracing.exact import trace_exactly
 from interpret.tracing.inputs import Target, TraceSettings, trace_inputs
 from interpret.tracing.mediators import DEFAULT_MEDIATORS, check_mediators
-from interpret.tracing.result import TraceResult
+from interpret.tracing.result import TraceResult, cells_not_finite
 
 
 def trace(
@@ -67,10 +68,11 @@ def trace(
         memory: bytes that the sweep may use; None to choose from the device's memory.
 
     Returns:
-        The trace.
+        The trace. Cells that are not finite are marked by their value, and counted in a warning.
 
     Raises:
-        InputError: if an argument is invalid or the arguments do not fit together.
+        InputError: if an argument is invalid or the arguments do not fit together, or if no answer is given and the
+            model's logits are not finite.
         UnsupportedModelError: if the model is not of a supported family.
 
     Example:
@@ -124,7 +126,8 @@ def trace_mediators(
             cells with the largest estimates are run, see ``screen``. ``TraceResult.exact`` marks the exact cells.
 
     Returns:
-        The trace of each mediator, by its name, in the order of ``mediators``.
+        The trace of each mediator, by its name, in the order of ``mediators``. Cells that are not finite are marked by
+        their value, and counted in a warning.
 
     Raises:
         InputError: as ``trace`` raises; also if the method is unknown.
@@ -145,11 +148,14 @@ def trace_mediators(
         counterfactual=counterfactual,
     )
     if method == APPROXIMATE:
-        return estimate_traces(model, tokenizer, inputs, mediators, settings)
-    if method == SCREENED:
+        results = estimate_traces(model, tokenizer, inputs, mediators, settings)
+    elif method == SCREENED:
         screened = screen_traces(model, tokenizer, inputs, mediators, settings)
-        return {name: screening.result for name, screening in screened.items()}
-    return trace_exactly(model, tokenizer, inputs, mediators, settings)
+        results = {name: screening.result for name, screening in screened.items()}
+    else:
+        results = trace_exactly(model, tokenizer, inputs, mediators, settings)
+    warn(cells_not_finite([result.indirect_effects for result in results.values()]))
+    return results
 
 
 def screen(
@@ -206,4 +212,6 @@ def screen(
         occurrence=occurrence,
         counterfactual=counterfactual,
     )
-    return screen_traces(model, tokenizer, inputs, mediators, settings, share=share, top=top)
+    found = screen_traces(model, tokenizer, inputs, mediators, settings, share=share, top=top)
+    warn(cells_not_finite([screening.result.indirect_effects for screening in found.values()]))
+    return found

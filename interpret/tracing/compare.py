@@ -5,14 +5,14 @@ from pathlib import Path
 
 from interpret.errors import InputError
 from interpret.records import TraceCell
-from interpret.stats import Floats
+from interpret.stats import Floats, largest
 from interpret.storage import run_folder
 from interpret.tracing.tables import TraceGrid, trace_grids
 
 
 def peak_of(effects: Floats) -> int:
-    """Return the flat index, ``token * L + layer``, of the largest effect of a grid, [T, L]."""
-    return int(effects.argmax())
+    """Return the flat index, ``token * L + layer``, of the largest finite effect of a grid, [T, L]."""
+    return largest(effects)
 
 
 def grid_pairs(run: Path, other: Path) -> Iterator[tuple[TraceGrid, TraceGrid]]:

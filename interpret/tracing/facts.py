@@ -13,12 +13,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from interpret.errors import InputError
 from interpret.facts.buckets import token_buckets
 from interpret.facts.files import Fact
+from interpret.finite import NOTHING_FINITE, counted_once, warn
 from interpret.records import APPROXIMATE, EXACT, TraceCell, TraceMethod
 from interpret.tracing.calls import trace_mediators
 from interpret.tracing.inputs import TraceSettings
 from interpret.tracing.mediators import DEFAULT_MEDIATORS
 from interpret.tracing.noise import embedding_sigma, parse_noise
-from interpret.tracing.result import TraceResult
+from interpret.tracing.result import TraceResult, cells_not_finite
 
 
 def trace_facts(
@@ -58,6 +59,7 @@ def trace_facts(
             results = trace_fact(model, tokenizer, fact, sized, mediators, method)
         except InputError as error:
             raise InputError(f"fact {fact.name!r}: {error}") from None
+        warn(cells_not_finite([result.indirect_effects for result in results.values()]))
         for result in results.values():
             yield from trace_cells(fact, result)
 
@@ -93,23 +95,23 @@ def trace_fact(
     """Trace one fact, and return its trace by each mediator.
 
     Raises:
-        InputError: if it cannot be traced, or if a probability is NaN or infinite.
+        InputError: if it cannot be traced, or if no effect is finite.
         UnsupportedModelError: if the model is not of a supported family.
     """
-    results = trace_mediators(
-        model,
-        tokenizer,
-        fact.prompt,
-        fact.subject,
-        fact.attribute,
-        mediators=mediators,
-        settings=settings,
-        occurrence=fact.occurrence,
-        method=method,
-    )
-    for result in results.values():
-        if not np.isfinite([result.high, result.low, result.scores.sum()]).all():
-            raise InputError("probabilities of the answer are not finite; open the model in float32")
+    with counted_once():
+        results = trace_mediators(
+            model,
+            tokenizer,
+            fact.prompt,
+            fact.subject,
+            fact.attribute,
+            mediators=mediators,
+            settings=settings,
+            occurrence=fact.occurrence,
+            method=method,
+        )
+    if not any(np.isfinite(result.indirect_effects).any() for result in results.values()):
+        raise InputError(f"probabilities of the answer {NOTHING_FINITE}")
     return results
 
 
@@ -147,7 +149,7 @@ def trace_cells(fact: Fact, result: TraceResult) -> list[TraceCell]:
             p_corrupted=result.low,
             p_restored=float(result.scores[token, layer]),
             indirect_effect=float(effects[token, layer]),
-            effect_std=None if np.isnan(spread[token, layer]) else float(spread[token, layer]),
+            effect_std=None if len(result.sample_lows) == 1 else float(spread[token, layer]),
             total_effect=result.total_effect,
         )
         for token in range(n_tokens)

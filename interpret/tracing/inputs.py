@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.anatomy import input_device
 from interpret.errors import InputError, unknown
+from interpret.finite import MODEL_GIVES_NAN
 from interpret.prompts.chat import ChatText, framed
 from interpret.prompts.subjects import subject_span, tokenised
 from interpret.prompts.tokens import TokenisedPrompt, following, tokenise
@@ -132,7 +133,10 @@ def _answer_ids(
     """Return the ids of the tokens that are read: those of the answer, or the most likely next token."""
     if answer is None:
         prompt = torch.tensor([list(tokens.ids)], device=input_device(model))
-        return (int(model(input_ids=prompt, use_cache=False).logits[0, -1].argmax()),)
+        logits = model(input_ids=prompt, use_cache=False).logits[0, -1]
+        if not (logits < torch.inf).all():
+            raise InputError(f"{tokens.text!r} has no most likely next token: {MODEL_GIVES_NAN}, or give an answer")
+        return (int(logits.argmax()),)
     expected = following(tokenizer, text, answer)
     return expected if target == "whole" else expected[:1]
 

@@ -3,12 +3,14 @@
 The codes are ROME's (Meng et al. 2022, section 2.1 and appendix B; ``causal_trace.py --noise_level``):
 
 =========  ==========================================================================================
-``s<f>``   Gaussian, f times the standard deviation of the embeddings of the reference texts
+``s<f>``   Gaussian, f times the standard deviation of the embeddings of the reference texts; ``s`` is ``s1``
 number     Gaussian with that standard deviation
 ``u<f>``   uniform between -f and f
 ``m``      Gaussian with the mean and the covariance of the embeddings of the reference texts
 ``t<df>``  Student's t with df degrees of freedom and that mean and covariance; heavier tails
 =========  ==========================================================================================
+
+Standard deviation and covariance are the unbiased estimates (divided by n - 1), as those of ROME's ``Covariance``.
 """
 
 import re
@@ -48,10 +50,10 @@ def parse_noise(spec: str | float) -> NoiseSpec:
     >>> parse_noise("s3"), parse_noise(1)
     (NoiseSpec(code='s', size=3.0), NoiseSpec(code='', size=1.0))
     """
-    match = re.fullmatch(r"([sut]?)(\d+\.?\d*(?:e-?\d+)?|\.\d+)|(m)|(s)", str(spec))
+    match = re.fullmatch(r"(?P<code>[sut]?)(?P<size>\d+\.?\d*(?:e-?\d+)?|\.\d+)|(?P<alone>[ms])", str(spec))
     if match is None:
         raise InputError(f"noise {spec!r} is not understood; give {CODES}")
-    read = NoiseSpec(match[1] or match[3] or match[4] or "", float(match[2] or 1))
+    read = NoiseSpec(match["alone"] or match["code"], float(match["size"] or 1))
     if read.size == 0:
         raise InputError(f"noise {spec!r} does not change the subject; give more than 0")
     if read.code == "t" and read.size <= 2:
@@ -160,6 +162,9 @@ def draw(spec: NoiseSpec, shape: tuple[int, int, int], rows: Tensor, seed: int) 
 
     Returns:
         [samples, subject tokens, width] float64.
+
+    Raises:
+        InputError: for ``m`` or ``t`` noise if there are fewer than two rows, which have no covariance.
     """
     random = np.random.RandomState(seed)
     if spec.code == "u":
@@ -178,5 +183,7 @@ def draw(spec: NoiseSpec, shape: tuple[int, int, int], rows: Tensor, seed: int) 
 
 def _root_of_covariance(rows: Tensor) -> Floats:
     """Return a matrix, [width, width], that gives normal draws the covariance of ``rows``."""
-    values, vectors = torch.linalg.eigh(torch.cov(rows.T, correction=0))
+    if len(rows) < 2:
+        raise InputError("noise 'm' or 't' needs the embeddings of at least 2 tokens; give longer reference texts")
+    values, vectors = torch.linalg.eigh(torch.cov(rows.T, correction=1))
     return (values.clamp_min(0).sqrt()[:, None] * vectors.T).numpy()

@@ -1,11 +1,13 @@
 """The trace of one prompt with one mediator."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from interpret.finite import Tally
 from interpret.prompts.spelling import join_pieces, pieces
 from interpret.records import TraceMethod
 from interpret.stats import Floats
@@ -21,7 +23,8 @@ class TraceResult:
     """The trace of one prompt with one mediator: T tokens, L layers, S noise samples."""
 
     scores: Floats = field(repr=False)
-    """[T, L], probability of the answer with one state restored (or corrupted, see ``acts_on``), mean over samples."""
+    """[T, L], probability of the answer with one state restored (or corrupted, see ``acts_on``), mean over samples; not
+    finite if a sample is not."""
     low: float
     """Probability of the answer in the corrupted runs, mean over samples."""
     high: float
@@ -99,6 +102,14 @@ class TraceResult:
             spread=self.spread,
             exact=self.exact,
         )
+
+
+def cells_not_finite(effects: Iterable[Floats]) -> str:
+    """Return a message that counts the cells of traces whose effect is not finite; "" if all are finite."""
+    tally = Tally()
+    for grid in effects:
+        tally.add(grid)
+    return tally.left_out("cells", "averages, peaks and rank correlations")
 
 
 def trace_result(

@@ -4,6 +4,7 @@
 within each prompt and then over prompts (AIE). ``trace_peaks`` finds the largest effect of each fact.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -104,16 +105,19 @@ def trace_averages(traced: Iterable[TraceGrid], *, scheme: Scheme = "rome") -> l
 
 
 def trace_peaks(rows: Iterable[TraceCell]) -> list[TracePeak]:
-    """Find the largest indirect effect of each fact, among all tokens and among the subject's tokens.
+    """Find the largest finite indirect effect of each fact, among all tokens and among the subject's tokens.
 
     Returns:
-        Two peaks per fact and mediator, in the order of the rows; of equal effects, the first.
+        Two peaks per fact and mediator, in the order of the rows; of equal effects, the first. There is no peak where
+        no effect is finite.
 
     >>> trace_peaks([])
     []
     """
     best: dict[tuple[str, str, str], TraceCell] = {}
     for row in rows:
+        if not math.isfinite(row.indirect_effect):
+            continue
         for among in (ALL, SUBJECT) if row.in_subject else (ALL,):
             key = (row.name, row.mediator, among)
             if key not in best or row.indirect_effect > best[key].indirect_effect:

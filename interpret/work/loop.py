@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from interpret.finite import counted_once
 from interpret.storage.run_folder import Run, RunFolder, open_run, read_manifest
+from interpret.work.not_finite import rows_not_finite
 from interpret.work.progress import progress_bar, say
 
 
@@ -42,7 +44,8 @@ def fill_folder(
 ) -> RunFolder:
     """Process the pending units of a run folder, and return the folder.
 
-    On ``KeyboardInterrupt``, print on stderr how many units are finished, and raise it again.
+    Rows with numbers that are not finite are counted on stderr at the end. On ``KeyboardInterrupt``, print on stderr
+    how many units are finished, and raise it again.
 
     Args:
         work: the words for messages.
@@ -65,7 +68,8 @@ def fill_folder(
         if run.finished and progress:
             say(f"{len(run.finished)} of {len(units)} {work.units} are already done")
         if run.pending:
-            with progress_bar(work.doing, steps(run), count(run.pending), shown=progress) as counted:
+            bar = progress_bar(work.doing, steps(run), count(run.pending), shown=progress)
+            with counted_once(), bar as counted:
                 try:
                     for _ in counted:
                         pass
@@ -73,7 +77,10 @@ def fill_folder(
                     done = len(run.finished)
                     say(f"stopped after {done} of {len(units)} {work.units}; the same command resumes the run")
                     raise
-    return RunFolder(Path(folder), read_manifest(folder), record_type)
+    filled = RunFolder(Path(folder), read_manifest(folder), record_type)
+    if words := rows_not_finite(filled):
+        say(words)
+    return filled
 
 
 def drop_counts(dropped: Mapping[str, str]) -> Counter[str]:

@@ -6,6 +6,7 @@ skipped by the parametrisation, which says so. ``reference/families.py`` makes t
 
 import dataclasses
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from reference.tiny import ALL_KINDS, KINDS, D, L, V, eager, first, tiny_model
 from reference.tracing import patched
 
 from interpret.activations._record import record
-from interpret.anatomy import FAMILIES, anatomy_of
+from interpret.anatomy import FAMILIES, anatomy_of, logit_cap, logits_of
 from interpret.engine.recording import record_run
 from interpret.engine.trunk import check_trunk, trunk_of
 from interpret.errors import UnsupportedModelError
@@ -210,3 +211,20 @@ def layer_output(model, ids, layer):
     model(ids)
     handle.remove()
     return kept[0]
+
+
+def test_a_soft_cap_is_that_of_gemma2_on_any_release():
+    """A stand-in for a model, because transformers 4.34.0 has no Gemma 2."""
+    head = torch.nn.Linear(3, 5)
+    config = SimpleNamespace(model_type="gemma2", final_logit_softcapping=8.0)
+    model = SimpleNamespace(config=config, get_output_embeddings=lambda: head)
+    x = 20 * torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits = head(x)
+        expected = 8 * torch.tanh(logits / 8)
+        assert (logits - expected).abs().max() > 1
+        torch.testing.assert_close(logits_of(model, x), expected)
+    assert logit_cap(model) == 8
+    config.model_type = "llama"
+    assert logit_cap(model) is None
+    assert torch.equal(logits_of(model, x), head(x))

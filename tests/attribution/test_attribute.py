@@ -562,3 +562,34 @@ def test_a_target_whose_prompt_only_looks_alike_is_refused_with_what_differs():
     )
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         attribute(wide_model("gpt2"), TOKENIZER, "The Eiffel Tower", "The Eiffel  Tower is in")
+
+
+@pytest.mark.parametrize("longer", [False, True])
+def test_a_foil_whose_text_is_a_beginning_of_the_targets_or_goes_on_changes_with_it(longer):
+    """Steps whose foil is predicted after fewer or more tokens of the same text, against plain autograd."""
+    model = wide_model("llama")
+    foils, pairs = (TARGET, [(0, 1), (1, 1)]) if longer else (SHORT, [(0, 0), (1, 0)])
+    options = {"attributed_fn": "contrast_prob_diff", "contrast": "own_prefix", "contrast_targets": foils}
+    found = attributed(model, method="saliency", alignment=[pairs], **options)
+    step = 0 if longer else 1
+    ids, target = prefixes(TARGET)[step]
+    foil_ids, foil = prefixes(foils)[pairs[step][1]]
+    assert len(foil_ids) == len(ids) + (1 if longer else -1)
+    assert foil_ids[: len(ids)] == ids[: len(foil_ids)]
+    x = embeddings_of(model, ids).requires_grad_()
+    read = torch.cat([x, embeddings_of(model, foil_ids)[:, len(ids) :]], dim=1)[:, : len(foil_ids)]
+    value = probability_of(model, x, target) - probability_of(model, read, foil)
+    assert found.step_scores["contrast_prob_diff"][step] == pytest.approx(value.item(), rel=1e-3, abs=1e-7)
+    expected = torch.autograd.grad(value.sum(), x)[0][0].numpy()
+    np.testing.assert_allclose(found.scores[: len(ids), step], expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_probabilities_of_a_half_precision_model_are_float32():
+    """The logits are bfloat16, as the model computes them; what is read from them is not rounded again."""
+    model = copy.deepcopy(wide_model("llama")).to(torch.bfloat16)
+    found = attributed(model, step_scores=["probability", "entropy"]).step_scores
+    for step, (ids, target) in enumerate(prefixes(TARGET)):
+        with torch.no_grad():
+            p = model(inputs_embeds=embeddings_of(model, ids)).logits[0, -1].double().softmax(-1)
+        assert found["probability"][step] == pytest.approx(p[target].item(), rel=1e-4)
+        assert found["entropy"][step] == pytest.approx(-(p * p.log()).sum().item(), rel=1e-4)

@@ -1,5 +1,6 @@
 """Gradient methods, compared with plain autograd, closed forms and Captum."""
 
+import math
 import warnings
 
 import captum.attr
@@ -26,6 +27,7 @@ from transformers.activations import GELUActivation, NewGELUActivation, SiLUActi
 
 from interpret import InputError, attribute
 from interpret.attribution.methods import gradients
+from interpret.attribution.methods.gradients import _rescale
 from interpret.attribution.methods.registry import METHODS
 from interpret.attribution.steps.step import Room
 from interpret.models.quantize import quantize_
@@ -323,3 +325,18 @@ def test_a_wrong_option_is_an_error(options, message):
     with pytest.raises(InputError) as error:
         attribute(wide_model("llama"), TOKENIZER, PROMPT, TARGET, **options)
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize(("gap", "dtype", "tolerance"), [(1.2e-7, torch.float32, 1e-4), (1e-4, torch.float64, 1e-9)])
+def test_inputs_that_are_nearly_equal_have_the_derivative_others_the_slope(gap, dtype, tolerance):
+    """SiLU between 0.5 and 0.5 + gap: the slope of a gap of one float32 rounding is noise (0.5 or 1)."""
+    x, start = torch.tensor([[0.5 + gap], [0.5]], dtype=dtype).chunk(2)
+    both = torch.cat([x, start]).requires_grad_()
+    (found,) = torch.autograd.grad(_rescale(nn.SiLU(), (both,), nn.functional.silu(both))[0].sum(), both)
+    sigmoid = 1 / (1 + math.exp(-0.5))
+    derivative = sigmoid * (1 + 0.5 * (1 - sigmoid))
+    other = 0.5 + gap
+    slope = (other / (1 + math.exp(-other)) - 0.5 * sigmoid) / gap
+    expected = derivative if dtype == torch.float32 else slope
+    assert abs(slope - derivative) > (0 if dtype == torch.float32 else 1e-6)
+    assert found[0].item() == pytest.approx(expected, abs=tolerance)

@@ -1,5 +1,6 @@
 """``interpret attribute``: the files written, the output shown, wrong arguments, and interrupted runs."""
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -252,10 +253,16 @@ def test_a_message_says_that_foils_of_only_some_prompts_are_ignored(model_folder
     assert {row.foil_token for row in table_of(tmp_path / "run")} == {""}
 
 
-def test_scores_that_are_not_finite_are_refused(opened):
+def test_a_score_that_is_not_finite_is_kept_and_one_that_is_alone_refused(opened):
     found = interpret.attribute(*opened, TEXT, max_new_tokens=1).aggregate()
-    found.sequences[0].scores[1, 0] = np.nan
-    with pytest.raises(InputError, match="scores are not finite; load the model in float32"):
+    before = runs.token_scores(runs.Question("a", TEXT, True, None, None), found)
+    scores = found.sequences[0].scores
+    scores[1, 0] = np.nan
+    rows = runs.token_scores(runs.Question("a", TEXT, True, None, None), found)
+    assert math.isnan(rows[1].score)
+    assert rows[:1] + rows[2:] == before[:1] + before[2:]
+    scores[:] = np.nan
+    with pytest.raises(InputError, match=r"^scores are not finite; open the model in float32.*: it gives NaN$"):
         runs.token_scores(runs.Question("a", TEXT, True, None, None), found)
 
 

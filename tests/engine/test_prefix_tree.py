@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from reference.overlay import reference_forward
-from reference.tiny import KINDS, hooks_on, tiny_model
+from reference.tiny import KINDS, hooks_on, shallow_model, tiny_model
 
 from interpret.engine.prefix_tree import groves, read_tree
 from interpret.engine.recording import record_run
@@ -75,3 +75,16 @@ def test_what_is_read_in_a_tree_is_what_full_passes_read(kind):
         for depth, place in enumerate(places):
             assert torch.allclose(logits[place], full[len(context) + depth], atol=1e-4)
     assert hooks_on(model) == 0
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@torch.no_grad()
+def test_a_tree_through_one_layer_is_what_full_passes_read(kind):
+    model, context, texts = shallow_model(kind, 1), [5, 3], [[7, 8], [7, 9, 2]]
+    trunk = trunk_of(model, 6)
+    run = record_run(trunk.layers, trunk.enter(trunk.embed(torch.tensor([context]))), ())
+    (grove,) = groves(texts)
+    logits = trunk.logits(read_tree(trunk, grove.tree, run.past))
+    for number, places in grove.places.items():
+        full = model(torch.tensor([context + texts[number]])).logits[0]
+        torch.testing.assert_close(logits[list(places)], full[len(context) :], rtol=0, atol=1e-4)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from interpret.errors import InputError
 from interpret.facts.buckets import SCHEMES, average_buckets, bucket_means, token_buckets
+from interpret.stats import average
 
 FIRST, MIDDLE, LAST_OF, NEXT, FURTHER, LAST = SCHEMES["rome"]
 
@@ -126,3 +127,10 @@ def test_what_is_no_place_in_a_prompt_is_an_error(n_tokens, span, scheme, messag
 def test_each_prompt_needs_its_span():
     with pytest.raises(InputError, match="^there are 1 spans for 2 prompts: give one span per prompt$"):
         average_buckets([[1.0], [2.0]], [(0, 1)])
+
+
+def test_the_interval_is_that_of_a_thousand_bootstrap_samples():
+    values = np.random.default_rng(3).normal(size=(20, 2))
+    found = average(values)
+    times = np.random.default_rng(0).multinomial(20, np.full(20, 1 / 20), size=1000)
+    np.testing.assert_allclose([found.low, found.high], np.quantile(times @ values / 20, [0.025, 0.975], axis=0))

@@ -397,3 +397,30 @@ def test_hooks_that_were_there_before_read_the_changed_neuron(gpt2):
     handle.remove()
     assert not seen[0][..., 4].any()
     assert seen[0][..., 5].all()
+
+
+def test_equal_sums_count_as_equal_and_others_do_not():
+    """All 1024 sign patterns in float64; tenths have many equal sums, which float32 rounds differently."""
+    chance = np.random.default_rng(0)
+    tenths, normal = chance.integers(-3, 4, (10, 25)) / 10, chance.normal(size=(10, 25))
+    signs = np.array(list(itertools.product([-1, 1], repeat=10)))
+    counts = []
+    for differences, unit in ((tenths, 0.1), (normal, None)):
+        sums = signs @ differences
+        observed = differences.sum(axis=0)
+        if unit:
+            sums, observed = np.round(sums / unit), np.round(observed / unit)
+        counts.append((np.abs(sums) >= np.abs(observed) * (1 - 1e-12)).mean(axis=0))
+    found = permutation_p_values(torch.from_numpy(np.hstack([tenths, normal])), n_permutations=1024, seed=0)
+    np.testing.assert_array_equal(found, np.hstack(counts))
+
+
+def test_effects_of_large_values_that_hardly_vary_are_those_of_float64():
+    generator = torch.Generator().manual_seed(0)
+    left, right = (1000 + 0.01 * torch.randn(12, 40, generator=generator) + shift for shift in (0.005, 0))
+    a, b = left.double().numpy(), right.double().numpy()
+    pooled = np.sqrt((a.var(axis=0, ddof=1) + b.var(axis=0, ddof=1)) / 2)
+    expected = (a.mean(axis=0) - b.mean(axis=0)) / pooled
+    d, g = effect_sizes(left, right)
+    np.testing.assert_allclose(d, expected, rtol=1e-9)
+    np.testing.assert_allclose(g, expected * (1 - 3 / (4 * 24 - 9)), rtol=1e-9)

@@ -10,7 +10,7 @@ from torch import nn
 from interpret.activations.cache import activation_cache
 from interpret.anatomy import anatomy_of, logit_cap
 from interpret.errors import InputError
-from interpret.probing._logit_attribution import head_writes, logit_attribution
+from interpret.probing._logit_attribution import _pulled_back, head_writes, logit_attribution
 from interpret.probing._logit_lens import logit_lens
 from interpret.probing.residual_stream import residual_decomposition, residual_movement
 
@@ -251,3 +251,23 @@ def test_what_does_not_fit_is_refused_in_words(llama, call, names, message):
     cache = activation_cache(llama, None, ROWS, names)
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         call(llama, cache)
+
+
+class OffsetRMSNorm(nn.Module):
+    """As Gemma's norms, which transformers 4.34.0 does not have: the weight is an offset from 1."""
+
+    eps = 1e-3
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([0.5, -0.25, 1.0, 0.0]))
+
+    def forward(self, x):
+        return x / (x.pow(2).mean(-1, keepdim=True) + self.eps).sqrt() * (1 + self.weight)
+
+
+def test_a_norms_offset_is_part_of_its_weight():
+    x, reads = torch.randn(3, 4).double(), torch.randn(3, 4).double()
+    norm = OffsetRMSNorm().double()
+    back, constant = _pulled_back(norm, x, reads, offset=1.0)
+    torch.testing.assert_close((back * x).sum(-1) + constant, (norm(x) * reads).sum(-1))

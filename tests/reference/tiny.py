@@ -4,7 +4,7 @@ All parameters are random, also biases and norm weights, which are usually initi
 enough that an edit changes the most likely next token.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import signature
 from typing import Any
 
@@ -110,7 +110,16 @@ KINDS = {name: kind for name, kind in ALL_KINDS.items() if part_of(kind, transfo
 
 def tiny_model(kind: str, seed: int = 0) -> PreTrainedModel:
     """Build the model of a kind; the seed determines its weights."""
-    wanted = KINDS[kind]
+    return _built(KINDS[kind], seed, L)
+
+
+def shallow_model(kind: str, n_layers: int) -> PreTrainedModel:
+    """Build the model of a kind with fewer layers."""
+    name = "n_layer" if "n_layer" in KINDS[kind].shape else "num_hidden_layers"
+    return _built(replace(KINDS[kind], shape=KINDS[kind].shape | {name: n_layers}), 0, n_layers)
+
+
+def _built(wanted: Kind, seed: int, n_layers: int) -> PreTrainedModel:
     config = getattr(transformers, wanted.config)(**_COMMON, **wanted.shape)
     model: PreTrainedModel = getattr(transformers, wanted.model)(config).eval()
     if wanted.family == "gemma2":
@@ -126,7 +135,7 @@ def tiny_model(kind: str, seed: int = 0) -> PreTrainedModel:
             parameter.normal_(std=0.2, generator=generator)
             if id(parameter) in norm_weights:
                 parameter.add_(1.0)
-    assert model.config.num_hidden_layers == L
+    assert model.config.num_hidden_layers == n_layers
     assert model.config.hidden_size == D
     assert model.get_output_embeddings().weight.shape[0] == V
     assert not model.training

@@ -1,5 +1,6 @@
 """Self-interpretation compared with the slow reference: one state at a time, a full forward pass per token."""
 
+import math
 import re
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from reference.toy_tokenizers import byte_level, sentence_piece
 from interpret.errors import InputError, ModelError
 from interpret.prompts.prompts import Prompt
 from interpret.selfie import readings
-from interpret.selfie.readings import Settings
+from interpret.selfie.readings import Settings, log_gain
 from interpret.selfie.rows import count_rows, interpretations
 from interpret.selfie.sources import plan_sources
 from interpret.selfie.templates import InterpretationPrompt
@@ -508,3 +509,12 @@ def test_memory_does_not_grow_with_the_number_of_prompts():
             rows = interpretations(model, tokenizer, sources, templates(tokenizer), settings)
             peaks.append(max(tensor_bytes() for _ in rows))
     assert 0 < peaks[1] <= 1.1 * peaks[0]
+
+
+def test_gains_of_probabilities_that_vanish_have_a_floor():
+    tiny = torch.finfo(torch.float32).tiny
+    assert log_gain([1e-30], [1e-34]) == pytest.approx(math.log(1e4))
+    assert log_gain([0.5], [0.0]) == pytest.approx(math.log(0.5 / tiny))
+    assert log_gain([0.0, 0.5], [0.25, 0.5]) == pytest.approx(math.log(tiny / 0.25) / 2)
+    assert log_gain([0.0], [0.0]) == 0
+    assert log_gain([1e-42], [0.0]) == 0

@@ -405,3 +405,10 @@ def test_reading_a_damaged_cell_names_row_and_column(tmp_path: Path) -> None:
     with pytest.raises(RunError) as caught:
         read_table(tmp_path / "mine.csv", Row)
     assert str(caught.value) == f"{tmp_path / 'mine.csv'}: row 2: column 'scores' holds list[float], not '[1'"
+
+
+def test_a_unit_can_be_written_from_a_generator(tmp_path):
+    with opened(tmp_path) as run:
+        run.write("a", (row for row in rows_of("a")))
+        assert run.counts["rows"] == len(rows_of("a")) > 0
+    assert read_table(tmp_path, Row) == rows_of("a")

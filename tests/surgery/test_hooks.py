@@ -17,7 +17,7 @@ from interpret.anatomy import Anatomy, anatomy_of
 from interpret.errors import SpecError
 from interpret.prompts.batches import pad
 from interpret.surgery.generation import forward_interpret
-from interpret.surgery.hooks import applied
+from interpret.surgery.hooks import applied, bind, overlay
 from interpret.surgery.plan import plan_surgery
 
 IDS = torch.tensor([[5, 6, 7, 8, 9], [20, 30, 40, 50, 60]])
@@ -349,3 +349,16 @@ def test_any_plan_on_any_batch_computes_what_the_reference_does(operation):
                 state = edited.hidden_states[layer][row, tokens]
                 torch.testing.assert_close(state, expected.layer_inputs[layer], rtol=1e-4, atol=1e-3)
     assert hooks_on(model) == 0
+
+
+def test_copies_of_a_sample_are_neighbouring_rows():
+    """Three rows a sample, as beams are: each gets the vector of its own sample, at that sample's columns."""
+    info = [{1: ([0, 2], torch.full((1, 2, D), 5.0))}, None, {1: ([-3], torch.full((1, 1, D), 7.0))}]
+    edit = plan_surgery(info, token_counts=[4, 4, 3], n_layers=L, width=D).edits[1]
+    columns = torch.arange(4).expand(3, -1) + torch.tensor([[0], [0], [1]])
+    hidden = torch.zeros(9, 5, D)
+    expected = hidden.clone()
+    expected[:3, [0, 2]] = 5
+    expected[6:, 1] = 7
+    assert torch.equal(overlay(hidden, bind(edit, columns), 0, copies=3), expected)
+    assert torch.equal(overlay(hidden[:, 1:], bind(edit, columns), 1, copies=3), expected[:, 1:])

@@ -284,3 +284,8 @@ def test_positions_come_as_any_sequence_of_integers(positions):
 def test_mixing_leaves_the_vectors_dtype_to_the_model():
     edit = plan([{1: ([0], vectors(1).double())}, {1: ([0], vectors(1).bfloat16())}]).edits[1]
     assert edit.vectors.dtype == torch.float64
+
+
+def test_positions_reach_from_minus_the_count_to_one_before_it():
+    edit = plan(first({1: ([-3, 2], vectors(2))})).edits[1]
+    assert edit.positions.tolist() == [0, 2]

@@ -8,12 +8,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reference.overlay import decoder_layers
 from reference.sweeps import ANSWER, CLOSE, MODELS, P, S, T, assert_exact, brute_force, probability, runs
-from reference.tiny import KINDS, D, L, hooks_on, tiny_model
+from reference.tiny import KINDS, D, L, hooks_on, shallow_model, tiny_model
 from reference.tracing import run
 from torch import nn
 
 from interpret.errors import InputError, UnsupportedModelError
-from interpret.sweep import Cell, Metric, Pin, columns, grid, run_sweep, window_around
+from interpret.sweep import Cell, Metric, Pin, columns, first_order, grid, run_sweep, window_around
+
+
+@pytest.fixture(params=["llama", "gpt2"])
+def one_layer(request, monkeypatch):
+    monkeypatch.setattr("reference.sweeps.L", 1)
+    return shallow_model(request.param, 1)
+
 
 # ------------------------------------------------------------------------------------------------- exactness
 
@@ -357,3 +364,28 @@ def test_runs_are_left_as_they_were(family_model):
     assert torch.equal(base, before[0])
     assert torch.equal(donor, before[1])
     assert base.shape[-1] in (D, 16)
+
+
+def test_a_model_of_one_layer_is_swept_exactly(one_layer):
+    """Its only layer is the first and the last."""
+    base, donor = runs(one_layer)
+    pins = [(), (Pin("attn_out", "all"),), (Pin("mlp_out", "all"),)]
+    places = [(token, start) for token in range(T) for start in (-1, 0)]
+    cells = [Cell("resid_post", token, start, start + 1, None, held) for token, start in places for held in pins]
+    cells += [Cell(site, token, 0, 1) for token in range(T) for site in ("attn_out", "mlp_out")]
+    found = run_sweep(one_layer, base, donor, cells, P)
+    assert_exact(one_layer, base, donor, cells, found)
+    estimable = [cell for cell in cells if cell.start == 0]
+    assert first_order(one_layer, base, donor, estimable, P["p"]).effects.shape == (len(estimable), S)
+
+
+def test_estimates_of_a_model_of_one_layer_are_the_derivative(one_layer):
+    base, _ = runs(one_layer)
+    direction = torch.randn(base.shape, generator=torch.Generator().manual_seed(2))
+    donor = base + 1e-3 * direction
+    cells = [Cell(site, token, 0, 1) for site in ("resid_post", "attn_out", "mlp_out") for token in range(T)]
+    exact = run_sweep(one_layer, base, donor, cells, P)
+    estimate = first_order(one_layer, base, donor, cells, P["p"])
+    changes = exact.values["p"] - exact.base["p"]
+    torch.testing.assert_close(estimate.effects, changes, rtol=0.05, atol=2e-2 * changes.abs().max().item())
+    assert changes.abs().max() > 0

@@ -51,6 +51,23 @@ def test_ranks_and_peaks_are_compared_fact_by_fact(tmp_path, capsys):
         assert f"{same} of 2" in line
 
 
+def test_cells_that_are_not_finite_are_left_out_and_counted(tmp_path, capsys):
+    effects = effects_of(0)
+    broken, elsewhere = effects.copy(), effects[::-1].copy()
+    broken[np.unravel_index(effects.argmax(), effects.shape)] = np.nan
+    one = stored(tmp_path / "one", {("f_0", "hidden"): broken, ("f_0", "mlp_severed"): np.full((4, 5), np.inf)})
+    two = stored(tmp_path / "two", {("f_0", "hidden"): elsewhere, ("f_0", "mlp_severed"): effects})
+    assert run("compare", one, two) == 0
+    lines = capsys.readouterr().out.splitlines()
+    known = np.isfinite(broken)
+    expected = pd.DataFrame([broken[known], elsewhere[known]]).T.corr("spearman").iloc[0, 1]
+    (line,) = [line for line in lines if "hidden" in line]
+    assert [float(number) for number in re.findall(r"[+-]\d\.\d\d", line)] == pytest.approx([expected] * 3, abs=0.0051)
+    (line,) = [line for line in lines if "mlp_severed" in line]
+    assert not re.findall(r"[+-]\d\.\d\d", line)
+    assert "21 of 80 cells are not finite (NaN or infinity) and left out of averages and peaks" in lines
+
+
 @pytest.mark.parametrize(
     ("other", "message"),
     [

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from reference.trace_rows import cells
 from interpret.errors import InputError
 from interpret.facts.grids import bucket_averages, bucket_peaks, by_part
 from interpret.records import TraceCell, csv_header, from_csv, to_csv
-from interpret.tracing.tables import total_average, trace_averages, trace_grids, trace_peaks
+from interpret.tracing.tables import estimated, total_average, trace_averages, trace_grids, trace_peaks
 
 
 def effects_with_peak(token, layer, height=0.5, shape=(5, 4)):
@@ -147,3 +148,16 @@ def test_grids_are_sorted_by_mediator_in_their_order():
         "mlp_severed": ["a", "b"],
         "hidden": ["a", "b"],
     }
+
+
+@pytest.mark.parametrize(
+    ("exact", "words"),
+    [
+        ([True] * 4, ""),
+        ([False] * 4, "all cells are estimates"),
+        ([True, False, False, False], "75% of the cells are estimates"),
+    ],
+)
+def test_the_share_of_estimated_cells_is_told(exact, words):
+    grids = [SimpleNamespace(exact=np.array(exact).reshape(2, 2)) for _ in range(2)]
+    assert estimated(grids) == words

@@ -204,6 +204,37 @@ def test_students_noise_has_heavier_tails_and_new_factors_for_each_token():
     assert len(np.unique(ratios[..., 0].round(6))) == 6
 
 
+@pytest.mark.parametrize("spec", ["m", "t5"])
+def test_the_covariance_of_three_rows_is_divided_by_two(spec):
+    """The noise is a linear function of normal draws; its square is the covariance, whatever root is taken."""
+    rows = torch.tensor([[1.0, 4.0], [3.0, -2.0], [8.0, 1.0]], dtype=torch.float64)
+    expected = np.cov(rows.numpy().T, ddof=1)
+    random, size = np.random.RandomState(6), (500, 2, 2)
+    normal = random.randn(*size).reshape(-1, 2)
+    noise = draw(parse_noise(spec), size, rows, 6).reshape(-1, 2)
+    if spec == "t5":
+        noise = noise / np.sqrt(3 / random.chisquare(5, size[:2])).reshape(-1, 1)
+    root = np.linalg.lstsq(normal, noise - rows.numpy().mean(axis=0), rcond=None)[0]
+    np.testing.assert_allclose(root.T @ root, expected, rtol=1e-9)
+
+
+def test_one_row_has_no_covariance():
+    with pytest.raises(InputError, match=r"^noise 'm' or 't' needs the embeddings of at least 2 tokens; give longer"):
+        draw(parse_noise("m"), (2, 1, 4), torch.ones(1, 4).double(), 0)
+
+
+@pytest.mark.parametrize(("spec", "code", "size"), [("s", "s", 1), ("s2.5", "s", 2.5), ("m", "m", 1), ("t7", "t", 7)])
+def test_a_specification_has_a_code_and_a_size(spec, code, size):
+    assert (parse_noise(spec).code, parse_noise(spec).size) == (code, size)
+
+
+def test_s_alone_is_one_standard_deviation_of_n_minus_1():
+    rows = torch.tensor([[1.0, 4.0], [3.0, -2.0], [8.0, 1.0]], dtype=torch.float64)
+    expected = np.random.RandomState(3).randn(2, 1, 2) * rows.numpy().std(ddof=1)
+    for spec, factor in (("s", 1), ("s3", 3)):
+        np.testing.assert_allclose(draw(parse_noise(spec), (2, 1, 2), rows, 3), expected * factor, rtol=1e-12)
+
+
 def test_vocabulary_sets_gaussian_noise_where_no_texts_are_given():
     model = MODELS["llama"]
     noise = noise_of("m", (4000, 1, D), model, TOKENIZER, "Paris")

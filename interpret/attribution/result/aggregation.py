@@ -96,14 +96,19 @@ def _minus(one: Attributed, other: Attributed) -> Attributed:
 def _normalised(one: Attributed) -> Attributed:
     """Divide each step by the sum of its absolute scores: source and target together, activations separately."""
     together = [values for (_, name), values in one.parts().items() if not name]
-    total = sum((np.nansum(np.abs(values), axis=0) for values in together), np.zeros(()))
+    total = sum(map(_size, together), np.zeros(()))
 
     def shares(values: ScoreArray, _: str) -> ScoreArray:
         inputs = any(values is each for each in together)
-        size = total if inputs else np.nansum(np.abs(values), axis=0)
+        size = total if inputs else _size(values)
         return values / np.where(size == 0, 1, size)
 
     return _mapped(one, shares)
+
+
+def _size(values: ScoreArray) -> ScoreArray:
+    """Return the sum of the absolute scores of each step, without those that are not finite, [G]."""
+    return np.where(np.isfinite(values), np.abs(values), 0).sum(axis=0)
 
 
 def _ranges(one: Attributed, spans: Sequence[tuple[int, int]], number: int) -> Ranges:
@@ -148,8 +153,9 @@ def _merged(one: Attributed, rows: Ranges, source: Ranges | None, aggregates: di
 
     def change(values: ScoreArray, side: str) -> ScoreArray:
         ranges = rows if side == "target" else source
-        # NaN counts as 0 in sums; tokens at and after the first token of a merged step get NaN again below.
-        whole = values if ranges is None else _added(np.nan_to_num(values), ranges, axis=0)
+        # Tokens at and after a step's own token count as 0; those of a merged step get NaN again below.
+        whole = np.where(one.unscored(), 0, values) if side == "target" else values
+        whole = whole if ranges is None else _added(whole, ranges, axis=0)
         whole = _added(whole, columns, axis=1)
         if side == "target":
             for step in range(len(columns)):

@@ -40,11 +40,12 @@ class Attribution(AttributionScores):
             how: how the embedding dimension D is reduced: the signed ``sum``, the ``mean``, or the ``l2`` norm
                 (unsigned, Inseq's default). Scores without D are not changed.
             normalize: divide the scores of each step by the sum of their absolute values, over source and target
-                together and for each activation separately. Signs are kept; a step of zeros is not changed.
+                together and for each activation separately. Signs are kept; a step of zeros is not changed. Scores
+                that are not finite are left out of the sum.
             spans: for each input a list of ranges (first token, one past the last) to merge. Scores are summed; if
                 attributed tokens are merged, their steps are summed too, and step scores are combined as their
-                function specifies. A span must not cross the end of the prompt or a boundary of the attributed
-                steps.
+                function specifies. A sum is not finite if a score in it is not. A span must not cross the end of the
+                prompt or a boundary of the attributed steps.
             subwords: merge the tokens of each word (see ``interpret.prompts.spelling.words``), also those of the
                 source. Not together with ``spans``.
             minus: another attribution of the same tokens; its scores are subtracted after the same reduction.

@@ -8,8 +8,10 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from interpret.attribution.result.aggregation import aggregate
 from interpret.attribution.result.scores import Attributed, AttributionScores, ScoreArray
@@ -41,7 +43,15 @@ class Band:
     rows: list[Heading]
     """[R]."""
     values: ScoreArray
-    """[R, C]; NaN if there is no score."""
+    """[R, C]."""
+    blank: NDArray[np.bool_]
+    """[R, C], True where a token has no score at a step; the value there is NaN."""
+
+    @property
+    def cells(self) -> list[list[float | None]]:
+        """[R][C], the values; None where there is no score."""
+        rows = zip(self.values.tolist(), self.blank.tolist(), strict=True)
+        return [[None if none else value for value, none in zip(*row, strict=True)] for row in rows]
 
 
 @dataclass(frozen=True)
@@ -53,8 +63,8 @@ class Heatmap:
     """What the rows are: ``token`` or ``layer``."""
     columns: list[Heading]
     bands: list[Band]
-    foot: dict[str, ScoreArray]
-    """Name -> [C]: values of the columns other than scores, such as probabilities."""
+    foot: dict[str, NDArray[Any]]
+    """Name -> [C]: values of the columns other than scores, such as probabilities; None where there is none."""
     step: Heading | None = None
     """The attributed token of the grid; None if each column is an attributed token."""
 
@@ -67,7 +77,7 @@ class Panel:
     continuation: str
     grids: list[Heatmap]
     largest: float
-    """Largest absolute score of its grids; 0 if there are no scores."""
+    """Largest absolute finite score of its grids; 0 if there are none."""
 
 
 def panels(attribution: AttributionScores) -> Iterator[Panel]:
@@ -92,15 +102,26 @@ def _token_grid(one: Attributed) -> Heatmap:
     """Return a grid with tokens as rows and attributed tokens as columns."""
     bands = []
     if one.source_tokens is not None and one.source_scores is not None:
-        bands.append(Band("source", _headings(one.source_tokens), one.source_scores))
+        bands.append(_full_band("source", _headings(one.source_tokens), one.source_scores))
     if one.scores is not None:
         # The last attributed token and those after it have no scores.
         rows = _headings(one.tokens)[: max(one.stop - 1, 0)]
-        bands.append(Band("text", rows, one.scores[: len(rows)]))
+        bands.append(Band("text", rows, one.scores[: len(rows)], one.unscored()[: len(rows)]))
     across = _headings(one.tokens)[one.start : one.stop]
-    return Heatmap(
-        "Score of each token for each attributed token", "token", across, bands, one.step_scores | one.details
-    )
+    details = {name: _with_gaps(values) for name, values in one.details.items()}
+    return Heatmap("Score of each token for each attributed token", "token", across, bands, one.step_scores | details)
+
+
+def _with_gaps(values: ScoreArray) -> NDArray[Any]:
+    """Return values with None in place of NaN, which marks steps without a value."""
+    gaps = values.astype(object)
+    gaps[np.isnan(values)] = None
+    return gaps
+
+
+def _full_band(name: str, rows: list[Heading], values: ScoreArray) -> Band:
+    """Return a band in which every cell has a score."""
+    return Band(name, rows, values, np.zeros(values.shape, dtype=bool))
 
 
 def _layer_grids(one: Attributed) -> list[Heatmap]:
@@ -114,7 +135,7 @@ def _layer_grids(one: Attributed) -> list[Heatmap]:
             rows = [Heading(str(_site_and_layer(name)[1])) for name in of_site]
             across, about = _headings(one.tokens)[:column], _headings(one.tokens)[column]
             title = f"{site}: score of each layer at each token"
-            grids.append(Heatmap(title, "layer", across, [Band(site, rows, values)], {}, about))
+            grids.append(Heatmap(title, "layer", across, [_full_band(site, rows, values)], {}, about))
     return grids
 
 
@@ -172,12 +193,23 @@ def short(value: float, largest: float) -> str:
     return (text if text.strip("+-0.") else text[1:]).replace("-", "−")
 
 
+def marked(value: float, largest: float) -> str:
+    """Return the text of a score: ``short``, and ``NaN`` for a score that is NaN.
+
+    >>> marked(float("nan"), 1.0), marked(0.5, 1.0)
+    ('NaN', '+0.50')
+    """
+    return "NaN" if math.isnan(value) else short(value, largest)
+
+
 def full(value: float) -> str:
     """Return a signed number with six significant digits.
 
-    >>> full(-0.0123456789)
-    '−0.0123457'
+    >>> full(-0.0123456789), full(float("nan"))
+    ('−0.0123457', 'NaN')
     """
+    if math.isnan(value):
+        return "NaN"
     return f"{value:+.6g}".replace("-", "−")
 
 

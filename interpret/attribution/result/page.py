@@ -4,12 +4,12 @@ Scores are text in the cells, so neither colour nor a script is needed to read t
 selected score, keyboard navigation, and a menu of attributed tokens.
 """
 
-import math
 from collections.abc import Iterator
 from functools import partial
 
-from interpret.attribution.result.heatmap import LEVELS, Panel, facts, full, level, panels, short, title
+from interpret.attribution.result.heatmap import LEVELS, Panel, facts, full, level, marked, panels, short, title
 from interpret.attribution.result.scores import AttributionScores
+from interpret.finite import Tally
 from interpret.pages.frame import page_pieces
 
 
@@ -39,7 +39,8 @@ def pieces(attribution: AttributionScores) -> Iterator[str]:
         short=short,
         full=full,
         shade=shade,
-        is_missing=math.isnan,
+        marked=marked,
+        not_finite=partial(not_finite, attribution),
     )
 
 
@@ -57,6 +58,15 @@ def _shades() -> str:
         for side, name in sides.items()
         for strength in range(1, LEVELS + 1)
     )
+
+
+def not_finite(attribution: AttributionScores) -> str:
+    """Return a line that counts the scores that are not finite; "" if all are finite."""
+    tally = Tally()
+    for one in attribution.sequences:
+        own = one.tally()
+        tally = Tally(tally.bad + own.bad, tally.total + own.total)
+    return tally.left_out("scores", "colour scales and normalisation")
 
 
 def _summary(panel: Panel) -> str:

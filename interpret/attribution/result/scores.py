@@ -11,6 +11,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from interpret.finite import Tally
+
 ScoreArray = NDArray[np.floating[Any]]
 
 
@@ -55,6 +57,18 @@ class Attributed:
     """[S], as ``words``."""
     source_scores: ScoreArray | None = field(default=None, repr=False)
     """[S, G] or [S, G, D]; no NaN."""
+
+    def unscored(self) -> NDArray[np.bool_]:
+        """Tell which tokens have no score at a step because they are its own token or later ones, [T, G]."""
+        return np.arange(len(self.tokens))[:, None] >= np.arange(self.start, self.stop)[None, :]
+
+    def tally(self) -> Tally:
+        """Count the scores that are not finite, one for each token and step."""
+        counted = Tally()
+        for (side, _), values in self.parts().items():
+            whole = values.sum(axis=-1) if values.ndim == 3 else values  # [T, G]
+            counted.add(whole if side == "source" else whole[~self.unscored()])
+        return counted
 
     def parts(self) -> dict[tuple[str, str], ScoreArray]:
         """Return all arrays of scores, by (``"target"`` or ``"source"``, activation or "")."""

@@ -11,9 +11,9 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from interpret.attribution.result.heatmap import LEVELS, Band, Heading, Heatmap, Panel, level, panels, short, title
-from interpret.attribution.result.page import page, pieces
-from interpret.attribution.result.scores import AttributionScores, ScoreArray
+from interpret.attribution.result.heatmap import LEVELS, Band, Heading, Heatmap, Panel, level, marked, panels, title
+from interpret.attribution.result.page import not_finite, page, pieces
+from interpret.attribution.result.scores import AttributionScores
 from interpret.errors import InputError
 from interpret.storage.disk import replacing
 
@@ -78,6 +78,8 @@ class Tables:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield headings and tables."""
         yield Text(f"{title(self.attribution)}, in: {self.attribution.info.unit}", style="bold")
+        if words := not_finite(self.attribution):
+            yield Text(words)
         for panel in panels(self.attribution):
             yield Text(f"\n{panel.prompt} → {panel.continuation}", style="bold")
             for grid in panel.grids:
@@ -120,12 +122,12 @@ def _table(grid: Heatmap, panel: Panel, columns: slice) -> Table:
 
 
 def _add_rows(table: Table, band: Band, largest: float, columns: slice) -> None:
-    for row, values in zip(band.rows, _cells(band.values[:, columns], largest), strict=True):
-        table.add_row(Text(_label(row)), *values)
+    for row, values in zip(band.rows, band.cells, strict=True):
+        table.add_row(Text(_label(row)), *(_cell(value, largest) for value in values[columns]))
 
 
-def _cells(values: ScoreArray, largest: float) -> list[list[Text]]:
-    return [[Text(short(value, largest), style=_style(value, largest)) for value in row] for row in values.tolist()]
+def _cell(value: float | None, largest: float) -> Text:
+    return Text("") if value is None else Text(marked(value, largest), style=_style(value, largest))
 
 
 def _style(value: float, largest: float) -> str:
@@ -143,5 +145,5 @@ def _label(heading: Heading) -> str:
     return text if heading.position is None else f"{heading.position} {text}"
 
 
-def _plain(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.3g}"
+def _plain(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
