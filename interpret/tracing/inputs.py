@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import input_device
+from interpret.anatomy import check_length, input_device
 from interpret.errors import InputError, unknown
 from interpret.prompts.chat import as_it_is
 from interpret.prompts.subjects import subject_span, tokenised
@@ -89,7 +89,10 @@ def trace_inputs(
     """
     check_settings(settings)
     tokens = tokenised(tokenizer, prompt, subject, occurrence)
+    check_length(model, "the prompt", len(tokens.ids))
     answer_ids = _answer_ids(model, tokenizer, tokens, answer, settings.target)
+    # The last token of the answer is not read.
+    check_length(model, "the prompt with its answer", len(tokens.ids) + len(answer_ids) - 1)
     span, clean = subject_span(tokens), _embeddings(model, [*tokens.ids, *answer_ids[:-1]])
     if counterfactual is not None:
         other = _counterfactual_ids(tokenizer, counterfactual, tokens)

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from interpret.errors import ModelError
-from interpret.models import quantize
 from interpret.models.quantize import quantize_
 
 IDS = torch.arange(18).reshape(2, 9)  # [B, T]
@@ -204,8 +203,6 @@ def test_bitsandbytes_prints_nothing() -> None:
 def test_other_log_messages_of_bitsandbytes_are_kept(caplog: pytest.LogCaptureFixture) -> None:
     quantize_(llama(), 8)
     logger = logging.getLogger("bitsandbytes.autograd._functions")
-    logger.warning("MatMul8bitLt: inputs will be cast from %s to float16 during quantization", "x")
     logger.warning("something else")
     assert caplog.messages == ["something else"]
     assert logging.getLogger("bitsandbytes").propagate
-    assert quantize.OUTLIER == 6.0

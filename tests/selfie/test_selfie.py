@@ -278,10 +278,10 @@ def test_selectors_may_be_lists():
 
 def test_a_prompt_longer_than_the_context_is_refused_by_name():
     model, tokenizer = speaking_model("gpt2"), byte_level(chat=True)
-    message = "prompt long_1 has 100 tokens; with 4 new tokens it exceeds the model's context of 64 tokens"
+    message = "prompt long_1 has 100 tokens; this model reads at most 64"
     with pytest.raises(InputError, match=f"^{message}$"):
         rows_of(model, tokenizer, [Prompt("long_1", "!" * 100, "long", raw=True)], layers="0", tokens="0")
-    message = "interpretation prompt 'say' has 4 tokens; with 61 new tokens it exceeds the model's context of 64 tokens"
+    message = "interpretation prompt 'say' has 4 tokens; with 61 new tokens it exceeds the 64 that this model reads"
     with pytest.raises(InputError, match=f"^{message}$"):
         rows_of(
             model,
