@@ -9,7 +9,7 @@ unembedding are not changed; hooks, edits of hidden states and gradients to them
 import importlib
 import logging
 from types import ModuleType
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +74,7 @@ def quantize_(model: Model, bits: Literal[4, 8], *, device: torch.device | str |
 
 def unrounded_(model: nn.Module) -> None:
     """Make the 8-bit layers of a model that was saved with them stop rounding their inputs, in place."""
+    module: Any
     for module in model.modules():
         # By its name, because bitsandbytes is optional. For training, its layers keep 16-bit weights.
         if type(module).__name__ == "Linear8bitLt" and not module.state.has_fp16_weights:

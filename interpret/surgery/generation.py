@@ -172,8 +172,8 @@ def greedy_search_interpret(
 ) -> Any:
     """Run the model's ``greedy_search`` with surgery on the prompt.
 
-    In releases of transformers without ``greedy_search``, ``generate`` does the same. Right-padded prompts are padded on
-    the left for decoding, as in ``generate_interpret``.
+    In releases of transformers without ``greedy_search``, ``generate`` does the same. Right-padded prompts are padded
+    on the left for decoding, as in ``generate_interpret``.
 
     Args:
         model: a causal LM of a supported family.

@@ -152,9 +152,8 @@ def test_a_text_that_is_too_long_is_refused(kind: str, surgery: bool) -> None:
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_new_tokens_that_do_not_fit_are_refused(kind: str) -> None:
-    model = MODELS[kind]
+    model, batch = MODELS[kind], pad(ROWS, PAD)
     with pytest.raises(InputError, match="^sample 0 has 7 tokens; with 58 new tokens it exceeds the 64 that this"):
-        batch = pad(ROWS, PAD)
         generate_interpret(
             model, batch.input_ids, attention_mask=batch.attention_mask, insert_info=[None] * 3, max_new_tokens=58
         )
