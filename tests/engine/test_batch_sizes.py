@@ -156,7 +156,7 @@ def test_in_half_precision_rows_differ_no_more_than_those_of_the_stock_model(dty
             assert (one.float() - several.float()).abs().max() <= allowed
     for alone, beside in zip(interpretations(model, 1), interpretations(model, 16), strict=True):
         pairs = zip(alone.interpretation, beside.interpretation, strict=False)
-        # Of two tokens that are equally likely but for rounding, either may be chosen; the texts then go on differently.
+        # Of two tokens that are equally likely but for rounding, either may be chosen; then the texts are different.
         same = next((n for n, (one, other) in enumerate(pairs) if one != other), NEW)
         assert alone.interpretation_prob[: same + 1] == pytest.approx(
             beside.interpretation_prob[: same + 1], abs=allowed
