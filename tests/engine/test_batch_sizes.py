@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from reference.tiny import longrope_model
+from reference.tiny import LONGROPE_LIMIT, longrope_model
 from reference.toy_tokenizers import byte_level
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
@@ -24,7 +24,8 @@ from interpret.probing.neurons import neuron_values
 from interpret.prompts.batches import pad
 
 TOKENIZER = byte_level()
-TEXTS = ["The Eiffel Tower is in the city of Paris. I love eating pizza", "I love", "Anna's apples are", "We", "I love"]
+LONG = "The Eiffel Tower is in the city of Paris. I love eating pizza in the city of Paris"
+TEXTS = [LONG, "I love", "Anna's apples are", "We", "I love"]
 TEMPLATE = interpret.InterpretationPrompt(TOKENIZER, ("Say", 0, " is ", 0, ":"), name="say")
 NEW = 4
 _SHAPE = {"vocab_size": 420, "initializer_range": 0.15, "bos_token_id": 1, "eos_token_id": 2}
@@ -85,8 +86,7 @@ def written(model: PreTrainedModel, size: int) -> list[Tensor]:
 
 
 def attributed(model: PreTrainedModel, size: int, method: str, **options: Any) -> list[Tensor]:
-    whole = "Anna's apples are of the city of Paris"
-    found = interpret.attribute(model, TOKENIZER, "Anna's", whole, method=method, batch_size=size, **options)
+    found = interpret.attribute(model, TOKENIZER, "The Eiffel Tower", LONG, method=method, batch_size=size, **options)
     return [torch.tensor(found.to_frame()["score"].to_numpy(dtype=float))]
 
 
@@ -118,13 +118,15 @@ def test_in_float32_the_batch_size_changes_no_number(name: str, make: Callable[[
 
 @torch.no_grad()
 def stock_read(model: PreTrainedModel, size: int) -> Tensor:
-    """Return the probabilities of all next tokens that the stock model gives, [tokens of all texts, V]."""
+    """Return the probabilities and states that the stock model gives, [tokens of all texts, ...]."""
     rows = [TOKENIZER(text).input_ids for text in TEXTS]
     found = []
     for start in range(0, len(rows), size):
         batch = pad(rows[start : start + size], 0, side="right")
-        logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
-        found.append(logits[batch.attention_mask.bool()].float().softmax(-1))
+        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        output = model(**inputs, output_hidden_states=True)
+        read = [output.logits.float().softmax(-1), *(relative(states) for states in output.hidden_states)]
+        found.append(torch.cat(read, dim=-1)[batch.attention_mask.bool()])
     return torch.cat(found)
 
 
@@ -166,10 +168,31 @@ def test_in_half_precision_rows_differ_no_more_than_those_of_the_stock_model(dty
         )
 
 
-@pytest.mark.skipif(not hasattr(transformers, "Phi3Config"), reason="this release has no longrope")
+needs_longrope = pytest.mark.skipif(not hasattr(transformers, "Phi3Config"), reason="this release has no longrope")
+
+
+@needs_longrope
 @pytest.mark.parametrize("name", ["activation_cache", "neuron_values", "answers", "occlusion"])
 @pytest.mark.parametrize("family", ["Phi3", "Llama"])
 def test_texts_on_both_sides_of_a_longrope_limit_do_not_change_each_other(family: str, name: str) -> None:
     model = longrope_model(family, vocabulary=420)
+    lengths = [len(TOKENIZER(text).input_ids) for text in TEXTS]
+    assert min(lengths) < LONGROPE_LIMIT < max(lengths)
     for one, several in zip(ANALYSES[name](model, 1), ANALYSES[name](model, 16), strict=True):
         torch.testing.assert_close(several, one, atol=1e-5, rtol=1e-5)
+
+
+@needs_longrope
+def test_each_step_of_an_attribution_has_the_rotary_embeddings_of_its_own_text() -> None:
+    model, prompt = longrope_model(vocabulary=420), "The Eiffel Tower"
+    ids = TOKENIZER(LONG).input_ids
+    assert len(TOKENIZER(prompt).input_ids) < LONGROPE_LIMIT < len(ids) - 1
+    table = interpret.attribute(model, TOKENIZER, prompt, LONG, method="occlusion").to_frame()
+    embed = model.get_input_embeddings()
+    for column, of_step in table.groupby("step_position"):
+        with torch.no_grad():
+            texts = embed(torch.tensor([ids[:column]] * (column + 1))).clone()
+            for position in range(column):
+                texts[position, position] = 0
+            p = model(inputs_embeds=texts, use_cache=False).logits[:, -1].softmax(-1)[:, ids[column]]
+        assert of_step["score"].tolist() == pytest.approx((p[-1] - p[:-1]).tolist(), abs=1e-5)
