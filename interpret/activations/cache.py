@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.activations._record import LOGITS, record, select_names
 from interpret.activations.cache_files import Folder, load, start
-from interpret.anatomy import base_of, input_device, longest_text
+from interpret.anatomy import base_of, batches, check_length, input_device
 from interpret.anatomy.passes import evaluating
 from interpret.errors import InputError, UnsupportedModelError, unknown
 from interpret.prompts.batches import Batch, pad
@@ -135,8 +135,8 @@ def activation_cache(
         raise InputError(f"batch_size is {batch_size}: give at least 1")
     store: _Memory | Folder = _Memory(rows) if to is None else start(to, rows, wanted)
     with record(model, [name for name in wanted if name != LOGITS]) as seen:
-        for first in range(0, len(rows), batch_size):
-            batch = pad(rows[first : first + batch_size], 0, side="right", device=input_device(model))
+        for some in batches(model, [len(row) for row in rows], batch_size):
+            batch = pad(rows[some], 0, side="right", device=input_device(model))
             store.write(_run(model, batch, wanted, seen))
     return ActivationCache(rows, wanted, store.finish())
 
@@ -154,7 +154,7 @@ def token_rows(
     """
     if isinstance(prompts, str) or not len(prompts):
         raise InputError("prompts: give a list of at least one text, or of rows of token ids")
-    rows, longest = [], longest_text(model)
+    rows = []
     for index, prompt in enumerate(prompts):
         if isinstance(prompt, str) and tokenizer is None:
             raise InputError(f"prompts[{index}] is a text: give the tokenizer, or token ids")
@@ -162,8 +162,9 @@ def token_rows(
             token_ids(tokenizer, prompt) if tokenizer is not None and isinstance(prompt, str) else prompt
         )
         rows.append(tuple(int(token) for token in ids))
-        if not 0 < len(rows[-1]) <= longest:
-            raise InputError(f"prompts[{index}] has {len(rows[-1])} tokens; this model reads 1 to {longest}")
+        if not rows[-1]:
+            raise InputError(f"prompts[{index}] has no tokens: every prompt needs at least one")
+        check_length(model, f"prompts[{index}]", len(rows[-1]))
     return tuple(rows)
 
 

@@ -3,6 +3,7 @@ from .anatomy import anatomy_of as anatomy_of
 from .anatomy import base_of as base_of
 from .attention import attention_scale as attention_scale
 from .attention import attention_softcap as attention_softcap
+from .attention import forgets_window as forgets_window
 from .attention import head_width as head_width
 from .attention import key_heads as key_heads
 from .attention import kind_of_layer as kind_of_layer
@@ -12,6 +13,7 @@ from .attention import window_of as window_of
 from .calls import blank_past as blank_past
 from .calls import cache_tensors as cache_tensors
 from .calls import check_evaluating as check_evaluating
+from .calls import check_length as check_length
 from .calls import first_column as first_column
 from .calls import input_device as input_device
 from .calls import keeping_activations as keeping_activations
@@ -35,6 +37,12 @@ from .releases import given_embedding_scales as given_embedding_scales
 from .releases import language_codes as language_codes
 from .releases import loading_arguments as loading_arguments
 from .releases import reads_gguf as reads_gguf
+from .rows import batches as batches
+from .rows import changes_rotation as changes_rotation
+from .rows import check_keeps_rotation as check_keeps_rotation
+from .rows import check_same_rotation as check_same_rotation
+from .rows import longrope_limit as longrope_limit
+from .rows import needs_whole_passes as needs_whole_passes
 from .vocabulary import capped as capped
 from .vocabulary import embedding_table as embedding_table
 from .vocabulary import logit_cap as logit_cap

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from interpret.anatomy.anatomy import Anatomy
 from interpret.anatomy.families import Family, Rotary
@@ -56,6 +57,16 @@ def window_of(config: Any, layer: int) -> int | None:
     if size is None or (kinds is not None and kinds[layer] != "sliding_attention"):
         return None
     return size - 1 if _WINDOW_COUNTS_ITSELF else size
+
+
+def forgets_window(model: PreTrainedModel, n_tokens: int) -> bool:
+    """Return whether ``generate`` with a KV cache attends beyond the window of attention in a text of ``n_tokens``.
+
+    In transformers 4.34.0, passes over one token after a cache ignore the window of Mistral; passes over whole texts,
+    and all passes of later releases, heed it.
+    """
+    size = getattr(model.config, "sliding_window", None)
+    return not _WINDOW_COUNTS_ITSELF and size is not None and n_tokens > size
 
 
 def rotation(anatomy: Anatomy, layer: int, like: Tensor, n_tokens: int) -> tuple[Tensor, Tensor] | None:

@@ -18,6 +18,30 @@ def longest_text(model: PreTrainedModel) -> int:
     return getattr(model.config, "max_position_embeddings", sys.maxsize)
 
 
+def check_length(model: PreTrainedModel, what: str, n_tokens: int, new_tokens: int = 0) -> None:
+    """Check that a model can read a text and the tokens that it writes after it.
+
+    Beyond its maximum length, a model with a table of positions fails with an index error, and one with rotary
+    embeddings silently computes numbers for which it was not trained.
+
+    Args:
+        model: the model.
+        what: the text, as the message names it, such as ``prompts[2]``.
+        n_tokens: number of tokens of the text.
+        new_tokens: how many tokens the model writes after it.
+
+    Raises:
+        InputError: if there are more tokens than the model reads.
+    """
+    longest = longest_text(model)
+    if n_tokens > longest:
+        raise InputError(f"{what} has {n_tokens} tokens; this model reads at most {longest}")
+    if n_tokens + new_tokens > longest:
+        raise InputError(
+            f"{what} has {n_tokens} tokens; with {new_tokens} new tokens it exceeds the {longest} that this model reads"
+        )
+
+
 def layer_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     """Return the hidden states [B, T, D] from the arguments of a layer's call."""
     return args[0] if args else kwargs["hidden_states"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from interpret.anatomy import longest_text
+from interpret.anatomy import check_length as check_fits
 from interpret.attribution.plan import Plan
 from interpret.attribution.steps.functions import Contrast
 from interpret.attribution.steps.step import Foil
@@ -228,10 +228,7 @@ def check_text(what: str, text: object) -> None:
 
 def check_length(plan: Plan, what: str, n_tokens: int, n_new: int = 0) -> None:
     """Raise an InputError if a text and ``n_new`` tokens after it exceed the maximum length of the model."""
-    longest = longest_text(plan.model)
-    if n_tokens + n_new > longest:
-        more = f"; with {n_new} new tokens it exceeds" if n_new else ", more than"
-        raise InputError(f"{what} has {n_tokens} tokens{more} the model's maximum length of {longest}")
+    check_fits(plan.model, what, n_tokens, n_new)
 
 
 def _continuation(plan: Plan, what: str, number: int, target: Target, prompt: Encoding) -> tuple[int, ...]:

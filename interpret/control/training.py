@@ -23,7 +23,7 @@ from torch.nn.functional import mse_loss
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.activations._record import record
-from interpret.anatomy import anatomy_of, base_of, input_device, longest_text
+from interpret.anatomy import anatomy_of, base_of, check_length, input_device
 from interpret.anatomy.passes import evaluating
 from interpret.engine.greedy import answers
 from interpret.errors import InputError
@@ -325,12 +325,11 @@ def _checked_ids(model: PreTrainedModel, ids: Sequence[int] | Tensor) -> Tensor:
         raise InputError(
             f"ids has the shape {list(row.shape)} and dtype {row.dtype}: give the token ids of one prompt, at least one"
         )
-    size, longest = model.config.vocab_size, longest_text(model)
+    size = model.config.vocab_size
     for token in row[0].tolist():
         if not 0 <= token < size:
             raise InputError(f"ids contains {token}; this model has token ids 0 to {size - 1}")
-    if row.shape[1] > longest:
-        raise InputError(f"ids has {row.shape[1]} tokens; this model reads at most {longest}")
+    check_length(model, "ids", row.shape[1])
     return row.to(input_device(model))
 
 

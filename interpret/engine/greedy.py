@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import generating_by, input_device, longest_text
+from interpret.anatomy import batches, check_length, generating_by, input_device, needs_whole_passes
 from interpret.anatomy.passes import evaluating
 from interpret.errors import InputError
 from interpret.finite import MODEL_GIVES_NAN
@@ -32,9 +32,11 @@ class Continuation:
 
 @torch.no_grad()
 def write_after(model: PreTrainedModel, prompts: Sequence[Sequence[int]], new_tokens: int) -> list[Continuation]:
-    """Continue prompts greedily, in one batch.
+    """Continue prompts greedily, in one batch, or in several where a prompt's numbers would depend on the others.
 
-    Generation settings of the checkpoint, such as a repetition penalty, are not applied.
+    Each token is the most likely one after a pass over all tokens before it: a window of attention is heeded, also
+    where the cached decoding of transformers 4.34.0 ignores it. Generation settings of the checkpoint, such as a
+    repetition penalty, are not applied.
 
     Args:
         model: a causal LM.
@@ -46,10 +48,17 @@ def write_after(model: PreTrainedModel, prompts: Sequence[Sequence[int]], new_to
     """
     if not new_tokens:
         return [Continuation([], nan) for _ in prompts]
+    lengths = [len(prompt) for prompt in prompts]
+    parts = batches(model, lengths, len(prompts), new_tokens)
+    return [one for part in parts for one in _written(model, prompts[part], new_tokens)]
+
+
+def _written(model: PreTrainedModel, prompts: Sequence[Sequence[int]], new_tokens: int) -> list[Continuation]:
     ends = end_tokens(model)
     config = GenerationConfig(
         max_new_tokens=new_tokens,
         do_sample=False,
+        use_cache=not any(needs_whole_passes(model, len(prompt), new_tokens) for prompt in prompts),
         eos_token_id=ends or None,
         pad_token_id=0,
         output_scores=True,
@@ -122,14 +131,10 @@ def answers(
     if new_tokens < 1 or batch_size < 1:
         raise InputError(f"new_tokens is {new_tokens} and batch_size is {batch_size}; both must be at least 1")
     rows = [token_ids(tokenizer, prompt) for prompt in prompts]
-    longest = longest_text(model)
     for index, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
         if not prompt.strip():
             raise InputError(f"prompt {index} is empty")
-        if len(row) + new_tokens > longest:
-            raise InputError(
-                f"prompt {index} has {len(row)} tokens; with {new_tokens} new tokens it exceeds the model's {longest}"
-            )
+        check_length(model, f"prompt {index}", len(row), new_tokens)
     texts: list[str] = []
     with evaluating(model):
         for start in range(0, len(rows), batch_size):

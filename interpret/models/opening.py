@@ -31,7 +31,7 @@ from transformers.utils import logging as transformers_logging
 from interpret.anatomy import loading_arguments, reads_gguf
 from interpret.errors import ModelError, unknown
 from interpret.models.demo import SMOLLM2, cache_folder, demo_model_folder
-from interpret.models.quantize import quantize_
+from interpret.models.quantize import quantize_, unrounded_
 from interpret.storage import provenance
 
 Say = Callable[[str], None]
@@ -98,6 +98,7 @@ def load(
         if gguf:
             model.config._name_or_path = str(Path(source, gguf["gguf_file"]))
         vars(model)[_OPENED_AS] = os.fspath(name_or_path)
+        unrounded_(model)
         if bits:
             if say:
                 say(f"rounding the weights to {bits} bits")
@@ -127,11 +128,12 @@ def model_identity(model: PreTrainedModel) -> dict[str, Any]:
     """
     name = str(vars(model).get(_OPENED_AS, model.config._name_or_path))
     layers = {type(module).__name__ for module in model.modules()}
+    eight_bit = {"Linear8bitLt", "EightBitLinear"}
     return {
         "model": "demo" if name == str(cache_folder() / SMOLLM2.folder) else name,
         "weights": weights(model),
         "dtype": str(model.dtype).removeprefix("torch."),
-        "load_in_8bit": "Linear8bitLt" in layers,
+        "load_in_8bit": bool(layers & eight_bit),
         "load_in_4bit": "Linear4bit" in layers,
     }
 

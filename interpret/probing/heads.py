@@ -16,11 +16,19 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.activations.edits import check_index
-from interpret.anatomy import anatomy_of, input_device, layer_input, longest_text, reporting_attention
+from interpret.anatomy import (
+    anatomy_of,
+    check_length,
+    check_same_rotation,
+    input_device,
+    layer_input,
+    longest_text,
+    reporting_attention,
+)
 from interpret.anatomy.passes import evaluating, only_in_this_thread
 from interpret.errors import InputError, UnsupportedModelError
 from interpret.finite import left_out, top, warn
-from interpret.prompts.batches import position_ids
+from interpret.prompts.batches import position_ids, token_counts
 from interpret.prompts.encoding import encode
 
 Head = tuple[int, int]
@@ -243,6 +251,9 @@ def _run(
     anatomy, device = anatomy_of(model), input_device(model)
     for layer in hooks:
         check_index("layer", layer, len(anatomy.layers))
+    counts = [input_ids.shape[1]] * len(input_ids) if attention_mask is None else token_counts(attention_mask)
+    check_length(model, "input_ids", max(counts, default=0))
+    check_same_rotation(model, counts)
     inputs = {"input_ids": input_ids.to(device)}
     if attention_mask is not None:
         inputs["attention_mask"] = attention_mask.to(device)

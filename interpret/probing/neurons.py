@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
 from interpret.activations.edits import check_index, editing
-from interpret.anatomy import anatomy_of, input_device, layer_input
+from interpret.anatomy import anatomy_of, batches, check_length, input_device, layer_input
 from interpret.anatomy.passes import evaluating, only_in_this_thread
 from interpret.errors import InputError, UnsupportedModelError, unknown
 from interpret.prompts.batches import pad
@@ -105,10 +105,11 @@ def neuron_values(
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}: give at least 1")
     rows, weights = _read_at(tokenizer, texts, token)
+    for text, row in zip(texts, rows, strict=True):
+        check_length(model, f"the text that begins with {text[:40]!r}", len(row))
     values: dict[int, list[Tensor]] = {layer: [] for layer in layers}
     with torch.no_grad(), evaluating(model):
-        for first in range(0, len(rows), batch_size):
-            chosen = slice(first, first + batch_size)
+        for chosen in batches(model, [len(row) for row in rows], batch_size):
             for layer, value in _run(model, rows[chosen], layers, weights[chosen], token == "max").items():
                 values[layer].append(value)
     return {layer: torch.cat(parts) for layer, parts in values.items()}

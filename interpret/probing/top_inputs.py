@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.activations.edits import check_index
-from interpret.anatomy import longest_text
+from interpret.anatomy import batches, check_length
 from interpret.anatomy.passes import evaluating
 from interpret.errors import InputError, unknown
 from interpret.finite import Tally, readable, warn
@@ -92,7 +92,7 @@ def top_activating(
     remembered: dict[int, TokenisedPrompt] = {}
     finite = Tally()
     with torch.no_grad(), evaluating(model):
-        for batch in _batches(_tokenised(model, tokenizer, prompts), batch_size):
+        for batch in _batches(model, _tokenised(model, tokenizer, prompts), batch_size):
             for layer, value in _activations(model, [prompt for _, prompt in batch], by_layer, finite).items():
                 best[layer].take(value, [index for index, _ in batch], per_prompt)
             kept = {index for layer in best.values() for index in layer.prompts.unique().tolist()}
@@ -167,7 +167,6 @@ def _tokenised(
     """Tokenise prompts one by one."""
     if isinstance(prompts, str):
         raise InputError("prompts is a single text: give a list or another iterable of texts")
-    longest = longest_text(model)
     for index, prompt in enumerate(prompts):
         asked = Prompt("", prompt, raw=True) if isinstance(prompt, str) else prompt
         try:
@@ -176,14 +175,14 @@ def _tokenised(
             raise InputError(f"prompts[{index}]: {error}") from None
         if not tokenised.content:
             raise InputError(f"prompts[{index}]: prompt {asked.text!r} has no tokens of its own")
-        if len(tokenised.ids) > longest:
-            raise InputError(f"prompts[{index}] has {len(tokenised.ids)} tokens; this model reads at most {longest}")
+        check_length(model, f"prompts[{index}]", len(tokenised.ids))
         yield index, tokenised
 
 
-def _batches(prompts: Iterator[Numbered], size: int) -> Iterator[list[Numbered]]:
-    while batch := list(islice(prompts, size)):
-        yield batch
+def _batches(model: PreTrainedModel, prompts: Iterator[Numbered], size: int) -> Iterator[list[Numbered]]:
+    while some := list(islice(prompts, size)):
+        for part in batches(model, [len(prompt.ids) for _, prompt in some], size):
+            yield some[part]
 
 
 def _activations(

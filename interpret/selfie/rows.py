@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import anatomy_of, check_evaluating, longest_text
+from interpret.anatomy import anatomy_of, check_evaluating, check_keeps_rotation, check_length
 from interpret.engine.greedy import write_after
 from interpret.errors import InputError, SpecError
 from interpret.prompts.spelling import decoded, pieces
@@ -103,14 +103,13 @@ def check_request(
         UnsupportedModelError: if the model is not of a supported family.
     """
     check_evaluating(model)
-    longest, n_layers = longest_text(model), len(anatomy_of(model).layers)
+    n_layers = len(anatomy_of(model).layers)
     wanted = [(f"prompt {s.prompt.name}", len(s.tokenised.ids), settings.prompt_output_tokens) for s in sources]
-    wanted += [(f"interpretation prompt {t.name!r}", len(t.ids), settings.new_tokens) for t in templates]
-    for what, length, new in wanted:
-        if length + new > longest:
-            raise InputError(
-                f"{what} has {length} tokens; with {new} new tokens it exceeds the model's context of {longest} tokens"
-            )
+    decoded = [(f"interpretation prompt {t.name!r}", len(t.ids), settings.new_tokens) for t in templates]
+    for what, length, new in wanted + decoded:
+        check_length(model, what, length, new)
+    for what, length, new in decoded:
+        check_keeps_rotation(model, what, length, new)
     width, last_width = anatomy_of(model).width, model.get_output_embeddings().weight.shape[1]
     for source in sources:
         what = f"prompt {source.prompt.name}: state {n_layers} (after the final norm) "

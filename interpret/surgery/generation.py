@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from inspect import signature
+from inspect import BoundArguments, signature
 from types import MethodType
 from typing import Any, TypeVar
 
@@ -21,9 +21,18 @@ from transformers import GenerationConfig, GenerationMixin, MaxLengthCriteria, P
 from transformers.utils import ModelOutput
 
 from interpret.activations._record import record
-from interpret.anatomy import GenerateSettings, anatomy_of, base_of, generating_by, past_length, uncompiled
+from interpret.anatomy import (
+    GenerateSettings,
+    anatomy_of,
+    base_of,
+    check_length,
+    check_same_rotation,
+    generating_by,
+    past_length,
+    uncompiled,
+)
 from interpret.errors import SpecError, UnsupportedModelError
-from interpret.prompts.batches import ends_in_padding, left_padding_order, token_columns, token_counts
+from interpret.prompts.batches import ends_in_padding, left_padding_order, position_ids, token_columns, token_counts
 from interpret.surgery.hooks import applied
 from interpret.surgery.plan import plan_surgery
 
@@ -53,7 +62,8 @@ def forward_interpret(
         *args: as for the model's own forward.
         insert_info: one dict (or None) per sample; None runs the stock call. With ``past_key_values``,
             positions still count from the sample's first token, tokens in the cache are not edited again,
-            and negative positions and positions of later chunks are refused.
+            and negative positions and positions of later chunks are refused. Without ``position_ids``, the tokens of
+            each sample are numbered from 0, ignoring padding, as ``generate`` does.
         output_pre_mlp_states: also return the MLP's input and the residual stream before each MLP.
         **kwargs: as for the model's own forward. With ``output_hidden_states=True``, ``hidden_states[k]``
             shows the edited input of layer k; the last entry is the state after the final norm.
@@ -66,6 +76,7 @@ def forward_interpret(
         apply a norm to the sum.
 
     Raises:
+        InputError: if a sample has more tokens than the model reads, or needs other rotary embeddings than another.
         SpecError: if ``insert_info`` does not fit the model and the batch.
         UnsupportedModelError: if the model's family is not supported.
 
@@ -76,10 +87,17 @@ def forward_interpret(
     >>> forward_interpret(model, ids, insert_info=info, output_hidden_states=True).hidden_states[1][0, 0].tolist()
     [1.0, 1.0, 1.0, 1.0]
     """
+    call = signature(model.forward).bind_partial(*args, **kwargs)
+    prompt = _forward_prompt(call.arguments)
+    if prompt is not None:
+        _check_lengths(model, prompt)
     with ExitStack() as stack:
         if insert_info is not None:
-            prompt = _forward_prompt(model, signature(model.forward).bind_partial(*args, **kwargs).arguments)
+            if prompt is None:
+                raise SpecError("insert_info requires tokens to edit; pass input_ids or inputs_embeds")
+            _check_mask(prompt, past_length(call.arguments.get("past_key_values")))
             stack.enter_context(_operate(model, insert_info, prompt))
+            args, kwargs = _with_positions(call, prompt)
         if not output_pre_mlp_states:
             return model(*args, **kwargs)
         n_layers = len(anatomy_of(model).layers)
@@ -106,6 +124,9 @@ def generate_interpret(
     padded on the left for decoding. In the returned sequences they are right-padded as before, but hidden states and
     attentions are those of the left-padded prompts.
 
+    Without edits, the result is that of ``generate``, also where it deviates from passes over the whole text: with a KV
+    cache, transformers 4.34.0 ignores the window of Mistral's attention. ``use_cache=False`` heeds it.
+
     Args:
         model: a causal LM of a supported family.
         inputs: as for ``generate``.
@@ -119,6 +140,8 @@ def generate_interpret(
         The output of ``generate``.
 
     Raises:
+        InputError: if a prompt, with ``max_new_tokens`` new tokens, exceeds the model's maximum length, or needs other
+            rotary embeddings than another prompt.
         SpecError: if ``insert_info`` does not fit the model and the batch.
         UnsupportedModelError: if the model's family is not supported, or the decoding mode does not support
             surgery.
@@ -130,14 +153,16 @@ def generate_interpret(
     settings = GenerateSettings(model, generation_config, kwargs)
     prompt = _generate_prompt(inputs, settings, kwargs)
     _check_decoding(prompt, settings, kwargs)
+    _check_lengths(model, prompt, settings["max_new_tokens"] or 0)
+    new_tokens = _new_tokens(prompt, settings)
     generation_config, more = uncompiled(model, generation_config)
     kwargs |= more
     if not ends_in_padding(prompt.attention_mask):
-        with _operate(model, insert_info, prompt):
+        with _operate(model, insert_info, prompt, new_tokens):
             return model.generate(inputs, generation_config, *args, **kwargs)
     moved, aligned = _padded_on_the_left(prompt, kwargs)
     ids = moved.tokens if moved.name == "input_ids" else inputs
-    with _operate(model, insert_info, moved):
+    with _operate(model, insert_info, moved, new_tokens):
         output = model.generate(ids, generation_config, *args, **{**kwargs, **aligned})
     return _with_prompt_columns(output, prompt)
 
@@ -147,7 +172,8 @@ def greedy_search_interpret(
 ) -> Any:
     """Run the model's ``greedy_search`` with surgery on the prompt.
 
-    In releases of transformers without ``greedy_search``, ``generate`` does the same.
+    In releases of transformers without ``greedy_search``, ``generate`` does the same. Right-padded prompts are padded
+    on the left for decoding, as in ``generate_interpret``.
 
     Args:
         model: a causal LM of a supported family.
@@ -161,18 +187,29 @@ def greedy_search_interpret(
         The output of ``greedy_search``.
 
     Raises:
+        InputError: if a prompt has more tokens than the model reads, or needs other rotary embeddings than another.
         SpecError: if ``insert_info`` does not fit the model and the batch.
         UnsupportedModelError: if the model's family is not supported.
     """
-    with ExitStack() as stack:
-        if insert_info is not None:
-            mask = kwargs.get("attention_mask")
-            prompt = _Prompt("input_ids", input_ids, torch.ones_like(input_ids) if mask is None else mask)
-            stack.enter_context(_operate(model, insert_info, prompt))
-        search = getattr(model, "greedy_search", None)
-        if search is not None:
-            return search(input_ids, *args, **kwargs)
-        return _greedily(model, input_ids, {**dict(zip(_GREEDY_ARGUMENTS, args, strict=False)), **kwargs})
+    if insert_info is None:
+        return _searched(model, input_ids, args, kwargs)
+    mask = kwargs.get("attention_mask")
+    prompt = _Prompt("input_ids", input_ids, torch.ones_like(input_ids) if mask is None else mask)
+    _check_lengths(model, prompt)
+    if not ends_in_padding(prompt.attention_mask):
+        with _operate(model, insert_info, prompt):
+            return _searched(model, input_ids, args, kwargs)
+    moved, aligned = _padded_on_the_left(prompt, kwargs)
+    with _operate(model, insert_info, moved):
+        return _with_prompt_columns(_searched(model, moved.tokens, args, {**kwargs, **aligned}), prompt)
+
+
+def _searched(model: PreTrainedModel, input_ids: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run the model's ``greedy_search``, or do the same by ``generate`` where it no longer exists."""
+    search = getattr(model, "greedy_search", None)
+    if search is not None:
+        return search(input_ids, *args, **kwargs)
+    return _greedily(model, input_ids, {**dict(zip(_GREEDY_ARGUMENTS, args, strict=False)), **kwargs})
 
 
 def _greedily(model: PreTrainedModel, input_ids: Tensor, arguments: dict[str, Any]) -> Any:
@@ -251,13 +288,15 @@ class _Prompt:
     continues_cache: bool = False
 
 
-def _operate(model: PreTrainedModel, insert_info: InsertInfo, prompt: _Prompt) -> Any:
+def _operate(model: PreTrainedModel, insert_info: InsertInfo, prompt: _Prompt, new_tokens: int = 0) -> Any:
     """Check ``insert_info`` against the prompt and return the context manager that applies it."""
     anatomy = anatomy_of(model)
     mask = prompt.attention_mask
+    counts = token_counts(mask)
+    check_same_rotation(model, counts, new_tokens)
     plan = plan_surgery(
         insert_info,
-        token_counts=token_counts(mask),
+        token_counts=counts,
         n_layers=len(anatomy.layers),
         width=anatomy.width,
         allow_negative_positions=not prompt.continues_cache,
@@ -265,23 +304,59 @@ def _operate(model: PreTrainedModel, insert_info: InsertInfo, prompt: _Prompt) -
     return applied(anatomy, plan, token_columns(mask))
 
 
-def _forward_prompt(model: PreTrainedModel, arguments: Mapping[str, Any]) -> _Prompt:
-    """Return the tokens and the mask of a forward pass from its arguments."""
+def _check_lengths(model: PreTrainedModel, prompt: _Prompt, new_tokens: int = 0) -> None:
+    """Refuse samples that, with their new tokens, have more tokens than the model reads."""
+    # Masks prepared by the caller, which only the stock call reads, do not show the lengths.
+    if isinstance(prompt.attention_mask, Tensor) and prompt.attention_mask.dim() == 2:
+        counts = token_counts(prompt.attention_mask)
+        longest = max(range(len(counts)), key=counts.__getitem__)
+        check_length(model, f"sample {longest}", counts[longest], new_tokens)
+
+
+def _new_tokens(prompt: _Prompt, settings: GenerateSettings) -> int:
+    """Return how many tokens ``generate`` writes at most."""
+    given: int | None = settings["max_new_tokens"]
+    if given is not None:
+        return given
+    limit: int = settings["max_length"] or 20  # the default of all releases
+    return max(0, limit - (prompt.tokens.shape[1] if prompt.name == "input_ids" else 0))
+
+
+def _with_positions(call: BoundArguments, prompt: _Prompt) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of a forward pass with the positions of its tokens, counted without padding.
+
+    By default, models with absolute positions, such as GPT-2, number the columns of the batch, so that a left-padded
+    sample gets other states than alone; OPT derives its positions from the mask.
+    """
+    numbered = call.arguments.get("position_ids") is not None
+    if "position_ids" in call.signature.parameters and not numbered and prompt.attention_mask.eq(0).any():
+        call.arguments["position_ids"] = position_ids(prompt.attention_mask)[:, -prompt.tokens.shape[1] :]
+    return call.args, call.kwargs
+
+
+def _forward_prompt(arguments: Mapping[str, Any]) -> _Prompt | None:
+    """Return the tokens and the mask of a forward pass from its arguments; None if it is given no tokens."""
     name = "input_ids" if arguments.get("input_ids") is not None else "inputs_embeds"
     tokens = arguments.get(name)
     if tokens is None:
-        raise SpecError("insert_info requires tokens to edit; pass input_ids or inputs_embeds")
+        return None
     past = past_length(arguments.get("past_key_values"))
-    columns = past + tokens.shape[1]
     mask = arguments.get("attention_mask")
     if mask is None:
-        mask = torch.ones(tokens.shape[0], columns, dtype=torch.long)
-    if mask.shape[1] < columns:
-        raise SpecError(
-            f"attention_mask has {mask.shape[1]} columns; it needs {columns}: {past} for the cache and "
-            f"{tokens.shape[1]} for this pass"
-        )
+        mask = torch.ones(tokens.shape[0], past + tokens.shape[1], dtype=torch.long)
     return _Prompt(name, tokens, mask, continues_cache=past > 0)
+
+
+def _check_mask(prompt: _Prompt, past: int) -> None:
+    """Check that a mask has a column for every token, also for those in the cache."""
+    mask, n_tokens = prompt.attention_mask, prompt.tokens.shape[1]
+    if mask.dim() != 2:
+        raise SpecError(f"attention_mask has the shape {list(mask.shape)}; surgery needs a mask of the shape [B, T]")
+    if mask.shape[1] < past + n_tokens:
+        raise SpecError(
+            f"attention_mask has {mask.shape[1]} columns; it needs {past + n_tokens}: {past} for the cache and "
+            f"{n_tokens} for this pass"
+        )
 
 
 def _generate_prompt(ids: Tensor | None, settings: GenerateSettings, kwargs: Mapping[str, Any]) -> _Prompt:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from interpret.anatomy import check_evaluating, input_device
+from interpret.anatomy import check_evaluating, check_length, input_device
 from interpret.engine.recording import RecordedRun
 from interpret.errors import InputError
 
@@ -38,9 +38,11 @@ def check_runs(model: PreTrainedModel, base: Tensor, donor: Tensor) -> None:
     """Check that the base, [S, T, width], and the donor, [S or 1, T, width], have matching shapes.
 
     Raises:
-        InputError: if they do not match, or if the model is in training mode.
+        InputError: if they do not match, if they have more tokens than the model reads, or if the model is in training
+            mode.
     """
     check_evaluating(model)
+    check_length(model, "the base run", base.shape[1])
     if base.shape[1] != donor.shape[1]:
         raise InputError(
             f"the donor has {donor.shape[1]} tokens, the base {base.shape[1]}: "

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import input_device
+from interpret.anatomy import check_length, input_device
 from interpret.errors import InputError, unknown
 from interpret.finite import MODEL_GIVES_NAN
 from interpret.prompts.chat import ChatText, framed
@@ -94,7 +94,10 @@ def trace_inputs(
     check_settings(settings)
     text = framed(tokenizer, prompt, settings.chat_template)
     tokens = tokenised(tokenizer, prompt, subject, occurrence, settings.chat_template)
+    check_length(model, "the prompt", len(tokens.ids))
     answer_ids = _answer_ids(model, tokenizer, text, tokens, answer, settings.target)
+    # The last token of the answer is not read.
+    check_length(model, "the prompt with its answer", len(tokens.ids) + len(answer_ids) - 1)
     span, clean = subject_span(tokens), _embeddings(model, [*tokens.ids, *answer_ids[:-1]])
     if counterfactual is not None:
         other = _counterfactual_ids(tokenizer, framed(tokenizer, counterfactual, settings.chat_template), tokens)

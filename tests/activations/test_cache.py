@@ -278,8 +278,8 @@ def test_a_base_model_says_that_it_has_no_logits(llama):
         ([], "prompts: give a list of at least one text, or of rows of token ids"),
         ("Paris", "prompts: give a list of at least one text, or of rows of token ids"),
         (["Paris"], "prompts[0] is a text: give the tokenizer, or token ids"),
-        ([[5], []], "prompts[1] has 0 tokens; this model reads 1 to 64"),
-        ([[5] * 65], "prompts[0] has 65 tokens; this model reads 1 to 64"),
+        ([[5], []], "prompts[1] has no tokens: every prompt needs at least one"),
+        ([[5] * 65], "prompts[0] has 65 tokens; this model reads at most 64"),
     ],
 )
 def test_prompts_that_cannot_be_read_are_refused(llama, prompts, message):

@@ -341,15 +341,15 @@ CONTRAST = {"attributed_fn": "contrast_prob_diff"}
         ({"targets": [None]}, "targets[0] is None; give a string, or a list of token ids"),
         (
             {"targets": f"{PROMPT}{' the city' * 40}"},
-            "targets[0] has 85 tokens, more than the model's maximum length of 64",
+            "targets[0] has 85 tokens; this model reads at most 64",
         ),
         (
             {**CONTRAST, "contrast": "own_prefix", "contrast_targets": f"{PROMPT}{' the city' * 40}", "end": 1},
-            "contrast_targets[0] has 85 tokens, more than the model's maximum length of 64",
+            "contrast_targets[0] has 85 tokens; this model reads at most 64",
         ),
         (
             {"targets": None, "max_new_tokens": 64},
-            "prompts[0] has 5 tokens; with 64 new tokens it exceeds the model's maximum length of 64",
+            "prompts[0] has 5 tokens; with 64 new tokens it exceeds the 64 that this model reads",
         ),
         (
             {"targets": PROMPT},

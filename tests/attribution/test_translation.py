@@ -368,7 +368,7 @@ LONG = "I love pizza " * 40
 )
 def test_texts_of_more_tokens_than_the_model_has_places_for_are_errors(toy, options, what):
     assert toy.model.config.max_position_embeddings == 64
-    with pytest.raises(InputError, match=rf"^{what} has \d+ tokens, more than the model's maximum length of 64$"):
+    with pytest.raises(InputError, match=rf"^{what} has \d+ tokens; this model reads at most 64$"):
         run(toy, **options)
 
 

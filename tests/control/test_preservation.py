@@ -145,7 +145,7 @@ def test_wrong_facts_are_named(bigrams):
             answers(model, tokenizer, ["a"], **sizes)
     with refused("prompt 1 is empty"):
         answers(model, tokenizer, ["a", " "])
-    with refused("prompt 0 has 30 tokens; with 8 new tokens it exceeds the model's 32"):
+    with refused("prompt 0 has 30 tokens; with 8 new tokens it exceeds the 32 that this model reads"):
         answers(model, tokenizer, ["a " * 30])
     with refused("rows is empty: an accuracy needs at least one fact"):
         accuracy([])

@@ -8,12 +8,17 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from bitsandbytes.nn import Linear8bitLt
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from interpret.activations.cache import activation_cache
+from interpret.engine.greedy import write_after
 from interpret.errors import ModelError
-from interpret.models import quantize
-from interpret.models.quantize import quantize_
+from interpret.models.eight_bit import EightBitLinear
+from interpret.models.opening import model_identity
+from interpret.models.quantize import quantize_, unrounded_
+from interpret.prompts.batches import pad
 
 IDS = torch.arange(18).reshape(2, 9)  # [B, T]
 BOUND = {8: 0.05, 4: 0.3}
@@ -137,6 +142,84 @@ def test_a_layer_under_two_names_stays_one_layer(bits: int) -> None:
     assert model.model.layers[1].mlp.up_proj is model.model.layers[0].mlp.up_proj
 
 
+# ------------------------------------------------------------------------- texts do not change each other
+
+
+def with_outliers(model: PreTrainedModel) -> PreTrainedModel:
+    """Give one token a state with a large value, as in large models, which LLM.int8() does not round."""
+    with torch.no_grad():
+        model.get_input_embeddings().weight[20, 5] = 40.0
+    return model
+
+
+def as_transformers_opens_it(model: PreTrainedModel) -> PreTrainedModel:
+    """Turn the 8-bit layers into those of bitsandbytes, with the threshold that transformers sets."""
+    for module in quantize_(model, 8).modules():
+        if isinstance(module, EightBitLinear):
+            module.__class__ = Linear8bitLt
+            module.state.threshold = 6.0
+    return model
+
+
+ROWS = [[3, 4, 5, 6, 7], [8, 9], [10, 20, 11, 12]]
+
+
+def most_apart(model: PreTrainedModel) -> float:
+    """Return the largest difference of logits between a batch and its rows alone, relative to the largest logit."""
+    batch = pad(ROWS, 0, side="right")
+    with torch.no_grad():
+        together = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+        alone = [model(torch.tensor([row])).logits[0] for row in ROWS]
+    gaps = [(got[: len(one)] - one).abs().max() for got, one in zip(together, alone, strict=True)]
+    return float(max(gaps) / together.abs().max())
+
+
+@pytest.mark.parametrize("make", MODELS)
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_row_is_in_a_batch_what_it_is_alone(make: Callable[[], PreTrainedModel], bits: int) -> None:
+    assert most_apart(quantize_(with_outliers(make()), bits)) < 1e-5
+
+
+def test_a_token_does_not_depend_on_later_tokens() -> None:
+    model = quantize_(with_outliers(llama()), 8)
+    with torch.no_grad():
+        whole, begin = model(torch.tensor([[3, 4, 20]])).logits, model(torch.tensor([[3, 4]])).logits
+    torch.testing.assert_close(whole[:, :2], begin, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_eight_bit_layers_are_the_product_with_their_weights(make: Callable[[], PreTrainedModel]) -> None:
+    plain, model = make(), quantize_(make(), 8)
+    x = torch.randn(2, 3, 64, generator=torch.Generator().manual_seed(0)) * 10
+    for name, layer in model.named_modules():
+        if isinstance(layer, EightBitLinear) and layer.in_features == 64:
+            linear = plain.get_submodule(name)
+            weight = linear.weight.detach() if isinstance(linear, nn.Linear) else linear.weight.detach().T
+            bias = 0 if linear.bias is None else linear.bias.detach()
+            got, found = layer(x), layer.dequantised(torch.float32)
+            # Weights are whole numbers of steps, about half a step from the plain weights at most.
+            step = found.abs().amax(1, keepdim=True) / 127
+            torch.testing.assert_close(found / step, (found / step).round(), atol=1e-3, rtol=0)
+            assert ((found - weight).abs() / step).max() <= 0.6
+            torch.testing.assert_close(got, x @ found.T + bias, atol=1e-4, rtol=1e-5)
+
+
+def test_texts_of_a_model_that_rounds_by_batch_are_run_one_by_one() -> None:
+    model = as_transformers_opens_it(with_outliers(llama()))
+    assert most_apart(model) > 1e-3  # so the test can fail
+    one, several = (activation_cache(model, None, ROWS, "logits", batch_size=size)["logits"] for size in (1, 3))
+    assert torch.equal(one, several)
+    assert write_after(model, ROWS, 5) == [write_after(model, [row], 5)[0] for row in ROWS]
+
+
+def test_an_opened_model_with_eight_bit_layers_stops_rounding_states() -> None:
+    model = as_transformers_opens_it(with_outliers(llama()))
+    unrounded_(model)
+    assert most_apart(model) < 1e-5
+    assert torch.equal(logits(model), logits(quantize_(with_outliers(llama()), 8)))
+    assert model_identity(model)["load_in_8bit"]
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("make", MODELS)
 @pytest.mark.parametrize("bits", [8, 4])
@@ -192,10 +275,12 @@ def test_bitsandbytes_prints_nothing() -> None:
     """In a separate process, since bitsandbytes prints messages when first imported."""
     script = (
         "import logging; logging.basicConfig()\n"
-        "import sys; sys.path[:0] = ['tests', 'tests/models']\n"
-        "from test_quantize import llama, logits, quantize_\n"
+        "import torch\n"
+        "from transformers import GPT2Config, GPT2LMHeadModel\n"
+        "from interpret.models.quantize import quantize_\n"
         "for bits in (8, 4):\n"
-        "    logits(quantize_(llama(), bits))\n"
+        "    model = GPT2LMHeadModel(GPT2Config(n_embd=64, n_layer=1, n_head=4))\n"
+        "    quantize_(model.eval(), bits)(torch.tensor([[3, 4]]))\n"
     )
     done = subprocess.run([sys.executable, "-W", "ignore::FutureWarning", "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -204,8 +289,6 @@ def test_bitsandbytes_prints_nothing() -> None:
 def test_other_log_messages_of_bitsandbytes_are_kept(caplog: pytest.LogCaptureFixture) -> None:
     quantize_(llama(), 8)
     logger = logging.getLogger("bitsandbytes.autograd._functions")
-    logger.warning("MatMul8bitLt: inputs will be cast from %s to float16 during quantization", "x")
     logger.warning("something else")
     assert caplog.messages == ["something else"]
     assert logging.getLogger("bitsandbytes").propagate
-    assert quantize.OUTLIER == 6.0

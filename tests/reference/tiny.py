@@ -124,6 +124,31 @@ def _built(wanted: Kind, seed: int, n_layers: int) -> PreTrainedModel:
     model: PreTrainedModel = getattr(transformers, wanted.model)(config).eval()
     if wanted.family == "gemma2":
         eager(model)  # the default of 4.57, torch's own attention, ignores the soft cap of the attention logits
+    _randomise(model, seed)
+    assert model.config.num_hidden_layers == n_layers
+    assert model.config.hidden_size == D
+    assert model.get_output_embeddings().weight.shape[0] == V
+    assert not model.training
+    return model
+
+
+LONGROPE_LIMIT = 16
+"""The length of text beyond which ``longrope_model`` has other rotary embeddings."""
+
+
+def longrope_model(family: str = "Phi3", vocabulary: int = V) -> PreTrainedModel:
+    """Build a tiny model with longrope; the caller checks that the release has it."""
+    factors = {"short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [2.0, 4.0, 8.0, 16.0]}
+    rope = {"rope_type": "longrope", "original_max_position_embeddings": LONGROPE_LIMIT, "factor": 4.0, **factors}
+    shape = _COMMON | _LLAMA_LIKE | {"vocab_size": vocabulary, "original_max_position_embeddings": LONGROPE_LIMIT}
+    config = getattr(transformers, f"{family}Config")(**shape, rope_scaling=rope)
+    model: PreTrainedModel = getattr(transformers, f"{family}ForCausalLM")(config).eval()
+    _randomise(model, seed=0)
+    return model
+
+
+def _randomise(model: PreTrainedModel, seed: int) -> None:
+    """Draw all parameters anew."""
     generator = torch.Generator().manual_seed(seed)
     norm_weights = {
         id(module.weight)
@@ -135,11 +160,6 @@ def _built(wanted: Kind, seed: int, n_layers: int) -> PreTrainedModel:
             parameter.normal_(std=0.2, generator=generator)
             if id(parameter) in norm_weights:
                 parameter.add_(1.0)
-    assert model.config.num_hidden_layers == n_layers
-    assert model.config.hidden_size == D
-    assert model.get_output_embeddings().weight.shape[0] == V
-    assert not model.training
-    return model
 
 
 def resize_vocabulary(model: PreTrainedModel, size: int) -> None:

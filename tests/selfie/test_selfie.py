@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+import transformers
 from reference.memory import only_new_objects, tensor_bytes
 from reference.overlay import decoder_layers, reference_forward, reference_greedy
-from reference.tiny import KINDS, L, hooks_on, resize_vocabulary, tiny_model
+from reference.tiny import KINDS, L, hooks_on, longrope_model, resize_vocabulary, tiny_model
 from reference.toy_tokenizers import byte_level, sentence_piece
 
 from interpret.errors import InputError, ModelError
@@ -24,11 +25,14 @@ PROMPTS = [
     Prompt("fact_1", "The Eiffel Tower is in", "fact", raw=True, subject="Eiffel Tower"),
 ]
 SETTINGS = Settings(new_tokens=5, prompt_output_tokens=4, batch_size=3, wrong_vector=False)
+LONGROPE = ["longrope"] if hasattr(transformers, "Phi3Config") else []
 SCORED = replace(SETTINGS, wrong_vector=True)
 
 
 def speaking_model(kind: str = "llama"):
     """A tiny model with an embedding for every token of the toy tokenizers; it rarely generates the end token."""
+    if kind == "longrope":
+        return longrope_model(vocabulary=420)
     model = tiny_model(kind.removesuffix("_short_sighted"))
     if kind.endswith("_short_sighted"):
         model.config.sliding_window = 6
@@ -79,7 +83,7 @@ def before_end(ids):
     return ids[: ids.index(1)] if 1 in ids else ids
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "mistral_short_sighted"])
+@pytest.mark.parametrize("kind", [*KINDS, "mistral_short_sighted", *LONGROPE])
 @pytest.mark.parametrize(
     "settings",
     [SETTINGS, replace(SETTINGS, insertion_layer=2, mode="addition", strength=3.0)],
@@ -279,10 +283,10 @@ def test_selectors_may_be_lists():
 
 def test_a_prompt_longer_than_the_context_is_refused_by_name():
     model, tokenizer = speaking_model("gpt2"), byte_level(chat=True)
-    message = "prompt long_1 has 100 tokens; with 4 new tokens it exceeds the model's context of 64 tokens"
+    message = "prompt long_1 has 100 tokens; this model reads at most 64"
     with pytest.raises(InputError, match=f"^{message}$"):
         rows_of(model, tokenizer, [Prompt("long_1", "!" * 100, "long", raw=True)], layers="0", tokens="0")
-    message = "interpretation prompt 'say' has 4 tokens; with 61 new tokens it exceeds the model's context of 64 tokens"
+    message = "interpretation prompt 'say' has 4 tokens; with 61 new tokens it exceeds the 64 that this model reads"
     with pytest.raises(InputError, match=f"^{message}$"):
         rows_of(
             model,
@@ -292,6 +296,15 @@ def test_a_prompt_longer_than_the_context_is_refused_by_name():
             layers="0",
             tokens="0",
         )
+
+
+@pytest.mark.parametrize("kind", LONGROPE)
+def test_a_text_that_would_grow_into_other_rotary_embeddings_is_refused_by_name(kind):
+    model, tokenizer = speaking_model(kind), byte_level(chat=True)
+    message = r"^interpretation prompt 'say' has 4 tokens; with 13 new tokens it grows beyond 16, .* at most 12 new"
+    made = [InterpretationPrompt(tokenizer, ("A", 0, 0, "!"), name="say")]
+    with pytest.raises(InputError, match=message):
+        rows_of(model, tokenizer, settings=replace(SETTINGS, new_tokens=13), made=made, layers="0", tokens="0")
 
 
 def test_a_model_in_training_mode_is_refused():

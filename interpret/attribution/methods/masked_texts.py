@@ -3,7 +3,8 @@
 Before the first masked token, the states of a causal model are those of the unmasked text. So the unmasked text is run
 once and its KV cache is kept; of each masked text only the suffix from the first masked token on is computed. Suffixes
 are packed into one row; each attends to its prefix in the KV cache and to itself. States do not depend on later
-tokens, so one pass over a masked text serves all steps: each reads the state at the last token of its own text.
+tokens, so one pass over a masked text serves all steps: each reads the state at the last token of its own text. Where
+the length of a text decides about its rotary embeddings (longrope), steps on both sides of the limit are separated.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from interpret.anatomy import batches
 from interpret.attribution.steps.fitting import in_parts
 from interpret.attribution.steps.step import Step
 from interpret.engine.layers import Context, Past, Untapped, run_layer
@@ -62,6 +64,13 @@ def masked_values(steps: Sequence[Step], masked: Tensor, replacement: Tensor) ->
     Returns:
         [N, G], float64 on the CPU.
     """
+    sides = batches(steps[-1].model, [len(step.ids) for step in steps], len(steps))
+    parts = [(steps[some], len(steps[some][-1].ids)) for some in sides]
+    return torch.cat([_values_of(some, masked[:, :n], replacement[:, :n]) for some, n in parts], dim=1)
+
+
+def _values_of(steps: Sequence[Step], masked: Tensor, replacement: Tensor) -> Tensor:
+    """Return what ``masked_values`` returns, for steps that one pass over the last step's text serves."""
     last = steps[-1]
     lengths = torch.tensor([len(step.ids) for step in steps])
     itself = torch.zeros(1, masked.shape[1], dtype=torch.bool)

@@ -1,0 +1,198 @@
+"""The batch size changes no number: each analysis in batches of 1 and of 16, for every dtype, 8 and 4 bits, longrope.
+
+In float32 numbers agree within 1e-5. In half precision, a matrix product of one row may be rounded otherwise than that
+of several: there, results may differ by as much as the probabilities that the stock model gives to texts read and
+written one by one and together.
+"""
+
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from reference.tiny import LONGROPE_LIMIT, longrope_model
+from reference.toy_tokenizers import byte_level
+from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+import interpret
+from interpret.engine.greedy import answers
+from interpret.models.quantize import quantize_
+from interpret.probing.neurons import neuron_values
+from interpret.prompts.batches import pad
+
+TOKENIZER = byte_level()
+LONG = "The Eiffel Tower is in the city of Paris. I love eating pizza in the city of Paris"
+TEXTS = [LONG, "I love", "Anna's apples are", "We", "I love"]
+TEMPLATE = interpret.InterpretationPrompt(TOKENIZER, ("Say", 0, " is ", 0, ":"), name="say")
+NEW = 4
+_SHAPE = {"vocab_size": 420, "initializer_range": 0.15, "bos_token_id": 1, "eos_token_id": 2}
+
+
+def llama() -> PreTrainedModel:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
+    return LlamaForCausalLM(LlamaConfig(**_SHAPE, **sizes, num_hidden_layers=2, max_position_embeddings=64)).eval()
+
+
+def gpt2() -> PreTrainedModel:
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(GPT2Config(**_SHAPE, n_embd=64, n_layer=2, n_head=4, n_positions=64)).eval()
+
+
+def with_outliers(model: PreTrainedModel) -> PreTrainedModel:
+    """Make one feature of one token's embedding large, as in large models: LLM.int8() then leaves it unrounded."""
+    token = TOKENIZER(TEXTS[0]).input_ids[3]
+    with torch.no_grad():
+        model.get_input_embeddings().weight[token, 5] = 40.0
+    return model
+
+
+def relative(states: Tensor) -> Tensor:
+    """Return states in units of their norms."""
+    return torch.nn.functional.normalize(states.float(), dim=-1)
+
+
+def cached(model: PreTrainedModel, size: int) -> list[Tensor]:
+    cache = interpret.activations.activation_cache(model, TOKENIZER, TEXTS, ["resid_post.*", "logits"], batch_size=size)
+    return [cache["logits"].softmax(-1), *(relative(cache[name]) for name in cache.names)]
+
+
+def neurons(model: PreTrainedModel, size: int) -> list[Tensor]:
+    found = neuron_values(model, TOKENIZER, TEXTS, [0, 1], token="mean", batch_size=size)
+    return [relative(value) for value in found.values()]
+
+
+def interpretations(model: PreTrainedModel, size: int) -> list[interpret.records.Interpretation]:
+    prompts = [interpret.Prompt(f"p_{n}", text, "x", raw=True) for n, text in enumerate(TEXTS[1:])]
+    sources = interpret.plan_sources(model, TOKENIZER, prompts, layers="0,1", tokens="last")
+    settings = interpret.selfie.Settings(new_tokens=NEW, prompt_output_tokens=3, batch_size=size)
+    return list(interpret.interpretations(model, TOKENIZER, sources, [TEMPLATE], settings))
+
+
+def interpreted(model: PreTrainedModel, size: int) -> list[Tensor]:
+    """Return the texts of all interpretations, and all probabilities of their tokens."""
+    rows = interpretations(model, size)
+    return [torch.tensor(row.interpretation) for row in rows] + [
+        torch.tensor([*row.interpretation_prob, *row.probability_without_insertion, *row.probability_with_wrong_vector])
+        for row in rows
+    ]
+
+
+def written(model: PreTrainedModel, size: int) -> list[Tensor]:
+    return [torch.tensor([ord(mark) for text in answers(model, TOKENIZER, TEXTS, batch_size=size) for mark in text])]
+
+
+def attributed(model: PreTrainedModel, size: int, method: str, **options: Any) -> list[Tensor]:
+    found = interpret.attribute(model, TOKENIZER, "The Eiffel Tower", LONG, method=method, batch_size=size, **options)
+    return [torch.tensor(found.to_frame()["score"].to_numpy(dtype=float))]
+
+
+ANALYSES: dict[str, Callable[[PreTrainedModel, int], list[Tensor]]] = {
+    "activation_cache": cached,
+    "neuron_values": neurons,
+    "interpretations": interpreted,
+    "answers": written,
+    "occlusion": partial(attributed, method="occlusion"),
+    "integrated_gradients": partial(attributed, method="integrated_gradients", n_steps=5),
+}
+LOW = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@cache
+def model_of(make: Callable[[], PreTrainedModel], dtype: torch.dtype, bits: int) -> PreTrainedModel:
+    model = with_outliers(make()).to(dtype)
+    return model if bits == 16 else quantize_(model, 8 if bits == 8 else 4)
+
+
+@pytest.mark.parametrize("bits", [16, 8, 4])
+@pytest.mark.parametrize("make", [llama, gpt2])
+@pytest.mark.parametrize("name", ANALYSES)
+def test_in_float32_the_batch_size_changes_no_number(name: str, make: Callable[[], PreTrainedModel], bits: int) -> None:
+    model = model_of(make, torch.float32, bits)
+    for one, several in zip(ANALYSES[name](model, 1), ANALYSES[name](model, 16), strict=True):
+        torch.testing.assert_close(several, one, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def stock_read(model: PreTrainedModel, size: int) -> Tensor:
+    """Return the probabilities and states that the stock model gives, [tokens of all texts, ...]."""
+    rows = [TOKENIZER(text).input_ids for text in TEXTS]
+    found = []
+    for start in range(0, len(rows), size):
+        batch = pad(rows[start : start + size], 0, side="right")
+        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        output = model(**inputs, output_hidden_states=True)
+        read = [output.logits.float().softmax(-1), *(relative(states) for states in output.hidden_states)]
+        found.append(torch.cat(read, dim=-1)[batch.attention_mask.bool()])
+    return torch.cat(found)
+
+
+@torch.no_grad()
+def stock_written(model: PreTrainedModel, size: int) -> Tensor:
+    """Return the probabilities of tokens that the stock model writes after 16 texts of equal length, in batches."""
+    ids = torch.randint(3, 400, (16, 6), generator=torch.Generator().manual_seed(0))
+    found = []
+    for row in ids.split(size):
+        past, token, p = None, row, []
+        for _ in range(NEW):
+            output = model(token, past_key_values=past, use_cache=True)
+            past, (most, at) = output.past_key_values, output.logits[:, -1].float().softmax(-1).max(-1)
+            token = at[:, None]
+            p.append(most)
+        found.append(torch.stack(p, dim=1))
+    return torch.cat(found)
+
+
+@pytest.mark.parametrize("bits", [16, 8, 4])
+@pytest.mark.parametrize("dtype", LOW)
+def test_in_half_precision_rows_differ_no_more_than_those_of_the_stock_model(dtype: str, bits: int) -> None:
+    model = model_of(llama, LOW[dtype], bits)
+    # The largest of many differences of rounding; those of another sample of texts may be a few times as large.
+    own = max((stock(model, 1) - stock(model, 16)).abs().max().item() for stock in (stock_read, stock_written))
+    allowed = 8 * own + 1e-6
+    for analysis in (cached, neurons):
+        for one, several in zip(analysis(model, 1), analysis(model, 16), strict=True):
+            assert (one.float() - several.float()).abs().max() <= allowed
+    for alone, beside in zip(interpretations(model, 1), interpretations(model, 16), strict=True):
+        pairs = zip(alone.interpretation, beside.interpretation, strict=False)
+        # Of two tokens that are equally likely but for rounding, either may be chosen; then the texts are different.
+        same = next((n for n, (one, other) in enumerate(pairs) if one != other), NEW)
+        assert alone.interpretation_prob[: same + 1] == pytest.approx(
+            beside.interpretation_prob[: same + 1], abs=allowed
+        )
+        assert alone.probability_with_wrong_vector[:same] == pytest.approx(
+            beside.probability_with_wrong_vector[:same], abs=allowed
+        )
+
+
+needs_longrope = pytest.mark.skipif(not hasattr(transformers, "Phi3Config"), reason="this release has no longrope")
+
+
+@needs_longrope
+@pytest.mark.parametrize("name", ["activation_cache", "neuron_values", "answers", "occlusion"])
+@pytest.mark.parametrize("family", ["Phi3", "Llama"])
+def test_texts_on_both_sides_of_a_longrope_limit_do_not_change_each_other(family: str, name: str) -> None:
+    model = longrope_model(family, vocabulary=420)
+    lengths = [len(TOKENIZER(text).input_ids) for text in TEXTS]
+    assert min(lengths) < LONGROPE_LIMIT < max(lengths)
+    for one, several in zip(ANALYSES[name](model, 1), ANALYSES[name](model, 16), strict=True):
+        torch.testing.assert_close(several, one, atol=1e-5, rtol=1e-5)
+
+
+@needs_longrope
+def test_each_step_of_an_attribution_has_the_rotary_embeddings_of_its_own_text() -> None:
+    model, prompt = longrope_model(vocabulary=420), "The Eiffel Tower"
+    ids = TOKENIZER(LONG).input_ids
+    assert len(TOKENIZER(prompt).input_ids) < LONGROPE_LIMIT < len(ids) - 1
+    table = interpret.attribute(model, TOKENIZER, prompt, LONG, method="occlusion").to_frame()
+    embed = model.get_input_embeddings()
+    for column, of_step in table.groupby("step_position"):
+        with torch.no_grad():
+            texts = embed(torch.tensor([ids[:column]] * (column + 1))).clone()
+            for position in range(column):
+                texts[position, position] = 0
+            p = model(inputs_embeds=texts, use_cache=False).logits[:, -1].softmax(-1)[:, ids[column]]
+        assert of_step["score"].tolist() == pytest.approx((p[-1] - p[:-1]).tolist(), abs=1e-5)
