@@ -28,10 +28,17 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
+from interpret.errors import brief, one_line
+from interpret.reading import parse_json
+
 R = TypeVar("R")
 
 # The largest limit that fits a C long on every platform; the csv module's default is 131,072 characters per cell.
 _LONGEST_CELL = 2**31 - 1
+_INTEGERS = range(-(2**63), 2**63)
+"""The integers that a column may contain: those of 64 bits, which any reader of tables can hold."""
+_HEADER = 300
+"""Maximum number of characters of the header of a file in a message."""
 
 
 @dataclass(frozen=True)
@@ -106,14 +113,16 @@ def from_csv(record_type: type[R], table: bytes) -> list[R]:
     """
     usual = csv.field_size_limit(_LONGEST_CELL)  # a process-wide setting
     try:
-        rows = list(csv.reader(io.StringIO(table.decode("utf-8"), newline=""), strict=True))
-    except csv.Error as error:
-        raise ValueError(f"not a CSV table: {error}") from None
+        rows = list(csv.reader(io.StringIO(table.decode("utf-8-sig"), newline=""), strict=True))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"not a CSV table: {one_line(error)}") from None
     finally:
         csv.field_size_limit(usual)
     header, wanted = rows[0] if rows else [], columns(record_type)
     if header != wanted:
-        raise ValueError(f"row 0: the columns are {header}; expected those of {record_type.__name__}, {wanted}")
+        raise ValueError(
+            f"row 0: the columns are {brief(header, _HEADER)}; expected those of {record_type.__name__}, {wanted}"
+        )
     records = []
     for number, cells in enumerate(rows[1:], 1):
         try:
@@ -161,9 +170,9 @@ def _write(known: _Column, value: Any) -> str:
         text = _text(known.kind, value)
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise ValueError(f"column {known.name!r}: {error.object!r} cannot be written as UTF-8") from None
+        raise ValueError(f"column {known.name!r}: {brief(error.object)} cannot be written as UTF-8") from None
     except TypeError:
-        raise TypeError(f"column {known.name!r} holds {_named(known.kind)}, not {value!r}") from None
+        raise TypeError(f"column {known.name!r} holds {_named(known.kind)}, not {brief(value)}") from None
     return text
 
 
@@ -203,12 +212,15 @@ def _read(known: _Column, cell: str) -> Any:
         return None
     try:
         if get_origin(known.kind) is list:
-            return _from_json(known.kind, json.loads(cell))
+            return _from_json(known.kind, parse_json(cell))
         if known.kind is bool:
             return {"True": True, "False": False}[cell]
-        return known.kind(cell)
-    except (ValueError, KeyError):
+        value = known.kind(cell)
+        if known.kind is int and value not in _INTEGERS:
+            raise ValueError
+    except (ValueError, KeyError, OverflowError):  # OverflowError: an integer of a list of floats
         raise ValueError(f"column {known.name!r} holds {_named(known.kind)}, not {cell[:80]!r}") from None
+    return value
 
 
 def _from_json(kind: Any, value: Any) -> Any:
@@ -218,7 +230,7 @@ def _from_json(kind: Any, value: Any) -> Any:
         return [_from_json(element, item) for item in value]
     if kind is float and (value is None or type(value) in (int, float)):
         return math.nan if value is None else float(value)
-    if type(value) is kind:
+    if type(value) is kind and (kind is not int or value in _INTEGERS):
         return value
     raise ValueError
 

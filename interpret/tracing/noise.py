@@ -11,6 +11,7 @@ number     Gaussian with that standard deviation
 =========  ==========================================================================================
 """
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.anatomy import embedding_table, input_device
-from interpret.errors import InputError
+from interpret.errors import InputError, brief
 from interpret.stats import Floats
 
 CODES = "'s3' (3 standard deviations of the embeddings), 0.1, 'u0.5', 'm' or 't3'"
@@ -49,12 +50,14 @@ def parse_noise(spec: str | float) -> NoiseSpec:
     """
     match = re.fullmatch(r"([sut]?)(\d+\.?\d*(?:e-?\d+)?|\.\d+)|(m)|(s)", str(spec))
     if match is None:
-        raise InputError(f"noise {spec!r} is not understood; give {CODES}")
+        raise InputError(f"noise {brief(spec)} is not understood; give {CODES}")
     read = NoiseSpec(match[1] or match[3] or match[4] or "", float(match[2] or 1))
+    if not math.isfinite(read.size):
+        raise InputError(f"noise {brief(spec)} is too large for a number; give {CODES}")
     if read.size == 0:
-        raise InputError(f"noise {spec!r} does not change the subject; give more than 0")
+        raise InputError(f"noise {brief(spec)} does not change the subject; give more than 0")
     if read.code == "t" and read.size <= 2:
-        raise InputError(f"noise {spec!r} has no covariance; give more than 2 degrees of freedom")
+        raise InputError(f"noise {brief(spec)} has no covariance; give more than 2 degrees of freedom")
     return read
 
 

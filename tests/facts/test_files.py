@@ -174,7 +174,7 @@ def test_an_unreadable_row_is_reported_with_index_and_key(tmp_path, row, reason)
 
 def test_a_line_that_is_not_json_is_an_unreadable_row(tmp_path):
     file = load_facts(written(tmp_path, json.dumps(GOOD) + '\n{"subject": \n', "facts.jsonl"))
-    reason = "row 1: expected an object with subject, attribute and prompt, got '{\"subject\": '"
+    reason = "row 1: line 2 is not JSON: Expecting value: line 1 column 13 (char 12)"
     assert file.bad == [BadFact(1, "fact_1", reason)]
 
 
