@@ -27,11 +27,12 @@ class InterpretError(Exception):
     """Base class of all errors that a user can cause and fix."""
 
     def __str__(self) -> str:
-        """Return the message, at most ``LONGEST_MESSAGE`` characters."""
-        text = super().__str__()
-        if len(text) <= LONGEST_MESSAGE:
-            return text
-        return f"{text[: LONGEST_MESSAGE - _END - 5]} ... {text[-_END:]}"
+        """Return the message, at most ``LONGEST_MESSAGE`` characters, with control characters as escapes."""
+        whole = super().__str__()
+        if len(whole) > 2 * LONGEST_MESSAGE:  # so that the work is bounded, too
+            whole = whole[:LONGEST_MESSAGE] + whole[-LONGEST_MESSAGE:]
+        text = "\n".join(map(_printable, whole.split("\n")))
+        return text if len(text) <= LONGEST_MESSAGE else f"{text[: LONGEST_MESSAGE - _END - 5]} ... {text[-_END:]}"
 
 
 class SpecError(InterpretError, ValueError):
@@ -121,8 +122,15 @@ def named(path: str | os.PathLike[str]) -> str:
 
 def one_line(text: object, most: int = 3 * _SHOWN) -> str:
     """Return a text, such as the message of a library's error, on one line and cut off after ``most`` characters."""
-    line = " ".join(str(text)[: 10 * most].split())
+    line = _printable(" ".join(str(text)[: 10 * most].split()))
     return line if len(line) <= most else f"{line[:most]}..."
+
+
+def _printable(text: str) -> str:
+    """Return a text in which characters that cannot be printed are escapes, as in ``repr``."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def closest(name: object, allowed: Iterable[str], cutoff: float = 0.6) -> str | None:

@@ -162,7 +162,7 @@ def _rows(path: Path) -> list[Any]:
 
 def _row_of_line(number: int, line: str) -> Any:
     try:
-        return parse_json(line)
+        return parse_json(line, nan_allowed=True)
     except InputError as error:
         return _BadLine(f"line {number} {error}")
 

@@ -1,4 +1,4 @@
-"""Read JSON and JSON Lines: strictly, and with bounds on the depth and on the length of numbers.
+"""Read JSON and JSON Lines with bounds on the depth and on the length of numbers.
 
 Python's own reader follows nested brackets until its stack is full, keeps the last of two equal keys, and cannot read
 integers of more than 4300 digits. Each of these is refused here with one message.
@@ -20,7 +20,7 @@ def read_json(path: str | Path, *, like: str) -> Any:
     """Return the content of a JSON file.
 
     Args:
-        path: the file.
+        path: the file; ``NaN`` and ``Infinity`` are read as floats.
         like: a valid file of the same kind, which the message names if ``path`` does not exist.
 
     Raises:
@@ -28,16 +28,18 @@ def read_json(path: str | Path, *, like: str) -> Any:
     """
     text = read_text(path, like=like)
     try:
-        return parse_json(text)
+        return parse_json(text, nan_allowed=True)
     except InputError as error:
         raise InputError(f"{named(path)} {error}") from None
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, *, nan_allowed: bool = False) -> Any:
     """Return the value of a JSON text.
 
     Args:
         text: the text; as bytes in UTF-8, UTF-16 or UTF-32. A byte order mark is ignored.
+        nan_allowed: read ``NaN`` and ``Infinity``, which JSON does not have, but which Python and pandas write: in a
+            user's file, they may be in metadata.
 
     Raises:
         InputError: if it is not JSON, is nested deeper than ``DEEPEST``, has a key twice in one object, or has an
@@ -49,7 +51,8 @@ def parse_json(text: str | bytes) -> Any:
     """
     try:
         text = text.removeprefix("\ufeff") if isinstance(text, str) else text
-        value = json.loads(text, object_pairs_hook=_without_duplicates)
+        constant = None if nan_allowed else _no_constant
+        value = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=constant)
     except RecursionError:
         raise InputError(_too_deep()) from None
     except InputError:
@@ -75,6 +78,10 @@ def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
 
 def _too_deep() -> str:
     return f"is nested deeper than {DEEPEST} levels; expected a few"
+
+
+def _no_constant(name: str) -> None:
+    raise InputError(f"is not JSON: it has {name}; write null")
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

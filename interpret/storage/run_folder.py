@@ -337,10 +337,11 @@ def read_table(folder_or_csv: Path | str, record_type: type[R]) -> list[R]:
     Raises:
         RunError: if the table does not exist or has other rows; the message names row and column.
     """
-    path = Path(folder_or_csv)
-    table = path / TABLE if path.is_dir() else path
-    if table != path:
-        _check_kind(path, record_type)
+    table = Path(folder_or_csv)
+    with suppress(OSError):  # an impossible path, which is an error when it is read
+        if table.is_dir():
+            _check_kind(table, record_type)
+            table = table / TABLE
     try:
         return from_csv(record_type, _whole_units(table, csv_header(record_type)))
     except ValueError as error:
@@ -386,8 +387,8 @@ def _whole_units(table: Path, header: bytes | None) -> bytes:
 def _checked_size(table: Path, entries: Sequence[_Entry], header: bytes) -> int:
     """Return the size of the header and the complete units; the table must not be shorter."""
     size = _table_size(entries, header)
-    if entries and table.stat().st_size < size:
-        raise RunError(f"{named(table)} is shorter than {PROGRESS} says; {WHAT_TO_DO}")
+    if entries and not len(header) <= entries[0].size <= size <= table.stat().st_size:
+        raise RunError(f"{named(table)} does not have the size that {PROGRESS} gives; {WHAT_TO_DO}")
     return size
 
 
@@ -452,7 +453,7 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
     """
     manifest = _load_manifest(Path(folder) / MANIFEST)
     if manifest is None:
-        raise RunError(f"{folder} is not a run folder: it has no {MANIFEST}")
+        raise RunError(f"{named(folder)} is not a run folder: it has no {MANIFEST}")
     return manifest
 
 
@@ -563,9 +564,10 @@ def _check_table(table: Path, header: bytes, entries: Sequence[_Entry]) -> None:
         start = file.read(len(header))
         if start != header and (entries or not header.startswith(start)):
             raise RunError(f"{table}: its header is not that of this version; {WHAT_TO_DO}")
+        size = table.stat().st_size
         for entry in entries:
-            text = file.read(entry.size - file.tell())
-            if zlib.crc32(text) != entry.crc32:
+            length = entry.size - file.tell()
+            if not 0 <= length <= size or zlib.crc32(file.read(length)) != entry.crc32:
                 raise RunError(f"{table} was changed after unit {entry.unit!r} was written; {WHAT_TO_DO}")
 
 

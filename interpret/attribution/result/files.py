@@ -79,7 +79,7 @@ def load(path: str | Path) -> tuple[list[Attributed], AttributionInfo]:
         raise InputError(f"{named(path)} has format version {version}; this program reads version {VERSION}")
     try:
         info, sequences = content["info"], content["sequences"]
-        info = _checked(AttributionInfo, info | {"aggregation": tuple(info["aggregation"])})
+        info = _checked(AttributionInfo, info | {"aggregation": _value(info["aggregation"])})
         return [_checked(Attributed, _decoded(one)) for one in sequences], info
     except KeyError as error:
         raise InputError(f"{named(path)} is damaged: {brief(error.args[0])}") from None
@@ -173,12 +173,12 @@ def _checked(kind: Any, values: Mapping[str, Any]) -> Any:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Return whether a value has the type of a field; the elements of tuples and dicts are checked as well."""
+    """Return whether a value has the type of a field; the elements of tuples and dicts are checked, too."""
     kind, parts = get_origin(hint), get_args(hint)
     if kind in (Union, UnionType):
         return any(_fits(value, part) for part in parts)
     if kind is tuple:
-        return isinstance(value, tuple) and all(_fits(item, parts[0]) for item in value)
+        return isinstance(value, tuple) and set(map(type, value)) <= {parts[0]}
     if kind is dict:
         return isinstance(value, dict) and all(_fits(item, parts[1]) for item in value.values())
     if kind is np.ndarray:
