@@ -98,7 +98,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _is_deep(value: Any) -> bool:
     """Return whether lists and objects are nested deeper than ``DEEPEST``, level by level and without recursion."""
     level = [value]
-    for _ in range(DEEPEST + 1):
+    for _ in range(DEEPEST):
         level = [item for container in level for item in _containers(container)]
         if not level:
             return False

@@ -14,7 +14,8 @@ it. The annotation of a field determines the form of its cells:
 =================  ==========================================================================================
 
 With pandas, ``read_csv(path, keep_default_na=False)`` keeps texts such as ``NA`` and ``null`` as they are, and
-``float_precision="round_trip"`` keeps the last digit of scalar floats; ``json.loads`` reads list cells.
+``float_precision="round_trip"`` keeps the last digit of scalar floats; ``json.loads`` reads list cells. A spreadsheet
+program takes texts that begin with ``=``, ``+``, ``-`` or ``@`` for formulas: open ``spreadsheets.for_spreadsheets``.
 """
 
 import csv
@@ -97,12 +98,12 @@ def from_cells(record_type: type[R], cells: Sequence[str]) -> R:
 
 def csv_header(record_type: type) -> bytes:
     """Return the first line of the table of ``record_type``."""
-    return _csv_row(columns(record_type))
+    return csv_row(columns(record_type))
 
 
 def to_csv(records: Iterable[object]) -> bytes:
     """Write records as the rows of a table, without the header."""
-    return b"".join(_csv_row(to_cells(record)) for record in records)
+    return b"".join(csv_row(to_cells(record)) for record in records)
 
 
 def from_csv(record_type: type[R], table: bytes) -> list[R]:
@@ -111,13 +112,7 @@ def from_csv(record_type: type[R], table: bytes) -> list[R]:
     Raises:
         ValueError: if it is not a table of ``record_type``; the message names the row (row 0 is the header).
     """
-    usual = csv.field_size_limit(_LONGEST_CELL)  # a process-wide setting
-    try:
-        rows = list(csv.reader(io.StringIO(table.decode("utf-8-sig"), newline=""), strict=True))
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"not a CSV table: {one_line(error)}") from None
-    finally:
-        csv.field_size_limit(usual)
+    rows = read_cells(table)
     header, wanted = rows[0] if rows else [], columns(record_type)
     if header != wanted:
         raise ValueError(
@@ -132,7 +127,22 @@ def from_csv(record_type: type[R], table: bytes) -> list[R]:
     return records
 
 
-def _csv_row(cells: Sequence[str]) -> bytes:
+def read_cells(table: bytes) -> list[list[str]]:
+    """Return the cells of all rows of a CSV table, the header first.
+
+    Raises:
+        ValueError: if it is not a CSV table.
+    """
+    usual = csv.field_size_limit(_LONGEST_CELL)  # a process-wide setting
+    try:
+        return list(csv.reader(io.StringIO(table.decode("utf-8-sig"), newline=""), strict=True))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"not a CSV table: {one_line(error)}") from None
+    finally:
+        csv.field_size_limit(usual)
+
+
+def csv_row(cells: Sequence[str]) -> bytes:
     """Write one row."""
     text = io.StringIO(newline="")
     # With both characters as line terminator, the csv module quotes cells that contain either of them.

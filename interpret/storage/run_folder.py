@@ -33,6 +33,7 @@ from interpret.records import (
     from_csv,
     to_csv,
 )
+from interpret.records.spreadsheets import for_spreadsheets
 from interpret.storage.disk import append_durably, cut, locked, sync
 from interpret.storage.frames import plain_frame, record_frame
 
@@ -234,6 +235,18 @@ class RunFolder:
             except ValueError as error:
                 raise RunError(f"{named(table)}: {error}") from None
         return record_frame(self.record_type, self.records())
+
+    def to_spreadsheet(self) -> bytes:
+        """Return the table as CSV in which no cell is a formula for a spreadsheet program, see ``for_spreadsheets``.
+
+        Raises:
+            RunError: if the table cannot be read.
+        """
+        table = self.folder / TABLE
+        try:
+            return for_spreadsheets(_whole_units(table, header=None))
+        except ValueError as error:
+            raise RunError(f"{named(table)}: {error}") from None
 
     def _known(self) -> type:
         if self.record_type is None:

@@ -174,7 +174,8 @@ YAML = {
         f"x{n}: &{chr(98 + n)} {{<<: [{','.join([f'*{chr(97 + n)}'] * 9)}]}}\n" for n in range(12)),
     "aliases in a value": "noise: &a [h,h]\nsamples: [" + ",".join(["*a"] * 5000) + "]", "binary": "noise: !!binary x",
     "hexadecimal": "seed: 0x" + "f" * 5000, "base 60": "seed: " + ":".join(["10"] * 5000),
-    "python": "a: !!python/name:os", "a long escape": 'a: "\\UFFFFFFFF"', "a set": "noise: !!set {a, b}", "no key": "? [a]\n: b", "a merge": "<<: 3",
+    "python": "a: !!python/name:os", "a long escape": 'a: "\\UFFFFFFFF"', "a set": "noise: !!set {a, b}",
+    "no key": "? [a]\n: b", "a merge": "<<: 3",
     "many keys": "\n".join(f"k{number}: 1" for number in range(20_000)), "a long seed": f"seed: {LONG_NUMBER}",
     "a long tag": f"a: !<{'x' * 100_000}> 1", "a directive": "%YAML 9.9\n---\na: 1", "infinity": "samples: .inf",
 }  # fmt: skip
