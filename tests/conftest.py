@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from reference.commands import saved_model
 from reference.tiny import KINDS, hooks_on, tiny_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -17,6 +18,10 @@ from interpret.models.opening import load
 # tests: with another number of threads, sums are computed in another order, which changes the last digits.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+# A busy or slow machine is not a failure.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 @contextmanager

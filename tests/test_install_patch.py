@@ -219,12 +219,26 @@ def test_restore_gives_every_byte_back(package: Path, lost: tuple[str, ...]) -> 
 def test_second_run_changes_nothing_and_says_so(package: Path, capsys: Any) -> None:
     for action, said in ((install, "already installed"), (restore, "not installed")):
         action(package)
-        before = {path: path.stat() for path in package.rglob("*")}
+        before = states(package)
         capsys.readouterr()
         assert action(package) == 0
         assert capsys.readouterr().out.startswith(f"{said} in {package}; nothing changed\n")
-        assert {path: path.stat() for path in before} == before
-        assert set(package.rglob("*")) == set(before)
+        assert states(package) == before
+
+
+def states(folder: Path) -> dict[Path, tuple[int, ...]]:
+    """Return what a change of a file or a folder changes; reading changes only the time of access."""
+    found = {path: path.stat() for path in folder.rglob("*")}
+    return {path: (one.st_mode, one.st_ino, one.st_size, one.st_mtime_ns) for path, one in found.items()}
+
+
+def test_states_tell_a_change_from_a_reading(package: Path) -> None:
+    path, before = package / LLAMA, states(package)
+    os.utime(path, ns=(path.stat().st_atime_ns + 10**9, path.stat().st_mtime_ns))
+    assert states(package) == before
+    path.write_bytes(path.read_bytes())
+    os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 10**9))
+    assert states(package) != before
 
 
 def test_files_linked_into_another_environment_stay_stock(package: Path, tmp_path: Path) -> None:
@@ -339,7 +353,7 @@ def test_two_installs_at_once_take_turns(package: Path) -> None:
         waiting = f"waiting for another install_patch, which holds {package / install_patch.LOCK_NAME}\n"
         assert [run.stdout.readline() for run in runs] == [waiting, waiting]
         assert find_targets(package)[0].read()[0] == "stock"
-    said = sorted(run.communicate(timeout=20)[0].splitlines()[0].partition(" ")[0] for run in runs)
+    said = sorted(run.communicate(timeout=600)[0].splitlines()[0].partition(" ")[0] for run in runs)
     assert [run.returncode for run in runs] == [0, 0]
     assert said == ["already", "patched"]
     assert len(content(package)) == 5

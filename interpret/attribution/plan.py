@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
@@ -26,7 +25,7 @@ from interpret.attribution.steps.functions import (
     step_functions,
     value_of,
 )
-from interpret.errors import InputError, unknown
+from interpret.errors import InputError, brief, closest, unknown
 
 
 @dataclass(frozen=True)
@@ -178,10 +177,10 @@ def _check_options(
     known += [option for each in functions.values() for option in each.options()]
     for option in options:
         if option not in known:
-            near = get_close_matches(option, arguments, n=1)
-            if near and not get_close_matches(option, known):
-                raise InputError(f"unknown argument {option!r}; did you mean {near[0]!r}?")
-            allowed = unknown("option", option, dict.fromkeys(known)) if known else f"unknown option {option!r}"
+            near = closest(option, arguments)
+            if near and not closest(option, known):
+                raise InputError(f"unknown argument {option!r}; did you mean {near!r}?")
+            allowed = unknown("option", option, dict.fromkeys(known)) if known else f"unknown option {brief(option)}"
             raise InputError(f"method {name!r}: {allowed}" + ("" if known else "; it takes no options"))
 
 

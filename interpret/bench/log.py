@@ -17,15 +17,24 @@ from typing import Any
 
 import pandas as pd
 import torch
+from safetensors import SafetensorError
 
 from interpret.bench.values import Encoder, decode
-from interpret.errors import InputError, RunError, unknown
+from interpret.errors import InputError, RunError, one_line, unknown
+from interpret.reading import parse_json
 from interpret.storage import provenance
 from interpret.storage.disk import append_line
 
 FORMAT = 1
 ENDING = ".jsonl"
 _SHOWN = 100
+_LINE: dict[str, Any] = {
+    "function": str, "version": str, "time": str, "seconds": (int, float), "arguments": dict, "result": object,
+    "source": str, "model": dict, "libraries": dict, "torch_seed": int,
+}  # fmt: skip
+"""The keys of a log line, with the types of their values."""
+_DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, SafetensorError)
+"""What decoding a stored value raises if the value was changed by hand."""
 COLUMNS = ("version", "time", "seconds", "model", "arguments", "result")
 
 
@@ -138,11 +147,17 @@ def read_version(folder: Path, name: str, version: str) -> LoggedRun:
     if version not in lines:
         raise InputError(unknown(f"version of {name}", version, lines))
     line, files = lines[version], folder / name
+    try:
+        arguments = {key: decode(value, files) for key, value in line["arguments"].items()}
+        result = decode(line["result"], files)
+    except _DAMAGE as error:
+        problem = one_line(f"{type(error).__name__}: {error}")
+        raise RunError(f"{_path(folder, name)}: version {version} is damaged: {problem}") from None
     kept = {field: line[field] for field in ("function", "version", "time", "seconds", "source", "model", "libraries")}
     return LoggedRun(
         **kept,
-        arguments={key: decode(value, files) for key, value in line["arguments"].items()},
-        result=decode(line["result"], files),
+        arguments=arguments,
+        result=result,
         torch_seed=line["torch_seed"],
     )
 
@@ -159,13 +174,24 @@ def _lines(folder: Path, name: str) -> list[dict[str, Any]]:
     lines = []
     for number, text in enumerate(whole, start=1):
         try:
-            line = json.loads(text)
-            if line["format"] != FORMAT:
-                raise ValueError
-        except (ValueError, KeyError, TypeError):
-            raise RunError(f"{path}: line {number} is not a log line of format {FORMAT}") from None
+            line = parse_json(text)
+        except InputError:
+            line = None
+        if not _is_line(line):
+            raise RunError(f"{path}: line {number} is not a log line of format {FORMAT}")
         lines.append(line)
     return lines
+
+
+def _is_line(line: Any) -> bool:
+    """Return whether a value has the keys of a log line, with their types."""
+    return (
+        isinstance(line, dict)
+        and line.get("format") == FORMAT
+        and line.keys() >= _LINE.keys()
+        and all(isinstance(line[key], kind) for key, kind in _LINE.items())
+        and "name" in line["model"]
+    )
 
 
 def _path(folder: Path, name: str) -> Path:

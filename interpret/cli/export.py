@@ -1,4 +1,4 @@
-"""``interpret export``: write a trace as result files of Knowledge-Tracing, for scripts that read these."""
+"""``interpret export``: write a run for a spreadsheet, or for scripts that read files of Knowledge-Tracing."""
 
 import io
 from pathlib import Path
@@ -13,24 +13,42 @@ from interpret.storage import disk, run_folder
 
 
 def export_command(
-    run: Annotated[Path, typer.Argument(help="Run folder of 'interpret trace'.")],
-    facts: Annotated[Path, typer.Option(help="The facts file of this run.")],
+    run: Annotated[Path, typer.Argument(help="Run folder: of any command with --spreadsheet, else of 'trace'.")],
+    facts: Annotated[Path | None, typer.Option(help="The facts file of a run of 'interpret trace'.")] = None,
+    spreadsheet: Annotated[
+        Path | None, typer.Option(help="Instead of --facts: CSV file to write, in which no cell is a formula.")
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the files.")] = Path("results"),
     name: Annotated[str, typer.Option(help="Prefix of the file names, as in NAME-valid_index.pt.")] = "model",
 ) -> None:
-    """Write a trace as .pt files in the format of Knowledge-Tracing: lists over all rows of the facts file.
+    """Write a run for other programs: a trace for Knowledge-Tracing's scripts, or any table for a spreadsheet.
 
     interpret export runs/trace --facts examples/facts.json
 
-    Entry i of a list belongs to row i; rows that were not traced have 0 or an empty tensor. The list valid_index
-    contains the indices of the traced rows. No model is needed.
+    interpret export runs/selfie --spreadsheet table.csv
+
+    With --facts, it writes .pt files in the format of Knowledge-Tracing: lists over all rows of the facts file. Entry
+    i of a list belongs to row i; rows that were not traced have 0 or an empty tensor. The list valid_index contains
+    the indices of the traced rows. With --spreadsheet, texts that a spreadsheet would take for a formula (=1+1) get
+    an apostrophe. No model is needed.
     """
+    if (facts is None) == (spreadsheet is None):
+        raise InputError("give --facts for files of Knowledge-Tracing, or --spreadsheet for a CSV file, one of the two")
+    if spreadsheet is not None:
+        disk.replace_whole(spreadsheet, run_folder.read_run(run).to_spreadsheet())
+        say(f"{spreadsheet}: open it in a spreadsheet program; texts that begin like a formula have an apostrophe")
+    elif facts is not None:
+        _write_lists(run, facts, output, name)
+
+
+def _write_lists(run: Path, facts: Path, output: Path, name: str) -> None:
+    """Write the files of Knowledge-Tracing."""
     import torch
 
     from interpret.tracing.knowledge_tracing import result_lists, row_names
     from interpret.tracing.tables import trace_grids
 
-    grids = {(grid.name, grid.mediator): grid for grid in trace_grids(run_folder.read_table(run, TraceCell))}
+    grids = {(grid.name, grid.mediator): grid for grid in trace_grids(run_folder.read_rows(run, TraceCell))}
     rows = row_names(facts)
     if missing := next((fact for fact, _ in grids if fact not in rows), None):
         raise InputError(f"{facts} has no fact {missing!r}, which the run traced; give the facts file of the run")

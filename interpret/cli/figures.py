@@ -1,7 +1,6 @@
 """``interpret figures``: figures of a run of ``trace``, ``locate`` or a probe, from its run folder."""
 
 from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +9,7 @@ import typer
 
 from interpret.cli.console import choice, make_folder, say
 from interpret.cli.options import Imports
-from interpret.errors import InputError
+from interpret.errors import InputError, brief, closest, one_line
 from interpret.probing.registry import PROBES
 from interpret.records import LocationAverage, LocationCell, TraceAverage, TraceCell, csv_header, to_csv
 from interpret.storage import disk, run_folder
@@ -58,13 +57,14 @@ def figures_command(
 
     load_extensions(imports or ())
     manifest = run_folder.read_manifest(run)
-    scheme = choice("bucket scheme", buckets or manifest["circumstances"].get("buckets", "rome"), SCHEMES)
+    scheme = choice("bucket scheme", buckets or str(manifest["circumstances"].get("buckets", "rome")), SCHEMES)
     command = str(manifest["identity"].get("command", "trace"))
     averages = f"; the averages in {AVERAGES}"
     if command == "locate":
         _draw_locations(run, output, scheme, fact, prompts)
     elif command == "trace":
-        _draw_traces(run, output, scheme, fact, prompts, window=manifest["identity"].get("window"))
+        window = manifest["identity"].get("window")
+        _draw_traces(run, output, scheme, fact, prompts, window=window if isinstance(window, int) else None)
     else:
         _draw_probe(run, output, command)
         averages = ""
@@ -75,7 +75,8 @@ def _draw_probe(run: Path, output: Path, command: str) -> None:
     """Draw the table of a probe with the figure function that is registered for it."""
     probe = PROBES.get(command.removeprefix("probe "))
     if probe is None or probe.figure is None:
-        raise InputError(f"{run} is a run of 'interpret {command}', for which there are no figures")
+        use = "; use 'interpret report'" if command == "selfie" else ""
+        raise InputError(f"{run} is a run of 'interpret {one_line(command)}', for which there are no figures{use}")
     _save(output, iter([(probe.name, probe.figure(run_folder.read_run(run, probe.record).to_frame()))]))
 
 
@@ -84,7 +85,7 @@ def _draw_traces(
 ) -> None:
     from interpret.tracing.tables import trace_averages, trace_grids
 
-    traced = trace_grids(run_folder.read_table(run, TraceCell))
+    traced = trace_grids(run_folder.read_rows(run, TraceCell))
     _save(output, _figures(traced, _chosen(traced, fact, prompts), scheme, window))
     averages = trace_averages(traced, scheme=scheme)
     disk.replace_whole(output / AVERAGES, csv_header(TraceAverage) + to_csv(averages))
@@ -93,7 +94,7 @@ def _draw_traces(
 def _draw_locations(run: Path, output: Path, scheme: "Scheme", fact: Sequence[str] | None, prompts: int) -> None:
     from interpret.locating.tables import location_grids, location_summary
 
-    located = location_grids(run_folder.read_table(run, LocationCell))
+    located = location_grids(run_folder.read_rows(run, LocationCell))
     _save(output, _location_figures(located, _chosen(located, fact, prompts), scheme))
     averages = location_summary(located, scheme=scheme)
     disk.replace_whole(output / AVERAGES, csv_header(LocationAverage) + to_csv(averages))
@@ -140,7 +141,7 @@ def _chosen(grids: "Sequence[Grid]", facts: Sequence[str] | None, prompts: int) 
     names = list(dict.fromkeys(grid.name for grid in grids))
     for name in facts or []:
         if name not in names:
-            near = get_close_matches(name, names, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise InputError(f"the run has no fact {name!r}{hint}")
+            near = closest(name, names)
+            hint = f"; did you mean {near!r}?" if near else ""
+            raise InputError(f"the run has no fact {brief(name)}{hint}")
     return facts or names[:prompts]

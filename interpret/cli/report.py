@@ -22,6 +22,6 @@ def report_command(
     """
     from interpret.pages.interpretations import interpretation_page
 
-    page = interpretation_page(run_folder.read_table(run, Interpretation), run_folder.read_manifest(run))
+    page = interpretation_page(run_folder.read_rows(run, Interpretation), run_folder.read_manifest(run))
     disk.replace_whole(output, page.encode())
     say(f"{output}: open it in a browser")

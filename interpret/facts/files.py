@@ -12,22 +12,22 @@ package. The format of CounterFact::
     {"case_id": 7, "requested_rewrite": {"prompt": "{} is located in", "subject": "Lake Como", "relation_id": "P17",
      "target_true": {"str": "Italy"}, "target_new": {"str": "Norway"}}}
 
-An unreadable row does not prevent reading the others: it becomes a ``BadFact`` that says what to fix.
+An unreadable row does not prevent reading the others: it becomes a ``BadFact`` that says what to fix. Of JSON Lines,
+this includes a line that is not JSON.
 
 If a subject occurs several times in its prompt, ``occurrence`` chooses one, counted from 0; otherwise the ``{}`` of
 ``template`` does. A row with neither is unreadable.
 """
 
-import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from interpret.errors import InputError
-from interpret.prompts.prompts import read_json, read_text
+from interpret.errors import InputError, brief, misspelt, named
+from interpret.reading import file_key, is_unicode, numbered_lines, parse_json, read_json, read_text
 from interpret.storage.provenance import file_sha256
 
 KNOWN_KEYS = {
@@ -44,6 +44,8 @@ OTHER_KEYS = ("known_id", "case_id", "requested_rewrite")
 WORDS = {str: "a string", int: "a whole number", dict: 'an object with "str"'}
 BLANK = "{}"
 """Placeholder of the subject in a template."""
+_LONGEST_ID = 100
+"""Maximum number of characters of an id, because file names have a maximum length."""
 
 
 @dataclass(frozen=True)
@@ -114,13 +116,12 @@ def load_facts(path: str | Path) -> FactFile:
         name = f"fact_{index}"
         try:
             name = _name(row, index)
-            if name in facts:
-                raise InputError(f"an earlier row has the same name {name!r}; give each row a unique id")
-            facts[name] = _fact(row, name)
+            _check_new(name, facts.get(file_key(name)))
+            facts[file_key(name)] = _fact(row, name)
         except InputError as error:
             bad.append(BadFact(index, name, f"row {index}: {error}"))
     if not facts:
-        raise InputError(f"{path} has no readable fact; unreadable rows: {len(bad)}; {bad[0].reason}")
+        raise InputError(f"{named(path)} has no readable fact; unreadable rows: {len(bad)}; {bad[0].reason}")
     return FactFile(list(facts.values()), bad, Path(path), file_sha256(path))
 
 
@@ -136,39 +137,69 @@ def occurrences(prompt: str, subject: str) -> list[int]:
 # ------------------------------------------------------------------------------------------------ files and rows
 
 
+@dataclass(frozen=True)
+class _BadLine:
+    """A line of JSON Lines that is not JSON."""
+
+    reason: str
+
+
 def _rows(path: Path) -> list[Any]:
-    """Return the unchecked rows of a file; a line that is not JSON stays a string, which is later refused as a row."""
+    """Return the unchecked rows of a file."""
     if path.suffix == ".jsonl":
-        lines = read_text(path, like="examples/facts.json").splitlines()
-        rows: Any = [_line(line) for line in lines if line.strip()]
+        text = read_text(path, like="examples/facts.json")
+        rows: Any = [_row_of_line(number, line) for number, line in numbered_lines(text)]
     else:
         rows = read_json(path, like="examples/facts.json")
         rows = rows.get("facts") if isinstance(rows, dict) else rows
     if not isinstance(rows, list) or not rows:
         raise InputError(
-            f'{path} has no facts; expected a list of rows, [{{"subject": ..., "attribute": ..., "prompt": ...}}, ...]'
+            f"{named(path)} has no facts; "
+            'expected a list of rows, [{"subject": ..., "attribute": ..., "prompt": ...}, ...]'
         )
     return rows
 
 
-def _line(line: str) -> Any:
+def _row_of_line(number: int, line: str) -> Any:
     try:
-        return json.loads(line)
-    except json.JSONDecodeError:
-        return line
+        return parse_json(line, nan_allowed=True)
+    except InputError as error:
+        return _BadLine(f"line {number} {error}")
 
 
 def _name(row: Any, index: int) -> str:
     """Return the name of a row's fact: from its id, or else from its index."""
+    if isinstance(row, _BadLine):
+        raise InputError(row.reason)
     if not isinstance(row, dict):
-        raise InputError(f"expected an object with subject, attribute and prompt, got {row!r}")
+        raise InputError(f"expected an object with subject, attribute and prompt, got {brief(row)}")
     for key, prefix in (("known_id", "known"), ("case_id", "case")):
         if row.get(key) is not None:
-            # The name is used in file names.
-            if isinstance(row[key], bool) or not re.fullmatch(r"[\w.-]+", str(row[key])):
-                raise InputError(f'"{key}" is {row[key]!r}; expected a number, or letters, digits, "-", "_" and "."')
-            return f"{prefix}_{row[key]}"
+            return f"{prefix}_{_id(key, row[key])}"
     return f"fact_{index}"
+
+
+def _id(key: str, value: Any) -> str:
+    """Return an id as the part of a name; it is used in file names."""
+    is_number = type(value) is int or (isinstance(value, float) and math.isfinite(value))
+    text = str(value) if is_number or isinstance(value, str) else ""
+    if not re.fullmatch(r"[\w.-]+", text):
+        raise InputError(f'"{key}" is {brief(value)}; expected a number, or letters, digits, "-", "_" and "."')
+    if len(text) > _LONGEST_ID:
+        raise InputError(f'"{key}" is {brief(value)}; expected at most {_LONGEST_ID} characters')
+    return text
+
+
+def _check_new(name: str, earlier: Fact | None) -> None:
+    """Refuse a name whose files would replace those of an earlier fact."""
+    if earlier is None:
+        return
+    if earlier.name == name:
+        raise InputError(f"an earlier row has the same name {name!r}; give each row a unique id")
+    raise InputError(
+        f"an earlier row has the name {earlier.name!r}, whose files some systems do not distinguish from those of "
+        f"{name!r}; give ids that differ by more than the case of letters"
+    )
 
 
 def _fact(row: Mapping[str, Any], name: str) -> Fact:
@@ -194,12 +225,12 @@ def _rewrite_fact(row: Mapping[str, Any], name: str) -> Fact:
     """Read a row in the format of CounterFact; its prompt is a template."""
     rewrite = row["requested_rewrite"]
     if not isinstance(rewrite, dict):
-        raise InputError(f'"requested_rewrite" is {rewrite!r}; expected an object')
+        raise InputError(f'"requested_rewrite" is {brief(rewrite)}; expected an object')
     try:
         _check(rewrite, REWRITE_KEYS, ("subject", "prompt", "target_true"))
         template, subject = rewrite["prompt"], rewrite["subject"].strip()
         if template.count(BLANK) != 1:
-            raise InputError(f'"prompt" {template!r} has to contain {BLANK} exactly once, in place of the subject')
+            raise InputError(f'"prompt" {brief(template)} has to contain {BLANK} exactly once, in place of the subject')
         prompt = template.replace(BLANK, subject)
         return Fact(
             name=name,
@@ -218,7 +249,7 @@ def _target(rewrite: Mapping[str, Any], key: str) -> str:
     """Return the text of a CounterFact target."""
     words = rewrite[key].get("str")
     if not isinstance(words, str) or not words.strip():
-        raise InputError(f'"{key}" is {rewrite[key]!r}; expected {WORDS[dict]}')
+        raise InputError(f'"{key}" is {brief(rewrite[key])}; expected {WORDS[dict]}')
     return words.strip()
 
 
@@ -231,16 +262,17 @@ def _foil(words: str | None, key: str) -> str | None:
 def _check(row: Mapping[str, Any], keys: Mapping[str, type], required: Sequence[str]) -> None:
     """Check the keys of a row and the types of its values; other keys are ignored (metadata)."""
     allowed = (*keys, *OTHER_KEYS)
-    for key in row:
-        near = [] if key in allowed else get_close_matches(key, allowed, n=1, cutoff=0.8)
-        if near and near[0] not in row:
-            raise InputError(f'key "{key}" looks like "{near[0]}"; correct it, or use another name for your own key')
+    own = (key for key in row if key not in allowed)
+    if near := misspelt(own, (key for key in allowed if key not in row)):
+        raise InputError(f'key "{near[0]}" looks like "{near[1]}"; correct it, or use another name for your own key')
     for key, kind in keys.items():
         value = row.get(key)
         if value is None and key in required:
             raise InputError(f'"{key}" is missing')
         if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
-            raise InputError(f'"{key}" is {value!r}; expected {WORDS[kind]}')
+            raise InputError(f'"{key}" is {brief(value)}; expected {WORDS[kind]}')
+        if isinstance(value, str) and not is_unicode(value):
+            raise InputError(f'"{key}" is {brief(value)}; it has half of a surrogate pair, which is not a character')
         if key in required and isinstance(value, str) and not value.strip():
             raise InputError(f'"{key}" is empty')
 
@@ -249,10 +281,12 @@ def _occurrence(prompt: str, subject: str, template: str | None, chosen: int | N
     """Return the index of the subject's occurrence that the row chooses; None if there is only one."""
     starts = occurrences(prompt, subject)
     if not starts:
-        raise InputError(f'"subject" {subject!r} is not a part of the prompt {prompt!r}')
+        raise InputError(f'"subject" {brief(subject)} is not a part of the prompt {brief(prompt)}')
     n = len(starts)
     if chosen is not None and not 0 <= chosen < n:
-        raise InputError(f'"occurrence" is {chosen}; {subject!r} occurs {n} times in the prompt: give 0 to {n - 1}')
+        raise InputError(
+            f'"occurrence" is {brief(chosen)}; {brief(subject)} occurs {n} times in the prompt: give 0 to {n - 1}'
+        )
     if n == 1:
         return None
     if chosen is not None:
@@ -262,6 +296,6 @@ def _occurrence(prompt: str, subject: str, template: str | None, chosen: int | N
     if blank and prompt.startswith(before + subject):
         return starts.index(len(before))
     raise InputError(
-        f'"subject" {subject!r} occurs {n} times in the prompt {prompt!r}; '
+        f'"subject" {brief(subject)} occurs {n} times in the prompt {brief(prompt)}; '
         f'choose one with "occurrence": 0 to {n - 1}, or give a "template" with {BLANK} in its place'
     )

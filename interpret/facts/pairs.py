@@ -7,9 +7,9 @@ are ignored (metadata).
 
 from pathlib import Path
 
-from interpret.errors import InputError
+from interpret.errors import InputError, brief, named
 from interpret.facts.files import FactFile, load_facts
-from interpret.prompts.prompts import read_json
+from interpret.reading import is_unicode, read_json
 
 SIDES = ("true", "false")
 
@@ -23,19 +23,19 @@ def load_pairs(path: str | Path) -> list[tuple[str, str]]:
     document = read_json(path, like="examples/pairs.json")
     entries = document.get("pairs") if isinstance(document, dict) else None
     if not isinstance(entries, list) or not entries:
-        raise InputError(f'{path} has no pairs; expected {{"pairs": [{{"true": "...", "false": "..."}}, ...]}}')
-    return [_pair(entry, f"{path}: pairs[{index}]") for index, entry in enumerate(entries)]
+        raise InputError(f'{named(path)} has no pairs; expected {{"pairs": [{{"true": "...", "false": "..."}}, ...]}}')
+    return [_pair(entry, f"{named(path)}: pairs[{index}]") for index, entry in enumerate(entries)]
 
 
 def _pair(entry: object, where: str) -> tuple[str, str]:
     if not isinstance(entry, dict):
-        raise InputError(f'{where}: expected an object with "true" and "false", got {entry!r}')
+        raise InputError(f'{where}: expected an object with "true" and "false", got {brief(entry)}')
     for side in SIDES:
         text = entry.get(side)
-        if not isinstance(text, str) or not text.strip():
-            raise InputError(f'{where}: "{side}" is {text!r}; expected a text')
+        if not isinstance(text, str) or not text.strip() or not is_unicode(text):
+            raise InputError(f'{where}: "{side}" is {brief(text)}; expected a text')
     if entry["true"] == entry["false"]:
-        raise InputError(f"{where}: both texts are {entry['true']!r}; expected different texts")
+        raise InputError(f"{where}: both texts are {brief(entry['true'])}; expected different texts")
     return entry["true"], entry["false"]
 
 
@@ -58,7 +58,8 @@ def pairs_of_facts(facts: str | Path | FactFile) -> tuple[list[tuple[str, str]],
         if fact.foil is not None
     ]
     if not pairs:
-        raise InputError(f'{file.path or "facts"}: no fact has a "foil" (a wrong answer), which the false texts need')
+        source = named(file.path) if file.path else "facts"
+        raise InputError(f'{source}: no fact has a "foil" (a wrong answer), which the false texts need')
     return pairs, len(file.facts) + len(file.bad) - len(pairs)
 
 

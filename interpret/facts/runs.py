@@ -12,10 +12,11 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.errors import InputError, unknown
+from interpret.errors import InputError, brief, unknown
 from interpret.facts.files import Fact, FactFile, load_facts
 from interpret.facts.filter import RULES, Answered, Rule, known
 from interpret.finite import MODEL_GIVES_NAN
+from interpret.reading import file_key
 from interpret.storage.provenance import objects_sha256
 from interpret.storage.run_folder import Run
 
@@ -95,7 +96,14 @@ def fact_file(facts: FactFile | Path | str | Sequence[Fact]) -> FactFile:
         raise InputError("facts is empty; give at least one fact")
     name, count = names.most_common(1)[0]
     if count > 1:
-        raise InputError(f"{count} facts have the name {name!r}; the facts of a run need unique names")
+        raise InputError(f"{count} facts have the name {brief(name)}; the facts of a run need unique names")
+    seen: dict[str, str] = {}
+    for name in names:
+        if (other := seen.setdefault(file_key(name), name)) != name:
+            raise InputError(
+                f"the facts {brief(other)} and {brief(name)} differ by the case of letters only, which some systems do "
+                "not distinguish in names of files"
+            )
     return FactFile(list(facts), [])
 
 

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from interpret.errors import ModelError
+from interpret.reading import parse_json
 from interpret.storage.disk import sync, waiting_lock
 from interpret.storage.provenance import file_sha256
 
@@ -112,7 +113,7 @@ def cache_folder() -> Path:
 def _defect(folder: Path, source: DemoSource) -> str | None:
     """Return what is wrong with the folder, or None if all its bytes are unchanged."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = parse_json((folder / MANIFEST).read_bytes())
         if manifest["made_from"] != _made_from(source):
             return "it was made by another version of this package"
         for name, known in manifest["files"].items():

@@ -26,12 +26,23 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging as transformers_logging
 
 from interpret.anatomy import loading_arguments, reads_gguf
-from interpret.errors import ModelError, unknown
+from interpret.errors import ModelError, brief, named, one_line, unknown
 from interpret.models.demo import SMOLLM2, cache_folder, demo_model_folder
 from interpret.models.quantize import quantize_, unrounded_
+from interpret.models.safety import (
+    check_folder,
+    check_tokenizer,
+    is_pointer,
+    loading_safely,
+    own_code,
+    refusal_of_code,
+    refusal_of_pickle,
+    tensors_only,
+)
 from interpret.storage import provenance
 
 Say = Callable[[str], None]
@@ -45,8 +56,9 @@ _MAP_WORDS = ("auto", "balanced", "balanced_low_0", "sequential")
 """Device maps that accelerate knows by name."""
 _OPENED_AS = "_interpret_opened_as"
 """Attribute of opened models that holds the name as it was given; transformers stores a changed name."""
-_HARMLESS_WARNINGS = (".*TypedStorage is deprecated.*", ".*_register_pytree_node.*")
-"""transformers 4.34.0 uses names that torch has since renamed; users cannot fix this."""
+_HARMLESS_WARNINGS = (".*TypedStorage is deprecated.*", ".*_register_pytree_node.*", "Detected pickle protocol")
+"""transformers 4.34.0 uses names that torch has since renamed, and weights of an unusual pickle protocol are refused
+with an error of their own."""
 
 
 def load(
@@ -78,9 +90,12 @@ def load(
         The model in evaluation mode, and the tokenizer. A tokenizer without a padding token pads with its
         end-of-text token (else its unknown token, else token 0); the embeddings keep their size.
 
+    No code of a model's files is run: a model that consists of Python files is refused, and of weights in ``.bin`` or
+    ``.pt`` files only tensors are read, which requires torch 2.6. Weights in the safetensors format are preferred.
+
     Raises:
-        ModelError: if the model or its tokenizer cannot be found or read, or the arguments contradict each other or
-            need a device that this machine does not have.
+        ModelError: if the model or its tokenizer cannot be found or read, needs code of its own, or the arguments
+            contradict each other or need a device that this machine does not have.
 
     Example:
         >>> model, tokenizer = load("demo", dtype="float32", device="cpu")  # doctest: +SKIP
@@ -91,14 +106,16 @@ def load(
     source, gguf = _source(os.fspath(name_or_path), say)
     if say:
         say(f"opening {name_or_path}")
-    with _quiet():
+    with _quiet(), tensors_only():
         config = _open_config(source, gguf)
-        tokenizer = _open_tokenizer(source, gguf)
+        tokenizer = _open_tokenizer(source, gguf, config)
         model = _open_model(source, gguf, config, torch_dtype, device_map)
         if gguf:
             model.config._name_or_path = str(Path(source, gguf["gguf_file"]))
         vars(model)[_OPENED_AS] = os.fspath(name_or_path)
         unrounded_(model)
+        if say and (modules := own_code(config.to_dict())):
+            say(f"opened with the code of transformers; that of the model ({modules}) is not run")
         if bits:
             if say:
                 say(f"rounding the weights to {bits} bits")
@@ -230,8 +247,15 @@ def _source(name: str, say: Say | None) -> tuple[str, Gguf]:
     if name == "demo":
         return str(demo_model_folder(say)), {}
     folder = Path(name).expanduser()
+    try:
+        folder.exists()
+    except OSError as error:  # too long for a path, or in a folder that cannot be read
+        raise ModelError(f"{brief(name)} cannot be opened: {error.strerror}") from None
     if folder.is_dir():
+        check_folder(folder)
         return str(folder), {}
+    if folder.is_file() and is_pointer(folder):
+        raise ModelError(f"{named(name)!r} is a Git LFS pointer in place of the file: run 'git lfs pull' in its folder")
     if folder.is_file() and folder.suffix == ".gguf":
         if not reads_gguf():
             raise ModelError(
@@ -257,16 +281,33 @@ def _open_config(source: str, gguf: Gguf) -> PretrainedConfig:
             "or give the folder of a model, or 'demo'"
         )
     with _explained(f"cannot open the model {source!r}", advice):
+        settings, _ = PretrainedConfig.get_config_dict(source, **gguf)
         try:
-            return AutoConfig.from_pretrained(source, **gguf)
+            return AutoConfig.from_pretrained(source, trust_remote_code=False, **gguf)
         except KeyError as error:
+            _refuse_code(source, settings)
             raise ValueError(f"transformers {transformers.__version__} does not know the model type {error}") from error
+        except ValueError:
+            _refuse_code(source, settings)
+            raise
 
 
-def _open_tokenizer(source: str, gguf: Gguf) -> PreTrainedTokenizerBase:
+def _refuse_code(source: str, settings: Mapping[str, Any]) -> None:
+    """Raise an error if opening failed because the files name Python code that transformers would have to run."""
+    if modules := own_code(settings):
+        raise ModelError(refusal_of_code(source, modules)) from None
+
+
+def _open_tokenizer(source: str, gguf: Gguf, config: PretrainedConfig) -> PreTrainedTokenizerBase:
     advice = "Save it beside the model: tokenizer.save_pretrained(folder)"
     with _explained(f"cannot open the tokenizer of {source!r}", advice):
-        tokenizer = AutoTokenizer.from_pretrained(source, **gguf)
+        settings = {} if gguf else get_tokenizer_config(source)
+        check_tokenizer(source, settings, config)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **gguf)
+        except ValueError:
+            _refuse_code(source, settings)
+            raise
     if tokenizer.pad_token_id is None:
         # An existing token: a new one would need a new row of the embeddings.
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
@@ -293,7 +334,13 @@ def _open_model(
         device_map = device_map or {"": "cpu"}
     with _explained(f"cannot open the model {source!r}", "Check the files, and device_map if it is given"):
         model, report = auto.from_pretrained(
-            source, config=config, device_map=device_map, output_loading_info=True, **loading_arguments(dtype), **gguf
+            source,
+            config=config,
+            device_map=device_map,
+            output_loading_info=True,
+            **loading_safely(),
+            **loading_arguments(dtype),
+            **gguf,
         )
     _check_complete(model, source, report)
     return model
@@ -315,21 +362,29 @@ def _check_complete(model: PreTrainedModel, source: str, report: Mapping[str, An
 
 @contextmanager
 def _explained(problem: str, advice: str) -> Iterator[None]:
-    """Convert errors of the libraries about files, names and devices to a ModelError with their first sentence."""
+    """Convert errors of the libraries to a ModelError with their first sentence, and with their type if it is unusual.
+
+    Files of a model may contain anything, so the libraries may raise anything (a configuration without heads gives a
+    ``ZeroDivisionError``). The original error stays the cause.
+    """
     try:
         yield
+    except ModelError:
+        raise
     except Exception as error:
-        # tokenizers raises a plain Exception for a damaged tokenizer.json; other unlisted exceptions are bugs.
-        if type(error) is not Exception and not isinstance(error, _OPENING_ERRORS):
-            raise
-        raise ModelError(f"{problem}: {_first_sentence(error)}. {advice}") from error
+        if refusal := refusal_of_pickle(error):
+            raise ModelError(f"{problem}: {refusal}") from error
+        # tokenizers raises a plain Exception for a damaged tokenizer.json
+        usual = type(error) is Exception or isinstance(error, _OPENING_ERRORS)
+        text = _first_sentence(error) if usual else f"{type(error).__name__}: {_first_sentence(error)}"
+        raise ModelError(f"{problem}: {text}. {advice}") from error
 
 
 def _first_sentence(error: Exception) -> str:
     """Return the first sentence of an error, without advice, which is about the hub even if a folder was given."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     sentence = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
-    return sentence.split(". ")[0].rstrip(".")
+    return one_line(sentence.split(". ")[0].rstrip("."))
 
 
 _OPENING_ERRORS = (OSError, ValueError, LookupError, ImportError, RuntimeError, SafetensorError)

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.anatomy import anatomy_of
-from interpret.errors import InputError, RunError, unknown
+from interpret.errors import InputError, RunError, one_line, unknown
 from interpret.facts.files import FactFile
 from interpret.facts.pairs import load_pairs, pairs_of_facts
 from interpret.models.opening import model_circumstances, model_identity
@@ -212,9 +212,14 @@ def _stored(folder: Path, plan: NeuronPlan, layer: int) -> Tensor:
         file = _file(folder, unit)
         if not file.exists():
             raise RunError(f"{file} is missing, and the run needs it; start again in another --output folder")
-        with safe_open(file, framework="pt") as tensors:
-            for side, found in parts.items():
-                found.append(tensors.get_tensor(f"{side}.{layer}"))
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                for side, found in parts.items():
+                    found.append(tensors.get_tensor(f"{side}.{layer}"))
+        except (SafetensorError, OSError) as error:
+            raise RunError(
+                f"{file} cannot be read: {one_line(error)}; start again in another --output folder"
+            ) from None
     return torch.cat([*parts["t"], *parts["f"]])
 
 

@@ -2,6 +2,8 @@
 
 from unicodedata import name, normalize
 
+from interpret.errors import brief
+
 _PLAIN = str.maketrans("‘’‚‛′“”„‟″«»‐‑‒–—−", '\'\'\'\'\'"""""""------')
 _LONGEST = 2000
 """Longer texts are not searched for a look-alike: the search compares all places."""
@@ -18,13 +20,13 @@ def not_a_part(what: str, part: str, text: str) -> str:
     >>> not_a_part("subject", "Anna's", "Is it Anna’s?").split("; ")[1]
     "it has 'Anna’s', which differs in U+2019 (RIGHT SINGLE QUOTATION MARK) for U+0027 (APOSTROPHE)"
     """
-    return f"{what} {part!r} is not a part of the prompt {text!r}{instead(part, text)}"
+    return f"{what} {brief(part)} is not a part of the prompt {brief(text)}{instead(part, text)}"
 
 
 def instead(part: str, text: str) -> str:
     """Return what a text has instead of a part, to be added to a message; "" if it has no look-alike."""
     found = _lookalike(part, text) if len(text) <= _LONGEST else None
-    return "" if found is None else f"; it has {found!r}, which differs in {_difference(found, part)}"
+    return "" if found is None else f"; it has {brief(found)}, which differs in {_difference(found, part)}"
 
 
 def _folded(text: str) -> str:

@@ -6,15 +6,15 @@ The file is JSON: ``{"examples": [{"prompt": "...", "category": "...", "raw": fa
 unless one looks like a misspelt key.
 """
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from interpret.errors import InputError
+from interpret.errors import InputError, brief, misspelt, named
+from interpret.prompts.lookalikes import not_a_part
+from interpret.reading import is_unicode, read_json
 
 KEYS = {
     "prompt": str,
@@ -60,54 +60,29 @@ def load_examples(path: str | Path) -> list[Prompt]:
     document = read_json(path, like="examples/examples.json")
     entries = document.get("examples") if isinstance(document, dict) else None
     if not isinstance(entries, list) or not entries:
-        raise InputError(f'{path} has no examples; expected {{"examples": [{{"prompt": ..., "category": ...}}, ...]}}')
+        raise InputError(
+            f'{named(path)} has no examples; expected {{"examples": [{{"prompt": ..., "category": ...}}, ...]}}'
+        )
     counts: Counter[str] = Counter()
     prompts = []
     for index, entry in enumerate(entries):
         try:
             prompts.append(_prompt(entry, counts))
         except InputError as error:
-            raise InputError(f"{path}: examples[{index}]: {error}") from None
+            raise InputError(f"{named(path)}: examples[{index}]: {error}") from None
     return prompts
-
-
-def read_json(path: str | Path, *, like: str) -> Any:
-    """Return the content of a JSON file.
-
-    Args:
-        path: the file.
-        like: a valid file of the same kind, which the message names if ``path`` does not exist.
-
-    Raises:
-        InputError: if the file is missing, cannot be read, or is not JSON.
-    """
-    try:
-        return json.loads(read_text(path, like=like))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is not JSON: {error}") from None
-
-
-def read_text(path: str | Path, *, like: str) -> str:
-    """Return the text of a UTF-8 file; arguments and errors as in ``read_json``."""
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        kind = Path(like).suffix[1:].upper()
-        raise InputError(f"{path} does not exist; give a {kind} file like {like}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
 
 
 def _prompt(entry: object, counts: Counter[str]) -> Prompt:
     """Check one entry and convert it; the caller adds the file and the index to errors."""
     if not isinstance(entry, dict):
-        raise InputError(f"expected an object with prompt and category, got {entry!r}")
+        raise InputError(f"expected an object with prompt and category, got {brief(entry)}")
     _check_keys(entry)
     text, subject = entry["prompt"], entry.get("subject")
     if not text.strip():
         raise InputError('"prompt" is empty')
     if subject is not None and (not subject or subject not in text):
-        raise InputError(f'"subject" {subject!r} is not a part of the prompt {text!r}')
+        raise InputError(not_a_part('"subject"', subject, text))
     target, foil = (_continuation(entry, key) for key in ("target", "foil"))
     counts[entry["category"]] += 1
     return Prompt(
@@ -137,7 +112,8 @@ def _check_keys(entry: Mapping[str, Any]) -> None:
             raise InputError(f'"{key}" is missing')
     for key, value in entry.items():
         if key in KEYS and not isinstance(value, KEYS[key]):
-            raise InputError(f'"{key}" is {value!r}; expected {WORDS[KEYS[key]]}')
-        near = [] if key in KEYS else get_close_matches(key, KEYS, n=1, cutoff=0.8)
-        if near:
-            raise InputError(f'key "{key}" looks like "{near[0]}"; correct it, or use another name for your own key')
+            raise InputError(f'"{key}" is {brief(value)}; expected {WORDS[KEYS[key]]}')
+        if key in KEYS and isinstance(value, str) and not is_unicode(value):
+            raise InputError(f'"{key}" is {brief(value)}; it has half of a surrogate pair, which is not a character')
+    if near := misspelt(entry, KEYS):
+        raise InputError(f'key "{near[0]}" looks like "{near[1]}"; correct it, or use another name for your own key')

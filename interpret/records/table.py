@@ -14,7 +14,8 @@ it. The annotation of a field determines the form of its cells:
 =================  ==========================================================================================
 
 With pandas, ``read_csv(path, keep_default_na=False)`` keeps texts such as ``NA`` and ``null`` as they are, and
-``float_precision="round_trip"`` keeps the last digit of scalar floats; ``json.loads`` reads list cells.
+``float_precision="round_trip"`` keeps the last digit of scalar floats; ``json.loads`` reads list cells. A spreadsheet
+program takes texts that begin with ``=``, ``+``, ``-`` or ``@`` for formulas: open ``spreadsheets.for_spreadsheets``.
 """
 
 import csv
@@ -28,10 +29,17 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
+from interpret.errors import brief, one_line
+from interpret.reading import parse_json
+
 R = TypeVar("R")
 
 # The largest limit that fits a C long on every platform; the csv module's default is 131,072 characters per cell.
 _LONGEST_CELL = 2**31 - 1
+_INTEGERS = range(-(2**63), 2**63)
+"""The integers that a column may contain: those of 64 bits, which any reader of tables can hold."""
+_HEADER = 300
+"""Maximum number of characters of the header of a file in a message."""
 
 
 @dataclass(frozen=True)
@@ -90,12 +98,12 @@ def from_cells(record_type: type[R], cells: Sequence[str]) -> R:
 
 def csv_header(record_type: type) -> bytes:
     """Return the first line of the table of ``record_type``."""
-    return _csv_row(columns(record_type))
+    return csv_row(columns(record_type))
 
 
 def to_csv(records: Iterable[object]) -> bytes:
     """Write records as the rows of a table, without the header."""
-    return b"".join(_csv_row(to_cells(record)) for record in records)
+    return b"".join(csv_row(to_cells(record)) for record in records)
 
 
 def from_csv(record_type: type[R], table: bytes) -> list[R]:
@@ -104,16 +112,12 @@ def from_csv(record_type: type[R], table: bytes) -> list[R]:
     Raises:
         ValueError: if it is not a table of ``record_type``; the message names the row (row 0 is the header).
     """
-    usual = csv.field_size_limit(_LONGEST_CELL)  # a process-wide setting
-    try:
-        rows = list(csv.reader(io.StringIO(table.decode("utf-8"), newline=""), strict=True))
-    except csv.Error as error:
-        raise ValueError(f"not a CSV table: {error}") from None
-    finally:
-        csv.field_size_limit(usual)
+    rows = read_cells(table)
     header, wanted = rows[0] if rows else [], columns(record_type)
     if header != wanted:
-        raise ValueError(f"row 0: the columns are {header}; expected those of {record_type.__name__}, {wanted}")
+        raise ValueError(
+            f"row 0: the columns are {brief(header, _HEADER)}; expected those of {record_type.__name__}, {wanted}"
+        )
     records = []
     for number, cells in enumerate(rows[1:], 1):
         try:
@@ -123,7 +127,22 @@ def from_csv(record_type: type[R], table: bytes) -> list[R]:
     return records
 
 
-def _csv_row(cells: Sequence[str]) -> bytes:
+def read_cells(table: bytes) -> list[list[str]]:
+    """Return the cells of all rows of a CSV table, the header first.
+
+    Raises:
+        ValueError: if it is not a CSV table.
+    """
+    usual = csv.field_size_limit(_LONGEST_CELL)  # a process-wide setting
+    try:
+        return list(csv.reader(io.StringIO(table.decode("utf-8-sig"), newline=""), strict=True))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"not a CSV table: {one_line(error)}") from None
+    finally:
+        csv.field_size_limit(usual)
+
+
+def csv_row(cells: Sequence[str]) -> bytes:
     """Write one row."""
     text = io.StringIO(newline="")
     # With both characters as line terminator, the csv module quotes cells that contain either of them.
@@ -161,9 +180,9 @@ def _write(known: _Column, value: Any) -> str:
         text = _text(known.kind, value)
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise ValueError(f"column {known.name!r}: {error.object!r} cannot be written as UTF-8") from None
+        raise ValueError(f"column {known.name!r}: {brief(error.object)} cannot be written as UTF-8") from None
     except TypeError:
-        raise TypeError(f"column {known.name!r} holds {_named(known.kind)}, not {value!r}") from None
+        raise TypeError(f"column {known.name!r} holds {_named(known.kind)}, not {brief(value)}") from None
     return text
 
 
@@ -203,12 +222,15 @@ def _read(known: _Column, cell: str) -> Any:
         return None
     try:
         if get_origin(known.kind) is list:
-            return _from_json(known.kind, json.loads(cell))
+            return _from_json(known.kind, parse_json(cell))
         if known.kind is bool:
             return {"True": True, "False": False}[cell]
-        return known.kind(cell)
-    except (ValueError, KeyError):
+        value = known.kind(cell)
+        if known.kind is int and value not in _INTEGERS:
+            raise ValueError
+    except (ValueError, KeyError, OverflowError):  # OverflowError: an integer of a list of floats
         raise ValueError(f"column {known.name!r} holds {_named(known.kind)}, not {cell[:80]!r}") from None
+    return value
 
 
 def _from_json(kind: Any, value: Any) -> Any:
@@ -218,7 +240,7 @@ def _from_json(kind: Any, value: Any) -> Any:
         return [_from_json(element, item) for item in value]
     if kind is float and (value is None or type(value) in (int, float)):
         return math.nan if value is None else float(value)
-    if type(value) is kind:
+    if type(value) is kind and (kind is not int or value in _INTEGERS):
         return value
     raise ValueError
 

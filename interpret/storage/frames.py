@@ -1,12 +1,13 @@
 """Convert tables to pandas DataFrames with the types of their records. pandas is imported only when it is needed."""
 
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import fields
 from types import NoneType
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
+from interpret.errors import one_line
+from interpret.reading import parse_json
 from interpret.records import columns
 
 if TYPE_CHECKING:
@@ -47,10 +48,16 @@ def plain_frame(table: bytes) -> "pandas.DataFrame":
 
     Each column has the first type among int, float, bool, list and str that fits all its cells; empty cells are missing
     values, except in a column of str.
+
+    Raises:
+        ValueError: if it is not a CSV table.
     """
     import pandas
 
-    texts = pandas.read_csv(io.BytesIO(table), dtype=str, keep_default_na=False)
+    try:
+        texts = pandas.read_csv(io.BytesIO(table), dtype=str, keep_default_na=False)
+    except (pandas.errors.ParserError, pandas.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(f"not a CSV table: {one_line(error)}") from None
     return pandas.DataFrame({name: _typed(texts[name].tolist()) for name in texts.columns})
 
 
@@ -59,7 +66,7 @@ def _typed(cells: Sequence[str]) -> "pandas.Series":
 
     empty = "" in cells
     for kind, read in (
-        (int, int),
+        (int, _int),
         (float, float),
         (bool, {"True": True, "False": False}.__getitem__),
         (list, _list),
@@ -73,8 +80,16 @@ def _typed(cells: Sequence[str]) -> "pandas.Series":
     return pandas.Series(cells, dtype="str")
 
 
+def _int(cell: str) -> int:
+    """Read an integer of 64 bits."""
+    value = int(cell)
+    if not -(2**63) <= value < 2**63:
+        raise ValueError
+    return value
+
+
 def _list(cell: str) -> Any:
-    value = json.loads(cell)
+    value = parse_json(cell)
     if not isinstance(value, list):
         raise ValueError
     return value

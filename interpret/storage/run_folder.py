@@ -18,7 +18,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from interpret.errors import RunError
+from interpret.errors import InputError, RunError, brief, named, one_line
+from interpret.reading import parse_json
 from interpret.records import (
     HeadView,
     Interpretation,
@@ -32,6 +33,7 @@ from interpret.records import (
     from_csv,
     to_csv,
 )
+from interpret.records.spreadsheets import for_spreadsheets
 from interpret.storage.disk import append_durably, cut, locked, sync
 from interpret.storage.frames import plain_frame, record_frame
 
@@ -55,6 +57,18 @@ TABLES: Mapping[str, type] = MappingProxyType(
 )
 """Command in a run's identity -> record type of its table. The record types of user-defined probes are not listed."""
 
+NEXT_COMMAND: Mapping[str, str] = MappingProxyType(
+    {"selfie": "interpret report", "trace": "interpret figures", "locate": "interpret figures"}
+    | {command: "interpret figures" for command in TABLES if command.startswith("probe ")}
+)
+"""Command of a run -> the command that shows its results."""
+_MANIFEST_FIELDS: Mapping[str, type] = MappingProxyType(
+    {"identity": dict, "circumstances": dict, "counts": dict, "dropped": dict, "continuations": list}
+)
+"""Keys that a manifest needs to have, with the types of their values."""
+_MOST_SHOWN = 10
+"""Maximum number of differing settings in a message."""
+
 R = TypeVar("R")
 
 
@@ -71,6 +85,16 @@ class _Entry:
     """Checksum of the rows of the unit, to detect a table that was edited by hand."""
     dropped: str | None
     """Reason why the unit was dropped; None if it was kept."""
+
+    def follows(self, size: int) -> bool:
+        """Return whether the values have the types and ranges of an entry after a table of ``size`` bytes."""
+        numbers = (self.rows, self.size, self.crc32)
+        return (
+            isinstance(self.unit, str)
+            and all(type(number) is int and 0 <= number < 2**63 for number in numbers)
+            and self.size >= size
+            and (self.dropped is None or isinstance(self.dropped, str))
+        )
 
 
 class Run:
@@ -180,7 +204,11 @@ class RunFolder:
     @property
     def units(self) -> list[str]:
         """The finished units, kept and dropped, in order, as the journal lists them."""
-        return [entry.unit for entry in _read_journal(self.folder / PROGRESS)[0]]
+        path = self.folder / PROGRESS
+        try:
+            return [entry.unit for entry in _read_journal(path)[0]]
+        except OSError as error:
+            raise RunError(f"{path}: cannot be read: {error.strerror}") from error
 
     def records(self) -> list[Any]:
         """Read the rows of the table as records.
@@ -201,8 +229,24 @@ class RunFolder:
             RunError: if the table cannot be read.
         """
         if self.record_type is None:
-            return plain_frame(_whole_units(self.folder / TABLE, header=None))
+            table = self.folder / TABLE
+            try:
+                return plain_frame(_whole_units(table, header=None))
+            except ValueError as error:
+                raise RunError(f"{named(table)}: {error}") from None
         return record_frame(self.record_type, self.records())
+
+    def to_spreadsheet(self) -> bytes:
+        """Return the table as CSV in which no cell is a formula for a spreadsheet program, see ``for_spreadsheets``.
+
+        Raises:
+            RunError: if the table cannot be read.
+        """
+        table = self.folder / TABLE
+        try:
+            return for_spreadsheets(_whole_units(table, header=None))
+        except ValueError as error:
+            raise RunError(f"{named(table)}: {error}") from None
 
     def _known(self) -> type:
         if self.record_type is None:
@@ -227,7 +271,7 @@ def read_run(folder: Path | str, record_type: type | None = None) -> RunFolder:
         >>> read_run("runs/trace").to_frame()  # doctest: +SKIP
     """
     manifest = read_manifest(folder)
-    return RunFolder(Path(folder), manifest, record_type or TABLES.get(manifest["identity"].get("command", "")))
+    return RunFolder(Path(folder), manifest, record_type or TABLES.get(_command(manifest)))
 
 
 @contextmanager
@@ -263,6 +307,8 @@ def open_run(
                 run.write(unit, interpret(unit))
     """
     folder, wanted = Path(folder), json.loads(_json(identity))
+    if "\0" in str(folder):
+        raise RunError(f"{named(folder)} is not a valid path: it contains NUL")
     if len(set(units)) < len(units):
         twice = next(unit for unit, count in Counter(units).items() if count > 1)
         raise RunError(f"the unit {twice!r} is listed twice; the units of a run need unique names")
@@ -304,12 +350,36 @@ def read_table(folder_or_csv: Path | str, record_type: type[R]) -> list[R]:
     Raises:
         RunError: if the table does not exist or has other rows; the message names row and column.
     """
-    path = Path(folder_or_csv)
-    table = path / TABLE if path.is_dir() else path
+    table = Path(folder_or_csv)
+    with suppress(OSError):  # an impossible path, which is an error when it is read
+        if table.is_dir():
+            _check_kind(table, record_type)
+            table = table / TABLE
     try:
         return from_csv(record_type, _whole_units(table, csv_header(record_type)))
     except ValueError as error:
-        raise RunError(f"{table}: {error}") from None
+        raise RunError(f"{named(table)}: {error}") from None
+
+
+def read_rows(folder: Path | str, record_type: type[R]) -> list[R]:
+    """Read the records of a run that has some, see ``read_table``.
+
+    Raises:
+        InputError: if the run has no rows; the message says whether it is unfinished or all units were dropped.
+        RunError: as ``read_table`` raises.
+    """
+    rows = read_table(folder, record_type)
+    if rows:
+        return rows
+    manifest = read_manifest(folder)
+    dropped, left = manifest["dropped"], manifest.get("status") != "complete"
+    if left or not dropped:
+        raise InputError(f"{named(folder)} has no rows: the run has not finished any unit yet; resume it first")
+    unit, reason = next(iter(dropped.items()))
+    raise InputError(
+        f"{named(folder)} has no rows: all units of the run were dropped ({len(dropped)}); the first is "
+        f"{brief(unit)}: {one_line(reason)}"
+    )
 
 
 def _whole_units(table: Path, header: bytes | None) -> bytes:
@@ -322,9 +392,39 @@ def _whole_units(table: Path, header: bytes | None) -> bytes:
             entries, _ = _read_journal(journal)
             if header is None and not entries:
                 return file.readline()
-            return file.read(_table_size(entries, header or b""))
-    except OSError as error:
-        raise RunError(f"{table}: cannot be read: {error.strerror}") from error
+            return file.read(_checked_size(table, entries, header or b""))
+    except (OSError, ValueError) as error:  # ValueError: a path with NUL
+        raise RunError(f"{named(table)}: cannot be read: {_reason(error)}") from error
+
+
+def _checked_size(table: Path, entries: Sequence[_Entry], header: bytes) -> int:
+    """Return the size of the header and the complete units; the table must not be shorter."""
+    size = _table_size(entries, header)
+    if entries and not len(header) <= entries[0].size <= size <= table.stat().st_size:
+        raise RunError(f"{named(table)} does not have the size that {PROGRESS} gives; {WHAT_TO_DO}")
+    return size
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or one_line(error)
+
+
+def _check_kind(folder: Path, record_type: type) -> None:
+    """Refuse the run of a command whose rows have another type, and name the command."""
+    manifest = _load_manifest(folder / MANIFEST)
+    command = "" if manifest is None else _command(manifest)
+    known = TABLES.get(command)
+    if known is None or record_type not in TABLES.values() or known is record_type:
+        return
+    use = f"; use '{NEXT_COMMAND[command]}'" if command in NEXT_COMMAND else ""
+    wanted = next(name for name, of in TABLES.items() if of is record_type)
+    raise RunError(f"{named(folder)} is a run of 'interpret {command}', not of 'interpret {wanted}'{use}")
+
+
+def _command(manifest: Mapping[str, Any]) -> str:
+    """Return the command of a run; empty if it has none, as a run that another program wrote."""
+    command = manifest["identity"].get("command")
+    return command if isinstance(command, str) else ""
 
 
 def read_units(folder: Path | str, record_type: type[R]) -> Iterator[list[R]]:
@@ -345,7 +445,9 @@ def read_units(folder: Path | str, record_type: type[R]) -> Iterator[list[R]]:
         entries, _ = _read_journal(table.with_name(PROGRESS))
         with table.open("rb") as file:
             if file.read(len(header)) != header:
+                _check_kind(table.parent, record_type)
                 raise RunError(f"{table} is not a table of {record_type.__name__} records")
+            _checked_size(table, entries, header)
             for entry in entries:
                 text = file.read(entry.size - file.tell())
                 if entry.rows:
@@ -364,7 +466,7 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
     """
     manifest = _load_manifest(Path(folder) / MANIFEST)
     if manifest is None:
-        raise RunError(f"{folder} is not a run folder: it has no {MANIFEST}")
+        raise RunError(f"{named(folder)} is not a run folder: it has no {MANIFEST}")
     return manifest
 
 
@@ -387,26 +489,41 @@ def _refuse_foreign(folder: Path) -> None:
 
 
 def _load_manifest(path: Path) -> dict[str, Any] | None:
-    """Read a manifest; None if the file does not exist yet."""
-    if not path.exists():
+    """Read a manifest and check the types of what it needs to have; None if the file does not exist yet."""
+    try:
+        manifest = parse_json(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    with suppress(ValueError, KeyError, TypeError):
-        manifest: dict[str, Any] = json.loads(path.read_bytes())
-        if manifest["format"] == FORMAT:
-            return manifest
-    raise RunError(f"{path} is not the manifest of a run, or was written by a newer version; {WHAT_TO_DO}")
+    except OSError as error:
+        raise RunError(f"{named(path)}: cannot be read: {error.strerror}") from error
+    except ValueError:  # not JSON, or a path with NUL
+        manifest = None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise RunError(f"{named(path)} is not the manifest of a run, or was written by a newer version; {WHAT_TO_DO}")
+    for key, kind in _MANIFEST_FIELDS.items():
+        if not isinstance(manifest.get(key), kind):
+            raise RunError(f"{named(path)} is damaged: {key!r} is {brief(manifest.get(key))}; {WHAT_TO_DO}")
+    counts, dropped = manifest["counts"], manifest["dropped"]
+    if not all(type(counts.get(key)) is int for key in ("in", "kept", "dropped", "rows")):
+        raise RunError(f"{named(path)} is damaged: 'counts' is {brief(counts)}; {WHAT_TO_DO}")
+    if not all(isinstance(reason, str) for reason in dropped.values()):
+        raise RunError(f"{named(path)} is damaged: 'dropped' is {brief(dropped)}; {WHAT_TO_DO}")
+    return manifest
 
 
 def _read_journal(path: Path) -> tuple[list[_Entry], int]:
     """Return the entries of the complete lines and their size in bytes; a kill may have left a partial last line."""
     data = path.read_bytes()
     end = data.rfind(b"\n") + 1
-    entries = []
-    for number, line in enumerate(data[:end].splitlines(), 1):
+    entries: list[_Entry] = []
+    for number, line in enumerate(data[:end].split(b"\n")[:-1], 1):
         try:
-            entries.append(_Entry(**json.loads(line)))
+            entry = _Entry(**parse_json(line))
         except (ValueError, TypeError):
-            raise RunError(f"{path}: line {number} is not a valid entry; {WHAT_TO_DO}") from None
+            entry = None
+        if entry is None or not entry.follows(entries[-1].size if entries else 0):
+            raise RunError(f"{path}: line {number} is not a valid entry; {WHAT_TO_DO}")
+        entries.append(entry)
     return entries, end
 
 
@@ -420,12 +537,14 @@ def _check_same(
     """Refuse to resume a run with another identity, other units, or a journal with fewer entries than the manifest."""
     stored, given = dict(_leaves(manifest["identity"])), dict(_leaves(identity))
     differing = [
-        f"\n  {key}: {stored.get(key, 'not set')} in the folder, {given.get(key, 'not set')} now"
+        f"\n  {one_line(key)}: {_shown(stored.get(key))} in the folder, {_shown(given.get(key))} now"
         for key in sorted(stored.keys() | given.keys())
         if stored.get(key) != given.get(key)
     ]
     if differing:
-        raise RunError(f"{folder} contains another run:{''.join(differing)}\n{WHAT_TO_DO}")
+        left = len(differing) - _MOST_SHOWN
+        more = f"\n  and {left} more" if left > 0 else ""
+        raise RunError(f"{folder} contains another run:{''.join(differing[:_MOST_SHOWN])}{more}\n{WHAT_TO_DO}")
     for number, entry in enumerate(entries):
         unit = units[number] if number < len(units) else None
         if entry.unit != unit:
@@ -434,6 +553,11 @@ def _check_same(
     counts = manifest["counts"]
     if len(entries) < counts["kept"] + counts["dropped"]:
         raise RunError(f"{folder / PROGRESS} has fewer lines than {MANIFEST} counts units; {WHAT_TO_DO}")
+
+
+def _shown(text: str | None) -> str:
+    """Return the JSON text of a setting for a message."""
+    return "not set" if text is None else one_line(text)
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
@@ -453,9 +577,10 @@ def _check_table(table: Path, header: bytes, entries: Sequence[_Entry]) -> None:
         start = file.read(len(header))
         if start != header and (entries or not header.startswith(start)):
             raise RunError(f"{table}: its header is not that of this version; {WHAT_TO_DO}")
+        size = table.stat().st_size
         for entry in entries:
-            text = file.read(entry.size - file.tell())
-            if zlib.crc32(text) != entry.crc32:
+            length = entry.size - file.tell()
+            if not 0 <= length <= size or zlib.crc32(file.read(length)) != entry.crc32:
                 raise RunError(f"{table} was changed after unit {entry.unit!r} was written; {WHAT_TO_DO}")
 
 

@@ -15,7 +15,6 @@ This module does not need the model, only the token counts, the number of layers
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from math import isfinite
 from numbers import Integral, Real
 from typing import Any
@@ -23,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interpret.errors import SpecError, unknown
+from interpret.errors import SpecError, brief, closest, one_line, unknown
 from interpret.surgery.words import ADDITION, ALLOW_NEGATIVE, MODE, MODES, NORMALIZED, OPTION_KEYS, STRENGTH
 
 
@@ -250,10 +249,9 @@ def _check_note(key: str) -> None:
     if key in OPTION_KEYS:
         return
     if key.removeprefix("-").isdecimal():
-        raise SpecError(f"key {key!r} is a string; layers are integers: use {int(key)}")
-    near = get_close_matches(key, OPTION_KEYS, n=1, cutoff=0.8)
-    if near:
-        raise SpecError(f"key {key!r} looks like {near[0]!r}; correct it, or use another name for your own key")
+        raise SpecError(f"key {brief(key)} is a string; layers are integers: use {one_line(key, 20)}")
+    if near := closest(key, OPTION_KEYS, cutoff=0.8):
+        raise SpecError(f"key {key!r} looks like {near!r}; correct it, or use another name for your own key")
 
 
 def _check_strength(overlay: _Overlay) -> None:

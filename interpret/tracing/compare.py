@@ -19,10 +19,10 @@ def grid_pairs(run: Path, other: Path) -> Iterator[tuple[TraceGrid, TraceGrid]]:
     """Yield the two grids of each fact and mediator that both runs have.
 
     Raises:
-        InputError: if the runs have none in common, or a fact differs between them.
+        InputError: if a run has no rows, the runs have no fact and mediator in common, or a fact differs between them.
     """
     grids = [
-        {(grid.name, grid.mediator): grid for grid in trace_grids(run_folder.read_table(folder, TraceCell))}
+        {(grid.name, grid.mediator): grid for grid in trace_grids(run_folder.read_rows(folder, TraceCell))}
         for folder in (run, other)
     ]
     common = [key for key in grids[0] if key in grids[1]]

@@ -30,13 +30,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from interpret.errors import InputError, unknown
+from interpret.errors import InputError, brief, named, unknown
 from interpret.facts.buckets import SCHEMES, Scheme
 from interpret.facts.filter import RULES, Rule
 from interpret.models.opening import DTYPES
-from interpret.prompts.prompts import read_text
+from interpret.reading import is_unicode, read_yaml
 from interpret.records import TRACE_METHODS, TraceMethod
 from interpret.tracing.inputs import TARGETS, TraceSettings
 from interpret.tracing.knowledge_tracing import HookNames
@@ -60,6 +58,8 @@ CHOICES: Mapping[str, Sequence[str]] = {
 TEXTS = ("data", "output", "device", "chat_template")
 NUMBERS = {"samples": 1, "seed": 0, "window": 1, "memory": 1}
 """Keys with integer values, and their minimum."""
+MOST = 2**63 - 1
+"""Maximum of these values: the largest 64-bit integer."""
 KEYS = (*SECTIONS, "mediators", "noise", "replace", *TEXTS, *CHOICES, *NUMBERS)
 SETTINGS = ("noise", "samples", "seed", "replace", "window", "target", "chat_template", "memory")
 """The keys that are fields of ``TraceSettings``."""
@@ -104,25 +104,11 @@ def load_config(path: str | Path) -> TraceConfig:
     >>> load_config("examples/trace.yaml").settings.noise
     's3'
     """
-    text = read_text(path, like="examples/trace.yaml")
+    document = read_yaml(path, like="examples/trace.yaml")
     try:
-        return _config(yaml.load(text, Loader=_UniqueKeys))
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        return _config(document)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """A YAML loader that refuses duplicate keys; PyYAML would silently use the last one."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        """Return the mapping of a node."""
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise InputError(f"key {key!r} occurs twice; keep one")
-        return super().construct_mapping(node, deep)
+        raise InputError(f"{named(path)}: {error}") from None
 
 
 def _config(document: object) -> TraceConfig:
@@ -146,7 +132,7 @@ def _config(document: object) -> TraceConfig:
 def _mapping(where: str, value: object, allowed: Sequence[str], kind: str) -> dict[str, Any]:
     """Check the keys of a mapping, and return it without keys that have no value."""
     if not isinstance(value, dict):
-        raise InputError(f"{where} is {value!r}; expected keys and values: {', '.join(allowed)}")
+        raise InputError(f"{where} is {brief(value)}; expected keys and values: {', '.join(allowed)}")
     for key in value:
         if key not in allowed:
             raise InputError(unknown(kind, key, allowed))
@@ -158,12 +144,12 @@ def _check_generation(args: Mapping[str, Any]) -> None:
     length = args.get("max_generate_length", 1)
     if type(length) is not int or length != 1:
         raise InputError(
-            f"generation_args.max_generate_length is {length!r}; tracing reads the token after the prompt: "
+            f"generation_args.max_generate_length is {brief(length)}; tracing reads the token after the prompt: "
             "give 1, and target: whole to read all tokens of an answer"
         )
     for key in ("do_sample", "output_scores", "return_dict_in_generate"):
         if not isinstance(args.get(key, False), bool):
-            raise InputError(f"generation_args.{key} is {args[key]!r}; expected true or false")
+            raise InputError(f"generation_args.{key} is {brief(args[key])}; expected true or false")
     if args.get("do_sample", False):
         raise InputError(
             "generation_args.do_sample is true; tracing reads the greedy answer, not a sampled token: give false"
@@ -199,10 +185,10 @@ def _value(key: str, value: Any) -> Any:
         return tuple(_choice("mediator", name, tuple(MEDIATORS)) for name in _texts(key, value))
     if key == "replace":
         if not isinstance(value, bool):
-            raise InputError(f"replace is {value!r}; expected true or false")
+            raise InputError(f"replace is {brief(value)}; expected true or false")
         return value
     if isinstance(value, bool):
-        raise InputError(f"noise is {value!r}; give a specification such as s3, or a number")
+        raise InputError(f"noise is {brief(value)}; give a specification such as s3, or a number")
     parse_noise(value)
     return value
 
@@ -215,17 +201,21 @@ def _choice(key: str, value: Any, allowed: Sequence[str]) -> str:
 
 def _number(key: str, value: Any, least: int) -> int:
     if type(value) is not int or value < least:
-        raise InputError(f"{key} is {value!r}; expected an integer of at least {least}")
+        raise InputError(f"{key} is {brief(value)}; expected an integer of at least {least}")
+    if value > MOST:
+        raise InputError(f"{key} is {brief(value)}; expected an integer of at most {MOST}")
     return value
 
 
 def _text(key: str, value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise InputError(f"{key} is {value!r}; expected a non-empty string")
+        raise InputError(f"{key} is {brief(value)}; expected a non-empty string")
+    if "\0" in value or not is_unicode(value):
+        raise InputError(f"{key} is {brief(value)}; expected a text without NUL and halves of surrogate pairs")
     return value
 
 
 def _texts(key: str, value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not value:
-        raise InputError(f"{key} is {value!r}; expected a non-empty list of strings")
+        raise InputError(f"{key} is {brief(value)}; expected a non-empty list of strings")
     return tuple(_text(f"{key}[{index}]", entry) for index, entry in enumerate(value))

@@ -17,7 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from interpret.anatomy import Anatomy, anatomy_of
-from interpret.errors import InputError
+from interpret.errors import InputError, brief
 from interpret.facts.files import load_facts
 from interpret.tracing.mediators import MEDIATORS
 from interpret.tracing.tables import TraceGrid
@@ -68,10 +68,10 @@ def check_module_names(model: PreTrainedModel, names: HookNames) -> None:
         if None in found:
             near = get_close_matches(name, templates.values(), n=3)
             hint = f"similar names: {', '.join(map(repr, near))}" if near else "print(model) lists its modules"
-            raise InputError(f"hook_layer.{key}: {name!r} is not a module of {type(model).__name__}; {hint}")
+            raise InputError(f"hook_layer.{key}: {brief(name)} is not a module of {type(model).__name__}; {hint}")
         words, part = _part(model, anatomy, key)
         if part and found != part:
-            raise InputError(f"hook_layer.{key}: {name!r} does not name {words}; expected {templates[part[0]]!r}")
+            raise InputError(f"hook_layer.{key}: {brief(name)} does not name {words}; expected {templates[part[0]]!r}")
 
 
 def _part(model: PreTrainedModel, anatomy: Anatomy, key: str) -> tuple[str, list[nn.Module]]:

@@ -13,6 +13,7 @@ number     Gaussian with that standard deviation
 Standard deviation and covariance are the unbiased estimates (divided by n - 1), as those of ROME's ``Covariance``.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.anatomy import embedding_table, input_device
-from interpret.errors import InputError
+from interpret.errors import InputError, brief
 from interpret.prompts.encoding import token_ids
 from interpret.stats import Floats
 
@@ -52,12 +53,14 @@ def parse_noise(spec: str | float) -> NoiseSpec:
     """
     match = re.fullmatch(r"(?P<code>[sut]?)(?P<size>\d+\.?\d*(?:e-?\d+)?|\.\d+)|(?P<alone>[ms])", str(spec))
     if match is None:
-        raise InputError(f"noise {spec!r} is not understood; give {CODES}")
+        raise InputError(f"noise {brief(spec)} is not understood; give {CODES}")
     read = NoiseSpec(match["alone"] or match["code"], float(match["size"] or 1))
+    if not math.isfinite(read.size):
+        raise InputError(f"noise {brief(spec)} is too large for a number; give {CODES}")
     if read.size == 0:
-        raise InputError(f"noise {spec!r} does not change the subject; give more than 0")
+        raise InputError(f"noise {brief(spec)} does not change the subject; give more than 0")
     if read.code == "t" and read.size <= 2:
-        raise InputError(f"noise {spec!r} has no covariance; give more than 2 degrees of freedom")
+        raise InputError(f"noise {brief(spec)} has no covariance; give more than 2 degrees of freedom")
     return read
 
 

@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from interpret.errors import InputError, InterpretError
+from interpret.reading import read_bytes
 
 GROUP = "interpret.extensions"
 
@@ -82,9 +83,9 @@ def _load_package(entry: importlib.metadata.EntryPoint) -> Extension:
 def _load_file(path: Path) -> Extension:
     """Run a file as a new module."""
     try:
-        source = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}; give a Python file, such as mine.py") from None
+        source = read_bytes(path)
+    except InputError as error:
+        raise InputError(f"{error}; give a Python file, such as mine.py") from None
     sha256 = hashlib.sha256(source).hexdigest()
     key = (path.resolve(), sha256)
     if key not in _RUN:

@@ -1,13 +1,13 @@
 """Read the inputs of a run: prompts from a file or a list, and options written as ``name=value``."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from interpret.errors import InputError
+from interpret.errors import InputError, brief
 from interpret.prompts.prompts import Prompt, load_examples
+from interpret.reading import parse_json
 from interpret.storage.provenance import file_sha256, objects_sha256
 
 
@@ -35,7 +35,7 @@ def prompt_list(examples: Path | str | Sequence[Prompt]) -> PromptList:
         return PromptList(load_examples(examples), file_sha256(examples), str(examples))
     for index, one in enumerate(examples):
         if not isinstance(one, Prompt):
-            raise InputError(f"examples[{index}] is {one!r}; expected a Prompt(name, text)")
+            raise InputError(f"examples[{index}] is {brief(one)}; expected a Prompt(name, text)")
     if not examples:
         raise InputError("examples is empty; give a file, or at least one Prompt")
     return PromptList(list(examples), objects_sha256(examples))
@@ -54,9 +54,9 @@ def read_options(words: Sequence[str]) -> dict[str, Any]:
     for option in words:
         name, equals, value = option.partition("=")
         if not equals:
-            raise InputError(f"option {option!r} has no value; write it as name=value, such as n_steps=20")
+            raise InputError(f"option {brief(option)} has no value; write it as name=value, such as n_steps=20")
         try:
-            found[name.strip()] = json.loads(value)
-        except json.JSONDecodeError:
+            found[name.strip()] = parse_json(value)
+        except InputError:
             found[name.strip()] = value
     return found

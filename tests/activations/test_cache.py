@@ -158,7 +158,7 @@ def test_a_tensor_of_a_folder_is_read_when_it_is_asked_for(llama, tmp_path):
     activation_cache(llama, None, ROWS, ["q.0", "q.1"], to=tmp_path)
     cache = ActivationCache.load(tmp_path)
     (tmp_path / "batch-00000.safetensors").unlink()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(RunError, match="batch-00000.safetensors cannot be read: No such file .*record the cache again"):
         cache["q.0"]
 
 

@@ -10,6 +10,7 @@ from reference.toy_tokenizers import TOKENIZERS
 
 from interpret.errors import InputError
 from interpret.facts.files import BadFact, Fact, load_facts, occurrences
+from interpret.facts.runs import fact_file
 from interpret.tracing.inputs import TraceSettings, trace_inputs
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "facts.json"
@@ -174,7 +175,7 @@ def test_an_unreadable_row_is_reported_with_index_and_key(tmp_path, row, reason)
 
 def test_a_line_that_is_not_json_is_an_unreadable_row(tmp_path):
     file = load_facts(written(tmp_path, json.dumps(GOOD) + '\n{"subject": \n', "facts.jsonl"))
-    reason = "row 1: expected an object with subject, attribute and prompt, got '{\"subject\": '"
+    reason = "row 1: line 2 is not JSON: Expecting value: line 1 column 13 (char 12)"
     assert file.bad == [BadFact(1, "fact_1", reason)]
 
 
@@ -264,3 +265,73 @@ def test_the_tokens_of_each_subject_are_those_at_its_place(kind):
 
         assert text(inputs.tokens.ids[first:end]) == row["subject"]
         assert text(inputs.tokens.ids[:first]) == row["template"].partition("{}")[0].strip()
+
+
+# ------------------------------------------------------------------------------------------ content of other programs
+
+
+@pytest.mark.parametrize(
+    "bad", ['{"a": 1', "[" * 100_000, '{"known_id": ' + "1" * 5000 + "}", '{"prompt": "a", "prompt": "b"}'], ids=ascii
+)
+def test_a_bad_line_is_named_and_the_others_are_read(bad, tmp_path):
+    path = written(tmp_path, "\n".join([json.dumps(GOOD), "", bad[:110_000], json.dumps(GOOD)]), "facts.jsonl")
+    file = load_facts(path)
+    assert [fact.name for fact in file.facts] == ["fact_0", "fact_2"]
+    assert re.match(
+        r"row 1: line 3 (is not JSON|is nested deeper|has a number|has the key 'prompt' twice)", file.bad[0].reason
+    )
+    assert len(file.bad[0].reason) < 300
+
+
+def test_line_separators_in_a_text_do_not_split_the_row(tmp_path):
+    row = GOOD | {"note": "a\u2028b\x85c"}
+    path = written(tmp_path, json.dumps(row, ensure_ascii=False) + "\r\n" + json.dumps(GOOD) + "\r\n", "facts.jsonl")
+    assert len(load_facts(path).facts) == 2
+    assert load_facts(path).bad == []
+
+
+@pytest.mark.parametrize("name", ["facts.json", "facts.jsonl"])
+def test_a_byte_order_mark_is_ignored(name, tmp_path):
+    text = json.dumps([GOOD]) if name == "facts.json" else json.dumps(GOOD)
+    assert len(load_facts(written(tmp_path, "\ufeff" + text, name)).facts) == 1
+
+
+def test_a_key_that_occurs_twice_is_named(tmp_path):
+    path = written(tmp_path, '[{"subject": "Rome", "subject": "Oslo", "attribute": "x", "prompt": "Oslo is"}]')
+    with pytest.raises(InputError, match="has the key 'subject' twice in the object {'subject': 'Rome', "):
+        load_facts(path)
+
+
+@pytest.mark.parametrize(
+    "value", [float("nan"), float("inf"), "x" * 101, 10**300, [1], {"a": 1}, "", "\ud800"], ids=ascii
+)
+def test_an_id_that_is_no_file_name_is_refused(value, tmp_path):
+    (bad,) = load_facts(written(tmp_path, [GOOD, GOOD | {"known_id": value}])).bad
+    assert bad.reason.startswith('row 1: "known_id" is ')
+    assert len(bad.reason) < 300
+
+
+@pytest.mark.parametrize(("one", "two"), [("a", "A"), ("É", "e\u0301"), ("straße", "STRASSE")])
+def test_names_whose_files_some_systems_confuse_are_refused(one, two, tmp_path):
+    file = load_facts(written(tmp_path, [GOOD | {"known_id": one}, GOOD | {"known_id": two}, GOOD | {"known_id": "b"}]))
+    if two == "e\u0301":  # a combining accent is no letter
+        assert 'row 1: "known_id" is' in file.bad[0].reason
+        return
+    assert [fact.name for fact in file.facts] == [f"known_{one}", "known_b"]
+    assert "give ids that differ by more than the case of letters" in file.bad[0].reason
+
+
+def test_facts_from_python_are_told_apart_by_their_files_too():
+    facts = [Fact(name, "Rome is in", "Rome", "Italy") for name in ("a", "A")]
+    with pytest.raises(InputError, match="the facts 'a' and 'A' differ by the case of letters only"):
+        fact_file(facts)
+
+
+@pytest.mark.parametrize("key", ["prompt", "subject", "attribute"])
+def test_half_of_a_surrogate_pair_is_refused(key, tmp_path):
+    row = {"subject": "Rome", "attribute": "Italy", "prompt": "Rome is in"} | {key: "Rome \ud83d is in"}
+    (bad,) = load_facts(written(tmp_path, [GOOD, row])).bad
+    assert (
+        bad.reason
+        == f"row 1: \"{key}\" is 'Rome \\ud83d is in'; it has half of a surrogate pair, which is not a character"
+    )

@@ -273,7 +273,7 @@ def test_a_run_without_rows_is_one_message(tmp_path, capsys):
     with run_folder.open_run(tmp_path / "run", TraceCell, identity={}, circumstances={}, units=["a"]):
         pass
     assert run("figures", tmp_path / "run", "-o", tmp_path / "figures") == 2
-    assert "error: the table has no rows: the run has not finished any fact yet" in capsys.readouterr().err
+    assert "run has no rows: the run has not finished any unit yet; resume it first" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def rows(tmp_path_factory):
     script = TOP / "scripts" / "get_interpretations_from_examples.py"
     quick = ["--layers", "4,8", "--new-tokens", "12", "--prompt-output-tokens", "8", "--device", "cpu"]
     command = [sys.executable, script, "--examples", folder / "examples.json", "--output", folder / "run", *quick]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1500, check=False)
     assert done.returncode == 0, done.stderr
     assert "control" in done.stdout
     return read_table(folder / "run", Interpretation)

@@ -13,7 +13,7 @@ NOTEBOOK = Path(__file__).parents[2] / "scripts" / "interpretation_demo.ipynb"
 @pytest.fixture(scope="module")
 def run():
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(NOTEBOOK.parent)}}).execute()
+    nbclient.NotebookClient(notebook, timeout=1500, resources={"metadata": {"path": str(NOTEBOOK.parent)}}).execute()
     return notebook
 
 

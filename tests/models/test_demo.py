@@ -322,16 +322,25 @@ def test_interrupted_conversion_leaves_nothing_half_made(
 def test_of_two_callers_at_once_one_converts_and_both_get_the_folder(cache: Path, source: DemoSource) -> None:
     script = (
         "import time\n"
+        "from pathlib import Path\n"
         "from interpret.models import demo\n"
-        "plain = demo.convert\n"
-        "demo.convert = lambda *a: (time.sleep(1), plain(*a))\n"
-        f"print(demo.demo_model_folder(print, source=demo.{source!r}))\n"
+        f"waits = Path({str(cache.parent / 'waits')!r})\n"
+        "def say(line):\n"
+        "    print(line)\n"
+        "    if line.startswith('another'):\n"
+        "        waits.touch()\n"
+        "def convert(*files):\n"
+        "    while not waits.exists():\n"
+        "        time.sleep(0.01)\n"
+        "    plain(*files)\n"
+        "plain, demo.convert = demo.convert, convert\n"
+        f"print(demo.demo_model_folder(say, source=demo.{source!r}))\n"
     )
     callers = [
         subprocess.Popen([sys.executable, "-W", "ignore", "-c", script], stdout=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    printed = [caller.communicate(timeout=60)[0].splitlines() for caller in callers]
+    printed = [caller.communicate(timeout=600)[0].splitlines() for caller in callers]
     assert [lines[-1] for lines in printed] == [str(cache / "tiny")] * 2
     steps = [line.split()[0] for lines in printed for line in lines[:-1]]
     assert steps.count("converting") == 1

@@ -318,15 +318,6 @@ def test_a_damaged_folder_is_explained(change, message: str, folder: Path) -> No
 # ------------------------------------------------------------------------------------------- noise and traces
 
 
-def test_unexpected_errors_of_libraries_are_not_converted(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*args: object, **kwargs: object) -> None:
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(opening.AutoModelForCausalLM, "from_pretrained", broken)
-    with pytest.raises(ZeroDivisionError):
-        load(saved)
-
-
 def logging_state() -> tuple[object, ...]:
     root = logging.getLogger()
     bars = (transformers_logging.is_progress_bar_enabled(), hub.are_progress_bars_disabled())

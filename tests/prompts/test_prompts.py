@@ -99,3 +99,29 @@ def test_targets_and_foils_may_be_token_ids(tmp_path):
         InputError, match='"target" and "target_ids" both give what follows the prompt; leave one of th'
     ):
         load_examples(path)
+
+
+def test_a_byte_order_mark_is_ignored(tmp_path):
+    path = written(tmp_path, "\ufeff" + json.dumps({"examples": [GOOD]}))
+    assert load_examples(path) == [Prompt("c_1", GOOD["prompt"], "c")]
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"prompt": list(range(10**5)), "category": "c"}, 'examples[0]: "prompt" is [0, 1, 2, 3, 4, 5,'),
+        ({"prompt": "a", "category": "x\ud800"}, "\"category\" is 'x\\ud800'; it has half of a surrogate pair"),
+        ({"prompt": "a", "category": "c", "subject": "b" * 10**6}, "is not a part of the prompt 'a'"),
+        ({"prompt": "a", "category": "c", "raw": 10**400}, '"raw" is a number of about '),
+    ],
+)
+def test_a_large_or_odd_value_is_shown_in_part(tmp_path, entry, message):
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        load_examples(written(tmp_path, {"examples": [entry]}))
+    assert len(str(caught.value)) < 500
+
+
+def test_a_key_that_occurs_twice_is_named(tmp_path):
+    text = '{"examples": [{"prompt": "a", "category": "c", "prompt": "b"}]}'
+    with pytest.raises(InputError, match="prompts.json has the key 'prompt' twice in the object"):
+        load_examples(written(tmp_path, text))

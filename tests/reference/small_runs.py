@@ -110,5 +110,5 @@ def worker(folder: Path, units: int, before: Sequence[str] = (), **options: Any)
 
 def finish(process: subprocess.Popen[bytes]) -> tuple[list[str], str]:
     """Wait for a worker; return the units it printed and the last line of its error output."""
-    out, error = process.communicate(timeout=60)
+    out, error = process.communicate(timeout=600)
     return out.decode().splitlines(), (error.decode().strip().splitlines() or [""])[-1]

@@ -42,7 +42,7 @@ def python(*arguments: object, path: tuple[Path, ...] = (), **options: Any) -> s
     """Run a new Python process with `path` first in its module search path."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path))}
     command = [sys.executable, "-B", *map(str, arguments)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, **options)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, **options)
 
 
 def run(*arguments: object) -> tuple[int, str]:

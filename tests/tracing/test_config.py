@@ -198,3 +198,33 @@ def test_a_missing_file_is_an_error_that_names_an_example(tmp_path):
     message = f"{path} does not exist; give a YAML file like examples/trace.yaml"
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed: !!int abc", ": line 1: 'abc' is not an integer"),
+        ("samples: 3\nseed: !!bool x", ": line 2: 'x' is not true or false"),
+        ("samples: 2024-01-31", ": samples is '2024-01-31'; expected an integer of at least 1"),
+        ("model: {pth: &a [*a]}", ": line 1: an alias repeats the value that contains it; write the value out"),
+        ("samples: " + "9" * 20, f": samples is {'9' * 20}; expected an integer of at most 9223372036854775807"),
+        ('output: "a\\0b"', ": output is 'a\\x00b'; expected a text without NUL and halves of surrogate pairs"),
+        ("noise: s" + "9" * 400, ": noise 's9999999"),
+        ("mediators: " + "[" * 20_000, ": line 1 is nested deeper than 20 levels; expected a few"),
+        ("\n".join(f"k{n}: 1" for n in range(20_000)), ": line 2501: more than 5000 keys and values"),
+    ],
+    ids=lambda text: text[:12],
+)  # fmt: skip
+def test_a_value_that_yaml_cannot_hold_is_named(tmp_path, text, message):
+    path = written(tmp_path, text)
+    with pytest.raises(InputError, match=f"^{re.escape(str(path) + message)}"):
+        load_config(path)
+
+
+def test_a_date_is_the_text_that_was_written(tmp_path):
+    assert load_config(written(tmp_path, "output: 2024-01-31")).output == "2024-01-31"
+
+
+def test_an_alias_is_read(tmp_path):
+    text = "model: {pth: &name demo}\noutput: *name\n"
+    assert load_config(written(tmp_path, "\ufeff" + text)).output == "demo"

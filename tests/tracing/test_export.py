@@ -1,12 +1,17 @@
 """``interpret export``: a trace run converted to Knowledge-Tracing's files."""
 
+import csv
+import io
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from reference.commands import json_file, run
 from reference.trace_rows import cells
 
-from interpret.records import TraceCell
+from interpret.errors import RunError
+from interpret.records import LensReading, TraceCell
 from interpret.storage import run_folder
 
 MEDIATORS = ("hidden", "attn_severed", "mlp_severed")
@@ -69,3 +74,52 @@ def test_another_file_of_facts_is_refused(tmp_path, capsys):
     said = " ".join(capsys.readouterr().err.split())
     assert said == f"error: {facts} has no fact 'known_9', which the run traced; give the facts file of the run"
     assert not (tmp_path / "out").exists()
+
+
+def test_any_run_is_written_for_spreadsheets(tmp_path, capsys):
+    folder = tmp_path / "run"
+    rows = [replace(row, token="=1+1", answer="@x") for row in cells([[-0.5]], span=(0, 1))]
+    with run_folder.open_run(
+        folder, TraceCell, identity={"command": "probe mine"}, circumstances={}, units=["a", "b"]
+    ) as opened:
+        opened.write("a", rows)
+    assert run("export", folder, "--spreadsheet", tmp_path / "safe.csv") == 0
+    assert "texts that begin like a formula have an apostrophe" in capsys.readouterr().err
+    (row,) = csv.DictReader(io.StringIO((tmp_path / "safe.csv").read_text(encoding="utf-8-sig")))
+    assert (row["token"], row["answer"], row["indirect_effect"]) == ("'=1+1", "'@x", "-0.5")
+    assert run_folder.read_table(folder, TraceCell) == rows
+
+
+@pytest.mark.parametrize("options", [[], ["--facts", "f.json", "--spreadsheet", "x.csv"]])
+def test_one_of_the_two_formats_is_asked_for(options, tmp_path, capsys):
+    assert run("export", stored(tmp_path / "run", ["known_1"]), *options) == 2
+    assert "give --facts for files of Knowledge-Tracing, or --spreadsheet" in capsys.readouterr().err
+
+
+def test_a_run_whose_facts_were_all_dropped_says_so(tmp_path, capsys):
+    folder = tmp_path / "run"
+    with run_folder.open_run(folder, TraceCell, identity={}, circumstances={}, units=["known_1", "known_2"]) as opened:
+        opened.drop("known_1", "not known: wrong, ' Rome'")
+        opened.drop("known_2", "not known: wrong, ' Oslo'")
+    for command in (
+        ["export", folder, "--facts", fact_file(tmp_path, range(6))],
+        ["figures", folder, "-o", tmp_path / "figures"],
+        ["compare", folder, folder],
+    ):
+        assert run(*command) == 2
+        said = capsys.readouterr().err
+        assert (
+            "run has no rows: all units of the run were dropped (2); the first is 'known_1': not known: wrong" in said
+        )
+
+
+def test_a_run_of_another_command_is_named(tmp_path, capsys):
+    with run_folder.open_run(
+        tmp_path / "run", TraceCell, identity={"command": "trace"}, circumstances={}, units=["a"]
+    ) as opened:
+        opened.write("a", cells([[0.5]], span=(0, 1)))
+    assert run("report", tmp_path / "run", "-o", tmp_path / "page.html") == 2
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert "is a run of 'interpret trace', not of 'interpret selfie'; use 'interpret figures'" in said
+    with pytest.raises(RunError, match="is a run of 'interpret trace', not of 'interpret probe lens'"):
+        run_folder.read_table(tmp_path / "run", LensReading)

@@ -5,6 +5,7 @@ The JSON is strict: an array is ``{"dtype", "shape", "values"}`` with its values
 """
 
 import gzip
+import io
 import json
 import math
 import zlib
@@ -12,18 +13,22 @@ from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
 from interpret.attribution.result.scores import Attributed, AttributionInfo, AttributionScores, ScoreArray
-from interpret.errors import InputError
+from interpret.errors import InputError, brief, named, one_line
+from interpret.reading import parse_json, read_bytes
 from interpret.storage.disk import replacing
 
 FORMAT, VERSION = "interpret.attribution", 2
 _DTYPES = ("float16", "float32", "float64")
 _NOT_FINITE = {None: math.nan, "inf": math.inf, "-inf": -math.inf}
 _GZIP_MAGIC = b"\x1f\x8b"
+_LARGEST = 2**32
+"""Maximum size of a file in bytes, after decompression: a small compressed file may expand to any size."""
 
 
 def save(attribution: AttributionScores, path: str | Path, *, overwrite: bool = False, compress: bool = False) -> Path:
@@ -68,15 +73,18 @@ def load(path: str | Path) -> tuple[list[Attributed], AttributionInfo]:
     content = _content(path)
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
-        raise InputError(f"{path} is not an attribution file: its format is {found!r}, not {FORMAT!r}")
+        raise InputError(f"{named(path)} is not an attribution file: its format is {brief(found)}, not {FORMAT!r}")
     if content.get("version") != VERSION:
-        raise InputError(f"{path} has format version {content.get('version')!r}; this program reads version {VERSION}")
+        version = brief(content.get("version"))
+        raise InputError(f"{named(path)} has format version {version}; this program reads version {VERSION}")
     try:
         info, sequences = content["info"], content["sequences"]
-        info = _checked(AttributionInfo, info | {"aggregation": tuple(info["aggregation"])})
+        info = _checked(AttributionInfo, info | {"aggregation": _value(info["aggregation"])})
         return [_checked(Attributed, _decoded(one)) for one in sequences], info
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path} is damaged: {error}") from None
+    except KeyError as error:
+        raise InputError(f"{named(path)} is damaged: {brief(error.args[0])}") from None
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise InputError(f"{named(path)} is damaged: {one_line(error)}") from None
 
 
 def _written(attribution: AttributionScores) -> Iterator[str]:
@@ -118,15 +126,18 @@ def _array(array: ScoreArray) -> dict[str, Any]:
 
 def _content(path: Path) -> Any:
     """Read the JSON of a file; its first bytes show whether it is compressed."""
+    data = read_bytes(path)
     try:
-        data = path.read_bytes()
-        return json.loads(gzip.decompress(data) if data.startswith(_GZIP_MAGIC) else data)
-    except OSError as error:
-        # gzip raises an OSError without ``strerror`` for a damaged file.
-        problem = error.strerror or f"damaged: {error}"
-        raise InputError(f"{path} cannot be read: {problem}") from None
-    except (EOFError, zlib.error, ValueError) as error:
-        raise InputError(f"{path} cannot be read: it is not complete JSON ({error})") from None
+        if data.startswith(_GZIP_MAGIC):
+            with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+                data = file.read(_LARGEST + 1)
+        if len(data) > _LARGEST:
+            raise InputError(f"has more than {_LARGEST} bytes; save fewer inputs per file")
+        return parse_json(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{named(path)} cannot be read: damaged: {one_line(error)}") from None
+    except InputError as error:
+        raise InputError(f"{named(path)} cannot be read: it {error}") from None
 
 
 def _decoded(fields_of_one: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,14 +154,33 @@ def _value(value: Any) -> Any:
 
 def _from_array(content: Mapping[str, Any]) -> ScoreArray:
     if content["dtype"] not in _DTYPES:
-        raise ValueError(f"dtype {content['dtype']!r} is not one of {', '.join(_DTYPES)}")
+        raise ValueError(f"dtype {brief(content['dtype'])} is not one of {', '.join(_DTYPES)}")
     values = [_NOT_FINITE[one] if one is None or isinstance(one, str) else one for one in content["values"]]
-    return np.array(values, dtype=content["dtype"]).reshape(content["shape"])
+    with np.errstate(over="raise"):  # a number that does not fit the dtype was not written by ``save``
+        return np.array(values, dtype=content["dtype"]).reshape(content["shape"])
 
 
 def _checked(kind: Any, values: Mapping[str, Any]) -> Any:
-    """Build a dataclass; the values must be exactly its fields."""
-    wanted = {field.name for field in fields(kind)}
-    if wanted != values.keys():
-        raise ValueError(f"fields missing or unknown: {', '.join(sorted(wanted ^ values.keys()))}")
+    """Build a dataclass; the values must be exactly its fields, with their types."""
+    hints = get_type_hints(kind)
+    if hints.keys() != values.keys():
+        names = ", ".join(sorted(hints.keys() ^ values.keys())[:10])
+        raise ValueError(f"fields missing or unknown: {one_line(names)}")
+    for name, value in values.items():
+        if not _fits(value, hints[name]):
+            raise ValueError(f"{name} is {brief(value)}")
     return kind(**values)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Return whether a value has the type of a field; the elements of tuples and dicts are checked, too."""
+    kind, parts = get_origin(hint), get_args(hint)
+    if kind in (Union, UnionType):
+        return any(_fits(value, part) for part in parts)
+    if kind is tuple:
+        return isinstance(value, tuple) and set(map(type, value)) <= {parts[0]}
+    if kind is dict:
+        return isinstance(value, dict) and all(_fits(item, parts[1]) for item in value.values())
+    if kind is np.ndarray:
+        return isinstance(value, np.ndarray)
+    return hint is Any or type(value) is hint

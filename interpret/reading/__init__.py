@@ -1,0 +1,5 @@
+"""Read files that users write: text, JSON, JSON Lines and YAML, with bounds on depth, size and work."""
+
+from interpret.lazy import lazy_names
+
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)
