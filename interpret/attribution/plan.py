@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import check_evaluating
+from interpret.anatomy import check_evaluating, check_logits
 from interpret.attribution.languages import Languages
 from interpret.attribution.methods.gradients import check_count
 from interpret.attribution.methods.layer_gradients import layer_names
@@ -80,6 +80,8 @@ def plan_attribution(
     Raises:
         InputError: for a wrong argument, arguments that do not fit together, or a model in training mode or without
             gradients.
+        UnsupportedModelError: if the model is hidden in a wrapper, logits from its states are not its own, its
+            attention is not causal, or a layer method is chosen for a family that is not supported.
     """
     if method not in METHODS:
         raise InputError(unknown("method", method, METHODS))
@@ -187,6 +189,7 @@ def _check_options(
 
 def _check_model(model: PreTrainedModel, method: AttributionMethod) -> None:
     check_evaluating(model)
+    check_logits(model)
     if not method.gradients:
         return
     if torch.is_inference_mode_enabled() or any(weight.is_inference() for weight in model.parameters()):

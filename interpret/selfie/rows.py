@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import anatomy_of, check_evaluating, longest_text
+from interpret.anatomy import anatomy_of, check_evaluating, check_logits, longest_text
 from interpret.engine.greedy import write_after
 from interpret.errors import InputError, SpecError
 from interpret.records import Interpretation
@@ -97,9 +97,10 @@ def check_request(
             context, where some families would silently generate nonsense; or if a state does not fit the insertion
             layer.
         SpecError: if the insertion does not fit the model.
-        UnsupportedModelError: if the model is not of a supported family.
+        UnsupportedModelError: if the model is not of a supported family, or logits from its states are not its own.
     """
     check_evaluating(model)
+    check_logits(model)
     longest, n_layers = longest_text(model), len(anatomy_of(model).layers)
     wanted = [(f"prompt {s.prompt.name}", len(s.tokenised.ids), settings.prompt_output_tokens) for s in sources]
     wanted += [(f"interpretation prompt {t.name!r}", len(t.ids), settings.new_tokens) for t in templates]

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import input_device
+from interpret.anatomy import input_device, word_embeddings
 from interpret.errors import InputError, unknown
 from interpret.prompts.chat import as_it_is
 from interpret.prompts.subjects import subject_span, tokenised
@@ -144,4 +144,4 @@ def _counterfactual_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, tokens:
 
 def _embeddings(model: PreTrainedModel, ids: Sequence[int]) -> Tensor:
     """Return the word embeddings of one sequence, [1, T, width]."""
-    return model.get_input_embeddings()(torch.tensor([list(ids)], device=input_device(model)))
+    return word_embeddings(model, torch.tensor([list(ids)], device=input_device(model)))

@@ -15,7 +15,8 @@ from transformers import PreTrainedModel
 # Modules of a layer: attention, its output projection (input: heads), MLP, its output projection (input: neurons).
 MODULES = {
     **dict.fromkeys(
-        ("llama", "mistral", "qwen2", "qwen3", "phi3"), ("self_attn", "self_attn.o_proj", "mlp", "mlp.down_proj")
+        ("llama", "mistral", "qwen2", "qwen3", "phi3", "granite", "cohere"),
+        ("self_attn", "self_attn.o_proj", "mlp", "mlp.down_proj"),
     ),
     # In these families, outputs are normalised before they are added to the residual stream.
     **dict.fromkeys(
