@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from interpret.anatomy.anatomy import Anatomy, anatomy_of, base_of, check_is_model
+from interpret.anatomy.anatomy import Anatomy, anatomy_of, base_of, check_is_model, check_uncompiled
 from interpret.anatomy.calls import decode_translation, first_layer_input, input_device, layer_input, longest_text
 from interpret.anatomy.families import FAMILIES
 from interpret.anatomy.passes import evaluating, foreign_changes, only_in_this_thread, without_own_hooks
@@ -65,7 +65,9 @@ def check_evaluating(model: PreTrainedModel) -> None:
 
     Raises:
         InputError: if two passes of the same text differ because of a module in training mode.
+        UnsupportedModelError: if the model is hidden in a wrapper.
     """
+    check_is_model(model)
     if model.training:
         raise InputError("the model is in training mode, in which dropout makes every run different; call model.eval()")
     training = [name for name, module in model.named_modules() if module.training]
@@ -104,6 +106,7 @@ _KNOWN: WeakKeyDictionary[nn.Module, _Agreement] = WeakKeyDictionary()
 
 def _agreement(model: PreTrainedModel) -> _Agreement:
     check_is_model(model)
+    check_uncompiled(model)
     made_of = _made_of(model)
     found = _KNOWN.get(model)
     if found is None or found.made_of != made_of:
@@ -214,19 +217,21 @@ def _watching(model: PreTrainedModel, anatomy: Anatomy | None) -> Iterator[_Seen
 
         watch("states", -1, base_of(model))
         if anatomy is not None:
+            for layer, block in enumerate(anatomy.layers):
+                watch("resid_pre", layer, block, at_input=True)
+                watch("written", layer, block, first=True)
             try:
                 for layer, block in enumerate(anatomy.layers):
-                    _watch_layer(anatomy, layer, block, watch)
+                    _watch_parts(anatomy, layer, block, watch)
             except AttributeError as error:
                 seen.problem = f"{_row(model)} names a module that its layers do not have: {error}"
+            for layer, block in enumerate(anatomy.layers):
+                watch("resid_post", layer, block)  # the last hook of the layer
         yield seen
 
 
-def _watch_layer(anatomy: Anatomy, layer: int, block: nn.Module, watch: Callable[..., None]) -> None:
+def _watch_parts(anatomy: Anatomy, layer: int, block: nn.Module, watch: Callable[..., None]) -> None:
     family = anatomy.family
-    watch("resid_pre", layer, block, at_input=True)
-    watch("written", layer, block, first=True)
-    watch("resid_post", layer, block)
     watch("attn_out", layer, block.get_submodule(family.attention_output))
     watch("mlp_out", layer, block.get_submodule(family.mlp_last))
     normed = family.mlp_norm and anatomy.block == "sequential"
@@ -277,7 +282,7 @@ def _other_logits(model: PreTrainedModel, figures: tuple[float, float]) -> str:
     settings = {name: value for name, value in vars(model.config).items() if "logit" in name and value not in (None, 1)}
     said = ", ".join(f"{name}={value}" for name, value in settings.items())
     known = FAMILIES.get(model.config.model_type)
-    cause = "so it changes states or logits in a way that is not supported here"
+    cause = "between the two, it changes states or logits in a way that is not supported here"
     if said:
         cause = f"its configuration has {said}"
     if known is not None:
@@ -306,6 +311,15 @@ def _unlike_before(model: PreTrainedModel, own: Tensor) -> str | None:
 
 def _problem_of_parts(model: PreTrainedModel, anatomy: Anatomy, seen: _Seen) -> str | None:
     for layer, block in enumerate(anatomy.layers):
+        size = list(seen["resid_pre", layer].shape)
+        for name in ("attn_out", "mlp_out", "resid_mid"):
+            value = seen.get((name, layer))
+            if value is None or value.numel() != seen["resid_pre", layer].numel():
+                given = "is not computed" if value is None else f"has shape {list(value.shape)}"
+                return (
+                    f"{type(model).__name__}: in layer {layer}, {name} {given}, where the residual stream has shape "
+                    f"{size}; {_row(model)} names the wrong module"
+                )
         for what, total, shares, expected in _sums(anatomy, layer, block, seen):
             figures = _apart(model, total, expected, size=shares)
             if figures is not None:
@@ -317,9 +331,7 @@ def _problem_of_parts(model: PreTrainedModel, anatomy: Anatomy, seen: _Seen) -> 
     return None
 
 
-def _sums(
-    anatomy: Anatomy, layer: int, block: nn.Module, seen: _Seen
-) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
+def _sums(anatomy: Anatomy, layer: int, block: nn.Module, seen: _Seen) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
     """Yield each sum of a layer: its name, its value, what is added, and the value the model has, [2, T, D] each."""
     before, expected = seen["resid_pre", layer], seen["written", layer]
     factor = residual_factor(anatomy)

@@ -65,28 +65,35 @@ def base_of(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def check_is_model(model: Any) -> None:
-    """Check that a model is not hidden in a wrapper, nor compiled: hooks on its layers would be ignored.
+    """Check that a model is not hidden in a wrapper, such as those of ``torch.compile``, PEFT and data parallelism.
 
     Raises:
         UnsupportedModelError: if it is; the message says what to pass instead.
     """
-    kind = type(model).__name__
-    if isinstance(model, PreTrainedModel):
-        if any(part._compiled_call_impl is not None for part in model.modules()):
-            raise UnsupportedModelError(
-                f"{kind}: it, or a part of it, was compiled by .compile(), and compiled code ignores the hooks that "
-                "read and edit states; open the model again, and compile it after the analysis"
-            )
+    if isinstance(model, PreTrainedModel) or not isinstance(model, nn.Module):
         return
-    modules = model.named_modules() if isinstance(model, nn.Module) else ()
-    inner = [name for name, part in modules if isinstance(part, PreTrainedModel)]
+    inner = [name for name, part in model.named_modules() if isinstance(part, PreTrainedModel)]
     if not inner:
         return
     if hasattr(model, "get_base_model"):  # PEFT
         where = "model.get_base_model(), which includes the adapter"
     else:
         where = f"model.{inner[0]}" + (", the same model without compilation" if inner[0] == "_orig_mod" else "")
+    kind = type(model).__name__
     raise UnsupportedModelError(f"{kind} is a wrapper around a model; pass the model itself: {where}")
+
+
+def check_uncompiled(model: PreTrainedModel) -> None:
+    """Check that no module of a model was compiled in place.
+
+    Raises:
+        UnsupportedModelError: if one was.
+    """
+    if any(part._compiled_call_impl is not None for part in model.modules()):
+        raise UnsupportedModelError(
+            f"{type(model).__name__}: it, or a part of it, was compiled by .compile(), and compiled code ignores the "
+            "hooks that read and edit states; open the model again, and compile it after the analysis"
+        )
 
 
 def _family_of(model: PreTrainedModel) -> Family:
@@ -103,6 +110,7 @@ def _family_of(model: PreTrainedModel) -> Family:
             f"supported: {', '.join(FAMILIES)}. "
             f"{_found_in(model)}docs/architecture.md, 'Describing another family', shows how to add one in ten lines"
         )
+    check_uncompiled(model)
     return FAMILIES[name]
 
 

@@ -10,7 +10,7 @@ import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from interpret.anatomy.anatomy import Anatomy
+from interpret.anatomy.anatomy import Anatomy, check_is_model
 from interpret.anatomy.passes import only_in_this_thread
 from interpret.anatomy.releases import given_embedding_scales
 
@@ -50,7 +50,12 @@ def first_column(arguments: Mapping[str, Any], n_tokens: int, past: int) -> int:
 
 
 def input_device(model: PreTrainedModel) -> torch.device:
-    """Return the device of a model's input ids; the CPU if its parameters are offloaded."""
+    """Return the device of a model's input ids; the CPU if its parameters are offloaded.
+
+    Raises:
+        UnsupportedModelError: if the model is hidden in a wrapper.
+    """
+    check_is_model(model)
     return torch.device("cpu") if model.device.type == "meta" else model.device
 
 

@@ -57,5 +57,5 @@ def embedding_scale(model: PreTrainedModel) -> float:
         return 1.0
     base = model.base_model
     places = (vars(part) for part in (base, getattr(base, "decoder", base)))
-    scales_what_it_is_given = model.config.model_type == "marian" and hasattr(transformers, "Cache")
+    scales_what_it_is_given = model.config.model_type in ("marian", "pegasus") and hasattr(transformers, "Cache")
     return 1.0 if scales_what_it_is_given else next((at["embed_scale"] for at in places if "embed_scale" in at), 1.0)

@@ -3,6 +3,7 @@
 Word embeddings are what a model takes as ``inputs_embeds``; scales that it applies to them later are its own business.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -43,19 +44,35 @@ def finished_logits(model: PreTrainedModel, raw: Tensor) -> Tensor:
     return logits if bias is None else logits + bias.to(logits.device)
 
 
+@dataclass(frozen=True)
+class _LogitSettings:
+    """Names of settings as in ``Family``, with the values that families without a row give them most often."""
+
+    logit_scale: str = "logit_scale"
+    logit_divisor: str = "logits_scaling"
+    final_softcap: str = "final_logit_softcapping"
+
+
+def _setting(model: PreTrainedModel, name: str) -> float | None:
+    """Return a setting of the logits; None if the model does not have it.
+
+    For families without a row, whose predictions can be attributed, the usual names are tried. ``agreement`` compares
+    the result with the model's own logits.
+    """
+    family = FAMILIES.get(model.config.model_type)
+    setting = getattr(family or _LogitSettings(), name)
+    return getattr(model.config, setting, None) if family is None or setting else None
+
+
 def logit_factor(model: PreTrainedModel) -> float:
     """Return the factor on the output of the unembedding, before the soft cap; 1 in most families."""
-    family, config = FAMILIES.get(model.config.model_type), model.config
-    if family is None:
-        return 1.0
-    factor = float(getattr(config, family.logit_scale)) if family.logit_scale else 1.0
-    return factor / getattr(config, family.logit_divisor) if family.logit_divisor else factor
+    scale, divisor = _setting(model, "logit_scale"), _setting(model, "logit_divisor")
+    return (1.0 if scale is None else scale) / (1.0 if divisor is None else divisor)
 
 
 def logit_cap(model: PreTrainedModel) -> float | None:
     """Return the value c of ``Family.final_softcap``; None for a model without a soft cap."""
-    family = FAMILIES.get(model.config.model_type)
-    return getattr(model.config, family.final_softcap) if family is not None and family.final_softcap else None
+    return _setting(model, "final_softcap")
 
 
 def capped(values: Tensor, cap: float | None) -> Tensor:
@@ -66,7 +83,8 @@ def capped(values: Tensor, cap: float | None) -> Tensor:
 def residual_factor(anatomy: Anatomy) -> float:
     """Return the factor on the outputs of attention and MLP when they are added to the residual stream; mostly 1."""
     setting = anatomy.family.residual_scale
-    return float(getattr(anatomy.trunk.config, setting)) if setting else 1.0
+    factor: float | None = getattr(anatomy.trunk.config, setting, None) if setting else None
+    return 1.0 if factor is None else factor
 
 
 def final_modules(anatomy: Anatomy) -> list[Any]:

@@ -69,9 +69,7 @@ class TranslationStep(Step):
 
     def _decoded(self, embeddings: Tensor, **options: bool) -> Any:
         """Run encoder and decoder; return the output of the decoder."""
-        return decode_translation(
-            self.model, embeddings[:, : self.n_source], embeddings[:, self.n_source :], **options
-        )
+        return decode_translation(self.model, embeddings[:, : self.n_source], embeddings[:, self.n_source :], **options)
 
 
 def translated_texts(plan: Plan, inputs: Inputs, first: int) -> list[Text]:

@@ -168,7 +168,9 @@ def _cause(anatomy: Anatomy) -> str:
             if foreign_changes(module):
                 return f"A hook on {where} changes what it computes: remove it"
             if not type(module).__module__.startswith(_PLAIN):
-                return f"{where} is a {type(module).__name__}, perhaps an adapter: merge it into the weights, or remove it"
+                return (
+                    f"{where} is a {type(module).__name__}, perhaps an adapter: merge it into the weights, or remove it"
+                )
     return (
         "Either its configuration has a setting that is not supported here, or the row of its family names the wrong "
         "parts (docs/architecture.md, 'Describing another family')"
