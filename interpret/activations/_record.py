@@ -70,8 +70,9 @@ def record(model: PreTrainedModel, names: Sequence[str]) -> Iterator[dict[str, T
         names: activations to record, such as ``"mlp_out.3"``; ``interpret.activations.SITES`` lists the sites.
 
     Yields:
-        A dict from each name to the tensor of the latest forward pass, neither detached nor copied. It also holds
-        ``resid_pre`` of every recorded layer. Gradient checkpointing is off inside the block.
+        A dict from each name to the tensor of the latest forward pass, neither detached nor copied (``attn_out`` and
+        ``mlp_out`` of Granite are multiples of module outputs). It also holds ``resid_pre`` of every recorded layer.
+        Gradient checkpointing is off inside the block.
 
     Raises:
         InputError: if a name does not exist in this model.

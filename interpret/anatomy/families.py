@@ -122,12 +122,12 @@ def _llama_like(name: str, parts: Parts, mlp_norm: str = "post_attention_layerno
     )  # fmt: skip
 
 
-_NORMED_HEADS = {"query_norm": "self_attn.q_norm", "key_norm": "self_attn.k_norm"}
+_NORMED_HEADS: dict[str, Any] = {"query_norm": "self_attn.q_norm", "key_norm": "self_attn.k_norm"}
 _NORMED_AFTER: dict[str, Any] = {
     "attention_after": "post_attention_layernorm",
     "mlp_after": "post_feedforward_layernorm",
 }
-_GEMMA = {**_NORMED_AFTER, "norm_offset": 1.0}
+_GEMMA: dict[str, Any] = {**_NORMED_AFTER, "norm_offset": 1.0}
 
 FAMILIES: dict[str, Family] = {
     family.name: family

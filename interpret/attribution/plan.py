@@ -169,6 +169,22 @@ def _check_contrast(functions: Mapping[str, StepFunction], contrast: str | None,
         )
 
 
+_OTHER_NAMES = {
+    "target_layer": "name the activations instead, as layers='mlp_out.3'",
+    "attr_pos_start": "give start, counted from the first token after the prompt",
+    "attr_pos_end": "give end, counted from the first token after the prompt",
+    "input_texts": "give prompts",
+    "generated_texts": "give targets",
+    "generation_args": "give max_new_tokens; continuations are greedy",
+    "contrast_targets_alignments": "give alignment",
+    "internal_batch_size": "give batch_size",
+    "show_progress": "leave it out; only the command and attribution.run show a progress bar",
+    "output_step_attributions": "leave it out; all steps are kept",
+    "n_approximation_steps": "give n_steps",
+}
+"""Arguments of Inseq, for which a similar name of ours would be a wrong suggestion, and what to write here."""
+
+
 def _check_options(
     name: str,
     method: AttributionMethod,
@@ -176,6 +192,8 @@ def _check_options(
     options: Mapping[str, Any],
     arguments: Collection[str],
 ) -> None:
+    if near := [name for name in options if name in _OTHER_NAMES]:
+        raise InputError(f"unknown argument {near[0]!r}; {_OTHER_NAMES[near[0]]}")
     known = list(method.options())
     known += [option for each in functions.values() for option in each.options()]
     for option in options:

@@ -170,6 +170,11 @@ def first(output: Any) -> torch.Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
+def residual_scale(model: PreTrainedModel) -> float:
+    """Return the factor on the outputs of attention and MLP before they are added to the residual stream."""
+    return getattr(model.config, "residual_multiplier", 1.0)
+
+
 def eager(model: PreTrainedModel) -> PreTrainedModel:
     """Switch a model to eager attention, which returns the attention probabilities, as in transformers 4.34.0."""
     model.config._attn_implementation = "eager"
