@@ -31,6 +31,7 @@ from transformers.utils import logging as transformers_logging
 from interpret.anatomy import loading_arguments, reads_gguf
 from interpret.errors import ModelError, unknown
 from interpret.models.demo import SMOLLM2, cache_folder, demo_model_folder
+from interpret.models.folders import check_holds_model
 from interpret.models.quantize import quantize_
 from interpret.storage import provenance
 
@@ -228,6 +229,8 @@ def _source(name: str, say: Say | None) -> tuple[str, Gguf]:
     if name == "demo":
         return str(demo_model_folder(say)), {}
     folder = Path(name).expanduser()
+    if folder.exists():
+        check_holds_model(folder)
     if folder.is_dir():
         return str(folder), {}
     if folder.is_file() and folder.suffix == ".gguf":
