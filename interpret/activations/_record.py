@@ -36,7 +36,16 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from interpret.anatomy import Anatomy, Fused, anatomy_of, keeping_activations, key_heads, layer_input
+from interpret.anatomy import (
+    Anatomy,
+    Fused,
+    anatomy_of,
+    check_parts,
+    keeping_activations,
+    key_heads,
+    layer_input,
+    residual_factor,
+)
 from interpret.anatomy.passes import only_in_this_thread
 from interpret.errors import InputError, unknown
 
@@ -48,6 +57,8 @@ Site = Literal[
 SITES: tuple[Site, ...] = get_args(Site)
 """All sites, in the order in which a layer computes them."""
 LOGITS = "logits"
+_OF_THE_STREAM = {"attn_out", "resid_mid", "mlp_out"}
+"""Sites that are parts or sums of the residual stream."""
 
 
 @contextmanager
@@ -59,12 +70,14 @@ def record(model: PreTrainedModel, names: Sequence[str]) -> Iterator[dict[str, T
         names: activations to record, such as ``"mlp_out.3"``; ``interpret.activations.SITES`` lists the sites.
 
     Yields:
-        A dict from each name to the tensor of the latest forward pass, neither detached nor copied. It also holds
-        ``resid_pre`` of every recorded layer. Gradient checkpointing is off inside the block.
+        A dict from each name to the tensor of the latest forward pass, neither detached nor copied (``attn_out`` and
+        ``mlp_out`` of Granite are multiples of module outputs). It also holds ``resid_pre`` of every recorded layer.
+        Gradient checkpointing is off inside the block.
 
     Raises:
         InputError: if a name does not exist in this model.
-        UnsupportedModelError: if the model's family is unknown, or its description lacks a module that is needed.
+        UnsupportedModelError: if the model's family is unknown, its description lacks a module that is needed, or
+            the recorded parts of the residual stream would not add up to it.
 
     >>> import torch
     >>> from transformers import GPT2Config, GPT2LMHeadModel
@@ -78,6 +91,8 @@ def record(model: PreTrainedModel, names: Sequence[str]) -> Iterator[dict[str, T
     wanted: dict[int, set[str]] = {}
     for site, layer in (_parse(name, len(anatomy.layers)) for name in names):
         wanted.setdefault(layer, set()).add(site)
+    if any(_OF_THE_STREAM & sites for sites in wanted.values()):
+        check_parts(model)
     seen: dict[str, Tensor] = {}
     with ExitStack() as stack:
         stack.enter_context(keeping_activations(anatomy.trunk))
@@ -152,7 +167,7 @@ def _hook_layer(
     anatomy: Anatomy, config: Any, layer: int, sites: set[str], seen: dict[str, Tensor]
 ) -> Iterator[RemovableHandle]:
     """Register hooks that record ``sites`` of one layer in ``seen``, and always its input, ``resid_pre``."""
-    block = anatomy.layers[layer]
+    block, factor = anatomy.layers[layer], residual_factor(anatomy)
 
     def keep(site: str, value: Tensor) -> None:
         seen[f"{site}.{layer}"] = value
@@ -161,8 +176,11 @@ def _hook_layer(
         # OPT's MLP gets [B * T, width]. Elsewhere no view is made, so that the tensor itself is part of the graph.
         keep(site, value if value.dim() == 3 else value.view(*seen[f"resid_pre.{layer}"].shape[:2], -1))
 
+    def keep_added(site: str, value: Tensor) -> None:
+        keep_rows(site, value if factor == 1 else value * factor)
+
     def keep_mid(value: Tensor) -> None:
-        keep("resid_mid", seen[f"resid_pre.{layer}"] + value)
+        keep("resid_mid", seen[f"resid_pre.{layer}"] + (value if factor == 1 else value * factor))
 
     yield _on_input(block, partial(keep, "resid_pre"))
     yield from _hook_attention(anatomy, config, layer, sites, keep)
@@ -177,7 +195,9 @@ def _hook_layer(
     if "neurons" in sites:
         yield _on_input(block.get_submodule(anatomy.parts.down), partial(keep_rows, "neurons"))
     if "mlp_out" in sites:
-        yield _on_output(block.get_submodule(family.mlp_last), partial(keep_rows, "mlp_out"))
+        yield _on_output(block.get_submodule(family.mlp_last), partial(keep_added, "mlp_out"))
+    if "attn_out" in sites:
+        yield _on_output(block.get_submodule(family.attention_output), partial(keep_added, "attn_out"))
     if "resid_post" in sites:
         yield _on_output(block, partial(keep, "resid_post"))
 
@@ -195,8 +215,6 @@ def _hook_attention(
         n_heads = config.num_attention_heads
         by_head: Keep = lambda value: keep("heads", value.unflatten(-1, (n_heads, -1)))  # noqa: E731
         yield _on_input(block.get_submodule(anatomy.parts.attention_out), by_head)
-    if "attn_out" in sites:
-        yield _on_output(block.get_submodule(family.attention_output), partial(keep, "attn_out"))
 
 
 def _hook_projections(

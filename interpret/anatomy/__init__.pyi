@@ -1,6 +1,10 @@
+from .agreement import check_evaluating as check_evaluating
+from .agreement import check_logits as check_logits
+from .agreement import check_parts as check_parts
 from .anatomy import Anatomy as Anatomy
 from .anatomy import anatomy_of as anatomy_of
 from .anatomy import base_of as base_of
+from .anatomy import check_is_model as check_is_model
 from .attention import attention_scale as attention_scale
 from .attention import attention_softcap as attention_softcap
 from .attention import forgets_window as forgets_window
@@ -12,9 +16,10 @@ from .attention import rotation as rotation
 from .attention import window_of as window_of
 from .calls import blank_past as blank_past
 from .calls import cache_tensors as cache_tensors
-from .calls import check_evaluating as check_evaluating
 from .calls import check_length as check_length
+from .calls import decode_translation as decode_translation
 from .calls import first_column as first_column
+from .calls import first_layer_input as first_layer_input
 from .calls import input_device as input_device
 from .calls import keeping_activations as keeping_activations
 from .calls import layer_input as layer_input
@@ -45,5 +50,10 @@ from .rows import longrope_limit as longrope_limit
 from .rows import needs_whole_passes as needs_whole_passes
 from .vocabulary import capped as capped
 from .vocabulary import embedding_table as embedding_table
+from .vocabulary import final_modules as final_modules
+from .vocabulary import finished_logits as finished_logits
 from .vocabulary import logit_cap as logit_cap
+from .vocabulary import logit_factor as logit_factor
 from .vocabulary import logits_of as logits_of
+from .vocabulary import residual_factor as residual_factor
+from .vocabulary import word_embeddings as word_embeddings

@@ -64,12 +64,45 @@ def base_of(model: PreTrainedModel) -> PreTrainedModel:
     return model.get_decoder() if base is model and model.get_output_embeddings() is not None else base
 
 
+def check_is_model(model: Any) -> None:
+    """Check that a model is not hidden in a wrapper, such as those of ``torch.compile``, PEFT and data parallelism.
+
+    Raises:
+        UnsupportedModelError: if it is; the message says what to pass instead.
+    """
+    if isinstance(model, PreTrainedModel) or not isinstance(model, nn.Module):
+        return
+    inner = [name for name, part in model.named_modules() if isinstance(part, PreTrainedModel)]
+    if not inner:
+        return
+    if hasattr(model, "get_base_model"):  # PEFT
+        where = "model.get_base_model(), which includes the adapter"
+    else:
+        where = f"model.{inner[0]}" + (", the same model without compilation" if inner[0] == "_orig_mod" else "")
+    kind = type(model).__name__
+    raise UnsupportedModelError(f"{kind} is a wrapper around a model; pass the model itself: {where}")
+
+
+def check_uncompiled(model: PreTrainedModel) -> None:
+    """Check that no module of a model was compiled in place.
+
+    Raises:
+        UnsupportedModelError: if one was.
+    """
+    if any(part._compiled_call_impl is not None for part in model.modules()):
+        raise UnsupportedModelError(
+            f"{type(model).__name__}: it, or a part of it, was compiled by .compile(), and compiled code ignores the "
+            "hooks that read and edit states; open the model again, and compile it after the analysis"
+        )
+
+
 def _family_of(model: PreTrainedModel) -> Family:
     """Return the table row of a model's family.
 
     Raises:
         UnsupportedModelError: if the family is not in the table.
     """
+    check_is_model(model)
     name = getattr(getattr(model, "config", None), "model_type", None)
     if name not in FAMILIES or not isinstance(model, PreTrainedModel):
         raise UnsupportedModelError(
@@ -77,6 +110,7 @@ def _family_of(model: PreTrainedModel) -> Family:
             f"supported: {', '.join(FAMILIES)}. "
             f"{_found_in(model)}docs/architecture.md, 'Describing another family', shows how to add one in ten lines"
         )
+    check_uncompiled(model)
     return FAMILIES[name]
 
 

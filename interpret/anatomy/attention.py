@@ -84,7 +84,7 @@ def rotation(anatomy: Anatomy, layer: int, like: Tensor, n_tokens: int) -> tuple
     if kind == "halves" and own is not None and "seq_len" in signature(own.forward).parameters:
         cos, sin = own(like, seq_len=n_tokens)
         return cos[0, 0, :n_tokens].to(like), sin[0, 0, :n_tokens].to(like)
-    if kind == "halves":
+    if kind == "halves" or (kind and not hasattr(attention, "embed_positions")):
         return _rotation_of_trunk(anatomy.trunk, layer, like, n_tokens)
     if kind == "pairs":
         sin, cos = attention.embed_positions[:n_tokens].to(like).repeat_interleave(2, dim=-1).chunk(2, dim=-1)

@@ -1,15 +1,18 @@
-"""Calls of a model and of its layers: their arguments, their KV caches, and the mode they require."""
+"""Calls of a model and of its layers: their arguments and their KV caches."""
 
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from interpret.anatomy.anatomy import Anatomy, check_is_model
+from interpret.anatomy.passes import only_in_this_thread
+from interpret.anatomy.releases import given_embedding_scales
 from interpret.errors import InputError
 
 
@@ -72,7 +75,12 @@ def first_column(arguments: Mapping[str, Any], n_tokens: int, past: int) -> int:
 
 
 def input_device(model: PreTrainedModel) -> torch.device:
-    """Return the device of a model's input ids; the CPU if its parameters are offloaded."""
+    """Return the device of a model's input ids; the CPU if its parameters are offloaded.
+
+    Raises:
+        UnsupportedModelError: if the model is hidden in a wrapper.
+    """
+    check_is_model(model)
     return torch.device("cpu") if model.device.type == "meta" else model.device
 
 
@@ -92,16 +100,6 @@ def keeping_activations(trunk: PreTrainedModel) -> Iterator[None]:
     finally:
         for module in switched:
             module.gradient_checkpointing = True
-
-
-def check_evaluating(model: PreTrainedModel) -> None:
-    """Check that a model is in evaluation mode.
-
-    Raises:
-        InputError: if it is in training mode.
-    """
-    if model.training:
-        raise InputError("the model is in training mode, in which dropout makes every run different; call model.eval()")
 
 
 def past_length(past_key_values: Any) -> int:
@@ -132,3 +130,36 @@ def blank_past(n_layers: int, n_rows: int, n_columns: int, like: Tensor) -> Any:
     for layer in range(n_layers):
         cache.update(part, part, layer)
     return cache
+
+
+class _StopError(Exception):
+    """Raised before the first layer, to skip the rest of the pass."""
+
+
+def first_layer_input(anatomy: Anatomy, embeddings: Tensor, column: int) -> Tensor:
+    """Return the input of layer 0, [B, N, D], for word embeddings, [B, N, width], from column ``column`` on.
+
+    The model's own code prepares a pass, which is stopped before the layer.
+    """
+    seen: list[Tensor] = []
+
+    def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen.append(layer_input(args, kwargs))
+        raise _StopError
+
+    past = blank_past(len(anatomy.layers), len(embeddings), column, embeddings) if column else None
+    hook = anatomy.layers[0].register_forward_pre_hook(only_in_this_thread(stop), with_kwargs=True)
+    try:
+        with suppress(_StopError):
+            anatomy.trunk(inputs_embeds=embeddings, past_key_values=past, use_cache=False)
+    finally:
+        hook.remove()
+    return seen[0]
+
+
+def decode_translation(model: PreTrainedModel, source: Tensor, text: Tensor, **options: bool) -> Any:
+    """Run a translation model on word embeddings, [B, S, D] and [B, T, D]; return the output of its decoder."""
+    of_source, of_target = given_embedding_scales(model)
+    states = model.get_encoder()(inputs_embeds=source * of_source)[0]
+    decoder = model.get_decoder()
+    return decoder(inputs_embeds=text * of_target, encoder_hidden_states=states, use_cache=False, **options)

@@ -39,8 +39,8 @@ class Parts:
     fused: Fused = ""
     rotary: Rotary = ""
     query_norm: str = ""
-    """The norm of the queries before the rotation. Its width decides whether it acts on each head or on all heads
-    concatenated."""
+    """The norm of the queries before the rotation; a model may lack it. Its width decides whether it acts on each head
+    or on all heads concatenated."""
     key_norm: str = ""
     """The same for the keys."""
     attention_after: str = ""
@@ -84,6 +84,15 @@ class Family:
     """The configuration setting c that caps attention scores s as ``c * tanh(s / c)``, if there is one."""
     final_softcap: str = ""
     """The same for the logits."""
+    logit_scale: str = ""
+    """The configuration setting by which the output of the unembedding is multiplied, if there is one."""
+    logit_divisor: str = ""
+    """The configuration setting by which the output of the unembedding is divided, if there is one."""
+    residual_scale: str = ""
+    """The configuration setting by which the outputs of attention and MLP are multiplied before they are added to the
+    residual stream, if there is one. Recorded and restored outputs include the factor. (Scales of the embeddings and of
+    the attention scores need no field: the embeddings are computed by the model's own code, and the scale of the
+    attention is read from its module.)"""
 
     @property
     def attention_output(self) -> str:
@@ -97,11 +106,11 @@ def _separate(attention: str, out: str, norm: str, up: str, activation: str, dow
     return Parts(norm, names, f"{attention}.{out}", up, activation, down, **more)
 
 
-def _gated(norm: str = "input_layernorm", **more: Any) -> Parts:
+def _gated(norm: str = "input_layernorm", rotary: Rotary = "halves", **more: Any) -> Parts:
     """Return the parts of a layer like those of Llama."""
     return _separate(
         "self_attn", "o_proj", norm, "mlp.up_proj", "mlp.act_fn", "mlp.down_proj",
-        gate="mlp.gate_proj", rotary="halves", **more,
+        gate="mlp.gate_proj", rotary=rotary, **more,
     )  # fmt: skip
 
 
@@ -113,12 +122,12 @@ def _llama_like(name: str, parts: Parts, mlp_norm: str = "post_attention_layerno
     )  # fmt: skip
 
 
-_NORMED_HEADS = {"query_norm": "self_attn.q_norm", "key_norm": "self_attn.k_norm"}
+_NORMED_HEADS: dict[str, Any] = {"query_norm": "self_attn.q_norm", "key_norm": "self_attn.k_norm"}
 _NORMED_AFTER: dict[str, Any] = {
     "attention_after": "post_attention_layernorm",
     "mlp_after": "post_feedforward_layernorm",
 }
-_GEMMA = {**_NORMED_AFTER, "norm_offset": 1.0}
+_GEMMA: dict[str, Any] = {**_NORMED_AFTER, "norm_offset": 1.0}
 
 FAMILIES: dict[str, Family] = {
     family.name: family
@@ -143,6 +152,11 @@ FAMILIES: dict[str, Family] = {
             ),
         ),
         _llama_like("olmo2", _gated("", **_NORMED_AFTER, **_NORMED_HEADS), ""),
+        _llama_like("granite", _gated(), logit_divisor="logits_scaling", residual_scale="residual_multiplier"),
+        _llama_like(
+            "cohere", _gated(rotary="pairs", **_NORMED_HEADS), "input_layernorm", block="parallel",
+            logit_scale="logit_scale",
+        ),
         Family(
             "gpt2", "", "h", "attn", "mlp", "mlp", "ln_2", ("ln_f",),
             Parts("ln_1", ("attn.c_attn",), "attn.c_proj", "mlp.c_fc", "mlp.act", "mlp.c_proj", fused="blocks"),

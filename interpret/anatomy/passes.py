@@ -5,7 +5,7 @@ Changes apply to the passes of one thread only, or are undone when the ``with`` 
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from threading import get_ident
 from typing import Any
 
@@ -81,6 +81,9 @@ def _in_modes(modes: Sequence[tuple[nn.Module, bool]]) -> Iterator[None]:
 
 
 _for_thread = threading.local()
+_NO_THREAD = -1
+"""Is the number of no thread."""
+_OWN = ("interpret.", "transformers.")
 
 
 @contextmanager
@@ -92,6 +95,23 @@ def _standing_in(thread: int) -> Iterator[None]:
         yield
     finally:
         _for_thread.ident = before
+
+
+def without_own_hooks() -> AbstractContextManager[None]:
+    """Make passes inside the ``with`` block that hooks of this package ignore, if they exist when the block begins."""
+    return _standing_in(_NO_THREAD)
+
+
+def foreign_changes(module: nn.Module) -> tuple[int, ...]:
+    """Return the ids of a module's hooks and replaced ``forward`` that come from neither this package nor transformers.
+
+    They may change what the module computes; hooks of this package and of transformers only do so for a while, or
+    not at all.
+    """
+    found = {**module._forward_hooks, **module._forward_pre_hooks}
+    if "forward" in vars(module):
+        found[id(module.forward)] = module.forward
+    return tuple(number for number, one in found.items() if not getattr(one, "__module__", "").startswith(_OWN))
 
 
 def passing_thread() -> int:

@@ -45,3 +45,17 @@ def given_embedding_scales(model: PreTrainedModel) -> tuple[float, float]:
     of_source, of_target = (getattr(part, "embed_scale", 1.0) for part in (model.get_encoder(), model.get_decoder()))
     scales_what_it_is_given = model.config.model_type == "marian" and hasattr(transformers, "Cache")
     return of_source, 1.0 if scales_what_it_is_given else of_target
+
+
+def embedding_scale(model: PreTrainedModel) -> float:
+    """Return the factor to apply to the embedding module's output before passing it to a causal LM.
+
+    From ids, XGLM, BioGPT and the decoders of BART and its relatives compute scaled embeddings in transformers 4.34.0,
+    but they do not scale embeddings that are passed in. In later releases the embedding module applies the scale.
+    """
+    if model.config.is_encoder_decoder or hasattr(model.get_input_embeddings(), "embed_scale"):
+        return 1.0
+    base = model.base_model
+    places = (vars(part) for part in (base, getattr(base, "decoder", base)))
+    scales_what_it_is_given = model.config.model_type in ("marian", "pegasus") and hasattr(transformers, "Cache")
+    return 1.0 if scales_what_it_is_given else next((at["embed_scale"] for at in places if "embed_scale" in at), 1.0)

@@ -59,7 +59,7 @@ def attribute(
     A token after the prompt whose prediction is explained is called an attributed token; each is one step.
 
     Args:
-        model: a causal LM of a supported family, which may be quantized, or a translation model (M2M100, NLLB,
+        model: a causal LM, which may be quantized, or a translation model (M2M100, NLLB,
             Marian); in evaluation mode. For a translation model, prompts are source texts and targets are
             translations without the source. The model is not changed, and no gradient is left on it.
         tokenizer: the model's tokenizer.
@@ -77,8 +77,9 @@ def attribute(
             if text and foil differ in length, unless ``end`` leaves only the first step.
         step_scores: functions to report for each step, besides the attributed one.
         layers: for layer methods: activation names as in ``record``, at the sites ``resid_post``, ``attn_out`` and
-            ``mlp_out``; a site without a layer selects all layers, a number all sites of that layer, None everything.
-            For ``attention``: a layer number, a span or a list of numbers; by default the last layer.
+            ``mlp_out``; a site without a layer selects all layers, a number all sites of that layer, None and ``all``
+            everything. For ``attention``: a layer number, a span, a list of numbers or ``all``; by default the last
+            layer. Selectors such as ``0:20:5`` are understood as in the command.
         start: the first attributed step; ``start`` and ``end`` are a slice of the tokens after the prompt.
         end: one past the last attributed step.
         batch_size: how many prompts are continued in one batch, and how many points or masked texts of one step are
@@ -102,7 +103,8 @@ def attribute(
     Raises:
         InputError: for an unknown method, function, layer or option, an invalid text (such as one that is too long),
             or a model in training mode or without gradients.
-        UnsupportedModelError: if the model is not of a supported family.
+        UnsupportedModelError: if logits from the model's states are not its own, its attention is not causal, it is
+            hidden in a wrapper, or the method needs a supported family.
 
     Example:
         >>> found = attribute(model, tokenizer, "The capital of France is", max_new_tokens=1)  # doctest: +SKIP

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import language_codes
+from interpret.anatomy import check_is_model, language_codes
 from interpret.errors import InputError, UnsupportedModelError, unknown
 
 
@@ -72,8 +72,9 @@ def languages_of(
 
     Raises:
         InputError: for an unknown or missing language, or one this model does not take.
-        UnsupportedModelError: for an encoder-decoder model of another family.
+        UnsupportedModelError: for an encoder-decoder model of another family, or a model hidden in a wrapper.
     """
+    check_is_model(model)
     kind = model.config.model_type
     if not model.config.is_encoder_decoder:
         if source is not None or target is not None:

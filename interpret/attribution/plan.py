@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import check_evaluating
+from interpret.anatomy import check_evaluating, check_logits
 from interpret.attribution.languages import Languages
 from interpret.attribution.methods.gradients import check_count
 from interpret.attribution.methods.layer_gradients import layer_names
@@ -79,6 +79,8 @@ def plan_attribution(
     Raises:
         InputError: for a wrong argument, arguments that do not fit together, or a model in training mode or without
             gradients.
+        UnsupportedModelError: if the model is hidden in a wrapper, logits from its states are not its own, its
+            attention is not causal, or a layer method is chosen for a family that is not supported.
     """
     if method not in METHODS:
         raise InputError(unknown("method", method, METHODS))
@@ -166,6 +168,22 @@ def _check_contrast(functions: Mapping[str, StepFunction], contrast: str | None,
         )
 
 
+_OTHER_NAMES = {
+    "target_layer": "name the activations instead, as layers='mlp_out.3'",
+    "attr_pos_start": "give start, counted from the first token after the prompt",
+    "attr_pos_end": "give end, counted from the first token after the prompt",
+    "input_texts": "give prompts",
+    "generated_texts": "give targets",
+    "generation_args": "give max_new_tokens; continuations are greedy",
+    "contrast_targets_alignments": "give alignment",
+    "internal_batch_size": "give batch_size",
+    "show_progress": "leave it out; only the command and attribution.run show a progress bar",
+    "output_step_attributions": "leave it out; all steps are kept",
+    "n_approximation_steps": "give n_steps",
+}
+"""Arguments of Inseq, for which a similar name of ours would be a wrong suggestion, and what to write here."""
+
+
 def _check_options(
     name: str,
     method: AttributionMethod,
@@ -173,6 +191,8 @@ def _check_options(
     options: Mapping[str, Any],
     arguments: Collection[str],
 ) -> None:
+    if foreign := [name for name in options if name in _OTHER_NAMES]:
+        raise InputError(f"unknown argument {foreign[0]!r}; {_OTHER_NAMES[foreign[0]]}")
     known = list(method.options())
     known += [option for each in functions.values() for option in each.options()]
     for option in options:
@@ -186,6 +206,7 @@ def _check_options(
 
 def _check_model(model: PreTrainedModel, method: AttributionMethod) -> None:
     check_evaluating(model)
+    check_logits(model)
     if not method.gradients:
         return
     if torch.is_inference_mode_enabled() or any(weight.is_inference() for weight in model.parameters()):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from interpret.attribution.steps.functions import CONTRASTS
+from interpret.errors import InputError
 from interpret.prompts.prompts import MODEL_TEMPLATE
 
 BATCH_SIZE = 8
@@ -68,12 +69,19 @@ def steps_words(steps: str | tuple[int | None, int | None]) -> str:
 def layers_words(layers: str | int | Sequence[int | str] | None) -> str | None:
     """Return a choice of layers as it is written on the command line.
 
+    Raises:
+        InputError: if it is something else, such as a module of the model.
+
     >>> layers_words([3, "mlp_out"])
     '3,mlp_out'
     """
     if layers is None or isinstance(layers, str):
         return layers
-    return str(layers) if isinstance(layers, int) else ",".join(map(str, layers))
+    listed = list(layers) if isinstance(layers, Sequence) else [layers]
+    for layer in listed:
+        if not isinstance(layer, (int, str)):
+            raise InputError(f"layers: a {type(layer).__name__} is not a layer; give numbers, or names of activations")
+    return ",".join(map(str, listed))
 
 
 def options_words(options: Mapping[str, Any] | Sequence[str] | None) -> list[str] | None:

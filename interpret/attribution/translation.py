@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
 from interpret.anatomy import (
+    decode_translation,
     generating_by,
-    given_embedding_scales,
     input_device,
     last_attention_only,
     reporting_attention,
@@ -25,7 +25,7 @@ from interpret.anatomy import (
 from interpret.attribution.languages import Languages
 from interpret.attribution.plan import Plan
 from interpret.attribution.result.scores import Attributed, ScoreArray, side_by_side
-from interpret.attribution.steps.step import Room, Step, foil_tokens, gathered_details, head
+from interpret.attribution.steps.step import Room, Step, foil_tokens, gathered_details
 from interpret.attribution.targets import Inputs, Target, Text, check_finite, check_length, check_text, text_of
 from interpret.device import in_batches
 from interpret.engine.greedy import greedy_continuation, sound_steps
@@ -59,10 +59,6 @@ class TranslationStep(Step):
         states: Tensor = self._decoded(embeddings)[0]
         return states
 
-    def head(self, states: Tensor) -> Tensor:
-        """Return the logits of final hidden states, [..., D] -> [..., V], in float32 or higher precision."""
-        return head(self.model, states) + getattr(self.model, "final_logits_bias", 0)  # Marian's
-
     @torch.no_grad()
     def attentions(self) -> list[Tensor]:
         """Return what the decoder's last token attends to, in the source and in the decoder, [H, S + T] per layer.
@@ -76,11 +72,7 @@ class TranslationStep(Step):
 
     def _decoded(self, embeddings: Tensor, **options: bool) -> Any:
         """Run encoder and decoder; return the output of the decoder."""
-        encoder, decoder = self.model.get_encoder(), self.model.get_decoder()
-        of_source, of_target = given_embedding_scales(self.model)
-        source, text = embeddings[:, : self.n_source] * of_source, embeddings[:, self.n_source :] * of_target
-        states = encoder(inputs_embeds=source)[0]
-        return decoder(inputs_embeds=text, encoder_hidden_states=states, use_cache=False, **options)
+        return decode_translation(self.model, embeddings[:, : self.n_source], embeddings[:, self.n_source :], **options)
 
 
 def translated_texts(plan: Plan, inputs: Inputs, first: int) -> list[Text]:

@@ -23,7 +23,7 @@ from torch.nn.functional import mse_loss
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.activations._record import record
-from interpret.anatomy import anatomy_of, base_of, check_length, input_device
+from interpret.anatomy import anatomy_of, base_of, check_length, input_device, residual_factor
 from interpret.anatomy.passes import evaluating
 from interpret.engine.greedy import answers
 from interpret.errors import InputError
@@ -220,6 +220,8 @@ class _Site:
     """Norm of the sum, in post-norm layers."""
     after: nn.Module | None
     """Module applied to the MLP's output before the sum, in some families."""
+    factor: float
+    """The factor on that output, in some families."""
     pre_mlp: Tensor
     """[P, D], input of the MLP."""
     residual: Tensor
@@ -230,7 +232,7 @@ class _Site:
         written = functional_call(self.mlp, weights, (self.pre_mlp,))
         if self.after is not None:
             written = functional_call(self.after, _copies(self.after), (written,))
-        states = self.residual + written
+        states = self.residual + written * self.factor
         return states if self.norm is None else functional_call(self.norm, _copies(self.norm), (states,))
 
 
@@ -255,7 +257,8 @@ def _find(model: PreTrainedModel, ids: Sequence[int] | Tensor, layer: int, posit
         base_of(model)(row, attention_mask=torch.ones_like(row), use_cache=False)
         pre_mlp, residual = (_float(seen[name][0, chosen]) for name in names)
     norm = block.get_submodule(family.mlp_norm) if anatomy.block == "post_norm" else None
-    return _Site(mlp, norm, block.get_submodule(after) if after else None, pre_mlp, residual)
+    last = block.get_submodule(after) if after else None
+    return _Site(mlp, norm, last, residual_factor(anatomy), pre_mlp, residual)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from interpret.anatomy import (
     head_width,
     input_device,
     key_heads,
+    residual_factor,
     rotation,
     window_of,
 )
@@ -111,6 +112,8 @@ class Layer:
     activation: Module
     down: Module
     mlp_after: Module
+    residual_factor: float
+    """The factor on the outputs of attention and MLP; the points ``attn_out`` and ``mlp_out`` include it."""
     head_width: int
     n_heads: int
     n_key_heads: int
@@ -140,14 +143,19 @@ def layers_of(model: PreTrainedModel, anatomy: Anatomy, like: Tensor, n_tokens: 
         def part(path: str) -> Any:
             return quick(block.get_submodule(path)) if path else _unchanged
 
+        # A model may lack these norms.
+        query_norm, key_norm = (
+            path if path and _has(block, path) else "" for path in (parts.query_norm, parts.key_norm)
+        )
+
         return Layer(
             block=anatomy.block,
             attention_norm=part(parts.attention_norm),
             projections=tuple(part(name) for name in parts.projections),
             fused=parts.fused,
-            query_norm=part(parts.query_norm),
-            key_norm=part(parts.key_norm),
-            norms_heads=not parts.key_norm or _size(block.get_submodule(parts.key_norm)) == width,
+            query_norm=part(query_norm),
+            key_norm=part(key_norm),
+            norms_heads=not key_norm or block.get_submodule(key_norm).get_parameter("weight").shape[-1] == width,
             attention_out=part(parts.attention_out),
             attention_after=part(parts.attention_after),
             mlp_norm=part(anatomy.family.mlp_norm),
@@ -158,6 +166,7 @@ def layers_of(model: PreTrainedModel, anatomy: Anatomy, like: Tensor, n_tokens: 
             activation=_attribute(block, parts.activation),
             down=part(parts.down),
             mlp_after=part(parts.mlp_after),
+            residual_factor=residual_factor(anatomy),
             head_width=width,
             n_heads=config.num_attention_heads,
             n_key_heads=key_heads(config),
@@ -177,8 +186,8 @@ def _unchanged(x: Tensor) -> Tensor:
     return x
 
 
-def _size(norm: nn.Module) -> int:
-    return norm.get_parameter("weight").numel()
+def _has(block: nn.Module, path: str) -> bool:
+    return any(name == path for name, _ in block.named_modules())
 
 
 def _attribute(module: nn.Module, path: str) -> Any:
@@ -232,8 +241,13 @@ def _attention(layer: Layer, normed: Tensor, context: Context, tap: Tap, first: 
     if context.memory is not None:
         keys, values = context.memory.extended(keys, values)
     mixed = _attend(layer, queries, keys, values, context.past, context.mask[start:])
-    output = layer.attention_after(layer.attention_out(tap.at("heads", mixed)))
+    output = _added(layer, layer.attention_after(layer.attention_out(tap.at("heads", mixed))))
     return tap.at("attn_out", _with_first(given, output)), own
+
+
+def _added(layer: Layer, output: Tensor) -> Tensor:
+    """Return what an output adds to the residual stream."""
+    return output if layer.residual_factor == 1 else output * layer.residual_factor
 
 
 def _with_first(given: Tensor | None, rest: Tensor) -> Tensor:
@@ -317,7 +331,7 @@ def _mlp(layer: Layer, x: Tensor, tap: Tap, first: int) -> Tensor:
         if not x.shape[2]:
             return tap.at("mlp_out", given[None, :, None].expand(len(x), -1, -1, -1))
     normed = x if layer.block == "post_norm" else layer.mlp_norm(x)
-    output = layer.mlp_after(layer.down(tap.at("neurons", neurons(layer, normed))))
+    output = _added(layer, layer.mlp_after(layer.down(tap.at("neurons", neurons(layer, normed)))))
     return tap.at("mlp_out", _with_first(given, output))
 
 

@@ -1,16 +1,24 @@
 """The parts of a model: what comes before its decoder layers, the layers, and what comes after them."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from interpret.anatomy import Anatomy, anatomy_of, blank_past, capped, input_device, layer_input, logit_cap
-from interpret.anatomy.passes import only_in_this_thread
+from interpret.anatomy import (
+    Anatomy,
+    anatomy_of,
+    check_parts,
+    final_modules,
+    finished_logits,
+    first_layer_input,
+    input_device,
+    rotation,
+    word_embeddings,
+)
+from interpret.anatomy.passes import foreign_changes
 from interpret.engine.layers import Layer, layers_of
 from interpret.engine.linear import Module, quick
 from interpret.errors import UnsupportedModelError
@@ -32,7 +40,7 @@ class Trunk:
 
     def enter(self, embeddings: Tensor, column: int = 0) -> Tensor:
         """Return the input of layer 0, [B, N, D], for word embeddings, [B, N, width], from column ``column`` on."""
-        return _first_layer_input(self.anatomy, embeddings, column)
+        return first_layer_input(self.anatomy, embeddings, column)
 
     def leave(self, states: Tensor) -> Tensor:
         """Return the input of the unembedding for the last layer's outputs: the final norm is applied."""
@@ -47,11 +55,10 @@ class Trunk:
 class Exit:
     """What comes after a model's layers: final norm and unembedding."""
 
+    model: PreTrainedModel
     final: list[Module]
     """The modules between the last layer and the unembedding."""
     head: Module
-    cap: float | None
-    """The c that caps logits x as ``c * tanh(x / c)``; None without a soft cap."""
     n_logits: int
     """V."""
     device: torch.device
@@ -65,7 +72,7 @@ class Exit:
 
     def logits(self, states: Tensor) -> Tensor:
         """Return the logits for the last layer's outputs, [..., D] -> [..., V], at least float32, on ``device``."""
-        logits = capped(self.head(self.leave(states)), self.cap)
+        logits = finished_logits(self.model, self.head(self.leave(states)))
         return logits.to(self.device, torch.promote_types(logits.dtype, torch.float32))
 
 
@@ -76,11 +83,10 @@ def exit_of(model: PreTrainedModel) -> Exit:
         UnsupportedModelError: if the model's family is not supported.
     """
     anatomy, head = anatomy_of(model), model.get_output_embeddings()
-    final = [getattr(anatomy.trunk, name, None) for name in anatomy.family.final]
     return Exit(
-        final=[quick(module) for module in final if module is not None],
+        model=model,
+        final=[quick(module) for module in final_modules(anatomy)],
         head=quick(head),
-        cap=logit_cap(model),
         n_logits=head.weight.shape[0],
         device=input_device(model),
     )
@@ -92,8 +98,8 @@ def trunk_of(model: PreTrainedModel, n_columns: int) -> Trunk:
     Raises:
         UnsupportedModelError: if the model's family is not supported, or is described without its parts.
     """
-    anatomy, embed, device = anatomy_of(model), model.get_input_embeddings(), input_device(model)
-    like = _first_layer_input(anatomy, embed(torch.zeros(1, 1, dtype=torch.long, device=device)), 0)
+    anatomy, embed, device = anatomy_of(model), partial(word_embeddings, model), input_device(model)
+    like = first_layer_input(anatomy, embed(torch.zeros(1, 1, dtype=torch.long, device=device)), 0)
     end = exit_of(model)
     return Trunk(
         anatomy=anatomy,
@@ -124,34 +130,52 @@ def check_trunk(model: PreTrainedModel, trunk: Trunk, embeddings: Tensor, last: 
     exact = all(part.dtype in full for part in (embeddings, *trunk.anatomy.trunk.parameters()))
     tolerance = 1e-3 if exact else 0.1
     if (own - ours).norm() > tolerance * own.norm():
+        check_parts(model)  # raises a message that says more, if the row of the family is wrong
+        most = int((own - ours).abs().argmax())
         raise UnsupportedModelError(
             f"{type(model).__name__} does not compute what other {trunk.anatomy.family.name} models do: "
-            "running its layers part by part gives a different result. Remove adapters and hooks from its layers"
+            f"running its layers part by part gives a state of {ours.flatten()[most]:.4g}, where the model's own is "
+            f"{own.flatten()[most]:.4g}. {_cause(trunk.anatomy)}"
         )
 
 
-class _StopError(Exception):
-    """Raised before the first layer, to skip the rest of the pass."""
+def check_rotation(trunk: Trunk, n_tokens: int) -> None:
+    """Check that the first ``n_tokens`` tokens have the same rotary embeddings as in a text of that length.
+
+    Some embeddings depend on the length of the whole text: longrope changes all of them at a certain length.
+
+    Raises:
+        UnsupportedModelError: if they do not.
+    """
+    for index, layer in enumerate(trunk.layers):
+        if layer.rotation is None:
+            return
+        cosines = layer.rotation[0]
+        shorter = rotation(trunk.anatomy, index, cosines, n_tokens)
+        if shorter is not None and not torch.equal(shorter[0], cosines[:n_tokens]):
+            raise UnsupportedModelError(
+                f"{type(trunk.anatomy.trunk).__name__}: a text that grows from {n_tokens} to {len(cosines)} tokens "
+                "changes the rotary embeddings of its first tokens (longrope or dynamic scaling), so keys cannot be "
+                "reused; ask for fewer new tokens, or use a shorter prompt"
+            )
 
 
-def _first_layer_input(anatomy: Anatomy, embeddings: Tensor, column: int) -> Tensor:
-    """Return the input of the first layer: the model's own code prepares a pass, which is stopped before the layer."""
-    seen: list[Tensor] = []
+def _cause(anatomy: Anatomy) -> str:
+    """Return what probably makes layers compute something else than their parts."""
+    for layer, block in enumerate(anatomy.layers):
+        for name, module in block.named_modules():
+            where = f"layers[{layer}]" + (f".{name}" if name else "")
+            if foreign_changes(module):
+                return f"A hook on {where} changes what it computes: remove it"
+            if not type(module).__module__.startswith(_PLAIN):
+                return (
+                    f"{where} is a {type(module).__name__}, perhaps an adapter: merge it into the weights, or remove it"
+                )
+    return (
+        "Either its configuration has a setting that is not supported here, or the row of its family names the wrong "
+        "parts (docs/architecture.md, 'Describing another family')"
+    )
 
-    def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen.append(layer_input(args, kwargs))
-        raise _StopError
 
-    past = blank_past(len(anatomy.layers), len(embeddings), column, embeddings) if column else None
-    hook = anatomy.layers[0].register_forward_pre_hook(only_in_this_thread(stop), with_kwargs=True)
-    with _removed_after(hook), suppress(_StopError):
-        anatomy.trunk(inputs_embeds=embeddings, past_key_values=past, use_cache=False)
-    return seen[0]
-
-
-@contextmanager
-def _removed_after(handle: Any) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        handle.remove()
+_PLAIN = ("torch.nn.", "transformers.", "bitsandbytes.", "interpret.")
+"""Modules that define the classes of which a model consists without adapters."""

@@ -10,7 +10,7 @@ and similarly for RMSNorm, without the mean and with s = sqrt(mean(x ** 2) + eps
 contributions sum to the logit. The direction in the residual stream that a logit reads is propagated back from the
 unembedding through the final norm; where norms follow each sum (OPT-350m) or each attention and MLP output (Gemma 2
 and 3, OLMo 2), also through those. Gemma 2 caps its logits with tanh; there, the logit before the cap is decomposed.
-Computed in float64.
+Computed in float64, except for the direction that an unembedding with an adapter reads.
 """
 
 from collections.abc import Generator, Iterator, Sequence
@@ -23,7 +23,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.activations.cache import ActivationCache
 from interpret.activations.lookup import check_holds, columns_of, token_id
-from interpret.anatomy import Anatomy, anatomy_of
+from interpret.anatomy import (
+    Anatomy,
+    anatomy_of,
+    check_logits,
+    check_parts,
+    final_modules,
+    logit_factor,
+    residual_factor,
+)
+from interpret.anatomy.passes import foreign_changes
 from interpret.errors import InputError, UnsupportedModelError
 from interpret.finite import left_out, warn
 
@@ -43,7 +52,7 @@ def logit_attribution(
     """Decompose the logit of one token per prompt into the contributions of all components of the model.
 
     Args:
-        model: the causal LM that computed the cache; its unembedding must not be quantised.
+        model: the causal LM that computed the cache; its unembedding may have an adapter, but not be quantised.
         cache: contains ``resid_pre.0``, ``heads.*``, ``mlp_out.*`` and the last ``resid_post``; if norms follow each
             sum (OPT-350m), also ``resid_pre.*``, ``attn_out.*`` and ``resid_mid.*``.
         tokens: one per prompt, the token whose logit is decomposed: an id, or the text of a single token.
@@ -59,7 +68,8 @@ def logit_attribution(
 
     Raises:
         InputError: if the cache lacks an activation, or tokens or positions do not fit.
-        UnsupportedModelError: if a module between the last layer and the unembedding is not a norm or linear layer.
+        UnsupportedModelError: if a module between the last layer and the unembedding is not a norm or linear layer, or
+            the contributions do not sum to the logit; the message then gives both figures.
 
     >>> from transformers import GPT2Config, GPT2LMHeadModel
     >>> from interpret.activations.cache import activation_cache
@@ -70,6 +80,8 @@ def logit_attribution(
     True
     """
     anatomy = anatomy_of(model)
+    check_logits(model)
+    check_parts(model)
     check_holds(cache, *_needed(anatomy))
     if len(tokens) != len(cache.token_ids) or isinstance(tokens, str):
         raise InputError(f"tokens: give one for each of the {len(cache.token_ids)} prompts, not {len(tokens)}")
@@ -81,7 +93,8 @@ def logit_attribution(
         # Read once for all layers: a cache in a folder reads from disk at every access.
         held = {name: cache[name][prompt, at] for name in _needed(anatomy)[0]}
         with torch.no_grad():
-            shares = list(_shares(anatomy, head, token, held))
+            shares = list(_shares(anatomy, head, logit_factor(model), token, held))
+            _check_sum(model, shares, held[f"resid_post.{len(anatomy.layers) - 1}"], token)
         for component, layer, number, logits in shares:
             place = {"prompt": prompt, "token_id": token, "component": component, "layer": layer, "head": number}
             values = zip(at, logits.tolist(), strict=True)
@@ -103,18 +116,17 @@ def _needed(anatomy: Anatomy) -> tuple[list[str], list[str]]:
     ]
 
 
-def _shares(anatomy: Anatomy, head: Any, token: int, held: dict[str, Tensor]) -> Iterator[Share]:
+def _shares(anatomy: Anatomy, head: Any, factor: float, token: int, held: dict[str, Tensor]) -> Iterator[Share]:
     """Yield all contributions to the logits of one token at P positions of a prompt, from the unembedding backwards."""
     stream = held[f"resid_post.{len(anatomy.layers) - 1}"]  # [P, D]
     passed = []
-    for module in filter(None, (getattr(anatomy.trunk, name, None) for name in anatomy.family.final)):
+    for module in final_modules(anatomy):
         passed.append((module, stream))
-        device = next((parameter.device for parameter in module.parameters()), stream.device)
-        stream = module(stream.to(device)).cpu()
-    reads = head.weight[token].detach().cpu().double().expand(stream.shape)  # [P, width]
-    bias: Tensor | None = getattr(head, "bias", None)
-    if bias is not None:
-        yield "output_bias", -1, -1, bias[token].detach().cpu().double().expand(len(stream))
+        stream = _run(module, stream)
+    reads, constant = _read_by(head, stream, token)
+    reads = factor * reads.expand(stream.shape)  # [P, width]
+    if constant is not None:
+        yield "output_bias", -1, -1, factor * constant.expand(len(stream))
     for module, before in reversed(passed):
         reads, constant = _pulled_back(module, before, reads, anatomy.parts.norm_offset)
         yield "norm_bias", -1, -1, constant
@@ -138,14 +150,68 @@ def _layer_shares(anatomy: Anatomy, layer: int, held: dict[str, Tensor], reads: 
         reads, constant = _pulled_back(block.get_submodule(anatomy.parts.attention_norm), before, reads)
         yield "norm_bias", layer, -1, constant
     writes, bias = head_writes(block.get_submodule(anatomy.parts.attention_out), held[f"heads.{layer}"])
-    by_heads = reads
+    by_heads = reads * residual_factor(anatomy)
     if anatomy.parts.attention_after:
         after, whole = block.get_submodule(anatomy.parts.attention_after), writes.sum(dim=1) + bias
-        by_heads, _ = _pulled_back(after, whole, reads, anatomy.parts.norm_offset)
+        by_heads, _ = _pulled_back(after, whole, by_heads, anatomy.parts.norm_offset)
     yield "attention_bias", layer, -1, (bias.double() * by_heads).sum(-1)
     for number, write in enumerate(writes.double().unbind(dim=1)):
         yield "head", layer, number, (write * by_heads).sum(-1)
     return reads
+
+
+def _run(module: nn.Module, states: Tensor) -> Tensor:
+    """Return a module's output for states on the CPU, also on the CPU."""
+    device = next((parameter.device for parameter in module.parameters()), states.device)
+    output: Tensor = module(states.to(device))
+    return output.cpu()
+
+
+def _read_by(head: Any, stream: Tensor, token: int) -> tuple[Tensor, Tensor | None]:
+    """Return the direction in the input of the unembedding that a token's logit reads, [width], and its bias, []."""
+    if type(head) is nn.Linear and not foreign_changes(head):
+        bias: Tensor | None = getattr(head, "bias", None)
+        return head.weight[token].detach().cpu().double(), None if bias is None else bias[token].detach().cpu().double()
+    # With an adapter or a hook, the unembedding is more than its weight; its derivative includes everything.
+    device = next((parameter.device for parameter in head.parameters()), stream.device)
+    with torch.inference_mode(False), torch.enable_grad():
+        zero = torch.zeros(1, stream.shape[-1], dtype=stream.dtype, device=device, requires_grad=True)
+        logit = head(zero)[0, token]
+        (reads,) = torch.autograd.grad(logit, zero)
+    return reads[0].cpu().double(), logit.detach().cpu().double()
+
+
+def _check_sum(model: PreTrainedModel, shares: Sequence[Share], last: Tensor, token: int) -> None:
+    """Check that the contributions to the logits of a token at P positions sum to the logits of the last states.
+
+    Args:
+        model: the model.
+        shares: all contributions, [P] each.
+        last: the last layer's output at these positions, [P, D].
+        token: id of the token.
+
+    Raises:
+        UnsupportedModelError: if they do not.
+    """
+    for module in final_modules(anatomy_of(model)):
+        last = _run(module, last)
+    own = _run(model.get_output_embeddings(), last)[:, token].double() * logit_factor(model)  # [P]
+    parts = torch.stack([share for *_, share in shares])  # [components, P]
+    # Parts of half-precision states are rounded, and may be much larger than their sum.
+    tolerance = 1e-3 if last.dtype in (torch.float32, torch.float64) else 0.05
+    apart = (parts.sum(dim=0) - own).abs()
+    if (apart > tolerance * parts.abs().sum(dim=0)).any():
+        most = int(apart.argmax())
+        raise UnsupportedModelError(
+            f"{type(model).__name__}: the contributions to the logit of token {token} sum to "
+            f"{parts[:, most].sum():.4g}, where the logit is {own[most]:.4g}: either the cache was computed while "
+            "states were edited, or the model has a part that is not a component of this decomposition"
+        )
+
+
+def centres(norm: nn.Module) -> bool:
+    """Return whether a norm subtracts the mean."""
+    return isinstance(norm, nn.LayerNorm) or type(norm).__name__ == "CohereLayerNorm"
 
 
 def head_writes(project: nn.Module, heads: Tensor) -> tuple[Tensor, Tensor]:
@@ -182,7 +248,7 @@ def _pulled_back(module: Any, x: Tensor, reads: Tensor, offset: float = 0.0) -> 
     weight = reads.new_ones(()) if held is None else held.detach().cpu().double()
     if isinstance(module, nn.Linear):
         return reads @ weight, constant
-    centred = isinstance(module, nn.LayerNorm)
+    centred = centres(module)
     epsilon = getattr(module, "eps", getattr(module, "variance_epsilon", None))
     if epsilon is None or not (centred or type(module).__name__.endswith("RMSNorm")):
         raise UnsupportedModelError(

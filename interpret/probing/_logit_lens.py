@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.activations.cache import ActivationCache
 from interpret.activations.lookup import check_holds, columns_of, token_id
-from interpret.anatomy import anatomy_of
+from interpret.anatomy import anatomy_of, check_logits
 from interpret.engine.trunk import exit_of
 from interpret.errors import InputError
 from interpret.finite import left_out, readable, warn
@@ -56,6 +56,7 @@ def logit_lens(
 
     Raises:
         InputError: if the cache lacks an activation, or a token or position does not exist, or ``top`` does not fit.
+        UnsupportedModelError: if the model's family is not supported, or logits from its states are not its own.
 
     >>> from transformers import GPT2Config, GPT2LMHeadModel
     >>> from interpret.activations.cache import activation_cache
@@ -65,6 +66,7 @@ def logit_lens(
     [0, 1, 2]
     """
     n_layers = len(anatomy_of(model).layers)
+    check_logits(model)
     names = ["resid_pre.0", *(f"resid_post.{layer}" for layer in range(n_layers))]
     check_holds(cache, names, ["resid_pre.0", "resid_post.*"])
     end = exit_of(model)

@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.activations._record import record
 from interpret.activations.cache import ActivationCache
 from interpret.activations.lookup import check_holds, columns_of
-from interpret.anatomy import Anatomy, anatomy_of
+from interpret.anatomy import Anatomy, anatomy_of, residual_factor
 from interpret.device import in_float64
 from interpret.errors import InputError
 from interpret.finite import descending, left_out, warn
-from interpret.probing._logit_attribution import head_writes
+from interpret.probing._logit_attribution import centres, head_writes
 from interpret.probing.composition import Kind, check_kind, grams, head_weights, product_norm
 from interpret.probing.heads import attention_patterns, check_looks_back
 from interpret.prompts.encoding import token_ids
@@ -63,7 +63,7 @@ def writing_heads(
     scores = []
     for layer, heads in _held(cache, anatomy, "heads", positions):  # [P, H, W]
         project = anatomy.layers[layer].get_submodule(anatomy.parts.attention_out)
-        writes = head_writes(project, heads)[0].double()  # [P, H, D]
+        writes = head_writes(project, heads)[0].double() * residual_factor(anatomy)  # [P, H, D]
         sizes = writes.norm(dim=-1) if unit is None else (writes @ unit).abs()
         scores.append(sizes.mean(dim=0))
     return _ranked(torch.stack(scores))
@@ -158,7 +158,8 @@ def information_flow(
         values = seen[f"v.{layer}"][0, source].cpu()  # [G, W]
         values = values.repeat_interleave(n_heads // len(values), dim=0)
         project = anatomy.layers[layer].get_submodule(anatomy.parts.attention_out)
-        carried = attention * head_writes(project, values[None])[0][0].double().norm(dim=-1)
+        written = head_writes(project, values[None])[0][0].double() * residual_factor(anatomy)  # [H, D]
+        carried = attention * written.norm(dim=-1)
         pairs = zip(attention.tolist(), carried.tolist(), strict=True)
         rows += [
             {"layer": layer, "head": head, "attention": weight, "norm": norm}
@@ -202,8 +203,8 @@ def _unit(direction: Tensor | None, width: int) -> Tensor | None:
 def _centred(anatomy: Anatomy, layer: int, x: Tensor) -> Tensor:
     """Subtract the mean of [..., D] if the norm before the attention does so."""
     norm = anatomy.layers[layer].get_submodule(anatomy.parts.attention_norm)
-    centres = anatomy.block != "post_norm" and isinstance(norm, nn.LayerNorm)
-    return x - x.mean(dim=-1, keepdim=True) if centres else x
+    subtracts = anatomy.block != "post_norm" and centres(norm)
+    return x - x.mean(dim=-1, keepdim=True) if subtracts else x
 
 
 def _ranked(scores: Tensor) -> pd.DataFrame:

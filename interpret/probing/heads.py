@@ -30,6 +30,7 @@ from interpret.errors import InputError, UnsupportedModelError
 from interpret.finite import left_out, top, warn
 from interpret.prompts.batches import position_ids, token_counts
 from interpret.prompts.encoding import encode
+from interpret.prompts.selectors import indices
 
 Head = tuple[int, int]
 """Layer and index of a (query) head."""
@@ -56,7 +57,7 @@ def attention_patterns(
     input_ids: Tensor,
     attention_mask: Tensor | None = None,
     *,
-    layers: Sequence[int] | None = None,
+    layers: str | int | Sequence[int] | None = None,
 ) -> dict[int, Tensor]:
     """Return the attention probabilities of each head: layer -> [B, H, T, T] on the CPU, ``[b, h, q, k]`` from q to k.
 
@@ -67,7 +68,7 @@ def attention_patterns(
         model: a causal LM of a supported family; dropout is off.
         input_ids: [B, T].
         attention_mask: [B, T], 0 at padding, on either side; position ids count from the first token of a row.
-        layers: the layers; all if None.
+        layers: the layers: an index, a list, or a selector such as ``"0:20:5"`` or ``"all"``; all if None.
 
     Raises:
         InputError: for a layer outside the model, or if ``input_ids`` is not a tensor [B, T].
@@ -76,7 +77,7 @@ def attention_patterns(
     if not isinstance(input_ids, Tensor) or input_ids.ndim != 2:
         raise InputError("input_ids: give a tensor [B, T], such as tokenizer(text, return_tensors='pt').input_ids")
     n_layers = len(anatomy_of(model).layers)
-    chosen = range(n_layers) if layers is None else layers
+    chosen = indices("layer", layers, n_layers)
     patterns: dict[int, Tensor] = {}
 
     def keep(layer: int) -> Hook:

@@ -9,10 +9,12 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.activations.edits import check_index
+from interpret.anatomy import anatomy_of
 from interpret.errors import InputError
 from interpret.finite import left_out, order, warn
 from interpret.probing.effects import effect_sizes, permutation_p_values, q_values
 from interpret.probing.neurons import Token, count_neurons, neuron_values, reading_weights, scaled_neuron
+from interpret.prompts.selectors import indices
 from interpret.records import NeuronEffect
 
 Text = str | Sequence[int]
@@ -105,7 +107,7 @@ class KnowledgeProber:
     def scan(
         self,
         true_false_pairs: Pairs,
-        layers: int | Sequence[int],
+        layers: str | int | Sequence[int],
         *,
         token: Token = "last",
         n_permutations: int = 10_000,
@@ -120,7 +122,7 @@ class KnowledgeProber:
 
         Args:
             true_false_pairs: at least two pairs of a true and a false text, each a string or its token ids.
-            layers: a layer, or several.
+            layers: a layer, a list of layers, or a selector such as ``"0:20:5"`` or ``"all"``.
             token: as in ``knowledge_probe``.
             n_permutations: as in ``knowledge_probe``.
             seed: as in ``knowledge_probe``.
@@ -133,7 +135,7 @@ class KnowledgeProber:
         Raises:
             InputError: for a layer outside the model, too few pairs, or a text without that token.
         """
-        chosen = [layers] if isinstance(layers, int) else list(dict.fromkeys(layers))
+        chosen = list(dict.fromkeys(indices("layer", layers, len(anatomy_of(self.model).layers))))
         if not chosen:
             raise InputError("layers is empty: name at least one layer")
         values = self._values(true_false_pairs, chosen, token, batch_size)

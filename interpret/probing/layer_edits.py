@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from interpret.activations.edits import check_index
 from interpret.anatomy import anatomy_of, kind_of_layer, numbered
 from interpret.errors import InputError
+from interpret.prompts.selectors import indices
 
 
 @contextmanager
@@ -58,25 +59,27 @@ def replaced_layers(model: PreTrainedModel, replacements: Mapping[int, int | nn.
 
 
 @contextmanager
-def deleted_layers(model: PreTrainedModel, layers: Sequence[int]) -> Iterator[None]:
+def deleted_layers(model: PreTrainedModel, layers: str | int | Sequence[int]) -> Iterator[None]:
     """Delete layers inside a ``with`` block, so that their input is passed on unchanged; then restore them.
 
     Args:
         model: a causal LM of a supported family, or its base model.
-        layers: the layers to delete; later layers move up, as in a model that was built without these.
+        layers: the layers to delete: an index, a list, or a selector such as ``"0:20:5"``; later layers move up, as in
+            a model that was built without these.
 
     Raises:
         InputError: for a layer outside the model or named twice, or if all layers or none are named.
     """
     stock = list(anatomy_of(model).layers)
-    _check_some(layers)
-    for layer, times in Counter(layers).items():
+    chosen = indices("layer", layers, len(stock))
+    _check_some(chosen)
+    for layer, times in Counter(chosen).items():
         check_index("layer", layer, len(stock))
         if times > 1:
             raise InputError(f"layer {layer} is named {times} times: name each once")
-    if len(layers) == len(stock):
+    if len(chosen) == len(stock):
         raise InputError(f"all {len(stock)} layers are named: a model needs at least one")
-    with _standing(model, [module for layer, module in enumerate(stock) if layer not in layers]):
+    with _standing(model, [module for layer, module in enumerate(stock) if layer not in chosen]):
         yield
 
 

@@ -50,10 +50,44 @@ def _part(kind: str, part: str, count: int, names: Mapping[str, Sequence[int]]) 
     return range(count)[slice(*(None if bound is None else int(bound) for bound in bounds.groups()))]
 
 
-def selector_words(chosen: str | Sequence[int]) -> str:
+def selector_words(chosen: str | int | Sequence[int]) -> str:
     """Return a selector as text; a list of indices is joined with commas.
+
+    Raises:
+        InputError: if it is something else, such as a module of a model.
 
     >>> selector_words([3, 7])
     '3,7'
     """
-    return chosen if isinstance(chosen, str) else ",".join(str(index) for index in chosen)
+    if isinstance(chosen, str):
+        return chosen
+    listed = list(chosen) if isinstance(chosen, Sequence) else [chosen]
+    for index in listed:
+        if not isinstance(index, int) or isinstance(index, bool):
+            raise InputError(
+                f"a {type(index).__name__} is not an index: give an index, a list of indices, or a selector such as "
+                "'0:10:2' or 'all'"
+            )
+    return ",".join(str(index) for index in listed)
+
+
+def indices(kind: str, chosen: str | int | Sequence[int] | None, count: int) -> list[int]:
+    """Return indices that are given in any form: an index, a list, a selector, or None for all.
+
+    Args:
+        kind: as in ``select``.
+        chosen: an index and the entries of a list are returned as they are; the caller checks them.
+        count: as in ``select``.
+
+    Raises:
+        InputError: as ``select`` and ``selector_words`` raise.
+
+    >>> indices("layer", "all", 3), indices("layer", 2, 3)
+    ([0, 1, 2], [2])
+    """
+    if chosen is None:
+        return list(range(count))
+    if isinstance(chosen, str):
+        return select(kind, chosen, count)
+    selector_words(chosen)  # raises InputError if an entry is not an index
+    return [chosen] if isinstance(chosen, int) else list(chosen)

@@ -23,7 +23,7 @@ from interpret.engine.layers import Context, Past, Untapped, run_layer
 from interpret.engine.masks import masks_for
 from interpret.engine.prefix_tree import PrefixTree, groves, read_tree
 from interpret.engine.recording import RecordedRun, record_run
-from interpret.engine.trunk import Trunk, check_trunk, trunk_of
+from interpret.engine.trunk import Trunk, check_rotation, check_trunk, trunk_of
 from interpret.selfie.templates import InterpretationPrompt
 from interpret.surgery.hooks import bind, overlay
 from interpret.surgery.plan import plan_surgery
@@ -89,6 +89,7 @@ def prime(model: PreTrainedModel, template: InterpretationPrompt, new_tokens: in
         UnsupportedModelError: if the model is not of a supported family, or does not compute as its family does.
     """
     trunk = trunk_of(model, len(template.ids) + new_tokens)
+    check_rotation(trunk, len(template.ids))
     embeddings = trunk.embed(torch.tensor([template.ids], device=trunk.device))  # [1, T, width]
     run = record_run(trunk.layers, trunk.enter(embeddings), ())
     check_trunk(model, trunk, embeddings, run.states[-1])

@@ -16,7 +16,13 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import anatomy_of, check_evaluating, check_keeps_rotation, check_length
+from interpret.anatomy import (
+    anatomy_of,
+    check_evaluating,
+    check_keeps_rotation,
+    check_length,
+    check_logits,
+)
 from interpret.engine.greedy import write_after
 from interpret.errors import InputError, SpecError
 from interpret.prompts.spelling import decoded, pieces
@@ -100,15 +106,16 @@ def check_request(
             context, where some families would silently generate nonsense; or if a state does not fit the insertion
             layer.
         SpecError: if the insertion does not fit the model.
-        UnsupportedModelError: if the model is not of a supported family.
+        UnsupportedModelError: if the model is not of a supported family, or logits from its states are not its own.
     """
     check_evaluating(model)
+    check_logits(model)
     n_layers = len(anatomy_of(model).layers)
     wanted = [(f"prompt {s.prompt.name}", len(s.tokenised.ids), settings.prompt_output_tokens) for s in sources]
-    decoded = [(f"interpretation prompt {t.name!r}", len(t.ids), settings.new_tokens) for t in templates]
-    for what, length, new in wanted + decoded:
+    of_templates = [(f"interpretation prompt {t.name!r}", len(t.ids), settings.new_tokens) for t in templates]
+    for what, length, new in wanted + of_templates:
         check_length(model, what, length, new)
-    for what, length, new in decoded:
+    for what, length, new in of_templates:
         check_keeps_rotation(model, what, length, new)
     width, last_width = anatomy_of(model).width, model.get_output_embeddings().weight.shape[1]
     for source in sources:

@@ -11,7 +11,14 @@ from torch import Tensor
 from transformers import GenerationMixin, LlamaForCausalLM, LlamaModel, PreTrainedModel
 
 from interpret.activations._record import SITES
-from interpret.anatomy import anatomy_of, cache_tensors, input_device, reporting_attention
+from interpret.anatomy import (
+    anatomy_of,
+    cache_tensors,
+    check_logits,
+    check_parts,
+    input_device,
+    reporting_attention,
+)
 from interpret.device import in_float64
 from interpret.prompts.batches import pad
 from interpret.surgery.generation import can_be_patched, decoding_modes, forward_interpret, generate_interpret
@@ -45,14 +52,18 @@ def features(model: PreTrainedModel) -> dict[str, str]:
     """Return a model's family, size, dtype and device, and what can be read and edited.
 
     Raises:
-        UnsupportedModelError: if the model's family is not supported.
+        UnsupportedModelError: if the model's family is not supported, logits from its states are not its own, or the
+            parts of its layers do not add up.
     """
     anatomy = anatomy_of(model)
+    check_logits(model)
+    check_parts(model)
     return {
         "family": f"{anatomy.family.name}, {anatomy.block.replace('_', '-')} layers",
         "size": f"{len(anatomy.layers)} layers, hidden width {anatomy.width}",
         "runs as": f"{str(model.dtype).removeprefix('torch.')} on {model.device}",
         "activations": ", ".join(SITES),
+        "logits": "computed from states as by the model itself",
         "sweeps": "part by part" if anatomy.family.parts is not None else "by whole forward passes",
         "decoding": ", ".join(decoding_modes()),
     }

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from interpret.anatomy import check_evaluating, check_length, input_device
+from interpret.anatomy import check_evaluating, check_length, check_logits, check_parts, input_device, word_embeddings
 from interpret.engine.recording import RecordedRun
 from interpret.errors import InputError
 
@@ -25,7 +25,7 @@ def embedded(model: PreTrainedModel, name: str, run: Tensor) -> Tensor:
     """
     run = run.to(input_device(model))
     if run.dim() == 2 and not run.is_floating_point():
-        return model.get_input_embeddings()(run)
+        return word_embeddings(model, run)
     if run.dim() == 3 and run.is_floating_point():
         return run.to(model.dtype)
     raise InputError(
@@ -40,9 +40,13 @@ def check_runs(model: PreTrainedModel, base: Tensor, donor: Tensor) -> None:
     Raises:
         InputError: if they do not match, if they have more tokens than the model reads, or if the model is in training
             mode.
+        UnsupportedModelError: if logits from the model's states are not its own, or the parts of its layers do not add
+            up, or its family is not supported.
     """
     check_evaluating(model)
     check_length(model, "the base run", base.shape[1])
+    check_logits(model)
+    check_parts(model)
     if base.shape[1] != donor.shape[1]:
         raise InputError(
             f"the donor has {donor.shape[1]} tokens, the base {base.shape[1]}: "

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from interpret.activations._record import record
-from interpret.anatomy import Anatomy, anatomy_of, layer_input, with_layer_input
+from interpret.anatomy import Anatomy, anatomy_of, layer_input, residual_factor, with_layer_input
 from interpret.anatomy.passes import only_in_this_thread
 from interpret.device import is_out_of_memory
 from interpret.errors import UnsupportedModelError
@@ -79,7 +79,10 @@ def _recorded(
     names = {place: _name(*place) for place in places}
     with record(model, sorted(set(names.values()))) as seen:
         logits = model(inputs_embeds=run, use_cache=False).logits[:, -n_read:]
-    return {place: seen[name] for place, name in names.items()}, read(metrics, logits.float())
+    # Hooks write module outputs, which the model multiplies by this factor before it adds them.
+    factor = residual_factor(anatomy_of(model))
+    values = {place: seen[name] if place[1] == "resid_post" else seen[name] / factor for place, name in names.items()}
+    return values, read(metrics, logits.float())
 
 
 def _name(layer: int, site: str) -> str:

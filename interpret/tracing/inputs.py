@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import check_length, input_device
+from interpret.anatomy import check_length, input_device, word_embeddings
 from interpret.errors import InputError, unknown
 from interpret.finite import MODEL_GIVES_NAN
 from interpret.prompts.chat import ChatText, framed
@@ -156,4 +156,4 @@ def _counterfactual_ids(tokenizer: PreTrainedTokenizerBase, text: ChatText, toke
 
 def _embeddings(model: PreTrainedModel, ids: Sequence[int]) -> Tensor:
     """Return the word embeddings of one sequence, [1, T, width]."""
-    return model.get_input_embeddings()(torch.tensor([list(ids)], device=input_device(model)))
+    return word_embeddings(model, torch.tensor([list(ids)], device=input_device(model)))

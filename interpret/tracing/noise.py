@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import embedding_table, input_device
+from interpret.anatomy import embedding_table, input_device, word_embeddings
 from interpret.errors import InputError, brief
 from interpret.prompts.encoding import token_ids
 from interpret.stats import Floats
@@ -140,7 +140,7 @@ def embedding_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, t
     ids = [token for text in texts for token in token_ids(tokenizer, text, add_special_tokens=False)]
     if not ids:
         raise InputError("the texts that set the size of the noise have no tokens")
-    rows = model.get_input_embeddings()(torch.tensor(ids, device=input_device(model)))
+    rows = word_embeddings(model, torch.tensor(ids, device=input_device(model)))
     return rows.detach().cpu().double()
 
 

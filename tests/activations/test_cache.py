@@ -4,7 +4,7 @@ import re
 import pytest
 import torch
 import transformers
-from reference.tiny import D, L, V, hooks_on, tiny_model
+from reference.tiny import D, L, V, hooks_on, residual_scale, tiny_model
 from reference.toy_tokenizers import byte_level
 
 from interpret.activations._record import SITES, all_names, select_names
@@ -73,8 +73,9 @@ def test_heads_and_neurons_give_the_outputs_through_their_projections(family_mod
         if names.attention_after:  # some families apply a norm to the outputs
             attention, mlp = (block.get_submodule(names.attention_after)(attention),
                               block.get_submodule(names.mlp_after)(mlp))  # fmt: skip
-        close(attention[cache.mask], cache[f"attn_out.{k}"][cache.mask])
-        close(mlp[cache.mask], cache[f"mlp_out.{k}"][cache.mask])
+        scale = residual_scale(family_model)
+        close(scale * attention[cache.mask], cache[f"attn_out.{k}"][cache.mask])
+        close(scale * mlp[cache.mask], cache[f"mlp_out.{k}"][cache.mask])
 
 
 @torch.no_grad()

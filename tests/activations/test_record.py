@@ -4,7 +4,7 @@ from threading import Thread
 import pytest
 import torch
 from reference.overlay import reference_forward
-from reference.tiny import D, L, hooks_on
+from reference.tiny import D, L, hooks_on, residual_scale
 from torch import nn
 
 from interpret.activations._record import record
@@ -69,7 +69,7 @@ def test_mlp_run_on_its_recorded_input_gives_its_recorded_output(family_model):
         else:
             again = block.mlp(seen[f"mlp_in.{layer}"])
             again = getattr(block, "post_feedforward_layernorm", nn.Identity())(again)
-        torch.testing.assert_close(seen[f"mlp_out.{layer}"], again, **CLOSE)
+        torch.testing.assert_close(seen[f"mlp_out.{layer}"], again * residual_scale(family_model), **CLOSE)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -88,10 +88,12 @@ def test_the_base_model_is_recorded_too(family_model):
 
 def test_recorded_tensors_are_the_ones_the_models_output_depends_on(family_model):
     seen, hidden_states = recorded(family_model)
-    # Sums and views that are computed for the record only: the output does not depend on them.
+    # Sums, multiples and views that are computed for the record only: the output does not depend on them.
     aside = {"resid_mid", "mlp_in", "mlp_out"} if family_model.config.model_type == "opt" else set()
     if anatomy_of(family_model).block == "parallel":
         aside.add("resid_mid")
+    if residual_scale(family_model) != 1:
+        aside |= {"attn_out", "mlp_out"}
     for name in set(ALL) - {f"{site}.{layer}" for site in aside for layer in range(L)}:
         assert torch.autograd.grad(hidden_states[-1].sum(), seen[name], retain_graph=True)[0].abs().sum() > 0
 

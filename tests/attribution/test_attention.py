@@ -98,7 +98,12 @@ def test_single_takes_one_as_it_is(llama):
             {"layers": (0, 1, 2)},
             "layers is (0, 1, 2); a span is (first, one past the last); for single indices give a list",
         ),
-        ({"heads": "all"}, "heads is 'all'; give a number, a span (first, end), a list of numbers or None"),
+        ({"heads": 1.5}, "heads is 1.5; give a number, a span (first, end), a list of numbers or None"),
+        ({"heads": "some"}, "unknown head selector 'some'; Allowed: all, an index, a slice such as 0:10:2"),
+        (
+            {"layers": torch.nn.Identity()},
+            "layers is a Identity; give a number, a span (first, end), a list of numbers or None",
+        ),
         ({"heads": True}, "heads is True; give a number, a span (first, end), a list of numbers or None"),
         ({"heads": [0.5]}, "heads is [0.5]; its entries must be integers"),
         (

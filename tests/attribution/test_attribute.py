@@ -24,6 +24,7 @@ from reference.tiny import hooks_on
 from reference.toy_tokenizers import sentence_piece
 
 from interpret import InputError, UnsupportedModelError, attribute
+from interpret.anatomy import check_logits
 from interpret.attribution import list_methods, list_step_functions, register_step_function
 from interpret.attribution.methods.registry import METHODS
 from interpret.attribution.steps.functions import FUNCTIONS
@@ -413,6 +414,8 @@ def test_texts_as_long_as_the_model_reads_are_attributed():
 def test_texts_that_do_not_fit_are_found_before_anything_is_attributed():
     model, passes = wide_model("llama"), []
     handle = model.base_model.register_forward_hook(lambda *event: passes.append(1))
+    check_logits(model)  # made once per model
+    passes.clear()
     with pytest.raises(InputError, match=r"^targets\[2\] "):
         attribute(model, TOKENIZER, [PROMPT] * 3, [TARGET, TARGET, "Paris"], batch_size=1)
     handle.remove()

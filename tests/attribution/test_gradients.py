@@ -26,6 +26,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from transformers.activations import GELUActivation, NewGELUActivation, SiLUActivation
 
 from interpret import InputError, attribute
+from interpret.anatomy import check_logits
 from interpret.attribution.methods import gradients
 from interpret.attribution.methods.gradients import _rescale
 from interpret.attribution.methods.registry import METHODS
@@ -57,6 +58,8 @@ def test_gradients_are_those_of_plain_autograd(kind):
 def test_all_steps_are_read_off_one_pass_of_the_text(method):
     model, passes = wide_model("llama"), []
     handle = model.base_model.register_forward_hook(lambda *event: passes.append(torch.is_grad_enabled()))
+    check_logits(model)  # made once per model
+    passes.clear()
     scores("llama", method)
     handle.remove()
     # Step scores are computed without a graph, as is the check in occlusion.

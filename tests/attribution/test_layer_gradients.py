@@ -25,6 +25,7 @@ from torch import nn
 from transformers.activations import NewGELUActivation, SiLUActivation
 
 from interpret import InputError, attribute
+from interpret.anatomy import check_logits
 from interpret.attribution import register_step_function
 from interpret.attribution.methods.layer_gradients import LAYER_SITES, layer_names
 from interpret.attribution.steps.functions import FUNCTIONS
@@ -109,6 +110,8 @@ def test_all_activations_of_a_text_take_one_forward_pass_and_one_backward_pass_a
     own_grad = torch.autograd.grad
     monkeypatch.setattr(torch.autograd, "grad", lambda *args, **more: backward.append(1) or own_grad(*args, **more))
     handle = model.base_model.register_forward_hook(lambda *event: forward.append(torch.is_grad_enabled()))
+    check_logits(model)  # made once per model
+    forward.clear()
     layer_scores("llama")
     handle.remove()
     assert forward == [False, True]  # the step scores, then the attribution

@@ -298,6 +298,7 @@ class Additive:
 
     config = SimpleNamespace(model_type="none", is_encoder_decoder=False)
     device = torch.device("cpu")
+    base_model = torch.nn.Identity()
 
     def __init__(self, worth):
         self.embedding = torch.nn.Embedding.from_pretrained(torch.tensor(worth)[:, None])

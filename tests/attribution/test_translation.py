@@ -9,7 +9,7 @@ import torch
 import transformers
 from reference.toy_translation import KINDS, Toy, toy_translation
 
-from interpret.anatomy import language_codes, reporting_attention
+from interpret.anatomy import check_logits, language_codes, reporting_attention
 from interpret.attribution._attribute import attribute
 from interpret.attribution.languages import languages_of
 from interpret.attribution.translation import write_translations
@@ -220,6 +220,7 @@ def test_a_translation_stops_at_its_end_and_holds_no_padding(toy):
 
 def test_given_translations_are_all_looked_at_before_the_first_is_attributed(toy):
     passes = []
+    check_logits(toy.model)  # made once per model
     handle = toy.model.get_encoder().register_forward_hook(lambda *_: passes.append(1))
     with pytest.raises(InputError, match="'' has no tokens"):
         run(toy, targets=[TRANSLATIONS[0], ""], batch_size=1)

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from reference.tiny import D, L, hooks_on, tiny_model
+from reference.tiny import D, L, hooks_on, residual_scale, tiny_model
 from reference.toy_tokenizers import word_tokenizer
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -51,11 +51,15 @@ def test_what_heads_write_is_their_part_of_the_projection(family_model, directio
             sizes = []
             for prompt, position in places:
                 said = cache[f"heads.{layer}"][prompt, position, head].double()
-                write = weight[:, head * W : (head + 1) * W] @ said
+                write = weight[:, head * W : (head + 1) * W] @ said * residual_scale(family_model)
                 sizes.append(
                     write.norm() if direction is None else (write @ direction.double()).abs() / DIRECTION.norm()
                 )
             assert scores[layer, head].item() == pytest.approx(torch.stack(sizes).mean().item(), rel=1e-4)
+
+
+def cohere(model):
+    return model.config.model_type == "cohere"
 
 
 def normed(model, layer, stream):
@@ -63,8 +67,8 @@ def normed(model, layer, stream):
     norm = anatomy_of(model).layers[layer].get_submodule(anatomy_of(model).family.parts.attention_norm)
     if anatomy_of(model).block == "post_norm" or not anatomy_of(model).parts.attention_norm:
         return stream
-    if isinstance(norm, nn.LayerNorm):
-        return nn.functional.layer_norm(stream, (D,), eps=norm.eps)
+    if type(norm).__name__.endswith("LayerNorm"):
+        return nn.functional.layer_norm(stream, (D,), eps=model.config.layer_norm_eps if cohere(model) else norm.eps)
     return stream * torch.rsqrt(stream.pow(2).mean(-1, keepdim=True) + model.config.rms_norm_eps)
 
 
@@ -73,7 +77,9 @@ def normed(model, layer, stream):
 def test_what_heads_read_is_a_ratio_of_norms_of_whole_matrices(family_model, kind, direction):
     cache = activation_cache(family_model, None, ROWS)
     scores = scores_of(reading_heads(family_model, cache, kind, direction=direction, positions=None))
-    centred = isinstance(normed_by(family_model), nn.LayerNorm) and anatomy_of(family_model).block != "post_norm"
+    centred = (
+        type(normed_by(family_model)).__name__.endswith("LayerNorm") and anatomy_of(family_model).block != "post_norm"
+    )
     for layer in range(L):
         weights = head_weights(family_model, layer)
         for head in range(H):
@@ -153,7 +159,7 @@ def test_flow_is_the_models_own_attention_and_what_it_carries(family_model, sour
         carried = (
             output_weight(family_model, row.layer)[:, row.head * W : (row.head + 1) * W] @ value * attention.double()
         )
-        assert row.norm == pytest.approx(carried.norm().item(), rel=1e-4)
+        assert row.norm == pytest.approx(residual_scale(family_model) * carried.norm().item(), rel=1e-4)
     assert hooks_on(family_model) == 0
 
 

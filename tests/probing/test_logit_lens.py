@@ -3,7 +3,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from reference.tiny import D, L, V, tiny_model
+from reference.tiny import D, L, V, residual_scale, tiny_model
 from reference.toy_tokenizers import byte_level
 from torch import nn
 
@@ -162,7 +162,8 @@ def test_what_heads_write_adds_up_to_the_attentions_output(family_model):
         writes, bias = head_writes(project, cache[f"heads.{k}"][0])
         assert writes.shape == (5, 4, D)
         after = block.get_submodule(anatomy.parts.attention_after) if anatomy.parts.attention_after else nn.Identity()
-        torch.testing.assert_close(after(writes.sum(1) + bias), cache[f"attn_out.{k}"][0], rtol=0, atol=1e-5)
+        output = after(writes.sum(1) + bias) * residual_scale(family_model)
+        torch.testing.assert_close(output, cache[f"attn_out.{k}"][0], rtol=0, atol=1e-5)
 
 
 def test_parts_of_a_layers_output_add_up_to_it(family_model):

@@ -41,6 +41,7 @@ _WINDOWS = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_atte
 # Head width larger than D / H, as in these families.
 _WIDE_HEADS = _LLAMA_LIKE | {"head_dim": 16}
 _GEMMA = _WIDE_HEADS | _WINDOWS | {"query_pre_attn_scalar": 16, "final_logit_softcapping": 8.0}
+_GRANITE = {"embedding_multiplier": 3.0, "residual_multiplier": 0.5, "attention_multiplier": 0.3, "logits_scaling": 2.5}
 _LLAMA3 = {
     "rope_type": "llama3",
     "factor": 8.0,
@@ -83,6 +84,11 @@ ALL_KINDS: dict[str, Kind] = {
     "gemma3": Kind("Gemma3ForCausalLM", "Gemma3TextConfig", _GEMMA, "4.50.0"),
     "phi3": Kind("Phi3ForCausalLM", "Phi3Config", _LLAMA_LIKE | {"sliding_window": 4}, "4.41.0"),
     "olmo2": Kind("Olmo2ForCausalLM", "Olmo2Config", _LLAMA_LIKE, "4.47.0"),
+    "granite": Kind("GraniteForCausalLM", "GraniteConfig", _LLAMA_LIKE | _GRANITE, "4.45.0"),
+    "cohere": Kind("CohereForCausalLM", "CohereConfig", _LLAMA_LIKE | {"logit_scale": 0.25}, "4.39.0"),
+    "cohere_normed_heads": Kind(
+        "CohereForCausalLM", "CohereConfig", _LLAMA_LIKE | {"logit_scale": 0.25, "use_qk_norm": True}, "4.39.0"
+    ),
     "gpt2": Kind("GPT2LMHeadModel", "GPT2Config", _GPT | _GPT_DROPOUT),
     "gptj": Kind("GPTJForCausalLM", "GPTJConfig", _GPT | _GPT_DROPOUT | {"rotary_dim": 4}),
     "gpt_neox": Kind("GPTNeoXForCausalLM", "GPTNeoXConfig", _NEOX | {"use_parallel_residual": True}),
@@ -153,7 +159,7 @@ def _randomise(model: PreTrainedModel, seed: int) -> None:
     norm_weights = {
         id(module.weight)
         for module in model.modules()
-        if isinstance(module, nn.LayerNorm) or type(module).__name__.endswith("RMSNorm")
+        if isinstance(module, nn.LayerNorm) or type(module).__name__.endswith(("RMSNorm", "CohereLayerNorm"))
     }
     with torch.no_grad():
         for parameter in model.parameters():
@@ -191,6 +197,11 @@ def hooks_on(model: nn.Module) -> int:
 def first(output: Any) -> torch.Tensor:
     """Return the hidden states of a layer's output: the output itself or, if it is a tuple, its first element."""
     return output[0] if isinstance(output, tuple) else output
+
+
+def residual_scale(model: PreTrainedModel) -> float:
+    """Return the factor on the outputs of attention and MLP before they are added to the residual stream."""
+    return getattr(model.config, "residual_multiplier", 1.0)
 
 
 def eager(model: PreTrainedModel) -> PreTrainedModel:

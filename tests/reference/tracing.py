@@ -8,14 +8,16 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from reference.overlay import decoder_layers
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from reference.overlay import decoder_layers
 
 # Modules of a layer: attention, its output projection (input: heads), MLP, its output projection (input: neurons).
 MODULES = {
     **dict.fromkeys(
-        ("llama", "mistral", "qwen2", "qwen3", "phi3"), ("self_attn", "self_attn.o_proj", "mlp", "mlp.down_proj")
+        ("llama", "mistral", "qwen2", "qwen3", "phi3", "granite", "cohere"),
+        ("self_attn", "self_attn.o_proj", "mlp", "mlp.down_proj"),
     ),
     # In these families, outputs are normalised before they are added to the residual stream.
     **dict.fromkeys(

@@ -8,9 +8,16 @@ from reference.overlay import decoder_layers
 from reference.sweeps import CLOSE, MODELS, P, S, T, runs
 from reference.tiny import L
 
+from interpret.anatomy import check_logits
 from interpret.sweep import Cell, Pin, exact, grid, run_sweep
 
 # ----------------------------------------------------------------------------------------------- what it costs
+
+
+@pytest.fixture(autouse=True, scope="module")
+def checked():
+    """The checks that are made once per model are not counted."""
+    check_logits(MODELS["llama"])
 
 
 @contextmanager

@@ -26,7 +26,9 @@ OPT = at("model.decoder.layers", "self_attn", "fc2", "model.decoder.embed_tokens
 NEOX = at("gpt_neox.layers", "attention", "mlp", "gpt_neox.embed_in")
 AFTER = at("model.layers", "post_attention_layernorm", "post_feedforward_layernorm", "model.embed_tokens")
 NAMES = {
-    **dict.fromkeys(("llama", "llama3", "mistral", "qwen2", "qwen3"), LLAMA),
+    **dict.fromkeys(
+        ("llama", "llama3", "mistral", "qwen2", "qwen3", "granite", "cohere", "cohere_normed_heads"), LLAMA
+    ),
     "phi3": at("model.layers", "self_attn", "mlp", "model.embed_tokens"),
     # In these, attention and MLP outputs pass a norm before they are added to the residual stream.
     **dict.fromkeys(("gemma2", "gemma3", "olmo2"), AFTER),

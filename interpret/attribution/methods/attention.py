@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from interpret.attribution.steps.step import Step
 from interpret.errors import InputError, unknown
+from interpret.prompts.selectors import select
 
-Selection = int | tuple[int, int] | list[int] | None
-"""An index, a span (first, one past the last), a list of indices, or None for all; negative ones count from the end."""
+Selection = int | tuple[int, int] | list[int] | str | None
+"""An index, a span (first, one past the last), a list of indices, a selector such as ``"0:20:5"`` or ``"all"``, or None
+for all; negative ones count from the end."""
 HeadAggregate = Literal["mean", "max", "min", "single"]
 HEAD_AGGREGATES = ("mean", "max", "min", "single")
 
@@ -35,7 +37,8 @@ def attention(
 
     Args:
         step: the step to attribute.
-        layers: a layer number, a span ``(first, one past the last)``, a list, or None for all layers.
+        layers: a layer number, a span ``(first, one past the last)``, a list, a selector such as ``"0:20:5"`` or
+            ``"all"``, or None for all layers.
         heads: as ``layers``; the same heads in each layer.
         aggregate_layers: ``mean``, ``max`` or ``min`` over layers, for each token; ``single`` requires a single layer.
         aggregate_heads: as ``aggregate_layers``, over heads.
@@ -73,8 +76,11 @@ def indices(name: str, selection: Selection, count: int) -> list[int]:
 def _listed(name: str, selection: Selection, count: int) -> Sequence[int]:
     if selection is None:
         return range(count)
+    if isinstance(selection, str):
+        return select(name.removesuffix("s"), selection, count)
     if isinstance(selection, bool) or not isinstance(selection, int | tuple | list):
-        raise InputError(f"{name} is {selection!r}; give a number, a span (first, end), a list of numbers or None")
+        given = f"a {type(selection).__name__}" if isinstance(selection, nn.Module) else repr(selection)
+        raise InputError(f"{name} is {given}; give a number, a span (first, end), a list of numbers or None")
     listed = [selection] if isinstance(selection, int) else selection
     if not all(type(index) is int for index in listed):
         raise InputError(f"{name} is {selection!r}; its entries must be integers")

@@ -21,6 +21,7 @@ from interpret.attribution.methods.gradients import check_count, derivatives, qu
 from interpret.attribution.steps.fitting import at_once, in_parts
 from interpret.attribution.steps.step import Baseline, Step, head, hidden_states
 from interpret.errors import InputError, unknown
+from interpret.prompts.selectors import select
 
 LAYER_SITES: tuple[Site, ...] = ("resid_post", "attn_out", "mlp_out")
 Write = Callable[[Tensor], Tensor]
@@ -33,17 +34,18 @@ def layer_names(model: PreTrainedModel, layers: Sequence[int | str] | str | int 
     Args:
         model: a causal LM of a supported family.
         layers: names such as ``"mlp_out.3"``; a site without a layer, such as ``"mlp_out"``, selects all layers, and a
-            number all sites of that layer; negative numbers count from the last layer. None selects everything.
+            number all sites of that layer; negative numbers count from the last layer. A text may also be a list or a
+            selector, as for the command: ``"mlp_out,3"``, ``"0:20:5"``. None and ``"all"`` select everything.
 
     Raises:
-        InputError: for an activation or layer that does not exist.
+        InputError: for an activation or layer that does not exist, or a module of the model.
     """
     n_layers = len(anatomy_of(model).layers)
     every = [f"{site}.{layer}" for layer in range(n_layers) for site in LAYER_SITES]
     if layers is None:
         return every
     chosen: list[str] = []
-    for one in [layers] if isinstance(layers, (str, int)) else layers:
+    for one in _listed(model, layers):
         wanted = str(one % n_layers if isinstance(one, int) and -n_layers <= one < 0 else one)
         found = [name for name in every if wanted in (name, *name.split("."))]
         site, _, layer = wanted.rpartition(".")
@@ -58,6 +60,32 @@ def layer_names(model: PreTrainedModel, layers: Sequence[int | str] | str | int 
     if not chosen:
         raise InputError("layers is empty; leave it out for all layers")
     return list(dict.fromkeys(chosen))
+
+
+def _listed(model: PreTrainedModel, layers: Sequence[int | str] | str | int) -> list[int | str]:
+    """Return the entries of a choice of layers; selectors are replaced by the numbers they select."""
+    entries: list[Any] = list(layers) if isinstance(layers, (list, tuple, range)) else [layers]
+    found: list[int | str] = []
+    for entry in entries:
+        if not isinstance(entry, (str, int)):
+            raise InputError(f"layers: a {type(entry).__name__} is not a layer; {_name_of(model, entry)}")
+        for part in entry.split(",") if isinstance(entry, str) else [entry]:
+            word = part.strip() if isinstance(part, str) else ""
+            if word == "all" or ":" in word or word.startswith("-"):
+                found += select("layer", word, len(anatomy_of(model).layers))
+            else:
+                found.append(word or part)
+    return found
+
+
+def _name_of(model: PreTrainedModel, module: object) -> str:
+    """Return the advice to name an activation, with the name of a module's output if it has one."""
+    anatomy = anatomy_of(model)
+    for layer in range(len(anatomy.layers)):
+        for site in LAYER_SITES:
+            if _module(anatomy, f"{site}.{layer}") is module:
+                return f"the output of this module has the name '{site}.{layer}'"
+    return f"give numbers, or names of activations such as '{LAYER_SITES[0]}.0': {', '.join(LAYER_SITES)}"
 
 
 def layer_gradient_x_activation(steps: Sequence[Step], names: Sequence[str]) -> list[dict[str, Tensor]]:

@@ -24,6 +24,7 @@ from interpret.anatomy import (
     last_attention_only,
     logits_of,
     reporting_attention,
+    word_embeddings,
 )
 from interpret.attribution.result.scores import ScoreArray
 from interpret.attribution.steps.functions import StepReading
@@ -177,7 +178,7 @@ class Step:
 def embed(model: PreTrainedModel, ids: Sequence[int]) -> Tensor:
     """Return the word embeddings of one text, [1, T, D], detached."""
     with torch.no_grad():
-        return model.get_input_embeddings()(torch.tensor([list(ids)], device=input_device(model)))
+        return word_embeddings(model, torch.tensor([list(ids)], device=input_device(model)))
 
 
 def hidden_states(model: PreTrainedModel, embeddings: Tensor) -> Tensor:
