@@ -10,6 +10,7 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from interpret.anatomy.changes import Changes
 from interpret.errors import InputError
 
 
@@ -61,13 +62,10 @@ def keeping_activations(trunk: PreTrainedModel) -> Iterator[None]:
     """
     # Either the trunk has the flag, or each layer.
     switched = [module for module in trunk.modules() if getattr(module, "gradient_checkpointing", False)]
-    for module in switched:
-        module.gradient_checkpointing = False
-    try:
-        yield
-    finally:
+    with Changes() as change, change:
         for module in switched:
-            module.gradient_checkpointing = True
+            change.set(module, "gradient_checkpointing", False)
+        yield
 
 
 def check_evaluating(model: PreTrainedModel) -> None:

@@ -24,6 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.activations._record import record
 from interpret.anatomy import anatomy_of, base_of, input_device, longest_text
+from interpret.anatomy.changes import Changes
 from interpret.anatomy.passes import evaluating
 from interpret.engine.greedy import answers
 from interpret.errors import InputError
@@ -297,13 +298,16 @@ def _descend(site: _Site, objective: Callable[[Tensor], Tensor], steps: int, lr:
 def _own_weights(module: nn.Module) -> Iterator[None]:
     """Replace the data of parameters by copies inside the ``with`` block, and restore the original tensors after it."""
     kept = [(parameter, parameter.data) for parameter in module.parameters()]
-    try:
+
+    def put_back() -> None:
+        for parameter, data in kept:
+            parameter.data = data.to(parameter.device, parameter.dtype)  # the body may have moved the model
+
+    with Changes() as change, change:
+        change.undo(put_back)
         for parameter, data in kept:
             parameter.data = data.clone()
         yield
-    finally:
-        for parameter, data in kept:
-            parameter.data = data.to(parameter.device, parameter.dtype)  # the body may have moved the model
 
 
 def _copies(module: nn.Module) -> dict[str, Tensor]:

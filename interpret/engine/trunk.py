@@ -1,7 +1,6 @@
 """The parts of a model: what comes before its decoder layers, the layers, and what comes after them."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from interpret.anatomy import Anatomy, anatomy_of, blank_past, capped, input_device, layer_input, logit_cap
-from interpret.anatomy.passes import only_in_this_thread
+from interpret.anatomy.changes import Changes
 from interpret.engine.layers import Layer, layers_of
 from interpret.engine.linear import Module, quick
 from interpret.errors import UnsupportedModelError
@@ -143,15 +142,7 @@ def _first_layer_input(anatomy: Anatomy, embeddings: Tensor, column: int) -> Ten
         raise _StopError
 
     past = blank_past(len(anatomy.layers), len(embeddings), column, embeddings) if column else None
-    hook = anatomy.layers[0].register_forward_pre_hook(only_in_this_thread(stop), with_kwargs=True)
-    with _removed_after(hook), suppress(_StopError):
+    with Changes() as change, change, suppress(_StopError):
+        change.before(anatomy.layers[0], stop)
         anatomy.trunk(inputs_embeds=embeddings, past_key_values=past, use_cache=False)
     return seen[0]
-
-
-@contextmanager
-def _removed_after(handle: Any) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        handle.remove()

@@ -25,6 +25,7 @@ from interpret.anatomy import (
     logits_of,
     reporting_attention,
 )
+from interpret.anatomy.passes import in_modes
 from interpret.attribution.result.scores import ScoreArray
 from interpret.attribution.steps.functions import StepReading
 from interpret.errors import InputError, unknown
@@ -196,15 +197,10 @@ def dropping_out(model: PreTrainedModel, seed: int) -> Iterator[None]:
 
     Random numbers inside the block are drawn from the seed; the state of the global generators is restored.
     """
-    resting = [module for module in model.modules() if not module.training]
-    with keeping_activations(anatomy_of(model).trunk), torch.random.fork_rng():
+    training = [(module, True) for module in model.modules()]
+    with keeping_activations(anatomy_of(model).trunk), torch.random.fork_rng(), in_modes(training):
         torch.manual_seed(seed)
-        model.train()
-        try:
-            yield
-        finally:
-            for module in resting:
-                module.training = False
+        yield
 
 
 def gathered_details(steps: Sequence[Step]) -> dict[str, ScoreArray]:
