@@ -103,10 +103,10 @@ class Changes:
 
 
 def _remove(module: nn.Module, hook: Callable[..., Any]) -> None:
-    """Remove a hook from a module; the handle may not exist, if registering the hook was interrupted."""
-    tables = [table for name, table in vars(module).items() if name.startswith("_forward") and "_hooks" in name]
-    # The number of a hook is unique; besides the hook itself, tables of its options have it as a key.
-    numbers = {number for table in tables for number, one in table.items() if one is hook}
-    for table in tables:
+    """Remove a hook from a module; there may be no handle that could, if registering the hook was interrupted."""
+    tables = {name: table for name, table in vars(module).items() if name.startswith("_forward") and "_hooks" in name}
+    numbers = {number for table in tables.values() for number, one in table.items() if one is hook}
+    # The tables of options, such as _forward_hooks_with_kwargs, come first: the number is found by the hook itself.
+    for name in sorted(tables, key=lambda name: name.endswith("_hooks")):
         for number in numbers:
-            table.pop(number, None)
+            tables[name].pop(number, None)

@@ -96,3 +96,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     """Set a model to evaluation mode inside the ``with`` block, then restore the mode of each module."""
     with in_modes([(module, False) for module in model.modules()]):
         yield
+
+
+@contextmanager
+def grad_mode(enabled: bool) -> Iterator[None]:
+    """Turn gradients on or off inside the ``with`` block; unlike after ``torch.no_grad``, also if it is interrupted."""
+    with Changes() as change, change:
+        change.undo(partial(torch.set_grad_enabled, torch.is_grad_enabled()))
+        torch.set_grad_enabled(enabled)
+        yield

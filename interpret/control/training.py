@@ -25,7 +25,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from interpret.activations._record import record
 from interpret.anatomy import anatomy_of, base_of, input_device, longest_text
 from interpret.anatomy.changes import Changes
-from interpret.anatomy.passes import evaluating
+from interpret.anatomy.passes import evaluating, grad_mode
 from interpret.engine.greedy import answers
 from interpret.errors import InputError
 from interpret.prompts.words import contains_words, pattern
@@ -153,7 +153,7 @@ def reinforcement_control(
 
     def objective(states: Tensor) -> Tensor:
         now = states.detach()
-        with torch.no_grad():
+        with grad_mode(False):
             texts = _texts(reader, now)
         rewards = [_reward(scorer, text) for text in texts]
         looks.append(RewardStep(texts, rewards, alignment(now, original).tolist()))

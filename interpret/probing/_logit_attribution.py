@@ -24,6 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from interpret.activations.cache import ActivationCache
 from interpret.activations.lookup import check_holds, columns_of, token_id
 from interpret.anatomy import Anatomy, anatomy_of
+from interpret.anatomy.passes import grad_mode
 from interpret.errors import InputError, UnsupportedModelError
 
 Share = tuple[str, int, int, Tensor]
@@ -79,7 +80,7 @@ def logit_attribution(
     for prompt, (token, at) in enumerate(zip(ids, columns, strict=True)):
         # Read once for all layers: a cache in a folder reads from disk at every access.
         held = {name: cache[name][prompt, at] for name in _needed(anatomy)[0]}
-        with torch.no_grad():
+        with grad_mode(False):
             shares = list(_shares(anatomy, head, token, held))
         for component, layer, number, logits in shares:
             place = {"prompt": prompt, "token_id": token, "component": component, "layer": layer, "head": number}

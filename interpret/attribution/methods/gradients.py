@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from interpret.anatomy import anatomy_of
 from interpret.anatomy.changes import Changes
+from interpret.anatomy.passes import grad_mode
 from interpret.attribution.steps.fitting import at_once, in_parts
 from interpret.attribution.steps.step import Baseline, Step
 from interpret.errors import InputError
@@ -99,7 +100,7 @@ def integrated_gradients(step: Step, *, n_steps: int = 50, baseline: Baseline = 
     for shares, weights in quadrature(n_steps, step.batch_size, x):
         total += (weights * gradient(step, (start + shares * (x - start)).to(x))).sum(0)
     scores = (x - start)[0] * total
-    with torch.no_grad():
+    with grad_mode(False):
         end, begin = in_parts(step, torch.cat([x, start]), step.value)
     step.details["delta"] = (scores.sum() - (end - begin)).item()
     return scores

@@ -25,7 +25,7 @@ from interpret.anatomy import (
     logits_of,
     reporting_attention,
 )
-from interpret.anatomy.passes import in_modes
+from interpret.anatomy.passes import grad_mode, in_modes
 from interpret.attribution.result.scores import ScoreArray
 from interpret.attribution.steps.functions import StepReading
 from interpret.errors import InputError, unknown
@@ -176,7 +176,7 @@ class Step:
 
 def embed(model: PreTrainedModel, ids: Sequence[int]) -> Tensor:
     """Return the word embeddings of one text, [1, T, D], detached."""
-    with torch.no_grad():
+    with grad_mode(False):
         return model.get_input_embeddings()(torch.tensor([list(ids)], device=input_device(model)))
 
 
