@@ -2,7 +2,8 @@
 
 A unit is the smallest piece of work that is written as a whole, usually one prompt. Its rows are appended to
 ``table.csv`` and flushed to disk; then a line for the unit is appended to the journal, ``progress.jsonl``. Rows after
-the last unit of the journal belong to an interrupted unit; they are removed when the run is next opened.
+the last unit of the journal belong to an interrupted unit; they are removed when the run is next opened. A unit that
+takes long can store what it has done so far in ``Run.parts``.
 ``manifest.json`` records the identity of the run, which determines the numbers and is compared when the run is
 resumed, and its circumstances, which are only recorded.
 """
@@ -34,6 +35,7 @@ from interpret.records import (
 )
 from interpret.storage.disk import append_durably, cut, locked, sync
 from interpret.storage.frames import plain_frame, record_frame
+from interpret.storage.parts import PARTS, Parts
 
 if TYPE_CHECKING:
     import pandas
@@ -84,11 +86,22 @@ class Run:
         self._header = csv_header(record_type)
         self._entries = entries
         self._open = True
+        self.parts = Parts(folder / PARTS, self.pending)
+
+    @property
+    def n_parts(self) -> int:
+        """Number of parts of pending units that are on disk."""
+        return self.parts.count(self.pending)
 
     @property
     def finished(self) -> list[str]:
         """The finished units, kept and dropped, in order."""
         return [entry.unit for entry in self._entries]
+
+    @property
+    def kept(self) -> list[str]:
+        """The finished units that were not dropped, in order."""
+        return [entry.unit for entry in self._entries if entry.dropped is None]
 
     @property
     def pending(self) -> list[str]:
@@ -159,6 +172,7 @@ class Run:
                 ) from error
             raise
         self._entries.append(entry)
+        self.parts.forget_all_but(self.pending)
         self._open = True
 
 

@@ -80,7 +80,12 @@ def done() -> set[tuple[str, int]]:
 def state_of(model: Any) -> dict[str, Any]:
     """Everything about a model that a call may change for a while."""
     modules = dict(model.named_modules())
-    hooks = [table for part in modules.values() for name, table in vars(part).items() if "_hooks" in name]
+    hooks = [
+        table
+        for part in modules.values()
+        for name, table in vars(part).items()
+        if "_hooks" in name and isinstance(table, dict)
+    ]
     return {
         "weights": {name: weight.clone() for name, weight in model.state_dict().items()},
         "storage": [weight.data_ptr() for weight in model.parameters()],
