@@ -176,6 +176,7 @@ def run(
         TokenScore,
         lambda run: write_attributions(run, plan, asked, reduction, alignment=alignment),
         lost=lost_files,
+        others=(FILES,),
         units=[one.name for one in asked],
         identity={**model_identity(model), **_identity(words, plan, found, single), **(identity or {})},
         circumstances={**model_circumstances(model), **own, **(circumstances or {})},

@@ -75,7 +75,9 @@ def _draw_probe(run: Path, output: Path, command: str) -> None:
     """Draw the table of a probe with the figure function that is registered for it."""
     probe = PROBES.get(command.removeprefix("probe "))
     if probe is None or probe.figure is None:
-        raise InputError(f"{run} is a run of 'interpret {command}', for which there are no figures")
+        other = run_folder.READERS.get(command)
+        hint = f"; use {other}" if other else ""
+        raise InputError(f"{run} is a run of 'interpret {command}', for which there are no figures{hint}")
     _save(output, iter([(probe.name, probe.figure(run_folder.read_run(run, probe.record).to_frame()))]))
 
 

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, NoneType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from interpret.errors import RunError
@@ -57,6 +57,11 @@ TABLES: Mapping[str, type] = MappingProxyType(
 )
 """Command in a run's identity -> record type of its table. The record types of user-defined probes are not listed."""
 
+_KIND_NAMES = {dict: "an object", list: "a list"}
+READERS: Mapping[str, str] = MappingProxyType(
+    {"selfie": "'interpret report'", "trace": "'interpret figures'", "locate": "'interpret figures'"}
+)
+"""Command in a run's identity -> command that shows such runs."""
 R = TypeVar("R")
 
 
@@ -73,6 +78,15 @@ class _Entry:
     """Checksum of the rows of the unit, to detect a table that was edited by hand."""
     dropped: str | None
     """Reason why the unit was dropped; None if it was kept."""
+
+    def follows(self, before: "_Entry | None") -> bool:
+        """Return whether this can be the entry after another: its types are right, and the table does not shrink."""
+        return (
+            isinstance(self.unit, str)
+            and isinstance(self.dropped, (str, NoneType))
+            and all(map(_is_size, (self.rows, self.size, self.crc32)))
+            and (before is None or self.size >= before.size)
+        )
 
 
 class Run:
@@ -252,6 +266,7 @@ def open_run(
     identity: Mapping[str, Any],
     circumstances: Mapping[str, Any],
     units: Sequence[str],
+    others: Sequence[str] = (),
 ) -> Iterator[Run]:
     """Start or resume a run in a folder, which is locked for other processes inside the ``with`` block.
 
@@ -263,6 +278,7 @@ def open_run(
         circumstances: what is recorded and may change between openings: versions, device, batch size.
         units: unique names of all units, in the order in which they will be written. When a run is resumed, units
             may be added at the end.
+        others: names of further files and folders that the run writes into the folder.
 
     Yields:
         The open run.
@@ -282,9 +298,9 @@ def open_run(
         raise RunError(f"the unit {twice!r} is listed twice; the units of a run need unique names")
     with ExitStack() as lock:
         with _os_errors_named(folder):
-            _refuse_foreign(folder)
+            _refuse_foreign(folder, others)
             folder.mkdir(parents=True, exist_ok=True)
-            lock.enter_context(locked(folder / PROGRESS))
+            writable = lock.enter_context(locked(folder / PROGRESS))
             manifest = _load_manifest(folder / MANIFEST)
             entries, journal_size = _read_journal(folder / PROGRESS)
             if manifest is not None:
@@ -293,9 +309,15 @@ def open_run(
             # Up to here, at most an empty folder and journal were created; now the folder is known to be this run's.
             run = Run(folder, record_type, units, entries)
             manifest = _opened(manifest, wanted, dict(circumstances), run)
-            _save(manifest, run)
-            cut(folder / PROGRESS, journal_size)
-            _restore_table(folder / TABLE, csv_header(record_type), entries)
+            if writable:
+                _save(manifest, run)
+                cut(folder / PROGRESS, journal_size)
+                _restore_table(folder / TABLE, csv_header(record_type), entries)
+            elif run.pending:
+                raise RunError(f"{folder} cannot be written, and its run is not finished; copy it to a writable disk")
+        if not writable:  # a finished run, which is only read
+            yield run
+            return
         try:
             yield run
         except BaseException:
@@ -320,6 +342,8 @@ def read_table(folder_or_csv: Path | str, record_type: type[R]) -> list[R]:
     """
     path = Path(folder_or_csv)
     table = path / TABLE if path.is_dir() else path
+    if table.name == TABLE:
+        _check_kind(table.parent, record_type)
     try:
         return from_csv(record_type, _whole_units(table, csv_header(record_type)))
     except ValueError as error:
@@ -355,6 +379,7 @@ def read_units(folder: Path | str, record_type: type[R]) -> Iterator[list[R]]:
         RunError: as ``read_table`` raises; rows are numbered from 1 within their unit.
     """
     table, header = Path(folder) / TABLE, csv_header(record_type)
+    _check_kind(Path(folder), record_type)
     try:
         entries, _ = _read_journal(table.with_name(PROGRESS))
         with table.open("rb") as file:
@@ -391,36 +416,68 @@ def _os_errors_named(folder: Path) -> Iterator[None]:
         raise RunError(f"{error.filename or folder}: cannot open or close the run: {error.strerror}") from error
 
 
-def _refuse_foreign(folder: Path) -> None:
-    """Refuse a folder with a table but no manifest, or with a manifest but no journal."""
-    there = [name for name in (MANIFEST, TABLE, PROGRESS) if (folder / name).exists()]
-    if MANIFEST in there and PROGRESS not in there:
-        raise RunError(f"{folder} has a {MANIFEST} but no {PROGRESS}, so the run cannot be resumed; {WHAT_TO_DO}")
-    if MANIFEST not in there and TABLE in there:
-        raise RunError(f"{folder} has a {TABLE} but no {MANIFEST}, so its run is unknown; {WHAT_TO_DO}")
+def _refuse_foreign(folder: Path, others: Sequence[str]) -> None:
+    """Refuse a folder whose files were not written by a run: links, or other files of a run without its manifest."""
+    own = (TABLE, PROGRESS, PARTS, *others)
+    for name in (MANIFEST, *own):
+        path = folder / name
+        if path.is_symlink() or (path.exists() and not path.is_file() and name not in others):
+            raise RunError(f"{path} is not a plain file, so a run would write to another place; {WHAT_TO_DO}")
+    there = [name for name in own if (folder / name).exists()]
+    if (folder / MANIFEST).exists():
+        if PROGRESS not in there:
+            raise RunError(f"{folder} has a {MANIFEST} but no {PROGRESS}, so the run cannot be resumed; {WHAT_TO_DO}")
+        return
+    # A run that was killed before it wrote its manifest leaves at most an empty journal.
+    if PROGRESS in there and not (folder / PROGRESS).stat().st_size:
+        there.remove(PROGRESS)
+    if there:
+        raise RunError(f"{folder} has a {there[0]} but no {MANIFEST}, so its run is unknown; {WHAT_TO_DO}")
 
 
 def _load_manifest(path: Path) -> dict[str, Any] | None:
     """Read a manifest; None if the file does not exist yet."""
     if not path.exists():
         return None
-    with suppress(ValueError, KeyError, TypeError):
+    with suppress(ValueError, KeyError, TypeError, RecursionError):
         manifest: dict[str, Any] = json.loads(path.read_bytes())
         if manifest["format"] == FORMAT:
-            return manifest
+            return _checked_manifest(path, manifest)
     raise RunError(f"{path} is not the manifest of a run, or was written by a newer version; {WHAT_TO_DO}")
+
+
+def _checked_manifest(path: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return a manifest if it has all entries that are used."""
+    kinds = {"identity": dict, "circumstances": dict, "counts": dict, "dropped": dict, "continuations": list}
+    for key, kind in kinds.items():
+        if not isinstance(manifest.get(key), kind):
+            raise RunError(f"{path} was changed: {key!r} is missing or not {_KIND_NAMES[kind]}; {WHAT_TO_DO}")
+    for key in ("in", "kept", "dropped", "rows"):
+        if not _is_size(manifest["counts"].get(key)):
+            raise RunError(f"{path} was changed: 'counts' has no number {key!r}; {WHAT_TO_DO}")
+    if not isinstance(manifest.setdefault("finished", None), (str, NoneType)):
+        raise RunError(f"{path} was changed: 'finished' is not a time; {WHAT_TO_DO}")
+    return manifest
+
+
+def _is_size(value: object) -> bool:
+    """Return whether a JSON value is a count or a size in bytes."""
+    return type(value) is int and 0 <= value < 2**63
 
 
 def _read_journal(path: Path) -> tuple[list[_Entry], int]:
     """Return the entries of the complete lines and their size in bytes; a kill may have left a partial last line."""
     data = path.read_bytes()
     end = data.rfind(b"\n") + 1
-    entries = []
+    entries: list[_Entry] = []
     for number, line in enumerate(data[:end].splitlines(), 1):
         try:
-            entries.append(_Entry(**json.loads(line)))
-        except (ValueError, TypeError):
-            raise RunError(f"{path}: line {number} is not a valid entry; {WHAT_TO_DO}") from None
+            entry = _Entry(**json.loads(line))
+        except (ValueError, TypeError, RecursionError):
+            entry = None
+        if entry is None or not entry.follows(entries[-1] if entries else None):
+            raise RunError(f"{path}: line {number} is not a valid entry; {WHAT_TO_DO}")
+        entries.append(entry)
     return entries, end
 
 
@@ -432,6 +489,9 @@ def _check_same(
     units: Sequence[str],
 ) -> None:
     """Refuse to resume a run with another identity, other units, or a journal with fewer entries than the manifest."""
+    commands = [one.get("command") for one in (manifest["identity"], identity)]
+    if commands[0] != commands[1]:
+        raise RunError(f"{folder} contains a run of {_named(commands[0])}, not of {_named(commands[1])}; {WHAT_TO_DO}")
     stored, given = dict(_leaves(manifest["identity"])), dict(_leaves(identity))
     differing = [
         f"\n  {key}: {stored.get(key, 'not set')} in the folder, {given.get(key, 'not set')} now"
@@ -448,6 +508,23 @@ def _check_same(
     counts = manifest["counts"]
     if len(entries) < counts["kept"] + counts["dropped"]:
         raise RunError(f"{folder / PROGRESS} has fewer lines than {MANIFEST} counts units; {WHAT_TO_DO}")
+
+
+def _named(command: object) -> str:
+    """Return the command of a run, in words."""
+    return f"'interpret {command}'" if isinstance(command, str) else "no command"
+
+
+def _check_kind(folder: Path, record_type: type) -> None:
+    """Refuse to read a run of one command as a run of another; say what reads it."""
+    try:
+        command = str(read_manifest(folder)["identity"].get("command"))
+    except RunError:
+        return  # reading the table says what is wrong
+    if TABLES.get(command, record_type) is not record_type:
+        wanted = next((f", not of {_named(name)}" for name, known in TABLES.items() if known is record_type), "")
+        reader = READERS.get(command, "interpret.read_run in Python")
+        raise RunError(f"{folder} is a run of {_named(command)}{wanted}; use {reader}")
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
@@ -467,9 +544,11 @@ def _check_table(table: Path, header: bytes, entries: Sequence[_Entry]) -> None:
         start = file.read(len(header))
         if start != header and (entries or not header.startswith(start)):
             raise RunError(f"{table}: its header is not that of this version; {WHAT_TO_DO}")
+        if entries and entries[0].size < len(header):
+            raise RunError(f"{table.with_name(PROGRESS)}: line 1 is not a valid entry; {WHAT_TO_DO}")
         for entry in entries:
-            text = file.read(entry.size - file.tell())
-            if zlib.crc32(text) != entry.crc32:
+            text = file.read(min(entry.size, table.stat().st_size) - file.tell())
+            if zlib.crc32(text) != entry.crc32 or file.tell() != entry.size:
                 raise RunError(f"{table} was changed after unit {entry.unit!r} was written; {WHAT_TO_DO}")
 
 
@@ -511,6 +590,7 @@ def _save(manifest: dict[str, Any], run: Run) -> None:
     if path.exists() and path.read_bytes() == text:
         return
     temporary = run.folder / f".{MANIFEST}.tmp"
+    temporary.unlink(missing_ok=True)  # left by a killed process, or a link to a foreign file
     temporary.write_bytes(b"")
     append_durably(temporary, text)
     temporary.replace(path)

@@ -164,6 +164,7 @@ def run_plan(
         TraceCell,
         lambda run: write_traces(run, model, tokenizer, plan),
         lost=lambda run: lost_grids(run, plan),
+        others=(GRIDS, PEAKS),
         units=plan.units,
         identity={**model_identity(model), **plan.identity, **(identity or {})},
         circumstances={**model_circumstances(model), **own, **(circumstances or {})},

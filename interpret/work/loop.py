@@ -41,6 +41,7 @@ def fill_folder(
     circumstances: Mapping[str, Any],
     count: Callable[[Sequence[str]], int] = len,
     lost: Callable[[Run], Sequence[str]] = lambda run: (),
+    others: Sequence[str] = (),
     progress: bool = True,
 ) -> RunFolder:
     """Process the pending units of a run folder, and return the folder.
@@ -56,6 +57,7 @@ def fill_folder(
         identity: everything that determines the numbers, as in ``run_folder.open_run``.
         circumstances: everything else that is recorded, as in ``run_folder.open_run``.
         count: returns the number of steps that some units take.
+        others: names of the files and folders besides the table that ``steps`` writes into the run folder.
         lost: returns the finished units of which a file besides the table was deleted; ``steps`` makes it again.
         progress: show a progress bar on stderr, and how many units were finished before.
 
@@ -65,7 +67,9 @@ def fill_folder(
     Raises:
         RunError: as ``run_folder.open_run`` raises.
     """
-    with open_run(folder, record_type, identity=identity, circumstances=circumstances, units=units) as run:
+    with open_run(
+        folder, record_type, identity=identity, circumstances=circumstances, units=units, others=others
+    ) as run:
         if (run.finished or run.n_parts) and progress:
             say(f"{_safe(work, run)} are already done")
         if again := lost(run):

@@ -80,12 +80,14 @@ def done() -> set[tuple[str, int]]:
 def state_of(model: Any) -> dict[str, Any]:
     """Everything about a model that a call may change for a while."""
     modules = dict(model.named_modules())
-    hooks = [
+    tables = [
         table
         for part in modules.values()
         for name, table in vars(part).items()
-        if "_hooks" in name and isinstance(table, dict)
+        if name.startswith("_forward") and isinstance(table, dict)
     ]
+    # Transformers 5 collects attention with hooks that stay.
+    stay = {at for table in tables for at, hook in table.items() if "transformers." in getattr(hook, "__module__", "")}
     return {
         "weights": {name: weight.clone() for name, weight in model.state_dict().items()},
         "storage": [weight.data_ptr() for weight in model.parameters()],
@@ -94,7 +96,7 @@ def state_of(model: Any) -> dict[str, Any]:
         "checkpointing": {name: getattr(part, "gradient_checkpointing", None) for name, part in modules.items()},
         "numbers": {name: getattr(part, "layer_idx", None) for name, part in modules.items()},
         "forwards": [name for name, part in modules.items() if "forward" in vars(part)],
-        "hooks": [list(table) for table in hooks],
+        "hooks": [table.keys() - stay for table in tables],
         "config": model.config.to_dict(),
         "attention": getattr(model.config, "_attn_implementation", None),
         "generation": (id(model.generation_config), model.generation_config.to_dict()),
