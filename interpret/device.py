@@ -20,6 +20,10 @@ _OUT_OF_MEMORY = (
 )
 
 
+TOO_LARGE = "does not fit in memory: shorten it, use a smaller dtype, or use another device"
+"""The end of the reason why something is dropped."""
+
+
 def total_memory(device: torch.device) -> int:
     """Return the total memory of a device in bytes; for a CPU, the memory of the machine."""
     if device.type == "cuda":

@@ -27,13 +27,12 @@ name (k = layer)    what it holds                                               
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from interpret.anatomy import (
@@ -46,7 +45,7 @@ from interpret.anatomy import (
     layer_input,
     residual_factor,
 )
-from interpret.anatomy.passes import only_in_this_thread
+from interpret.anatomy.changes import Changes
 from interpret.errors import InputError, unknown
 
 Site = Literal[
@@ -94,11 +93,9 @@ def record(model: PreTrainedModel, names: Sequence[str]) -> Iterator[dict[str, T
     if any(_OF_THE_STREAM & sites for sites in wanted.values()):
         check_parts(model)
     seen: dict[str, Tensor] = {}
-    with ExitStack() as stack:
-        stack.enter_context(keeping_activations(anatomy.trunk))
+    with keeping_activations(anatomy.trunk), Changes() as change, change:
         for layer in sorted(wanted):
-            for handle in _hook_layer(anatomy, model.config, layer, wanted[layer], seen):
-                stack.callback(handle.remove)
+            _hook_layer(change, anatomy, model.config, layer, wanted[layer], seen)
         yield seen
 
 
@@ -164,8 +161,8 @@ Keep = Callable[[Tensor], None]
 
 
 def _hook_layer(
-    anatomy: Anatomy, config: Any, layer: int, sites: set[str], seen: dict[str, Tensor]
-) -> Iterator[RemovableHandle]:
+    change: Changes, anatomy: Anatomy, config: Any, layer: int, sites: set[str], seen: dict[str, Tensor]
+) -> None:
     """Register hooks that record ``sites`` of one layer in ``seen``, and always its input, ``resid_pre``."""
     block, factor = anatomy.layers[layer], residual_factor(anatomy)
 
@@ -182,44 +179,44 @@ def _hook_layer(
     def keep_mid(value: Tensor) -> None:
         keep("resid_mid", seen[f"resid_pre.{layer}"] + (value if factor == 1 else value * factor))
 
-    yield _on_input(block, partial(keep, "resid_pre"))
-    yield from _hook_attention(anatomy, config, layer, sites, keep)
+    _on_input(change, block, partial(keep, "resid_pre"))
+    _hook_attention(change, anatomy, config, layer, sites, keep)
     family = anatomy.family
     if "resid_mid" in sites and anatomy.block == "parallel":
-        yield _on_output(block.get_submodule(family.attention_output), keep_mid)
+        _on_output(change, block.get_submodule(family.attention_output), keep_mid)
     elif "resid_mid" in sites:
         at = family.mlp_norm if family.mlp_norm and anatomy.block == "sequential" else family.mlp_first
-        yield _on_input(block.get_submodule(at), partial(keep_rows, "resid_mid"))
+        _on_input(change, block.get_submodule(at), partial(keep_rows, "resid_mid"))
     if "mlp_in" in sites:
-        yield _on_input(block.get_submodule(family.mlp_first), partial(keep_rows, "mlp_in"))
+        _on_input(change, block.get_submodule(family.mlp_first), partial(keep_rows, "mlp_in"))
     if "neurons" in sites:
-        yield _on_input(block.get_submodule(anatomy.parts.down), partial(keep_rows, "neurons"))
+        _on_input(change, block.get_submodule(anatomy.parts.down), partial(keep_rows, "neurons"))
     if "mlp_out" in sites:
-        yield _on_output(block.get_submodule(family.mlp_last), partial(keep_added, "mlp_out"))
+        _on_output(change, block.get_submodule(family.mlp_last), partial(keep_added, "mlp_out"))
     if "attn_out" in sites:
-        yield _on_output(block.get_submodule(family.attention_output), partial(keep_added, "attn_out"))
+        _on_output(change, block.get_submodule(family.attention_output), partial(keep_added, "attn_out"))
     if "resid_post" in sites:
-        yield _on_output(block, partial(keep, "resid_post"))
+        _on_output(change, block, partial(keep, "resid_post"))
 
 
 def _hook_attention(
-    anatomy: Anatomy, config: Any, layer: int, sites: set[str], keep: Callable[[str, Tensor], None]
-) -> Iterator[RemovableHandle]:
+    change: Changes, anatomy: Anatomy, config: Any, layer: int, sites: set[str], keep: Callable[[str, Tensor], None]
+) -> None:
     """Register the hooks on the attention of one layer."""
     block, family = anatomy.layers[layer], anatomy.family
     if "attn_in" in sites:
-        yield _on_input(block.get_submodule(family.attention), partial(keep, "attn_in"))
+        _on_input(change, block.get_submodule(family.attention), partial(keep, "attn_in"))
     if sites & {"q", "k", "v"}:
-        yield from _hook_projections(anatomy, config, layer, sites, keep)
+        _hook_projections(change, anatomy, config, layer, sites, keep)
     if "heads" in sites:
         n_heads = config.num_attention_heads
         by_head: Keep = lambda value: keep("heads", value.unflatten(-1, (n_heads, -1)))  # noqa: E731
-        yield _on_input(block.get_submodule(anatomy.parts.attention_out), by_head)
+        _on_input(change, block.get_submodule(anatomy.parts.attention_out), by_head)
 
 
 def _hook_projections(
-    anatomy: Anatomy, config: Any, layer: int, sites: set[str], keep: Callable[[str, Tensor], None]
-) -> Iterator[RemovableHandle]:
+    change: Changes, anatomy: Anatomy, config: Any, layer: int, sites: set[str], keep: Callable[[str, Tensor], None]
+) -> None:
     """Register the hooks on the query, key and value projections: one each, or one if they are fused."""
     block, parts = anatomy.layers[layer], anatomy.parts
     n_heads, n_key_heads = config.num_attention_heads, key_heads(config)
@@ -234,11 +231,11 @@ def _hook_projections(
         keep(site, value.unflatten(-1, (counts[site], -1)))
 
     if parts.fused:
-        yield _on_output(block.get_submodule(parts.projections[0]), keep_fused)
+        _on_output(change, block.get_submodule(parts.projections[0]), keep_fused)
         return
     for site, path in zip(counts, parts.projections, strict=True):
         if site in sites:
-            yield _on_output(block.get_submodule(path), partial(keep_one, site))
+            _on_output(change, block.get_submodule(path), partial(keep_one, site))
 
 
 def unfused(value: Tensor, fused: Fused, n_heads: int, n_key_heads: int) -> tuple[Tensor, ...]:
@@ -249,15 +246,15 @@ def unfused(value: Tensor, fused: Fused, n_heads: int, n_key_heads: int) -> tupl
     return value.unflatten(-1, (n_heads, 3, -1)).unbind(dim=-2)
 
 
-def _on_input(module: nn.Module, keep: Keep) -> RemovableHandle:
+def _on_input(change: Changes, module: nn.Module, keep: Keep) -> None:
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         keep(layer_input(args, kwargs))
 
-    return module.register_forward_pre_hook(only_in_this_thread(hook), with_kwargs=True)
+    change.before(module, hook)
 
 
-def _on_output(module: nn.Module, keep: Keep) -> RemovableHandle:
+def _on_output(change: Changes, module: nn.Module, keep: Keep) -> None:
     def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         keep(output[0] if isinstance(output, tuple) else output)
 
-    return module.register_forward_hook(only_in_this_thread(hook))
+    change.after(module, hook)

@@ -5,7 +5,7 @@ down projection (its neurons) and the input of the attention's output projection
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import Signature, signature
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from interpret.anatomy import anatomy_of, first_column, keeping_activations, layer_input, past_length, with_layer_input
-from interpret.anatomy.passes import only_in_this_thread
+from interpret.anatomy.changes import Changes
 from interpret.errors import InputError
 
 Edit = Callable[[Tensor, int], Tensor]
@@ -60,14 +60,11 @@ def editing(model: PreTrainedModel, edits: Mapping[tuple[int, str], Edit]) -> It
     anatomy = anatomy_of(model)
     modules = [(anatomy.layers[layer].get_submodule(path), edit) for (layer, path), edit in edits.items()]
     under_way = _Pass(signature(anatomy.trunk.forward))
-    with ExitStack() as stack:
-        stack.enter_context(keeping_activations(anatomy.trunk))
-        enter = only_in_this_thread(under_way.enter)
-        stack.callback(anatomy.trunk.register_forward_pre_hook(enter, with_kwargs=True).remove)
+    with keeping_activations(anatomy.trunk), Changes() as change, change:
+        change.before(anatomy.trunk, under_way.enter)
         for module, edit in modules:
-            hook = only_in_this_thread(under_way.rewrite(edit))
-            # Prepended, so that other hooks on this module read the edited input.
-            stack.callback(module.register_forward_pre_hook(hook, prepend=True, with_kwargs=True).remove)
+            # First, so that other hooks on this module read the edited input.
+            change.before(module, under_way.rewrite(edit), first=True)
         yield
 
 

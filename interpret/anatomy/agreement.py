@@ -10,7 +10,7 @@ Shapes: 2 texts, T tokens, D hidden width, V vocabulary.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import nan
 from typing import Any
@@ -22,8 +22,9 @@ from transformers import PreTrainedModel
 
 from interpret.anatomy.anatomy import Anatomy, anatomy_of, base_of, check_is_model, check_uncompiled
 from interpret.anatomy.calls import decode_translation, first_layer_input, input_device, layer_input, longest_text
+from interpret.anatomy.changes import Changes
 from interpret.anatomy.families import FAMILIES
-from interpret.anatomy.passes import evaluating, foreign_changes, only_in_this_thread, without_own_hooks
+from interpret.anatomy.passes import evaluating, foreign_changes, without_own_hooks
 from interpret.anatomy.vocabulary import final_modules, logits_of, residual_factor, word_embeddings
 from interpret.errors import InputError, UnsupportedModelError
 
@@ -192,7 +193,7 @@ class _Seen(dict[tuple[str, int], Tensor]):
 def _watching(model: PreTrainedModel, anatomy: Anatomy | None) -> Iterator[_Seen]:
     """Record what the model's base and the parts of its layers compute inside the ``with`` block."""
     seen = _Seen()
-    with ExitStack() as stack:
+    with Changes() as change, change:
 
         def watch(name: str, layer: int, module: nn.Module, *, at_input: bool = False, first: bool = False) -> None:
             """Record a module's input or output, as it is before (``first``) or after other hooks have changed it."""
@@ -209,12 +210,10 @@ def _watching(model: PreTrainedModel, anatomy: Anatomy | None) -> Iterator[_Seen
                 if name == "resid_post":
                     seen.layer = -1
 
-            handle = (
-                module.register_forward_pre_hook(only_in_this_thread(on_input), prepend=first, with_kwargs=True)
-                if at_input
-                else module.register_forward_hook(only_in_this_thread(on_output), prepend=first)
-            )
-            stack.callback(handle.remove)
+            if at_input:
+                change.before(module, on_input, first=first)
+            else:
+                change.after(module, on_output, prepend=first)
 
         watch("states", -1, base_of(model))
         if anatomy is not None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from interpret.anatomy.anatomy import Anatomy, check_is_model
-from interpret.anatomy.passes import only_in_this_thread
+from interpret.anatomy.changes import Changes
 from interpret.anatomy.releases import given_embedding_scales
 from interpret.errors import InputError
 
@@ -93,13 +93,10 @@ def keeping_activations(trunk: PreTrainedModel) -> Iterator[None]:
     """
     # Either the trunk has the flag, or each layer.
     switched = [module for module in trunk.modules() if getattr(module, "gradient_checkpointing", False)]
-    for module in switched:
-        module.gradient_checkpointing = False
-    try:
-        yield
-    finally:
+    with Changes() as change, change:
         for module in switched:
-            module.gradient_checkpointing = True
+            change.set(module, "gradient_checkpointing", False)
+        yield
 
 
 def past_length(past_key_values: Any) -> int:
@@ -148,12 +145,9 @@ def first_layer_input(anatomy: Anatomy, embeddings: Tensor, column: int) -> Tens
         raise _StopError
 
     past = blank_past(len(anatomy.layers), len(embeddings), column, embeddings) if column else None
-    hook = anatomy.layers[0].register_forward_pre_hook(only_in_this_thread(stop), with_kwargs=True)
-    try:
-        with suppress(_StopError):
-            anatomy.trunk(inputs_embeds=embeddings, past_key_values=past, use_cache=False)
-    finally:
-        hook.remove()
+    with Changes() as change, change, suppress(_StopError):
+        change.before(anatomy.layers[0], stop)
+        anatomy.trunk(inputs_embeds=embeddings, past_key_values=past, use_cache=False)
     return seen[0]
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 
+from interpret.anatomy.changes import Changes
+
 _STANDS_ALONE = hasattr(GenerationMixin, "greedy_search")
 """Whether a configuration passed to ``generate`` is used alone, as in transformers 4.34.0; later releases take the
 values it does not set from the model's configuration."""
@@ -56,11 +58,9 @@ def generating_by(model: PreTrainedModel, config: GenerationConfig) -> Iterator[
 
     Releases after 4.34.0 take the values that a passed configuration does not set from the model's configuration.
     """
-    kept, model.generation_config = model.generation_config, config
-    try:
+    with Changes() as change, change:
+        change.set(model, "generation_config", config)
         yield
-    finally:
-        model.generation_config = kept
 
 
 Given = tuple[GenerationConfig | None, dict[str, Any]]

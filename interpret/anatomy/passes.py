@@ -3,15 +3,16 @@
 Changes apply to the passes of one thread only, or are undone when the ``with`` block ends.
 """
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from threading import get_ident
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+
+from interpret.anatomy.changes import Changes, for_thread, passing_thread
 
 Forward = Callable[..., Any]
 
@@ -24,9 +25,9 @@ def replaced_forwards(modules: Sequence[nn.Module], change: Callable[[nn.Module,
         modules: the modules; a repeated module is changed once.
         change: returns the new ``forward`` for a module and its current one, which accelerate may have set.
     """
-    with ExitStack() as stack:
+    with Changes() as changes, changes:
         for module in {id(module): module for module in modules}.values():
-            stack.callback(_put_back, module, vars(module).get("forward"))
+            changes.undo(partial(_put_back, module, vars(module).get("forward")))
             module.forward = change(module, module.forward)
         yield
 
@@ -34,7 +35,7 @@ def replaced_forwards(modules: Sequence[nn.Module], change: Callable[[nn.Module,
 def _put_back(layer: nn.Module, own: Callable[..., Any] | None) -> None:
     """Restore a module's ``forward``: that of its class, or the one that accelerate had set on the module."""
     if own is None:
-        del layer.forward
+        vars(layer).pop("forward", None)
     else:
         layer.forward = own
 
@@ -56,7 +57,7 @@ def checkpointed(layers: Sequence[nn.Module]) -> Iterator[None]:
             modes = [(module, module.training) for module in layer.modules()]
 
             def forward_as_now(*args: Any, **kwargs: Any) -> Any:
-                with _standing_in(thread), _in_modes(modes):
+                with _standing_in(thread), in_modes(modes):
                     return forward(*args, **kwargs)
 
             return checkpoint(forward_as_now, *args, use_reentrant=False, **kwargs)
@@ -68,33 +69,31 @@ def checkpointed(layers: Sequence[nn.Module]) -> Iterator[None]:
 
 
 @contextmanager
-def _in_modes(modes: Sequence[tuple[nn.Module, bool]]) -> Iterator[None]:
+def in_modes(modes: Sequence[tuple[nn.Module, bool]]) -> Iterator[None]:
     """Set modules to training or evaluation mode inside the ``with`` block."""
-    before = [(module, module.training) for module, _ in modes]
-    try:
-        for module, training in modes:
-            module.training = training
+    with Changes() as change, change:
+        change.undo(partial(_set_modes, [(module, module.training) for module, _ in modes]))
+        _set_modes(modes)
         yield
-    finally:
-        for module, training in before:
-            module.training = training
 
 
-_for_thread = threading.local()
 _NO_THREAD = -1
 """Is the number of no thread."""
 _OWN = ("interpret.", "transformers.")
 
 
+def _set_modes(modes: Sequence[tuple[nn.Module, bool]]) -> None:
+    for module, training in modes:
+        module.training = training
+
+
 @contextmanager
 def _standing_in(thread: int) -> Iterator[None]:
     """Compute on behalf of another thread inside the ``with`` block: autograd runs backward in its own threads."""
-    before = getattr(_for_thread, "ident", None)
-    _for_thread.ident = thread
-    try:
+    with Changes() as change, change:
+        change.undo(partial(setattr, for_thread, "ident", getattr(for_thread, "ident", None)))
+        for_thread.ident = thread
         yield
-    finally:
-        _for_thread.ident = before
 
 
 def without_own_hooks() -> AbstractContextManager[None]:
@@ -114,24 +113,17 @@ def foreign_changes(module: nn.Module) -> tuple[int, ...]:
     return tuple(number for number, one in found.items() if not getattr(one, "__module__", "").startswith(_OWN))
 
 
-def passing_thread() -> int:
-    """Return the thread that made the current pass: the current thread, except in a backward pass of autograd."""
-    return getattr(_for_thread, "ident", None) or get_ident()
-
-
-def only_in_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a hook that ignores the passes that other threads make through the same model."""
-    thread = passing_thread()
-    return lambda *event: hook(*event) if passing_thread() == thread else None
-
-
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Set a model to evaluation mode inside the ``with`` block, then restore the mode of each module."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
+    with in_modes([(module, False) for module in model.modules()]):
         yield
-    finally:
-        for module in training:
-            module.training = True
+
+
+@contextmanager
+def grad_mode(enabled: bool) -> Iterator[None]:
+    """Turn gradients on or off inside the ``with`` block; unlike after ``torch.no_grad``, also if it is interrupted."""
+    with Changes() as change, change:
+        change.undo(partial(torch.set_grad_enabled, torch.is_grad_enabled()))
+        torch.set_grad_enabled(enabled)
+        yield

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from interpret.anatomy.anatomy import anatomy_of
-from interpret.anatomy.passes import Forward, passing_thread, replaced_forwards
+from interpret.anatomy.changes import Changes, passing_thread
+from interpret.anatomy.passes import Forward, replaced_forwards
 
 
 @contextmanager
@@ -19,11 +20,9 @@ def reporting_attention(model: PreTrainedModel) -> Iterator[None]:
     if had in ("eager", None):  # other implementations never store them
         yield
         return
-    config._attn_implementation = "eager"
-    try:
+    with Changes() as change, change:
+        change.set(config, "_attn_implementation", "eager")
         yield
-    finally:
-        config._attn_implementation = had
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from interpret.anatomy.passes import grad_mode
 from interpret.attribution.languages import languages_of
 from interpret.attribution.plan import Plan, plan_attribution
 from interpret.attribution.result.attribution import Attribution
@@ -180,7 +181,7 @@ def attributed(plan: Plan, text: Text) -> Attributed:
         for column, foil in zip(range(text.start, text.stop), text.foils, strict=True)
     ]
     step_scores = _step_scores(plan, text, steps)
-    with torch.enable_grad():
+    with grad_mode(True):
         scores, layer_scores = _scores(plan, text, steps)
     return Attributed(
         tokens=text.pieces,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.anatomy import check_is_model, language_codes
+from interpret.anatomy.changes import Changes
 from interpret.errors import InputError, UnsupportedModelError, unknown
 
 
@@ -47,12 +48,10 @@ class Languages:
         if self.source is None:
             yield
             return
-        before = self.tokenizer.src_lang, self.tokenizer.tgt_lang
-        try:
-            self.tokenizer.src_lang, self.tokenizer.tgt_lang = self.source, self.target
+        with Changes() as change, change:
+            change.set(self.tokenizer, "src_lang", self.source)
+            change.set(self.tokenizer, "tgt_lang", self.target)
             yield
-        finally:
-            self.tokenizer.src_lang, self.tokenizer.tgt_lang = before
 
 
 def languages_of(

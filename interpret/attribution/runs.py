@@ -46,7 +46,7 @@ from interpret.work.loop import Work, fill_folder
 
 FILES = "attributions"
 NOT_ATTRIBUTED = "not attributed"
-ATTRIBUTING = Work("Attributing", "attributed", "prompts", (NOT_ATTRIBUTED,))
+ATTRIBUTING = Work("Attributing", "attributed", "prompts", failures=(NOT_ATTRIBUTED,))
 CONTRAST, PLAIN = "contrast_prob_diff", "probability"
 """The default attributed functions: if every prompt has a foil, and otherwise."""
 _SINGLE_NAMES = {"prompts": "the prompt", "targets": "the target", "contrast_targets": "the foil"}
@@ -179,6 +179,8 @@ def run(
         output,
         TokenScore,
         lambda run: write_attributions(run, plan, asked, reduction, alignment=alignment),
+        lost=lost_files,
+        others=(FILES,),
         units=[one.name for one in asked],
         identity={**model_identity(model), **_identity(words, plan, found, single), **(identity or {})},
         circumstances={**model_circumstances(model), **own, **(circumstances or {})},
@@ -391,10 +393,14 @@ def write_attributions(
     Raises:
         RunError: if the results cannot be written; those of earlier units are kept.
     """
-    pending = set(run.pending)
+    pending, lost = set(run.pending), set(lost_files(run))
     (run.folder / FILES).mkdir(exist_ok=True)
     for number, question in enumerate(asked):
-        if question.name in pending:
+        if question.name in lost:
+            found = _attribution(plan, question, reduction, alignment)
+            found.save(_file(run.folder, number), overwrite=True, compress=True)
+            yield question.name
+        elif question.name in pending:
             try:
                 found = _attribution(plan, question, reduction, alignment)
                 rows = token_scores(question, found)
@@ -404,6 +410,12 @@ def write_attributions(
                 found.save(_file(run.folder, number), overwrite=True, compress=True)
                 run.write(question.name, rows)
             yield question.name
+
+
+def lost_files(run: Run) -> list[str]:
+    """Return the names of attributed prompts whose file was deleted."""
+    numbers = {unit: number for number, unit in enumerate(run.units)}
+    return [name for name in run.kept if not _file(run.folder, numbers[name]).is_file()]
 
 
 def _attribution(plan: Plan, question: Question, reduction: Reduction, alignment: Alignment | None) -> Attribution:

@@ -22,6 +22,7 @@ from interpret.anatomy import (
     last_attention_only,
     reporting_attention,
 )
+from interpret.anatomy.passes import grad_mode
 from interpret.attribution.languages import Languages
 from interpret.attribution.plan import Plan
 from interpret.attribution.result.scores import Attributed, ScoreArray, side_by_side
@@ -184,7 +185,7 @@ def attributed_translation(plan: Plan, text: Text) -> Attributed:
         for column, foil in zip(range(text.start, text.stop), text.foils, strict=True)
     ]
     step_scores = _step_scores(plan, steps)
-    with torch.enable_grad():
+    with grad_mode(True):
         scores = plan.method.scores(steps, plan.method_options)  # [S + T_t, ...] each
     source, target = text.ids[:n_source], text.ids[n_source:]
     return Attributed(

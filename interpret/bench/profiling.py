@@ -6,7 +6,7 @@ the innermost active part, so that no time is counted twice or lost. On a GPU, e
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import Any, Literal, get_args
@@ -20,7 +20,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.activations.cache import token_rows
 from interpret.anatomy import Anatomy, anatomy_of, input_device
-from interpret.anatomy.passes import evaluating, only_in_this_thread
+from interpret.anatomy.changes import Changes
+from interpret.anatomy.passes import evaluating
 from interpret.errors import InputError, unknown
 from interpret.prompts.batches import pad
 
@@ -218,20 +219,19 @@ class _Watch:
 def _hooked(model: PreTrainedModel, parts: Sequence[_Measured], watch: _Watch) -> Iterator[None]:
     """Let the watch follow every pass of this thread inside the block; time in other hooks counts for their part."""
     spans = [(measured.part, *span) for measured in parts for span in measured.spans]
-    with ExitStack() as stack:
+    with Changes() as change, change:
         for part, first, last in spans:
-            enter, leave = _entering(watch, part), _leaving(watch, part)
-            stack.callback(first.register_forward_pre_hook(enter, prepend=True).remove)
-            stack.callback(last.register_forward_hook(leave, always_call=True).remove)
+            change.before(first, _entering(watch, part), first=True)
+            change.after(last, _leaving(watch, part), always_call=True)
         yield
 
 
 def _entering(watch: _Watch, part: Part) -> Callable[..., None]:
-    return only_in_this_thread(lambda module, args: watch.enter(part))
+    return lambda module, args, kwargs: watch.enter(part)
 
 
 def _leaving(watch: _Watch, part: Part) -> Callable[..., None]:
-    return only_in_this_thread(lambda module, args, output: watch.leave(part))
+    return lambda module, args, output: watch.leave(part)
 
 
 class _Written(TorchDispatchMode):

@@ -24,7 +24,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.activations._record import record
 from interpret.anatomy import anatomy_of, base_of, check_length, input_device, residual_factor
-from interpret.anatomy.passes import evaluating
+from interpret.anatomy.changes import Changes
+from interpret.anatomy.passes import evaluating, grad_mode
 from interpret.engine.greedy import answers
 from interpret.errors import InputError
 from interpret.prompts.words import contains_words, pattern
@@ -152,7 +153,7 @@ def reinforcement_control(
 
     def objective(states: Tensor) -> Tensor:
         now = states.detach()
-        with torch.no_grad():
+        with grad_mode(False):
             texts = _texts(reader, now)
         rewards = [_reward(scorer, text) for text in texts]
         looks.append(RewardStep(texts, rewards, alignment(now, original).tolist()))
@@ -300,13 +301,16 @@ def _descend(site: _Site, objective: Callable[[Tensor], Tensor], steps: int, lr:
 def _own_weights(module: nn.Module) -> Iterator[None]:
     """Replace the data of parameters by copies inside the ``with`` block, and restore the original tensors after it."""
     kept = [(parameter, parameter.data) for parameter in module.parameters()]
-    try:
+
+    def put_back() -> None:
+        for parameter, data in kept:
+            parameter.data = data.to(parameter.device, parameter.dtype)  # the body may have moved the model
+
+    with Changes() as change, change:
+        change.undo(put_back)
         for parameter, data in kept:
             parameter.data = data.clone()
         yield
-    finally:
-        for parameter, data in kept:
-            parameter.data = data.to(parameter.device, parameter.dtype)  # the body may have moved the model
 
 
 def _copies(module: nn.Module) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ dropped facts by reason.
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby, islice, takewhile
 from math import nan
 from typing import Literal
@@ -15,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.anatomy import longest_text
 from interpret.anatomy.passes import evaluating
+from interpret.device import unless_too_large
 from interpret.engine.greedy import Continuation, write_after
 from interpret.errors import InputError, unknown
 from interpret.facts.files import Fact
@@ -26,7 +28,7 @@ from interpret.prompts.words import starts_with_words
 
 Rule = Literal["words", "first_token"]
 RULES: tuple[Rule, ...] = ("words", "first_token")
-Reason = Literal["", "wrong answer", "several tokens", "too long", "not finite"]
+Reason = Literal["", "wrong answer", "several tokens", "too long", "too large", "not finite"]
 ROOM = 4
 """Tokens generated beyond the length of the attribute: for spaces, quotes, and the end of a longer word."""
 CHUNK = 16
@@ -47,7 +49,8 @@ class Answered:
     reason: Reason
     """Why the fact is dropped; "" if it is kept. ``wrong answer``; ``several tokens``: the rule is ``first_token``,
     but the attribute has several tokens; ``too long``: prompt and answer exceed the model's maximum length;
-    ``not finite``: the model gives NaN or infinity, so that it has no answer."""
+    ``too large``: they do not fit in memory; ``not finite``: the model gives NaN or infinity, so that it has no
+    answer."""
 
 
 @dataclass
@@ -166,9 +169,15 @@ def _asked(tokenizer: PreTrainedTokenizerBase, fact: Fact, rule: Rule, chat_temp
 def _answers(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch: Sequence[_Asked], rule: Rule
 ) -> list[Answered]:
-    """Return the model's answers to B prompts of equal length."""
+    """Return the model's answers to B prompts of equal length; a batch that does not fit in memory is halved."""
     with evaluating(model):
-        written = write_after(model, [asked.ids for asked in batch], max(asked.new_tokens for asked in batch))
+        ids, new_tokens = [asked.ids for asked in batch], max(asked.new_tokens for asked in batch)
+        written = unless_too_large(partial(write_after, model, ids, new_tokens))
+    if written is None and len(batch) == 1:
+        return [Answered(batch[0].fact, "", nan, correct=False, reason="too large")]
+    if written is None:
+        halves = batch[: len(batch) // 2], batch[len(batch) // 2 :]
+        return [answer for half in halves for answer in _answers(model, tokenizer, half, rule)]
     return [_judged(tokenizer, asked, one, rule) for asked, one in zip(batch, written, strict=True)]
 
 

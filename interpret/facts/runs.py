@@ -6,13 +6,15 @@ The others are analysed one by one; each result is on disk before the next fact 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.errors import InputError, brief, unknown
+from interpret.device import TOO_LARGE, unless_too_large
+from interpret.errors import InputError, ModelError, brief, unknown
 from interpret.facts.files import Fact, FactFile, load_facts
 from interpret.facts.filter import RULES, Answered, Rule, known
 from interpret.finite import MODEL_GIVES_NAN
@@ -115,6 +117,7 @@ def write_facts(
     analyse: Callable[[Answered], Sequence[object]],
     *,
     failed: str,
+    again: Collection[str] = (),
 ) -> Iterator[str]:
     """Process the pending units of a run, and yield the name of each unit once it is on disk.
 
@@ -124,8 +127,10 @@ def write_facts(
         tokenizer: the model's tokenizer.
         plan: the plan; only its limit may change when the run is resumed.
         analyse: returns the rows of a fact. Files that it writes besides the table have to be complete when it
-            returns. If it raises an ``InputError``, the fact is dropped with this message as the reason.
+            returns. If it raises an ``InputError`` or a ``ModelError``, or runs out of memory, the fact is dropped with
+            the reason.
         failed: first words of the reason for a fact that could not be analysed.
+        again: names of finished facts to analyse again, because files besides the table were lost.
 
     Yields:
         Names of finished or dropped units.
@@ -144,6 +149,9 @@ def write_facts(
         if answered.fact.name in pending:
             _write_fact(run, plan, answered, analyse, failed)
             yield answered.fact.name
+        elif answered.fact.name in again:
+            analyse(answered)
+            yield answered.fact.name
 
 
 def _write_fact(
@@ -153,14 +161,18 @@ def _write_fact(
     name = answered.fact.name
     if answered.reason == "too long":
         return run.drop(name, f"{failed}: prompt and answer exceed the model's maximum length")
+    if answered.reason == "too large":
+        return run.drop(name, f"{failed}: the fact {TOO_LARGE}")
     if plan.only_known and answered.reason == "not finite":
         return run.drop(name, f"{failed}: the model has no answer; {MODEL_GIVES_NAN}")
     if plan.only_known and not answered.correct:
         return run.drop(name, f"{UNKNOWN}: {answered.reason}, {answered.answer_text!r}")
     try:
-        rows = analyse(answered)
-    except InputError as error:
+        rows = unless_too_large(partial(analyse, answered))
+    except (InputError, ModelError) as error:  # ModelError: it does not fit in memory
         return run.drop(name, f"{failed}: {error}")
+    if rows is None:
+        return run.drop(name, f"{failed}: the fact {TOO_LARGE}")
     return run.write(name, rows)
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from interpret.anatomy.passes import grad_mode
 from interpret.attribution.methods.layer_gradients import LAYER_SITES, layer_gradient_x_activation
 from interpret.attribution.plan import Plan, plan_attribution
 from interpret.attribution.steps.functions import FUNCTIONS, StepReading, attributed_function
@@ -124,7 +125,7 @@ def locate_fact(plan: Plan, fact: Fact, chat_template: str | None = None) -> Loc
     """
     tokens = tokenised(plan.tokenizer, fact.prompt, fact.subject, fact.occurrence, chat_template)
     step, readings = _step(plan, fact, framed(plan.tokenizer, fact.prompt, chat_template))
-    with torch.enable_grad():
+    with grad_mode(True):
         (found,) = layer_gradient_x_activation([step], plan.layers)
     logits = readings[0].logits.detach()[0]  # [V]
     p = logits.softmax(-1)

@@ -18,7 +18,7 @@ from interpret.storage.run_folder import Run, RunFolder
 from interpret.work.loop import Work, fill_folder
 
 NOT_LOCATED = "not located"
-LOCATING = Work("Locating", "located", "facts", (BAD_ROW, NOT_LOCATED))
+LOCATING = Work("Locating", "located", "facts", failures=(BAD_ROW, NOT_LOCATED))
 
 
 @dataclass(frozen=True)

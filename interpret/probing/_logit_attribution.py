@@ -32,7 +32,7 @@ from interpret.anatomy import (
     logit_factor,
     residual_factor,
 )
-from interpret.anatomy.passes import foreign_changes
+from interpret.anatomy.passes import foreign_changes, grad_mode
 from interpret.errors import InputError, UnsupportedModelError
 from interpret.finite import left_out, warn
 
@@ -92,7 +92,7 @@ def logit_attribution(
     for prompt, (token, at) in enumerate(zip(ids, columns, strict=True)):
         # Read once for all layers: a cache in a folder reads from disk at every access.
         held = {name: cache[name][prompt, at] for name in _needed(anatomy)[0]}
-        with torch.no_grad():
+        with grad_mode(False):
             shares = list(_shares(anatomy, head, logit_factor(model), token, held))
             _check_sum(model, shares, held[f"resid_post.{len(anatomy.layers) - 1}"], token)
         for component, layer, number, logits in shares:

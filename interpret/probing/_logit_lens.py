@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from interpret.activations.cache import ActivationCache
 from interpret.activations.lookup import check_holds, columns_of, token_id
 from interpret.anatomy import anatomy_of, check_logits
+from interpret.anatomy.passes import grad_mode
 from interpret.engine.trunk import exit_of
 from interpret.errors import InputError
 from interpret.finite import left_out, readable, warn
@@ -78,7 +79,7 @@ def logit_lens(
     for layer, name in enumerate(names):
         stream = cache[name]
         for prompt, at in enumerate(columns):
-            with torch.no_grad():
+            with grad_mode(False):
                 logits = end.logits(stream[prompt, at].to(end.device)).cpu()  # [P, V]
             for position, here in zip(at, logits, strict=True):
                 place = {"prompt": prompt, "position": position, "layer": layer}

@@ -25,7 +25,8 @@ from interpret.anatomy import (
     longest_text,
     reporting_attention,
 )
-from interpret.anatomy.passes import evaluating, only_in_this_thread
+from interpret.anatomy.changes import Changes
+from interpret.anatomy.passes import evaluating
 from interpret.errors import InputError, UnsupportedModelError
 from interpret.finite import left_out, top, warn
 from interpret.prompts.batches import position_ids, token_counts
@@ -260,12 +261,12 @@ def _run(
         inputs["attention_mask"] = attention_mask.to(device)
         if "position_ids" in signature(anatomy.trunk.forward).parameters:  # other models derive them from the mask
             inputs["position_ids"] = position_ids(inputs["attention_mask"])
-    with ExitStack() as stack, torch.no_grad(), evaluating(model):
+    with ExitStack() as stack, torch.no_grad(), evaluating(model), Changes() as change, change:
         if before is not None:
             stack.enter_context(reporting_attention(model))
         for layer, hook in hooks.items():
             module = anatomy.layers[layer].get_submodule(path)
             if before is not None:
-                stack.callback(module.register_forward_pre_hook(only_in_this_thread(before), with_kwargs=True).remove)
-            stack.callback(module.register_forward_hook(only_in_this_thread(hook), with_kwargs=True).remove)
+                change.before(module, before)
+            change.after(module, hook, with_kwargs=True)
         anatomy.trunk(**inputs, use_cache=False)

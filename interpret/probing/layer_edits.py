@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from interpret.activations.edits import check_index
 from interpret.anatomy import anatomy_of, kind_of_layer, numbered
+from interpret.anatomy.changes import Changes
 from interpret.errors import InputError
 from interpret.prompts.selectors import indices
 
@@ -133,7 +134,18 @@ def _standing(model: PreTrainedModel, layers: Sequence[nn.Module]) -> Iterator[N
     counts = [(config, config.num_hidden_layers) for config in configs]
     kinds = [(config, config.layer_types) for config in configs if getattr(config, "layer_types", None) is not None]
     numbers = [(part, place, part.layer_idx) for place, layer in enumerate(layers) for part in numbered(layer)]
-    try:
+
+    def put_back() -> None:
+        for part, _, number in numbers:
+            part.layer_idx = number
+        for config, count in counts:
+            config.num_hidden_layers = count
+        for config, own in kinds:
+            config.layer_types = own
+        _put(anatomy.layers, stock)
+
+    with Changes() as change, change:
+        change.undo(put_back)
         _put(anatomy.layers, layers)
         for config, _ in counts:
             config.num_hidden_layers = len(layers)
@@ -143,17 +155,9 @@ def _standing(model: PreTrainedModel, layers: Sequence[nn.Module]) -> Iterator[N
         for part, place, _ in numbers:
             part.layer_idx = place
         yield
-    finally:
-        for part, _, number in numbers:
-            part.layer_idx = number
-        for config, count in counts:
-            config.num_hidden_layers = count
-        for config, own in kinds:
-            config.layer_types = own
-        _put(anatomy.layers, stock)
 
 
 def _put(place: Any, layers: Sequence[nn.Module]) -> None:
-    """Set the content of a module list, in place."""
-    del place[:]
+    """Set the content of a module list, in place; it may be incomplete, after an interrupt."""
+    place._modules.clear()
     place.extend(layers)

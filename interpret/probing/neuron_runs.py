@@ -117,6 +117,7 @@ def run_neurons(
         NeuronEffect,
         lambda run: write_neurons(run, model, tokenizer, plan),
         units=plan.units,
+        others=(VALUES,),
         identity={**model_identity(model), **asked, **(identity or {})},
         circumstances={
             **model_circumstances(model),

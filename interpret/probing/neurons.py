@@ -5,7 +5,7 @@ a gated MLP. Shapes: B texts, T tokens, F neurons of a layer, D hidden width.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -15,7 +15,8 @@ from transformers.pytorch_utils import Conv1D
 
 from interpret.activations.edits import check_index, editing
 from interpret.anatomy import anatomy_of, batches, check_length, input_device, layer_input
-from interpret.anatomy.passes import evaluating, only_in_this_thread
+from interpret.anatomy.changes import Changes
+from interpret.anatomy.passes import evaluating
 from interpret.errors import InputError, UnsupportedModelError, unknown
 from interpret.prompts.batches import pad
 from interpret.prompts.encoding import Encoding, encode, given_ids
@@ -197,11 +198,9 @@ def run_neurons(
 
         return hook
 
-    with ExitStack() as stack:
+    with Changes() as change, change:
         for layer in layers:
-            module = anatomy.layers[layer].get_submodule(anatomy.parts.down)
-            hook = only_in_this_thread(show(layer))
-            stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+            change.before(anatomy.layers[layer].get_submodule(anatomy.parts.down), show(layer))
         anatomy.trunk(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
 
 

@@ -11,7 +11,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.activations.cache import activation_cache
 from interpret.anatomy import anatomy_of, input_device, longest_text
-from interpret.errors import InputError, unknown
+from interpret.device import TOO_LARGE, unless_too_large
+from interpret.errors import InputError, ModelError, unknown
 from interpret.finite import MODEL_GIVES_NAN, readable
 from interpret.finite import top as top_of
 from interpret.models.opening import model_circumstances, model_identity
@@ -29,7 +30,7 @@ from interpret.work.inputs import prompt_list
 from interpret.work.loop import Work, fill_folder
 
 NOT_PROBED = "not probed"
-PROBING = Work("Probing", "probed", "prompts", (NOT_PROBED,))
+PROBING = Work("Probing", "probed", "prompts", failures=(NOT_PROBED,))
 MOST_REPEATED = 50
 """Number of random tokens for induction scores, if the model can read twice as many."""
 
@@ -404,7 +405,12 @@ def write_probes(run: Run, read: Reader, asked: Sequence[Probed]) -> Iterator[st
         if one.name not in pending:
             continue
         try:
-            run.write(one.name, read(one))
-        except InputError as error:
+            rows = unless_too_large(partial(read, one))
+        except (InputError, ModelError) as error:  # ModelError: it does not fit in memory
             run.drop(one.name, f"{NOT_PROBED}: {error}")
+        else:
+            if rows is None:
+                run.drop(one.name, f"{NOT_PROBED}: a prompt of {len(one.tokens.ids)} tokens {TOO_LARGE}")
+            else:
+                run.write(one.name, rows)
         yield one.name

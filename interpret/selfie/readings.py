@@ -1,7 +1,7 @@
 """Interpret states: generate a text for each state, and score it with this state, with none and with a wrong one."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from math import isfinite, log
 from statistics import mean
 from typing import Any
@@ -15,6 +15,7 @@ from interpret.finite import NOTHING_FINITE
 from interpret.selfie.decoding import Primed, Written, score, score_plain, start_inserted, start_plain, write
 from interpret.selfie.settings import SAME, Settings
 from interpret.selfie.templates import InterpretationPrompt
+from interpret.storage.parts import Parts
 from interpret.surgery.words import MODE, STRENGTH
 
 
@@ -57,21 +58,54 @@ class Reading:
     """Position of the token whose state was the wrong one; None if there was none."""
 
 
+@dataclass(frozen=True)
+class KeptReadings:
+    """The readings of one interpretation prompt that are on disk."""
+
+    parts: Parts
+    template: int
+    """Index of the interpretation prompt."""
+
+    def get(self, state: State) -> Reading | None:
+        """Return the reading of a state; None if it is not on disk."""
+        found = self.parts.get(state.prompt, self._part(state))
+        return None if found is None else Reading(Written(*found[0]), *found[1:])
+
+    def keep(self, states: Sequence[State], readings: Sequence[Reading]) -> None:
+        """Store the readings of a batch."""
+        both = zip(states, readings, strict=True)
+        self.parts.keep({(state.prompt, self._part(state)): astuple(reading) for state, reading in both})
+
+    def _part(self, state: State) -> str:
+        return f"{self.template} {state.layer} {state.token}"
+
+
 def read(
     primed: Primed,
     states: Sequence[State],
     settings: Settings,
     size: int,
     say: Callable[[str], None],
+    kept: KeptReadings,
 ) -> Iterator[Reading | None]:
     """Interpret states in batches, and yield the readings in order.
 
-    The reading is None for a state that is not finite, or whose text has a probability that is not finite.
+    The reading is None for a state that is not finite, or whose text has a probability that is not finite. Readings
+    that are on disk are not computed again. They are those of whole batches, so the other batches are the same as in an
+    uninterrupted run.
     """
-    sound = [state for state in states if bool(state.vector.isfinite().all())]
-    readings = in_batches(sound, size, lambda batch: _read_batch(primed, batch, settings), say)
-    for state in states:
-        reading = next(readings) if bool(state.vector.isfinite().all()) else None
+
+    def work(batch: Sequence[State]) -> list[Reading]:
+        found = _read_batch(primed, batch, settings)
+        kept.keep(batch, found)
+        return found
+
+    stored = [kept.get(state) for state in states]
+    sound = [bool(state.vector.isfinite().all()) for state in states]
+    wanted = [state for state, own, finite in zip(states, stored, sound, strict=True) if finite and own is None]
+    readings = in_batches(wanted, size, work, say)
+    for own, finite in zip(stored, sound, strict=True):
+        reading = own or (next(readings) if finite else None)
         yield reading if reading is not None and _is_finite(reading.written) else None
 
 

@@ -7,9 +7,11 @@ measure how much the token depends on the state.
 """
 
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from math import isfinite
 from typing import Any
 
@@ -23,15 +25,27 @@ from interpret.anatomy import (
     check_length,
     check_logits,
 )
+from interpret.device import TOO_LARGE, unless_too_large
 from interpret.engine.greedy import write_after
-from interpret.errors import InputError, SpecError
+from interpret.errors import InputError, ModelError, SpecError
 from interpret.prompts.spelling import decoded, pieces
 from interpret.records import Interpretation
 from interpret.records.states import FINAL_NORM
 from interpret.selfie.decoding import Written, automatic_batch_size, prime
-from interpret.selfie.readings import SAME, Reading, Settings, State, insertion, log_gain, read, read_nothing
+from interpret.selfie.readings import (
+    SAME,
+    KeptReadings,
+    Reading,
+    Settings,
+    State,
+    insertion,
+    log_gain,
+    read,
+    read_nothing,
+)
 from interpret.selfie.sources import RESID_PRE, Source, states_of
 from interpret.selfie.templates import InterpretationPrompt
+from interpret.storage.parts import Parts
 from interpret.surgery.plan import plan_surgery
 
 
@@ -44,6 +58,8 @@ def interpretations(
     *,
     skip: Collection[str] = (),
     say: Callable[[str], None] = lambda line: None,
+    parts: Parts | None = None,
+    drop: Callable[[str, str], None] | None = None,
 ) -> Iterator[Interpretation]:
     """Interpret every chosen state of every prompt with every template.
 
@@ -60,13 +76,16 @@ def interpretations(
         settings: see ``Settings``.
         skip: names of prompts to leave out, because a resumed run already has their rows.
         say: receives a message when the batch size is reduced.
+        parts: stores each batch of interpretations, and holds those of an interrupted run; None to store nothing.
+        drop: called with the name of a prompt that does not fit in memory, and the reason, instead of yielding its
+            rows; None to raise an error.
 
     Yields:
-        One ``Interpretation`` per row.
+        One ``Interpretation`` per row, as soon as its batch is done.
 
     Raises:
         InterpretError: as ``check_request`` raises.
-        ModelError: if not even one interpretation fits in memory.
+        ModelError: if not even one interpretation fits in memory, or a prompt does not fit and ``drop`` is None.
     """
     check_request(model, sources, templates, settings)
     n_layers = len(anatomy_of(model).layers)
@@ -76,21 +95,43 @@ def interpretations(
     for group in _groups(sources, size):
         if all(source.prompt.name in skip for source in group):
             continue
-        states = [state for source in group for state in _states(model, source, settings)]
-        prompts = [source.tokenised.ids for source in group]
-        outputs = [written.ids for written in write_after(model, prompts, settings.prompt_output_tokens)]
-        readings = [list(read(one, states, settings, size, say)) for one in primed]
-        first = 0
-        for source, output in zip(group, outputs, strict=True):
-            own = slice(first, first + len(source.pairs))
-            first = own.stop
-            if source.prompt.name in skip:
+        outputs = _outputs(model, group, settings.prompt_output_tokens)
+        states = [unless_too_large(partial(_states, model, source, settings)) for source in group]
+        fitting = [
+            state for output, own in zip(outputs, states, strict=True) if output is not None for state in own or ()
+        ]
+        kept = [KeptReadings(parts or Parts(), number) for number in range(len(templates))]
+        readings = [read(one, fitting, settings, size, say, own) for one, own in zip(primed, kept, strict=True)]
+        for source, output, own in zip(group, outputs, states, strict=True):
+            if output is None or own is None:
+                if source.prompt.name not in skip:
+                    _drop(source, drop)
                 continue
             for template, control, texts in zip(templates, controls, readings, strict=True):
                 row = _RowWriter(tokenizer, source, template, settings, decoded(tokenizer, output), control, n_layers)
+                if source.prompt.name in skip:
+                    deque(islice(texts, len(own)), maxlen=0)
+                    continue
                 yield row.write(control, "control")
-                for pair, reading in zip(source.pairs, texts[own], strict=True):
+                for pair, reading in zip(source.pairs, islice(texts, len(own)), strict=True):
                     yield row.write(reading, "interpretation" if reading else "failed", *pair)
+
+
+def _outputs(model: PreTrainedModel, group: Sequence[Source], new_tokens: int) -> list[list[int] | None]:
+    """Return the continuation of each prompt, generated in one batch; None for a prompt that does not fit in memory."""
+    prompts = [source.tokenised.ids for source in group]
+    written = unless_too_large(partial(write_after, model, prompts, new_tokens))
+    if written is not None:
+        return [one.ids for one in written]
+    return [None] if len(group) == 1 else [_outputs(model, [source], new_tokens)[0] for source in group]
+
+
+def _drop(source: Source, drop: Callable[[str, str], None] | None) -> None:
+    """Drop a prompt that does not fit in memory, or raise an error."""
+    reason = f"a prompt of {len(source.tokenised.ids)} tokens {TOO_LARGE}"
+    if drop is None:
+        raise ModelError(f"prompt {source.prompt.name}: {reason}")
+    drop(source.prompt.name, reason)
 
 
 def check_request(

@@ -1,7 +1,6 @@
 """Interpret a prompt file into a run folder: one unit per prompt, one row per state and interpretation prompt."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -30,7 +29,8 @@ from interpret.work.inputs import prompt_list
 from interpret.work.loop import Work, fill_folder
 from interpret.work.progress import say
 
-INTERPRETING = Work("Interpreting", "interpreted", "prompts")
+NOT_INTERPRETED = "not interpreted"
+INTERPRETING = Work("Interpreting", "interpreted", "prompts", "interpretations", (NOT_INTERPRETED,))
 
 
 def run(
@@ -120,7 +120,17 @@ def run(
     tell = say if progress else _silent
 
     def written(run: Run) -> Iterator[Interpretation]:
-        records = rows.interpretations(model, tokenizer, sources, templates, settings, skip=run.finished, say=tell)
+        records = rows.interpretations(
+            model,
+            tokenizer,
+            sources,
+            templates,
+            settings,
+            skip=run.finished,
+            say=tell,
+            parts=run.parts,
+            drop=lambda name, reason: run.drop(name, f"{NOT_INTERPRETED}: {reason}"),
+        )
         return write_interpretations(run, records, counts)
 
     asked = {
@@ -159,14 +169,14 @@ def write_interpretations(
         records: records of the pending prompts, in order.
         counts: number of records of each prompt.
     """
-    for name in run.pending:
-        of_prompt = []
+    of_prompt: list[Interpretation] = []
+    for record in records:
+        of_prompt.append(record)
         # Records are counted: waiting for the next prompt's first record would delay writing this prompt.
-        for record in islice(records, counts[name]):
-            of_prompt.append(record)
-            if len(of_prompt) == counts[name]:
-                run.write(name, of_prompt)
-            yield record
+        if len(of_prompt) == counts[record.name]:
+            run.write(record.name, of_prompt)
+            of_prompt = []
+        yield record
 
 
 def check_mode(replacing_mode: str) -> str:

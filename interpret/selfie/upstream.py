@@ -14,10 +14,11 @@ from interpret.errors import InputError
 from interpret.prompts.prompts import Prompt
 from interpret.prompts.spelling import decoded
 from interpret.selfie.decoding import automatic_batch_size, prime
-from interpret.selfie.readings import Settings, State, read
+from interpret.selfie.readings import KeptReadings, Settings, State, read
 from interpret.selfie.rows import check_request, interpretations
 from interpret.selfie.sources import RESID_PRE, source_of_pairs
 from interpret.selfie.templates import InterpretationPrompt
+from interpret.storage.parts import Parts
 
 
 def interpret(
@@ -126,6 +127,6 @@ def interpret_vectors(
     primed = prime(model, interpretation_prompt, max_new_tokens)
     states = [State("", k, index, vector) for index, vector in enumerate(vecs)]
     size = bs or automatic_batch_size(primed, max_new_tokens)
-    readings = read(primed, states, settings, size, lambda line: None)
+    readings = read(primed, states, settings, size, lambda line: None, KeptReadings(Parts(), 0))
     texts = [reading.written.ids if reading else [] for reading in readings]
     return [decoded(tokenizer, ids) for ids in texts]

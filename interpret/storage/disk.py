@@ -1,5 +1,6 @@
 """Durable file operations: once a function returns, its data survives a killed process or a power failure."""
 
+import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterator
@@ -11,19 +12,29 @@ from interpret.errors import RunError
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[bool]:
     """Lock a file against other processes inside the ``with`` block; the lock also ends with the process.
+
+    Yields:
+        Whether the file can be written; if not, as on a read-only disk, it is not locked.
 
     Raises:
         RunError: if another process holds the lock.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # writable, because network file systems require it
+    try:
+        # Writable, because network file systems require it. Links are refused, because they may lead to foreign files.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM) or not path.exists():
+            raise
+        yield False
+        return
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunError(f"{path.parent} is being written by another process; wait for it or stop it") from None
-        yield
+        yield True
     finally:
         fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing does not unlock if a forked child has the descriptor
         os.close(descriptor)
@@ -106,9 +117,14 @@ def sync(path: Path) -> None:
 def replace_whole(path: Path, data: bytes) -> None:
     """Replace a file atomically: a reader finds either the complete old file or the complete new one.
 
+    A file that has these contents already stays, so that a finished run can be opened on a read-only disk.
+
     Raises:
         RunError: if the file cannot be written.
     """
+    with suppress(OSError):
+        if path.stat().st_size == len(data) and path.read_bytes() == data:
+            return
     with replacing(path) as file:
         file.write(data)
 
@@ -122,7 +138,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)  # left by a killed process, or a link to a foreign file
+        with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -2,7 +2,8 @@
 
 A unit is the smallest piece of work that is written as a whole, usually one prompt. Its rows are appended to
 ``table.csv`` and flushed to disk; then a line for the unit is appended to the journal, ``progress.jsonl``. Rows after
-the last unit of the journal belong to an interrupted unit; they are removed when the run is next opened.
+the last unit of the journal belong to an interrupted unit; they are removed when the run is next opened. A unit that
+takes long can store what it has done so far in ``Run.parts``.
 ``manifest.json`` records the identity of the run, which determines the numbers and is compared when the run is
 resumed, and its circumstances, which are only recorded.
 """
@@ -15,7 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, NoneType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from interpret.errors import InputError, RunError, brief, named, one_line
@@ -36,6 +37,7 @@ from interpret.records import (
 from interpret.records.spreadsheets import for_spreadsheets
 from interpret.storage.disk import append_durably, cut, locked, sync
 from interpret.storage.frames import plain_frame, record_frame
+from interpret.storage.parts import PARTS, Parts
 
 if TYPE_CHECKING:
     import pandas
@@ -108,11 +110,22 @@ class Run:
         self._header = csv_header(record_type)
         self._entries = entries
         self._open = True
+        self.parts = Parts(folder / PARTS, self.pending)
+
+    @property
+    def n_parts(self) -> int:
+        """Number of parts of pending units that are on disk."""
+        return self.parts.count(self.pending)
 
     @property
     def finished(self) -> list[str]:
         """The finished units, kept and dropped, in order."""
         return [entry.unit for entry in self._entries]
+
+    @property
+    def kept(self) -> list[str]:
+        """The finished units that were not dropped, in order."""
+        return [entry.unit for entry in self._entries if entry.dropped is None]
 
     @property
     def pending(self) -> list[str]:
@@ -183,6 +196,7 @@ class Run:
                 ) from error
             raise
         self._entries.append(entry)
+        self.parts.forget_all_but(self.pending)
         self._open = True
 
 
@@ -282,6 +296,7 @@ def open_run(
     identity: Mapping[str, Any],
     circumstances: Mapping[str, Any],
     units: Sequence[str],
+    others: Sequence[str] = (),
 ) -> Iterator[Run]:
     """Start or resume a run in a folder, which is locked for other processes inside the ``with`` block.
 
@@ -293,6 +308,7 @@ def open_run(
         circumstances: what is recorded and may change between openings: versions, device, batch size.
         units: unique names of all units, in the order in which they will be written. When a run is resumed, units
             may be added at the end.
+        others: names of further files and folders that the run writes into the folder.
 
     Yields:
         The open run.
@@ -314,9 +330,9 @@ def open_run(
         raise RunError(f"the unit {twice!r} is listed twice; the units of a run need unique names")
     with ExitStack() as lock:
         with _os_errors_named(folder):
-            _refuse_foreign(folder)
+            _refuse_foreign(folder, others)
             folder.mkdir(parents=True, exist_ok=True)
-            lock.enter_context(locked(folder / PROGRESS))
+            writable = lock.enter_context(locked(folder / PROGRESS))
             manifest = _load_manifest(folder / MANIFEST)
             entries, journal_size = _read_journal(folder / PROGRESS)
             if manifest is not None:
@@ -325,9 +341,15 @@ def open_run(
             # Up to here, at most an empty folder and journal were created; now the folder is known to be this run's.
             run = Run(folder, record_type, units, entries)
             manifest = _opened(manifest, wanted, dict(circumstances), run)
-            _save(manifest, run)
-            cut(folder / PROGRESS, journal_size)
-            _restore_table(folder / TABLE, csv_header(record_type), entries)
+            if writable:
+                _save(manifest, run)
+                cut(folder / PROGRESS, journal_size)
+                _restore_table(folder / TABLE, csv_header(record_type), entries)
+            elif run.pending:
+                raise RunError(f"{folder} cannot be written, and its run is not finished; copy it to a writable disk")
+        if not writable:  # a finished run, which is only read
+            yield run
+            return
         try:
             yield run
         except BaseException:
@@ -441,6 +463,7 @@ def read_units(folder: Path | str, record_type: type[R]) -> Iterator[list[R]]:
         RunError: as ``read_table`` raises; rows are numbered from 1 within their unit.
     """
     table, header = Path(folder) / TABLE, csv_header(record_type)
+    _check_kind(Path(folder), record_type)
     try:
         entries, _ = _read_journal(table.with_name(PROGRESS))
         with table.open("rb") as file:
@@ -479,13 +502,23 @@ def _os_errors_named(folder: Path) -> Iterator[None]:
         raise RunError(f"{error.filename or folder}: cannot open or close the run: {error.strerror}") from error
 
 
-def _refuse_foreign(folder: Path) -> None:
-    """Refuse a folder with a table but no manifest, or with a manifest but no journal."""
-    there = [name for name in (MANIFEST, TABLE, PROGRESS) if (folder / name).exists()]
-    if MANIFEST in there and PROGRESS not in there:
-        raise RunError(f"{folder} has a {MANIFEST} but no {PROGRESS}, so the run cannot be resumed; {WHAT_TO_DO}")
-    if MANIFEST not in there and TABLE in there:
-        raise RunError(f"{folder} has a {TABLE} but no {MANIFEST}, so its run is unknown; {WHAT_TO_DO}")
+def _refuse_foreign(folder: Path, others: Sequence[str]) -> None:
+    """Refuse a folder whose files were not written by a run: links, or other files of a run without its manifest."""
+    own = (TABLE, PROGRESS, PARTS, *others)
+    for name in (MANIFEST, *own):
+        path = folder / name
+        if path.is_symlink() or (path.exists() and not path.is_file() and name not in others):
+            raise RunError(f"{path} is not a plain file, so a run would write to another place; {WHAT_TO_DO}")
+    there = [name for name in own if (folder / name).exists()]
+    if (folder / MANIFEST).exists():
+        if PROGRESS not in there:
+            raise RunError(f"{folder} has a {MANIFEST} but no {PROGRESS}, so the run cannot be resumed; {WHAT_TO_DO}")
+        return
+    # A run that was killed before it wrote its manifest leaves at most an empty journal.
+    if PROGRESS in there and not (folder / PROGRESS).stat().st_size:
+        there.remove(PROGRESS)
+    if there:
+        raise RunError(f"{folder} has a {there[0]} but no {MANIFEST}, so its run is unknown; {WHAT_TO_DO}")
 
 
 def _load_manifest(path: Path) -> dict[str, Any] | None:
@@ -508,6 +541,8 @@ def _load_manifest(path: Path) -> dict[str, Any] | None:
         raise RunError(f"{named(path)} is damaged: 'counts' is {brief(counts)}; {WHAT_TO_DO}")
     if not all(isinstance(reason, str) for reason in dropped.values()):
         raise RunError(f"{named(path)} is damaged: 'dropped' is {brief(dropped)}; {WHAT_TO_DO}")
+    if not isinstance(manifest.setdefault("finished", None), (str, NoneType)):
+        raise RunError(f"{named(path)} is damaged: 'finished' is {brief(manifest['finished'])}; {WHAT_TO_DO}")
     return manifest
 
 
@@ -535,6 +570,9 @@ def _check_same(
     units: Sequence[str],
 ) -> None:
     """Refuse to resume a run with another identity, other units, or a journal with fewer entries than the manifest."""
+    commands = [one.get("command") for one in (manifest["identity"], identity)]
+    if commands[0] != commands[1]:
+        raise RunError(f"{folder} contains a run of {_named(commands[0])}, not of {_named(commands[1])}; {WHAT_TO_DO}")
     stored, given = dict(_leaves(manifest["identity"])), dict(_leaves(identity))
     differing = [
         f"\n  {one_line(key)}: {_shown(stored.get(key))} in the folder, {_shown(given.get(key))} now"
@@ -558,6 +596,11 @@ def _check_same(
 def _shown(text: str | None) -> str:
     """Return the JSON text of a setting for a message."""
     return "not set" if text is None else one_line(text)
+
+
+def _named(command: object) -> str:
+    """Return the command of a run, in words."""
+    return f"'interpret {one_line(command)}'" if isinstance(command, str) else "no command"
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
@@ -622,6 +665,7 @@ def _save(manifest: dict[str, Any], run: Run) -> None:
     if path.exists() and path.read_bytes() == text:
         return
     temporary = run.folder / f".{MANIFEST}.tmp"
+    temporary.unlink(missing_ok=True)  # left by a killed process, or a link to a foreign file
     temporary.write_bytes(b"")
     append_durably(temporary, text)
     temporary.replace(path)

@@ -6,7 +6,7 @@ edits the columns that it computes, and the keys and values of edited tokens sta
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import Signature, signature
 from typing import Any
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from interpret.anatomy import Anatomy, first_column, keeping_activations, layer_input, past_length, with_layer_input
-from interpret.anatomy.passes import only_in_this_thread
+from interpret.anatomy.changes import Changes
 from interpret.errors import SpecError
 from interpret.surgery.plan import LayerEdit, SurgeryPlan
 
@@ -45,10 +45,11 @@ def applied(anatomy: Anatomy, plan: SurgeryPlan, columns: Tensor) -> Iterator[No
             have any multiple of B rows, with the rows of a sample next to each other, as in beam search.
     """
     operation = _Operation(len(columns), {k: bind(edit, columns) for k, edit in plan.edits.items()}, anatomy)
-    with ExitStack() as stack:
-        if plan.edits:
-            stack.enter_context(keeping_activations(anatomy.trunk))
-            operation.hook_up(anatomy, stack)
+    if not plan.edits:
+        yield
+        return
+    with keeping_activations(anatomy.trunk), Changes() as change, change:
+        operation.hook_up(anatomy, change)
         yield
 
 
@@ -69,19 +70,13 @@ class _Operation:
         self.arguments: Mapping[str, Any] = {}  # of the trunk's call
         self.edited: dict[int, tuple[Tensor, Tensor]] = {}  # id of a layer's input -> (it, its edited copy)
 
-    def hook_up(self, anatomy: Anatomy, stack: ExitStack) -> None:
-        """Register all hooks; they are removed when ``stack`` closes."""
-        trunk = anatomy.trunk
-        handles = [
-            trunk.register_forward_pre_hook(only_in_this_thread(self._enter_pass), with_kwargs=True),
-            trunk.register_forward_hook(only_in_this_thread(self._leave_pass)),
-        ]
+    def hook_up(self, anatomy: Anatomy, change: Changes) -> None:
+        """Register all hooks."""
+        change.before(anatomy.trunk, self._enter_pass)
+        change.after(anatomy.trunk, self._leave_pass)
         for layer, bound in self.edits.items():
-            hook = only_in_this_thread(self._edit_input(bound))
             # Before other hooks, so that hooks that read the layer's input read the edited one.
-            handles.append(anatomy.layers[layer].register_forward_pre_hook(hook, prepend=True, with_kwargs=True))
-        for handle in handles:
-            stack.callback(handle.remove)
+            change.before(anatomy.layers[layer], self._edit_input(bound), first=True)
 
     def _enter_pass(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.arguments = self.trunk_signature.bind(*args, **kwargs).arguments

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from interpret.anatomy.passes import grad_mode
 from interpret.engine.layers import Context, Layer, Past, Point, Untapped, run_layer
 from interpret.engine.masks import mask_for
 from interpret.engine.recording import RecordedRun
@@ -104,7 +105,7 @@ class _Step:
     def whole(self, at_output: Tensor) -> tuple[Tensor, Tensor]:
         """Return the derivative at the input, and its part through the keys and values that later tokens read."""
         x, keys, values = (_variable(part) for part in (self.x, self.past.keys, self.past.values))
-        with torch.enable_grad():
+        with grad_mode(True):
             output, own = self._run(x, Past(keys, values), Untapped())
             through_itself, *read = torch.autograd.grad(output, (x, keys, values), at_output, retain_graph=True)
             (read_later,) = torch.autograd.grad((own.keys, own.values), x, read)
@@ -115,7 +116,7 @@ class _Step:
     ) -> Iterator[tuple[Route, Tensor, dict[Point, Tensor]]]:
         """Yield, for each route, the derivative through the token itself and those at the severed outputs."""
         x, cut = _variable(self.x), _Cut(points)
-        with torch.enable_grad():
+        with grad_mode(True):
             output, _ = self._run(x, self.past, cut)
         for route, value in at_output.items():
             own, *at_points = torch.autograd.grad(output, (x, *cut.outputs.values()), value, retain_graph=True)

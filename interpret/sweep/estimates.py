@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from interpret.anatomy.passes import grad_mode
 from interpret.device import in_float64
 from interpret.engine.layers import Point
 from interpret.engine.recording import RecordedRun, record_run
@@ -98,7 +99,7 @@ def first_order(
     >>> first_order(model, base, donor, [Cell("resid_post", 1, 0, 1)], Metric("logit", (7,))).effects.shape
     torch.Size([1, 1])
     """
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.inference_mode(False), grad_mode(False):
         # Tensors created in inference mode cannot be differentiated; copies made outside of it can.
         base, donor = (embedded(model, name, run).clone() for name, run in (("base", base), ("donor", donor)))
         check_runs(model, base, donor)
@@ -180,7 +181,7 @@ def _from_the_end(plan: _Plan, run: RecordedRun) -> tuple[Tensor, Tensor]:
     """Return each position's contribution to the metric, [S, K], and the derivative at the last states, [S, T, D]."""
     last = torch.zeros_like(run.states[-1])
     states = run.states[-1][:, -plan.n_read :].detach().requires_grad_()
-    with torch.enable_grad():
+    with grad_mode(True):
         parts = _read(plan, states)
         (last[:, -plan.n_read :],) = torch.autograd.grad(parts.sum(), states)
     return parts.detach(), last

@@ -5,7 +5,6 @@ hooks write what is restored and held. Letters: C cells, S samples, T tokens, L 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from transformers import PreTrainedModel
 
 from interpret.activations._record import record
 from interpret.anatomy import Anatomy, anatomy_of, layer_input, residual_factor, with_layer_input
-from interpret.anatomy.passes import only_in_this_thread
+from interpret.anatomy.changes import Changes
 from interpret.device import is_out_of_memory
 from interpret.errors import UnsupportedModelError
 from interpret.sweep.cells import Cell
@@ -100,7 +99,7 @@ def _patched(
 ) -> Tensor:
     """Return the contributions of C cells to the metrics, [metrics, C, S, K]."""
     anatomy, n_samples = anatomy_of(model), len(base)
-    with ExitStack() as stack:
+    with Changes() as change, change:
         for place in [*given, *held.keys() - given.keys()]:
             writes = [
                 (row, cell.token, values[place])
@@ -109,7 +108,7 @@ def _patched(
                 if applies(place[1], place[0])
             ]
             if writes:
-                stack.callback(_hook(anatomy, place, _writer(writes, n_samples)))
+                _hook(change, anatomy, place, _writer(writes, n_samples))
         logits = model(inputs_embeds=base.repeat(len(cells), 1, 1), use_cache=False).logits[:, -n_read:]
     return read(metrics, logits.float()).unflatten(1, (len(cells), n_samples))
 
@@ -127,8 +126,8 @@ def _writer(writes: Sequence[tuple[int, int, Tensor]], n_samples: int) -> Callab
     return write
 
 
-def _hook(anatomy: Anatomy, place: Place, write: Callable[[Tensor], Tensor]) -> Callable[[], None]:
-    """Register a hook that applies ``write`` to the values at a place; return the function that removes it."""
+def _hook(change: Changes, anatomy: Anatomy, place: Place, write: Callable[[Tensor], Tensor]) -> None:
+    """Register a hook that applies ``write`` to the values at a place."""
     layer, site = place
 
     def on_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -138,7 +137,7 @@ def _hook(anatomy: Anatomy, place: Place, write: Callable[[Tensor], Tensor]) -> 
         return (write(output[0]), *output[1:]) if isinstance(output, tuple) else write(output)
 
     if layer < 0:
-        return anatomy.layers[0].register_forward_pre_hook(only_in_this_thread(on_input), with_kwargs=True).remove
+        return change.before(anatomy.layers[0], on_input)
     family, block = anatomy.family, anatomy.layers[layer]
     path = {"resid_post": "", "attn_out": family.attention_output, "mlp_out": family.mlp_last}[site]
-    return block.get_submodule(path).register_forward_hook(only_in_this_thread(on_output)).remove
+    return change.after(block.get_submodule(path), on_output)

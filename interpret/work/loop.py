@@ -26,6 +26,8 @@ class Work:
     """Past participle for the kept units, such as ``traced``."""
     units: str
     """Name of the units in the plural, such as ``facts``."""
+    parts: str = "parts"
+    """Name of the parts that units are made of, in the plural, such as ``mediators``; see ``Run.parts``."""
     failures: tuple[str, ...] = ()
     """First words of the drop reasons that count as failures; a command with failures exits with code 3."""
 
@@ -40,6 +42,8 @@ def fill_folder(
     identity: Mapping[str, Any],
     circumstances: Mapping[str, Any],
     count: Callable[[Sequence[str]], int] = len,
+    lost: Callable[[Run], Sequence[str]] = lambda run: (),
+    others: Sequence[str] = (),
     progress: bool = True,
 ) -> RunFolder:
     """Process the pending units of a run folder, and return the folder.
@@ -56,6 +60,8 @@ def fill_folder(
         identity: everything that determines the numbers, as in ``run_folder.open_run``.
         circumstances: everything else that is recorded, as in ``run_folder.open_run``.
         count: returns the number of steps that some units take.
+        others: names of the files and folders besides the table that ``steps`` writes into the run folder.
+        lost: returns the finished units of which a file besides the table was deleted; ``steps`` makes it again.
         progress: show a progress bar on stderr, and how many units were finished before.
 
     Returns:
@@ -64,23 +70,32 @@ def fill_folder(
     Raises:
         RunError: as ``run_folder.open_run`` raises.
     """
-    with open_run(folder, record_type, identity=identity, circumstances=circumstances, units=units) as run:
-        if run.finished and progress:
-            say(f"{len(run.finished)} of {len(units)} {work.units} are already done")
-        if run.pending:
-            bar = progress_bar(work.doing, steps(run), count(run.pending), shown=progress)
+    with open_run(
+        folder, record_type, identity=identity, circumstances=circumstances, units=units, others=others
+    ) as run:
+        if (run.finished or run.n_parts) and progress:
+            say(f"{_safe(work, run)} are already done")
+        if again := lost(run):
+            say(f"files of {len(again)} finished {work.units} are missing and are made again, such as of {again[0]!r}")
+        if again or run.pending:
+            bar = progress_bar(work.doing, steps(run), count([*again, *run.pending]), shown=progress)
             with counted_once(), bar as counted:
                 try:
                     for _ in counted:
                         pass
                 except KeyboardInterrupt:
-                    done = len(run.finished)
-                    say(f"stopped after {done} of {len(units)} {work.units}; the same command resumes the run")
+                    say(f"stopped after {_safe(work, run)}; the same command resumes the run")
                     raise
     filled = RunFolder(Path(folder), read_manifest(folder), record_type)
     if words := rows_not_finite(filled):
         say(words)
     return filled
+
+
+def _safe(work: Work, run: Run) -> str:
+    """Return how much of a run is on disk, in words."""
+    units = f"{len(run.finished)} of {len(run.units)} {work.units}"
+    return f"{units} and {run.n_parts} {work.parts} of the next" if run.n_parts else units
 
 
 def drop_counts(dropped: Mapping[str, str]) -> Counter[str]:

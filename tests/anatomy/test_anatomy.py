@@ -22,7 +22,7 @@ from interpret.anatomy import (
     uncompiled,
     with_layer_input,
 )
-from interpret.anatomy.passes import only_in_this_thread
+from interpret.anatomy.changes import only_in_this_thread
 from interpret.errors import UnsupportedModelError
 
 

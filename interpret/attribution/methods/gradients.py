@@ -5,7 +5,7 @@ gradient is left on the model. Shapes are those of ``steps``; N points or sample
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from interpret.anatomy import anatomy_of
-from interpret.anatomy.passes import only_in_this_thread
+from interpret.anatomy.changes import Changes
+from interpret.anatomy.passes import grad_mode
 from interpret.attribution.steps.fitting import at_once, in_parts
 from interpret.attribution.steps.step import Baseline, Step
 from interpret.errors import InputError
@@ -99,7 +100,7 @@ def integrated_gradients(step: Step, *, n_steps: int = 50, baseline: Baseline = 
     for shares, weights in quadrature(n_steps, step.batch_size, x):
         total += (weights * gradient(step, (start + shares * (x - start)).to(x))).sum(0)
     scores = (x - start)[0] * total
-    with torch.no_grad():
+    with grad_mode(False):
         end, begin = in_parts(step, torch.cat([x, start]), step.value)
     step.details["delta"] = (scores.sum() - (end - begin)).item()
     return scores
@@ -180,9 +181,9 @@ def rescaled(model: PreTrainedModel) -> Iterator[None]:
     path = anatomy.parts.activation
     # A module shared by several layers is hooked once.
     modules = {id(module): module for module in (layer.get_submodule(path) for layer in anatomy.layers)}
-    with ExitStack() as stack:
+    with Changes() as change, change:
         for module in modules.values():
-            stack.callback(module.register_forward_hook(only_in_this_thread(_rescale)).remove)
+            change.after(module, _rescale)
         yield
 
 

@@ -6,7 +6,7 @@ Names are those of ``activations``; shapes are those of ``steps``.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from interpret.activations._record import Site
 from interpret.anatomy import Anatomy, anatomy_of
-from interpret.anatomy.passes import only_in_this_thread
+from interpret.anatomy.changes import Changes
 from interpret.attribution.methods.gradients import check_count, derivatives, quadrature, rescaled
 from interpret.attribution.steps.fitting import at_once, in_parts
 from interpret.attribution.steps.step import Baseline, Step, head, hidden_states
@@ -216,10 +216,9 @@ def tapping(model: PreTrainedModel, taps: Mapping[str, Write], n_rows: int) -> I
     model continues with the tensor the function returns, so that its derivative exists.
     """
     anatomy = anatomy_of(model)
-    with ExitStack() as stack:
+    with Changes() as change, change:
         for name, tap in taps.items():
-            hook = only_in_this_thread(_hook(tap, n_rows))
-            stack.callback(_module(anatomy, name).register_forward_hook(hook).remove)
+            change.after(_module(anatomy, name), _hook(tap, n_rows))
         yield
 
 

@@ -26,6 +26,7 @@ from interpret.anatomy import (
     reporting_attention,
     word_embeddings,
 )
+from interpret.anatomy.passes import grad_mode, in_modes
 from interpret.attribution.result.scores import ScoreArray
 from interpret.attribution.steps.functions import StepReading
 from interpret.errors import InputError, unknown
@@ -177,7 +178,7 @@ class Step:
 
 def embed(model: PreTrainedModel, ids: Sequence[int]) -> Tensor:
     """Return the word embeddings of one text, [1, T, D], detached."""
-    with torch.no_grad():
+    with grad_mode(False):
         return word_embeddings(model, torch.tensor([list(ids)], device=input_device(model)))
 
 
@@ -198,15 +199,10 @@ def dropping_out(model: PreTrainedModel, seed: int) -> Iterator[None]:
 
     Random numbers inside the block are drawn from the seed; the state of the global generators is restored.
     """
-    resting = [module for module in model.modules() if not module.training]
-    with keeping_activations(anatomy_of(model).trunk), torch.random.fork_rng():
+    training = [(module, True) for module in model.modules()]
+    with keeping_activations(anatomy_of(model).trunk), torch.random.fork_rng(), in_modes(training):
         torch.manual_seed(seed)
-        model.train()
-        try:
-            yield
-        finally:
-            for module in resting:
-                module.training = False
+        yield
 
 
 def gathered_details(steps: Sequence[Step]) -> dict[str, ScoreArray]:
