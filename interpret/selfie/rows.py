@@ -91,7 +91,7 @@ def interpretations(
         fitting = [
             state for output, own in zip(outputs, states, strict=True) if output is not None for state in own or ()
         ]
-        kept = [KeptReadings(parts or Parts(), number) for number in range(len(templates))]
+        kept = [KeptReadings(Parts() if parts is None else parts, number) for number in range(len(templates))]
         readings = [read(one, fitting, settings, size, say, own) for one, own in zip(primed, kept, strict=True)]
         for source, output, own in zip(group, outputs, states, strict=True):
             if output is None or own is None:
