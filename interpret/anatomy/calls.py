@@ -35,7 +35,9 @@ def check_length(model: PreTrainedModel, what: str, n_tokens: int, new_tokens: i
 
     Raises:
         InputError: if there are more tokens than the model reads.
+        UnsupportedModelError: if the model is hidden in a wrapper.
     """
+    check_is_model(model)
     longest = longest_text(model)
     if n_tokens > longest:
         raise InputError(f"{what} has {n_tokens} tokens; this model reads at most {longest}")

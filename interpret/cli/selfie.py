@@ -10,7 +10,7 @@ from rich.table import Table
 
 from interpret.cli.console import MOST_SHOWN, out, say
 from interpret.cli.options import Loading, Model, Output
-from interpret.cli.work import tell_rows
+from interpret.cli.work import tell_counts, tell_rows
 from interpret.errors import InterpretError
 from interpret.prompts.prompts import MODEL_TEMPLATE, load_examples
 from interpret.records import Interpretation
@@ -98,7 +98,8 @@ def selfie_command(
     that the model then generates is its interpretation (SelfIE, Chen et al. 2024). Control rows contain the text that
     is generated with nothing inserted.
 
-    A run can be stopped at any time; the same command resumes it.
+    A run can be stopped at any time; the same command resumes it. Exit code 3: finished, but some prompts could not be
+    interpreted.
     """
     from transformers import set_seed
 
@@ -121,6 +122,7 @@ def _show(run: RunFolder) -> None:
 
     Raises:
         InterpretError: if some states were not finite, so that their rows are empty.
+        NotAllError: if prompts were dropped.
     """
     first: list[Interpretation] = []
     count = failed = 0
@@ -140,6 +142,10 @@ def _show(run: RunFolder) -> None:
         table.add_row(*map(escape, cells))
     out.print(table)
     out.print("gain: log-probability of the text with the state inserted minus without it, in nats per token")
+    if run.dropped:
+        from interpret.selfie.runs import INTERPRETING
+
+        tell_counts(INTERPRETING, run)
     tell_rows(run.folder, count)
     if failed:
         raise InterpretError(

@@ -95,7 +95,8 @@ def fill_folder(
 def _safe(work: Work, run: Run) -> str:
     """Return how much of a run is on disk, in words."""
     units = f"{len(run.finished)} of {len(run.units)} {work.units}"
-    return f"{units} and {run.n_parts} {work.parts} of the next" if run.n_parts else units
+    parts = work.parts if run.n_parts != 1 else work.parts.removesuffix("s")
+    return f"{units} and {run.n_parts} {parts} of the next" if run.n_parts else units
 
 
 def drop_counts(dropped: Mapping[str, str]) -> Counter[str]:

@@ -294,6 +294,18 @@ def test_a_finished_run_is_shown_again_without_work(model_folder, tmp_path, caps
     assert "3 of 3 prompts are already done" in again.err
 
 
+def test_a_lost_attribution_of_a_finished_run_is_noticed_and_made_again(opened, tmp_path, capsys):
+    prompts = [Prompt(name, text, raw=True, target="is") for name, text in (("a", "The Eiffel Tower"), ("b", "Japan"))]
+    runs.run(*opened, prompts, tmp_path / "run", method="saliency")
+    lost = tmp_path / "run" / "attributions" / "00001.json.gz"
+    whole, table = lost.read_bytes(), (tmp_path / "run" / "table.csv").read_bytes()
+    lost.unlink()
+    capsys.readouterr()
+    runs.run(*opened, prompts, tmp_path / "run", method="saliency")
+    assert "files of 1 finished prompts are missing and are made again, such as of 'b'" in capsys.readouterr().err
+    assert (lost.read_bytes(), (tmp_path / "run" / "table.csv").read_bytes()) == (whole, table)
+
+
 def test_another_method_is_another_run(model_folder, tmp_path, capsys):
     examples = file_of(tmp_path, entries(1))
     assert run(*arguments(model_folder, examples, tmp_path / "run")) == 0

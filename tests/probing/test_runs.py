@@ -11,7 +11,7 @@ import interpret
 from interpret.anatomy import reporting_attention
 from interpret.errors import RunError
 from interpret.models.opening import load
-from interpret.probing import neuron_runs
+from interpret.probing import neuron_runs, prompt_runs
 from interpret.probing.neuron_runs import NeuronPlan, write_neurons
 from interpret.probing.prompt_runs import logits_probe, probed_prompts, write_probes
 from interpret.prompts.chat import wrap
@@ -281,6 +281,23 @@ def test_prompts_that_were_probed_are_not_probed_again(folder, examples, tmp_pat
 
 
 # ----------------------------------------------------------------------------------------------------- what is refused
+
+
+def test_a_prompt_that_does_not_fit_in_memory_is_dropped_with_its_reason(opened, examples, tmp_path, monkeypatch):
+    real = prompt_runs.activation_cache
+
+    def refusing(model, tokenizer, prompts, names):
+        if len(prompts[0]) > n_tokens:
+            raise MemoryError
+        return real(model, tokenizer, prompts, names)
+
+    n_tokens = len(opened[1](TEXT).input_ids)
+    monkeypatch.setattr(prompt_runs, "activation_cache", refusing)
+    found = prompt_runs.run_lens(*opened, examples, tmp_path / "run")
+    (reason,) = found.dropped.values()
+    assert reason.startswith("not probed: a prompt of ")
+    assert reason.endswith(" tokens does not fit in memory: shorten it, use a smaller dtype, or use another device")
+    assert {row.prompt for row in found.records()} == {TEXT}
 
 
 def test_a_prompt_with_nothing_to_list_is_dropped_by_name(folder, examples, tmp_path, capsys):

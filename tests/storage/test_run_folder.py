@@ -1,5 +1,6 @@
 """Run folders: what is in them, what is refused, and how they are read."""
 
+import errno
 import fcntl
 import json
 import os
@@ -26,7 +27,8 @@ from reference.small_runs import (
 
 from interpret.errors import RunError
 from interpret.records import Interpretation, csv_header, to_csv
-from interpret.storage.run_folder import read_table, read_units
+from interpret.storage.disk import replace_whole
+from interpret.storage.run_folder import read_run, read_table, read_units
 
 WHAT_TO_DO = "give another --output folder, or delete this one"
 
@@ -222,6 +224,156 @@ def test_a_journal_line_of_something_else_is_refused(half: Path, line: str) -> N
     refused(half, f"{half / 'progress.jsonl'}: line 2 is not a valid entry; {WHAT_TO_DO}")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"size": -1},
+        {"size": 10**30},
+        {"size": "12"},
+        {"size": 12.5},
+        {"size": True},
+        {"size": None},
+        {"size": 0},
+        {"rows": -1},
+        {"rows": "1"},
+        {"crc32": None},
+        {"unit": 1},
+        {"dropped": 1},
+        {"more": 1},
+    ],
+)
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_journal_line_with_impossible_numbers_is_refused(half: Path, change: dict[str, Any], number: int) -> None:
+    path = half / "progress.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()[:2]]
+    lines[number - 1] |= change
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    refused(half, f"{path}: line {number} is not a valid entry; {WHAT_TO_DO}")
+    if change != {"size": 0}:
+        with pytest.raises(RunError, match=f"line {number} is not a valid entry"):
+            read_table(half, Row)
+
+
+def test_a_size_beyond_the_table_is_refused_without_reading_that_much(half: Path) -> None:
+    path = half / "progress.jsonl"
+    first, second = (json.loads(line) for line in path.read_text().splitlines()[:2])
+    path.write_text(json.dumps(first) + "\n" + json.dumps(second | {"size": 2**62}) + "\n")
+    refused(half, f"{half / 'table.csv'} was changed after unit 'b' was written; {WHAT_TO_DO}")
+
+
+def test_a_journal_line_nested_too_deeply_is_refused(half: Path) -> None:
+    (half / "progress.jsonl").write_text("[" * 200_000 + "\n")
+    refused(half, f"{half / 'progress.jsonl'}: line 1 is not a valid entry; {WHAT_TO_DO}")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "problem"),
+    [
+        ("identity", None, "'identity' is missing or not an object"),
+        ("identity", [], "'identity' is missing or not an object"),
+        ("counts", None, "'counts' is missing or not an object"),
+        ("counts", {"in": 4, "kept": "2", "dropped": 0, "rows": 1}, "'counts' has no number 'kept'"),
+        ("circumstances", None, "'circumstances' is missing or not an object"),
+        ("dropped", None, "'dropped' is missing or not an object"),
+        ("continuations", 1, "'continuations' is missing or not a list"),
+        ("finished", 1, "'finished' is not a time"),
+    ],
+)
+def test_a_manifest_without_what_is_needed_is_refused(half: Path, key: str, value: Any, problem: str) -> None:
+    path = half / "manifest.json"
+    path.write_text(json.dumps({**manifest_of(half), key: value}))
+    message = f"{path} was changed: {problem}; {WHAT_TO_DO}"
+    refused(half, message)
+    with pytest.raises(RunError) as caught:
+        read_run(half, Row)
+    assert str(caught.value) == message
+    if value is None:
+        path.write_text(json.dumps({name: one for name, one in manifest_of(half).items() if name != key}))
+        refused(half, message)
+
+
+@pytest.mark.parametrize("name", ["table.csv", "progress.jsonl", "unfinished.jsonl", "grids", "peaks.csv"])
+@pytest.mark.parametrize("text", ["mine", "mine\n", '{"unit": "a", "rows": 0}\n'])
+def test_a_foreign_file_is_refused_and_not_changed(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    message = f"{tmp_path} has a {name} but no manifest.json, so its run is unknown; {WHAT_TO_DO}"
+    refused(tmp_path, message, others=["grids", "peaks.csv"])
+    assert contents(tmp_path) == {name: text.encode()}
+
+
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("name", ["manifest.json", "table.csv", "progress.jsonl", "unfinished.jsonl", "grids"])
+def test_a_link_in_the_place_of_a_file_is_refused_and_not_followed(
+    tmp_path: Path, name: str, there: bool, begun: bool
+) -> None:
+    folder, target = tmp_path / "run", tmp_path / "mine"
+    if begun:
+        with opened(folder) as run:
+            work(run, until=2)
+        (folder / name).unlink(missing_ok=True)
+    else:
+        folder.mkdir()
+    if there:
+        target.write_text("")
+    (folder / name).symlink_to(target)
+    message = f"{folder / name} is not a plain file, so a run would write to another place; {WHAT_TO_DO}"
+    with pytest.raises(RunError) as caught, opened(folder, others=["grids"]):
+        pytest.fail("the run was opened")
+    assert str(caught.value) == message
+    assert target.exists() == there
+    assert not there or target.read_text() == ""
+
+
+def test_a_link_in_the_place_of_a_temporary_file_is_not_followed(tmp_path: Path) -> None:
+    target = tmp_path / "mine"
+    target.write_text("mine")
+    (tmp_path / "run").mkdir()
+    for name in ("manifest.json", "peaks.csv"):
+        (tmp_path / "run" / f".{name}.tmp").symlink_to(target)
+    with opened(tmp_path / "run") as run:
+        work(run)
+    replace_whole(tmp_path / "run" / "peaks.csv", b"peaks")
+    assert target.read_text() == "mine"
+    assert sorted(contents(tmp_path / "run")) == ["manifest.json", "peaks.csv", "progress.jsonl", "table.csv"]
+
+
+@pytest.fixture
+def read_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every attempt to write raises the error of a read-only disk."""
+    real = os.open
+
+    def refuse(path: Any, flags: int, *more: Any, **options: Any) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        return real(path, flags, *more, **options)
+
+    def refused_write(path: Path, *args: Any, **options: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(os, "open", refuse)
+    for name in ("write_bytes", "replace", "unlink", "touch"):
+        monkeypatch.setattr(Path, name, refused_write)
+
+
+def test_a_finished_run_is_opened_on_a_read_only_disk(
+    tmp_path: Path, unbroken: dict[str, bytes], request: pytest.FixtureRequest
+) -> None:
+    with opened(tmp_path) as run:
+        work(run)
+    replace_whole(tmp_path / "peaks.csv", b"peaks")
+    request.getfixturevalue("read_only")
+    with opened(tmp_path) as run:
+        assert (run.pending, run.counts["kept"]) == ([], 3)
+    replace_whole(tmp_path / "peaks.csv", b"peaks")  # the same contents
+    with pytest.raises(RunError, match="peaks.csv cannot be written: Read-only file system"):
+        replace_whole(tmp_path / "peaks.csv", b"others")
+
+
+def test_an_unfinished_run_on_a_read_only_disk_is_refused(half: Path, read_only: None) -> None:
+    refused(half, f"{half} cannot be written, and its run is not finished; copy it to a writable disk")
+
+
 def test_a_journal_that_lost_lines_is_refused(half: Path) -> None:
     (half / "progress.jsonl").write_bytes(b"")
     refused(half, f"{half / 'progress.jsonl'} has fewer lines than manifest.json counts units; {WHAT_TO_DO}")
@@ -398,6 +550,26 @@ def test_reading_another_kind_of_table_names_its_columns(tmp_path: Path, unbroke
     )
     with pytest.raises(RunError, match=f"^{re.escape(str(tmp_path / 'mine.csv'))}: {columns}$"):
         read_table(tmp_path / "mine.csv", Interpretation)
+
+
+def test_reading_a_run_of_another_command_is_one_line(tmp_path: Path) -> None:
+    with opened(tmp_path, identity={"command": "trace"}) as run:
+        work(run)
+    message = f"{tmp_path} is a run of 'interpret trace', not of 'interpret selfie'; use 'interpret figures'"
+    for read in (
+        lambda: read_table(tmp_path, Interpretation),
+        lambda: read_table(tmp_path / "table.csv", Interpretation),
+        lambda: list(read_units(tmp_path, Interpretation)),
+        lambda: read_run(tmp_path, Interpretation).records(),
+    ):
+        with pytest.raises(RunError) as caught:
+            read()
+        assert str(caught.value) == message
+    refused(
+        tmp_path,
+        f"{tmp_path} contains a run of 'interpret trace', not of 'interpret selfie'; {WHAT_TO_DO}",
+        identity={"command": "selfie", "layers": [1]},
+    )
 
 
 def test_reading_a_damaged_cell_names_row_and_column(tmp_path: Path) -> None:

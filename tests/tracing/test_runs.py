@@ -10,6 +10,7 @@ import torch
 from reference.commands import FACT_PROMPTS, fact_rows, json_file, run, run_killed
 
 from interpret.errors import InputError
+from interpret.facts import filter
 from interpret.facts.files import Fact, load_facts
 from interpret.facts.filter import known
 from interpret.records import TraceCell, TracePeak, columns, csv_header, from_csv, to_csv
@@ -271,6 +272,80 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_run(model_folder, tmp_
     killed, whole = results_of(tmp_path / "killed"), results_of(tmp_path / "whole")
     assert len(whole) == 2 + 6 * 3
     assert killed == whole
+
+
+def test_a_kill_costs_one_mediator_and_the_files_end_the_same(model_folder, tmp_path, capsys, monkeypatch):
+    facts, real, traced = file_of(tmp_path, fact_rows(2)), runs.trace_fact, []
+
+    def interrupted(model, tokenizer, fact, settings, mediators, method):
+        if len(traced) in (1, 4):
+            traced.append("interrupted")
+            raise KeyboardInterrupt
+        traced.append((fact.name, *mediators))
+        return real(model, tokenizer, fact, settings, mediators, method)
+
+    assert run(*arguments(model_folder, facts, tmp_path / "whole")) == 0
+    monkeypatch.setattr(runs, "trace_fact", interrupted)
+    argv = arguments(model_folder, facts, tmp_path / "killed")
+    assert run(*argv) == 130
+    assert "stopped after 0 of 2 facts and 1 mediator of the next; the same" in capsys.readouterr().err
+    assert (tmp_path / "killed" / "unfinished.jsonl").exists()
+    assert run(*argv) == 130
+    assert "stopped after 1 of 2 facts; the same" in capsys.readouterr().err
+    assert run(*argv) == 0
+    names = ["hidden", "attn_severed", "mlp_severed"]
+    first, second = ([(fact, name) for name in names] for fact in ("known_0", "known_1"))
+    assert traced == [first[0], "interrupted", *first[1:], "interrupted", *second]
+    assert results_of(tmp_path / "killed") == results_of(tmp_path / "whole")
+    assert not (tmp_path / "killed" / "unfinished.jsonl").exists()
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"half")])
+def test_a_lost_grid_of_a_finished_run_is_noticed_and_made_again(model_folder, tmp_path, capsys, damage):
+    argv = arguments(model_folder, file_of(tmp_path, fact_rows(3)), tmp_path / "run", "--mediator", "hidden")
+    assert run(*argv) == 0
+    whole = results_of(tmp_path / "run")
+    damage(tmp_path / "run" / "grids" / "known_1_hidden.npz")
+    capsys.readouterr()
+    assert run(*argv) == 0
+    assert "files of 1 finished facts are missing and are made again, such as of 'known_1'" in capsys.readouterr().err
+    assert results_of(tmp_path / "run") == whole
+
+
+def too_large(*args, **kwargs):
+    raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 12345678901234 bytes")
+
+
+@pytest.mark.parametrize("where", ["trace", "filter"])
+def test_a_fact_that_does_not_fit_in_memory_is_dropped_with_its_reason(
+    model_folder, tmp_path, capsys, monkeypatch, where
+):
+    facts, real, written = fact_rows(3), runs.trace_fact, filter.write_after
+    longest = max(len(row["prompt"].format(row["subject"])) for row in facts)
+    large = [row["known_id"] for row in facts if len(row["prompt"].format(row["subject"])) == longest]
+
+    def traced(model, tokenizer, fact, *args):
+        return too_large() if len(fact.prompt) == longest else real(model, tokenizer, fact, *args)
+
+    def answered(model, prompts, new_tokens):
+        most = max(map(len, prompts))
+        return too_large() if len(prompts) > 1 or most == max_ids else written(model, prompts, new_tokens)
+
+    from interpret.models.opening import load
+
+    _, tokenizer = load(str(model_folder), device="cpu")
+    max_ids = max(len(tokenizer(row["prompt"].format(row["subject"])).input_ids) for row in facts)
+    if where == "trace":
+        monkeypatch.setattr(runs, "trace_fact", traced)
+    else:
+        monkeypatch.setattr(filter, "write_after", answered)
+    argv = arguments(model_folder, file_of(tmp_path, facts), tmp_path / "run", "--mediator", "hidden")
+    assert run(*argv) == 3
+    reason = "not traced: the fact does not fit in memory: shorten it, use a smaller dtype, or use another device"
+    dropped = json.loads((tmp_path / "run" / "manifest.json").read_text())["dropped"]
+    assert dropped == {f"known_{known_id}": reason for known_id in large}
+    assert 0 < len(large) < 3
+    assert reason in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_grids_are_written_before_the_rows(model_folder, opened, tmp_path, monkeypatch):

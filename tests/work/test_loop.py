@@ -56,6 +56,22 @@ def test_interrupted_it_says_what_is_safe_and_lets_the_interrupt_go_on(progress,
     assert fill(tmp_path / "run", counting(), progress=progress).manifest["status"] == "complete"
 
 
+@pytest.mark.parametrize(("count", "words"), [(1, "1 digit"), (3, "3 digits")])
+def test_the_parts_of_an_unfinished_unit_are_told(tmp_path, capsys, count, words):
+    def steps(run):
+        run.write("a", rows_of("a"))
+        yield "a"
+        run.parts.keep({("b", str(number)): number for number in range(count)})
+        raise KeyboardInterrupt
+
+    work = Work("Counting", "counted", "numbers", "digits")
+    with pytest.raises(KeyboardInterrupt):
+        fill_folder(work, tmp_path, Row, steps, units=UNITS, identity={"n": 1}, circumstances={})
+    assert f"stopped after 1 of 3 numbers and {words} of the next; the same" in capsys.readouterr().err
+    fill_folder(work, tmp_path, Row, counting(), units=UNITS, identity={"n": 1}, circumstances={})
+    assert f"1 of 3 numbers and {words} of the next are already done\n" in capsys.readouterr().err
+
+
 def test_an_interrupted_trace_from_python_is_resumed(model_folder, opened, tmp_path, capsys, monkeypatch):
     facts = json_file(tmp_path / "facts.json", fact_rows(3))
     real, done = runs.trace_fact, []
