@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from interpret.errors import InputError, brief, misspelt, named
+from interpret.prompts.lookalikes import not_a_part
 from interpret.reading import file_key, is_unicode, numbered_lines, parse_json, read_json, read_text
 from interpret.storage.provenance import file_sha256
 
@@ -281,7 +282,7 @@ def _occurrence(prompt: str, subject: str, template: str | None, chosen: int | N
     """Return the index of the subject's occurrence that the row chooses; None if there is only one."""
     starts = occurrences(prompt, subject)
     if not starts:
-        raise InputError(f'"subject" {brief(subject)} is not a part of the prompt {brief(prompt)}')
+        raise InputError(not_a_part('"subject"', subject, prompt))
     n = len(starts)
     if chosen is not None and not 0 <= chosen < n:
         raise InputError(
