@@ -11,6 +11,7 @@ import torch
 from reference.commands import fact_rows, json_file, run, saved_model
 from reference.tiny import tiny_model, wide_model
 from reference.toy_tokenizers import byte_level, word_tokenizer
+from reference.trace_rows import cells
 from rich.console import Console
 
 import interpret
@@ -173,17 +174,12 @@ def test_a_scan_warns_and_ranks_the_broken_neuron_last():
     assert [one.p_value for one in found[:-1]] == [one.p_value for one in same]
 
 
-def test_a_token_that_is_not_read_does_not_matter():
-    model = tiny_model("gpt2")
-    with torch.no_grad():
-        model.transformer.h[0].mlp.c_fc.weight[:, 4] *= 1e38  # overflows at some tokens
-    text = "w5 w6 w7 w8"
-    here = activation_cache(model, None, [WORDS(text).input_ids], ["neurons.0"]).of("neurons.0", 0)[:, 4]
-    there = neuron_values(model, WORDS, [text], [0], token="last")[0][0, 4]
-    assert not here.isfinite().all() or here.abs().max() > 1e37
-    assert there == pytest.approx(here[-1].item(), rel=1e-4, nan_ok=True)
-    alive = torch.tensor([[INF, 3.0, NAN]])
-    assert torch.einsum("bt,bt->b", torch.tensor([[0.0, 1.0, 0.0]]), alive).isnan()  # what must not happen
+@bad
+@pytest.mark.parametrize(("token", "expected"), [("last", 3.0), (1, 2.0)])
+def test_a_token_that_is_not_read_does_not_matter(monkeypatch, value, token, expected):
+    values = torch.tensor([value, 2.0, 3.0]).expand(1, 1, 3).transpose(1, 2)  # [B, T, F]
+    monkeypatch.setattr("interpret.probing.neurons.run_neurons", lambda model, rows, layers, read: read(0, values))
+    assert neuron_values(tiny_model("gpt2"), WORDS, ["w5 w6 w7"], [0], token=token)[0].item() == expected
 
 
 def test_a_broken_neuron_is_nobodys_neighbour():
@@ -342,6 +338,13 @@ def test_a_cell_that_is_not_finite_is_marked_and_never_the_peak():
     assert all(np.isfinite(peak.mean) for peak in bucket_peaks(bucket_averages([grid])))
 
 
+@bad
+def test_a_peak_is_finite_wherever_the_others_stand(value):
+    rows = cells([[value, 0.1], [0.3, 0.2]])
+    assert [peak.indirect_effect for peak in trace_peaks(rows)][0] == 0.3
+    assert trace_peaks(cells([[value, value]])) == []
+
+
 def test_figures_mark_cells_and_say_how_many():
     _, broken, place = grids_with_nan()
     figure = traces.prompt_figure([broken.grid()])
@@ -350,6 +353,9 @@ def test_figures_mark_cells_and_say_how_many():
     assert figure.axes[0].patch.get_hatch()
     assert "1 of 20 cells is not finite" in figure.get_suptitle()
     traces.average_figure([broken.grid()])
+    infinite = dataclasses.replace(broken.grid(), scores=np.where(broken.scores > 0, broken.scores, INF))
+    (image,) = traces.prompt_figure([infinite]).axes[0].images
+    assert np.argwhere(np.ma.getmaskarray(image.get_array())).tolist() == [list(place)]
     everything = dataclasses.replace(broken.grid(), effects=np.full((5, 4), NAN), scores=np.full((5, 4), INF))
     traces.prompt_figure([everything])
     traces.average_figure([everything])

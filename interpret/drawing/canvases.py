@@ -10,7 +10,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from interpret.drawing.panels import NO_TOKEN, finite_only
+from interpret.drawing.panels import NO_TOKEN
 from interpret.errors import InputError, RunError
 from interpret.stats import Floats
 
@@ -70,7 +70,6 @@ def heatmap(
     If there are negative values, the colour scale is symmetric around 0. Otherwise it runs from 0 to ``reach``, by
     default the largest value. ``logarithmic`` is for positive values.
     """
-    values = finite_only(values)
     known = values[np.isfinite(values)]
     low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
     largest = max(abs(low), abs(high), 1e-12)
@@ -84,7 +83,7 @@ def heatmap(
     panel.tick_params(length=0)
     panel.set_yticks(range(len(rows)), rows)
     panel.set_xticks(range(len(columns)), columns, rotation=90 if max(map(len, columns)) > 2 else 0)
-    if np.isnan(values).any():
+    if known.size < values.size:
         panel.patch.set(**NO_TOKEN)
     bar = figure.colorbar(image, ax=panel, pad=0.02, aspect=25)
     bar.set_label(unit)

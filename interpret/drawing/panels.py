@@ -138,7 +138,7 @@ def token_heatmaps(
         for panel, (label, values) in zip(panels, panels_of.items(), strict=True):
             panel.patch.set(**NO_TOKEN)
             panel.tick_params(axis="y", length=0)
-            panel.imshow(finite_only(values), cmap=image.cmap, norm=image.norm, aspect="auto", interpolation="nearest")
+            panel.imshow(values, cmap=image.cmap, norm=image.norm, aspect="auto", interpolation="nearest")
             panel.set_title(label)
             layers_below(panel, values.shape[1])
         panels[0].set_yticks(range(rows), [text + "*" * (token in starred) for token, text in enumerate(tokens)])
@@ -227,13 +227,8 @@ def _finite_values(drawn: Sequence[Floats]) -> Floats:
     return flat[np.isfinite(flat)]
 
 
-def finite_only(values: Floats) -> Floats:
-    """Return values with NaN, which is drawn as a gap, in place of infinity."""
-    return np.where(np.isfinite(values), values, np.nan)
-
-
 def _with_gaps(name: str) -> Colormap:
-    """Return a colormap in which NaN is transparent."""
+    """Return a colormap in which what is not finite is transparent."""
     return matplotlib.colormaps[name].with_extremes(bad="none")
 
 

@@ -15,7 +15,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 TOP = Path(__file__).parents[2]
@@ -191,7 +191,9 @@ def _test(tree: Path, tests: str) -> None:
     with open(os.devnull, "w") as nowhere:  # noqa: PTH123
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
-        os._exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *(f"tests/{file}" for file in tests.split())]))
+        # Files that the parent has left open are none of the tests' business.
+        plugins = ["-p", "no:cacheprovider", "-p", "no:unraisableexception"]
+        os._exit(pytest.main(["-x", "-q", *plugins, *(f"tests/{file}" for file in tests.split())]))
 
 
 def main() -> None:
@@ -210,7 +212,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         tree = shutil.copytree(TOP, Path(folder) / "tree", ignore=LEFT_OUT)
         survivors = 0
+        passed: set[str] = set()
         for mutant, tests in drawn(given.count, given.seed, given.only):
+            if tests not in passed and seen(replace(mutant, new=mutant.old), tests, tree, given.seconds) != "NOT SEEN":
+                raise SystemExit(f"{tests}: these tests fail, or are too slow, without a change")
+            passed.add(tests)
             verdict = seen(mutant, tests, tree, given.seconds)
             survivors += verdict == "NOT SEEN"
             place = f"{mutant.path.relative_to(TOP)}:{mutant.line}"
