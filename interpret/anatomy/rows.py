@@ -29,6 +29,9 @@ def batches(model: PreTrainedModel, lengths: Sequence[int], size: int, new_token
     Yields:
         The texts of each batch: slices that together cover all texts.
     """
+    if len(lengths) == 1:
+        yield slice(0, 1)
+        return
     alone = _rounds_by_batch(model)
     kinds = [_rotation_kind(model, length, new_tokens) for length in lengths]
     start = 0

@@ -27,7 +27,7 @@ from interpret.anatomy import (
     rotation,
     window_of,
 )
-from interpret.engine.linear import Module, quick
+from interpret.engine.linear import Module, quick, rounded_alike
 
 Point = Literal["heads", "attn_out", "neurons", "mlp_out"]
 """Where a layer can be read and written. heads: the concatenated outputs of the heads, [..., H * W]. attn_out: what
@@ -312,14 +312,16 @@ def _attend(layer: Layer, queries: Tensor, keys: Tensor, values: Tensor, past: P
     keys, values = (part.reshape(S * G * C, own, W) for part in (keys, values))
     scores = torch.bmm(queries.reshape(S * G * C, -1, W), keys.transpose(1, 2)).view(S, G, C, H // G, N, own)
     if P:
-        before = torch.bmm(queries, past.keys.reshape(S * G, P, W).transpose(1, 2))
+        before_keys = past.keys.reshape(S * G, P, W).transpose(1, 2)
+        before = rounded_alike(lambda rows: torch.bmm(rows, before_keys), queries)
         scores = torch.cat([before.view(S, G, C, H // G, N, P), scores], dim=-1)
     scores = capped(scores * layer.scale, layer.softcap)
     weights = torch.softmax(scores + mask, dim=-1, dtype=torch.float32).to(values.dtype)
     mixed = torch.bmm(weights[..., P:].reshape(S * G * C, -1, own), values)
     if P:
         shared = weights[..., :P].reshape(S * G, -1, P)
-        mixed = mixed + torch.bmm(shared, past.values.reshape(S * G, P, W)).view_as(mixed)
+        before_values = past.values.reshape(S * G, P, W)
+        mixed = mixed + rounded_alike(lambda rows: torch.bmm(rows, before_values), shared).view_as(mixed)
     return mixed.view(S, G, C, H // G, N, W).permute(2, 0, 4, 1, 3, 5).reshape(C, S, N, H * W)
 
 

@@ -26,14 +26,25 @@ def quick(module: Module) -> Module:
         return lambda x: _apply(module, x)
     if isinstance(module, nn.Linear):
         # Quantised layers expect a matrix [rows, features], in which they look for outliers.
-        return lambda x: module(x.reshape(-1, x.shape[-1])).unflatten(0, x.shape[:-1])
+        return lambda x: rounded_alike(module, x.reshape(-1, x.shape[-1])).unflatten(0, x.shape[:-1])
     return module
+
+
+def rounded_alike(product: Module, rows: Tensor) -> Tensor:
+    """Return the product of rows, [..., N, in] -> [..., N, out], where a single row is rounded as one of several.
+
+    In float16, CPUs add up the products of a single row in another way than those of several.
+    """
+    if rows.shape[-2] == 1 and rows.dtype == torch.float16 and rows.device.type == "cpu":
+        return product(rows.expand(*rows.shape[:-2], 2, -1).contiguous())[..., :1, :]
+    return product(rows)
 
 
 def _apply(module: Any, x: Tensor) -> Tensor:
     weight, operator = module.weight, _operator()
     if operator is None or not _is_plain(module, weight, x):
-        result: Tensor = module(x.contiguous())  # Conv1D calls view
+        x = x.contiguous()  # Conv1D calls view
+        result: Tensor = rounded_alike(module, x) if x.shape[:-1].numel() == 1 else module(x)
         return result
     # The weight of Conv1D is transposed.
     return operator(x, weight if type(module) is nn.Linear else weight.t(), module.bias)

@@ -162,3 +162,15 @@ def test_a_torch_without_a_sound_operator_uses_the_layer(monkeypatch, operator):
         assert torch.equal(quick(module)(x), module(x))
     finally:
         linear._operator.cache_clear()
+
+
+def test_in_float16_a_single_row_is_rounded_as_one_of_several():
+    generator = torch.Generator().manual_seed(0)
+    for width in (40, 64, 96, 130):
+        layer = nn.Linear(64, width).half()
+        layer.weight.data.normal_(generator=generator)
+        rows = torch.randn(4, 64, generator=generator).half()
+        with torch.no_grad():
+            several = quick(layer)(rows)
+            for row, wanted in zip(rows, several, strict=True):
+                assert torch.equal(quick(layer)(row[None])[0], wanted)
