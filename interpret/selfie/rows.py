@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import anatomy_of, check_evaluating, check_logits, longest_text
+from interpret.anatomy import anatomy_of, check_evaluating, check_logits, longest_text, unembedding_size
 from interpret.engine.greedy import write_after
 from interpret.errors import InputError, SpecError
 from interpret.records import Interpretation
@@ -109,7 +109,7 @@ def check_request(
             raise InputError(
                 f"{what} has {length} tokens; with {new} new tokens it exceeds the model's context of {longest} tokens"
             )
-    width, last_width = anatomy_of(model).width, model.get_output_embeddings().weight.shape[1]
+    width, last_width = anatomy_of(model).width, unembedding_size(model)[1]
     for source in sources:
         what = f"prompt {source.prompt.name}: state {n_layers} (after the final norm) "
         if not any(layer == n_layers for layer, _ in source.pairs):
