@@ -56,4 +56,5 @@ from .vocabulary import logit_cap as logit_cap
 from .vocabulary import logit_factor as logit_factor
 from .vocabulary import logits_of as logits_of
 from .vocabulary import residual_factor as residual_factor
+from .vocabulary import unembedding_size as unembedding_size
 from .vocabulary import word_embeddings as word_embeddings

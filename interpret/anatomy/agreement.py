@@ -336,13 +336,14 @@ def _problem_of_parts(model: PreTrainedModel, exact: bool, anatomy: Anatomy, see
 
 def _sums(anatomy: Anatomy, layer: int, block: nn.Module, seen: _Seen) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
     """Yield each sum of a layer: its name, its value, what is added, and the value the model has, [2, T, D] each."""
-    before, expected = seen["resid_pre", layer], seen["written", layer]
+    expected = seen["written", layer]
+    before = seen["resid_pre", layer].to(expected)  # a layer's input may come from another device
     factor = residual_factor(anatomy)
     attention, mlp = (seen[name, layer].reshape(before.shape).to(before) * factor for name in ("attn_out", "mlp_out"))
     if anatomy.block == "parallel":
         yield "resid_pre + attn_out + mlp_out", before + attention + mlp, attention + mlp, expected
         return
-    middle = seen["resid_mid", layer].reshape(before.shape)
+    middle = seen["resid_mid", layer].reshape(before.shape).to(expected)
     first, second = before + attention, middle + mlp
     if anatomy.block == "post_norm":  # a norm follows each sum
         if anatomy.family.parts is not None:

@@ -3,24 +3,36 @@
 Word embeddings are what a model takes as ``inputs_embeds``; scales that it applies to them later are its own business.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from interpret.anatomy.anatomy import Anatomy
+from interpret.anatomy.calls import input_device
 from interpret.anatomy.families import FAMILIES
 from interpret.anatomy.releases import embedding_scale
 
 
 def embedding_table(model: PreTrainedModel) -> Tensor:
-    """Return the word embedding of each token, [V, width], detached, with the scale that some models apply to it."""
-    module: Any = model.get_input_embeddings()
-    weight: Tensor = module.weight.detach()
-    scale = getattr(module, "embed_scale", None)
-    return _scaled(weight if scale is None else weight * torch.as_tensor(scale).to(weight), embedding_scale(model))
+    """Return the word embedding of each token, [V, width], detached, with scales and adapters that apply to it."""
+    n_tokens, _ = _size(model.get_input_embeddings())
+    return word_embeddings(model, torch.arange(n_tokens, device=input_device(model))).detach()
+
+
+def unembedding_size(model: PreTrainedModel) -> tuple[int, int]:
+    """Return the number V of logits, and the width of the states that are unembedded."""
+    return _size(model.get_output_embeddings())
+
+
+def _size(module: nn.Module) -> tuple[int, int]:
+    """Return the shape of a module's matrix, which an adapter may hold inside."""
+    weights: Iterator[Tensor | None] = (getattr(part, "weight", None) for part in module.modules())
+    n_tokens, width = next(weight.shape for weight in weights if weight is not None and weight.dim() == 2)
+    return n_tokens, width
 
 
 def word_embeddings(model: PreTrainedModel, ids: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from interpret.anatomy import (
     first_layer_input,
     input_device,
     rotation,
+    unembedding_size,
     word_embeddings,
 )
 from interpret.anatomy.passes import foreign_changes
@@ -87,7 +88,7 @@ def exit_of(model: PreTrainedModel) -> Exit:
         model=model,
         final=[quick(module) for module in final_modules(anatomy)],
         head=quick(head),
-        n_logits=head.weight.shape[0],
+        n_logits=unembedding_size(model)[0],
         device=input_device(model),
     )
 

@@ -31,6 +31,7 @@ from interpret.anatomy import (
     final_modules,
     logit_factor,
     residual_factor,
+    unembedding_size,
 )
 from interpret.anatomy.passes import foreign_changes, grad_mode
 from interpret.errors import InputError, UnsupportedModelError
@@ -86,7 +87,7 @@ def logit_attribution(
     if len(tokens) != len(cache.token_ids) or isinstance(tokens, str):
         raise InputError(f"tokens: give one for each of the {len(cache.token_ids)} prompts, not {len(tokens)}")
     head = model.get_output_embeddings()
-    ids = [token_id(token, tokenizer, head.weight.shape[0]) for token in tokens]
+    ids = [token_id(token, tokenizer, unembedding_size(model)[0]) for token in tokens]
     columns = [columns_of(cache, prompt, positions) for prompt in range(len(ids))]
     rows: list[dict[str, Any]] = []
     for prompt, (token, at) in enumerate(zip(ids, columns, strict=True)):

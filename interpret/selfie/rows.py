@@ -24,6 +24,7 @@ from interpret.anatomy import (
     check_keeps_rotation,
     check_length,
     check_logits,
+    unembedding_size,
 )
 from interpret.device import TOO_LARGE, unless_too_large
 from interpret.engine.greedy import write_after
@@ -158,7 +159,7 @@ def check_request(
         check_length(model, what, length, new)
     for what, length, new in of_templates:
         check_keeps_rotation(model, what, length, new)
-    width, last_width = anatomy_of(model).width, model.get_output_embeddings().weight.shape[1]
+    width, last_width = anatomy_of(model).width, unembedding_size(model)[1]
     for source in sources:
         what = f"prompt {source.prompt.name}: state {n_layers} (after the final norm) "
         if not any(layer == n_layers for layer, _ in source.pairs):

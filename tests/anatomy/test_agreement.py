@@ -17,7 +17,7 @@ from torch import nn
 
 from interpret import attach, attribute, interpretation_prompt, interpretations, plan_sources, record, trace
 from interpret.activations import activation_cache
-from interpret.anatomy import FAMILIES, Family, Parts, check_evaluating, check_logits, check_parts
+from interpret.anatomy import FAMILIES, Family, Parts, check_evaluating, check_logits, check_parts, embedding_table
 from interpret.control import supervised_control
 from interpret.errors import InputError, UnsupportedModelError
 from interpret.models.quantize import quantize_
@@ -148,7 +148,10 @@ def test_scaled_logits_are_the_models_own_in_every_analysis(kind):
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "opt", "gpt_neox"])
-@pytest.mark.parametrize("chosen", ["embed_out|lm_head", r".*(proj|c_attn|c_fc|dense|fc1|fc2|query_key_value|4h)"])
+@pytest.mark.parametrize(
+    "chosen",
+    ["embed_out|lm_head", r".*(embed_tokens|wte|embed_in)", r".*(proj|attn|fc|dense|fc1|fc2|query_key_value|4h)"],
+)
 def test_adapters_take_part_everywhere(kind, chosen):
     model = wide_model(kind)
     plain = model(torch.tensor([IDS])).logits[0, -1].detach()
@@ -163,18 +166,25 @@ def test_adapters_take_part_everywhere(kind, chosen):
     assert traced(model).high == pytest.approx(logits.softmax(-1)[first].item(), rel=1e-4)
 
 
-def test_a_biased_unembedding_has_its_share_with_an_adapter(llama):
-    llama.lm_head = nn.Linear(*llama.lm_head.weight.shape[::-1])
-    assert llama.lm_head.bias is not None
-    cache = activation_cache(llama, None, [[5, 6, 7]])
-    without = logit_attribution(llama, cache, [9])
-    adapt(llama, lambda name: name == "lm_head")
-    nn.init.zeros_(llama.lm_head.up)
-    with_adapter = logit_attribution(llama, cache, [9])
+@torch.no_grad()
+def test_the_embedding_table_includes_adapters(llama):
+    adapt(llama, lambda name: name == "model.embed_tokens")
+    ids = torch.tensor([5, 6, 7])
+    torch.testing.assert_close(embedding_table(llama)[ids], llama.model.embed_tokens(ids))
+    assert not torch.allclose(embedding_table(llama)[ids], tiny_model("llama").model.embed_tokens(ids), atol=0.01)
+    llama.model.embed_tokens = llama.model.embed_tokens.base_layer
+
+
+def test_a_biased_unembedding_has_its_share_with_an_adapter():
+    model = tiny_model("llama")
+    model.lm_head = nn.Linear(*model.lm_head.weight.shape[::-1])
+    cache = activation_cache(model, None, [[5, 6, 7]])
+    without = logit_attribution(model, cache, [9])
+    adapt(model, lambda name: name == "lm_head")
+    nn.init.zeros_(model.lm_head.up)
+    with_adapter = logit_attribution(model, cache, [9])
     np.testing.assert_allclose(with_adapter.logit, without.logit, atol=1e-5)
     assert "output_bias" in set(with_adapter.component)
-    llama.lm_head = nn.Linear(*llama.lm_head.weight.shape[::-1], bias=False)
-    llama.load_state_dict(tiny_model("llama").state_dict())
 
 
 # ------------------------------------------------------------------------------------------------------- refused

@@ -79,31 +79,22 @@ class DividedLogits(LlamaForCausalLM):
 
 
 class Lora(nn.Module):
-    """A low-rank adapter around a linear layer, as in PEFT: the layer's attributes are passed on."""
+    """A low-rank adapter around a linear layer or an embedding, as in PEFT."""
 
     def __init__(self, base: nn.Module, rank: int = 2) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(7)
         weight = base.weight
         self.base_layer = base
+        self.looks_up = isinstance(base, nn.Embedding)
         # GPT-2's Conv1D stores its weight transposed.
-        into, out = weight.shape if type(base).__name__ == "Conv1D" else weight.shape[::-1]
+        into, out = weight.shape if self.looks_up or type(base).__name__ == "Conv1D" else weight.shape[::-1]
         self.down = nn.Parameter(0.3 * torch.randn(into, rank, generator=generator))
         self.up = nn.Parameter(0.3 * torch.randn(rank, out, generator=generator))
 
-    @property
-    def weight(self) -> Tensor:
-        """The weight without the adapter, as in PEFT."""
-        return self.base_layer.weight
-
-    @property
-    def bias(self) -> Tensor | None:
-        """The bias."""
-        return self.base_layer.bias
-
     def forward(self, x: Tensor) -> Tensor:
         """Add the adapter's output."""
-        return self.base_layer(x) + x @ self.down @ self.up
+        return self.base_layer(x) + (self.down[x] if self.looks_up else x @ self.down) @ self.up
 
 
 def adapt(model: PreTrainedModel, chosen: Callable[[str], bool]) -> PreTrainedModel:
