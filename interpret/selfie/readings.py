@@ -13,7 +13,7 @@ from interpret.device import in_batches
 from interpret.selfie.decoding import Primed, Written, score, score_plain, start_inserted, start_plain, write
 from interpret.selfie.settings import SAME, Settings
 from interpret.selfie.templates import InterpretationPrompt
-from interpret.storage.parts import Parts
+from interpret.storage.parts import StoredParts
 from interpret.surgery.words import MODE, STRENGTH
 
 
@@ -60,7 +60,7 @@ class Reading:
 class KeptReadings:
     """The readings of one interpretation prompt that are on disk."""
 
-    parts: Parts
+    parts: StoredParts
     template: int
     """Index of the interpretation prompt."""
 

@@ -17,7 +17,7 @@ from interpret.selfie.readings import KeptReadings, Settings, State, read
 from interpret.selfie.rows import check_request, interpretations
 from interpret.selfie.sources import RESID_PRE, source_of_pairs
 from interpret.selfie.templates import InterpretationPrompt
-from interpret.storage.parts import Parts
+from interpret.storage.parts import StoredParts
 
 
 def interpret(
@@ -126,6 +126,6 @@ def interpret_vectors(
     primed = prime(model, interpretation_prompt, max_new_tokens)
     states = [State("", k, index, vector) for index, vector in enumerate(vecs)]
     size = bs or automatic_batch_size(primed, max_new_tokens)
-    readings = read(primed, states, settings, size, lambda line: None, KeptReadings(Parts(), 0))
+    readings = read(primed, states, settings, size, lambda line: None, KeptReadings(StoredParts(), 0))
     texts = [reading.written.ids if reading else [] for reading in readings]
     return [tokenizer.decode(ids, clean_up_tokenization_spaces=False) for ids in texts]

@@ -35,7 +35,7 @@ from interpret.records import (
 )
 from interpret.storage.disk import append_durably, cut, locked, sync
 from interpret.storage.frames import plain_frame, record_frame
-from interpret.storage.parts import PARTS, Parts
+from interpret.storage.parts import PARTS, StoredParts
 
 if TYPE_CHECKING:
     import pandas
@@ -100,7 +100,7 @@ class Run:
         self._header = csv_header(record_type)
         self._entries = entries
         self._open = True
-        self.parts = Parts(folder / PARTS, self.pending)
+        self.parts = StoredParts(folder / PARTS, self.pending)
 
     @property
     def n_parts(self) -> int:
