@@ -15,7 +15,7 @@ from interpret.finite import NOTHING_FINITE
 from interpret.selfie.decoding import Primed, Written, score, score_plain, start_inserted, start_plain, write
 from interpret.selfie.settings import SAME, Settings
 from interpret.selfie.templates import InterpretationPrompt
-from interpret.storage.parts import UnitParts
+from interpret.storage.parts import StoredParts
 from interpret.surgery.words import MODE, STRENGTH
 
 
@@ -62,7 +62,7 @@ class Reading:
 class KeptReadings:
     """The readings of one interpretation prompt that are on disk."""
 
-    parts: UnitParts
+    parts: StoredParts
     template: int
     """Index of the interpretation prompt."""
 

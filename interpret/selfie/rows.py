@@ -46,7 +46,7 @@ from interpret.selfie.readings import (
 )
 from interpret.selfie.sources import RESID_PRE, Source, states_of
 from interpret.selfie.templates import InterpretationPrompt
-from interpret.storage.parts import UnitParts
+from interpret.storage.parts import StoredParts
 from interpret.surgery.plan import plan_surgery
 
 
@@ -59,7 +59,7 @@ def interpretations(
     *,
     skip: Collection[str] = (),
     say: Callable[[str], None] = lambda line: None,
-    parts: UnitParts | None = None,
+    parts: StoredParts | None = None,
     drop: Callable[[str, str], None] | None = None,
 ) -> Iterator[Interpretation]:
     """Interpret every chosen state of every prompt with every template.
@@ -101,7 +101,7 @@ def interpretations(
         fitting = [
             state for output, own in zip(outputs, states, strict=True) if output is not None for state in own or ()
         ]
-        kept = [KeptReadings(UnitParts() if parts is None else parts, number) for number in range(len(templates))]
+        kept = [KeptReadings(StoredParts() if parts is None else parts, number) for number in range(len(templates))]
         readings = [read(one, fitting, settings, size, say, own) for one, own in zip(primed, kept, strict=True)]
         for source, output, own in zip(group, outputs, states, strict=True):
             if output is None or own is None:

@@ -18,7 +18,7 @@ from interpret.selfie.readings import KeptReadings, Settings, State, read
 from interpret.selfie.rows import check_request, interpretations
 from interpret.selfie.sources import RESID_PRE, source_of_pairs
 from interpret.selfie.templates import InterpretationPrompt
-from interpret.storage.parts import UnitParts
+from interpret.storage.parts import StoredParts
 
 
 def interpret(
@@ -127,6 +127,6 @@ def interpret_vectors(
     primed = prime(model, interpretation_prompt, max_new_tokens)
     states = [State("", k, index, vector) for index, vector in enumerate(vecs)]
     size = bs or automatic_batch_size(primed, max_new_tokens)
-    readings = read(primed, states, settings, size, lambda line: None, KeptReadings(UnitParts(), 0))
+    readings = read(primed, states, settings, size, lambda line: None, KeptReadings(StoredParts(), 0))
     texts = [reading.written.ids if reading else [] for reading in readings]
     return [decoded(tokenizer, ids) for ids in texts]

@@ -1,5 +1,5 @@
 from .joining import join_runs as join_runs
-from .parts import UnitParts as UnitParts
+from .parts import StoredParts as StoredParts
 from .run_folder import Run as Run
 from .run_folder import RunFolder as RunFolder
 from .run_folder import open_run as open_run

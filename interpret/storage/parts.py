@@ -18,7 +18,7 @@ from interpret.storage.disk import append_durably, cut, sync
 PARTS = "unfinished.jsonl"
 
 
-class UnitParts:
+class StoredParts:
     """The parts that are on disk; without a path, no part is stored."""
 
     def __init__(self, path: Path | None = None, pending: Collection[str] = ()) -> None:

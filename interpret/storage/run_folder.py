@@ -37,7 +37,7 @@ from interpret.records import (
 from interpret.records.spreadsheets import for_spreadsheets
 from interpret.storage.disk import append_durably, cut, locked, sync
 from interpret.storage.frames import plain_frame, record_frame
-from interpret.storage.parts import PARTS, UnitParts
+from interpret.storage.parts import PARTS, StoredParts
 
 if TYPE_CHECKING:
     import pandas
@@ -110,7 +110,7 @@ class Run:
         self._header = csv_header(record_type)
         self._entries = entries
         self._open = True
-        self.parts = UnitParts(folder / PARTS, self.pending)
+        self.parts = StoredParts(folder / PARTS, self.pending)
 
     @property
     def n_parts(self) -> int:

@@ -10,7 +10,7 @@ import pytest
 from reference.small_runs import UNITS, assert_ends_like, contents, opened, rows_of, unbroken_run, work
 
 from interpret.errors import RunError
-from interpret.storage.parts import PARTS, UnitParts
+from interpret.storage.parts import PARTS, StoredParts
 
 VALUE = {"text": "é\n\ud800", "p": [0.1, 1e-300, float("inf")], "none": None}
 
@@ -33,14 +33,14 @@ def test_parts_are_there_when_the_run_is_opened_again_and_gone_when_their_unit_i
 
 def test_cut_at_any_byte_the_whole_lines_are_there_and_the_rest_is_written_again(tmp_path: Path) -> None:
     path = tmp_path / PARTS
-    parts = UnitParts(path)
+    parts = StoredParts(path)
     for number in range(3):
         parts.keep({("a", str(number)): number})
     whole = path.read_bytes()
     ends = [place + 1 for place, byte in enumerate(whole) if byte == ord("\n")]
     for size in range(len(whole) + 1):
         path.write_bytes(whole[:size])
-        parts = UnitParts(path, ["a"])
+        parts = StoredParts(path, ["a"])
         assert len(parts) == sum(end <= size for end in ends)
         parts.keep({("a", str(number)): number for number in range(len(parts), 3)})
         assert path.read_bytes() == whole
@@ -49,21 +49,21 @@ def test_cut_at_any_byte_the_whole_lines_are_there_and_the_rest_is_written_again
 @pytest.mark.parametrize("change", [lambda data: data.replace(b"0.5", b"0.6"), lambda data: b"nonsense\n" + data])
 def test_a_changed_line_and_all_after_it_are_ignored(tmp_path: Path, change: Callable[[bytes], bytes]) -> None:
     path = tmp_path / PARTS
-    UnitParts(path).keep({("a", "1"): 0.5, ("a", "2"): 1})
+    StoredParts(path).keep({("a", "1"): 0.5, ("a", "2"): 1})
     path.write_bytes(change(path.read_bytes()))
-    assert len(UnitParts(path, ["a"])) == 0
+    assert len(StoredParts(path, ["a"])) == 0
 
 
 @pytest.mark.parametrize("line", [b"[" * 200_000, b'["a"]', b'{"a": 1}', b"\xff", b'["a", "b", "c", 1]'])
 def test_lines_of_something_else_are_ignored(tmp_path: Path, line: bytes) -> None:
     (tmp_path / PARTS).write_bytes(line + b"\n")
-    assert len(UnitParts(tmp_path / PARTS, ["a"])) == 0
+    assert len(StoredParts(tmp_path / PARTS, ["a"])) == 0
 
 
 def test_parts_of_finished_units_are_deleted_when_the_run_is_opened(tmp_path: Path) -> None:
     with opened(tmp_path) as run:
         work(run, until=1)
-    UnitParts(tmp_path / PARTS).keep({("a", "1"): 1})
+    StoredParts(tmp_path / PARTS).keep({("a", "1"): 1})
     with opened(tmp_path) as run:
         assert run.n_parts == 0
     assert not (tmp_path / PARTS).exists()
@@ -76,14 +76,14 @@ def test_parts_that_cannot_be_written_are_an_error_and_those_before_stay(
         write(descriptor, data[:3])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    parts, write = UnitParts(tmp_path / PARTS), os.write
+    parts, write = StoredParts(tmp_path / PARTS), os.write
     parts.keep({("a", "1"): 1})
     monkeypatch.setattr(os, "write", full)
     with pytest.raises(RunError, match="unfinished.jsonl: cannot be written: No space left on device$"):
         parts.keep({("a", "2"): 2})
     monkeypatch.undo()
     parts.keep({("a", "2"): 2})
-    assert len(UnitParts(tmp_path / PARTS, ["a"])) == 2
+    assert len(StoredParts(tmp_path / PARTS, ["a"])) == 2
 
 
 class Killed(BaseException):
