@@ -228,8 +228,8 @@ def replaced(document: Any, place: tuple[Any, ...], value: Any) -> Any:
 @pytest.mark.parametrize("kind", READERS)
 def test_every_value_of_a_document_may_be_anything(kind: str, tmp_path: Path) -> None:
     reader = READERS[kind]
-    for place in places(reader.document):
-        for value in ODD:
+    for number, place in enumerate(places(reader.document)):
+        for value in ODD[number % 3 :: 3]:  # each place gets a third of the values, for the sake of time
             text = as_text(reader, replaced(reader.document, place, value))
             read_within_bounds(reader, tmp_path, text.encode())
 
@@ -241,7 +241,7 @@ VALUES = st.recursive(
 
 
 @pytest.mark.parametrize("kind", READERS)
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(deadline=None, max_examples=10, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(data=st.data())
 def test_changed_documents_are_read_or_refused(
     kind: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
@@ -257,7 +257,7 @@ def test_changed_documents_are_read_or_refused(
 
 
 @pytest.mark.parametrize("kind", READERS)
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=8)
 @given(content=st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(kind: str, content: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     read_within_bounds(READERS[kind], tmp_path_factory.mktemp("bytes"), content)
