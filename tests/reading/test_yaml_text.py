@@ -35,7 +35,7 @@ def test_plain_values_are_read(tmp_path, text, value):
         ("a: !!timestamp 2024-01-31", "a.yaml is not YAML: could not determine a constructor for the tag"),
         ("[" * 21 + "]" * 21, "a.yaml: line 1 is nested deeper than 20 levels; expected a few"),
         ("a: &x [*x]", "a.yaml: line 1: an alias repeats the value that contains it; write the value out"),
-        ("- 1\n" * 5000, "a.yaml: line 5000: more than 5000 keys and values"),
+        ("- 1\n" * 6000, "a.yaml: line 5001: more than 5000 keys and values"),
     ],
 )
 def test_what_is_not_read_is_named(tmp_path, text, message):
