@@ -25,12 +25,10 @@ def export_command(
 
     interpret export runs/trace --facts examples/facts.json
 
-    interpret export runs/selfie --spreadsheet table.csv
-
     With --facts, it writes .pt files in the format of Knowledge-Tracing: lists over all rows of the facts file. Entry
     i of a list belongs to row i; rows that were not traced have 0 or an empty tensor. The list valid_index contains
-    the indices of the traced rows. With --spreadsheet, texts that a spreadsheet would take for a formula (=1+1) get
-    an apostrophe. No model is needed.
+    the indices of the traced rows. With --spreadsheet table.csv, it writes the table of any run, in which texts that
+    a spreadsheet would take for a formula (=1+1) get an apostrophe. No model is needed.
     """
     if (facts is None) == (spreadsheet is None):
         raise InputError("give --facts for files of Knowledge-Tracing, or --spreadsheet for a CSV file, one of the two")

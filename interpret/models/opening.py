@@ -281,15 +281,13 @@ def _open_config(source: str, gguf: Gguf) -> PretrainedConfig:
             "or give the folder of a model, or 'demo'"
         )
     with _explained(f"cannot open the model {source!r}", advice):
-        settings, _ = PretrainedConfig.get_config_dict(source, **gguf)
         try:
             return AutoConfig.from_pretrained(source, trust_remote_code=False, **gguf)
-        except KeyError as error:
-            _refuse_code(source, settings)
+        except (KeyError, ValueError) as error:
+            _refuse_code(source, {} if gguf else PretrainedConfig.get_config_dict(source)[0])
+            if isinstance(error, ValueError):
+                raise
             raise ValueError(f"transformers {transformers.__version__} does not know the model type {error}") from error
-        except ValueError:
-            _refuse_code(source, settings)
-            raise
 
 
 def _refuse_code(source: str, settings: Mapping[str, Any]) -> None:

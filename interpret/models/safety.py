@@ -102,7 +102,7 @@ def check_tokenizer(source: str, settings: Mapping[str, Any], config: Pretrained
 
 def own_code(settings: Mapping[str, Any]) -> str | None:
     """Return the names of the Python modules that a configuration names in ``auto_map``; None if there are none."""
-    found = settings.get("auto_map")
+    found = settings.get("auto_map") if isinstance(settings, Mapping) else None
     if not found:
         return None
     names = found.values() if isinstance(found, dict) else [found]

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -228,8 +227,8 @@ def replaced(document: Any, place: tuple[Any, ...], value: Any) -> Any:
 @pytest.mark.parametrize("kind", READERS)
 def test_every_value_of_a_document_may_be_anything(kind: str, tmp_path: Path) -> None:
     reader = READERS[kind]
-    for place in places(reader.document):
-        for value in ODD:
+    for number, place in enumerate(places(reader.document)):
+        for value in ODD[number % 3 :: 3]:  # each place gets a third of the values, for the sake of time
             text = as_text(reader, replaced(reader.document, place, value))
             read_within_bounds(reader, tmp_path, text.encode())
 
@@ -241,7 +240,7 @@ VALUES = st.recursive(
 
 
 @pytest.mark.parametrize("kind", READERS)
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(deadline=None, max_examples=10, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(data=st.data())
 def test_changed_documents_are_read_or_refused(
     kind: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
@@ -257,7 +256,7 @@ def test_changed_documents_are_read_or_refused(
 
 
 @pytest.mark.parametrize("kind", READERS)
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=8)
 @given(content=st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(kind: str, content: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     read_within_bounds(READERS[kind], tmp_path_factory.mktemp("bytes"), content)
@@ -286,8 +285,13 @@ def test_the_work_grows_no_faster_than_the_number_of_keys(kind: str, tmp_path: P
 
 
 def test_a_count_of_calls_ends_the_work() -> None:
+    def count_to(end: int) -> int:
+        return sum(len("a") for _ in range(end))
+
+    with at_most_calls(1000):
+        assert count_to(100) == 100
     with pytest.raises(TooMuchWorkError), at_most_calls(1000):
-        list(map(len, repeat("")))
+        count_to(10_000)
 
 
 # ------------------------------------------------------------------------------------------------- other files
