@@ -235,7 +235,10 @@ def _watch_parts(anatomy: Anatomy, layer: int, block: nn.Module, watch: Callable
     watch("attn_out", layer, block.get_submodule(family.attention_output))
     watch("mlp_out", layer, block.get_submodule(family.mlp_last))
     normed = family.mlp_norm and anatomy.block == "sequential"
-    watch("resid_mid", layer, block.get_submodule(family.mlp_norm if normed else family.mlp_first), at_input=True)
+    middle = block.get_submodule(family.mlp_norm if normed else family.mlp_first)
+    if sum(module is middle for _, module in block.named_modules(remove_duplicate=False)) == 1:
+        # A module in several places, such as an identity, is called with other tensors, too.
+        watch("resid_mid", layer, middle, at_input=True)
 
 
 # -------------------------------------------------------------------------------------------------- the comparisons
@@ -317,6 +320,8 @@ def _problem_of_parts(model: PreTrainedModel, exact: bool, anatomy: Anatomy, see
         size = list(seen["resid_pre", layer].shape)
         for name in ("attn_out", "mlp_out", "resid_mid"):
             value = seen.get((name, layer))
+            if name == "resid_mid" and value is None:
+                continue
             if value is None or value.numel() != seen["resid_pre", layer].numel():
                 given = "is not computed" if value is None else f"has shape {list(value.shape)}"
                 return (
@@ -342,6 +347,10 @@ def _sums(anatomy: Anatomy, layer: int, block: nn.Module, seen: _Seen) -> Iterat
     attention, mlp = (seen[name, layer].reshape(before.shape).to(before) * factor for name in ("attn_out", "mlp_out"))
     if anatomy.block == "parallel":
         yield "resid_pre + attn_out + mlp_out", before + attention + mlp, attention + mlp, expected
+        return
+    if ("resid_mid", layer) not in seen:
+        if anatomy.block == "sequential":
+            yield "resid_pre + attn_out + mlp_out", before + attention + mlp, attention + mlp, expected
         return
     middle = seen["resid_mid", layer].reshape(before.shape).to(expected)
     first, second = before + attention, middle + mlp
