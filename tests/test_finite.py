@@ -39,11 +39,12 @@ from interpret.probing.top_inputs import top_activating
 from interpret.records import TraceCell
 from interpret.selfie import decoding
 from interpret.selfie.decoding import prime
-from interpret.selfie.readings import State, log_gain, read, read_nothing
+from interpret.selfie.readings import KeptReadings, State, log_gain, read, read_nothing
 from interpret.selfie.settings import Settings
 from interpret.selfie.templates import InterpretationPrompt
 from interpret.stats import average, finite_mean, largest, rank_correlation
 from interpret.storage import run_folder
+from interpret.storage.parts import StoredParts
 from interpret.tracing.approximate import _largest
 from interpret.tracing.calls import trace
 from interpret.tracing.compare import peak_of
@@ -374,7 +375,7 @@ def test_a_trace_of_nan_weights_is_nan_and_says_so():
     with pytest.warns(RuntimeWarning, match=r"^none of 5 scores is finite: the model gives NaN"):
         found = interpret.attribute(model, BYTES, PROMPT, f"{PROMPT} Paris")
     with pytest.raises(InputError, match=r"^scores are not finite; open the model in float32.*: it gives NaN$"):
-        token_scores(Question("a", PROMPT, None, None), found.aggregate())
+        token_scores(Question("a", PROMPT, True, None, None), found.aggregate())
     with pytest.raises(InputError, match=r"^fact 'a': scores are not finite; open the model .*: it gives NaN"):
         list(locate_facts(model, BYTES, [Fact("a", PROMPT, SUBJECT, "Paris", foil="Rome")]))
 
@@ -441,7 +442,7 @@ def test_a_text_without_a_most_likely_token_ends_there(monkeypatch):
         read_nothing(primed, Settings(new_tokens=4))
     calls.clear()
     state = State("a", 1, 0, torch.randn(32))
-    assert list(read(primed, [state], Settings(new_tokens=4), 8, print)) == [None]
+    assert list(read(primed, [state], Settings(new_tokens=4), 8, print, KeptReadings(StoredParts(), 0))) == [None]
 
 
 def test_gains_of_probabilities_that_are_not_finite_are_nan():

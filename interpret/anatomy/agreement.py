@@ -383,7 +383,8 @@ def _apart(
     ours, own = (part.detach().cpu().double() for part in (ours, own))
     same = (ours == own) | (ours.isnan() & own.isnan())
     apart = (ours - own).abs().nan_to_num(nan=torch.inf).masked_fill(same, 0.0)
-    allowed = tolerance * _norm(own - own.mean(-1, keepdim=True))
+    sound = own.masked_fill(~own.isfinite(), 0.0)
+    allowed = tolerance * _norm(sound - sound.mean(-1, keepdim=True))
     if size is not None:
         allowed = tolerance * _norm(size.cpu().double()) + rounding * _norm(own)
     if not apart.norm() > allowed:

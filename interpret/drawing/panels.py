@@ -4,6 +4,7 @@ Each function returns a matplotlib figure; ``save`` writes it as PNG and PDF, wi
 """
 
 import io
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -52,6 +53,14 @@ def _fonts() -> list[str]:
     """Return the fonts to draw text with: matplotlib's own, then installed ones that have more scripts."""
     installed = {font.name for font in fontManager.ttflist}
     return [_FONT, *(name for name in _FONTS_OF_MORE_SCRIPTS if name in installed)]
+
+
+def _is_not_about_weight(record: logging.LogRecord) -> bool:
+    return "Failed to find font weight" not in record.getMessage()
+
+
+# Some of these fonts exist in a single weight, such as 500; matplotlib would say so for every figure.
+logging.getLogger("matplotlib.font_manager").addFilter(_is_not_about_weight)
 
 
 STYLE: dict[Any, Any] = {  # Any: matplotlib types the keys as literals

@@ -339,7 +339,7 @@ FIRST = "or attribute only the first token, with --steps 0:1"
         (["--attributed-fn", "contrast_prob_diff"], "there is no foil; give one, with --foil"),
         (["--target", "the city", "--foil", "extra cheese pizza"], f"the foil has 3 tokens, the target 2: {ALIGN}"),
         (["--target", ""], "--target is empty; leave it out, or give the words that follow the prompt"),
-        (["--target", "Paris", "--foil", " "], "--foil is empty; leave it out, or give the words that follow"),
+        (["--target", "Paris", "--foil", ""], "--foil is empty; leave it out, or give the words that follow"),
         (["--target", "city " * 900], "the target has "),
         (["--target", "the city", "--steps", "5:"], "the prompt: start=5 and end=None select none of the 2 tokens"),
         (["--target", "a", "--foil", "city " * 900], "the foil has "),
@@ -384,4 +384,4 @@ def test_targets_in_a_file_are_keys_not_options(model_folder, tmp_path, capsys):
 @pytest.mark.parametrize("key", ["target", "foil"])
 def test_empty_words_in_a_file_are_refused(tmp_path, key):
     with pytest.raises(InputError, match=rf'examples\[0\]: "{key}" is empty; leave it out, or give the words'):
-        load_examples(file_of(tmp_path, entries(1, **{key: " "})))
+        load_examples(file_of(tmp_path, entries(1, **{key: ""})))
