@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from interpret.errors import InputError
 from interpret.prompts.scripts import joined
 from interpret.prompts.spelling import Span, aligned_spans, is_word_piece, pieces
+from interpret.prompts.vocabulary import written
 
 Ids = tuple[int, ...]
 
@@ -56,7 +57,7 @@ class Encoding:
     def pieces(self) -> list[str]:
         """Return the text of each token, for people to read, [T]; see ``spelling.pieces``."""
         opening, own = self.ids[: self.n_added], self.ids[self.n_added :]
-        return pieces(self.tokenizer, opening) + pieces(self.tokenizer, own, self.text)
+        return pieces(self.tokenizer, opening) + pieces(self.tokenizer, own, self.text, self.reported)
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str, *, add_special_tokens: bool = True) -> Encoding:
@@ -136,8 +137,10 @@ def given_ids(tokenizer: PreTrainedTokenizerBase, ids: object, what: str) -> Ids
     if not found:
         raise InputError(f"{what} has no token ids; give at least one")
     for token in found:
-        if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < len(tokenizer):
-            raise InputError(f"{what} has the token id {token!r}; this tokenizer has ids 0 to {len(tokenizer) - 1}")
+        if type(token) is not int or written(tokenizer, token) is None:
+            last = max(tokenizer.get_vocab().values())
+            gap = ", but not this one" if type(token) is int and 0 <= token <= last else ""
+            raise InputError(f"{what} has the token id {token!r}; this tokenizer has ids 0 to {last}{gap}")
     return found
 
 
@@ -148,7 +151,8 @@ def _tokenised(tokenizer: PreTrainedTokenizerBase, text: str, *, add_special_tok
 
 def _opening(tokenizer: PreTrainedTokenizerBase, text: str, own: Ids) -> Ids:
     """Return the special tokens that a tokenizer puts before a text; warn of those it puts after it."""
-    text, own = (text, own) if own else ("a", token_ids(tokenizer, "a", add_special_tokens=False))
+    if set(own) <= set(tokenizer.all_special_ids):  # they could not be told from those that the tokenizer adds
+        text, own = "a", token_ids(tokenizer, "a", add_special_tokens=False)
     whole = tuple(_tokenised(tokenizer, text, add_special_tokens=True)["input_ids"])
     start = next((at for at in range(len(whole)) if whole[at : at + len(own)] == own), None)
     if start is None:

@@ -3,7 +3,17 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reference.toy_tokenizers import CLOSING, KINDS, byte_level, byte_level_closing, sentence_piece, word_piece
+from reference.toy_tokenizers import (
+    CLOSING,
+    KINDS,
+    byte_level,
+    byte_level_closing,
+    sentence_piece,
+    word_piece,
+    word_tokenizer,
+)
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from interpret.errors import InputError
 from interpret.prompts.encoding import continuation, encode, given_ids, token_ids
@@ -38,6 +48,16 @@ def test_what_a_tokenizer_appends_is_left_out_and_said():
     assert list(ids) == byte_level_closing()("hello").input_ids[:-1]
     # An end token in the text itself is kept.
     assert token_ids(byte_level_closing(), "hello</s>")[-1] == byte_level_closing().eos_token_id
+
+
+@pytest.mark.parametrize("text", ["<s>", "<s><s>", "</s>", "hello", ""])
+@pytest.mark.filterwarnings("error")
+def test_no_end_token_is_missed_where_none_is_appended(text):
+    for tokenizer in (sentence_piece(), KINDS["llama_3"]):
+        encoding = encode(tokenizer, text)
+        stock = tokenizer(text).input_ids
+        assert list(encoding.ids) == (stock[1:] if text.startswith("<s>") else stock)
+        assert encoding.n_opening == 1
 
 
 def test_openings_cover_no_characters():
@@ -112,3 +132,17 @@ def test_a_continuation_is_the_rest_of_the_joined_text(kind, prompt, words):
 def test_ids_that_do_not_exist_are_refused(ids, message):
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         given_ids(byte_level(), ids, "target")
+
+
+def test_an_id_in_a_gap_is_refused_and_one_after_it_is_read():
+    core = Tokenizer(models.WordLevel({"<pad>": 0, "hello": 7}, unk_token="<pad>"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core)
+    assert given_ids(tokenizer, [7], "target") == (7,)
+    with pytest.raises(
+        InputError, match="^target has the token id 3; this tokenizer has ids 0 to 7, but not this one$"
+    ):
+        given_ids(tokenizer, [3], "target")
+
+
+def test_pieces_of_a_tokenizer_that_does_not_tell_its_spaces_have_those_of_the_text():
+    assert encode(word_tokenizer(opens=True), "w3  w4\nw5").pieces() == ["w1", "w3", "  w4", "\nw5"]
