@@ -7,7 +7,6 @@ template itself, in the same kind of sandbox.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar
 
 from jinja2 import Template, TemplateError, nodes
 from jinja2.ext import Extension
@@ -180,7 +179,7 @@ def _template(tokenizer: PreTrainedTokenizerBase) -> str:
 class _Generation(Extension):
     """The block ``{% generation %}``, with which templates mark the assistant's words; its contents are kept."""
 
-    tags: ClassVar = {"generation"}
+    tags = {"generation"}
 
     def parse(self, parser: Parser) -> nodes.Node:
         """Return the contents of the block."""
