@@ -19,8 +19,8 @@ def in_word(char: str) -> bool:
 
 
 def combines(char: str) -> bool:
-    """Tell whether a character is a mark that changes the one before it, such as an accent or a vowel sign."""
-    return category(char)[0] == "M"
+    """Tell whether a character belongs to the one before it: an accent, a vowel sign, or the end of a Hangul syllable."""
+    return category(char)[0] == "M" or "\u1160" <= char <= "\u11ff"
 
 
 def without_spaces(char: str) -> bool:
