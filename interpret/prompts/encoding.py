@@ -57,7 +57,7 @@ class Encoding:
         found = _completed(self.reported, self.text)
         if found is None:
             raise InputError(
-                f"{type(self.tokenizer).__name__} drops characters of the text {self.text!r}, so that it cannot be told "
+                f"{type(self.tokenizer).__name__} drops characters of the text {self.text!r}, so it cannot be told "
                 "which characters its tokens cover; leave out characters that it does not know"
             )
         return self._without_opening(found)

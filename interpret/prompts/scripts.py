@@ -19,7 +19,7 @@ def in_word(char: str) -> bool:
 
 
 def combines(char: str) -> bool:
-    """Tell whether a character belongs to the one before it: an accent, a vowel sign, or the end of a Hangul syllable."""
+    """Tell whether a character belongs to the one before it: an accent, a vowel sign, the end of a Hangul syllable."""
     return category(char)[0] == "M" or "\u1160" <= char <= "\u11ff"
 
 
