@@ -34,6 +34,7 @@ from interpret.errors import InputError
 from interpret.prompts.batches import pad
 from interpret.prompts.encoding import given_ids
 from interpret.prompts.spelling import pieces, words
+from interpret.prompts.vocabulary import special_ids
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class TranslationStep(Step):
     @cached_property
     def special(self) -> Tensor:
         """[S + T] bool: which tokens are special tokens, including language tokens."""
-        special = self.flags | set(self.tokenizer.all_special_ids)
+        special = self.flags | special_ids(self.tokenizer, self.ids)
         return torch.tensor([token in special for token in self.ids], device=self.embeddings.device)
 
     def layers(self) -> list[nn.Module]:

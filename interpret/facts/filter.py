@@ -24,6 +24,7 @@ from interpret.prompts.chat import framed
 from interpret.prompts.encoding import token_ids
 from interpret.prompts.scripts import joined
 from interpret.prompts.spelling import decoded
+from interpret.prompts.vocabulary import special_ids
 from interpret.prompts.words import starts_with_words
 
 Rule = Literal["words", "first_token"]
@@ -183,7 +184,7 @@ def _answers(
 
 def _judged(tokenizer: PreTrainedTokenizerBase, asked: _Asked, written: Continuation, rule: Rule) -> Answered:
     """Decide whether a continuation is correct for its fact; special tokens end it."""
-    special, p = set(tokenizer.all_special_ids), written.p_first
+    special, p = special_ids(tokenizer, written.ids), written.p_first
     own = list(takewhile(lambda token: token not in special, written.ids[: asked.new_tokens]))
     text, expected = decoded(tokenizer, own), asked.fact.attribute
     wrong: Reason = "wrong answer" if written.finite else "not finite"

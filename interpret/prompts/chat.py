@@ -4,13 +4,17 @@
 template itself, in the same kind of sandbox.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
-from jinja2 import TemplateError
+from jinja2 import Template, TemplateError, nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers import PreTrainedTokenizerBase
 
-from interpret.errors import InputError
+from interpret.errors import InputError, brief
 from interpret.prompts.encoding import token_ids
 from interpret.prompts.prompts import MODEL_TEMPLATE, Prompt
 
@@ -83,6 +87,11 @@ def wrap(tokenizer: PreTrainedTokenizerBase, message: str, template: str = MODEL
         raise InputError(
             "the model's chat template does not contain the user's message exactly once; give a template of your own"
         )
+    if _render(tokenizer, message) != before + words + after:
+        raise InputError(
+            f"the model's chat template changes the user's message {brief(words)}, or depends on what it says; give a "
+            "template of your own"
+        )
     return _between(before, words, after, add_special_tokens=False)
 
 
@@ -130,19 +139,63 @@ def _between(before: str, message: str, after: str, *, add_special_tokens: bool)
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, message: str) -> str:
+    template = _template(tokenizer)
+    try:
+        return _compiled(template).render(
+            messages=[{"role": "user", "content": message}],
+            add_generation_prompt=True,
+            tools=None,
+            documents=None,
+            **_special_tokens(tokenizer),
+        )
+    except (
+        TemplateError,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise InputError(
+            f"the model's chat template cannot be rendered: {error}; give a template of your own"
+        ) from None
+
+
+def _template(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the chat template of a tokenizer; of several, the one that is named "default"."""
+    given = tokenizer.chat_template
+    if isinstance(given, str):
+        return given
+    named = given if isinstance(given, Mapping) else {one["name"]: one["template"] for one in given}
+    if "default" not in named:
+        raise InputError(
+            f"the model has the chat templates {', '.join(named)}, but none named 'default'; give a template of your "
+            "own"
+        )
+    return str(named["default"])
+
+
+class _Generation(Extension):
+    """The block ``{% generation %}``, with which templates mark the assistant's words; its contents are kept."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        """Return the contents of the block."""
+        line = next(parser.stream).lineno
+        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True)).set_lineno(line)
+
+
+@lru_cache(maxsize=16)
+def _compiled(template: str) -> Template:
     def refuse(reason: str) -> None:
         raise TemplateError(reason)
 
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    extensions = ["jinja2.ext.loopcontrols", _Generation]
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
     environment.globals["raise_exception"] = refuse
-    try:
-        return environment.from_string(tokenizer.chat_template).render(
-            messages=[{"role": "user", "content": message}],
-            add_generation_prompt=True,
-            **_special_tokens(tokenizer),
-        )
-    except TemplateError as error:
-        raise InputError(f"the model's chat template cannot be rendered: {error}") from None
+    return environment.from_string(template)
 
 
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:

@@ -9,12 +9,14 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from unicodedata import category
 
 from transformers import PreTrainedTokenizerBase
 
 from interpret.errors import InputError
-from interpret.prompts.scripts import joined
+from interpret.prompts.scripts import combines, joined
 from interpret.prompts.spelling import Span, aligned_spans, is_word_piece, pieces
+from interpret.prompts.vocabulary import written
 
 Ids = tuple[int, ...]
 
@@ -42,21 +44,31 @@ class Encoding:
         It is empty for an opening token, and for a token that covers no character.
 
         Raises:
-            InputError: if the tokenizer reports no offsets, and its tokens do not spell the text.
+            InputError: if the tokens do not spell the text, and the tokenizer reports no offsets, or wrong ones.
         """
         aligned = aligned_spans(self.tokenizer, self.text, self.ids[self.n_added :])
-        found = self.reported if aligned is None else aligned
-        if found is None:
+        if aligned is not None:
+            return self._without_opening(aligned)
+        if self.reported is None:
             raise InputError(
                 f"{type(self.tokenizer).__name__} does not report which characters its tokens cover, and its tokens do "
                 f"not spell the text {self.text!r}; use a fast tokenizer"
             )
-        return [(0, 0)] * self.n_opening + list(found[self.n_opening - self.n_added :])
+        found = _completed(self.reported, self.text)
+        if found is None:
+            raise InputError(
+                f"{type(self.tokenizer).__name__} drops characters of the text {self.text!r}, so it cannot be told "
+                "which characters its tokens cover; leave out characters that it does not know"
+            )
+        return self._without_opening(found)
+
+    def _without_opening(self, own: Sequence[Span]) -> list[Span]:
+        return [(0, 0)] * self.n_opening + list(own[self.n_opening - self.n_added :])
 
     def pieces(self) -> list[str]:
         """Return the text of each token, for people to read, [T]; see ``spelling.pieces``."""
         opening, own = self.ids[: self.n_added], self.ids[self.n_added :]
-        return pieces(self.tokenizer, opening) + pieces(self.tokenizer, own, self.text)
+        return pieces(self.tokenizer, opening) + pieces(self.tokenizer, own, self.text, self.reported)
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str, *, add_special_tokens: bool = True) -> Encoding:
@@ -81,6 +93,28 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str, *, add_special_tokens:
     added = opening[: len(opening) - _overlap(opening, own)]
     reported = plain.get("offset_mapping")
     return Encoding(tokenizer, text, added + own, len(opening), len(added), add_special_tokens, reported)
+
+
+def _completed(spans: Sequence[Span], text: str) -> list[Span] | None:
+    """Complete the reported characters of tokens by those that a normaliser composes with the one before them.
+
+    Args:
+        spans: [T] (start, end) in characters, as a tokenizer reports them.
+        text: the text.
+
+    Returns:
+        [T] spans; None if a character is in no token. A tokenizer that leaves out characters reports wrong ones for
+        the tokens after them.
+    """
+    covered = {at for first, end in spans for at in range(first, end)}
+    found = []
+    for first, end in spans:
+        while first < end < len(text) and end not in covered and combines(text[end]):
+            end += 1
+        found.append((first, end))
+    covered |= {at for first, end in found for at in range(first, end)}
+    seen = all(at in covered or category(char)[0] in "ZMC" for at, char in enumerate(text))
+    return found if seen else None
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, text: str, *, add_special_tokens: bool = True) -> Ids:
@@ -136,8 +170,10 @@ def given_ids(tokenizer: PreTrainedTokenizerBase, ids: object, what: str) -> Ids
     if not found:
         raise InputError(f"{what} has no token ids; give at least one")
     for token in found:
-        if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < len(tokenizer):
-            raise InputError(f"{what} has the token id {token!r}; this tokenizer has ids 0 to {len(tokenizer) - 1}")
+        if type(token) is not int or written(tokenizer, token) is None:
+            last = max(tokenizer.get_vocab().values())
+            gap = ", but not this one" if type(token) is int and 0 <= token <= last else ""
+            raise InputError(f"{what} has the token id {token!r}; this tokenizer has ids 0 to {last}{gap}")
     return found
 
 
@@ -148,7 +184,8 @@ def _tokenised(tokenizer: PreTrainedTokenizerBase, text: str, *, add_special_tok
 
 def _opening(tokenizer: PreTrainedTokenizerBase, text: str, own: Ids) -> Ids:
     """Return the special tokens that a tokenizer puts before a text; warn of those it puts after it."""
-    text, own = (text, own) if own else ("a", token_ids(tokenizer, "a", add_special_tokens=False))
+    if set(own) <= set(tokenizer.all_special_ids):  # they could not be told from those that the tokenizer adds
+        text, own = "a", token_ids(tokenizer, "a", add_special_tokens=False)
     whole = tuple(_tokenised(tokenizer, text, add_special_tokens=True)["input_ids"])
     start = next((at for at in range(len(whole)) if whole[at : at + len(own)] == own), None)
     if start is None:

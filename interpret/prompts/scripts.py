@@ -3,8 +3,8 @@
 from unicodedata import category, name
 
 _WITHOUT_SPACES = (
-    "CJK ", "HIRAGANA ", "KATAKANA ", "HALFWIDTH KATAKANA ", "IDEOGRAPHIC ", "BOPOMOFO ", "YI ",
-    "THAI ", "LAO ", "KHMER ", "MYANMAR ", "TIBETAN ", "JAVANESE ", "BALINESE ",
+    "CJK ", "HIRAGANA ", "KATAKANA", "HALFWIDTH KATAKANA", "IDEOGRAPHIC ", "BOPOMOFO ", "YI ",
+    "THAI ", "LAO ", "KHMER ", "MYANMAR ", "TIBETAN ", "TAI ", "NEW TAI LUE ", "JAVANESE ", "BALINESE ",
 )  # fmt: skip
 """How the Unicode names of characters begin in scripts that do not put spaces between words."""
 
@@ -16,6 +16,11 @@ def in_word(char: str) -> bool:
     (True, True, False, True)
     """
     return category(char)[0] in "LNM"
+
+
+def combines(char: str) -> bool:
+    """Tell whether a character belongs to the one before it: an accent, a vowel sign, the end of a Hangul syllable."""
+    return category(char)[0] == "M" or "\u1160" <= char <= "\u11ff"
 
 
 def without_spaces(char: str) -> bool:
@@ -30,10 +35,11 @@ def without_spaces(char: str) -> bool:
 def joined(prompt: str, words: str) -> str:
     """Return a prompt and the words that continue it as one text.
 
-    The words are used as they are. Only between two words of scripts with spaces, a space is added.
+    The words are used as they are. Only between two words of scripts with spaces, a space is added; words that begin
+    with a combining mark continue the last word of the prompt.
 
     >>> joined("The Eiffel Tower is in", "Paris"), joined("I went to Paris", ", France")
     ('The Eiffel Tower is in Paris', 'I went to Paris, France')
     """
     apart = all(in_word(char) and not without_spaces(char) for char in (prompt[-1:], words[:1]) if char)
-    return prompt + (" " if prompt and words and apart else "") + words
+    return prompt + (" " if prompt and words and apart and not combines(words[0]) else "") + words

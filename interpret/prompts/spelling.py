@@ -12,10 +12,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import TYPE_CHECKING, Literal
 
-from interpret.prompts.scripts import without_spaces
+from interpret.prompts.scripts import combines, in_word, without_spaces
+from interpret.prompts.vocabulary import added_tokens, special_ids, written
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,7 +28,12 @@ _SPACE = "\u2581"  # how SentencePiece writes a space
 _WHITESPACE = re.compile(rb"(?:\s|\xc2\xa0|\xe3\x80\x80)+")  # ASCII, no-break and ideographic space, in UTF-8
 
 
-def pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str | None = None) -> list[str]:
+def pieces(
+    tokenizer: PreTrainedTokenizerBase,
+    ids: Sequence[int],
+    text: str | None = None,
+    reported: Sequence[Span] | None = None,
+) -> list[str]:
     """Return the text of each of some neighbouring tokens, for people to read.
 
     Joined, the pieces are the text, except that a character that several tokens share is named in each of them, as
@@ -38,13 +44,16 @@ def pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str | N
         ids: token ids, [T].
         text: the text they were made from, without special tokens that the tokenizer added; None if unknown. If it is
             given, a space that the tokenizer put before the text is left out.
+        reported: the characters of the text that each token covers, as the tokenizer reports them, if it does. They are
+            used for tokenizers whose tokens do not tell their spaces.
 
     Returns:
         [T] texts.
     """
     spelled = _spelled(tokenizer, ids)
     if spelled is None:
-        return [decoded(tokenizer, [token]) for token in ids]
+        own = [decoded(tokenizer, [token]) for token in ids]
+        return own if text is None or reported is None else _with_spaces(own, text, reported)
     parts = spelled.parts
     if text is not None:
         data = text.encode("utf-8", "surrogatepass")
@@ -54,13 +63,20 @@ def pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str | N
     return _readable(parts)
 
 
+def _with_spaces(parts: Sequence[str], text: str, spans: Sequence[Span]) -> list[str]:
+    """Put the whitespace of a text that no token covers before the token that follows it."""
+    ends = [0, *accumulate((end for _, end in spans), max)]
+    gaps = [text[before:start] for before, (start, _) in zip(ends, spans, strict=False)]
+    return [(gap if gap.isspace() else "") + part for gap, part in zip(gaps, parts, strict=True)]
+
+
 def decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     """Return the text of tokens as the tokenizer decodes it, special tokens included.
 
     Ids that the tokenizer does not have are left out: embeddings are often padded to more tokens.
     """
-    known = len(tokenizer)
-    return tokenizer.decode([token for token in ids if token < known], clean_up_tokenization_spaces=False)
+    known = [token for token in ids if written(tokenizer, token) is not None]
+    return tokenizer.decode(known, clean_up_tokenization_spaces=False)
 
 
 def piece(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
@@ -84,8 +100,8 @@ def words(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[int]:
     """Number the words that tokens form: tokens of the same word have the same number, [T].
 
     A word begins with the whitespace before it. Special tokens are words of their own; so is, in scripts without
-    spaces, every token that ends at the end of a character. For a tokenizer whose tokens do not tell their bytes,
-    every token counts as a word.
+    spaces, every token that ends at the end of a character. Punctuation belongs to the word beside it. For a tokenizer
+    whose tokens do not tell their bytes, every token counts as a word.
     """
     spelled = _spelled(tokenizer, ids)
     if spelled is None:
@@ -108,7 +124,10 @@ def _begins_word(before: str, after: str) -> bool:
     """Tell whether a word begins between two characters, of which the second begins a token."""
     if len(before) > 1 or len(after) > 1:  # a byte that is not part of a character
         return False
-    return before.isspace() or after.isspace() or (without_spaces(before) and without_spaces(after))
+    if before.isspace() or after.isspace():
+        return True
+    unspaced, inside = ([test(char) for char in (before, after)] for test in (without_spaces, in_word))
+    return not combines(after) and (all(unspaced) or (any(unspaced) and all(inside)))
 
 
 def aligned_spans(tokenizer: PreTrainedTokenizerBase, text: str, ids: Sequence[int]) -> list[Span] | None:
@@ -166,10 +185,11 @@ def _spelled(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> _Spelled
     kind = _kind(tokenizer)
     if kind == "other":
         return None
-    special, added = set(tokenizer.all_special_ids), set(tokenizer.get_added_vocab().values())
+    special, added = special_ids(tokenizer, ids), added_tokens(tokenizer, ids)
     flags = [token in special for token in ids]
     parts: list[bytes] = []
-    for token, name, is_special in zip(ids, _names(tokenizer, ids), flags, strict=True):
+    for token, is_special in zip(ids, flags, strict=True):
+        name = written(tokenizer, token)
         if name is None:  # embeddings are often padded to more tokens than the tokenizer has
             parts.append(f"<{token}>".encode())
         elif is_special:
@@ -180,12 +200,6 @@ def _spelled(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> _Spelled
         else:
             parts.append(name.encode() if token in added else _from_byte_level(name))
     return _Spelled(parts, flags)
-
-
-def _names(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str | None]:
-    """Return how a tokenizer writes tokens; None for an id that it does not have."""
-    known = len(tokenizer)
-    return [tokenizer.convert_ids_to_tokens(int(token)) if token < known else None for token in ids]
 
 
 def _kind(tokenizer: PreTrainedTokenizerBase) -> Kind:

@@ -87,8 +87,46 @@ def test_a_template_needs_one_place_for_the_prompt(template, message):
         ("{% if %}", "cannot be rendered: "),
         ("silent", "does not contain the user's message exactly once; give a template of your own"),
         ("{{ messages[0]['content'] * 2 }}", "does not contain the user's message exactly once"),
+        ("{{ 1 // 0 }}", "cannot be rendered: integer division or modulo by zero; give a template of your own"),
+        ("{{ 1 + messages[0]['content'] }}", "cannot be rendered: unsupported operand"),
+        (
+            {"rag": "{{ messages[0]['content'] }}"},
+            "the model has the chat templates rag, but none named 'default'; give",
+        ),
     ],
 )
 def test_a_broken_model_template_is_an_error(template, message):
     with pytest.raises(InputError, match=re.escape(message)):
         wrap(with_template(template), "Hello")
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ messages[0]['content'] | upper }}",
+        "{{ messages[0]['content'][:2] }}",
+        "{{ messages[0]['content'].replace('l', 'r') }}",
+        "{% if 'Hello' in messages[0]['content'] %}greeting: {% endif %}{{ messages[0]['content'] }}",
+        "{{ messages[0] | tojson }} {{ messages[0]['content'] }}",
+    ],
+)
+def test_a_model_template_that_changes_the_message_is_an_error(template):
+    message = (
+        "^the model's chat template changes the user's message 'Hello', or depends on what it says; give a template"
+    )
+    with pytest.raises(InputError, match=message):
+        wrap(with_template(template), "Hello")
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("{% for m in messages %}<{{ m['content'] }}>{% break %}{% endfor %}", "<Hello>"),
+        ("{% generation %}<{{ messages[0]['content'] }}>{% endgeneration %}", "<Hello>"),
+        ("{% if tools is not none or documents is not none %}tools {% endif %}{{ messages[0]['content'] }}", "Hello"),
+        ({"tool_use": "no", "default": "<{{ messages[0]['content'] }}>"}, "<Hello>"),
+        ([{"name": "default", "template": "<{{ messages[0]['content'] }}>"}], "<Hello>"),
+    ],
+)
+def test_templates_may_use_what_transformers_offers_them(template, text):
+    assert wrap(with_template(template), "Hello").text == text

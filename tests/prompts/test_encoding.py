@@ -3,11 +3,22 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reference.toy_tokenizers import CLOSING, KINDS, byte_level, byte_level_closing, sentence_piece, word_piece
+from reference.toy_tokenizers import (
+    CLOSING,
+    KINDS,
+    byte_level,
+    byte_level_closing,
+    sentence_piece,
+    word_piece,
+    word_tokenizer,
+)
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
 
 from interpret.errors import InputError
 from interpret.prompts.encoding import continuation, encode, given_ids, token_ids
 from interpret.prompts.scripts import joined
+from interpret.prompts.spelling import join_pieces
 
 pytestmark = pytest.mark.filterwarnings("ignore:the tokenizer appends")
 CHARACTERS = st.text(st.sampled_from("ab é東京\n\tم😀.,'[]"), min_size=1, max_size=16)
@@ -38,6 +49,28 @@ def test_what_a_tokenizer_appends_is_left_out_and_said():
     assert list(ids) == byte_level_closing()("hello").input_ids[:-1]
     # An end token in the text itself is kept.
     assert token_ids(byte_level_closing(), "hello</s>")[-1] == byte_level_closing().eos_token_id
+
+
+@pytest.mark.parametrize("text", ["<s>", "<s><s>", "</s>", "hello", ""])
+@pytest.mark.filterwarnings("error")
+def test_no_end_token_is_missed_where_none_is_appended(text):
+    for tokenizer in (sentence_piece(), KINDS["llama_3"]):
+        encoding = encode(tokenizer, text)
+        stock = tokenizer(text).input_ids
+        assert list(encoding.ids) == (stock[1:] if text.startswith("<s>") else stock)
+        assert encoding.n_opening == 1
+
+
+@pytest.mark.parametrize("text", ["hello", "[gMASK]<sop>hello", "<sop>hello"])
+def test_several_opening_tokens_are_read_once(text):
+    # As in GLM, whose texts begin with two special tokens.
+    core = Tokenizer.from_str(byte_level().backend_tokenizer.to_str())
+    core.add_special_tokens(["[gMASK]", "<sop>"])
+    opening = [(name, core.token_to_id(name)) for name in ("[gMASK]", "<sop>")]
+    core.post_processor = processors.TemplateProcessing(single="[gMASK] <sop> $A", special_tokens=opening)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core)
+    assert list(token_ids(tokenizer, text)) == tokenizer("hello").input_ids
+    assert encode(tokenizer, text).spans()[:2] == [(0, 0), (0, 0)]
 
 
 def test_openings_cover_no_characters():
@@ -71,6 +104,9 @@ def test_a_word_piece_tokenizer_is_refused():
         ("He was born in", "1961", "He was born in 1961"),
         ("x =", " 3", "x = 3"),
         ("line", "\nnext", "line\nnext"),
+        ("cafe", "\u0301 au lait", "cafe\u0301 au lait"),
+        ("नमस्त", "े", "नमस्ते"),
+        ("スーパー", "is", "スーパーis"),
     ],
 )
 def test_a_space_is_added_only_between_two_words_of_scripts_with_spaces(prompt, words, expected):
@@ -112,3 +148,39 @@ def test_a_continuation_is_the_rest_of_the_joined_text(kind, prompt, words):
 def test_ids_that_do_not_exist_are_refused(ids, message):
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         given_ids(byte_level(), ids, "target")
+
+
+def test_an_id_in_a_gap_is_refused_and_one_after_it_is_read():
+    core = Tokenizer(models.WordLevel({"<pad>": 0, "hello": 7}, unk_token="<pad>"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core)
+    assert given_ids(tokenizer, [7], "target") == (7,)
+    with pytest.raises(
+        InputError, match="^target has the token id 3; this tokenizer has ids 0 to 7, but not this one$"
+    ):
+        given_ids(tokenizer, [3], "target")
+
+
+def test_pieces_of_a_tokenizer_that_does_not_tell_its_spaces_have_those_of_the_text():
+    assert encode(word_tokenizer(opens=True), "w3  w4\nw5").pieces() == ["w1", "w3", "  w4", "\nw5"]
+
+
+def test_a_tokenizer_that_drops_characters_is_refused_where_characters_matter():
+    # Without an unknown token and byte tokens, BPE leaves characters out, and shifts the offsets after them.
+    core = Tokenizer(models.BPE({"h": 0, "i": 1, "\u2581": 2}, []))
+    core.pre_tokenizer, core.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core)
+    assert encode(tokenizer, "hi hi").spans()[-1] == (4, 5)
+    with pytest.raises(InputError, match="^\\w+ drops characters of the text 'h東i hi', so it cannot"):
+        encode(tokenizer, "h東i hi").spans()
+
+
+@pytest.mark.parametrize(("text", "composed"), [("cafe\u0301 is", "café"), ("\u1112\u1161\u11ab is", "한")])
+def test_characters_that_a_normaliser_composes_belong_to_their_token(text, composed):
+    core = Tokenizer.from_str(byte_level().backend_tokenizer.to_str())
+    core.normalizer = normalizers.NFC()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core)
+    encoding = encode(tokenizer, text)
+    end = text.index(" ")
+    inside = [at for at, (first, last) in enumerate(encoding.spans()) if first < end]
+    assert join_pieces([encoding.pieces()[at] for at in inside]) == composed
+    assert encoding.spans()[inside[-1]][1] == end

@@ -2,8 +2,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from reference.toy_tokenizers import KINDS, byte_level, gemma, sentence_piece, word_tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AddedToken, PreTrainedTokenizerFast
 
-from interpret.prompts.spelling import aligned_spans, join_pieces, piece, pieces, words
+from interpret.prompts.spelling import aligned_spans, decoded, join_pieces, piece, pieces, words
 
 TEXTS = {
     "Latin": "The Eiffel Tower is in the city of Paris.",
@@ -100,3 +102,75 @@ def test_a_tokenizer_that_does_not_tell_its_bytes_decodes_each_token():
     tokenizer = word_tokenizer()
     assert pieces(tokenizer, [3, 4]) == ["w3", "w4"]
     assert words(tokenizer, [3, 4]) == [0, 1]
+
+
+def word_texts(tokenizer, text):
+    ids = own_ids(tokenizer, text)
+    parts = pieces(tokenizer, ids, text)
+    numbers = words(tokenizer, ids)
+    return [
+        join_pieces([part for part, number in zip(parts, numbers, strict=True) if number == word])
+        for word in range(numbers[-1] + 1)
+    ]
+
+
+@pytest.mark.parametrize("kind", ["byte_level", "llama_3", "gemma"])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("法国is", ["法", "国", "is"]),  # Latin after Chinese
+        ("is法国", ["is", "法", "国"]),
+        ("法国, is", ["法", "国,", " is"]),
+        ("スーパー", ["ス", "ー", "パ", "ー"]),
+        ("กิน", ["กิ", "น"]),  # a vowel sign belongs to its consonant
+        ("cafe\u0301 is", ["cafe\u0301", " is"]),
+    ],
+)
+def test_words_of_mixed_scripts(kind, text, expected):
+    assert word_texts(KINDS[kind], text) == expected
+
+
+def with_added(*tokens):
+    core = Tokenizer.from_str(byte_level().backend_tokenizer.to_str())
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core)
+    for token in tokens:
+        tokenizer.add_tokens(token, special_tokens=token.special)
+    return tokenizer
+
+
+def test_chat_markup_is_a_word_of_its_own_even_if_it_has_no_name():
+    # As in Llama 3, whose markup is marked as special, but is not in all_special_ids.
+    core = with_added(AddedToken("<|header|>", special=True)).backend_tokenizer
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core)
+    assert tokenizer.all_special_ids == []
+    assert word_texts(tokenizer, "<|header|>user<|header|>\n\nhello") == [
+        "<|header|>",
+        "user",
+        "<|header|>",
+        "\n\nhello",
+    ]
+
+
+def test_added_tokens_are_known_as_soon_as_they_are_added():
+    tokenizer = with_added()
+    assert "".join(pieces(tokenizer, own_ids(tokenizer, "naïve"))).startswith("na")
+    tokenizer.add_tokens(AddedToken("naïve", normalized=False))
+    assert pieces(tokenizer, own_ids(tokenizer, "naïve naïve"))[0] == "naïve"
+    tokenizer.add_tokens(AddedToken("<|x|>", special=True), special_tokens=True)
+    assert word_texts(tokenizer, "a<|x|>b") == ["a", "<|x|>", "b"]
+
+
+def test_ids_with_gaps_are_read():
+    core = Tokenizer(models.WordLevel({"<pad>": 0, "hello": 7}, unk_token="<pad>"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<pad>")
+    assert (len(tokenizer), decoded(tokenizer, [0, 7, 3, 9])) == (2, "<pad> hello")
+
+
+def test_long_vocabularies_and_texts_take_no_longer(monkeypatch):
+    """A vocabulary is never listed for a token: with thousands of added tokens that takes a tenth of a second."""
+    tokenizer = with_added(*(AddedToken(f"<|{number}|>", special=True) for number in range(50)))
+    piece(tokenizer, 300)
+    for slow in ("__len__", "get_vocab", "get_added_vocab", "added_tokens_decoder"):
+        monkeypatch.setattr(type(tokenizer), slow, property(lambda _: pytest.fail("the vocabulary is listed")))
+    assert piece(tokenizer, 300) == decoded(tokenizer, [300])

@@ -31,6 +31,7 @@ from interpret.attribution.result.scores import ScoreArray
 from interpret.attribution.steps.functions import StepReading
 from interpret.errors import InputError, unknown
 from interpret.prompts.spelling import pieces
+from interpret.prompts.vocabulary import special_ids
 
 Baseline = Literal["zero", "mean", "pad", "unk", "bos", "eos"] | int
 BASELINES = ("zero", "mean", "pad", "unk", "bos", "eos")
@@ -82,7 +83,7 @@ class Step:
     @cached_property
     def special(self) -> Tensor:
         """[T] bool: which tokens are special tokens, such as ``<s>``."""
-        special = set(self.tokenizer.all_special_ids)
+        special = special_ids(self.tokenizer, self.ids)
         return torch.tensor([token in special for token in self.ids], device=self.embeddings.device)
 
     def layers(self) -> Sequence[nn.Module]:
