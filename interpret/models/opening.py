@@ -10,6 +10,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +31,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging as transformers_logging
 
 from interpret.anatomy import loading_arguments, reads_gguf
+from interpret.anatomy.changes import Changes
 from interpret.errors import ModelError, brief, named, one_line, unknown
 from interpret.models.demo import SMOLLM2, cache_folder, demo_model_folder
 from interpret.models.quantize import quantize_, unrounded_
@@ -391,24 +393,24 @@ _OPENING_ERRORS = (OSError, ValueError, LookupError, ImportError, RuntimeError, 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Suppress the output of transformers and accelerate while opening a model; download progress bars stay."""
-    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    hub_bars_off = hub.are_progress_bars_disabled()
-    silent = logging.NullHandler()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    if not hub_bars_off:
-        hub.enable_progress_bars()  # the line above turned these off, too
-    # accelerate logs offloading to the root logger; without a handler, that would configure logging for the process.
-    logging.root.addHandler(silent)
-    try:
-        with warnings.catch_warnings():
-            for message in _HARMLESS_WARNINGS:
-                warnings.filterwarnings("ignore", message)
-            yield
-    finally:
-        logging.root.removeHandler(silent)
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
-        if hub_bars_off:
-            hub.disable_progress_bars()
+    with Changes() as change, change:
+        change.set(warnings, "filters", [*warnings.filters])
+        for message in _HARMLESS_WARNINGS:
+            warnings.filterwarnings("ignore", message)
+        change.undo(partial(transformers_logging.set_verbosity, transformers_logging.get_verbosity()))
+        transformers_logging.set_verbosity_error()
+        hub_bars = not hub.are_progress_bars_disabled()
+        change.undo(partial(_show_bars, transformers_logging.is_progress_bar_enabled(), hub_bars))
+        _show_bars(False, hub_bars)
+        # accelerate logs offloading to the root logger; without a handler, that would configure logging for the
+        # process.
+        silent = logging.NullHandler()
+        change.undo(partial(logging.root.removeHandler, silent))
+        logging.root.addHandler(silent)
+        yield
+
+
+def _show_bars(loading: bool, downloads: bool) -> None:
+    """Turn the progress bars of transformers and of the hub on or off; the former also set the latter."""
+    transformers_logging.enable_progress_bar() if loading else transformers_logging.disable_progress_bar()
+    hub.enable_progress_bars() if downloads else hub.disable_progress_bars()

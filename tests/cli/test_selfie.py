@@ -133,7 +133,8 @@ def test_interrupted_it_says_what_is_safe(model_folder, examples, tmp_path, caps
 
     monkeypatch.setattr(rows, "interpretations", interrupted)
     assert run(*arguments(model_folder, examples, tmp_path / "run")) == 130
-    assert "stopped after 2 of 4 prompts; the same command resumes the run" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "stopped after 2 of 4 prompts and 20 interpretations of the next; the same command resumes" in said
 
 
 def test_several_prompts_of_both_kinds(model_folder, examples, tmp_path):
