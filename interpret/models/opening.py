@@ -8,7 +8,7 @@ import hashlib
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -111,7 +111,7 @@ def load(
     with _quiet(), tensors_only():
         config = _open_config(source, gguf)
         tokenizer = _open_tokenizer(source, gguf, config)
-        model = _open_model(source, gguf, config, torch_dtype, device_map)
+        model = _open_model(source, gguf, config, torch_dtype, device_map, say)
         if gguf:
             model.config._name_or_path = str(Path(source, gguf["gguf_file"]))
         vars(model)[_OPENED_AS] = os.fspath(name_or_path)
@@ -320,6 +320,7 @@ def _open_model(
     config: PretrainedConfig,
     dtype: torch.dtype | Literal["auto"],
     device_map: DeviceMap | None,
+    say: Say | None,
 ) -> PreTrainedModel:
     if config.is_encoder_decoder:
         # AutoModelForCausalLM would open it without its encoder. With a device map, transformers 4.34.0 loses the
@@ -343,6 +344,8 @@ def _open_model(
             **gguf,
         )
     _check_complete(model, source, report)
+    if say and (unused := sorted(report["unexpected_keys"])):
+        say(f"{_some(unused)} of the files are not used by a {type(model).__name__} with this config.json")
     return model
 
 
@@ -356,8 +359,12 @@ def _check_complete(model: PreTrainedModel, source: str, report: Mapping[str, An
         )
     missing = sorted(report["missing_keys"])
     if missing:
-        names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-        raise ModelError(f"{source!r} does not hold all weights of a {type(model).__name__}: {names} missing")
+        raise ModelError(f"{source!r} does not hold all weights of a {type(model).__name__}: {_some(missing)} missing")
+
+
+def _some(names: Sequence[str]) -> str:
+    """Return the first names of weights, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 @contextmanager

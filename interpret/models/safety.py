@@ -132,14 +132,20 @@ def refusal_of_pickle(error: BaseException | None) -> str | None:
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         if isinstance(error, UnpicklingError):
-            reason = next((line for line in str(error).splitlines() if "WeightsUnpickler error:" in line), str(error))
-            reason = one_line(reason.partition("WeightsUnpickler error:")[2] or reason)
+            reason = _reason(error)
             return (
-                f"its weights are not only tensors ({reason}), and nothing else in them is read or run; "
-                "ask for weights in the safetensors format"
+                f"its weights are not only tensors{reason and f' ({reason})'}, and nothing else in them is read or "
+                "run; ask for weights in the safetensors format"
             )
         error = error.__cause__ or error.__context__
     return None
+
+
+def _reason(error: UnpicklingError) -> str:
+    """Return what torch found, without its advice to read the file in the way that may run code."""
+    found = str(error).partition("WeightsUnpickler error:")[2] or str(error)
+    advice = ("Weights only load failed", "Please file", "Check the documentation")
+    return one_line(next((line for line in found.splitlines() if line.strip() and not line.startswith(advice)), ""))
 
 
 def _has_safetensors(folder: Path) -> bool:

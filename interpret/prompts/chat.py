@@ -4,18 +4,22 @@
 template itself, in the same kind of sandbox.
 """
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers import PreTrainedTokenizerBase
 
-from interpret.errors import InputError
+from interpret.errors import InputError, one_line
 from interpret.prompts.encoding import token_ids
 from interpret.prompts.prompts import MODEL_TEMPLATE, Prompt
 
 FIELD = "{prompt}"
 _MARK = "\ue000"  # a private-use character that no template contains; marks the place of the message
+_MOST_REPETITIONS = 100_000
+"""Maximum number of repetitions of all loops of a chat template together."""
 
 
 @dataclass(frozen=True)
@@ -135,14 +139,33 @@ def _render(tokenizer: PreTrainedTokenizerBase, message: str) -> str:
 
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     environment.globals["raise_exception"] = refuse
+    environment.filters["counted"] = _counted()
     try:
-        return environment.from_string(tokenizer.chat_template).render(
+        tree = environment.parse(tokenizer.chat_template)
+        for loop in tree.find_all(nodes.For):
+            loop.iter = nodes.Filter(loop.iter, "counted", [], [], None, None, lineno=loop.lineno)
+        tree.set_environment(environment)
+        return environment.from_string(tree).render(
             messages=[{"role": "user", "content": message}],
             add_generation_prompt=True,
             **_special_tokens(tokenizer),
         )
-    except TemplateError as error:
-        raise InputError(f"the model's chat template cannot be rendered: {error}") from None
+    except Exception as error:  # a template may compute anything
+        problem = error if isinstance(error, TemplateError) else f"{type(error).__name__}: {error}"
+        raise InputError(f"the model's chat template cannot be rendered: {one_line(problem)}") from error
+
+
+def _counted() -> Callable[[Iterable[Any]], Iterator[Any]]:
+    """Return a filter for what the loops of one template run over, which ends templates that would run for hours."""
+    left = iter(range(_MOST_REPETITIONS))
+
+    def counted(items: Iterable[Any]) -> Iterator[Any]:
+        for item in items:
+            if next(left, None) is None:
+                raise TemplateError(f"its loops repeat more than {_MOST_REPETITIONS:,} times")
+            yield item
+
+    return counted
 
 
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:

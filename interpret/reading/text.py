@@ -3,8 +3,8 @@
 import errno
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from interpret.errors import InputError, named, one_line
 
@@ -12,7 +12,7 @@ LARGEST_TEXT = 2**30
 """Maximum size of a text file in bytes; a file of 100,000 facts has about 30 million."""
 
 
-def open_file(path: str | Path) -> BinaryIO:
+def open_file(path: str | Path) -> BufferedReader:
     """Open a file for reading; pipes and devices, such as /dev/zero, might never begin or never end.
 
     Raises:

@@ -85,6 +85,15 @@ def test_a_template_needs_one_place_for_the_prompt(template, message):
     [
         ("{{ raise_exception('only system messages') }}", "cannot be rendered: only system messages"),
         ("{% if %}", "cannot be rendered: "),
+        ("{{ 1 / 0 }}", "cannot be rendered: ZeroDivisionError: division by zero"),
+        ("{{ messages + 1 }}", "cannot be rendered: TypeError: "),
+        ("{{ messages.__class__.__mro__ }}", "cannot be rendered: access to attribute '__class__' of"),
+        ("{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}", "cannot be rendered: RecursionError: "),
+        (
+            "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}{% endfor %}{% endfor %}"
+            "{% endfor %}",
+            "cannot be rendered: its loops repeat more than 100,000 times",
+        ),
         ("silent", "does not contain the user's message exactly once; give a template of your own"),
         ("{{ messages[0]['content'] * 2 }}", "does not contain the user's message exactly once"),
     ],
