@@ -166,7 +166,7 @@ def watching(visit: Callable[[Moment], None]) -> Iterator[None]:
 
 @cache
 def lines_of(name: str) -> list[str]:
-    return Path(HERE + name).read_text().splitlines()
+    return Path(HERE + name).read_text(encoding="utf-8").splitlines()
 
 
 @cache

@@ -231,7 +231,7 @@ def test_report_makes_a_page_of_a_run_without_the_model(model_folder, examples, 
     assert run(*arguments(model_folder, examples, tmp_path / "run")) == 0
     (tmp_path / "page.html").write_text("older")
     assert run("report", tmp_path / "run", "-o", tmp_path / "page.html") == 0
-    page = (tmp_path / "page.html").read_text()
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert page.lower().startswith("<!doctype html>")
     assert "I love pizza 3" in page
     assert sorted(file.name for file in tmp_path.iterdir()) == ["examples.json", "page.html", "run"]
