@@ -35,6 +35,9 @@ class SmallTokenizer:
     def convert_ids_to_tokens(self, ids):
         return byte_level().convert_ids_to_tokens(ids)
 
+    def decode(self, ids, **options):
+        return byte_level().decode(ids, **options)
+
 
 def test_a_function_receives_the_tools_it_requests(exp):
     @exp.use_tools("cache", "logit_lens", "k_prober")
