@@ -92,7 +92,7 @@ def test_patched_methods_equal_stock_ones_and_attached_ones(library: Path, tmp_p
 def check_patched(attached: str) -> None:
     """Compare in the new process: with the stock sources, calls, and what attached methods gave."""
     assert Path.cwd() / "transformers" == OWN
-    assert json.loads(Path(attached, "sources.json").read_text()) == stock_sources()
+    assert json.loads(Path(attached, "sources.json").read_text(encoding="utf-8")) == stock_sources()
     model = tiny_model("llama")
     assert "forward_interpret" not in vars(model)
     assert_same(surgery_results(model), torch.load(Path(attached, "attached.pt")))

@@ -92,7 +92,7 @@ def test_analyses_do_not_import_each_other():
 def constants(path: Path) -> set[str]:
     """The names that a module assigns at its top."""
     found = set()
-    for node in ast.parse(path.read_text()).body:
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         found |= {part.id for target in targets if target for part in ast.walk(target) if isinstance(part, ast.Name)}
     return found
@@ -136,14 +136,16 @@ def test_every_folder_of_modules_is_a_package():
 
 def test_only_the_command_line_prints():
     for path in MODULES.values():
-        calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        calls = [
+            node.func for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)
+        ]
         printing = [call for call in calls if isinstance(call, ast.Name) and call.id == "print"]
         assert not printing or path.relative_to(PACKAGE).parts[0] == "cli", path
 
 
 def opens_runs(path: Path) -> bool:
     """Whether a module names what opens a run folder for writing."""
-    nodes = list(ast.walk(ast.parse(path.read_text())))
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
     names = {alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
     names |= {node.attr for node in nodes if isinstance(node, ast.Attribute)}
     return bool(names & {"open_run", "fill_folder"})
@@ -164,7 +166,7 @@ def test_transformers_is_version_bound_in_two_places_only():
     )
     for path in MODULES.values():
         if room_of(name_of(path)) != "anatomy" and path != PACKAGE / "surgery" / "generation.py":
-            assert not words.findall(path.read_text()), path
+            assert not words.findall(path.read_text(encoding="utf-8")), path
 
 
 def module_names(of) -> set[str]:
@@ -182,7 +184,7 @@ def test_only_the_anatomy_knows_the_modules_of_a_family():
     for path in MODULES.values():
         # The demo model is a Llama, written file by file.
         if room_of(name_of(path)) != "anatomy" and path != PACKAGE / "models" / "demo.py":
-            assert not words.findall(path.read_text()), path
+            assert not words.findall(path.read_text(encoding="utf-8")), path
 
 
 def test_the_top_holds_a_few_modules_and_packages():
@@ -192,7 +194,7 @@ def test_the_top_holds_a_few_modules_and_packages():
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_a_package_imports_nothing_by_itself(package):
-    docstring, *rest = ast.parse(MODULES[package].read_text()).body
+    docstring, *rest = ast.parse(MODULES[package].read_text(encoding="utf-8")).body
     assert isinstance(docstring, ast.Expr)
     assert [ast.unparse(line) for line in rest] == [
         "from interpret.lazy import lazy_names",
@@ -202,7 +204,7 @@ def test_a_package_imports_nothing_by_itself(package):
 
 def documented(module: str) -> set[str]:
     """What a module defines with a docstring; that of a constant or an alias stands below it."""
-    body = ast.parse(MODULES[module].read_text()).body
+    body = ast.parse(MODULES[module].read_text(encoding="utf-8")).body
     found = {node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node)}
     for node, following in itertools.pairwise(body):
         if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(getattr(following, "value", None), ast.Constant):
@@ -267,7 +269,7 @@ def test_what_public_functions_take_and_give_is_public(package):
 def type_checking_names(module: str) -> dict[str, object]:
     """What a module imports for its annotations alone."""
     found = {}
-    for block in ast.parse(MODULES[module].read_text()).body:
+    for block in ast.parse(MODULES[module].read_text(encoding="utf-8")).body:
         if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING":
             exec(ast.unparse(block.body), found)
     return found
@@ -277,7 +279,7 @@ def test_no_public_class_is_defined_twice():
     counts = Counter(
         node.name
         for path in MODULES.values()
-        for node in ast.parse(path.read_text()).body
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
     )
     assert [name for name, count in counts.items() if count > 1] == []
@@ -333,7 +335,7 @@ def test_type_checkers_see_every_name(tmp_path, monkeypatch):
 
 def test_scripts_are_thin():
     for path in (TOP / "scripts").glob("*.py"):
-        assert len(path.read_text().splitlines()) <= 40, path
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 40, path
 
 
 # Slow to import; numbers of seconds.
@@ -371,7 +373,9 @@ def test_a_wrong_name_is_told_with_the_nearest_one():
 
 
 def readme_blocks() -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", (TOP / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    return re.findall(
+        r"^```python\n(.*?)^```", (TOP / "README.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
 
 
 @pytest.fixture
@@ -395,7 +399,9 @@ def test_the_readmes_code_runs_as_it_stands(monkeypatch, tmp_path, registries):
 
 def readme_section(title: str) -> str:
     """The text between a heading of the second level and the next."""
-    (section,) = re.findall(rf"^## {re.escape(title)}\n(.*?)(?=^## )", (TOP / "README.md").read_text(), re.M | re.S)
+    (section,) = re.findall(
+        rf"^## {re.escape(title)}\n(.*?)(?=^## )", (TOP / "README.md").read_text(encoding="utf-8"), re.M | re.S
+    )
     return section
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from interpret.errors import RunError, brief, named, one_line
-from interpret.reading import parse_json
+from interpret.reading import parse_json, read_bytes
 
 FORMAT = 1
 INDEX = "cache.json"
@@ -83,8 +83,8 @@ def load(folder: str | Path) -> tuple[Rows, tuple[str, ...], Callable[[str], Ten
 def _index(path: Path) -> dict[str, Any]:
     """Return the index of a cache folder, with the keys of this format."""
     try:
-        index = parse_json((path / INDEX).read_bytes())
-    except (OSError, ValueError):
+        index = parse_json(read_bytes(path / INDEX))
+    except ValueError:
         raise RunError(
             f"{named(path)} holds no finished activation cache: its {INDEX} is missing or unreadable"
         ) from None

@@ -1,4 +1,4 @@
-"""Changes to a model that end with their ``with`` block, at whatever line it is interrupted.
+"""Changes to a model or to the process that end with their ``with`` block, at whatever line it is interrupted.
 
 Ctrl-C can raise a ``KeyboardInterrupt`` at any line: between a change and the note of how to undo it, or while changes
 are being undone. Therefore every step of undoing is noted before its change is made and may be repeated, hooks ignore

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 
 from interpret.bench.values import Encoder, decode
 from interpret.errors import InputError, RunError, one_line, unknown
-from interpret.reading import parse_json
+from interpret.reading import parse_json, read_bytes
 from interpret.storage import provenance
 from interpret.storage.disk import append_line
 
@@ -168,7 +168,7 @@ def _lines(folder: Path, name: str) -> list[dict[str, Any]]:
     if not path.is_file():
         there = sorted(each.name.removesuffix(ENDING) for each in folder.glob(f"*{ENDING}"))
         raise InputError(unknown("log", name, there) if there else f"{folder} has no logs yet")
-    *whole, torn = path.read_bytes().split(b"\n")
+    *whole, torn = read_bytes(path).split(b"\n")
     if torn:
         warnings.warn(f"{path}: skipped an incomplete last line ({len(torn)} bytes)", stacklevel=4)
     lines = []

@@ -14,7 +14,7 @@ from interpret.cli.options import Loading, Model, Output
 from interpret.cli.work import tell_counts
 from interpret.finite import descending
 from interpret.probing.registry import TOP, Probe
-from interpret.prompts.prompts import MODEL_TEMPLATE
+from interpret.prompts.prompts import MODEL_TEMPLATE, load_examples
 from interpret.records import HeadView, LensReading, LogitShare
 from interpret.storage.run_folder import RunFolder
 from interpret.work.inputs import read_options
@@ -188,6 +188,7 @@ def _run(
     """Probe the prompts of a file."""
     from interpret.probing.prompt_runs import run_probe
 
+    load_examples(examples)  # what can be checked without the model is checked first
     opened = loading.open(model)
     return run_probe(
         opened.model, opened.tokenizer, name, examples, output, options=options, **where, **opened.recorded

@@ -8,8 +8,9 @@ import hashlib
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +31,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging as transformers_logging
 
 from interpret.anatomy import loading_arguments, reads_gguf
+from interpret.anatomy.changes import Changes
 from interpret.errors import ModelError, brief, named, one_line, unknown
 from interpret.models.demo import SMOLLM2, cache_folder, demo_model_folder
 from interpret.models.quantize import quantize_, unrounded_
@@ -109,7 +111,7 @@ def load(
     with _quiet(), tensors_only():
         config = _open_config(source, gguf)
         tokenizer = _open_tokenizer(source, gguf, config)
-        model = _open_model(source, gguf, config, torch_dtype, device_map)
+        model = _open_model(source, gguf, config, torch_dtype, device_map, say)
         if gguf:
             model.config._name_or_path = str(Path(source, gguf["gguf_file"]))
         vars(model)[_OPENED_AS] = os.fspath(name_or_path)
@@ -318,6 +320,7 @@ def _open_model(
     config: PretrainedConfig,
     dtype: torch.dtype | Literal["auto"],
     device_map: DeviceMap | None,
+    say: Say | None,
 ) -> PreTrainedModel:
     if config.is_encoder_decoder:
         # AutoModelForCausalLM would open it without its encoder. With a device map, transformers 4.34.0 loses the
@@ -341,6 +344,8 @@ def _open_model(
             **gguf,
         )
     _check_complete(model, source, report)
+    if say and (unused := sorted(report["unexpected_keys"])):
+        say(f"{_some(unused)} of the files are not used by a {type(model).__name__} with this config.json")
     return model
 
 
@@ -354,8 +359,12 @@ def _check_complete(model: PreTrainedModel, source: str, report: Mapping[str, An
         )
     missing = sorted(report["missing_keys"])
     if missing:
-        names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-        raise ModelError(f"{source!r} does not hold all weights of a {type(model).__name__}: {names} missing")
+        raise ModelError(f"{source!r} does not hold all weights of a {type(model).__name__}: {_some(missing)} missing")
+
+
+def _some(names: Sequence[str]) -> str:
+    """Return the first names of weights, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 @contextmanager
@@ -391,24 +400,24 @@ _OPENING_ERRORS = (OSError, ValueError, LookupError, ImportError, RuntimeError, 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Suppress the output of transformers and accelerate while opening a model; download progress bars stay."""
-    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    hub_bars_off = hub.are_progress_bars_disabled()
-    silent = logging.NullHandler()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    if not hub_bars_off:
-        hub.enable_progress_bars()  # the line above turned these off, too
-    # accelerate logs offloading to the root logger; without a handler, that would configure logging for the process.
-    logging.root.addHandler(silent)
-    try:
-        with warnings.catch_warnings():
-            for message in _HARMLESS_WARNINGS:
-                warnings.filterwarnings("ignore", message)
-            yield
-    finally:
-        logging.root.removeHandler(silent)
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
-        if hub_bars_off:
-            hub.disable_progress_bars()
+    with Changes() as change, change:
+        change.set(warnings, "filters", [*warnings.filters])
+        for message in _HARMLESS_WARNINGS:
+            warnings.filterwarnings("ignore", message)
+        change.undo(partial(transformers_logging.set_verbosity, transformers_logging.get_verbosity()))
+        transformers_logging.set_verbosity_error()
+        hub_bars = not hub.are_progress_bars_disabled()
+        change.undo(partial(_show_bars, transformers_logging.is_progress_bar_enabled(), hub_bars))
+        _show_bars(False, hub_bars)
+        # accelerate logs offloading to the root logger; without a handler, that would configure logging for the
+        # process.
+        silent = logging.NullHandler()
+        change.undo(partial(logging.root.removeHandler, silent))
+        logging.root.addHandler(silent)
+        yield
+
+
+def _show_bars(loading: bool, downloads: bool) -> None:
+    """Turn the progress bars of transformers and of the hub on or off; the former also set the latter."""
+    transformers_logging.enable_progress_bar() if loading else transformers_logging.disable_progress_bar()
+    hub.enable_progress_bars() if downloads else hub.disable_progress_bars()

@@ -8,6 +8,7 @@ unembedding are not changed; hooks, edits of hidden states and gradients to them
 
 import importlib
 import logging
+from functools import partial
 from types import ModuleType
 from typing import Any, Literal, TypeVar
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from interpret.anatomy.changes import Changes
 from interpret.errors import ModelError
 
 Model = TypeVar("Model", bound=PreTrainedModel)
@@ -166,17 +168,15 @@ def _finish(new: nn.Module, linear: nn.Linear | Conv1D, device: torch.device | s
 def _bitsandbytes() -> ModuleType:
     """Import bitsandbytes, and suppress what it logs about optional parts."""
     logger = logging.getLogger("bitsandbytes")
-    silent, propagate = logging.NullHandler(), logger.propagate
-    logger.addHandler(silent)
-    logger.propagate = False
-    try:
-        bitsandbytes = importlib.import_module("bitsandbytes")
-    except ImportError as error:
-        raise ModelError(
-            f"opening a model in 8 or 4 bits needs the package bitsandbytes, which cannot be imported ({error}); "
-            'install it with: pip install "bitsandbytes>=0.50,<0.51"'
-        ) from error
-    finally:
-        logger.propagate = propagate
-        logger.removeHandler(silent)
-    return bitsandbytes
+    silent = logging.NullHandler()
+    with Changes() as change, change:
+        change.undo(partial(logger.removeHandler, silent))
+        logger.addHandler(silent)
+        change.set(logger, "propagate", False)
+        try:
+            return importlib.import_module("bitsandbytes")
+        except ImportError as error:
+            raise ModelError(
+                f"opening a model in 8 or 4 bits needs the package bitsandbytes, which cannot be imported ({error}); "
+                'install it with: pip install "bitsandbytes>=0.50,<0.51"'
+            ) from error

@@ -10,6 +10,7 @@ refused.
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -17,8 +18,9 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig
 
+from interpret.anatomy.changes import Changes
 from interpret.errors import ModelError, brief, named, one_line
-from interpret.reading import parse_json
+from interpret.reading import parse_json, read_bytes
 
 READS_PICKLES = tuple(map(int, torch.__version__.split("+")[0].split(".")[:2])) >= (2, 6)
 """Whether this torch reads pickled weights without running code in them."""
@@ -41,13 +43,19 @@ def tensors_only() -> Iterator[None]:
 
     The setting is an environment variable of torch, so it applies to all threads inside the ``with`` block.
     """
-    before = {name: os.environ.pop(name, None) for name in (_FORCE, _FORCE_NOT)}
-    os.environ[_FORCE] = "1"
-    try:
+    with Changes() as change, change:
+        change.undo(partial(_set_environment, {name: os.environ.get(name) for name in (_FORCE, _FORCE_NOT)}))
+        _set_environment({_FORCE: "1", _FORCE_NOT: None})
         yield
-    finally:
-        del os.environ[_FORCE]
-        os.environ.update({name: value for name, value in before.items() if value is not None})
+
+
+def _set_environment(values: Mapping[str, str | None]) -> None:
+    """Set environment variables, and remove those with the value None."""
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def check_folder(folder: Path) -> None:
@@ -124,14 +132,20 @@ def refusal_of_pickle(error: BaseException | None) -> str | None:
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         if isinstance(error, UnpicklingError):
-            reason = next((line for line in str(error).splitlines() if "WeightsUnpickler error:" in line), str(error))
-            reason = one_line(reason.partition("WeightsUnpickler error:")[2] or reason)
+            reason = _reason(error)
             return (
-                f"its weights are not only tensors ({reason}), and nothing else in them is read or run; "
-                "ask for weights in the safetensors format"
+                f"its weights are not only tensors{reason and f' ({reason})'}, and nothing else in them is read or "
+                "run; ask for weights in the safetensors format"
             )
         error = error.__cause__ or error.__context__
     return None
+
+
+def _reason(error: UnpicklingError) -> str:
+    """Return what torch found, without its advice to read the file in the way that may run code."""
+    found = str(error).partition("WeightsUnpickler error:")[2] or str(error)
+    advice = ("Weights only load failed", "Please file", "Check the documentation")
+    return one_line(next((line for line in found.splitlines() if line.strip() and not line.startswith(advice)), ""))
 
 
 def _has_safetensors(folder: Path) -> bool:
@@ -145,8 +159,8 @@ def _has_safetensors(folder: Path) -> bool:
 def _read(path: Path) -> dict[str, Any]:
     """Return the content of a JSON file; empty if it cannot be read."""
     try:
-        found = parse_json(path.read_bytes())
-    except (OSError, ValueError):
+        found = parse_json(read_bytes(path))
+    except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
 

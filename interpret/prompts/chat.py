@@ -4,22 +4,28 @@
 template itself, in the same kind of sandbox.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
-from jinja2 import Template, TemplateError, nodes
+from jinja2 import Template, TemplateError, nodes, pass_context
 from jinja2.ext import Extension
 from jinja2.parser import Parser
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers import PreTrainedTokenizerBase
 
-from interpret.errors import InputError, brief
+from interpret.errors import InputError, brief, one_line
 from interpret.prompts.encoding import token_ids
 from interpret.prompts.prompts import MODEL_TEMPLATE, Prompt
 
 FIELD = "{prompt}"
 _MARK = "\ue000"  # a private-use character that no template contains; marks the place of the message
+_MOST_REPETITIONS = 100_000
+"""Maximum number of repetitions of all loops of a chat template together."""
+_LEFT = "repetitions_left"
+"""Name of the variable of a template that counts them."""
 
 
 @dataclass(frozen=True)
@@ -146,20 +152,14 @@ def _render(tokenizer: PreTrainedTokenizerBase, message: str) -> str:
             add_generation_prompt=True,
             tools=None,
             documents=None,
+            **{_LEFT: iter(range(_MOST_REPETITIONS))},
             **_special_tokens(tokenizer),
         )
-    except (
-        TemplateError,
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        RecursionError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except Exception as error:  # a template may compute anything
+        problem = error if isinstance(error, TemplateError) else f"{type(error).__name__}: {error}"
         raise InputError(
-            f"the model's chat template cannot be rendered: {error}; give a template of your own"
-        ) from None
+            f"the model's chat template cannot be rendered: {one_line(problem)}; give a template of your own"
+        ) from error
 
 
 def _template(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -195,7 +195,22 @@ def _compiled(template: str) -> Template:
     extensions = ["jinja2.ext.loopcontrols", _Generation]
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
     environment.globals["raise_exception"] = refuse
-    return environment.from_string(template)
+    environment.filters["counted"] = _counted
+    tree = environment.parse(template)
+    for loop in tree.find_all(nodes.For):
+        loop.iter = nodes.Filter(loop.iter, "counted", [], [], None, None, lineno=loop.lineno)
+    tree.set_environment(environment)
+    return environment.from_string(tree)
+
+
+@pass_context
+def _counted(context: Context, items: Iterable[Any]) -> Iterator[Any]:
+    """Iterate for a loop of a template, and end templates whose loops together would run for hours."""
+    left = context[_LEFT]
+    for item in items:
+        if next(left, None) is None:
+            raise TemplateError(f"its loops repeat more than {_MOST_REPETITIONS:,} times")
+        yield item
 
 
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:

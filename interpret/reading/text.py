@@ -1,27 +1,53 @@
-"""Read text files. Errors name the file and say what would be right."""
+"""Read files. Errors name the file and say what would be right."""
 
+import errno
+import os
+import stat
+from io import BufferedReader
 from pathlib import Path
 
 from interpret.errors import InputError, named, one_line
 
+LARGEST_TEXT = 2**30
+"""Maximum size of a text file in bytes; a file of 100,000 facts has about 30 million."""
 
-def read_text(path: str | Path, *, like: str) -> str:
+
+def open_file(path: str | Path) -> BufferedReader:
+    """Open a file for reading; pipes and devices, such as /dev/zero, might never begin or never end.
+
+    Raises:
+        OSError: if it cannot be opened, or is not a file.
+        ValueError: if the path contains NUL.
+    """
+    path = Path(path)
+    kind = path.stat().st_mode
+    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):  # a directory gives an error of its own
+        raise OSError(errno.EINVAL, "it is a pipe or a device; save its content in a file", os.fspath(path))
+    return path.open("rb")
+
+
+def read_text(path: str | Path, *, like: str, most: int = LARGEST_TEXT) -> str:
     """Return the text of a UTF-8 file, without a byte order mark.
 
     Args:
         path: the file.
         like: a valid file of the same kind, which the message names if ``path`` does not exist.
+        most: maximum size of the file in bytes.
 
     Raises:
-        InputError: if the file is missing or cannot be read, or is not UTF-8.
+        InputError: if the file is missing, too large or cannot be read, or is not UTF-8.
     """
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
+        with open_file(path) as file:
+            data = file.read(most + 1)
+        text = "" if len(data) > most else data.decode("utf-8-sig")
     except FileNotFoundError:
-        kind = Path(like).suffix[1:].upper()
-        raise InputError(f"{named(path)} does not exist; give a {kind} file like {like}") from None
+        raise InputError(f"{named(path)} does not exist; give a {_kind(like)} file like {like}") from None
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a path with NUL
         raise InputError(f"{named(path)} cannot be read: {_problem(error)}") from None
+    if len(data) > most:
+        raise InputError(f"{named(path)} has more than {most:,} bytes; is it a {_kind(like)} file like {like}?")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_bytes(path: str | Path) -> bytes:
@@ -31,7 +57,8 @@ def read_bytes(path: str | Path) -> bytes:
         InputError: if the file is missing or cannot be read.
     """
     try:
-        return Path(path).read_bytes()
+        with open_file(path) as file:
+            return file.read()
     except (OSError, ValueError) as error:
         raise InputError(f"{named(path)} cannot be read: {_problem(error)}") from None
 
@@ -39,6 +66,10 @@ def read_bytes(path: str | Path) -> bytes:
 def is_unicode(text: str) -> bool:
     r"""Return whether a text can be encoded; ``"\ud800"`` in JSON gives half of a surrogate pair, which cannot."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _kind(like: str) -> str:
+    return Path(like).suffix[1:].upper()
 
 
 def _problem(error: OSError | ValueError) -> str:

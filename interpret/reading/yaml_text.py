@@ -17,6 +17,8 @@ DEEPEST = 20
 """Maximum depth of nested lists and mappings."""
 MOST_VALUES = 5000
 """Maximum number of keys and values, with each alias counted as the value it repeats."""
+LARGEST = 1_000_000
+"""Maximum size of the file in bytes: PyYAML reads about a megabyte per second."""
 LONGEST_NUMBER = 100
 """Maximum number of characters of a number."""
 
@@ -32,7 +34,7 @@ def read_yaml(path: str | Path, *, like: str) -> Any:
         InputError: if the file is missing, cannot be read, is not YAML, is too deep or too large, has a key twice in
             one mapping, or a value that does not fit its tag.
     """
-    text = read_text(path, like=like)
+    text = read_text(path, like=like, most=LARGEST)
     try:
         return yaml.load(text, Loader=_Loader)
     except InputError as error:

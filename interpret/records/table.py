@@ -133,8 +133,9 @@ def read_cells(table: bytes) -> list[list[str]]:
     Raises:
         ValueError: if it is not a CSV table.
     """
-    usual = csv.field_size_limit(_LONGEST_CELL)  # a process-wide setting
+    usual = csv.field_size_limit()  # a process-wide setting
     try:
+        csv.field_size_limit(_LONGEST_CELL)
         return list(csv.reader(io.StringIO(table.decode("utf-8-sig"), newline=""), strict=True))
     except (csv.Error, UnicodeDecodeError) as error:
         raise ValueError(f"not a CSV table: {one_line(error)}") from None

@@ -48,7 +48,7 @@ def waiting_lock(path: Path, say_waiting: Callable[[], None]) -> Iterator[None]:
         path: the lock file; created if it does not exist.
         say_waiting: called once if another process holds the lock.
     """
-    with path.open("a") as file:
+    with path.open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from interpret.errors import RunError
+from interpret.reading import open_file
 
 LIBRARIES = ("llm-interpret", "torch", "transformers", "tokenizers", "accelerate", "bitsandbytes", "numpy")
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.gguf")
@@ -32,7 +33,7 @@ def file_sha256(path: Path | str) -> str:
         RunError: if the file cannot be read.
     """
     try:
-        with Path(path).open("rb") as file:
+        with open_file(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise RunError(f"{path}: cannot be read: {error.strerror}") from error

@@ -20,7 +20,7 @@ from types import MappingProxyType, NoneType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from interpret.errors import InputError, RunError, brief, named, one_line
-from interpret.reading import parse_json
+from interpret.reading import open_file, parse_json
 from interpret.records import (
     HeadView,
     Interpretation,
@@ -375,8 +375,9 @@ def read_table(folder_or_csv: Path | str, record_type: type[R]) -> list[R]:
     table = Path(folder_or_csv)
     with suppress(OSError):  # an impossible path, which is an error when it is read
         if table.is_dir():
-            _check_kind(table, record_type)
             table = table / TABLE
+        if table.name == TABLE and table.with_name(PROGRESS).is_file():
+            _check_kind(table.parent, record_type)
     try:
         return from_csv(record_type, _whole_units(table, csv_header(record_type)))
     except ValueError as error:
@@ -408,7 +409,7 @@ def _whole_units(table: Path, header: bytes | None) -> bytes:
     """Return the bytes of a table up to its last complete unit; ``header`` is None if the record type is unknown."""
     journal = table.with_name(PROGRESS)
     try:
-        with table.open("rb") as file:
+        with open_file(table) as file:
             if table.name != TABLE or not journal.exists():
                 return file.read()
             entries, _ = _read_journal(journal)
@@ -466,7 +467,7 @@ def read_units(folder: Path | str, record_type: type[R]) -> Iterator[list[R]]:
     _check_kind(Path(folder), record_type)
     try:
         entries, _ = _read_journal(table.with_name(PROGRESS))
-        with table.open("rb") as file:
+        with open_file(table) as file:
             if file.read(len(header)) != header:
                 _check_kind(table.parent, record_type)
                 raise RunError(f"{table} is not a table of {record_type.__name__} records")
@@ -524,7 +525,7 @@ def _refuse_foreign(folder: Path, others: Sequence[str]) -> None:
 def _load_manifest(path: Path) -> dict[str, Any] | None:
     """Read a manifest and check the types of what it needs to have; None if the file does not exist yet."""
     try:
-        manifest = parse_json(path.read_bytes())
+        manifest = parse_json(_read(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -546,9 +547,14 @@ def _load_manifest(path: Path) -> dict[str, Any] | None:
     return manifest
 
 
+def _read(path: Path) -> bytes:
+    with open_file(path) as file:
+        return file.read()
+
+
 def _read_journal(path: Path) -> tuple[list[_Entry], int]:
     """Return the entries of the complete lines and their size in bytes; a kill may have left a partial last line."""
-    data = path.read_bytes()
+    data = _read(path)
     end = data.rfind(b"\n") + 1
     entries: list[_Entry] = []
     for number, line in enumerate(data[:end].split(b"\n")[:-1], 1):
@@ -556,7 +562,7 @@ def _read_journal(path: Path) -> tuple[list[_Entry], int]:
             entry = _Entry(**parse_json(line))
         except (ValueError, TypeError):
             entry = None
-        if entry is None or not entry.follows(entries[-1].size if entries else 0):
+        if entry is None or not entry.follows(entries[-1].size if entries else 1):
             raise RunError(f"{path}: line {number} is not a valid entry; {WHAT_TO_DO}")
         entries.append(entry)
     return entries, end
@@ -616,7 +622,7 @@ def _check_table(table: Path, header: bytes, entries: Sequence[_Entry]) -> None:
     """Refuse a table that differs from the journal before the end of its last complete unit."""
     if not table.exists() and not entries:
         return
-    with table.open("rb") as file:
+    with open_file(table) as file:
         start = file.read(len(header))
         if start != header and (entries or not header.startswith(start)):
             raise RunError(f"{table}: its header is not that of this version; {WHAT_TO_DO}")

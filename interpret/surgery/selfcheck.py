@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from interpret.anatomy import (
     reporting_attention,
 )
 from interpret.device import in_float64
-from interpret.prompts.batches import pad
+from interpret.prompts.batches import pad, position_ids
 from interpret.surgery.generation import can_be_patched, decoding_modes, forward_interpret, generate_interpret
 
 
@@ -80,7 +81,7 @@ def comparisons(model: PreTrainedModel) -> Iterator[Comparison]:
     plans = {"no edit": None, "an identity edit": _identity_edit(model, len(inputs["input_ids"]))}
     passes: dict[str, dict[str, Any]] = {"hidden states": {}, "attentions": {"output_attentions": True}}
     for extra in passes.values():
-        extra |= {**inputs, "output_hidden_states": True, "use_cache": True}
+        extra |= {**inputs, **_positions(model, inputs), "output_hidden_states": True, "use_cache": True}
     decoding: dict[str, dict[str, Any]] = {
         "greedy": {},
         "3 beams": {"num_beams": 3},
@@ -105,6 +106,12 @@ def _inputs(model: PreTrainedModel) -> dict[str, Any]:
     rows = [torch.randint(model.config.vocab_size, (n,), generator=chance).tolist() for n in (5, 9, 12)]
     batch = pad(rows, pad_id=0, device=input_device(model))
     return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+
+
+def _positions(model: PreTrainedModel, inputs: dict[str, Any]) -> dict[str, Tensor]:
+    """Return the positions that an edited forward pass counts, for models that can be given positions."""
+    accepts = "position_ids" in signature(model.forward).parameters
+    return {"position_ids": position_ids(inputs["attention_mask"])} if accepts else {}
 
 
 def _identity_edit(model: PreTrainedModel, n_samples: int) -> list[dict[Any, Any]]:

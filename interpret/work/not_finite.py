@@ -8,6 +8,7 @@ from typing import Any
 
 from interpret.errors import RunError
 from interpret.finite import MODEL_GIVES_NAN
+from interpret.reading import open_file
 from interpret.storage.run_folder import TABLE, RunFolder
 
 MARKS = (b"nan", b"inf", b"null", b"1e999")
@@ -37,7 +38,7 @@ def rows_not_finite(run: RunFolder) -> str:
 def _may_have_some(table: Path) -> bool:
     """Look for the texts of such numbers, because most tables have none, and parsing a large table takes long."""
     try:
-        with table.open("rb") as file:
+        with open_file(table) as file:
             return any(mark in line for line in file for mark in MARKS)
     except OSError as error:
         raise RunError(f"{table}: cannot be read: {error.strerror}") from error

@@ -6,7 +6,10 @@ the first and the last time it runs, in the first call that runs it. At other li
 any other.
 """
 
+import logging
+import os
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +20,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from huggingface_hub import utils as hub
 from reference.toy_tokenizers import byte_level
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -28,6 +32,8 @@ from interpret.anatomy.passes import checkpointed
 from interpret.attribution import attribute
 from interpret.bench.profiling import profile
 from interpret.control.training import reinforcement_control, supervised_control, word_scorer
+from interpret.models.opening import _quiet
+from interpret.models.safety import tensors_only
 from interpret.probing import (
     ablated_heads,
     attention_patterns,
@@ -101,7 +107,20 @@ def state_of(model: Any) -> dict[str, Any]:
         "attention": getattr(model.config, "_attn_implementation", None),
         "generation": (id(model.generation_config), model.generation_config.to_dict()),
         "gradients": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
+        "process": _process(),
     }
+
+
+def _process() -> tuple[Any, ...]:
+    """Settings of the process that a call may change for a while."""
+    messages = transformers.utils.logging
+    loggers = [logging.root, logging.getLogger("bitsandbytes")]
+    return (
+        {name: value for name, value in os.environ.items() if name.startswith("TORCH_FORCE")},
+        (messages.get_verbosity(), messages.is_progress_bar_enabled(), hub.are_progress_bars_disabled()),
+        [(logger.level, logger.propagate, list(logger.handlers)) for logger in loggers],
+        [*warnings.filters],
+    )
 
 
 def assert_as_before(model: Any, before: dict[str, Any], moment: object) -> None:
@@ -147,7 +166,7 @@ def watching(visit: Callable[[Moment], None]) -> Iterator[None]:
 
 @cache
 def lines_of(name: str) -> list[str]:
-    return Path(HERE + name).read_text().splitlines()
+    return Path(HERE + name).read_text(encoding="utf-8").splitlines()
 
 
 @cache
@@ -277,6 +296,11 @@ def _selfie(model: Any) -> object:
     return list(interpretations(model, TOKENIZER, sources, [template], settings))
 
 
+def _opening(model: Any) -> None:
+    with _quiet(), tensors_only():
+        pass
+
+
 CALLS: dict[str, Callable[[Any], object]] = {
     "forward": _forward,
     "generate": _generate,
@@ -304,6 +328,7 @@ CALLS: dict[str, Callable[[Any], object]] = {
     "supervised control": _supervised,
     "reinforcement control": _reinforced,
     "selfie": _selfie,
+    "opening": _opening,
     "profile": lambda model: profile(model, None, IDS.tolist(), repeats=1),
 }
 

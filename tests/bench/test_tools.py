@@ -25,12 +25,18 @@ def exp(gpt2, tmp_path):
 class SmallTokenizer:
     """The byte-level tokenizer, its ids folded into the vocabulary of tiny models."""
 
+    def __len__(self):
+        return 97
+
     def __call__(self, text, **options):
         ids = byte_level()(text, **options)
         return type(ids)({key: [token % 97 for token in value] for key, value in ids.items()})
 
     def convert_ids_to_tokens(self, ids):
         return byte_level().convert_ids_to_tokens(ids)
+
+    def decode(self, ids, **options):
+        return byte_level().decode(ids, **options)
 
 
 def test_a_function_receives_the_tools_it_requests(exp):

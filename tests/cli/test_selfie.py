@@ -133,10 +133,8 @@ def test_interrupted_it_says_what_is_safe(model_folder, examples, tmp_path, caps
 
     monkeypatch.setattr(rows, "interpretations", interrupted)
     assert run(*arguments(model_folder, examples, tmp_path / "run")) == 130
-    assert (
-        "stopped after 2 of 4 prompts and 20 interpretations of the next; the same command resumes"
-        in capsys.readouterr().err
-    )
+    said = capsys.readouterr().err
+    assert "stopped after 2 of 4 prompts and 20 interpretations of the next; the same command resumes" in said
 
 
 def test_several_prompts_of_both_kinds(model_folder, examples, tmp_path):
@@ -233,7 +231,7 @@ def test_report_makes_a_page_of_a_run_without_the_model(model_folder, examples, 
     assert run(*arguments(model_folder, examples, tmp_path / "run")) == 0
     (tmp_path / "page.html").write_text("older")
     assert run("report", tmp_path / "run", "-o", tmp_path / "page.html") == 0
-    page = (tmp_path / "page.html").read_text()
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert page.lower().startswith("<!doctype html>")
     assert "I love pizza 3" in page
     assert sorted(file.name for file in tmp_path.iterdir()) == ["examples.json", "page.html", "run"]

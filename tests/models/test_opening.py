@@ -1,5 +1,6 @@
 """Opening models: from folders, in every dtype and on every device, and errors that say what to do."""
 
+import json
 import logging
 import shutil
 import subprocess
@@ -90,6 +91,18 @@ def test_old_pytorch_files_open_as_well(original: LlamaForCausalLM, tmp_path: Pa
     torch.save(original.state_dict(), tmp_path / "pytorch_model.bin")
     save_tokenizer(tmp_path, eos_token="<end>")
     assert torch.equal(logits(load(tmp_path, device="cpu")[0]), logits(original))
+
+
+def test_weights_that_the_model_does_not_use_are_named(original: LlamaForCausalLM, folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["num_hidden_layers"] -= 1
+    (folder / "config.json").write_text(json.dumps(config))
+    said: list[str] = []
+    load(folder, device="cpu", say=said.append)
+    unused = sorted(name for name in original.state_dict() if f".layers.{config['num_hidden_layers']}." in name)
+    assert said[-1].startswith(
+        f"{', '.join(unused[:3])} and {len(unused) - 3} more of the files are not used by a Llama"
+    )
 
 
 def test_demo_is_the_demo_model_wherever_it_lies(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:

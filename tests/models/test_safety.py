@@ -172,6 +172,25 @@ def test_a_hostile_pickle_is_refused_and_not_run(
     assert dict(os.environ) == before
 
 
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (
+            "Weights only load failed. Set `weights_only` to `False`.\n\nblocked.\nCheck the documentation",
+            " (blocked.)",
+        ),
+        (
+            "Weights only load failed.\nPlease file an issue: WeightsUnpickler error: \n\nOperand 149\n",
+            " (Operand 149)",
+        ),
+        ("Weights only load failed. Set `weights_only` to `False`.", ""),
+    ],
+)
+def test_the_advice_to_run_a_pickle_is_not_repeated(said: str, reason: str) -> None:
+    wanted = f"its weights are not only tensors{reason}, and nothing else in them is read or run"
+    assert str(safety.refusal_of_pickle(pickle.UnpicklingError(said))).startswith(wanted)
+
+
 def test_the_hostile_pickle_would_have_run(marker: Path) -> None:
     pickle.loads(pickle.dumps(Hostile(f"touch {marker}")))
     assert marker.exists()

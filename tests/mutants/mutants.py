@@ -89,7 +89,7 @@ class Mutant:
 
 def mutants_of(path: Path) -> Iterator[Mutant]:
     """Yield the changes of one file, without those of messages, annotations and docstrings."""
-    source = path.read_text()
+    source = path.read_text(encoding="utf-8")
     lines = [0]
     for text in source.encode().splitlines(keepends=True):
         lines.append(lines[-1] + len(text))

@@ -85,10 +85,19 @@ def test_a_template_needs_one_place_for_the_prompt(template, message):
     [
         ("{{ raise_exception('only system messages') }}", "cannot be rendered: only system messages"),
         ("{% if %}", "cannot be rendered: "),
+        ("{{ 1 / 0 }}", "cannot be rendered: ZeroDivisionError: division by zero"),
+        ("{{ messages + 1 }}", "cannot be rendered: TypeError: "),
+        ("{{ messages.__class__.__mro__ }}", "cannot be rendered: access to attribute '__class__' of"),
+        ("{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}", "cannot be rendered: RecursionError: "),
+        (
+            "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}{% endfor %}{% endfor %}"
+            "{% endfor %}",
+            "cannot be rendered: its loops repeat more than 100,000 times",
+        ),
         ("silent", "does not contain the user's message exactly once; give a template of your own"),
         ("{{ messages[0]['content'] * 2 }}", "does not contain the user's message exactly once"),
-        ("{{ 1 // 0 }}", "cannot be rendered: integer division or modulo by zero; give a template of your own"),
-        ("{{ 1 + messages[0]['content'] }}", "cannot be rendered: unsupported operand"),
+        ("{{ 1 // 0 }}", "cannot be rendered: ZeroDivisionError: integer division or modulo by zero; give a template of your own"),
+        ("{{ 1 + messages[0]['content'] }}", "cannot be rendered: TypeError: unsupported operand"),
         (
             {"rag": "{{ messages[0]['content'] }}"},
             "the model has the chat templates rag, but none named 'default'; give",

@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+import os
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
@@ -106,12 +107,13 @@ JOURNAL = [
 ]
 SCORES = {"dtype": "float32", "shape": [2, 1], "values": [0.5, None]}
 ATTRIBUTION = {
-    "format": "interpret.attribution", "version": 1,
+    "format": "interpret.attribution", "version": 2,
     "info": {"method": "saliency", "attributed_fn": "probability", "unit": "", "contrast": None, "step_units": {},
              "step_aggregates": {}, "model": "m", "tokenizer": "t", "options": {"n": 1}, "aggregation": []},
-    "sequences": [{"tokens": ["a", "b"], "token_ids": [1, 2], "n_prompt": 1, "start": 1, "stop": 2, "scores": SCORES,
+    "sequences": [{"tokens": ["a", "b"], "token_ids": [1, 2], "words": [0, 1], "n_prompt": 1,
+                   "start": 1, "stop": 2, "scores": SCORES,
                    "layer_scores": {}, "step_scores": {}, "details": {}, "foil_tokens": None, "source_tokens": None,
-                   "source_ids": None, "source_scores": None}],
+                   "source_ids": None, "source_words": None, "source_scores": None}],
 }  # fmt: skip
 LOG = {
     "format": 1, "function": "log", "version": "v", "time": "x", "seconds": 1.5, "arguments": {"a": [1, 2]},
@@ -317,6 +319,34 @@ def test_a_cell_of_any_text_is_one_message(value: str, tmp_path: Path) -> None:
             read_table(tmp_path / "table.csv", TraceCell)
 
 
+@pytest.mark.parametrize("kind", sorted(READERS.keys() - {"options"}))
+def test_a_pipe_and_a_device_are_refused(kind: str, tmp_path: Path) -> None:
+    """Reading a pipe without a writer would never begin, and reading /dev/zero would never end."""
+    reader = READERS[kind]
+    reader.around(tmp_path)
+    path = tmp_path / reader.name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    with one_message_at_most():
+        reader.read(path)
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with one_message_at_most():
+        reader.read(path)
+
+
+def test_a_pipe_is_named_for_what_it_is(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "facts.json")
+    with pytest.raises(InputError, match=r"facts\.json cannot be read: it is a pipe or a device; save its content in"):
+        load_facts(tmp_path / "facts.json")
+
+
+def test_a_file_that_is_too_large_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "trace.yaml").write_text("# " + "x" * 1_000_000)
+    with pytest.raises(InputError, match="has more than 1,000,000 bytes; is it a YAML file like examples/trace.yaml"):
+        load_config(tmp_path / "trace.yaml")
+
+
 def test_a_table_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_bytes(b"\xef\xbb\xbf" + csv_header(TraceCell) + to_csv([CELL]))
     assert read_table(tmp_path / "table.csv", TraceCell) == [CELL]
@@ -340,7 +370,7 @@ def test_a_damaged_gzip_file_is_one_message(content: bytes, tmp_path_factory: py
 
 
 def test_the_document_of_an_attribution_is_what_is_saved(tmp_path: Path) -> None:
-    one = Attributed(("a", "b"), (1, 2), 1, 1, 2, np.array([[0.5], [np.nan]], dtype=np.float32))
+    one = Attributed(("a", "b"), (1, 2), (0, 1), 1, 1, 2, np.array([[0.5], [np.nan]], dtype=np.float32))
     info = AttributionInfo("saliency", "probability", "", None, {}, {}, "m", "t", {"n": 1})
     path = save(AttributionScores([one], info), tmp_path / "a.json")
     assert json.loads(path.read_text()) == ATTRIBUTION

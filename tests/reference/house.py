@@ -45,7 +45,7 @@ def room_of(module: str) -> str:
 def own_imports(path: Path) -> set[str]:
     """Return the modules of this project that a file imports, also inside functions."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "interpret":
             names = {f"{node.module}.{alias.name}" for alias in node.names}
             found |= {name if name in MODULES else node.module for name in names}
@@ -57,7 +57,7 @@ def own_imports(path: Path) -> set[str]:
 def homes_of(package: str) -> dict[str, str]:
     """A package's public names as its stub lists them, each with the module it comes from; a module is its own home."""
     homes = {}
-    for node in ast.parse(MODULES[package].with_suffix(".pyi").read_text()).body:
+    for node in ast.parse(MODULES[package].with_suffix(".pyi").read_text(encoding="utf-8")).body:
         assert isinstance(node, ast.ImportFrom)
         assert node.level == 1
         for alias in node.names:

@@ -93,7 +93,7 @@ units = [f"unit {number}" for number in range(int(sys.argv[2]))]
 with open_run(sys.argv[1], Row, identity={"seed": 7}, circumstances={}, units=units) as run:
     for unit in run.pending:
         sys.stdin.readline()
-        run.write(unit, [Row(unit, "\\n, é" * 9, [number / 7]) for number in range(40)])
+        run.write(unit, [Row(unit, "\\n, \\xe9" * 9, [number / 7]) for number in range(40)])
         print(unit, flush=True)
 """
 

@@ -267,22 +267,22 @@ def test_a_journal_line_nested_too_deeply_is_refused(half: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "problem"),
+    ("key", "value"),
     [
-        ("identity", None, "'identity' is missing or not an object"),
-        ("identity", [], "'identity' is missing or not an object"),
-        ("counts", None, "'counts' is missing or not an object"),
-        ("counts", {"in": 4, "kept": "2", "dropped": 0, "rows": 1}, "'counts' has no number 'kept'"),
-        ("circumstances", None, "'circumstances' is missing or not an object"),
-        ("dropped", None, "'dropped' is missing or not an object"),
-        ("continuations", 1, "'continuations' is missing or not a list"),
-        ("finished", 1, "'finished' is not a time"),
+        ("identity", None),
+        ("identity", []),
+        ("counts", None),
+        ("counts", {"in": 4, "kept": "2", "dropped": 0, "rows": 1}),
+        ("circumstances", None),
+        ("dropped", None),
+        ("continuations", 1),
+        ("finished", 1),
     ],
 )
-def test_a_manifest_without_what_is_needed_is_refused(half: Path, key: str, value: Any, problem: str) -> None:
+def test_a_manifest_without_what_is_needed_is_refused(half: Path, key: str, value: Any) -> None:
     path = half / "manifest.json"
     path.write_text(json.dumps({**manifest_of(half), key: value}))
-    message = f"{path} was changed: {problem}; {WHAT_TO_DO}"
+    message = f"{path} is damaged: {key!r} is {value}; {WHAT_TO_DO}"
     refused(half, message)
     with pytest.raises(RunError) as caught:
         read_run(half, Row)
