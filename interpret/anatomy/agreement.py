@@ -24,6 +24,7 @@ from interpret.anatomy.anatomy import Anatomy, anatomy_of, base_of, check_is_mod
 from interpret.anatomy.calls import decode_translation, first_layer_input, input_device, layer_input, longest_text
 from interpret.anatomy.changes import Changes
 from interpret.anatomy.families import FAMILIES
+from interpret.anatomy.insides import Comparison, attending, inputs_inside, inside, outputs_inside
 from interpret.anatomy.passes import evaluating, foreign_changes, without_own_hooks
 from interpret.anatomy.vocabulary import final_modules, logits_of, residual_factor, word_embeddings
 from interpret.errors import InputError, UnsupportedModelError
@@ -55,6 +56,28 @@ def check_parts(model: PreTrainedModel) -> None:
     """
     anatomy_of(model)
     _raise(_agreement(model).parts)
+
+
+def check_insides(model: PreTrainedModel) -> None:
+    """Check the parts of layers, as ``check_parts``, and the modules inside: norms, heads and neurons.
+
+    A family that is described without its parts has no modules inside.
+
+    Raises:
+        UnsupportedModelError: if something is not what the row of the family says; the message gives both figures.
+    """
+    check_parts(model)
+    _raise(_agreement(model).insides)
+
+
+def check_scores(model: PreTrainedModel) -> None:
+    """Check what ``check_insides`` does, and that the heads attend by the queries and keys that the row names.
+
+    Raises:
+        UnsupportedModelError: if they do not; the message gives both figures.
+    """
+    check_insides(model)
+    _raise(_agreement(model).scores)
 
 
 def _raise(problem: str | None) -> None:
@@ -101,6 +124,10 @@ class _Agreement:
     """Why logits from states are not the model's own; None if they are."""
     parts: str | None
     """Why the parts of layers do not add up; None if they do, or if the family is not supported."""
+    insides: str | None = None
+    """Why the modules inside are not those of the family's row; None also if the row does not name them."""
+    scores: str | None = None
+    """Why the heads do not attend by the queries and keys of the family's row."""
 
 
 _KNOWN: WeakKeyDictionary[nn.Module, _Agreement] = WeakKeyDictionary()
@@ -146,7 +173,21 @@ def _compared(model: PreTrainedModel, made_of: tuple[Any, ...]) -> _Agreement:
             parts = seen.problem
         else:
             parts = _problem_of_parts(model, exact, anatomy, seen)
-        return _Agreement(made_of, _problem_of_logits(model, exact, anatomy, ids, own, seen), parts)
+        insides, scores = None, None
+        if anatomy is not None and anatomy.family.parts is not None and parts is None:
+            insides = _problem_of_modules(model, exact, anatomy, seen, inside)
+            scores = insides or _problem_of_modules(model, exact, anatomy, seen, attending)
+        try:
+            logits = _problem_of_logits(model, exact, anatomy, ids, own, seen)
+        except torch.OutOfMemoryError:
+            raise
+        except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            logits = (
+                f"{type(model).__name__} (model_type {model.config.model_type!r}): its logits cannot be computed from "
+                f"word embeddings, its last state and its unembedding, as those of other models ({reason})"
+            )
+        return _Agreement(made_of, logits, parts, insides, scores)
 
 
 def _anatomy_if_known(model: PreTrainedModel) -> Anatomy | None:
@@ -236,6 +277,14 @@ def _watch_parts(anatomy: Anatomy, layer: int, block: nn.Module, watch: Callable
     watch("mlp_out", layer, block.get_submodule(family.mlp_last))
     normed = family.mlp_norm and anatomy.block == "sequential"
     watch("resid_mid", layer, block.get_submodule(family.mlp_norm if normed else family.mlp_first), at_input=True)
+    if family.parts is not None:
+        for name, path in inputs_inside(family, family.parts).items():
+            watch(name, layer, block.get_submodule(path), at_input=True, first=True)
+        for name, path in outputs_inside(family.parts).items():
+            watch(name, layer, block.get_submodule(path))
+        watch("attention", layer, block.get_submodule(family.attention), first=True)
+        watch("added", layer, block.get_submodule(family.attention_output), first=True)
+        watch("mlp", layer, block.get_submodule(family.mlp_last), first=True)
 
 
 # -------------------------------------------------------------------------------------------------- the comparisons
@@ -331,6 +380,32 @@ def _problem_of_parts(model: PreTrainedModel, exact: bool, anatomy: Anatomy, see
                     f"{type(model).__name__}: in layer {layer}, {what} is {figures[0]:.4g}, where the model has "
                     f"{figures[1]:.4g}; {cause}{_scales(model)}"
                 )
+    return None
+
+
+def _problem_of_modules(
+    model: PreTrainedModel, exact: bool, anatomy: Anatomy, seen: _Seen, compared: Callable[..., Iterator[Comparison]]
+) -> str | None:
+    """Return a problem with the modules that the parts of the family's row name."""
+    for layer, block in enumerate(anatomy.layers):
+        recorded = {name: value for (name, at), value in seen.items() if at == layer}
+        try:
+            for what, named, ours, theirs in compared(anatomy, layer, block, recorded):
+                figures = _apart(exact, ours.reshape(theirs.shape), theirs)
+                if figures is not None:
+                    return (
+                        f"{type(model).__name__} (model_type {model.config.model_type!r}): in layer {layer}, {what} is "
+                        f"{figures[0]:.4g}, where the model has {figures[1]:.4g}; the row of its family names the "
+                        f"wrong parts ({named})"
+                    )
+        except torch.OutOfMemoryError:
+            raise
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            return (
+                f"{type(model).__name__} (model_type {model.config.model_type!r}): the row of its family names the "
+                f"wrong parts, which do not fit together in layer {layer} ({reason})"
+            )
     return None
 
 

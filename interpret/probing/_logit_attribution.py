@@ -26,6 +26,7 @@ from interpret.activations.lookup import check_holds, columns_of, token_id
 from interpret.anatomy import (
     Anatomy,
     anatomy_of,
+    centres,
     check_logits,
     check_parts,
     final_modules,
@@ -208,11 +209,6 @@ def _check_sum(model: PreTrainedModel, shares: Sequence[Share], last: Tensor, to
             f"{parts[:, most].sum():.4g}, where the logit is {own[most]:.4g}: either the cache was computed while "
             "states were edited, or the model has a part that is not a component of this decomposition"
         )
-
-
-def centres(norm: nn.Module) -> bool:
-    """Return whether a norm subtracts the mean."""
-    return isinstance(norm, nn.LayerNorm) or type(norm).__name__ == "CohereLayerNorm"
 
 
 def head_writes(project: nn.Module, heads: Tensor) -> tuple[Tensor, Tensor]:
