@@ -12,6 +12,7 @@ Shapes: 2 texts, T tokens, D hidden width, V vocabulary.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from math import nan
 from typing import Any
 from weakref import WeakKeyDictionary, ref
@@ -164,6 +165,8 @@ def _compared(model: PreTrainedModel, made_of: tuple[Any, ...]) -> _Agreement:
     with without_own_hooks(), evaluating(model):
         if model.config.is_encoder_decoder:
             return _Agreement(made_of, _problem_of_translation(model, exact, ids), None)
+        if not _caches(model):  # OpenAI GPT and XLM
+            return _Agreement(made_of, f"{type(model).__name__}: only decoders with a KV cache are supported", None)
         anatomy = _anatomy_if_known(model)
         with _watching(model, anatomy) as seen:
             own = _own(model, ids)
@@ -174,7 +177,8 @@ def _compared(model: PreTrainedModel, made_of: tuple[Any, ...]) -> _Agreement:
         else:
             parts = _problem_of_parts(model, exact, anatomy, seen)
         insides, scores = None, None
-        if anatomy is not None and anatomy.family.parts is not None and parts is None:
+        causal = _unlike_before(model, exact, own) is None  # if not, the row of the family is not to blame
+        if anatomy is not None and anatomy.family.parts is not None and parts is None and causal:
             insides = _problem_of_modules(model, exact, anatomy, seen, inside)
             scores = insides or _problem_of_modules(model, exact, anatomy, seen, attending)
         try:
@@ -188,6 +192,12 @@ def _compared(model: PreTrainedModel, made_of: tuple[Any, ...]) -> _Agreement:
                 f"word embeddings, its last state and its unembedding, as those of other models ({reason})"
             )
         return _Agreement(made_of, logits, parts, insides, scores)
+
+
+def _caches(model: PreTrainedModel) -> bool:
+    """Return whether a model has a KV cache, which can be turned off."""
+    known = signature(base_of(model).forward).parameters
+    return "use_cache" in known or any(one.kind is one.VAR_KEYWORD for one in known.values())
 
 
 def _anatomy_if_known(model: PreTrainedModel) -> Anatomy | None:
@@ -279,12 +289,9 @@ def _watch_parts(anatomy: Anatomy, layer: int, block: nn.Module, watch: Callable
     watch("resid_mid", layer, block.get_submodule(family.mlp_norm if normed else family.mlp_first), at_input=True)
     if family.parts is not None:
         for name, path in inputs_inside(family, family.parts).items():
-            watch(name, layer, block.get_submodule(path), at_input=True, first=True)
-        for name, path in outputs_inside(family.parts).items():
+            watch(name, layer, block.get_submodule(path), at_input=True)
+        for name, path in outputs_inside(family, family.parts).items():
             watch(name, layer, block.get_submodule(path))
-        watch("attention", layer, block.get_submodule(family.attention), first=True)
-        watch("added", layer, block.get_submodule(family.attention_output), first=True)
-        watch("mlp", layer, block.get_submodule(family.mlp_last), first=True)
 
 
 # -------------------------------------------------------------------------------------------------- the comparisons
@@ -388,6 +395,8 @@ def _problem_of_modules(
 ) -> str | None:
     """Return a problem with the modules that the parts of the family's row name."""
     for layer, block in enumerate(anatomy.layers):
+        if any(foreign_changes(part) for part in block.modules()):
+            continue  # a hook between two modules changes what one gets from the other
         recorded = {name: value for (name, at), value in seen.items() if at == layer}
         try:
             for what, named, ours, theirs in compared(anatomy, layer, block, recorded):

@@ -39,13 +39,14 @@ def inputs_inside(family: Family, parts: Parts) -> dict[str, str]:
     }
 
 
-def outputs_inside(parts: Parts) -> dict[str, str]:
+def outputs_inside(family: Family, parts: Parts) -> dict[str, str]:
     """Return the modules whose outputs ``inside`` needs, by the names it gives them."""
     projections = {f"projection {number}": path for number, path in enumerate(parts.projections)}
     return {
         **projections,
         "gate": parts.gate or parts.up,
         "up": parts.up,
+        "attention": family.attention,
         "mixed": parts.attention_out,
         "down": parts.down,
     }
@@ -81,9 +82,9 @@ def inside(anatomy: Anatomy, layer: int, block: nn.Module, seen: Mapping[str, Te
     mixed = seen["mixed"].reshape(before.shape)
     yield "the output of the attention", "attention_out", mixed, seen["attention"]
     added = passed(parts.attention_after, mixed)
-    yield "what the attention adds to the residual stream", "attention_after, attention_last", added, seen["added"]
+    yield "what the attention adds to the residual stream", "attention_after, attention_last", added, seen["attn_out"]
     yield "a neuron", "up, gate, activation, down", _neurons(block, parts, seen), seen["neurons"]
-    yield "the output of the MLP", "down, mlp_after, mlp_last", passed(parts.mlp_after, seen["down"]), seen["mlp"]
+    yield "the output of the MLP", "down, mlp_after, mlp_last", passed(parts.mlp_after, seen["down"]), seen["mlp_out"]
 
 
 def attending(anatomy: Anatomy, layer: int, block: nn.Module, seen: Mapping[str, Tensor]) -> Iterator[Comparison]:

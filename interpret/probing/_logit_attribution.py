@@ -27,8 +27,8 @@ from interpret.anatomy import (
     Anatomy,
     anatomy_of,
     centres,
+    check_insides,
     check_logits,
-    check_parts,
     final_modules,
     logit_factor,
     residual_factor,
@@ -83,7 +83,7 @@ def logit_attribution(
     """
     anatomy = anatomy_of(model)
     check_logits(model)
-    check_parts(model)
+    check_insides(model)
     check_holds(cache, *_needed(anatomy))
     if len(tokens) != len(cache.token_ids) or isinstance(tokens, str):
         raise InputError(f"tokens: give one for each of the {len(cache.token_ids)} prompts, not {len(tokens)}")
