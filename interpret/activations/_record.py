@@ -37,13 +37,15 @@ from transformers import PreTrainedModel
 
 from interpret.anatomy import (
     Anatomy,
-    Fused,
     anatomy_of,
+    check_insides,
     check_parts,
+    check_scores,
     keeping_activations,
     key_heads,
     layer_input,
     residual_factor,
+    unfused,
 )
 from interpret.anatomy.changes import Changes
 from interpret.errors import InputError, unknown
@@ -56,8 +58,12 @@ Site = Literal[
 SITES: tuple[Site, ...] = get_args(Site)
 """All sites, in the order in which a layer computes them."""
 LOGITS = "logits"
-_OF_THE_STREAM = {"attn_out", "resid_mid", "mlp_out"}
-"""Sites that are parts or sums of the residual stream."""
+_CHECKS: dict[Callable[[PreTrainedModel], None], set[str]] = {
+    check_parts: {"attn_out", "resid_mid", "mlp_out"},
+    check_insides: {"attn_in", "heads", "mlp_in", "neurons", "v"},
+    check_scores: {"q", "k"},
+}
+"""The check that each site requires; ``resid_pre`` and ``resid_post`` are inputs and outputs of layers in any case."""
 
 
 @contextmanager
@@ -90,8 +96,9 @@ def record(model: PreTrainedModel, names: Sequence[str]) -> Iterator[dict[str, T
     wanted: dict[int, set[str]] = {}
     for site, layer in (_parse(name, len(anatomy.layers)) for name in names):
         wanted.setdefault(layer, set()).add(site)
-    if any(_OF_THE_STREAM & sites for sites in wanted.values()):
-        check_parts(model)
+    for check, sites in _CHECKS.items():
+        if any(sites & here for here in wanted.values()):
+            check(model)
     seen: dict[str, Tensor] = {}
     with keeping_activations(anatomy.trunk), Changes() as change, change:
         for layer in sorted(wanted):
@@ -236,14 +243,6 @@ def _hook_projections(
     for site, path in zip(counts, parts.projections, strict=True):
         if site in sites:
             _on_output(change, block.get_submodule(path), partial(keep_one, site))
-
-
-def unfused(value: Tensor, fused: Fused, n_heads: int, n_key_heads: int) -> tuple[Tensor, ...]:
-    """Split the output of one fused projection, [..., (H + 2 G) * W], into q [..., H, W], k and v [..., G, W]."""
-    if fused == "blocks":
-        counts = (n_heads, n_key_heads, n_key_heads)
-        return value.unflatten(-1, (sum(counts), -1)).split(counts, dim=-2)
-    return value.unflatten(-1, (n_heads, 3, -1)).unbind(dim=-2)
 
 
 def _on_input(change: Changes, module: nn.Module, keep: Keep) -> None:

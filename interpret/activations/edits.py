@@ -13,7 +13,15 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from interpret.anatomy import anatomy_of, first_column, keeping_activations, layer_input, past_length, with_layer_input
+from interpret.anatomy import (
+    anatomy_of,
+    check_insides,
+    first_column,
+    keeping_activations,
+    layer_input,
+    past_length,
+    with_layer_input,
+)
 from interpret.anatomy.changes import Changes
 from interpret.errors import InputError
 
@@ -56,8 +64,12 @@ def editing(model: PreTrainedModel, edits: Mapping[tuple[int, str], Edit]) -> It
     Args:
         model: a causal LM of a supported family, or its base model.
         edits: (layer, path of a module within that layer) -> the edit of the module's input.
+
+    Raises:
+        UnsupportedModelError: if the family is unknown, or the modules of its row are not what the row says.
     """
     anatomy = anatomy_of(model)
+    check_insides(model)
     modules = [(anatomy.layers[layer].get_submodule(path), edit) for (layer, path), edit in edits.items()]
     under_way = _Pass(signature(anatomy.trunk.forward))
     with keeping_activations(anatomy.trunk), Changes() as change, change:

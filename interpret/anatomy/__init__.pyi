@@ -1,6 +1,8 @@
 from .agreement import check_evaluating as check_evaluating
+from .agreement import check_insides as check_insides
 from .agreement import check_logits as check_logits
 from .agreement import check_parts as check_parts
+from .agreement import check_scores as check_scores
 from .anatomy import Anatomy as Anatomy
 from .anatomy import anatomy_of as anatomy_of
 from .anatomy import base_of as base_of
@@ -12,7 +14,9 @@ from .attention import head_width as head_width
 from .attention import key_heads as key_heads
 from .attention import kind_of_layer as kind_of_layer
 from .attention import numbered as numbered
+from .attention import rotated as rotated
 from .attention import rotation as rotation
+from .attention import unfused as unfused
 from .attention import window_of as window_of
 from .calls import blank_past as blank_past
 from .calls import cache_tensors as cache_tensors
@@ -36,6 +40,7 @@ from .families import register_family as register_family
 from .generate_settings import GenerateSettings as GenerateSettings
 from .generate_settings import generating_by as generating_by
 from .generate_settings import uncompiled as uncompiled
+from .insides import centres as centres
 from .patterns import last_attention_only as last_attention_only
 from .patterns import reporting_attention as reporting_attention
 from .releases import given_embedding_scales as given_embedding_scales

@@ -12,6 +12,7 @@ Shapes: 2 texts, T tokens, D hidden width, V vocabulary.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from math import nan
 from typing import Any
 from weakref import WeakKeyDictionary, ref
@@ -24,6 +25,7 @@ from interpret.anatomy.anatomy import Anatomy, anatomy_of, base_of, check_is_mod
 from interpret.anatomy.calls import decode_translation, first_layer_input, input_device, layer_input, longest_text
 from interpret.anatomy.changes import Changes
 from interpret.anatomy.families import FAMILIES
+from interpret.anatomy.insides import Comparison, attending, inputs_inside, inside, outputs_inside
 from interpret.anatomy.passes import evaluating, foreign_changes, without_own_hooks
 from interpret.anatomy.vocabulary import final_modules, logits_of, residual_factor, word_embeddings
 from interpret.errors import InputError, UnsupportedModelError
@@ -55,6 +57,28 @@ def check_parts(model: PreTrainedModel) -> None:
     """
     anatomy_of(model)
     _raise(_agreement(model).parts)
+
+
+def check_insides(model: PreTrainedModel) -> None:
+    """Check the parts of layers, as ``check_parts``, and the modules inside: norms, heads and neurons.
+
+    A family that is described without its parts has no modules inside.
+
+    Raises:
+        UnsupportedModelError: if something is not what the row of the family says; the message gives both figures.
+    """
+    check_parts(model)
+    _raise(_agreement(model).insides)
+
+
+def check_scores(model: PreTrainedModel) -> None:
+    """Check what ``check_insides`` does, and that the heads attend by the queries and keys that the row names.
+
+    Raises:
+        UnsupportedModelError: if they do not; the message gives both figures.
+    """
+    check_insides(model)
+    _raise(_agreement(model).scores)
 
 
 def _raise(problem: str | None) -> None:
@@ -101,6 +125,10 @@ class _Agreement:
     """Why logits from states are not the model's own; None if they are."""
     parts: str | None
     """Why the parts of layers do not add up; None if they do, or if the family is not supported."""
+    insides: str | None = None
+    """Why the modules inside are not those of the family's row; None also if the row does not name them."""
+    scores: str | None = None
+    """Why the heads do not attend by the queries and keys of the family's row."""
 
 
 _KNOWN: WeakKeyDictionary[nn.Module, _Agreement] = WeakKeyDictionary()
@@ -137,6 +165,8 @@ def _compared(model: PreTrainedModel, made_of: tuple[Any, ...]) -> _Agreement:
     with without_own_hooks(), evaluating(model):
         if model.config.is_encoder_decoder:
             return _Agreement(made_of, _problem_of_translation(model, exact, ids), None)
+        if not _caches(model):  # OpenAI GPT and XLM
+            return _Agreement(made_of, f"{type(model).__name__}: only decoders with a KV cache are supported", None)
         anatomy = _anatomy_if_known(model)
         with _watching(model, anatomy) as seen:
             own = _own(model, ids)
@@ -146,7 +176,28 @@ def _compared(model: PreTrainedModel, made_of: tuple[Any, ...]) -> _Agreement:
             parts = seen.problem
         else:
             parts = _problem_of_parts(model, exact, anatomy, seen)
-        return _Agreement(made_of, _problem_of_logits(model, exact, anatomy, ids, own, seen), parts)
+        insides, scores = None, None
+        causal = _unlike_before(model, exact, own) is None  # if not, the row of the family is not to blame
+        if anatomy is not None and anatomy.family.parts is not None and parts is None and causal:
+            insides = _problem_of_modules(model, exact, anatomy, seen, inside)
+            scores = insides or _problem_of_modules(model, exact, anatomy, seen, attending)
+        try:
+            logits = _problem_of_logits(model, exact, anatomy, ids, own, seen)
+        except torch.OutOfMemoryError:
+            raise
+        except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            logits = (
+                f"{type(model).__name__} (model_type {model.config.model_type!r}): its logits cannot be computed from "
+                f"word embeddings, its last state and its unembedding, as those of other models ({reason})"
+            )
+        return _Agreement(made_of, logits, parts, insides, scores)
+
+
+def _caches(model: PreTrainedModel) -> bool:
+    """Return whether a model has a KV cache, which can be turned off."""
+    known = signature(base_of(model).forward).parameters
+    return "use_cache" in known or any(one.kind is one.VAR_KEYWORD for one in known.values())
 
 
 def _anatomy_if_known(model: PreTrainedModel) -> Anatomy | None:
@@ -239,6 +290,11 @@ def _watch_parts(anatomy: Anatomy, layer: int, block: nn.Module, watch: Callable
     if sum(module is middle for _, module in block.named_modules(remove_duplicate=False)) == 1:
         # A module in several places, such as an identity, is called with other tensors, too.
         watch("resid_mid", layer, middle, at_input=True)
+    if family.parts is not None:
+        for name, path in inputs_inside(family, family.parts).items():
+            watch(name, layer, block.get_submodule(path), at_input=True)
+        for name, path in outputs_inside(family, family.parts).items():
+            watch(name, layer, block.get_submodule(path))
 
 
 # -------------------------------------------------------------------------------------------------- the comparisons
@@ -336,6 +392,34 @@ def _problem_of_parts(model: PreTrainedModel, exact: bool, anatomy: Anatomy, see
                     f"{type(model).__name__}: in layer {layer}, {what} is {figures[0]:.4g}, where the model has "
                     f"{figures[1]:.4g}; {cause}{_scales(model)}"
                 )
+    return None
+
+
+def _problem_of_modules(
+    model: PreTrainedModel, exact: bool, anatomy: Anatomy, seen: _Seen, compared: Callable[..., Iterator[Comparison]]
+) -> str | None:
+    """Return a problem with the modules that the parts of the family's row name."""
+    for layer, block in enumerate(anatomy.layers):
+        if any(foreign_changes(part) for part in block.modules()):
+            continue  # a hook between two modules changes what one gets from the other
+        recorded = {name: value for (name, at), value in seen.items() if at == layer}
+        try:
+            for what, named, ours, theirs in compared(anatomy, layer, block, recorded):
+                figures = _apart(exact, ours.reshape(theirs.shape), theirs)
+                if figures is not None:
+                    return (
+                        f"{type(model).__name__} (model_type {model.config.model_type!r}): in layer {layer}, {what} is "
+                        f"{figures[0]:.4g}, where the model has {figures[1]:.4g}; the row of its family names the "
+                        f"wrong parts ({named})"
+                    )
+        except torch.OutOfMemoryError:
+            raise
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            return (
+                f"{type(model).__name__} (model_type {model.config.model_type!r}): the row of its family names the "
+                f"wrong parts, which do not fit together in layer {layer} ({reason})"
+            )
     return None
 
 

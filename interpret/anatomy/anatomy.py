@@ -60,8 +60,12 @@ def anatomy_of(model: PreTrainedModel) -> Anatomy:
 def base_of(model: PreTrainedModel) -> PreTrainedModel:
     """Return a model without its language-model head; a base model is returned as it is."""
     base = model.base_model
-    # In transformers 4.57, Gemma 3 looks for its base model under the attribute name of its multimodal models.
-    return model.get_decoder() if base is model and model.get_output_embeddings() is not None else base
+    if base is not model or model.get_output_embeddings() is None:
+        return base
+    # In transformers 4.57, Gemma 3 looks for its base model under the attribute name of its multimodal models; Llama 4
+    # does so in transformers 5, where its decoder is itself, too.
+    inner = [part for part in model.children() if isinstance(part, PreTrainedModel)]
+    return inner[0] if len(inner) == 1 else model.get_decoder()
 
 
 def check_is_model(model: Any) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from interpret.anatomy.anatomy import Anatomy
-from interpret.anatomy.families import Family, Rotary
+from interpret.anatomy.families import Family, Fused, Rotary
 
 _WINDOW_COUNTS_ITSELF = find_spec("transformers.masking_utils") is not None
 """Whether a window of w tokens includes the token itself; in transformers 4.34.0 it has w tokens in addition to it."""
@@ -102,6 +102,27 @@ def _rotation_of_trunk(trunk: Any, layer: int, like: Tensor, n_tokens: int) -> t
     asked = (kind,) if "layer_type" in signature(module.forward).parameters else ()
     cos, sin = module(like, torch.arange(n_tokens, device=like.device)[None], *asked)
     return cos[0].to(like), sin[0].to(like)
+
+
+def rotated(x: Tensor, cos: Tensor, sin: Tensor, kind: Rotary) -> Tensor:
+    """Rotate the first ``width`` features of each head, x [..., N, H, W], by each token's angles, [N, 1, width]."""
+    width = cos.shape[-1]
+    turning = x[..., :width]
+    if kind == "halves":
+        left, right = turning.chunk(2, dim=-1)
+        across = torch.cat([-right, left], dim=-1)
+    else:
+        across = torch.stack([-turning[..., 1::2], turning[..., ::2]], dim=-1).flatten(-2)
+    turned = turning * cos + across * sin
+    return turned if width == x.shape[-1] else torch.cat([turned, x[..., width:]], dim=-1)
+
+
+def unfused(value: Tensor, fused: Fused, n_heads: int, n_key_heads: int) -> tuple[Tensor, ...]:
+    """Split the output of one fused projection, [..., (H + 2 G) * W], into q [..., H, W], k and v [..., G, W]."""
+    if fused == "blocks":
+        counts = (n_heads, n_key_heads, n_key_heads)
+        return value.unflatten(-1, (sum(counts), -1)).split(counts, dim=-2)
+    return value.unflatten(-1, (n_heads, 3, -1)).unbind(dim=-2)
 
 
 def numbered(layer: nn.Module) -> list[Any]:

@@ -17,8 +17,9 @@ from interpret.errors import InputError
 
 
 def longest_text(model: PreTrainedModel) -> int:
-    """Return the maximum length of a text in tokens; ``sys.maxsize`` with relative positions, as in Bloom."""
-    return getattr(model.config, "max_position_embeddings", sys.maxsize)
+    """Return the maximum length of a text in tokens; ``sys.maxsize`` without a limit, as in Bloom."""
+    longest = getattr(model.config, "max_position_embeddings", None)
+    return sys.maxsize if longest is None or longest < 0 else longest  # -1 in XLNet
 
 
 def check_length(model: PreTrainedModel, what: str, n_tokens: int, new_tokens: int = 0) -> None:

@@ -23,7 +23,7 @@ from torch.nn.functional import mse_loss
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.activations._record import record
-from interpret.anatomy import anatomy_of, base_of, check_length, input_device, residual_factor
+from interpret.anatomy import Anatomy, anatomy_of, base_of, check_length, input_device, residual_factor
 from interpret.anatomy.changes import Changes
 from interpret.anatomy.passes import evaluating, grad_mode
 from interpret.engine.greedy import answers
@@ -248,10 +248,8 @@ def _find(model: PreTrainedModel, ids: Sequence[int] | Tensor, layer: int, posit
     row = _checked_ids(model, ids)  # [1, T]
     chosen = _checked_positions(positions, row.shape[1])
     block, family = anatomy.layers[layer - 1], anatomy.family
-    mlp = block.get_submodule(family.mlp_first)
     after = family.parts.mlp_after if family.parts is not None else ""
-    if family.mlp_last not in (family.mlp_first, after):
-        mlp = nn.Sequential(mlp, block.get_submodule(anatomy.parts.activation), block.get_submodule(family.mlp_last))
+    mlp = _mlp_of(anatomy, block, after)
     _check_trainable(mlp, layer)
     names = [f"mlp_in.{layer - 1}", f"resid_mid.{layer - 1}"]
     with torch.inference_mode(False), torch.no_grad(), evaluating(model), record(model, names) as seen:
@@ -260,6 +258,17 @@ def _find(model: PreTrainedModel, ids: Sequence[int] | Tensor, layer: int, posit
     norm = block.get_submodule(family.mlp_norm) if anatomy.block == "post_norm" else None
     last = block.get_submodule(after) if after else None
     return _Site(mlp, norm, last, residual_factor(anatomy), pre_mlp, residual)
+
+
+def _mlp_of(anatomy: Anatomy, block: nn.Module, after: str) -> nn.Module:
+    """Return the MLP of a layer: one module, or those that follow each other in families without such a module."""
+    first, last = anatomy.family.mlp_first, anatomy.family.mlp_last
+    if last in (first, after) or last.startswith(f"{first}."):
+        return block.get_submodule(first)
+    if first.startswith(f"{last}."):
+        return block.get_submodule(last)
+    paths = (first, anatomy.parts.activation, last)
+    return nn.Sequential(*(block.get_submodule(path) for path in paths))
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from interpret.anatomy import (
     input_device,
     key_heads,
     residual_factor,
+    rotated,
     rotation,
     window_of,
 )
@@ -281,22 +282,9 @@ def _project(layer: Layer, normed: Tensor, start: int, columns: slice | Tensor) 
         queries, keys = layer.query_norm(queries), layer.key_norm(keys)
     if layer.rotation is not None:
         cos, sin = (table[columns, None] for table in layer.rotation)  # [N, 1, width]
-        queries = _rotate(queries, cos[start:], sin[start:], layer.rotary)
-        keys = _rotate(keys, cos, sin, layer.rotary)
+        queries = rotated(queries, cos[start:], sin[start:], layer.rotary)
+        keys = rotated(keys, cos, sin, layer.rotary)
     return queries, keys, values
-
-
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor, kind: Rotary) -> Tensor:
-    """Rotate the first ``width`` features of each head, x [C, S, N, H, W], by each token's angles, [N, 1, width]."""
-    width = cos.shape[-1]
-    turning = x[..., :width]
-    if kind == "halves":
-        left, right = turning.chunk(2, dim=-1)
-        across = torch.cat([-right, left], dim=-1)
-    else:
-        across = torch.stack([-turning[..., 1::2], turning[..., ::2]], dim=-1).flatten(-2)
-    turned = turning * cos + across * sin
-    return turned if width == x.shape[-1] else torch.cat([turned, x[..., width:]], dim=-1)
 
 
 def _attend(layer: Layer, queries: Tensor, keys: Tensor, values: Tensor, past: Past, mask: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from interpret.anatomy import (
     Anatomy,
     anatomy_of,
-    check_parts,
+    check_scores,
     final_modules,
     finished_logits,
     first_layer_input,
@@ -97,9 +97,11 @@ def trunk_of(model: PreTrainedModel, n_columns: int) -> Trunk:
     """Return the parts of a model, for sequences of up to ``n_columns`` tokens.
 
     Raises:
-        UnsupportedModelError: if the model's family is not supported, or is described without its parts.
+        UnsupportedModelError: if the model's family is not supported, or is described without its parts or
+            with wrong ones.
     """
     anatomy, embed, device = anatomy_of(model), partial(word_embeddings, model), input_device(model)
+    check_scores(model)
     like = first_layer_input(anatomy, embed(torch.zeros(1, 1, dtype=torch.long, device=device)), 0)
     end = exit_of(model)
     return Trunk(
@@ -131,7 +133,6 @@ def check_trunk(model: PreTrainedModel, trunk: Trunk, embeddings: Tensor, last: 
     exact = all(part.dtype in full for part in (embeddings, *trunk.anatomy.trunk.parameters()))
     tolerance = 1e-3 if exact else 0.1
     if (own - ours).norm() > tolerance * own.norm():
-        check_parts(model)  # raises a message that says more, if the row of the family is wrong
         most = int((own - ours).abs().argmax())
         raise UnsupportedModelError(
             f"{type(model).__name__} does not compute what other {trunk.anatomy.family.name} models do: "

@@ -26,8 +26,9 @@ from interpret.activations.lookup import check_holds, columns_of, token_id
 from interpret.anatomy import (
     Anatomy,
     anatomy_of,
+    centres,
+    check_insides,
     check_logits,
-    check_parts,
     final_modules,
     logit_factor,
     residual_factor,
@@ -82,7 +83,7 @@ def logit_attribution(
     """
     anatomy = anatomy_of(model)
     check_logits(model)
-    check_parts(model)
+    check_insides(model)
     check_holds(cache, *_needed(anatomy))
     if len(tokens) != len(cache.token_ids) or isinstance(tokens, str):
         raise InputError(f"tokens: give one for each of the {len(cache.token_ids)} prompts, not {len(tokens)}")
@@ -208,11 +209,6 @@ def _check_sum(model: PreTrainedModel, shares: Sequence[Share], last: Tensor, to
             f"{parts[:, most].sum():.4g}, where the logit is {own[most]:.4g}: either the cache was computed while "
             "states were edited, or the model has a part that is not a component of this decomposition"
         )
-
-
-def centres(norm: nn.Module) -> bool:
-    """Return whether a norm subtracts the mean."""
-    return isinstance(norm, nn.LayerNorm) or type(norm).__name__ == "CohereLayerNorm"
 
 
 def head_writes(project: nn.Module, heads: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from interpret.activations._record import unfused
 from interpret.activations.edits import check_index
-from interpret.anatomy import Anatomy, anatomy_of, input_device, key_heads
+from interpret.anatomy import Anatomy, anatomy_of, check_scores, input_device, key_heads, unfused
 from interpret.device import in_float64
 from interpret.errors import InputError, unknown
 from interpret.finite import top
@@ -81,9 +80,11 @@ def head_weights(model: PreTrainedModel, layer: int) -> HeadWeights:
 
     Raises:
         InputError: for a layer outside the model.
-        UnsupportedModelError: if the model's family is unknown, or its weights are quantised or adapted.
+        UnsupportedModelError: if the model's family is unknown, or its weights are quantised or adapted, or the
+            row of the family names other ones.
     """
     anatomy, config = anatomy_of(model), model.config
+    check_scores(model)
     check_index("layer", layer, len(anatomy.layers))
     block, parts = anatomy.layers[layer], anatomy.parts
     n_heads = config.num_attention_heads

@@ -19,11 +19,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from interpret.activations._record import record
 from interpret.activations.cache import ActivationCache
 from interpret.activations.lookup import check_holds, columns_of
-from interpret.anatomy import Anatomy, anatomy_of, residual_factor
+from interpret.anatomy import Anatomy, anatomy_of, centres, residual_factor
 from interpret.device import in_float64
 from interpret.errors import InputError
 from interpret.finite import descending, left_out, warn
-from interpret.probing._logit_attribution import centres, head_writes
+from interpret.probing._logit_attribution import head_writes
 from interpret.probing.composition import Kind, check_kind, grams, head_weights, product_norm
 from interpret.probing.heads import attention_patterns, check_looks_back
 from interpret.prompts.encoding import token_ids

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from interpret.activations.edits import check_index
 from interpret.anatomy import (
     anatomy_of,
+    check_insides,
     check_length,
     check_same_rotation,
     input_device,
@@ -167,6 +168,7 @@ def head_outputs(
     Raises:
         InputError: for a layer outside the model.
     """
+    check_insides(model)
     outputs: dict[int, Tensor] = {}
     n_heads = model.config.num_attention_heads
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
 from interpret.activations.edits import check_index, editing
-from interpret.anatomy import anatomy_of, batches, check_length, input_device, layer_input
+from interpret.anatomy import anatomy_of, batches, check_insides, check_length, input_device, layer_input
 from interpret.anatomy.changes import Changes
 from interpret.anatomy.passes import evaluating
 from interpret.errors import InputError, UnsupportedModelError, unknown
@@ -49,9 +49,10 @@ def reading_weights(model: PreTrainedModel, layer: int) -> Tensor:
 
     Raises:
         InputError: for a layer outside the model.
-        UnsupportedModelError: if the weights are quantised or adapted.
+        UnsupportedModelError: if the weights are quantised or adapted, or the row of the family names other ones.
     """
     anatomy = anatomy_of(model)
+    check_insides(model)
     check_index("layer", layer, len(anatomy.layers))
     parts = anatomy.parts
     paths = list(dict.fromkeys(path for path in (parts.up, parts.gate) if path))
@@ -189,6 +190,7 @@ def run_neurons(
         read: is called with a layer and the activations of its neurons, [B, T, F]; T is the length of the longest row.
     """
     anatomy = anatomy_of(model)
+    check_insides(model)
     batch = pad(rows, pad_id=0, side="right", device=input_device(model))
 
     def show(layer: int) -> Callable[..., None]:

@@ -73,7 +73,7 @@ def forward_interpret(
         pairs ``(pre_mlp, residual)``, each [B, T, D]. Entry l belongs to layer l-1, with
         ``residual + mlp(pre_mlp) == hidden_states[l]`` for 0 < l < L if layer l itself is not edited; for entry L the
         sum is the state before the final norm; entry 0 is the input of layer 0 twice. Post-norm layers (OPT-350m)
-        apply a norm to the sum.
+        apply a norm to the sum, and Granite multiplies the output of ``mlp`` by a factor.
 
     Raises:
         InputError: if a sample has more tokens than the model reads, or needs other rotary embeddings than another.

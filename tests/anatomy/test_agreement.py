@@ -5,6 +5,7 @@ import dataclasses
 import re
 from collections.abc import Callable
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,11 +18,22 @@ from torch import nn
 
 from interpret import attach, attribute, interpretation_prompt, interpretations, plan_sources, record, trace
 from interpret.activations import activation_cache
-from interpret.anatomy import FAMILIES, Family, Parts, check_evaluating, check_logits, check_parts, embedding_table
+from interpret.anatomy import (
+    FAMILIES,
+    Family,
+    Parts,
+    check_evaluating,
+    check_logits,
+    check_parts,
+    check_scores,
+    embedding_table,
+)
 from interpret.control import supervised_control
 from interpret.errors import InputError, UnsupportedModelError
 from interpret.models.quantize import quantize_
-from interpret.probing import logit_attribution, logit_lens
+from interpret.probing import ablated_heads, head_weights, logit_attribution, logit_lens
+from interpret.probing.heads import head_outputs
+from interpret.probing.neurons import neuron_values, reading_weights, scaled_neuron
 from interpret.prompts.prompts import Prompt
 from interpret.selfie import Settings
 from interpret.tracing import TraceSettings, screen
@@ -122,7 +134,7 @@ def test_predictions_of_causal_models_without_a_row_are_attributed_exactly(name)
                 s for s in scales if torch.allclose(model(inputs_embeds=s * x).logits[0, -1], logits, atol=1e-4)
             )
         x = (scale * x).requires_grad_()
-        value = model(inputs_embeds=x).logits[0, -1].softmax(-1)[target]
+        value = model(inputs_embeds=x.clone()).logits[0, -1].softmax(-1)[target]  # CTRL scales it in place
         expected = (x * torch.autograd.grad(value, x)[0])[0].detach().numpy()
         np.testing.assert_allclose(found.scores[: len(ids), step], expected, atol=1e-4 * np.abs(expected).max())
 
@@ -264,6 +276,116 @@ def test_a_row_whose_parts_do_not_add_up_is_refused(wrong, analysis):
         with pytest.raises(UnsupportedModelError, match="layer|the row of the family 'llama'"):
             analysis(model)
     analysis(model)
+
+
+def parted(**fields) -> Callable[[Family], Family]:
+    return lambda family: dataclasses.replace(family, parts=dataclasses.replace(family.parts, **fields))
+
+
+_SWAPPED = [f"self_attn.{letter}_proj" for letter in "kqv"]
+_WRONG_INSIDE = {
+    "neurons": ("llama", parted(gate="mlp.up_proj", up="mlp.gate_proj"), "a neuron is"),
+    "no gate": ("llama", parted(gate=""), "a neuron is"),
+    "down": ("llama", parted(down="mlp.up_proj"), "parts, which do not fit together in layer 0"),
+    "values": ("opt", parted(projections=tuple(_SWAPPED[::-1])), "the output of the heads at the first token is"),
+    "queries": ("opt", parted(projections=tuple(_SWAPPED)), "the output of the heads is"),
+    "heads": ("llama", parted(attention_out="self_attn.q_proj"), "the output of the (heads|attention)"),
+    "packing": ("gpt2", parted(fused="heads"), "the output of the heads at the first token is"),
+    "rotation": ("llama", parted(rotary=""), "the output of the heads is"),
+    "attention norm": ("llama", parted(attention_norm="post_attention_layernorm"), "the normed input of the attention"),
+    "offset": ("llama", parted(norm_offset=1.0), "the norm before the attention is"),
+    "parallel": ("llama", lambda family: dataclasses.replace(family, block="parallel"), "the normed input of the MLP"),
+    "MLP's last": ("llama", parted(mlp_after="input_layernorm"), "the output of the MLP is"),
+}
+
+
+def ablated(model):
+    with ablated_heads(model, [(0, 0)]):
+        pass
+
+
+def scaled(model):
+    with scaled_neuron(model, (0, 0), 2.0):
+        pass
+
+
+def reads(site):
+    def analysis(model):
+        with record(model, [f"{site}.0"]):
+            pass
+
+    return analysis
+
+
+INSIDE: list[Callable] = [
+    *(reads(site) for site in ("attn_in", "v", "heads", "mlp_in", "neurons")),
+    ablated, scaled, shares, traced,
+    partial(reading_weights, layer=0), partial(neuron_values, tokenizer=TOKENIZER, texts=[PROMPT], layers=[0]),
+    partial(head_outputs, input_ids=torch.tensor([IDS]), layers=[0]),
+]  # fmt: skip
+"""Analyses that read or edit what is inside attention and MLP, without knowing how heads attend."""
+ATTENDING: list[Callable] = [reads("q"), reads("k"), partial(head_weights, layer=0), traced]
+
+
+@pytest.mark.parametrize("wrong", _WRONG_INSIDE)
+def test_a_row_that_is_wrong_inside_attention_or_mlp_is_refused(wrong):
+    kind, change, message = _WRONG_INSIDE[wrong]
+    model = wide_model(kind)
+    cache = activation_cache(model, None, [IDS])
+    with described(change(FAMILIES[kind])):
+        for analysis in ATTENDING if wrong in ("queries", "rotation") else (*INSIDE, *ATTENDING):
+            if analysis is shares:
+                analysis = partial(logit_attribution, cache=cache, tokens=[5])
+            with pytest.raises(
+                UnsupportedModelError, match=f"the row of its family names the wrong.*|{message}"
+            ) as error:
+                analysis(model)
+            assert re.search(message, str(error.value))
+    for analysis in (*INSIDE, *ATTENDING):
+        analysis(model)
+
+
+@pytest.mark.parametrize("method", ["layer_gradient_x_activation", "layer_integrated_gradients", "layer_deeplift"])
+def test_attribution_of_layers_by_a_wrong_row_is_refused(method):
+    model = wide_model("gemma2" if "gemma2" in KINDS else "llama")
+    family = FAMILIES[model.config.model_type]
+    wrong = dataclasses.replace(family, mlp_last="mlp" if family.name == "gemma2" else "mlp.act_fn")
+    options = {} if method.endswith(("activation", "deeplift")) else {"n_steps": 2}
+    with described(wrong), pytest.raises(UnsupportedModelError, match="in layer 0, (resid_mid|mlp_out)"):
+        attribute(model, TOKENIZER, PROMPT, TARGET, method=method, layers="mlp_out", **options)
+
+
+@pytest.mark.parametrize("change", [{"mlp_last": "mlp.down_proj"}, {"mlp_first": "mlp.gate_proj"}], ids=str)
+def test_control_trains_the_whole_mlp_whichever_of_its_modules_the_row_names(change):
+    def trained() -> torch.Tensor:
+        target = torch.ones(32)
+        with supervised_control(model, IDS, layer=1, positions=[-1], target=target, steps=3, lr=0.01) as losses:
+            return torch.tensor(losses)
+
+    model = wide_model("llama")
+    expected = trained()
+    with described(dataclasses.replace(FAMILIES["llama"], **change)):
+        torch.testing.assert_close(trained(), expected)
+
+
+def test_hooks_and_adapters_inside_do_not_make_a_right_row_wrong(family_model):
+    def louder(module, args, output):
+        return (1.5 * output[0], *output[1:]) if isinstance(output, tuple) else 1.5 * output
+
+    layers = next(part for part in family_model.modules() if isinstance(part, nn.ModuleList))
+    handles = [part.register_forward_hook(louder) for part in layers[1].modules() if isinstance(part, nn.Linear)]
+    handles.append(layers[0].register_forward_hook(louder))
+    check_scores(family_model)
+    for handle in handles:
+        handle.remove()
+
+
+def test_a_model_whose_head_transforms_states_is_refused_and_not_a_shape_error():
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    model = built("RemBertForCausalLM", "RemBertConfig", shape | {"vocab_size": 450, "is_decoder": True})
+    message = r"RemBertForCausalLM \(model_type 'rembert'\): its logits cannot be computed from .* \(RuntimeError: mat1"
+    with pytest.raises(UnsupportedModelError, match=message):
+        attributed(model)
 
 
 @pytest.mark.parametrize("is_decoder", [True, False])
@@ -447,7 +569,9 @@ def test_longrope_is_named_where_the_text_grows_past_its_limit():
     sources = plan_sources(model, TOKENIZER, [Prompt("one", "a b", raw=True)], layers="1", tokens="0")
     grows = 9 - len(template.ids)
     list(interpretations(model, TOKENIZER, sources, [template], Settings(new_tokens=grows - 1, prompt_output_tokens=1)))
-    with pytest.raises(UnsupportedModelError, match=r"a text that grows from \d+ to 9 tokens changes the rotary emb"):
+    with pytest.raises(
+        InputError, match=r"has \d+ tokens; with \d+ new tokens it grows beyond 8, where .* \(longrope\)"
+    ):
         list(interpretations(model, TOKENIZER, sources, [template], Settings(new_tokens=grows, prompt_output_tokens=1)))
 
 

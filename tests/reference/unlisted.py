@@ -36,6 +36,11 @@ CAUSAL: dict[str, tuple[str, dict[str, Any]]] = {
     "PegasusForCausalLM": ("PegasusConfig", _BART),
     "MarianForCausalLM": ("MarianConfig", _BART),
     "BloomForCausalLM": ("BloomConfig", {"vocab_size": V, "hidden_size": D, "n_layer": L, "n_head": 4}),
+    "CTRLLMHeadModel": ("CTRLConfig", {"vocab_size": V, "n_embd": D, "n_layer": L, "n_head": 4, "dff": 48}),
+    "Llama4ForCausalLM": (
+        "Llama4TextConfig",
+        _PLAIN | {"head_dim": 8, "num_key_value_heads": 4, "intermediate_size_mlp": 48, "moe_layers": []},
+    ),
     "MptForCausalLM": ("MptConfig", {"vocab_size": V, "d_model": D, "n_layers": L, "n_heads": 4, "max_seq_len": 64}),
     "GraniteMoeForCausalLM": ("GraniteMoeConfig", _PLAIN | _MUP),
     "Cohere2ForCausalLM": ("Cohere2Config", _PLAIN),

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 from reference.overlay import decoder_layers, reference_forward
-from reference.tiny import D, L, eager, hooks_on, parts_of_cache, tiny_model
+from reference.tiny import D, L, eager, hooks_on, parts_of_cache, residual_scale, tiny_model
 from transformers import LogitsProcessorList, MaxLengthCriteria, MinLengthLogitsProcessor, StoppingCriteriaList
 
 from interpret.activations._record import record
@@ -80,8 +80,8 @@ def test_editing_layer_0_is_running_edited_input_embeddings(family_model):
     """This holds only if layer 0 reads the embeddings unchanged, without learnt positions or projections."""
     if family_model.config.model_type in ("gpt2", "opt"):
         pytest.skip("layer 0 reads embeddings plus positions")
-    if family_model.config.model_type == "gemma2":
-        pytest.skip("in transformers 4.57 layer 0 reads scaled embeddings")
+    if family_model.config.model_type in ("gemma2", "granite"):
+        pytest.skip("layer 0 reads scaled embeddings, in Gemma 2 since transformers 4.57")
     info = [
         {0: ([1, 3], vectors(2)), "overlay_strength": 0.5},
         {0: ([-1], vectors(1)), "replacing_mode": "addition"},
@@ -148,7 +148,7 @@ def test_states_around_each_mlp_add_up_to_the_next_layers_input(family_model, in
     for layer, block in enumerate(decoder_layers(family_model), start=1):
         pre_mlp, residual = states[layer]
         assert pre_mlp.shape == residual.shape == (2, 5, D)
-        total = residual + _mlp(family_model, block, pre_mlp)
+        total = residual + _mlp(family_model, block, pre_mlp) * residual_scale(family_model)
         total = block.final_layer_norm(total) if post_norm else total
         if layer == L:
             torch.testing.assert_close(_final_norm(family_model)(total), hidden_states[L], **CLOSE)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from interpret.anatomy import anatomy_of
+from interpret.anatomy import anatomy_of, check_insides
 from interpret.anatomy.changes import Changes
 from interpret.anatomy.passes import grad_mode
 from interpret.attribution.steps.fitting import at_once, in_parts
@@ -179,6 +179,7 @@ def rescaled(model: PreTrainedModel) -> Iterator[None]:
     """Backpropagate slopes through the MLPs' activation functions; the second half of each batch is the baseline."""
     anatomy = anatomy_of(model)
     path = anatomy.parts.activation
+    check_insides(model)
     # A module shared by several layers is hooked once.
     modules = {id(module): module for module in (layer.get_submodule(path) for layer in anatomy.layers)}
     with Changes() as change, change:

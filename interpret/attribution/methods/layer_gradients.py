@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from interpret.activations._record import Site
-from interpret.anatomy import Anatomy, anatomy_of
+from interpret.anatomy import Anatomy, anatomy_of, check_parts
 from interpret.anatomy.changes import Changes
 from interpret.attribution.methods.gradients import check_count, derivatives, quadrature, rescaled
 from interpret.attribution.steps.fitting import at_once, in_parts
@@ -216,6 +216,8 @@ def tapping(model: PreTrainedModel, taps: Mapping[str, Write], n_rows: int) -> I
     model continues with the tensor the function returns, so that its derivative exists.
     """
     anatomy = anatomy_of(model)
+    if any(not name.startswith("resid_post") for name in taps):
+        check_parts(model)
     with Changes() as change, change:
         for name, tap in taps.items():
             change.after(_module(anatomy, name), _hook(tap, n_rows))

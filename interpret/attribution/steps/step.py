@@ -114,7 +114,7 @@ class Step:
     def attentions(self) -> list[Tensor]:
         """Return what the last token of the text attends to, [H, T] per layer, on the device of the layer."""
         with reporting_attention(self.model), last_attention_only(self.model):
-            output = base_of(self.model)(inputs_embeds=self.embeddings, output_attentions=True, use_cache=False)
+            output = base_of(self.model)(inputs_embeds=self.embeddings.clone(), output_attentions=True, use_cache=False)
         return [weights[0, :, -1] for weights in output.attentions]
 
     def read(self, logits: Tensor, embeddings: Tensor) -> Tensor:
@@ -185,7 +185,8 @@ def embed(model: PreTrainedModel, ids: Sequence[int]) -> Tensor:
 
 def hidden_states(model: PreTrainedModel, embeddings: Tensor) -> Tensor:
     """Return the final hidden states, which are unembedded, [B, T, D], for embeddings without padding."""
-    return base_of(model)(inputs_embeds=embeddings, use_cache=False)[0]
+    # A copy, because some models (CTRL) scale the embeddings that they are given in place.
+    return base_of(model)(inputs_embeds=embeddings.clone(), use_cache=False)[0]
 
 
 def head(model: PreTrainedModel, states: Tensor) -> Tensor:
