@@ -10,7 +10,7 @@ Shapes: 2 texts, T tokens, D hidden width, V vocabulary.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from inspect import signature
 from math import nan
@@ -287,14 +287,18 @@ def _watch_parts(anatomy: Anatomy, layer: int, block: nn.Module, watch: Callable
     watch("mlp_out", layer, block.get_submodule(family.mlp_last))
     normed = family.mlp_norm and anatomy.block == "sequential"
     middle = block.get_submodule(family.mlp_norm if normed else family.mlp_first)
-    if sum(module is middle for _, module in block.named_modules(remove_duplicate=False)) == 1:
-        # A module in several places, such as an identity, is called with other tensors, too.
+    if _is_in_one_place(block, middle):
         watch("resid_mid", layer, middle, at_input=True)
     if family.parts is not None:
         for name, path in inputs_inside(family, family.parts).items():
             watch(name, layer, block.get_submodule(path), at_input=True)
         for name, path in outputs_inside(family, family.parts).items():
             watch(name, layer, block.get_submodule(path))
+
+
+def _is_in_one_place(block: nn.Module, module: nn.Module) -> bool:
+    """Return whether a layer has a module once; one in several places, such as an identity, gets other tensors too."""
+    return sum(other is module for _, other in block.named_modules(remove_duplicate=False)) == 1
 
 
 # -------------------------------------------------------------------------------------------------- the comparisons
@@ -395,6 +399,23 @@ def _problem_of_parts(model: PreTrainedModel, exact: bool, anatomy: Anatomy, see
     return None
 
 
+def _paths(anatomy: Anatomy) -> dict[str, str]:
+    """Return the paths of the modules of a layer whose inputs or outputs are recorded for a comparison, by name."""
+    return inputs_inside(anatomy.family, anatomy.parts) | outputs_inside(anatomy.family, anatomy.parts)
+
+
+def _device_of(block: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in block.parameters()), torch.device("cpu"))
+
+
+def _compared_modules(anatomy: Anatomy, block: nn.Module) -> Iterator[nn.Module]:
+    """Yield the modules of a layer whose inputs or outputs are compared."""
+    for path in {anatomy.family.mlp_norm, *_paths(anatomy).values()}:
+        with suppress(AttributeError):  # a row that names a module that does not exist is refused with its own message
+            if path:
+                yield block.get_submodule(path)
+
+
 def _problem_of_modules(
     model: PreTrainedModel, exact: bool, anatomy: Anatomy, seen: _Seen, compared: Callable[..., Iterator[Comparison]]
 ) -> str | None:
@@ -402,7 +423,17 @@ def _problem_of_modules(
     for layer, block in enumerate(anatomy.layers):
         if any(foreign_changes(part) for part in block.modules()):
             continue  # a hook between two modules changes what one gets from the other
-        recorded = {name: value for (name, at), value in seen.items() if at == layer}
+        if not all(_is_in_one_place(block, part) for part in _compared_modules(anatomy, block)):
+            continue
+        device = _device_of(block)
+        if device.type == "meta":  # offloaded weights are only there while their module is called
+            continue
+        recorded = {name: value.to(device) for (name, at), value in seen.items() if at == layer}
+        if uncalled := [path for name, path in _paths(anatomy).items() if name not in recorded]:
+            return (
+                f"{type(model).__name__} does not call the module {uncalled[0]!r} of layer {layer}, which "
+                f"{_row(model)} names; was it loaded with pretraining_tp above 1?"
+            )
         try:
             for what, named, ours, theirs in compared(anatomy, layer, block, recorded):
                 figures = _apart(exact, ours.reshape(theirs.shape), theirs)

@@ -326,6 +326,9 @@ def test_parts_that_are_not_called_are_named(llama):
     for block in llama.model.layers:
         block.self_attn.config.pretraining_tp = 2
         block.self_attn.pretraining_tp = 2
-    message = "LlamaForCausalLM does not call the module that computes q.0; was it loaded with pretraining_tp above 1?"
+    message = (
+        "LlamaForCausalLM does not call the module 'self_attn.o_proj' of layer 0, which the row of the family 'llama' "
+        "names; was it loaded with pretraining_tp above 1?"
+    )
     with pytest.raises(UnsupportedModelError, match=f"^{re.escape(message)}$"):
         activation_cache(llama, None, ROWS, "q.*")

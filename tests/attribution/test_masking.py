@@ -15,6 +15,7 @@ from reference.plain_attribution import PROMPT, TARGET, TOKENIZER, ids_of, prefi
 from reference.toy_tokenizers import byte_level, sentence_piece
 from torch import Tensor
 
+from interpret.anatomy import check_logits
 from interpret.attribution._attribute import attribute
 from interpret.attribution.methods import masked_texts as masked_texts
 from interpret.attribution.methods import masking
@@ -104,6 +105,7 @@ def test_no_pass_holds_more_tokens_than_a_pack(llama, factor):
 def test_packs_are_as_full_as_the_batch_size_allows(llama):
     """51 different texts take 13 passes of at most 4 rows, after the unmasked text's pass and its check."""
     passes = []
+    check_logits(llama)  # its pass is not counted
     hook = llama.model.layers[0].mlp.act_fn.register_forward_hook(lambda *event: passes.append(1))
     occlusion(step_of(llama, ids=tuple(range(3, 53)), batch_size=4))
     hook.remove()
@@ -150,6 +152,7 @@ MODELS = _Lent()
 def columns_of_layers(llama, work):
     """Number of tokens that go through each layer."""
     columns = []
+    check_logits(llama)  # its passes are not counted
     handle = llama.model.layers[0].mlp.act_fn.register_forward_hook(
         lambda module, args, output: columns.append(output.shape[:-1].numel())
     )
@@ -250,6 +253,7 @@ def test_any_masks_give_all_steps_what_whole_passes_give(rows, lengths, kind, ba
 
 def test_a_masked_text_is_read_once_for_all_steps(llama):
     rows = []
+    check_logits(llama)  # its passes are not counted
     hook = llama.lm_head.register_forward_hook(lambda module, args, output: rows.append(output[..., 0].numel()))
     columns = columns_of_layers(llama, lambda: masking.occlusion(steps_of(llama, (4, 6, 8), batch_size=100)))
     hook.remove()

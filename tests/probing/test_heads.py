@@ -137,8 +137,9 @@ def test_the_most_attended_tokens_are_those_of_the_pattern(llama):
     for index, (layer, head) in enumerate([(2, 1), (0, 3)]):
         row = attention_patterns(llama, IDS)[layer][0, head, 3].tolist()
         order = sorted(range(5), key=lambda at: -row[at])
+        texts = ["w5", " w6", " w7", " w8", " w9"]
         expected = [
-            Attended(layer, head, 3, rank, order[rank - 1], f"w{5 + order[rank - 1]}", row[order[rank - 1]])
+            Attended(layer, head, 3, rank, order[rank - 1], texts[order[rank - 1]], row[order[rank - 1]])
             for rank in (1, 2)
         ]
         assert found[2 * index : 2 * index + 2] == expected

@@ -13,7 +13,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from interpret.activations._record import record
-from interpret.anatomy import anatomy_of
+from interpret.anatomy import anatomy_of, check_logits
 from interpret.errors import InputError, UnsupportedModelError
 from interpret.probing.effects import effect_sizes, permutation_p_values, q_values
 from interpret.probing.knowledge_prober import KnowledgeProber, NeuronEffect
@@ -170,6 +170,8 @@ def test_q_values_of_a_scan_count_the_neurons_of_all_its_layers(llama):
 def test_a_scan_of_several_layers_is_one_pass(llama):
     passes = []
     handle = llama.model.register_forward_hook(lambda *_: passes.append(1))
+    check_logits(llama)  # its passes are not counted
+    passes.clear()
     KnowledgeProber(llama, TOKENIZER).scan(PAIRS, range(L), batch_size=3)
     handle.remove()
     assert len(passes) == 3  # 8 texts
@@ -298,6 +300,15 @@ def test_an_intervention_counts_columns_through_the_cache(family_model, column):
     assert not torch.allclose(family_model(ids).logits[:, -1], whole, atol=1e-3)
 
 
+class Outside:
+    """A tokenizer whose only token the model does not have."""
+
+    all_special_ids = ()
+
+    def __call__(self, text, **_):
+        return {"input_ids": [V]}
+
+
 def test_nothing_is_left_after_an_exception(gpt2):
     def fail():
         with KnowledgeProber(gpt2, TOKENIZER).intervene((0, 1)):
@@ -308,7 +319,7 @@ def test_nothing_is_left_after_an_exception(gpt2):
         fail()
     assert hooks_on(gpt2) == 0
     with pytest.raises(IndexError):
-        neuron_values(gpt2, lambda text, **_: {"input_ids": [V]}, ["x"], [0])
+        neuron_values(gpt2, Outside(), ["x"], [0])
     assert hooks_on(gpt2) == 0
 
 
@@ -391,6 +402,7 @@ def test_a_token_the_tokenizer_puts_last_is_not_the_last(gpt2):
 
 def test_hooks_that_were_there_before_read_the_changed_neuron(gpt2):
     seen = []
+    check_logits(gpt2)  # its pass is not recorded
     handle = gpt2.transformer.h[1].mlp.c_proj.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     with scaled_neuron(gpt2, (1, 4), 0.0):
         gpt2(torch.tensor([[5, 6, 7]]))
