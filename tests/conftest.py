@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
-from reference.commands import saved_model
-from reference.tiny import KINDS, hooks_on, tiny_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.models.opening import load
+from reference.commands import saved_model
+from reference.tiny import KINDS, hooks_on, tiny_model
 
 # The tensors are tiny, so threads would slow the tests down. The environment variable applies to processes started by
 # tests: with another number of threads, sums are computed in another order, which changes the last digits.

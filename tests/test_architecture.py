@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+
 from reference.house import LEVELS, PACKAGE, TOP, room_imports
 
 DOCUMENT = (TOP / "docs" / "architecture.md").read_text()

@@ -1,8 +1,8 @@
 import pytest
-from reference.messages import at_most_calls, check_message
 
 from interpret import errors
 from interpret.errors import brief, closest, misspelt, named, one_line, unknown
+from reference.messages import at_most_calls, check_message
 
 
 def test_unknown_names_the_nearest_and_all_allowed():

@@ -8,10 +8,6 @@ import re
 import numpy as np
 import pytest
 import torch
-from reference.commands import fact_rows, json_file, run, saved_model
-from reference.tiny import tiny_model, wide_model
-from reference.toy_tokenizers import byte_level, word_tokenizer
-from reference.trace_rows import cells
 from rich.console import Console
 
 import interpret
@@ -50,6 +46,10 @@ from interpret.tracing.calls import trace
 from interpret.tracing.compare import peak_of
 from interpret.tracing.facts import trace_cells
 from interpret.tracing.tables import trace_grids, trace_peaks
+from reference.commands import fact_rows, json_file, run, saved_model
+from reference.tiny import tiny_model, wide_model
+from reference.toy_tokenizers import byte_level, word_tokenizer
+from reference.trace_rows import cells
 
 NAN, INF = math.nan, math.inf
 WORDS, BYTES = word_tokenizer(), byte_level()

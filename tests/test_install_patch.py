@@ -15,6 +15,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch.testing import assert_close
+from transformers import LlamaForCausalLM, MaxLengthCriteria, StoppingCriteriaList
+from transformers.models.llama.modeling_llama import LlamaModel
+
+import install_patch
+from install_patch import BEGIN, END, STOCK_SHA256, find_targets, install, main, restore
+from interpret.surgery import generation as engine
 from reference.stock_transformers import (
     LLAMA,
     MARK,
@@ -29,13 +36,6 @@ from reference.stock_transformers import (
     run,
 )
 from reference.tiny import tiny_model
-from torch.testing import assert_close
-from transformers import LlamaForCausalLM, MaxLengthCriteria, StoppingCriteriaList
-from transformers.models.llama.modeling_llama import LlamaModel
-
-import install_patch
-from install_patch import BEGIN, END, STOCK_SHA256, find_targets, install, main, restore
-from interpret.surgery import generation as engine
 
 IDS = torch.tensor([[5, 17, 3, 80, 41, 9], [60, 2, 33, 7, 12, 90]])
 

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+import install_patch
+from install_patch import END, STOCK_SHA256, Refused, find_targets, install, main, restore
 from reference.stock_transformers import (
     LLAMA,
     MARK,
@@ -21,9 +24,6 @@ from reference.stock_transformers import (
     python,
     run,
 )
-
-import install_patch
-from install_patch import END, STOCK_SHA256, Refused, find_targets, install, main, restore
 
 
 @pytest.fixture(autouse=True, scope="module")

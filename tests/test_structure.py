@@ -16,7 +16,6 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 from mypy import api as mypy
-from reference.house import IMPORTS, LEVEL, MODULES, PACKAGE, PACKAGES, TOP, homes_of, name_of, room_imports, room_of
 from typer.main import get_command
 
 import interpret
@@ -41,6 +40,7 @@ from interpret.records import (
 from interpret.selfie.sources import SOURCE_SITES
 from interpret.sweep.cells import CELL_SITES, PINNED
 from interpret.tracing import MEDIATORS
+from reference.house import IMPORTS, LEVEL, MODULES, PACKAGE, PACKAGES, TOP, homes_of, name_of, room_imports, room_of
 
 
 def test_every_package_has_a_level():

@@ -11,9 +11,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from reference.plain_attribution import PROMPT, TARGET, TOKENIZER, ids_of, prefixes
-from reference.tiny import ALL_KINDS, KINDS, hooks_on, tiny_model, wide_model
-from reference.unlisted import CAUSAL, DividedLogits, Peft, adapt, bert, built
 from torch import nn
 
 from interpret import attach, attribute, interpretation_prompt, interpretations, plan_sources, record, trace
@@ -37,6 +34,9 @@ from interpret.probing.neurons import neuron_values, reading_weights, scaled_neu
 from interpret.prompts.prompts import Prompt
 from interpret.selfie import Settings
 from interpret.tracing import TraceSettings, screen
+from reference.plain_attribution import PROMPT, TARGET, TOKENIZER, ids_of, prefixes
+from reference.tiny import ALL_KINDS, KINDS, hooks_on, tiny_model, wide_model
+from reference.unlisted import CAUSAL, DividedLogits, Peft, adapt, bert, built
 
 IDS = ids_of(PROMPT)
 NUMBER = r"-?[\d.e+]+"

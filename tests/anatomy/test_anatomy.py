@@ -5,8 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from reference.overlay import decoder_layers
-from reference.tiny import ALL_KINDS, KINDS, D, L, V, tiny_model
 from torch import nn
 from transformers import BertConfig, BertModel, GenerationConfig, GenerationMixin, LlamaForSequenceClassification
 
@@ -24,6 +22,8 @@ from interpret.anatomy import (
 )
 from interpret.anatomy.changes import only_in_this_thread
 from interpret.errors import UnsupportedModelError
+from reference.overlay import decoder_layers
+from reference.tiny import ALL_KINDS, KINDS, D, L, V, tiny_model
 
 
 def test_a_model_and_its_base_model_have_the_same_parts(family_model):

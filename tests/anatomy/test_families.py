@@ -11,10 +11,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers
-from reference.families import COLUMNS, README, RELEASES, with_table
-from reference.overlay import reference_forward, reference_greedy
-from reference.tiny import ALL_KINDS, KINDS, D, L, V, eager, first, tiny_model
-from reference.tracing import patched
 
 from interpret.activations._record import record
 from interpret.anatomy import FAMILIES, anatomy_of, logit_cap, logits_of
@@ -23,6 +19,10 @@ from interpret.engine.trunk import check_trunk, trunk_of
 from interpret.errors import UnsupportedModelError
 from interpret.surgery.generation import attach
 from interpret.sweep import Cell, Metric, Pin, run_sweep
+from reference.families import COLUMNS, README, RELEASES, with_table
+from reference.overlay import reference_forward, reference_greedy
+from reference.tiny import ALL_KINDS, KINDS, D, L, V, eager, first, tiny_model
+from reference.tracing import patched
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10, 11], [20, 30, 40, 50, 60, 70, 80]])
 CLOSE = {"rtol": 1e-5, "atol": 1e-9}

@@ -21,7 +21,6 @@ import pytest
 import torch
 import transformers
 from huggingface_hub import utils as hub
-from reference.toy_tokenizers import byte_level
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import interpret
@@ -56,6 +55,7 @@ from interpret.sweep.metrics import Metric
 from interpret.sweep.whole_passes import whole_passes
 from interpret.tracing.calls import trace_mediators
 from interpret.tracing.inputs import TraceSettings
+from reference.toy_tokenizers import byte_level
 
 HERE = str(Path(interpret.__file__).parent) + "/"
 D, V = 8, 420

@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from reference.tiny import D, L, V, first
-from reference.toy_tokenizers import byte_level
 from torch import nn
 
 from interpret import attach, attribute, record, register_family
@@ -20,6 +18,8 @@ from interpret.engine.recording import record_run
 from interpret.engine.trunk import check_trunk, trunk_of
 from interpret.errors import UnsupportedModelError
 from interpret.sweep import Cell, Metric, Pin, run_sweep
+from reference.tiny import D, L, V, first
+from reference.toy_tokenizers import byte_level
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "architecture.md"
 IDS = torch.tensor([[5, 6, 7, 8, 9], [20, 30, 40, 50, 60]])

@@ -5,7 +5,6 @@ import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
-from reference.tiny import LONGROPE_LIMIT, longrope_model, tiny_model
 from transformers import PreTrainedModel
 
 from interpret.anatomy import batches, check_keeps_rotation, check_length, check_same_rotation, longrope_limit
@@ -13,6 +12,7 @@ from interpret.errors import InputError
 from interpret.probing.heads import attention_patterns
 from interpret.prompts.batches import pad
 from interpret.surgery.generation import forward_interpret, generate_interpret
+from reference.tiny import LONGROPE_LIMIT, longrope_model, tiny_model
 
 LLAMA = tiny_model("llama")
 needs_longrope = pytest.mark.skipif(not hasattr(transformers, "Phi3Config"), reason="this release has no longrope")

@@ -8,12 +8,12 @@ from functools import partial
 
 import pytest
 import torch
-from other_device.calls import CALLS, PROMPT, SUBJECT, TOKENIZER, model_of
 from transformers import PreTrainedModel
 
 import interpret
 from interpret.errors import InputError
 from interpret.sweep import Cell, Metric, run_sweep
+from other_device.calls import CALLS, PROMPT, SUBJECT, TOKENIZER, model_of
 
 ONLY_WEIGHTS = {"composition_scores", "head_weights", "relational_subspaces"}
 RUN_BY_THE_CALLER = {

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from reference.attributions import word_numbers
-from reference.plain_attribution import PROMPT, TOKENIZER, wide_model
 
 from interpret import InputError, attribute
 from interpret.attribution import Attributed, Attribution, AttributionInfo
+from reference.attributions import word_numbers
+from reference.plain_attribution import PROMPT, TOKENIZER, wide_model
 
 INFO = AttributionInfo(
     method="saliency",

@@ -6,9 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from reference.plain_attribution import N_PROMPT, PROMPT, TARGET, TOKENIZER, ids_of, wide_model
-from reference.tiny import L, eager
-from reference.toy_tokenizers import sentence_piece
 
 from interpret.anatomy import base_of, last_attention_only, reporting_attention
 from interpret.attribution._attribute import attribute
@@ -16,6 +13,9 @@ from interpret.attribution.methods.attention import attention
 from interpret.attribution.steps.functions import probability
 from interpret.attribution.steps.step import Step
 from interpret.errors import InputError
+from reference.plain_attribution import N_PROMPT, PROMPT, TARGET, TOKENIZER, ids_of, wide_model
+from reference.tiny import L, eager
+from reference.toy_tokenizers import sentence_piece
 
 IDS = (1, 5, 9, 5, 70, 33)
 H = 4

@@ -6,6 +6,13 @@ import re
 import numpy as np
 import pytest
 import torch
+
+from interpret import InputError, UnsupportedModelError, attribute
+from interpret.anatomy import check_logits
+from interpret.attribution import list_methods, list_step_functions, register_step_function
+from interpret.attribution.methods.registry import METHODS
+from interpret.attribution.steps.functions import FUNCTIONS
+from interpret.engine.greedy import write_after
 from reference.memory import only_new_objects, tensor_bytes
 from reference.plain_attribution import (
     FOIL,
@@ -22,13 +29,6 @@ from reference.plain_attribution import (
 )
 from reference.tiny import hooks_on
 from reference.toy_tokenizers import sentence_piece
-
-from interpret import InputError, UnsupportedModelError, attribute
-from interpret.anatomy import check_logits
-from interpret.attribution import list_methods, list_step_functions, register_step_function
-from interpret.attribution.methods.registry import METHODS
-from interpret.attribution.steps.functions import FUNCTIONS
-from interpret.engine.greedy import write_after
 
 
 def attributed(model=None, targets=TARGET, **options):

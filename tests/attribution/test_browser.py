@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from reference.attributions import made, made_one, staircase
-from reference.browser import LOWEST_CONTRAST, RGB, assert_quiet, chromium, look
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
+
+from reference.attributions import made, made_one, staircase
+from reference.browser import LOWEST_CONTRAST, RGB, assert_quiet, chromium, look
 
 HOSTILE = "</script><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
 TOKENS = ("The", " Eiff", "el", " in", " in", " Paris")

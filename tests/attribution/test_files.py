@@ -10,12 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from reference.attributions import assert_same, made, made_info, made_one
 
 from interpret.attribution.result.attribution import Attribution
 from interpret.attribution.result.files import save
 from interpret.attribution.result.scores import Attributed
 from interpret.errors import InputError, RunError
+from reference.attributions import assert_same, made, made_info, made_one
 
 load = Attribution.load
 

@@ -8,6 +8,17 @@ import numpy as np
 import pytest
 import torch
 from captum.attr._core import deep_lift
+from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers.activations import GELUActivation, NewGELUActivation, SiLUActivation
+
+from interpret import InputError, attribute
+from interpret.anatomy import check_logits
+from interpret.attribution.methods import gradients
+from interpret.attribution.methods.gradients import _rescale
+from interpret.attribution.methods.registry import METHODS
+from interpret.attribution.steps.step import Room
+from interpret.models.quantize import quantize_
 from reference.plain_attribution import (
     KINDS,
     N_PROMPT,
@@ -21,17 +32,6 @@ from reference.plain_attribution import (
     wide_model,
 )
 from reference.tiny import hooks_on
-from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
-from transformers.activations import GELUActivation, NewGELUActivation, SiLUActivation
-
-from interpret import InputError, attribute
-from interpret.anatomy import check_logits
-from interpret.attribution.methods import gradients
-from interpret.attribution.methods.gradients import _rescale
-from interpret.attribution.methods.registry import METHODS
-from interpret.attribution.steps.step import Room
-from interpret.models.quantize import quantize_
 
 
 def scores(kind, method="input_x_gradient", **options):

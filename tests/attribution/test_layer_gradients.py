@@ -8,6 +8,14 @@ import numpy as np
 import pytest
 import torch
 from captum.attr._core import deep_lift
+from torch import nn
+from transformers.activations import NewGELUActivation, SiLUActivation
+
+from interpret import InputError, attribute
+from interpret.anatomy import check_logits
+from interpret.attribution import register_step_function
+from interpret.attribution.methods.layer_gradients import LAYER_SITES, layer_names
+from interpret.attribution.steps.functions import FUNCTIONS
 from reference.plain_attribution import (
     FOIL,
     KINDS,
@@ -21,14 +29,6 @@ from reference.plain_attribution import (
     wide_model,
 )
 from reference.tiny import L, hooks_on
-from torch import nn
-from transformers.activations import NewGELUActivation, SiLUActivation
-
-from interpret import InputError, attribute
-from interpret.anatomy import check_logits
-from interpret.attribution import register_step_function
-from interpret.attribution.methods.layer_gradients import LAYER_SITES, layer_names
-from interpret.attribution.steps.functions import FUNCTIONS
 
 
 def site_module(model, name):

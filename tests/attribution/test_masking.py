@@ -11,8 +11,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference.plain_attribution import PROMPT, TARGET, TOKENIZER, ids_of, prefixes, wide_model
-from reference.toy_tokenizers import byte_level, sentence_piece
 from torch import Tensor
 
 from interpret.anatomy import check_logits
@@ -25,6 +23,8 @@ from interpret.attribution.steps.functions import StepReading, contrast_prob_dif
 from interpret.attribution.steps.step import Foil, Step
 from interpret.errors import InputError
 from interpret.prompts.spelling import piece
+from reference.plain_attribution import PROMPT, TARGET, TOKENIZER, ids_of, prefixes, wide_model
+from reference.toy_tokenizers import byte_level, sentence_piece
 
 IDS = (1, 5, 9, 5, 70, 33, 2, 8)
 BASELINES = ("zero", "mean", "unk", 7)

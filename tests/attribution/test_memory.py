@@ -9,9 +9,6 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from reference.plain_attribution import PROMPT, TARGET, TOKENIZER, ids_of, wide_model
-from reference.tiny import D, L
-from reference.toy_translation import toy_translation
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from interpret.anatomy import anatomy_of, check_logits
@@ -23,6 +20,9 @@ from interpret.attribution.steps.functions import mc_dropout_mean, probability
 from interpret.attribution.steps.step import Room, Step
 from interpret.errors import InputError
 from interpret.models.quantize import quantize_
+from reference.plain_attribution import PROMPT, TARGET, TOKENIZER, ids_of, wide_model
+from reference.tiny import D, L
+from reference.toy_translation import toy_translation
 
 GRADIENTS = [name for name, method in METHODS.items() if method.gradients]
 POINTS = {

@@ -4,13 +4,13 @@ import re
 
 import pytest
 import torch
-from reference.tiny import wide_model
-from reference.toy_tokenizers import byte_level
 
 from interpret.attribution import attribute, list_methods, register_method
 from interpret.attribution.methods.registry import METHODS
 from interpret.attribution.runs import Question, token_scores
 from interpret.errors import InputError
+from reference.tiny import wide_model
+from reference.toy_tokenizers import byte_level
 
 TOKENIZER = byte_level()
 PROMPT = "The Eiffel Tower is in"

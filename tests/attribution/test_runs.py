@@ -6,10 +6,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from reference.commands import json_file, run, run_killed
-from reference.memory import count, only_new_objects
-from reference.tiny import wide_model
-from reference.toy_tokenizers import sentence_piece
 
 import interpret
 from interpret.attribution import runs
@@ -21,6 +17,10 @@ from interpret.errors import InputError
 from interpret.prompts.prompts import Prompt, load_examples
 from interpret.records import TokenScore
 from interpret.storage import run_folder
+from reference.commands import json_file, run, run_killed
+from reference.memory import count, only_new_objects
+from reference.tiny import wide_model
+from reference.toy_tokenizers import sentence_piece
 
 COMMAND = Path(interpret.__file__).with_name("__main__.py")
 TEXT = "The Eiffel Tower is in"

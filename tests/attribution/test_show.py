@@ -6,8 +6,6 @@ from io import StringIO
 
 import numpy as np
 import pytest
-from reference.attributions import TOKENS, assert_same, made, made_one, staircase
-from reference.plain_attribution import PROMPT, TARGET, TOKENIZER, wide_model
 from rich.console import Console
 
 from interpret.attribution._attribute import attribute
@@ -16,6 +14,8 @@ from interpret.attribution.result.heatmap import level, short, visible
 from interpret.attribution.result.page import page, shade
 from interpret.attribution.result.show import Tables, framed
 from interpret.errors import InputError
+from reference.attributions import TOKENS, assert_same, made, made_one, staircase
+from reference.plain_attribution import PROMPT, TARGET, TOKENIZER, wide_model
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=\"alert('1')\">&amp;"
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from reference.toy_translation import KINDS, Toy, toy_translation
 
 from interpret.anatomy import check_logits, language_codes, reporting_attention
 from interpret.attribution._attribute import attribute
 from interpret.attribution.languages import languages_of
 from interpret.attribution.translation import write_translations
 from interpret.errors import InputError, UnsupportedModelError
+from reference.toy_translation import KINDS, Toy, toy_translation
 
 TEXTS = ["I love eating pizza.", "The Eiffel Tower"]
 TRANSLATIONS = ["hello cheese", "capital of Japan"]

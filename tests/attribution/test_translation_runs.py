@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
-from reference.commands import json_file, run
-from reference.toy_translation import KINDS, toy_translation
 
 import interpret
 from interpret.attribution.result.attribution import Attribution
 from interpret.models.opening import load
 from interpret.records import TokenScore
 from interpret.storage import run_folder
+from reference.commands import json_file, run
+from reference.toy_translation import KINDS, toy_translation
 
 TEXT, TRANSLATION = "I love eating pizza.", "hello cheese"
 # The toy pieces fall back on bytes, NLLB's do not.

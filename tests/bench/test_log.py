@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from reference.tiny import tiny_model
 
 from interpret.bench.experiment import Experiment
 from interpret.bench.source import source_of
@@ -25,6 +24,7 @@ from interpret.bench.values import Encoder, Unkept, Unstorable, decode
 from interpret.errors import InputError, RunError
 from interpret.storage.disk import append_line
 from interpret.tracing.result import TraceResult
+from reference.tiny import tiny_model
 
 TOP = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TOP), str(TOP / "tests")]), "PYTHONHASHSEED": "random"}

@@ -7,13 +7,13 @@ from inspect import signature
 import pandas as pd
 import pytest
 import torch
-from reference.tiny import D, L, V, hooks_on
 
 from interpret.anatomy import anatomy_of
 from interpret.bench import profiling
 from interpret.bench.experiment import Experiment
 from interpret.bench.profiling import profile, profiled
 from interpret.errors import InputError
+from reference.tiny import D, L, V, hooks_on
 
 ROWS = [[5, 6, 7, 8, 9], [20, 30]]
 B, T, F = 2, 5, 48

@@ -5,13 +5,13 @@ import re
 
 import pytest
 import torch
-from reference.toy_tokenizers import byte_level
 
 from interpret.activations import activation_cache
 from interpret.bench.experiment import Experiment
 from interpret.bench.tools import TOOLS
 from interpret.errors import InputError
 from interpret.probing import KnowledgeProber, logit_lens
+from reference.toy_tokenizers import byte_level
 
 TEXT = "The Eiffel Tower"
 

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import pytest
 import typer
-from reference.commands import json_file, run, saved_model
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -15,6 +14,7 @@ from interpret.cli import COMMANDS, PROBES, make_app
 from interpret.cli.command import LIBRARY, add_command, in_options
 from interpret.cli.work import NotAllError
 from interpret.errors import InputError
+from reference.commands import json_file, run, saved_model
 
 OPTIONS = {
     "source_language": "--source-language",

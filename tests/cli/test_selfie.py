@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pandas
 import pytest
-from reference.commands import run, run_killed, saved_model
 
 from interpret import cli
 from interpret.records import Interpretation, columns
 from interpret.selfie import rows
 from interpret.storage import run_folder
+from reference.commands import run, run_killed, saved_model
 
 TOP = Path(__file__).parents[2]
 SCRIPT = TOP / "scripts" / "get_interpretations_from_examples.py"

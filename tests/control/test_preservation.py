@@ -4,8 +4,6 @@ import re
 
 import pytest
 import torch
-from reference.tiny import D
-from reference.toy_tokenizers import word_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from interpret.control._preservation import accuracy, preservation
@@ -13,6 +11,8 @@ from interpret.control.training import read_answer, reinforcement_control, super
 from interpret.engine.greedy import answers
 from interpret.errors import InputError
 from interpret.records import Preservation, csv_header, from_csv, to_csv
+from reference.tiny import D
+from reference.toy_tokenizers import word_tokenizer
 
 WORDS = ["<pad>", *"the tower is in paris rome france italy capital of a b c d e".split()]
 NEXT = {"in": "paris", "paris": "france", "of": "italy", "italy": "rome", "a": "b", "b": "c", "c": "d"}

@@ -6,8 +6,6 @@ import re
 
 import pytest
 import torch
-from reference.control import mlp_names, reference_control, state_before_final_norm
-from reference.tiny import D, L, hooks_on, tiny_model
 from torch import nn
 
 from interpret.anatomy import anatomy_of
@@ -20,6 +18,8 @@ from interpret.control.training import (
     word_scorer,
 )
 from interpret.errors import InputError, UnsupportedModelError
+from reference.control import mlp_names, reference_control, state_before_final_norm
+from reference.tiny import D, L, hooks_on, tiny_model
 
 IDS = [5, 6, 7, 8, 9]
 TARGET = torch.linspace(-1, 1, D)

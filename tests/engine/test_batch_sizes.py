@@ -12,8 +12,6 @@ from typing import Any, cast
 import pytest
 import torch
 import transformers
-from reference.tiny import LONGROPE_LIMIT, longrope_model
-from reference.toy_tokenizers import byte_level
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
@@ -22,6 +20,8 @@ from interpret.engine.greedy import answers
 from interpret.models.quantize import quantize_
 from interpret.probing.neurons import neuron_values
 from interpret.prompts.batches import pad
+from reference.tiny import LONGROPE_LIMIT, longrope_model
+from reference.toy_tokenizers import byte_level
 
 TOKENIZER = byte_level()
 LONG = "The Eiffel Tower is in the city of Paris. I love eating pizza in the city of Paris"

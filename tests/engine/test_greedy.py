@@ -7,11 +7,11 @@ import torch
 import transformers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from reference.tiny import KINDS, LONGROPE_LIMIT, longrope_model, tiny_model
 from transformers import PreTrainedModel
 
 from interpret.engine.greedy import write_after
 from interpret.prompts.batches import pad
+from reference.tiny import KINDS, LONGROPE_LIMIT, longrope_model, tiny_model
 
 NEW = 6
 ROWS = [[5, 6, 7, 8, 9, 10, 11, 12, 13], [14, 15, 16], [17]]

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reference.tiny import tiny_model
-from reference.toy_tokenizers import TOKENIZERS
 
 from interpret.errors import InputError
 from interpret.facts.files import BadFact, Fact, load_facts, occurrences
 from interpret.facts.runs import fact_file
 from interpret.tracing.inputs import TraceSettings, trace_inputs
+from reference.tiny import tiny_model
+from reference.toy_tokenizers import TOKENIZERS
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "facts.json"
 GOOD = {"subject": "Lake Como", "attribute": "Italy", "prompt": "Lake Como is located in"}

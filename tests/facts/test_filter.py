@@ -3,12 +3,12 @@ from itertools import count
 
 import pytest
 import torch
-from reference.tiny import KINDS, hooks_on, wide_model
-from reference.toy_tokenizers import TOKENIZERS, byte_level
 
 from interpret.errors import InputError
 from interpret.facts.files import Fact
 from interpret.facts.filter import CHUNK, ROOM, FilterCounts, known
+from reference.tiny import KINDS, hooks_on, wide_model
+from reference.toy_tokenizers import TOKENIZERS, byte_level
 
 PROMPTS = ["The Eiffel Tower is in", "I love eating", "Sure, I will repeat for you: hello. I", "Tower", "is the"]
 

@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_hex
-from reference.tiny import D, L, V, tiny_model
-from reference.toy_tokenizers import byte_level, word_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from interpret.activations import activation_cache
@@ -27,6 +25,8 @@ from interpret.figures import (
 )
 from interpret.probing import attention_patterns
 from interpret.probing.heads import induction_scores
+from reference.tiny import D, L, V, tiny_model
+from reference.toy_tokenizers import byte_level, word_tokenizer
 
 ROWS = [[5, 6, 7, 8, 9], [20, 30]]
 IDS = torch.tensor(ROWS[:1])

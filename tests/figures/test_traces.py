@@ -8,8 +8,6 @@ from dataclasses import replace
 import matplotlib.image
 import numpy as np
 import pytest
-from reference.commands import run
-from reference.trace_rows import cells
 
 from interpret.drawing.panels import save
 from interpret.errors import InputError
@@ -18,6 +16,8 @@ from interpret.records import TraceAverage, TraceCell, from_csv
 from interpret.storage import run_folder
 from interpret.tracing.mediators import MEDIATORS as MEDIATOR_ROWS
 from interpret.tracing.tables import trace_averages, trace_grids
+from reference.commands import run
+from reference.trace_rows import cells
 
 MEDIATORS = ("hidden", "attn_severed", "mlp_severed")
 TOKENS, LAYERS = 6, 8

@@ -2,8 +2,6 @@
 
 import pytest
 import torch
-from reference.tiny import wide_model
-from reference.toy_tokenizers import CLOSING, KINDS
 
 import interpret
 from interpret.activations.cache import activation_cache
@@ -21,6 +19,8 @@ from interpret.selfie.rows import interpretations
 from interpret.selfie.sources import plan_sources
 from interpret.selfie.templates import interpretation_prompt
 from interpret.tracing.calls import trace
+from reference.tiny import wide_model
+from reference.toy_tokenizers import CLOSING, KINDS
 
 pytestmark = pytest.mark.filterwarnings("ignore:the tokenizer appends")
 MODEL = wide_model("llama")

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from reference.commands import FACT_PROMPTS, fact_rows, json_file, run, run_killed
 
 from interpret.errors import InputError
 from interpret.facts.buckets import token_buckets
@@ -17,6 +16,7 @@ from interpret.locating.facts import locate_facts
 from interpret.locating.tables import location_averages, location_grids, location_summary
 from interpret.records import LocationAverage, LocationCell, from_csv
 from interpret.storage import run_folder
+from reference.commands import FACT_PROMPTS, fact_rows, json_file, run, run_killed
 
 TOP = Path(__file__).parents[2]
 SCRIPT = TOP / "scripts" / "locate_facts_by_attribution.py"

@@ -6,10 +6,10 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from reference.tiny import tiny_model
 
 from interpret.errors import ModelError
 from interpret.models.opening import load, weights
+from reference.tiny import tiny_model
 
 READS_GGUF = find_spec("transformers.modeling_gguf_pytorch_utils") is not None
 NAMES = {

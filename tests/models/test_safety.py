@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from reference.messages import check_message, one_message_at_most
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -18,6 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from interpret.errors import ModelError
 from interpret.models import opening, safety
 from interpret.models.opening import load
+from reference.messages import check_message, one_message_at_most
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 IDS = torch.tensor([[1, 2, 0]])

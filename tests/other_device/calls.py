@@ -10,9 +10,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from reference.tiny import D, resize_vocabulary, tiny_model
-from reference.toy_tokenizers import byte_level
-from reference.toy_translation import toy_translation
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 from transformers.generation import MaxLengthCriteria, StoppingCriteriaList
 
@@ -20,6 +17,9 @@ import interpret
 from interpret.anatomy import anatomy_of, input_device
 from interpret.anatomy.passes import checkpointed
 from interpret.tracing.mediators import MEDIATORS
+from reference.tiny import D, resize_vocabulary, tiny_model
+from reference.toy_tokenizers import byte_level
+from reference.toy_translation import toy_translation
 
 TOKENIZER = byte_level()
 PROMPT, SUBJECT = "The Eiffel Tower is in the city of", "The Eiffel Tower"

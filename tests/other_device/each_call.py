@@ -10,14 +10,14 @@ import pandas as pd
 import pytest
 import torch
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
-from other_device import device
-from other_device.calls import CALLS, model_of
-from other_device.device import CPU, ELSEWHERE, elsewhere
 from transformers import PreTrainedModel
 
 import interpret
 import interpret.device
 from interpret.anatomy import anatomy_of
+from other_device import device
+from other_device.calls import CALLS, model_of
+from other_device.device import CPU, ELSEWHERE, elsewhere
 
 # They are part of other calls here, or read no tensor.
 WITHIN_OTHERS = {

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from reference.browser import LOWEST_CONTRAST, RGB, assert_quiet, chromium, look
-from reference.interpretation_records import TOKENS, made
 from selenium.webdriver import ActionChains, Chrome, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
 
 from interpret.pages.interpretations import interpretation_page
+from reference.browser import LOWEST_CONTRAST, RGB, assert_quiet, chromium, look
+from reference.interpretation_records import TOKENS, made
 
 HOSTILE = "</script><script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\">"
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference.interpretation_records import Outline, made, read_back, with_columns
 
 from interpret.errors import InputError
 from interpret.pages.interpretations import interpretation_page
 from interpret.records import Interpretation
+from reference.interpretation_records import Outline, made, read_back, with_columns
 
 TOP = Path(__file__).parents[2]
 MANIFEST = {

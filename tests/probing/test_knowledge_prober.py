@@ -7,8 +7,6 @@ import re
 import numpy as np
 import pytest
 import torch
-from reference.tiny import L, V, hooks_on
-from reference.toy_tokenizers import word_tokenizer
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -19,6 +17,8 @@ from interpret.probing.effects import effect_sizes, permutation_p_values, q_valu
 from interpret.probing.knowledge_prober import KnowledgeProber, NeuronEffect
 from interpret.probing.neurons import count_neurons, neuron_values, reading_weights, scaled_neuron
 from interpret.records import csv_header, from_csv, to_csv
+from reference.tiny import L, V, hooks_on
+from reference.toy_tokenizers import word_tokenizer
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 PAIRS = [("w5 w6 w7", "w5 w8"), ("w20", "w21 w22 w23 w24"), ("w30 w31", "w32 w33"), ("w40 w41 w42 w43", "w44")]

@@ -3,8 +3,6 @@ import re
 import numpy as np
 import pytest
 import torch
-from reference.tiny import D, L, V, residual_scale, tiny_model
-from reference.toy_tokenizers import byte_level
 from torch import nn
 
 from interpret.activations.cache import activation_cache
@@ -13,6 +11,8 @@ from interpret.errors import InputError
 from interpret.probing._logit_attribution import _pulled_back, head_writes, logit_attribution
 from interpret.probing._logit_lens import logit_lens
 from interpret.probing.residual_stream import residual_decomposition, residual_movement
+from reference.tiny import D, L, V, residual_scale, tiny_model
+from reference.toy_tokenizers import byte_level
 
 ROWS = [[5, 6, 7, 8, 9], [20, 30], [40, 50, 60]]
 TARGETS = [3, 50, 96]

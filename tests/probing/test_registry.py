@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import pytest
 import torch
 from matplotlib.figure import Figure
-from reference.commands import FACT_PROMPTS, json_file, run
 
 from interpret.errors import InputError
 from interpret.probing import PROBES, Probe, register_probe, run_probe
 from interpret.storage import read_run
+from reference.commands import FACT_PROMPTS, json_file, run
 
 PROMPT, _ = FACT_PROMPTS[0]
 

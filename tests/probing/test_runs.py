@@ -4,8 +4,6 @@ import json
 
 import pytest
 import torch
-from reference.commands import json_file, run, saved_model
-from reference.tiny import hooks_on
 
 import interpret
 from interpret.anatomy import reporting_attention
@@ -19,6 +17,8 @@ from interpret.prompts.prompts import load_examples
 from interpret.prompts.spelling import piece
 from interpret.records import HeadView, LensReading, LogitShare, NeuronEffect
 from interpret.storage import run_folder
+from reference.commands import json_file, run, saved_model
+from reference.tiny import hooks_on
 
 TEXT = "The Eiffel Tower is in"
 PAIRS = [

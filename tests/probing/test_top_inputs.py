@@ -7,14 +7,14 @@ import re
 import pandas as pd
 import pytest
 import torch
-from reference.tiny import hooks_on
-from reference.toy_tokenizers import word_tokenizer
 
 from interpret.activations.cache import activation_cache
 from interpret.anatomy import check_logits
 from interpret.errors import InputError
 from interpret.probing.top_inputs import top_activating
 from interpret.prompts.prompts import Prompt, load_examples
+from reference.tiny import hooks_on
+from reference.toy_tokenizers import word_tokenizer
 
 NEURONS = [(2, 5), (0, 40), (2, 3)]
 

@@ -1,10 +1,10 @@
 import re
 
 import pytest
-from reference.toy_tokenizers import byte_level, sentence_piece
 
 from interpret.errors import InputError
 from interpret.prompts.chat import as_it_is, chat_text, wrap
+from reference.toy_tokenizers import byte_level, sentence_piece
 
 
 def with_template(template: str):

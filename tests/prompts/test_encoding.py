@@ -3,6 +3,13 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from interpret.errors import InputError
+from interpret.prompts.encoding import continuation, encode, given_ids, token_ids
+from interpret.prompts.scripts import joined
+from interpret.prompts.spelling import join_pieces
 from reference.toy_tokenizers import (
     CLOSING,
     KINDS,
@@ -12,13 +19,6 @@ from reference.toy_tokenizers import (
     word_piece,
     word_tokenizer,
 )
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
-
-from interpret.errors import InputError
-from interpret.prompts.encoding import continuation, encode, given_ids, token_ids
-from interpret.prompts.scripts import joined
-from interpret.prompts.spelling import join_pieces
 
 pytestmark = pytest.mark.filterwarnings("ignore:the tokenizer appends")
 CHARACTERS = st.text(st.sampled_from("ab é東京\n\tم😀.,'[]"), min_size=1, max_size=16)

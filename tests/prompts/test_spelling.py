@@ -1,11 +1,11 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reference.toy_tokenizers import KINDS, byte_level, gemma, sentence_piece, word_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AddedToken, PreTrainedTokenizerFast
 
 from interpret.prompts.spelling import aligned_spans, decoded, join_pieces, piece, pieces, words
+from reference.toy_tokenizers import KINDS, byte_level, gemma, sentence_piece, word_tokenizer
 
 TEXTS = {
     "Latin": "The Eiffel Tower is in the city of Paris.",

@@ -3,12 +3,12 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reference.toy_tokenizers import KINDS, byte_level, sentence_piece
 
 from interpret.errors import InputError
 from interpret.prompts.chat import as_it_is, wrap
 from interpret.prompts.spelling import join_pieces
 from interpret.prompts.tokens import select_tokens, tokenise
+from reference.toy_tokenizers import KINDS, byte_level, sentence_piece
 
 WORDS = ["Anna's", "apples,", "Eiffel", "Tower", "café:", "東京", "is", "Japan!", "F.C.", "x"]
 

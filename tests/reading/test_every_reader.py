@@ -14,8 +14,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from reference.messages import TooMuchWorkError, at_most_calls, one_message_at_most
-from reference.trace_rows import cells
 
 from interpret.activations.cache_files import load as load_cache
 from interpret.attribution.result.files import load as load_attribution
@@ -30,6 +28,8 @@ from interpret.records import TraceCell, csv_header, to_csv
 from interpret.storage.run_folder import open_run, read_run, read_table, read_units
 from interpret.tracing.config import load_config
 from interpret.work.inputs import read_options
+from reference.messages import TooMuchWorkError, at_most_calls, one_message_at_most
+from reference.trace_rows import cells
 
 CELL = cells([[0.5]], span=(0, 1))[0]
 # A log whose last line was cut off is read up to there, with a warning.

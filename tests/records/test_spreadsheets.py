@@ -6,11 +6,11 @@ import io
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reference.trace_rows import cells
 
 from interpret.records import TraceCell, csv_header, to_csv
 from interpret.records.spreadsheets import escaped, for_spreadsheets
 from interpret.records.table import csv_row, read_cells
+from reference.trace_rows import cells
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from reference.tiny import resize_vocabulary, tiny_model
-from reference.toy_tokenizers import byte_level
 
 from interpret import cli
+from reference.tiny import resize_vocabulary, tiny_model
+from reference.toy_tokenizers import byte_level
 
 FACT_PROMPTS = [
     ("The Eiffel Tower is in", "Eiffel Tower"),

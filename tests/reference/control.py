@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from reference.overlay import decoder_layers
-from reference.tiny import first
 from torch import Tensor
 from transformers import PreTrainedModel
+
+from reference.overlay import decoder_layers
+from reference.tiny import first
 
 
 def mlp_names(model: PreTrainedModel, layer: int) -> set[str]:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from reference.tiny import first
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from reference.tiny import first
 
 
 @dataclass

@@ -3,10 +3,11 @@
 from functools import cache
 
 import torch
-from reference import tiny
-from reference.toy_tokenizers import byte_level
 from torch import Tensor
 from transformers import PreTrainedModel
+
+from reference import tiny
+from reference.toy_tokenizers import byte_level
 
 KINDS = ["llama", "gpt2", "gptj", "opt", "opt_post_norm", "gpt_neox"]
 TOKENIZER = byte_level()

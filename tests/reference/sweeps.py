@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from reference.tiny import KINDS, L, V, tiny_model
-from reference.tracing import patched
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from interpret.sweep import Cell, Metric, Pin
+from reference.tiny import KINDS, L, V, tiny_model
+from reference.tracing import patched
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-9}
 T, S, ANSWER = 6, 3, 5

@@ -11,7 +11,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import sentencepiece
-from reference.tiny import V
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     BertTokenizerFast,
@@ -20,6 +19,8 @@ from transformers import (
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
+
+from reference.tiny import V
 
 TEXTS = [
     "The Eiffel Tower is in the city of Paris. I love eating pizza with extra cheese.",

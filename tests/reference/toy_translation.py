@@ -10,7 +10,6 @@ from warnings import catch_warnings, filterwarnings
 
 import sentencepiece
 import torch
-from reference.toy_tokenizers import sentence_piece_model
 from transformers import (
     M2M100Config,
     M2M100ForConditionalGeneration,
@@ -25,6 +24,7 @@ from transformers import (
 from transformers.models.nllb.tokenization_nllb import FAIRSEQ_LANGUAGE_CODES
 
 from interpret.anatomy import language_codes
+from reference.toy_tokenizers import sentence_piece_model
 
 _SIZES = {
     "d_model": 16,

@@ -8,7 +8,6 @@ from contextlib import suppress
 
 import pytest
 import torch
-from reference.commands import json_file, run
 
 from interpret import selfie
 from interpret.errors import ModelError
@@ -18,6 +17,7 @@ from interpret.selfie.settings import Settings
 from interpret.selfie.sources import plan_sources
 from interpret.selfie.templates import interpretation_prompt
 from interpret.storage.run_folder import read_run
+from reference.commands import json_file, run
 
 QUICK = {"layers": "1,3", "tokens": "0:4", "new_tokens": 3, "interpretation_prompts": ["repeat", "summarize"]}
 KILLED_IN_BATCH = """

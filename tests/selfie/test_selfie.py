@@ -7,10 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 import transformers
-from reference.memory import only_new_objects, tensor_bytes
-from reference.overlay import decoder_layers, reference_forward, reference_greedy
-from reference.tiny import KINDS, L, hooks_on, longrope_model, resize_vocabulary, tiny_model
-from reference.toy_tokenizers import byte_level, sentence_piece
 
 from interpret.errors import InputError, ModelError
 from interpret.prompts.prompts import Prompt
@@ -19,6 +15,10 @@ from interpret.selfie.readings import Settings, log_gain
 from interpret.selfie.rows import count_rows, interpretations
 from interpret.selfie.sources import plan_sources
 from interpret.selfie.templates import InterpretationPrompt
+from reference.memory import only_new_objects, tensor_bytes
+from reference.overlay import decoder_layers, reference_forward, reference_greedy
+from reference.tiny import KINDS, L, hooks_on, longrope_model, resize_vocabulary, tiny_model
+from reference.toy_tokenizers import byte_level, sentence_piece
 
 PROMPTS = [
     Prompt("taste_1", "I love pizza", "taste"),

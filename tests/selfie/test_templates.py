@@ -3,10 +3,10 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reference.toy_tokenizers import CLOSING, KINDS, byte_level, sentence_piece
 
 from interpret.errors import InputError
 from interpret.selfie.templates import SHIPPED, InterpretationPrompt, interpretation_prompt
+from reference.toy_tokenizers import CLOSING, KINDS, byte_level, sentence_piece
 
 TEXTS = st.sampled_from(
     ["[INST]", "[/INST] Sure", "hello ", " ", "?", "café", "東京", "\n", "def f():\n\treturn ", "😀"]

@@ -5,12 +5,12 @@ import re
 import pandas
 import pytest
 import torch
-from reference.overlay import reference_greedy
-from reference.tiny import D, L, tiny_model
-from reference.toy_tokenizers import TOKENIZERS, byte_level
 
 import interpret
 from interpret import InputError, InterpretationPrompt
+from reference.overlay import reference_greedy
+from reference.tiny import D, L, tiny_model
+from reference.toy_tokenizers import TOKENIZERS, byte_level
 
 TOKENIZER = byte_level()
 REPEAT = ("Say", 0, 0, "!")

@@ -5,12 +5,12 @@ import re
 import pandas as pd
 import pytest
 import torch
-from reference.commands import FACT_PROMPTS, json_file, run
-from reference.tiny import L
 
 from interpret.errors import InputError
 from interpret.records import state_name
 from interpret.storage import join_runs, read_run
+from reference.commands import FACT_PROMPTS, json_file, run
+from reference.tiny import L
 
 PROMPT, SUBJECT = FACT_PROMPTS[0]
 

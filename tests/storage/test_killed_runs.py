@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from interpret.errors import RunError
+from interpret.storage.run_folder import read_table
 from reference.small_runs import (
     UNITS,
     Row,
@@ -28,9 +31,6 @@ from reference.small_runs import (
     work,
     worker,
 )
-
-from interpret.errors import RunError
-from interpret.storage.run_folder import read_table
 
 
 @pytest.fixture(autouse=True)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reference.small_runs import UNITS, assert_ends_like, contents, opened, rows_of, unbroken_run, work
 
 from interpret.errors import RunError
 from interpret.storage.parts import PARTS, StoredParts
+from reference.small_runs import UNITS, assert_ends_like, contents, opened, rows_of, unbroken_run, work
 
 VALUE = {"text": "é\n\ud800", "p": [0.1, 1e-300, float("inf")], "none": None}
 

@@ -10,6 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from interpret.errors import RunError
+from interpret.records import Interpretation, csv_header, to_csv
+from interpret.storage.disk import replace_whole
+from interpret.storage.run_folder import read_run, read_table, read_units
 from reference.small_runs import (
     IDENTITY,
     UNITS,
@@ -24,11 +29,6 @@ from reference.small_runs import (
     work,
     worker,
 )
-
-from interpret.errors import RunError
-from interpret.records import Interpretation, csv_header, to_csv
-from interpret.storage.disk import replace_whole
-from interpret.storage.run_folder import read_run, read_table, read_units
 
 WHAT_TO_DO = "give another --output folder, or delete this one"
 

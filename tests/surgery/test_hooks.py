@@ -9,8 +9,6 @@ import torch
 from accelerate import cpu_offload
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from reference.overlay import reference_forward
-from reference.tiny import KINDS, D, L, V, hooks_on, tiny_model
 from torch import nn
 
 from interpret.anatomy import Anatomy, anatomy_of
@@ -19,6 +17,8 @@ from interpret.prompts.batches import pad
 from interpret.surgery.generation import forward_interpret
 from interpret.surgery.hooks import applied, bind, overlay
 from interpret.surgery.plan import plan_surgery
+from reference.overlay import reference_forward
+from reference.tiny import KINDS, D, L, V, hooks_on, tiny_model
 
 IDS = torch.tensor([[5, 6, 7, 8, 9], [20, 30, 40, 50, 60]])
 CLOSE = {"rtol": 0, "atol": 1e-4}

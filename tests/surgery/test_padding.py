@@ -7,13 +7,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from reference.tiny import KINDS, PAD, D, L, tiny_model
 from torch import Tensor
 from transformers import MaxLengthCriteria, PreTrainedModel, StoppingCriteriaList
 
 from interpret.errors import InputError, SpecError
 from interpret.prompts.batches import Batch, pad, position_ids
 from interpret.surgery.generation import forward_interpret, generate_interpret, greedy_search_interpret
+from reference.tiny import KINDS, PAD, D, L, tiny_model
 
 MODELS = {kind: tiny_model(kind) for kind in KINDS}
 ROWS = [[5, 6, 7, 8, 9, 10, 11], [12, 13, 14], [20]]

@@ -4,10 +4,10 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from reference.tiny import D, L
 
 from interpret.errors import SpecError
 from interpret.surgery.plan import plan_surgery
+from reference.tiny import D, L
 
 COUNTS = [3, 5]  # tokens of the two samples of every plan here
 

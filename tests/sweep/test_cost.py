@@ -4,12 +4,12 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from reference.overlay import decoder_layers
-from reference.sweeps import CLOSE, MODELS, P, S, T, runs
-from reference.tiny import L
 
 from interpret.anatomy import check_logits
 from interpret.sweep import Cell, Pin, exact, grid, run_sweep
+from reference.overlay import decoder_layers
+from reference.sweeps import CLOSE, MODELS, P, S, T, runs
+from reference.tiny import L
 
 # ----------------------------------------------------------------------------------------------- what it costs
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from reference.overlay import decoder_layers
-from reference.sweeps import ANSWER, CLOSE, MODELS, P, S, T, assert_exact, brute_force, probability, runs
-from reference.tiny import KINDS, D, L, hooks_on, shallow_model, tiny_model
-from reference.tracing import run
 from torch import nn
 
 from interpret.errors import InputError, UnsupportedModelError
 from interpret.sweep import Cell, Metric, Pin, columns, first_order, grid, run_sweep, window_around
+from reference.overlay import decoder_layers
+from reference.sweeps import ANSWER, CLOSE, MODELS, P, S, T, assert_exact, brute_force, probability, runs
+from reference.tiny import KINDS, D, L, hooks_on, shallow_model, tiny_model
+from reference.tracing import run
 
 
 @pytest.fixture(params=["llama", "gpt2"])

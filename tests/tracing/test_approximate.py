@@ -6,9 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from reference.tiny import KINDS, L, hooks_on, tiny_model, wide_model
-from reference.toy_tokenizers import byte_level
-from reference.tracing import recorded, run
 from torch import nn
 
 from interpret.errors import InputError, UnsupportedModelError
@@ -19,6 +16,9 @@ from interpret.tracing import exact as exact_tracing
 from interpret.tracing.calls import screen, trace_mediators
 from interpret.tracing.inputs import TraceSettings
 from interpret.tracing.mediators import MEDIATORS
+from reference.tiny import KINDS, L, hooks_on, tiny_model, wide_model
+from reference.toy_tokenizers import byte_level
+from reference.tracing import recorded, run
 
 PROMPT, SUBJECT = "The Eiffel Tower is in", "Eiffel Tower"
 ALL = list(MEDIATORS)

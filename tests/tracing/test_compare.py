@@ -5,11 +5,11 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from reference.commands import run
-from reference.trace_rows import cells
 
 from interpret.records import TraceCell
 from interpret.storage import run_folder
+from reference.commands import run
+from reference.trace_rows import cells
 
 MEDIATORS = ("hidden", "mlp_severed")
 

@@ -6,13 +6,13 @@ import pytest
 import yaml
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from reference.tiny import tiny_model
 
 from interpret.errors import InputError
 from interpret.tracing.config import KEYS, TraceConfig, load_config
 from interpret.tracing.inputs import TraceSettings
 from interpret.tracing.knowledge_tracing import check_module_names
 from interpret.tracing.mediators import MEDIATORS
+from reference.tiny import tiny_model
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "trace.yaml"
 LAYER = "model.layers.[LAYER_NUM]"

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from reference.commands import json_file, run
-from reference.trace_rows import cells
 
 from interpret.errors import RunError
 from interpret.records import LensReading, TraceCell
 from interpret.storage import run_folder
+from reference.commands import json_file, run
+from reference.trace_rows import cells
 
 MEDIATORS = ("hidden", "attn_severed", "mlp_severed")
 

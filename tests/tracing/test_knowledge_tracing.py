@@ -2,10 +2,10 @@ import re
 from dataclasses import replace
 
 import pytest
-from reference.tiny import KINDS, tiny_model
 
 from interpret.errors import InputError
 from interpret.tracing.knowledge_tracing import HookNames, check_module_names
+from reference.tiny import KINDS, tiny_model
 
 LLAMA = HookNames(
     clean_replace="model.layers.[LAYER_NUM]",

@@ -5,9 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from reference.tiny import L, wide_model
-from reference.toy_tokenizers import byte_level
-from reference.tracing import patched
 
 from interpret.errors import InputError
 from interpret.facts.files import Fact
@@ -26,6 +23,9 @@ from interpret.tracing import (
 )
 from interpret.tracing.inputs import trace_inputs
 from interpret.tracing.mediators import DEFAULT_MEDIATORS, GREY, mediator_of
+from reference.tiny import L, wide_model
+from reference.toy_tokenizers import byte_level
+from reference.tracing import patched
 
 TOKENIZER = byte_level()
 PROMPT, SUBJECT = "The Eiffel Tower is in", "Eiffel Tower"

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from reference.commands import FACT_PROMPTS, fact_rows, json_file, run, run_killed
 
 from interpret.errors import InputError
 from interpret.facts import filter
@@ -21,6 +20,7 @@ from interpret.tracing.facts import sized_for, trace_cells, trace_fact, trace_fa
 from interpret.tracing.inputs import TraceSettings
 from interpret.tracing.noise import embedding_sigma
 from interpret.tracing.tables import trace_grids, trace_peaks
+from reference.commands import FACT_PROMPTS, fact_rows, json_file, run, run_killed
 
 TOP = Path(__file__).parents[2]
 SCRIPT = TOP / "scripts" / "trace_facts.py"

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from reference.trace_rows import cells
 
 from interpret.errors import InputError
 from interpret.facts.grids import bucket_averages, bucket_peaks, by_part
 from interpret.records import TraceCell, csv_header, from_csv, to_csv
 from interpret.tracing.tables import estimated, total_average, trace_averages, trace_grids, trace_peaks
+from reference.trace_rows import cells
 
 
 def effects_with_peak(token, layer, height=0.5, shape=(5, 4)):

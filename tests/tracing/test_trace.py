@@ -5,9 +5,6 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import torch
-from reference.tiny import KINDS, D, L, hooks_on, wide_model
-from reference.toy_tokenizers import byte_level, sentence_piece
-from reference.tracing import patched, run
 
 from interpret.errors import InputError
 from interpret.facts.files import Fact
@@ -18,6 +15,9 @@ from interpret.tracing.inputs import TraceSettings
 from interpret.tracing.mediators import MEDIATORS
 from interpret.tracing.noise import corrupt, draw, embedding_rows, embedding_sigma, noise_of, parse_noise
 from interpret.tracing.tables import TraceGrid, trace_grids
+from reference.tiny import KINDS, D, L, hooks_on, wide_model
+from reference.toy_tokenizers import byte_level, sentence_piece
+from reference.tracing import patched, run
 
 PROMPT, SUBJECT = "The Eiffel Tower is in", "Eiffel Tower"
 CLOSE = {"rtol": 1e-5, "atol": 1e-9}

@@ -8,7 +8,6 @@ import sys
 from hashlib import sha256
 
 import pytest
-from reference.commands import fact_rows, json_file, run
 
 from interpret.attribution.methods.registry import METHODS
 from interpret.errors import InputError
@@ -17,6 +16,7 @@ from interpret.records import LensReading
 from interpret.storage.run_folder import read_manifest, read_run
 from interpret.tracing.mediators import MEDIATORS
 from interpret.work.extensions import GROUP, load_extensions, recorded
+from reference.commands import fact_rows, json_file, run
 
 MEDIATOR = """
 from interpret.tracing import Mediator, register_mediator

@@ -1,14 +1,14 @@
 """The loop that fills a run folder: what it shows, and what it leaves when it is interrupted."""
 
 import pytest
-from reference.commands import fact_rows, json_file, run
-from reference.small_runs import Row, rows_of
 
 import interpret
 from interpret.storage.run_folder import read_run
 from interpret.tracing import runs
 from interpret.tracing.inputs import TraceSettings
 from interpret.work.loop import Work, fill_folder
+from reference.commands import fact_rows, json_file, run
+from reference.small_runs import Row, rows_of
 
 WORK = Work("Counting", "counted", "numbers")
 UNITS = ["a", "b", "c"]

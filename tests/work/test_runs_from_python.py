@@ -7,7 +7,6 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from reference.commands import fact_rows, json_file, run, saved_model
 
 import interpret
 from interpret.errors import InputError, RunError
@@ -20,6 +19,7 @@ from interpret.prompts.prompts import Prompt, load_examples
 from interpret.records import HeadView, Interpretation, TokenScore, TraceCell, columns
 from interpret.storage.run_folder import RunFolder, read_run
 from interpret.tracing.inputs import TraceSettings
+from reference.commands import fact_rows, json_file, run, saved_model
 
 TIMES = ("started", "finished", "continuations", "circumstances")
 PAIRS = [
