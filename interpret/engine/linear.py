@@ -32,9 +32,9 @@ def quick(module: Module) -> Module:
 
 
 _SMALL = 16**3
-"""torch multiplies float16 matrices on CPUs by oneDNN only if this many products or more are added up, in all."""
+"""torch gives float16 matrices on CPUs to oneDNN only if their product takes more multiplications than this."""
 _FEW = 3
-"""Products of fewer rows are vectors for torch or oneDNN."""
+"""In float16, oneDNN adds up the products of fewer rows in another order."""
 
 
 def rounded_alike(product: Module, rows: Tensor, size: int) -> Tensor:

@@ -124,15 +124,18 @@ def test_in_float32_the_batch_size_changes_no_number(name: str, make: Callable[[
 
 @torch.no_grad()
 def stock_read(model: PreTrainedModel, size: int) -> Tensor:
-    """Return the probabilities and states that the stock model gives, [tokens of all texts, ...]."""
+    """Return the probabilities, logits and layers' outputs of the stock model, [tokens of all texts, ...]."""
     rows = [TOKENIZER(text).input_ids for text in TEXTS]
-    found = []
+    found, last = [], []
+    handle = model.model.norm.register_forward_pre_hook(lambda module, args: last.append(args[0]))
     for start in range(0, len(rows), size):
         batch = pad(rows[start : start + size], 0, side="right")
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
         output = model(**inputs, output_hidden_states=True)
-        read = [output.logits.float().softmax(-1), *(relative(states) for states in output.hidden_states)]
+        states = [*output.hidden_states[1:-1], last.pop(), output.logits]
+        read = [output.logits.float().softmax(-1), *map(relative, states)]
         found.append(torch.cat(read, dim=-1)[batch.attention_mask.bool()])
+    handle.remove()
     return torch.cat(found)
 
 
