@@ -76,6 +76,7 @@ def test_scores_exist_for_the_tokens_before_a_step_only(method):
         assert not np.isnan(found[: N_PROMPT + step, step]).any()
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("baseline", ["zero", "mean", "eos", 7])
 def test_integrated_gradients_add_up_to_the_change_of_the_value(kind, baseline):
@@ -251,6 +252,7 @@ def model_for_quantising(kind):
     return GPT2LMHeadModel(config).eval()
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 @pytest.mark.parametrize(("bits", "cosine"), [(8, 0.99), (4, 0.75)])
 @pytest.mark.parametrize("method", ["input_x_gradient", "layer_gradient_x_activation", "integrated_gradients"])

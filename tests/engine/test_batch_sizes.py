@@ -113,6 +113,7 @@ def model_of(make: Callable[[], PreTrainedModel], dtype: torch.dtype, bits: int)
     return stored(make(), dtype, bits)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("bits", [16, 8, 4])
 @pytest.mark.parametrize("make", [llama, gpt2])
 @pytest.mark.parametrize("name", ANALYSES)
