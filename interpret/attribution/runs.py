@@ -40,7 +40,8 @@ from interpret.prompts.chat import model_text
 from interpret.prompts.prompts import Prompt
 from interpret.prompts.scripts import joined
 from interpret.records import TokenScore
-from interpret.storage.run_folder import Run, RunFolder
+from interpret.storage.run import Run
+from interpret.storage.run_folder import RunFolder
 from interpret.work.inputs import PromptList, prompt_list, read_options
 from interpret.work.loop import Work, fill_folder
 

@@ -5,7 +5,8 @@ from itertools import islice
 from pathlib import Path
 
 from interpret.cli.console import MOST_SHOWN, tell
-from interpret.storage.run_folder import MANIFEST, TABLE, RunFolder
+from interpret.storage.layout import MANIFEST, TABLE
+from interpret.storage.run_folder import RunFolder
 from interpret.work.loop import Work, drop_counts
 
 

@@ -20,7 +20,7 @@ from interpret.facts.filter import RULES, Answered, Rule, known
 from interpret.finite import MODEL_GIVES_NAN
 from interpret.reading import file_key
 from interpret.storage.provenance import objects_sha256
-from interpret.storage.run_folder import Run
+from interpret.storage.run import Run
 
 BAD_ROW, UNKNOWN = "bad row", "not known"
 """First words of the reason for which a unit is dropped."""

@@ -14,7 +14,8 @@ from interpret.facts.runs import BAD_ROW, FactPlan, fact_file, write_facts
 from interpret.locating.facts import CONTRAST, locate_fact, location_cells, location_plan
 from interpret.models.opening import model_circumstances, model_identity
 from interpret.records import LocationCell
-from interpret.storage.run_folder import Run, RunFolder
+from interpret.storage.run import Run
+from interpret.storage.run_folder import RunFolder
 from interpret.work.loop import Work, fill_folder
 
 NOT_LOCATED = "not located"

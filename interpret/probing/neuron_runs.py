@@ -27,7 +27,8 @@ from interpret.prompts.selectors import select, selector_words
 from interpret.records import NeuronEffect
 from interpret.storage.disk import replace_whole
 from interpret.storage.provenance import file_sha256, objects_sha256
-from interpret.storage.run_folder import Run, RunFolder
+from interpret.storage.run import Run
+from interpret.storage.run_folder import RunFolder
 from interpret.work.loop import Work, fill_folder
 
 READING = Work("Reading", "read", "parts")

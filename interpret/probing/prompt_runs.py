@@ -25,7 +25,8 @@ from interpret.prompts.prompts import MODEL_TEMPLATE, Prompt
 from interpret.prompts.spelling import piece
 from interpret.prompts.tokens import following, select_tokens, tokenise
 from interpret.records import HeadView, LensReading, LogitShare
-from interpret.storage.run_folder import Run, RunFolder
+from interpret.storage.run import Run
+from interpret.storage.run_folder import RunFolder
 from interpret.work.inputs import prompt_list
 from interpret.work.loop import Work, fill_folder
 

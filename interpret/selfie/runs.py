@@ -23,7 +23,8 @@ from interpret.selfie.settings import (
 )
 from interpret.selfie.sources import plan_sources
 from interpret.selfie.templates import InterpretationPrompt, interpretation_prompt
-from interpret.storage.run_folder import Run, RunFolder
+from interpret.storage.run import Run
+from interpret.storage.run_folder import RunFolder
 from interpret.surgery.words import MODES
 from interpret.work.inputs import prompt_list
 from interpret.work.loop import Work, fill_folder

@@ -24,7 +24,8 @@ from interpret.models.opening import model_circumstances, model_identity
 from interpret.records import EXACT, TRACE_METHODS, TraceCell, TraceMethod, TracePeak, csv_header, from_csv, to_csv
 from interpret.storage.disk import replace_whole
 from interpret.storage.provenance import objects_sha256
-from interpret.storage.run_folder import Run, RunFolder, read_units
+from interpret.storage.run import Run
+from interpret.storage.run_folder import RunFolder, read_units
 from interpret.tracing.facts import sized_for, trace_cells, trace_fact
 from interpret.tracing.inputs import TraceSettings, check_settings
 from interpret.tracing.mediators import DEFAULT_MEDIATORS, check_mediators, mediator_of

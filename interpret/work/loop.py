@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from interpret.finite import counted_once
-from interpret.storage.run_folder import Run, RunFolder, open_run, read_manifest
+from interpret.storage.manifest import read_manifest
+from interpret.storage.opening import open_run
+from interpret.storage.run import Run
+from interpret.storage.run_folder import RunFolder
 from interpret.work.not_finite import rows_not_finite
 from interpret.work.progress import progress_bar, say
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from interpret import storage
 from interpret.errors import InputError
 from interpret.facts.buckets import token_buckets
 from interpret.facts.files import Fact, load_facts
@@ -162,7 +163,7 @@ def test_the_table_read_again_is_what_the_library_yields(model_folder, opened, t
     facts = file_of(tmp_path, rows_of())
     assert run(*arguments(model_folder, facts, tmp_path / "run")) == 0
     assert table_of(tmp_path / "run") == list(locate_facts(*opened, load_facts(facts).facts))
-    identity = run_folder.read_manifest(tmp_path / "run")["identity"]
+    identity = storage.read_manifest(tmp_path / "run")["identity"]
     assert len(identity.pop("facts_sha256")) == 64
     assert identity.pop("weights").startswith("sha256 ")
     assert identity == {
@@ -317,7 +318,7 @@ def test_the_table_of_averages_is_each_prompts_mean_first():
 def finished_run(tmp_path):
     folder = tmp_path / "run"
     units = [f"known_{n}" for n in range(4)]
-    with run_folder.open_run(
+    with storage.open_run(
         folder, LocationCell, identity={"command": "locate"}, circumstances={}, units=units
     ) as opened_run:
         for unit in units:

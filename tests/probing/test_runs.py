@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import interpret
+from interpret import storage
 from interpret.anatomy import reporting_attention
 from interpret.errors import RunError
 from interpret.models.opening import load
@@ -227,10 +228,10 @@ def test_a_scan_that_is_stopped_goes_on_to_the_same_bytes(n_done, opened, tmp_pa
 
     def go_on(folder, units):
         settings = {"identity": {"plan": 1}, "circumstances": {}, "units": plan.units}
-        with run_folder.open_run(folder, NeuronEffect, **settings) as open_run:
+        with storage.open_run(folder, NeuronEffect, **settings) as open_run:
             for _, _unit in zip(range(units), write_neurons(open_run, model, tokenizer, plan), strict=False):
                 pass
-        return (folder / run_folder.TABLE).read_bytes()
+        return (folder / "table.csv").read_bytes()
 
     whole = go_on(tmp_path / "whole", len(plan.units))
     go_on(tmp_path / "stopped", n_done)
@@ -249,7 +250,7 @@ def test_a_prompt_that_is_done_is_not_done_again(opened, examples, tmp_path):
         return logits_probe(model, tokenizer)(one)
 
     for _ in range(2):
-        with run_folder.open_run(tmp_path / "run", LogitShare, **settings) as open_run:
+        with storage.open_run(tmp_path / "run", LogitShare, **settings) as open_run:
             next(write_probes(open_run, count, asked))
     assert seen == ["raw_1", "chat_1"]
     assert {row.name for row in run_folder.read_table(tmp_path / "run", LogitShare)} == {"raw_1", "chat_1"}
@@ -260,7 +261,7 @@ def test_a_scan_whose_values_are_gone_says_so(opened, tmp_path, monkeypatch):
     monkeypatch.setattr(neuron_runs, "PAIRS_A_UNIT", 2)
     plan = NeuronPlan(PAIRS, [0])
     settings = {"identity": {"plan": 1}, "circumstances": {}, "units": plan.units}
-    with run_folder.open_run(tmp_path / "run", NeuronEffect, **settings) as open_run:
+    with storage.open_run(tmp_path / "run", NeuronEffect, **settings) as open_run:
         steps = write_neurons(open_run, model, tokenizer, plan)
         assert [next(steps) for _ in range(3)] == plan.units[:3]
         (tmp_path / "run" / "values" / "pairs_3.safetensors").unlink()

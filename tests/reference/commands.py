@@ -58,7 +58,7 @@ def run(*argv: object) -> int:
 # Stops and waits when the fourth unit is about to be written.
 _STOPPING = """
 import runpy, sys, time
-from interpret.storage.run_folder import Run
+from interpret.storage.run import Run
 write, safe = Run.write, []
 def write_three(run, unit, records):
     if len(safe) == 3:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from interpret.storage.run_folder import Run, open_run
+from interpret.storage.opening import open_run
+from interpret.storage.run import Run
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def assert_complete(folder: Path, unbroken: dict[str, bytes]) -> None:
 _WORKER = """
 import sys
 from dataclasses import dataclass
-from interpret.storage.run_folder import open_run
+from interpret.storage.opening import open_run
 
 @dataclass(frozen=True)
 class Row:

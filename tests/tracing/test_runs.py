@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from interpret import storage
 from interpret.errors import InputError
 from interpret.facts import filter
 from interpret.facts.files import Fact, load_facts
@@ -119,7 +120,7 @@ def test_the_manifest_holds_every_argument_that_decides_the_numbers(model_folder
     facts = file_of(tmp_path, fact_rows(2))
     more = ["--noise", "u0.5", "--seed", 7, "--replace", "--target", "whole", "--mediator", "hidden"]
     assert run(*arguments(model_folder, facts, tmp_path / "run", *more, "--limit", 1)) == 0
-    manifest = run_folder.read_manifest(tmp_path / "run")
+    manifest = storage.read_manifest(tmp_path / "run")
     identity = manifest["identity"]
     assert len(identity.pop("facts_sha256")) == 64
     assert identity.pop("weights").startswith("sha256 ")
@@ -201,7 +202,7 @@ def test_facts_the_model_does_not_know_are_never_traced(model_folder, opened, tm
         rows[n]["attribute"] = said[n]
     argv = arguments(model_folder, file_of(tmp_path, rows), tmp_path / "run", "--filter", "--rule", "first_token")
     assert run(*argv) == 0
-    manifest = run_folder.read_manifest(tmp_path / "run")
+    manifest = storage.read_manifest(tmp_path / "run")
     assert {row.name for row in table_of(tmp_path / "run")} == {f"known_{n}" for n in knows}
     dropped = [n for n in range(4) if n not in knows]
     assert set(manifest["dropped"]) == {f"known_{n}" for n in dropped}
@@ -231,7 +232,7 @@ def test_bad_rows_and_facts_that_fail_are_reported_and_the_rest_is_traced(model_
         assert "row_0: bad row: row 0: \"subject\" 'Anna' is not a part of the prompt 'nobody is here'" in captured.err
         assert "known_9: not traced: answer 'Paris' merges with the last token of the prompt" in captured.err
     assert {row.name for row in table_of(tmp_path / "run")} == {"known_0", "known_1"}
-    assert set(run_folder.read_manifest(tmp_path / "run")["dropped"]) == {"row_0", "known_9"}
+    assert set(storage.read_manifest(tmp_path / "run")["dropped"]) == {"row_0", "known_9"}
 
 
 def test_probabilities_that_are_not_finite_are_refused(opened):
@@ -350,13 +351,13 @@ def test_a_fact_that_does_not_fit_in_memory_is_dropped_with_its_reason(
 
 def test_grids_are_written_before_the_rows(model_folder, opened, tmp_path, monkeypatch):
     seen = []
-    real = run_folder.Run.write
+    real = storage.Run.write
 
     def write(self, unit, records):
         seen.append(sorted(path.name for path in (self.folder / "grids").iterdir()))
         real(self, unit, records)
 
-    monkeypatch.setattr(run_folder.Run, "write", write)
+    monkeypatch.setattr(storage.Run, "write", write)
     argv = arguments(model_folder, file_of(tmp_path, fact_rows(2)), tmp_path / "run", "--mediator", "hidden")
     assert run(*argv) == 0
     assert seen == [["known_0_hidden.npz"], ["known_0_hidden.npz", "known_1_hidden.npz"]]
@@ -427,7 +428,7 @@ def test_a_configuration_is_used_and_options_win(model_folder, tmp_path):
         "mediators: [hidden]\nnoise: 0.5\nsamples: 2\nseed: 3\nwindow: 2\nbuckets: kt\ndevice: cpu\n"
     )
     assert run("trace", "--config", tmp_path / "trace.yaml", "--seed", 4, "--no-filter") == 0
-    manifest = run_folder.read_manifest(tmp_path / "run")
+    manifest = storage.read_manifest(tmp_path / "run")
     chosen = {key: manifest["identity"][key] for key in ("mediators", "noise", "samples", "seed", "window")}
     assert chosen == {"mediators": ["hidden"], "noise": "0.5", "samples": 2, "seed": 4, "window": 2}
     assert manifest["circumstances"]["buckets"] == "kt"
