@@ -12,8 +12,9 @@ from rich.console import Console
 
 import interpret
 from interpret.activations.cache import activation_cache
+from interpret.attribution.questions import Question
 from interpret.attribution.result.show import Tables
-from interpret.attribution.runs import Question, token_scores
+from interpret.attribution.rows import token_scores
 from interpret.engine.greedy import answers, greedy_continuation, sound_steps, write_after
 from interpret.errors import InputError
 from interpret.facts.buckets import average_buckets, bucket_means

@@ -49,10 +49,13 @@ def load_manifest(path: Path) -> dict[str, Any] | None:
         if not isinstance(manifest.get(key), kind):
             raise RunError(f"{named(path)} is damaged: {key!r} is {brief(manifest.get(key))}; {WHAT_TO_DO}")
     counts, dropped = manifest["counts"], manifest["dropped"]
+    parts = manifest.setdefault("dropped_parts", {})
     if not all(type(counts.get(key)) is int for key in ("in", "kept", "dropped", "rows")):
         raise RunError(f"{named(path)} is damaged: 'counts' is {brief(counts)}; {WHAT_TO_DO}")
     if not all(isinstance(reason, str) for reason in dropped.values()):
         raise RunError(f"{named(path)} is damaged: 'dropped' is {brief(dropped)}; {WHAT_TO_DO}")
+    if not isinstance(parts, dict) or not all(isinstance(of_unit, dict) for of_unit in parts.values()):
+        raise RunError(f"{named(path)} is damaged: 'dropped_parts' is {brief(parts)}; {WHAT_TO_DO}")
     if not isinstance(manifest.setdefault("finished", None), (str, NoneType)):
         raise RunError(f"{named(path)} is damaged: 'finished' is {brief(manifest['finished'])}; {WHAT_TO_DO}")
     return manifest
@@ -77,6 +80,7 @@ def save(manifest: dict[str, Any], run: Run) -> None:
     pending = bool(run.pending)
     manifest["finished"] = None if pending else manifest["finished"] or _now()
     manifest |= {"status": "running" if pending else "complete", "counts": run.counts, "dropped": run.dropped}
+    manifest["dropped_parts"] = run.dropped_parts
     path, text = run.folder / MANIFEST, to_json(manifest)
     if path.exists() and path.read_bytes() == text:
         return

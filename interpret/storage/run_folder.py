@@ -11,7 +11,7 @@ from interpret.reading import open_file
 from interpret.records import csv_header, from_csv
 from interpret.records.spreadsheets import for_spreadsheets
 from interpret.storage.frames import plain_frame, record_frame
-from interpret.storage.journal import Entry, read_journal, table_size
+from interpret.storage.journal import Entry, is_intact, read_journal, table_size
 from interpret.storage.layout import MANIFEST, NEXT_COMMAND, PROGRESS, TABLE, TABLES, WHAT_TO_DO
 from interpret.storage.manifest import command_of, load_manifest, read_manifest
 
@@ -37,11 +37,35 @@ class RunFolder:
         return dict(self.manifest["dropped"])
 
     @property
+    def dropped_parts(self) -> dict[str, dict[str, str]]:
+        """Kept unit that lacks some parts -> part (interpretation, pair) -> reason."""
+        return dict(self.manifest["dropped_parts"])
+
+    @property
     def units(self) -> list[str]:
         """The finished units, kept and dropped, in order, as the journal lists them."""
+        return [entry.unit for entry in self._entries()]
+
+    @property
+    def files(self) -> dict[str, int]:
+        """Name of each file that units have besides their rows -> its checksum (CRC-32)."""
+        return {name: crc32 for entry in self._entries() for name, crc32 in entry.files.items()}
+
+    def intact_file(self, name: str, crc32: int) -> Path:
+        """Return the path of one of ``files``.
+
+        Raises:
+            RunError: if it is missing, or differs from what the run wrote.
+        """
+        path = self.folder / name
+        if not is_intact(path, crc32):
+            raise RunError(f"{path} is missing or was changed; the command of the run makes it again")
+        return path
+
+    def _entries(self) -> list[Entry]:
         path = self.folder / PROGRESS
         try:
-            return [entry.unit for entry in read_journal(path)[0]]
+            return read_journal(path)[0]
         except OSError as error:
             raise RunError(f"{path}: cannot be read: {error.strerror}") from error
 

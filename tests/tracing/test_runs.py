@@ -14,6 +14,7 @@ from interpret.facts import filter
 from interpret.facts.files import Fact, load_facts
 from interpret.facts.filter import known
 from interpret.records import TraceCell, TracePeak, columns, csv_header, from_csv, to_csv
+from interpret.storage import run as storage_run
 from interpret.storage import run_folder
 from interpret.tracing import runs
 from interpret.tracing.calls import trace
@@ -22,6 +23,7 @@ from interpret.tracing.inputs import TraceSettings
 from interpret.tracing.noise import embedding_sigma
 from interpret.tracing.tables import trace_grids, trace_peaks
 from reference.commands import FACT_PROMPTS, fact_rows, json_file, run, run_killed
+from reference.damage import DAMAGES, OUT_OF_MEMORY, cpu_too_large
 
 TOP = Path(__file__).parents[2]
 SCRIPT = TOP / "scripts" / "trace_facts.py"
@@ -301,25 +303,38 @@ def test_a_kill_costs_one_mediator_and_the_files_end_the_same(model_folder, tmp_
     assert not (tmp_path / "killed" / "unfinished.jsonl").exists()
 
 
-@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"half")])
-def test_a_lost_grid_of_a_finished_run_is_noticed_and_made_again(model_folder, tmp_path, capsys, damage):
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_grid_of_a_finished_run_is_noticed_and_made_again(model_folder, tmp_path, capsys, damage):
     argv = arguments(model_folder, file_of(tmp_path, fact_rows(3)), tmp_path / "run", "--mediator", "hidden")
     assert run(*argv) == 0
     whole = results_of(tmp_path / "run")
     damage(tmp_path / "run" / "grids" / "known_1_hidden.npz")
     capsys.readouterr()
     assert run(*argv) == 0
-    assert "files of 1 finished facts are missing and are made again, such as of 'known_1'" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "files of 1 finished facts are missing or changed, and are made again, such as of 'known_1'" in said
+    assert results_of(tmp_path / "run") == whole
+    assert run(*argv) == 0
+    assert "made again" not in capsys.readouterr().err
+
+
+def test_a_damaged_grid_of_a_fact_that_does_not_fit_any_more_is_told(model_folder, tmp_path, capsys, monkeypatch):
+    argv = arguments(model_folder, file_of(tmp_path, fact_rows(2)), tmp_path / "run", "--mediator", "hidden")
+    assert run(*argv) == 0
+    whole = results_of(tmp_path / "run")
+    (tmp_path / "run" / "grids" / "known_0_hidden.npz").unlink()
+    monkeypatch.setattr(runs, "trace_fact", cpu_too_large)
+    assert run(*argv) == 0
+    assert "the files of 'known_0' are not made again: the fact does not fit in memory" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert run(*argv) == 0
     assert results_of(tmp_path / "run") == whole
 
 
-def too_large(*args, **kwargs):
-    raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 12345678901234 bytes")
-
-
+@pytest.mark.parametrize("too_large", OUT_OF_MEMORY)
 @pytest.mark.parametrize("where", ["trace", "filter"])
 def test_a_fact_that_does_not_fit_in_memory_is_dropped_with_its_reason(
-    model_folder, tmp_path, capsys, monkeypatch, where
+    model_folder, tmp_path, capsys, monkeypatch, where, too_large
 ):
     facts, real, written = fact_rows(3), runs.trace_fact, filter.write_after
     longest = max(len(row["prompt"].format(row["subject"])) for row in facts)
@@ -351,13 +366,14 @@ def test_a_fact_that_does_not_fit_in_memory_is_dropped_with_its_reason(
 
 def test_grids_are_written_before_the_rows(model_folder, opened, tmp_path, monkeypatch):
     seen = []
-    real = storage.Run.write
+    real = storage_run.append_durably
 
-    def write(self, unit, records):
-        seen.append(sorted(path.name for path in (self.folder / "grids").iterdir()))
-        real(self, unit, records)
+    def append(path, text):
+        if path.name == "table.csv" and b"known_" in text:
+            seen.append(sorted(path.name for path in (path.parent / "grids").iterdir()))
+        real(path, text)
 
-    monkeypatch.setattr(storage.Run, "write", write)
+    monkeypatch.setattr(storage_run, "append_durably", append)
     argv = arguments(model_folder, file_of(tmp_path, fact_rows(2)), tmp_path / "run", "--mediator", "hidden")
     assert run(*argv) == 0
     assert seen == [["known_0_hidden.npz"], ["known_0_hidden.npz", "known_1_hidden.npz"]]
