@@ -18,7 +18,9 @@ from interpret.prompts.prompts import load_examples
 from interpret.prompts.spelling import piece
 from interpret.records import HeadView, LensReading, LogitShare, NeuronEffect
 from interpret.storage import run_folder
+from interpret.storage.run_folder import read_run
 from reference.commands import json_file, run, saved_model
+from reference.damage import OUT_OF_MEMORY
 from reference.tiny import hooks_on
 
 TEXT = "The Eiffel Tower is in"
@@ -269,6 +271,46 @@ def test_a_scan_whose_values_are_gone_says_so(opened, tmp_path, monkeypatch):
             next(steps)
 
 
+@pytest.mark.parametrize("too_large", OUT_OF_MEMORY)
+@pytest.mark.parametrize("refused", [[1], [2, 3], [0, 1, 2]])
+def test_pairs_that_do_not_fit_in_memory_are_dropped_and_the_others_are_compared(
+    folder, opened, pairs, tmp_path, capsys, monkeypatch, refused, too_large
+):
+    real = neuron_runs.neuron_values
+
+    def refusing(model, tokenizer, texts, layers, **options):
+        return too_large() if large & set(texts) else real(model, tokenizer, texts, layers, **options)
+
+    large = {PAIRS[number][number % 2] for number in refused}
+    monkeypatch.setattr(neuron_runs, "PAIRS_A_UNIT", 2)
+    monkeypatch.setattr(neuron_runs, "neuron_values", refusing)
+    assert probe("neurons", folder, tmp_path / "run", "--pairs", pairs, "--layers", "0") == 3
+    found = read_run(tmp_path / "run")
+    reason = (
+        "not read: a text of this pair does not fit in memory: shorten it, use a smaller dtype, or use another device"
+    )
+    parts = [part for of_unit in found.dropped_parts.values() for part in of_unit]
+    units = [unit for unit in ("pairs_1", "pairs_3") if {int(unit[-1]) - 1, int(unit[-1])} <= set(refused)]
+    assert found.dropped == dict.fromkeys(units, reason)
+    in_units = {number for unit in units for number in (int(unit[-1]) - 1, int(unit[-1]))}
+    assert parts == [f"pair {number + 1}" for number in refused if number not in in_units]
+    assert reason in capsys.readouterr().err.replace("\n", " ")
+    kept = [pair for number, pair in enumerate(PAIRS) if number not in refused]
+    wanted = effects_of(interpret.probing.KnowledgeProber(*opened).scan(kept, 0))
+    own = effects_of(found.records())
+    assert {key: row.true_mean for key, row in own.items()} == pytest.approx(
+        {key: row.true_mean for key, row in wanted.items()}, rel=1e-4, abs=1e-6
+    )
+
+
+def test_a_scan_with_fewer_than_two_pairs_that_fit_has_no_effects(folder, pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr(neuron_runs, "neuron_values", OUT_OF_MEMORY[0])
+    assert probe("neurons", folder, tmp_path / "run", "--pairs", pairs, "--layers", "0") == 3
+    found = read_run(tmp_path / "run")
+    assert found.dropped["effects"] == ("not read: fewer than two pairs fit in memory, so there is nothing to compare")
+    assert found.records() == []
+
+
 def test_prompts_that_were_probed_are_not_probed_again(folder, examples, tmp_path, capsys):
     asked = ("--examples", examples)
     assert probe("logits", folder, tmp_path / "run", *asked) == 0
@@ -284,12 +326,15 @@ def test_prompts_that_were_probed_are_not_probed_again(folder, examples, tmp_pat
 # ----------------------------------------------------------------------------------------------------- what is refused
 
 
-def test_a_prompt_that_does_not_fit_in_memory_is_dropped_with_its_reason(opened, examples, tmp_path, monkeypatch):
+@pytest.mark.parametrize("too_large", OUT_OF_MEMORY)
+def test_a_prompt_that_does_not_fit_in_memory_is_dropped_with_its_reason(
+    opened, examples, tmp_path, monkeypatch, too_large
+):
     real = prompt_runs.activation_cache
 
     def refusing(model, tokenizer, prompts, names):
         if len(prompts[0]) > n_tokens:
-            raise MemoryError
+            too_large()
         return real(model, tokenizer, prompts, names)
 
     n_tokens = len(opened[1](TEXT).input_ids)
