@@ -1,4 +1,7 @@
-"""Run folders of facts located by attribution: one unit per fact, one row per site, token and layer."""
+"""Run folders of facts located by attribution: one unit per fact, one row per site, token and layer.
+
+A fact takes one forward and one backward pass, so no parts of it are stored: an interrupt costs one fact.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

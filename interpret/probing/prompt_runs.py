@@ -1,4 +1,7 @@
-"""Probe prompts into a run folder, one unit per prompt: logit lens, direct logit attribution, attention heads."""
+"""Probe prompts into a run folder, one unit per prompt: logit lens, direct logit attribution, attention heads.
+
+A prompt takes one forward pass or a few, so no parts of it are stored: an interrupt costs one prompt.
+"""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from interpret.errors import RunError
 from interpret.storage.opening import open_run
 from interpret.storage.run import Run
 
@@ -42,6 +45,15 @@ def work(run: Run, until: int | None = None) -> None:
             run.drop(unit, "no answer")
         else:
             run.write(unit, rows_of(unit))
+
+
+def refused(folder: Path, message: str, **changes: Any) -> None:
+    """Opening says exactly ``message``, and touches nothing."""
+    before = contents(folder) if folder.is_dir() else None
+    with pytest.raises(RunError) as caught, opened(folder, **changes):
+        pytest.fail("the run was opened")
+    assert str(caught.value) == message
+    assert (contents(folder) if folder.is_dir() else None) == before
 
 
 def manifest_of(folder: Path) -> dict[str, Any]:
