@@ -28,7 +28,7 @@ from interpret.probing.knowledge_prober import check_pairs, ranked_effects
 from interpret.probing.neurons import CHOICES, Token, check_texts, neuron_values
 from interpret.prompts.selectors import select, selector_words
 from interpret.records import NeuronEffect
-from interpret.storage.disk import replace_whole
+from interpret.storage.disk import write_inside
 from interpret.storage.provenance import file_sha256, objects_sha256
 from interpret.storage.run import Run
 from interpret.storage.run_folder import RunFolder
@@ -188,9 +188,6 @@ def write_neurons(
         InputError: as ``check_plan``.
         RunError: if results cannot be written, or stored activations are missing; earlier units stay saved.
     """
-    folder = run.folder / VALUES
-    if run.pending:
-        folder.mkdir(exist_ok=True)
     for unit in run.pending:
         if unit == EFFECTS:
             units = run.kept
@@ -198,9 +195,9 @@ def write_neurons(
             if sum(len(_pairs_of(plan, name)) - n_dropped.get(name, 0) for name in units) < 2:
                 run.drop(unit, f"{NOT_READ}: fewer than two pairs fit in memory, so there is nothing to compare")
             else:
-                values = ((layer, _stored(folder, units, layer)) for layer in plan.layers)
+                values = ((layer, _stored(run.folder, units, layer)) for layer in plan.layers)
                 run.write(unit, ranked_effects(values, n_permutations=plan.n_permutations, seed=plan.seed))
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(run.folder / VALUES, ignore_errors=True)
         else:
             _write_pairs(run, model, tokenizer, plan, unit)
         yield unit
@@ -221,7 +218,7 @@ def _write_pairs(
     if not fitting:
         return run.drop(unit, next(iter(dropped.values())))
     data = {name: torch.stack([values[name] for values in fitting]) for name in fitting[0]}
-    replace_whole(_file(run.folder / VALUES, unit), save(data))
+    write_inside(run.folder, _file(unit), save(data))
     return run.write(unit, [], dropped_parts=dropped)
 
 
@@ -255,7 +252,7 @@ def _stored(folder: Path, units: Sequence[str], layer: int) -> Tensor:
     """Return the stored activations of a layer on all texts of some units, [2 * N, F], the true ones first."""
     parts: dict[str, list[Tensor]] = {"t": [], "f": []}
     for unit in units:
-        file = _file(folder, unit)
+        file = folder / _file(unit)
         if not file.exists():
             raise RunError(f"{file} is missing, and the run needs it; start again in another --output folder")
         try:
@@ -269,5 +266,5 @@ def _stored(folder: Path, units: Sequence[str], layer: int) -> Tensor:
     return torch.cat([*parts["t"], *parts["f"]])
 
 
-def _file(folder: Path, unit: str) -> Path:
-    return folder / f"{unit}.safetensors"
+def _file(unit: str) -> str:
+    return f"{VALUES}/{unit}.safetensors"

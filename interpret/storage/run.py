@@ -14,7 +14,7 @@ from typing import Any
 
 from interpret.errors import RunError
 from interpret.records import csv_header, to_csv
-from interpret.storage.disk import append_durably, cut, replace_whole
+from interpret.storage.disk import append_durably, cut, write_inside
 from interpret.storage.journal import Entry, checksums, files_line, is_intact, table_size
 from interpret.storage.layout import PROGRESS, TABLE
 from interpret.storage.parts import PARTS, StoredParts, UnitParts
@@ -175,6 +175,4 @@ class Run:
 
     def _write_files(self, files: Mapping[str, bytes]) -> None:
         for name, content in files.items():
-            path = self.folder / name
-            path.parent.mkdir(exist_ok=True)
-            replace_whole(path, content)
+            write_inside(self.folder, name, content)

@@ -20,7 +20,7 @@ from interpret.facts.filter import Answered, Rule
 from interpret.facts.runs import BAD_ROW, FactPlan, FactResult, fact_file, write_facts
 from interpret.models.opening import model_circumstances, model_identity
 from interpret.records import EXACT, TRACE_METHODS, TraceCell, TraceMethod, TracePeak, csv_header, from_csv, to_csv
-from interpret.storage.disk import replace_whole
+from interpret.storage.disk import replace_whole, write_inside
 from interpret.storage.journal import checksums, is_intact
 from interpret.storage.parts import UnitParts
 from interpret.storage.provenance import objects_sha256
@@ -248,9 +248,8 @@ class _Part:
 
     def keep(self, found: FactResult) -> None:
         """Write the grid files, and store the rows with the checksums of the files."""
-        (self.folder / GRIDS).mkdir(exist_ok=True)
         for name, grid in found.files.items():
-            replace_whole(self.folder / name, grid)
+            write_inside(self.folder, name, grid)
         value = {"rows": to_csv(found.rows).decode(), "grids": checksums(found.files)}
         self.parts.keep({self.name: value})
 

@@ -144,6 +144,13 @@ def test_files_that_cannot_be_written_are_an_error_that_says_what_is_safe(tmp_pa
         assert run.pending == []
 
 
+def test_a_subfolder_that_cannot_be_created_is_an_error_that_says_what_is_safe(tmp_path: Path) -> None:
+    with opened(tmp_path) as run:
+        (tmp_path / "files").write_bytes(b"")
+        with pytest.raises(RunError, match=r"files cannot be created: File exists; 0 of 4 units are on disk"):
+            run.write("a", rows_of("a"), files=FILES)
+
+
 @pytest.mark.parametrize(
     "line",
     [
