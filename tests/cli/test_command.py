@@ -59,14 +59,14 @@ def typed(*words):
 
 
 @pytest.mark.parametrize("too_large", OUT_OF_MEMORY)
-def test_memory_that_runs_out_outside_a_unit_is_one_message(too_large, capsys):
+def test_memory_that_runs_out_outside_a_unit_is_one_message(too_large):
     def one() -> None:
         """Do it."""
         too_large()
 
-    assert CliRunner().invoke(app_of(one), []).exit_code == 2
-    said = capsys.readouterr().err
-    assert said == "error: memory ran out; use a smaller dtype, a smaller batch size, or another device\n"
+    found = CliRunner().invoke(app_of(one), [])
+    assert found.exit_code == 2
+    assert found.stderr == "error: memory ran out; use a smaller dtype, a smaller batch size, or another device\n"
 
 
 def test_a_group_stands_for_its_options():
