@@ -60,11 +60,11 @@ _STOPPING = """
 import runpy, sys, time
 from interpret.storage.run import Run
 write, safe = Run.write, []
-def write_three(run, unit, records):
+def write_three(run, unit, records, **more):
     if len(safe) == 3:
         print("three are safe", flush=True)
         time.sleep(600)
-    write(run, unit, records)
+    write(run, unit, records, **more)
     safe.append(unit)
 Run.write = write_three
 del sys.argv[0]

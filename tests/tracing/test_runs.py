@@ -268,7 +268,7 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_run(model_folder, tmp_
     # As if killed while writing the next fact's grids: one file is incomplete, one is missing.
     grids = tmp_path / "killed" / "grids"
     (grids / "known_3_hidden.npz").write_bytes(b"half")
-    (grids / "known_3_mlp_severed.npz").unlink()
+    (grids / "known_3_attn_severed.npz").unlink()
     assert run(*argv) == 0
     argv[argv.index(str(tmp_path / "killed"))] = str(tmp_path / "whole")
     assert run(*argv) == 0
