@@ -199,8 +199,7 @@ def write_traces(
         UnsupportedModelError: if the model is not of a supported family.
     """
     settings = sized_for(model, tokenizer, plan.facts.facts, plan.settings)
-    # An exact trace does not depend on the other mediators, so each is a part. Estimates share most of the work, and a
-    # screened trace of all mediators takes about as long as an exact one of a single mediator.
+    # An exact trace does not depend on the other mediators, so each is a part. Estimates share most of the work.
     groups = [[one] for one in plan.mediators] if plan.method == EXACT else [list(plan.mediators)]
 
     def traced(answered: Answered) -> FactResult:

@@ -320,11 +320,12 @@ def test_an_attribution_that_is_consistent_but_another_is_noticed(opened, tmp_pa
     prompts = [Prompt(name, text, raw=True, target="is") for name, text in (("a", "The Eiffel Tower"), ("b", "Japan"))]
     runs.run(*opened, prompts, tmp_path / "run", method="saliency")
     first, second = (tmp_path / "run" / "attributions" / f"0000{number}.json.gz" for number in (0, 1))
+    whole = second.read_bytes()
     second.write_bytes(first.read_bytes())
     with pytest.raises(RunError, match="was changed"):
         list(attribution_of(read_run(tmp_path / "run")).sequences)
     runs.run(*opened, prompts, tmp_path / "run", method="saliency")
-    assert attribution_of(read_run(tmp_path / "run")).sequences[1].tokens[0] == "Japan"
+    assert second.read_bytes() == whole
 
 
 @pytest.mark.parametrize("too_large", OUT_OF_MEMORY)
