@@ -40,7 +40,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def in_batches(
-    rows: Sequence[T], size: int, work: Callable[[Sequence[T]], list[Any]], say: Callable[[str], None]
+    rows: Sequence[T],
+    size: int,
+    work: Callable[[Sequence[T]], list[Any]],
+    say: Callable[[str], None],
+    too_large: Callable[[T], Any] | None = None,
 ) -> Iterator[Any]:
     """Yield the result of ``work`` for each row; a batch that does not fit in memory is halved and retried.
 
@@ -49,21 +53,26 @@ def in_batches(
         size: number of rows in a batch.
         work: returns one result per row of a batch.
         say: receives a message when the batch size is reduced.
+        too_large: returns the result of a row that does not fit in memory alone, after which batches have ``size`` rows
+            again; None to raise an error.
 
     Raises:
-        ModelError: if not even a single row fits.
+        ModelError: if not even a single row fits, and ``too_large`` is None.
     """
-    at = 0
+    at, fitting = 0, size
     while at < len(rows):
-        results = unless_too_large(partial(work, rows[at : at + size]))
+        results = unless_too_large(partial(work, rows[at : at + fitting]))
         if results is not None:
             yield from results
-            at += size
-        elif size == 1:
+            at += fitting
+        elif fitting > 1:
+            fitting = (min(fitting, len(rows) - at) + 1) // 2
+            say(f"a batch did not fit in memory; continuing with batches of {fitting}")
+        elif too_large is None:
             raise ModelError("not even a single text fits in memory; use a smaller dtype or fewer new tokens")
         else:
-            size = (min(size, len(rows) - at) + 1) // 2
-            say(f"a batch did not fit in memory; continuing with batches of {size}")
+            yield too_large(rows[at])
+            at, fitting = at + 1, size
 
 
 def unless_too_large(work: Callable[[], T]) -> T | None:

@@ -128,5 +128,5 @@ def interpret_vectors(
     states = [State("", k, index, vector) for index, vector in enumerate(vecs)]
     size = bs or automatic_batch_size(primed, max_new_tokens)
     readings = read(primed, states, settings, size, lambda line: None, KeptReadings(StoredParts(), 0))
-    texts = [reading.written.ids if reading else [] for reading in readings]
+    texts = [[] if isinstance(reading, str) else reading.written.ids for reading in readings]
     return [decoded(tokenizer, ids) for ids in texts]

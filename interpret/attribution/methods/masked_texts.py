@@ -82,14 +82,22 @@ def _values_of(steps: Sequence[Step], masked: Tensor, replacement: Tensor) -> Te
         begins = torch.zeros_like(begins)
     different = different.to(last.embeddings.device)
     values = torch.empty(len(different), len(steps), dtype=torch.float64)
+    names = [f"{len(last.ids)} tokens, masked text {row}" for row in range(len(different))]
+    pending = []
+    for row, name in enumerate(names):
+        if (stored := last.stored.get(name)) is None:
+            pending.append(row)
+        else:
+            values[row] = torch.tensor(stored, dtype=torch.float64)
 
     def work(rows: Tensor) -> Tensor:
         embeddings = torch.where(different[rows.to(different.device), :, None], replacement, last.embeddings)
         read_from = begins[rows].tolist()
         return _values(steps, _whole(last, embeddings) if read is None else _suffixes(read, embeddings, read_from))
 
-    for pack in _packs(begins.tolist(), masked.shape[1], last.batch_size):
+    for pack in _packs(pending, begins.tolist(), masked.shape[1], last.batch_size):
         values[pack] = in_parts(last, torch.tensor(pack), work)
+        last.stored.keep({names[row]: values[row].tolist() for row in pack})
     return torch.where(begins[:, None] < lengths, values, values[place[0]])[place[1:]]
 
 
@@ -104,18 +112,22 @@ def _read(step: Step) -> _Read | None:
     return _Read(trunk, run.past)
 
 
-def _packs(begins: list[int], n_tokens: int, batch_size: int) -> Iterator[list[int]]:
-    """Group rows into packs of at most ``batch_size`` rows and ``LARGEST_TREE`` tokens, longest rows first."""
+def _packs(rows: Sequence[int], begins: list[int], n_tokens: int, batch_size: int) -> Iterator[list[int]]:
+    """Group rows into packs of at most ``batch_size`` rows and ``LARGEST_TREE`` tokens, longest rows first.
+
+    The rows that an interrupted run has stored are whole packs, so the others form the same packs without them.
+    """
     pack: list[int] = []
     size = 0
-    for row in sorted(range(len(begins)), key=begins.__getitem__):
+    for row in sorted(rows, key=begins.__getitem__):
         length = n_tokens - begins[row]
         if pack and (len(pack) == batch_size or size + length > LARGEST_TREE):
             yield pack
             pack, size = [], 0
         pack.append(row)
         size += length
-    yield pack
+    if pack:
+        yield pack
 
 
 def _values(steps: Sequence[Step], texts: _Masked) -> Tensor:
