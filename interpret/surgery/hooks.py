@@ -130,7 +130,7 @@ def overlay(hidden: Tensor, bound: BoundEdit, start: int, copies: int = 1) -> Te
 
     def each_copy(values: Tensor) -> Tensor:
         chosen = values[sent(inside, values.device)]
-        return sent(chosen, hidden.device).to(dtype).repeat_interleave(copies, dim=0)
+        return sent(chosen.to(dtype), hidden.device).repeat_interleave(copies, dim=0)
 
     index = (sent(rows, hidden.device), sent(columns, hidden.device))
     mixed = each_copy(edit.keep) * hidden[index].to(dtype) + each_copy(edit.add) * each_copy(edit.vectors)
