@@ -15,7 +15,7 @@ CURRENT_TESTS := $(addprefix tests/,activations anatomy control engine prompts s
 # share models. Files keep their order (no-loadscope-reorder), because the slow ones come first.
 PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-current lint mutants bench gpu browser clean
+.PHONY: demo test test-all test-current lint mutants bench gpu browser clean
 
 demo: .venv/installed
 	$(BIN)/python install_patch.py
@@ -26,6 +26,11 @@ test: lint browser
 
 test-current: .venv-current/installed
 	$(CURRENT)/python $(PYTEST) $(CURRENT_TESTS)
+
+# Both suites, with the combinations of families, tokenizers, data types and methods that the targets above leave out.
+test-all: lint browser .venv-current/installed
+	$(BIN)/python $(PYTEST) --all-combinations
+	$(CURRENT)/python $(PYTEST) --all-combinations $(CURRENT_TESTS)
 
 lint: .venv/installed-for-tests
 	$(BIN)/ruff check .

@@ -14,6 +14,7 @@ T = TypeVar("T")
 # Plain RuntimeErrors: from the CPU allocator, from MPS, and from CUDA and cuBLAS outside torch's own allocator.
 _OUT_OF_MEMORY = (
     "can't allocate memory",
+    "not enough memory: you tried to allocate",
     "MPS backend out of memory",
     "CUDA error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",

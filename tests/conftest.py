@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, settings
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.models.opening import load
+from reference.combinations import pytest_addoption, pytest_collection_modifyitems
 from reference.commands import saved_model
 from reference.tiny import KINDS, hooks_on, tiny_model
 
@@ -22,6 +23,9 @@ torch.set_num_threads(1)
 # A busy or slow machine is not a failure.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+
+# pytest finds these hooks by their names.
+__all__ = ["pytest_addoption", "pytest_collection_modifyitems"]
 
 
 @contextmanager

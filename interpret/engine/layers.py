@@ -298,19 +298,24 @@ def _attend(layer: Layer, queries: Tensor, keys: Tensor, values: Tensor, past: P
     own = keys.shape[3]
     queries = queries.unflatten(3, (G, H // G)).permute(1, 3, 0, 4, 2, 5).reshape(S * G, -1, W)
     keys, values = (part.reshape(S * G * C, own, W) for part in (keys, values))
-    scores = torch.bmm(queries.reshape(S * G * C, -1, W), keys.transpose(1, 2)).view(S, G, C, H // G, N, own)
+    scores = _product(queries.reshape(S * G * C, -1, W), keys.transpose(1, 2)).view(S, G, C, H // G, N, own)
     if P:
         before_keys = past.keys.reshape(S * G, P, W).transpose(1, 2)
-        before = rounded_alike(lambda rows: torch.bmm(rows, before_keys), queries)
+        before = _product(queries, before_keys)
         scores = torch.cat([before.view(S, G, C, H // G, N, P), scores], dim=-1)
     scores = capped(scores * layer.scale, layer.softcap)
     weights = torch.softmax(scores + mask, dim=-1, dtype=torch.float32).to(values.dtype)
-    mixed = torch.bmm(weights[..., P:].reshape(S * G * C, -1, own), values)
+    mixed = _product(weights[..., P:].reshape(S * G * C, -1, own), values)
     if P:
         shared = weights[..., :P].reshape(S * G, -1, P)
         before_values = past.values.reshape(S * G, P, W)
-        mixed = mixed + rounded_alike(lambda rows: torch.bmm(rows, before_values), shared).view_as(mixed)
+        mixed = mixed + _product(shared, before_values).view_as(mixed)
     return mixed.view(S, G, C, H // G, N, W).permute(2, 0, 4, 1, 3, 5).reshape(C, S, N, H * W)
+
+
+def _product(rows: Tensor, matrices: Tensor) -> Tensor:
+    """Return the products of batches of rows and matrices, [B, N, in], [B, in, out] -> [B, N, out]."""
+    return rounded_alike(lambda part: torch.bmm(part, matrices), rows, matrices.numel())
 
 
 def _mlp(layer: Layer, x: Tensor, tap: Tap, first: int) -> Tensor:

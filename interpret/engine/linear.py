@@ -26,26 +26,49 @@ def quick(module: Module) -> Module:
         return lambda x: _apply(module, x)
     if isinstance(module, nn.Linear):
         # Quantised layers expect a matrix [rows, features], in which they look for outliers.
-        return lambda x: rounded_alike(module, x.reshape(-1, x.shape[-1])).unflatten(0, x.shape[:-1])
+        size = module.in_features * module.out_features
+        return lambda x: rounded_alike(module, x.reshape(-1, x.shape[-1]), size).unflatten(0, x.shape[:-1])
     return module
 
 
-def rounded_alike(product: Module, rows: Tensor) -> Tensor:
-    """Return the product of rows, [..., N, in] -> [..., N, out], where a single row is rounded as one of several.
+_SMALL = 16**3
+"""torch gives float16 matrices on CPUs to oneDNN only if their product takes more multiplications than this."""
+_FEW = 3
+"""In float16, oneDNN adds up the products of fewer rows in another order."""
 
-    In float16, CPUs add up the products of a single row in another way than those of several.
+
+def rounded_alike(product: Module, rows: Tensor, size: int) -> Tensor:
+    """Return the product of rows, [..., N, in] -> [..., N, out], where few rows are rounded as each of many.
+
+    In float16, CPUs add up small products, and those of one or two rows, in another order than others. So rows are
+    added until the product is large enough; what they give is left out.
+
+    Args:
+        product: computes the product.
+        rows: the rows.
+        size: number of entries of the other factor, of all batches together.
     """
-    if rows.shape[-2] == 1 and rows.dtype == torch.float16 and rows.device.type == "cpu":
-        return product(rows.expand(*rows.shape[:-2], 2, -1).contiguous())[..., :1, :]
-    return product(rows)
+    few = rows.shape[-2]
+    missing = _missing_rows(rows, few, size)
+    if not missing:
+        return product(rows)
+    more = rows.new_zeros(*rows.shape[:-2], missing, rows.shape[-1])
+    return product(torch.cat([rows, more], dim=-2))[..., :few, :].contiguous()
+
+
+def _missing_rows(like: Tensor, n_rows: int, size: int) -> int:
+    """Return how many rows have to be added to ``n_rows``, for a dtype, a device and a size of the other factor."""
+    if like.dtype != torch.float16 or like.device.type != "cpu":
+        return 0
+    return max(0, max(_FEW, _SMALL // max(1, size) + 1) - n_rows)
 
 
 def _apply(module: Any, x: Tensor) -> Tensor:
     weight, operator = module.weight, _operator()
     if operator is None or not _is_plain(module, weight, x):
-        x = x.contiguous()  # Conv1D calls view
-        result: Tensor = rounded_alike(module, x) if x.shape[:-1].numel() == 1 else module(x)
-        return result
+        if not _missing_rows(x, x.shape[:-1].numel(), weight.numel()):
+            return module(x.contiguous())  # Conv1D calls view
+        return rounded_alike(module, x.reshape(-1, x.shape[-1]), weight.numel()).unflatten(0, x.shape[:-1])
     # The weight of Conv1D is transposed.
     return operator(x, weight if type(module) is nn.Linear else weight.t(), module.bias)
 

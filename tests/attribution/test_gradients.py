@@ -74,6 +74,7 @@ def test_scores_exist_for_the_tokens_before_a_step_only(method):
         assert not np.isnan(found[: N_PROMPT + step, step]).any()
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("baseline", ["zero", "mean", "eos", 7])
 def test_integrated_gradients_add_up_to_the_change_of_the_value(kind, baseline):

@@ -63,6 +63,7 @@ def occluded(step: Step, window: int, baseline) -> Tensor:
     return torch.stack([torch.stack(values).mean() for values in of_token])
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("baseline", BASELINES)
 def test_occlusion_is_what_whole_passes_lose(family_model, baseline):
     step = step_of(family_model)
@@ -207,6 +208,7 @@ def steps_of(model, lengths, **options):
     return [step_of(model, ids=IDS[:length], target=11 + length, **options) for length in lengths]
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("prefix", [None, (1, 5, 9, 71, 3)])
 @pytest.mark.parametrize("window", [1, 3])
 def test_steps_together_are_what_each_is_alone(family_model, window, prefix):

@@ -26,6 +26,7 @@ def model_for_quantising(kind):
 
 
 @pytest.mark.gpu
+@pytest.mark.matrix
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 @pytest.mark.parametrize(("bits", "cosine"), [(8, 0.99), (4, 0.75)])
 @pytest.mark.parametrize("method", ["input_x_gradient", "layer_gradient_x_activation", "integrated_gradients"])

@@ -6,7 +6,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from interpret.engine import linear
-from interpret.engine.linear import quick
+from interpret.engine.linear import quick, rounded_alike
 
 
 def layer_of(kind: str) -> nn.Module:
@@ -164,13 +164,23 @@ def test_a_torch_without_a_sound_operator_uses_the_layer(monkeypatch, operator):
         linear._operator.cache_clear()
 
 
-def test_in_float16_a_single_row_is_rounded_as_one_of_several():
+@pytest.mark.parametrize("count", [1, 2, 3])
+@torch.no_grad()
+def test_in_float16_few_rows_are_rounded_as_each_of_many(count):
     generator = torch.Generator().manual_seed(0)
-    for width in (40, 64, 96, 130):
+    for width in (32, 40, 64, 96, 130):
         layer = nn.Linear(64, width).half()
         layer.weight.data.normal_(generator=generator)
-        rows = torch.randn(4, 64, generator=generator).half()
-        with torch.no_grad():
-            several = quick(layer)(rows)
-            for row, wanted in zip(rows, several, strict=True):
-                assert torch.equal(quick(layer)(row[None])[0], wanted)
+        rows = torch.randn(24, 64, generator=generator).half()
+        assert torch.equal(torch.cat([quick(layer)(part) for part in rows.split(count)]), quick(layer)(rows))
+
+
+def test_in_float16_a_small_batch_of_products_is_rounded_as_a_large_one():
+    generator = torch.Generator().manual_seed(0)
+    rows, matrices = (torch.randn(256, n, m, generator=generator).half() for n, m in ((14, 16), (16, 7)))
+
+    def product(start: int, end: int) -> torch.Tensor:
+        factor = matrices[start:end]
+        return rounded_alike(lambda part: torch.bmm(part, factor), rows[start:end], factor.numel())
+
+    assert torch.equal(torch.cat([product(start, start + 2) for start in range(0, 256, 2)]), product(0, 256))

@@ -66,6 +66,7 @@ def test_the_device_keeps_its_tensors_apart():
         assert (there * torch.tensor(2.0) + here.to(there))[here.long()].cpu().tolist() == [3.0] * 3
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("name", CALLS)
 def test_a_call_gives_the_same_elsewhere(name, pair):
     here, there = pair

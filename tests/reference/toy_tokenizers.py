@@ -204,3 +204,12 @@ def word_tokenizer(
         around = f"{words[1]} $A" if opens else f"$A {words[1]}"
         core.post_processor = processors.TemplateProcessing(single=around, special_tokens=[(words[1], 1)])
     return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", unk_token="<pad>")
+
+
+WORDS = ["first", "<unk>", "<end>", "a", "b"]
+
+
+def save_words(folder: Path, **special: str) -> None:
+    """Save a tokenizer with the vocabulary ``WORDS`` in a folder."""
+    words = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
+    PreTrainedTokenizerFast(tokenizer_object=words, **special).save_pretrained(folder)
