@@ -44,7 +44,6 @@ setup(
         "pandas>=3,<4",
         "gguf>=0.17,<1",
         "jinja2>=3.1,<4",
-        "lazy-loader>=0.4,<1",
         "matplotlib>=3.9,<4",
         "mpmath>=1.3,<2",
         "pyyaml>=6,<7",

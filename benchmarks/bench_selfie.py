@@ -31,21 +31,22 @@ PLAIN_BATCH, TARGET = 8, 4.0
 @torch.no_grad()
 def plain_way(model: PreTrainedModel, source: Source, template: InterpretationPrompt, new: int) -> list[Row]:
     """Return token ids, probabilities with and without insertion for each (layer, token) pair of the source."""
-    ids = torch.tensor([source.tokenised.ids])
+    ids = torch.tensor([source.tokenised.ids], device=model.device)
     hidden = model(ids, output_hidden_states=True).hidden_states
+    end = model.generation_config.eos_token_id
     rows: list[Row] = []
     for start in range(0, len(source.pairs), PLAIN_BATCH):
         states = [hidden[layer][:, token : token + 1] for layer, token in source.pairs[start : start + PLAIN_BATCH]]
         info = [{1: (list(template.slots), state.expand(1, len(template.slots), -1))} for state in states]
-        prompt = torch.tensor([template.ids] * len(states))
-        decoding: dict[str, Any] = {"do_sample": False, "max_new_tokens": new, "pad_token_id": 2}
+        prompt = torch.tensor([template.ids] * len(states), device=model.device)
+        decoding: dict[str, Any] = {"do_sample": False, "max_new_tokens": new, "pad_token_id": 0}
         mask = torch.ones_like(prompt)
         out = interpret.generate_interpret(model, prompt, attention_mask=mask, insert_info=info, **decoding)
-        with_ = interpret.forward_interpret(model, out, insert_info=info).logits.softmax(-1)
-        without = model(out).logits.softmax(-1)
+        with_ = interpret.forward_interpret(model, out, insert_info=info).logits.float().softmax(-1)
+        without = model(out).logits.float().softmax(-1)
         length = len(template.ids)
         for row, text in enumerate(out[:, length:].tolist()):
-            text = text[: text.index(2)] if 2 in text else text
+            text = text[: text.index(end)] if end in text else text
             at = range(length - 1, length - 1 + len(text))
             chances = [[float(run[row, i, one]) for i, one in zip(at, text, strict=True)] for run in (with_, without)]
             rows.append((text, chances[0], chances[1]))

@@ -1,4 +1,4 @@
-"""Memory size of a device, retries with smaller batches when memory runs out, and conversion to float64."""
+"""Memory size of a device, copies to it, retries with smaller batches when memory runs out, and float64."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -83,6 +83,24 @@ def unless_too_large(work: Callable[[], T]) -> T | None:
         if not is_out_of_memory(error):
             raise
         return None
+
+
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on a device; values from the CPU are sent without waiting for what the device still computes.
+
+    An ordinary copy waits for all work that the device has been given, so that a GPU idles while the next work is
+    prepared.
+    """
+    return values.to(device, non_blocking=values.device.type == "cpu")
+
+
+def index_on(device: torch.device, numbers: Sequence[int]) -> Tensor:
+    """Return whole numbers as an int64 tensor on a device, without waiting for what the device still computes.
+
+    >>> index_on(torch.device("cpu"), [3, 1]).tolist()
+    [3, 1]
+    """
+    return sent(torch.tensor(numbers, dtype=torch.long), device)
 
 
 WITHOUT_FLOAT64 = {"mps"}

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from interpret.device import in_batches
+from interpret.device import in_batches, sent
 from interpret.errors import InputError
 from interpret.finite import NOTHING_FINITE
 from interpret.selfie.decoding import Primed, Written, score, score_plain, start_inserted, start_plain, write
@@ -116,12 +116,21 @@ def read(
         return found
 
     stored = [kept.get(state) for state in states]
-    sound = [bool(state.vector.isfinite().all()) for state in states]
+    sound = are_finite([state.vector for state in states])
     wanted = [state for state, own, finite in zip(states, stored, sound, strict=True) if finite and own is None]
     readings = in_batches(wanted, size, work, say, kept.keep_too_large if drop_too_large else None)
     for own, finite in zip(stored, sound, strict=True):
         reading: Reading | Unread = own if own is not None else next(readings) if finite else "not finite"
         yield reading if isinstance(reading, str) or _is_finite(reading.written) else "not finite"
+
+
+def are_finite(vectors: Sequence[Tensor]) -> list[bool]:
+    """Return whether each vector, [D], is finite; together, because reading each answer waits for the device."""
+    if not vectors:
+        return []
+    beside = [sent(vector, vectors[0].device) for vector in vectors]
+    finite: list[bool] = torch.stack(beside).isfinite().all(dim=1).tolist()
+    return finite
 
 
 def _is_finite(written: Written) -> bool:

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from interpret.anatomy import anatomy_of
-from interpret.device import is_out_of_memory
+from interpret.device import index_on, is_out_of_memory
 from interpret.engine.layers import Point, neurons
 from interpret.engine.recording import RecordedRun, record_run
 from interpret.engine.trunk import Trunk, check_trunk, exit_of, trunk_of
@@ -31,7 +31,9 @@ from interpret.sweep.whole_passes import whole_passes
 CPU_CHUNK = 1024
 """Tokens computed at once on a CPU: enough for fast matrix products, few enough for the CPU's caches."""
 HEAD_CHUNK = 64
-"""Positions per call of the unembedding, because logits over the vocabulary are large."""
+"""Positions per call of the unembedding on a CPU, because logits over the vocabulary are large."""
+GPU_LOGITS = 2**26
+"""Logits per call of the unembedding on a GPU: 256 MiB in float32."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +217,8 @@ def _result(plan: _Plan, cells: tuple[Cell, ...], limits: _Limits) -> SweepResul
         for job in limits.jobs(column, n_samples, n_tokens - column.token):
             for done, parts in _run(plan, job):
                 # Positions before the column's token keep the base's values.
-                values[:, list(done.column.indices), done.samples, -parts.shape[-1] :] = parts
+                at = index_on(values.device, done.column.indices)
+                values[:, at, done.samples, -parts.shape[-1] :] = parts
     named = [_named(plan.metrics, parts) for parts in (values, base, donor)]
     return SweepResult(cells, named[0], named[1], named[2], count)
 
@@ -257,6 +260,7 @@ def _run_whole(plan: _Plan, job: _Job) -> Tensor:
 
 def _read(plan: _Plan, states: Tensor) -> Tensor:
     """Return each position's contribution to the metrics, [metrics, R, M], from last states, [R, M, D]."""
-    rows = max(1, HEAD_CHUNK // states.shape[1])
+    positions = GPU_LOGITS // plan.trunk.n_logits if states.device.type == "cuda" else HEAD_CHUNK
+    rows = max(1, positions // states.shape[1])
     parts = [read(tuple(plan.metrics.values()), plan.trunk.logits(some)) for some in states.split(rows)]
     return torch.cat(parts, dim=1)

@@ -47,7 +47,7 @@ def test_chosen_rows_go_on_by_themselves():
     model = tiny_model("llama")
     trunk, past, memory = begun(model, 2)
     step(trunk, past, memory, [text[:2] for text in TEXTS])
-    chosen = [own.chosen([2, 0], room=2) for own in memory]
+    chosen = [own.chosen(torch.tensor([2, 0]), room=2) for own in memory]
     logits = step(trunk, past, chosen, [TEXTS[2][2:], TEXTS[0][2:]])
     for row, number in enumerate((2, 0)):
         assert torch.allclose(logits[row], expected(model, TEXTS[number])[2:], atol=1e-4)
