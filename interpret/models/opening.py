@@ -46,6 +46,7 @@ from interpret.models.safety import (
     refusal_of_pickle,
     tensors_only,
 )
+from interpret.models.unfilled import Unfilled
 from interpret.storage import provenance
 from interpret.storage.cache import cache_folder, remembered_sha256, weights_sha256
 
@@ -364,7 +365,7 @@ def _open_model(
         # (low_cpu_mem_usage alone has the same effect, but then missing weights are not reported.)
         device_map = device_map or {"": "cpu"}
     of_file = {**gguf, **gguf_arguments()} if gguf else {}
-    with _explained(f"cannot open the model {source!r}", "Check the files, and device_map if it is given"):
+    with _explained(f"cannot open the model {source!r}", "Check the files, and device_map if it is given"), Unfilled():
         model, report = auto.from_pretrained(
             source,
             config=config,
