@@ -49,6 +49,7 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/bench_tracing.py
 	$(BIN)/python benchmarks/bench_attribution.py
 	$(BIN)/python benchmarks/bench_probing.py
+	$(BIN)/python benchmarks/bench_growth.py
 
 clean:
 	rm -rf .venv .venv-current runs

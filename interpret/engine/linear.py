@@ -4,7 +4,7 @@ torch computes float32 products with MKL, which does not use the widest vector i
 torch also includes, uses them: it is 2.2 times as fast on an EPYC with AVX-512, and about as fast on Intel. The
 operators used here are those that torch's compiler calls. The layer itself is called if they are missing or give wrong
 results, if the layer is not a plain linear layer (quantised, hooked, adapted, half precision), or for a single row,
-which MKL multiplies faster on every CPU.
+which MKL multiplies 1.1 to 2.9 times as fast (matrices of the demo model's layers, Intel Xeon with AVX-512).
 """
 
 from collections.abc import Callable
