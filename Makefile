@@ -54,6 +54,7 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/bench_tracing.py
 	$(BIN)/python benchmarks/bench_attribution.py
 	$(BIN)/python benchmarks/bench_probing.py
+	$(BIN)/python benchmarks/bench_growth.py
 
 # Everything that a GPU should show, in TO. Nothing is installed: PYTHON is one that has torch and transformers.
 gpu:

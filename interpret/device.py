@@ -25,11 +25,25 @@ TOO_LARGE = "does not fit in memory: shorten it, use a smaller dtype, or use ano
 """The end of the reason why something is dropped."""
 
 
+_LARGEST_KEPT = 2**25 - 2**16
+"""Bytes; a little less than the 32 MiB above which glibc never keeps a block."""
+
+
 def total_memory(device: torch.device) -> int:
     """Return the total memory of a device in bytes; for a CPU, the memory of the machine."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def reuse_freed_memory() -> None:
+    """Let the C library keep freed memory for the next tensors of a CPU; without effect if it is not glibc.
+
+    glibc returns freed memory to the system beyond a limit, and then every page of the next tensor is a page fault,
+    which takes longer than the arithmetic on its numbers. The limit is twice the largest block of up to 32 MiB that
+    has been freed (``M_MMAP_THRESHOLD`` in mallopt(3)), so one block is allocated, not used, and freed.
+    """
+    torch.empty(_LARGEST_KEPT, dtype=torch.uint8, device="cpu")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 import interpret
 from benchmarks import bench_surgery
 from benchmarks.bench_attribution import our_layers, plain_layers
-from benchmarks.bench_selfie import Row, our_way, plain_way
+from benchmarks.bench_selfie import Row, in_eights, our_way
 from benchmarks.bench_tracing import Plain, cells_of
 from benchmarks.gpu.comparing import Bench, Speed, apart
 from benchmarks.gpu.inputs import fact_of, source_of, steps_of, template_of
@@ -56,7 +56,7 @@ def interpretation(bench: Bench) -> Speed:
         return torch.tensor([[ids, p, q] for ids, p, q in rows], dtype=torch.float64)
 
     return Speed(
-        lambda: numbers(plain_way(bench.model, source, template, N_NEW)),
+        lambda: numbers(in_eights(bench.model, source, template, N_NEW, keep_all=False)),
         lambda: numbers(our_way(bench.model, bench.tokenizer, source, template, N_NEW)),
         target=5.0,
         difference=texts_apart,

@@ -11,8 +11,9 @@ from interpret.engine.layers import Context, Past, Untapped, run_layer
 from interpret.engine.masks import masks_for
 from interpret.engine.trunk import Trunk
 
-CPU_TOKENS = 1024
-"""Tokens per call of a layer on a CPU: enough for fast matrix products, few enough for the CPU's caches."""
+CPU_TOKENS = 512
+"""Tokens per call of a layer on a CPU: enough for fast matrix products, few enough for the CPU's caches and for memory
+that is reused (``reuse_freed_memory``)."""
 
 T = TypeVar("T")
 

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from interpret.anatomy import anatomy_of
 from interpret.device import index_on, is_out_of_memory
-from interpret.engine.layers import Point, neurons
+from interpret.engine.layers import Point
 from interpret.engine.recording import RecordedRun, record_run
 from interpret.engine.trunk import Trunk, check_trunk, exit_of, trunk_of
 from interpret.sweep.base_and_donor import check_runs, embedded, first_difference, usable_memory
@@ -28,8 +28,9 @@ from interpret.sweep.columns import Column, run_column
 from interpret.sweep.metrics import Metric, check_metrics, read, together
 from interpret.sweep.whole_passes import whole_passes
 
-CPU_CHUNK = 1024
-"""Tokens computed at once on a CPU: enough for fast matrix products, few enough for the CPU's caches."""
+CPU_CHUNK = 512
+"""Tokens computed at once on a CPU: enough for fast matrix products, few enough for the CPU's caches and for memory
+that is reused (``reuse_freed_memory``)."""
 HEAD_CHUNK = 64
 """Positions per call of the unembedding on a CPU, because logits over the vocabulary are large."""
 GPU_LOGITS = 2**26
@@ -131,7 +132,7 @@ def run_sweep(
     trunk = trunk_of(model, base.shape[1])
     n_read = check_metrics(metrics, trunk.n_logits, base.shape[1])
     starts = [trunk.enter(run) for run in (base, donor)]
-    n_neurons = neurons(trunk.layers[0], starts[0][:1, :1]).shape[-1]
+    n_neurons = trunk.layers[0].neurons(starts[0][:1, :1]).shape[-1]
     check_cells(cells, base.shape[1], len(trunk.layers), model.config.num_attention_heads, n_neurons)
     base_run, donor_run = (
         record_run(trunk.layers, start, points) for start, points in zip(starts, _points(cells), strict=True)
