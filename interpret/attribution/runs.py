@@ -18,7 +18,7 @@ from interpret.anatomy import anatomy_of
 from interpret.attribution._attribute import attributions, check_texts
 from interpret.attribution.languages import languages_of
 from interpret.attribution.methods.registry import METHODS
-from interpret.attribution.plan import Plan, plan_attribution
+from interpret.attribution.plan import Plan, check_method_options, check_takes_layers, plan_attribution
 from interpret.attribution.result.aggregation import HOWS
 from interpret.attribution.result.attribution import Attribution
 from interpret.attribution.result.scores import Attributed, How
@@ -37,11 +37,11 @@ from interpret.finite import NOTHING_FINITE
 from interpret.models.opening import model_circumstances, model_identity
 from interpret.prompts import selectors
 from interpret.prompts.chat import model_text
-from interpret.prompts.prompts import Prompt
+from interpret.prompts.prompts import Prompt, raw_unless_said
 from interpret.prompts.scripts import joined
 from interpret.records import TokenScore
 from interpret.storage.run_folder import Run, RunFolder
-from interpret.work.inputs import PromptList, prompt_list, read_options
+from interpret.work.inputs import Examples, PromptList, prompt_list, read_options
 from interpret.work.loop import Work, fill_folder
 
 FILES = "attributions"
@@ -79,7 +79,7 @@ class Reduction:
 def run(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    examples: Path | str | Prompt | Sequence[Prompt],
+    examples: Prompt | Examples,
     output: Path | str,
     *,
     source_language: str | None = RunOptions.source_language,
@@ -96,7 +96,8 @@ def run(
     aggregate: str = RunOptions.aggregate,
     normalize: bool = RunOptions.normalize,
     subwords: bool = RunOptions.subwords,
-    chat_template: str = RunOptions.chat_template,
+    raw: bool = False,
+    chat_template: str | None = None,
     batch_size: int = BATCH_SIZE,
     progress: bool = True,
     identity: Mapping[str, Any] | None = None,
@@ -108,7 +109,7 @@ def run(
         model: as in ``attribute``.
         tokenizer: its tokenizer.
         examples: a file of prompts, as examples/examples.json; one ``Prompt``, optionally with ``target`` and
-            ``foil``; or several, each with its own name.
+            ``foil``; several, each with its own name; or rows as dicts, such as a Hugging Face data set.
         output: the run folder; it gets ``table.csv``, ``attributions/`` and ``manifest.json``.
         source_language: as in ``attribute``.
         target_language: as in ``attribute``.
@@ -125,7 +126,9 @@ def run(
         aggregate: how the embedding dimension is reduced: ``sum``, ``mean`` or ``l2``.
         normalize: divide the scores of each step by the sum of their absolute values.
         subwords: sum the scores over the tokens of each word.
-        chat_template: for prompts that are not raw: ``model``, or a text that contains ``{prompt}``.
+        raw: read prompts that do not say ``raw`` themselves as they are.
+        chat_template: make these prompts the user's message of a chat: ``model``, or a text that contains
+            ``{prompt}``. With neither: see ``Prompt.raw``, and the model's own template.
         batch_size: number of points or masked texts in a batch.
         progress: show a progress bar on stderr.
         identity: further JSON values the scores depend on, such as the version of your own method; a run is resumed
@@ -160,9 +163,10 @@ def run(
         aggregate=aggregate,
         normalize=normalize,
         subwords=subwords,
-        chat_template=chat_template,
+        chat_template=RunOptions.chat_template if chat_template is None else chat_template,
     )
-    found = PromptList([examples], "") if isinstance(examples, Prompt) else prompt_list(examples)
+    said = raw_unless_said(raw=raw, chat_template=chat_template)
+    found = PromptList([examples], "") if isinstance(examples, Prompt) else prompt_list(examples, raw=said)
     single = examples if isinstance(examples, Prompt) else None
     check_options(words, found.prompts)
     given = options if isinstance(options, Mapping) else read_options(options or ())
@@ -170,7 +174,7 @@ def run(
     plan = _plan(model, tokenizer, words, found.prompts, given, batch_size, foil_asked)
     alignment = _pairs(words.align)
     reduction = Reduction(cast(How, aggregate), normalize, subwords)
-    asked = questions(tokenizer, found.prompts, chat_template)
+    asked = questions(tokenizer, found.prompts, words.chat_template)
     if single is not None:
         inputs_of(plan, asked[0], alignment)  # errors are raised before the folder is created
     own = {"examples": found.path, "batch_size": batch_size}
@@ -182,20 +186,22 @@ def run(
         lost=lost_files,
         others=(FILES,),
         units=[one.name for one in asked],
-        identity={**model_identity(model), **_identity(words, plan, found, single), **(identity or {})},
+        identity={**model_identity(model), **_identity(words, plan, found, single, said), **(identity or {})},
         circumstances={**model_circumstances(model), **own, **(circumstances or {})},
         progress=progress,
     )
 
 
-def _identity(words: RunOptions, plan: Plan, found: PromptList, single: Prompt | None) -> dict[str, Any]:
+def _identity(
+    words: RunOptions, plan: Plan, found: PromptList, single: Prompt | None, said: bool | None
+) -> dict[str, Any]:
     """Return everything the scores depend on except the model, as the run records it."""
     return {
         "command": "attribute",
         "prompt": single and single.text,
         "target": single and _recorded(single.target),
         "foil": single and _recorded(single.foil),
-        **({"raw": False} if single and not single.raw else {}),
+        **({"raw": False} if single and not single.raw else {} if single or said is None else {"raw": said}),
         **asdict(words),
         "attributed_fn": plan.info.attributed_fn,
         "examples_sha256": None if single else found.sha256,
@@ -218,8 +224,8 @@ def check_options(words: RunOptions, prompts: Sequence[Prompt]) -> None:
     Raises:
         InputError: if an option is wrong; the message names it.
     """
-    attributed_function(words.attributed_fn or default_function(prompts))
-    step_functions(words.step_scores or [])
+    function = attributed_function(words.attributed_fn or default_function(prompts))
+    reported = step_functions(words.step_scores or [])
     for kind, name, allowed in (
         ("contrast", words.contrast, CONTRASTS),
         ("method", words.method, METHODS),
@@ -229,6 +235,9 @@ def check_options(words: RunOptions, prompts: Sequence[Prompt]) -> None:
             raise InputError(unknown(kind, name, allowed))
     _slice(words.steps)
     _pairs(words.align)
+    if words.layers is not None:
+        check_takes_layers(words.method)
+    check_method_options(words.method, [function, *reported], read_options(words.options or ()))
 
 
 def _plan(
