@@ -55,7 +55,7 @@ class Framing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Text:
+class TextOption:
     """The text of a single prompt."""
 
     prompt: Annotated[
@@ -64,7 +64,7 @@ class Text:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
+class SubjectOption:
     """What the prompt is about."""
 
     subject: Annotated[
@@ -73,7 +73,7 @@ class Subject:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Target:
+class TargetOption:
     """What follows the prompt."""
 
     target: Annotated[
@@ -85,7 +85,7 @@ class Target:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Foil:
+class FoilOption:
     """What the target is contrasted with."""
 
     foil: Annotated[
@@ -94,7 +94,7 @@ class Foil:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ids:
+class IdsOptions:
     """Target and foil as token ids."""
 
     target_ids: Annotated[
@@ -104,7 +104,7 @@ class Ids:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Examples:
+class ExamplesOption:
     """A file of prompts."""
 
     examples: Annotated[
@@ -117,7 +117,7 @@ class Examples:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
+class FactsOption:
     """A file of facts."""
 
     facts: Annotated[
@@ -165,7 +165,7 @@ class _Reading:
         return None
 
 
-class PromptOptions(_Reading, Framing, Examples):
+class PromptOptions(_Reading, Framing, ExamplesOption):
     """A prompt or a file of prompts."""
 
     def read(self) -> list[Prompt]:
@@ -187,21 +187,21 @@ class PromptOptions(_Reading, Framing, Examples):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SubjectPrompts(PromptOptions, Subject, Text):
+class SubjectPrompts(PromptOptions, SubjectOption, TextOption):
     """Prompts for commands that read selected tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TargetPrompts(PromptOptions, Ids, Foil, Target, Text):
+class TargetPrompts(PromptOptions, IdsOptions, FoilOption, TargetOption, TextOption):
     """Prompts for commands that read what follows them."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class AllPrompts(PromptOptions, Ids, Foil, Target, Subject, Text):
+class AllPrompts(PromptOptions, IdsOptions, FoilOption, TargetOption, SubjectOption, TextOption):
     """Prompts for commands that read selected tokens and what follows."""
 
 
-class FactSource(_Reading, Framing, Facts):
+class FactSource(_Reading, Framing, FactsOption):
     """A fact or a file of facts."""
 
     def read(self, of_config: str | None = None) -> "FactFile":
@@ -225,12 +225,12 @@ class FactSource(_Reading, Framing, Facts):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TracedFacts(FactSource, Target, Subject, Text):
+class TracedFacts(FactSource, TargetOption, SubjectOption, TextOption):
     """Facts that are traced."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ContrastedFacts(FactSource, Foil, Target, Subject, Text):
+class ContrastedFacts(FactSource, FoilOption, TargetOption, SubjectOption, TextOption):
     """Facts whose answer is contrasted with a foil."""
 
 

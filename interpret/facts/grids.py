@@ -50,9 +50,7 @@ def tokens_by_layers(rows: Iterable[C], part: str) -> Iterator[tuple[list[C], tu
     for row in rows:
         cells.setdefault((row.name, getattr(row, part)), []).append(row)
     if not cells:
-        raise InputError(
-            "no rows: no fact is finished yet, or all were dropped, see 'dropped' in manifest.json"
-        )
+        raise InputError("no rows: no fact is finished yet, or all were dropped, see 'dropped' in manifest.json")
     for (name, of_part), of_one in cells.items():
         what = f"the grid of {name!r} by {of_part!r}"
         ordered = sorted(of_one, key=lambda cell: (cell.token_idx, cell.layer_idx))

@@ -114,8 +114,6 @@ def _prompt(row: object, item: Item, counts: Counter[str], raw: bool | None) -> 
         raise InputError(f'"{item.names.prompt}" is missing{columns_found(row)}')
     if not text.strip():
         raise InputError(f'"{item.names.prompt}" is empty')
-    if subject is not None and subject not in text and subject.strip() in text:
-        subject = subject.strip()
     if subject is not None and (not subject.strip() or subject not in text):
         raise InputError(not_a_part('"subject"', subject, text))
     for key, words in ((item.names.answer, item.target), (item.names.foil, item.foil)):

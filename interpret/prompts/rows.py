@@ -92,6 +92,8 @@ def item_of(row: object) -> Item:
     if names is OWN:
         _check_spelling(row, _OWN_KEYS)
     subject, template = _text(row, "subject"), _template(row, names.template)
+    if subject is not None and names is not OWN:
+        subject = subject.strip()  # counterfact-tracing puts a space before it
     return Item(
         prompt=_prompt(_text(row, names.prompt), template, subject),
         subject=subject,

@@ -18,9 +18,10 @@ from interpret.reading.text import read_text
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 """Ending of a table's name -> what separates its cells."""
-LINES = (".jsonl", ".ndjson")
-TEXT = ".txt"
+LINES, TEXT = (".jsonl", ".ndjson"), ".txt"
+"""Endings of JSON Lines, and of plain text."""
 KINDS = "JSON, JSON Lines (.jsonl), CSV (.csv), TSV (.tsv) or plain text (.txt)"
+"""The forms of files, for messages and help texts."""
 Cell = Callable[[str, str], Any]
 """(column, text of the cell) -> its value."""
 
