@@ -27,6 +27,13 @@ READ_AS = (
     "other prompt is the user's message in the model's own chat template, if it has one]"
 )
 """The default of all commands; for prompts, ``Prompt.raw`` decides."""
+_IDS = ("target_ids", "foil_ids")
+_KEYS = ("subject", "target", "foil", *_IDS)
+"""The keys of a row besides the prompt that are options, too."""
+_OPTIONS = {"attribute": "target", "target_ids": "target-ids", "foil_ids": "foil-ids"}
+"""Key of a row -> its option, where the names differ."""
+_QUOTED = re.compile(r'"(prompt|subject|attribute|target_ids|target|foil_ids|foil)"')
+_PLACE = re.compile(r"^examples\[0\]: ")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +160,7 @@ class _Reading:
         Raises:
             InputError: if neither or both are given.
         """
-        own = [name for name in _CONTINUED if hasattr(self, name)]
+        own = [name for name in _KEYS if hasattr(self, name)]
         row = {name: getattr(self, name) for name in own if getattr(self, name) is not None}
         if (self.prompt is None) == (file is None):
             raise InputError(f"give either --prompt with a text or {option} with a file of {what}")
@@ -234,12 +241,6 @@ class ContrastedFacts(FactSource, FoilOption, TargetOption, SubjectOption, TextO
     """Facts whose answer is contrasted with a foil."""
 
 
-_IDS = ("target_ids", "foil_ids")
-_CONTINUED = ("subject", "target", "foil", *_IDS)
-_QUOTED = re.compile(r'"(prompt|subject|attribute|target_ids|target|foil_ids|foil)"')
-_PLACE = re.compile(r"^examples\[0\]: ")
-
-
 def _ids(name: str, words: str) -> list[int]:
     """Read the token ids of an option."""
     try:
@@ -269,7 +270,3 @@ def tell_framing(prompts: list[Prompt], chat_template: str | None, has_template:
     elif chat_template is None:
         which = "the prompt is" if len(prompts) == 1 else f"{messages} of {len(prompts)} prompts are"
         say(f"{which} read as the user's message of a chat (see --raw)")
-
-
-_OPTIONS = {"attribute": "target", "target_ids": "target-ids", "foil_ids": "foil-ids"}
-"""Key of a row -> its option, where the names differ."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 
-from interpret.cli.console import MOST_SHOWN, tell
+from interpret.cli.console import MOST_SHOWN, say, tell
 from interpret.storage.run_folder import MANIFEST, TABLE, RunFolder
 from interpret.work.loop import Work, drop_counts
 
@@ -41,3 +41,6 @@ def tell_counts(work: Work, run: RunFolder) -> None:
         left = len(failed) - MOST_SHOWN
         more = f"and {left} more, see 'dropped' in {run.folder / MANIFEST}" if left > 0 else ""
         raise NotAllError(dict(islice(failed.items(), MOST_SHOWN)), more)
+    if dropped and not counts["kept"]:  # so that nobody has to search for the reason why a table is empty
+        unit, reason = next(iter(dropped.items()))
+        say(f"{unit}: {reason}; --no-filter keeps facts that the model does not know")

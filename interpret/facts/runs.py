@@ -19,6 +19,7 @@ from interpret.errors import InputError, ModelError, brief, unknown
 from interpret.facts.files import Fact, FactFile, load_facts
 from interpret.facts.filter import RULES, Answered, Rule, known
 from interpret.finite import MODEL_GIVES_NAN
+from interpret.prompts.prompts import check_template
 from interpret.reading import file_key
 from interpret.storage.provenance import objects_sha256
 from interpret.storage.run_folder import Run
@@ -41,12 +42,14 @@ class FactPlan:
     """When a fact counts as known, see ``known``."""
 
     def __post_init__(self) -> None:
-        """Check the rule.
+        """Check the rule and the chat template.
 
         Raises:
-            InputError: if the rule is unknown.
+            InputError: if the rule is unknown, or the template has no place for the prompt.
         """
         rule_of(self.rule)
+        if self.chat_template is not None:
+            check_template(self.chat_template)
 
     @property
     def chat_template(self) -> str | None:

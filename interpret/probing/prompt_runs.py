@@ -104,7 +104,7 @@ def run_probe(
         output,
         probe.record,
         lambda run: write_probes(run, read, prompts, lacking),
-        units=[one.name for one in given.prompts],
+        units=[*lacking, *(one.name for one in kept)],
         identity={**model_identity(model), **asked, **(identity or {})},
         circumstances={**model_circumstances(model), "examples": given.path, **(circumstances or {})},
         progress=progress,

@@ -160,7 +160,7 @@ def run(
         output,
         Interpretation,
         written,
-        units=[one.name for one in prompts.prompts],
+        units=[*lacking, *(one.name for one in kept)],
         identity={**model_identity(model), **asked, **(identity or {})},
         circumstances={**model_circumstances(model), **own, **(circumstances or {})},
         count=lambda units: sum(counts.get(name, 0) for name in units),

@@ -93,7 +93,7 @@ def fill_folder(
 
 
 def drop_lacking(run: Run, reasons: Mapping[str, str], failed: str) -> None:
-    """Drop the pending units of a run that lack what the work needs.
+    """Drop the pending units of a run that lack what the work needs; they are the first units of the run.
 
     Args:
         run: the open run.

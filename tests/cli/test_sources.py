@@ -10,7 +10,8 @@ from typer.main import get_command
 
 import interpret
 from interpret.cli import make_app
-from interpret.facts.grids import FEWEST
+from interpret.cli.options import Loading
+from interpret.facts.grids import FEWEST, BucketMean, too_few
 from interpret.facts.runs import fact_file
 from interpret.prompts import load_examples
 from interpret.tracing.inputs import TraceSettings
@@ -38,6 +39,13 @@ MORE = {"trace": ["--samples", "2", "--mediator", "hidden", "--no-filter"], "loc
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def opened_once(model_folder, opened, monkeypatch):
+    """The tiny model is opened once for all commands of this file."""
+    load = Loading.load
+    monkeypatch.setattr(Loading, "load", lambda self, name: opened if name == str(model_folder) else load(self, name))
 
 
 def options(command):
@@ -259,7 +267,7 @@ def test_what_is_not_shown_is_counted(model_folder, capsys):
     quick = ["--new-tokens", "2", "--prompt-output-tokens", "1", "--tokens", "all"]
     assert run("selfie", *argv, *quick, "--layers", "all", "--output", "runs/a") == 0
     said = capsys.readouterr().out
-    rows = (Path("runs/a/table.csv").read_text().count("\n")) - 1
+    rows = len(interpret.storage.read_run("runs/a").records())
     assert f"and {rows - 10} more rows in table.csv\n" in said
     assert f"{rows} rows in runs/a/table.csv\n" in said
     prompts = json_file(Path("a.json"), ["I love pizza", "I love apples", "Rome"])
@@ -278,20 +286,35 @@ def test_what_is_not_shown_is_counted(model_folder, capsys):
     assert "2 pairs are too few: no neuron can have p below 0.5; use about a hundred" in said.err
 
 
-@pytest.mark.parametrize("n_facts", [1, 2, FEWEST])
+@pytest.mark.parametrize("n_facts", [1, 2])
 def test_averages_over_too_few_facts_say_so(n_facts, model_folder, capsys):
     facts = json_file(Path("facts.json"), fact_rows(n_facts, foil="Rome"))
     argv = ["--model", model_folder, "--device", "cpu", "--no-filter", "--facts", facts]
     for words in (["trace", *argv, "--samples", "2", "--mediator", "hidden"], ["locate", *argv]):
         assert run(*words) == 0
         said = " ".join(capsys.readouterr().out.split())
-        few = "and their 95% intervals too narrow; here are averages over"
-        assert (f"{few} {n_facts}" in said) == (n_facts < FEWEST)
-        assert ("and of 1 there is no interval" in said) == (n_facts == 1)
-        assert (" to +" in said or " to -" in said) == (n_facts > 1)
+        assert "averages over fewer than 10 facts are unreliable, and their 95% intervals too narrow" in said
+        assert (" to +" in said or " to -" in said) == (n_facts > 1), "a single fact has no interval"
     for folder in ("runs/trace", "runs/locations"):
         assert run("figures", folder, "-o", "figures") == 0
-        assert ("averages over fewer than 10 facts" in " ".join(capsys.readouterr().err.split())) == (n_facts < FEWEST)
+        assert "averages over fewer than 10 facts are unreliable" in " ".join(capsys.readouterr().err.split())
+    assert run("compare", "runs/trace", "runs/trace") == 0
+    assert f"fewer than 10 facts are too few for a mean; here are {n_facts}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("counts", "end"),
+    [
+        ([FEWEST, FEWEST + 1], ""),
+        ([FEWEST, FEWEST - 1], "here are averages over 9"),
+        ([2, 4, 30], "here are averages over 2 to 4"),
+        ([1], "here are averages over 1, and of 1 there is no interval"),
+    ],
+)
+def test_few_facts_are_counted_by_kind_of_token(counts, end):
+    said = too_few([BucketMean("last", 0, 0.5, 0.4, 0.6, n) for n in counts])
+    assert said.endswith(end)
+    assert bool(said) == bool(end)
 
 
 # ---------------------------------------------------------------------------------------------- what is dropped
@@ -326,7 +349,7 @@ def test_from_python_it_is_dropped_too(opened):
     rows = [ROW, {"prompt": "I love pizza"}]
     made = interpret.probing.run_lens(*opened, rows, "runs/a", tokens="subject_last", progress=False)
     assert list(made.dropped) == ["prompt_2"]
-    assert made.units == ["prompt_1", "prompt_2"]
+    assert made.units == ["prompt_2", "prompt_1"]
     with pytest.raises(interpret.InputError, match='prompt prompt_1: token selector .* needs a "subject"'):
         interpret.selfie.run(*opened, rows[1:], "runs/b", tokens="subject")
 
@@ -335,6 +358,10 @@ def test_figures_of_facts_that_were_not_known_say_so(model_folder, capsys):
     facts = json_file(Path("facts.json"), fact_rows(2, attribute="zebra"))
     for command, folder in (("trace", "runs/trace"), ("locate", "runs/locations")):
         assert run(command, "--model", model_folder, "--device", "cpu", "--facts", facts) == 0
+        said = capsys.readouterr()
+        assert "2 facts: 0 " in said.out
+        assert "known_0: not known: wrong answer, " in said.err
+        assert "--no-filter keeps facts that the model does not know" in said.err
         assert run("figures", folder) == 2
         said = capsys.readouterr().err
         assert "has no rows: all units of the run were dropped (2); the first is 'known_0': not known: wrong" in said
