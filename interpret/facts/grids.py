@@ -153,9 +153,12 @@ def too_few(means: Iterable[BucketMean]) -> str:
     >>> too_few([BucketMean("last", 3, 0.2, 0.1, 0.3, n=4)])
     'averages over fewer than 10 facts are unreliable, and their 95% intervals too narrow; here are averages over 4'
     """
-    few = sorted({one.n for one in means if one.n < FEWEST})
+    counts = {one.n for one in means}
+    few = sorted(count for count in counts if count < FEWEST)
     if not few:
         return ""
+    if counts == {1}:
+        return "these are the numbers of a single fact, not averages; there are no intervals"
     single = ", and of 1 there is no interval" if few[0] == 1 else ""
     over = str(few[0]) if len(few) == 1 else f"{few[0]} to {few[-1]}"
     return (

@@ -288,16 +288,20 @@ def test_what_is_not_shown_is_counted(model_folder, capsys):
 
 @pytest.mark.parametrize("n_facts", [1, 2])
 def test_averages_over_too_few_facts_say_so(n_facts, model_folder, capsys):
+    words_of_few = {
+        1: "these are the numbers of a single fact, not averages; there are no intervals",
+        2: "averages over fewer than 10 facts are unreliable, and their 95% intervals too narrow",
+    }
     facts = json_file(Path("facts.json"), fact_rows(n_facts, foil="Rome"))
     argv = ["--model", model_folder, "--device", "cpu", "--no-filter", "--facts", facts]
     for words in (["trace", *argv, "--samples", "2", "--mediator", "hidden"], ["locate", *argv]):
         assert run(*words) == 0
         said = " ".join(capsys.readouterr().out.split())
-        assert "averages over fewer than 10 facts are unreliable, and their 95% intervals too narrow" in said
+        assert words_of_few[n_facts] in said
         assert (" to +" in said or " to -" in said) == (n_facts > 1), "a single fact has no interval"
     for folder in ("runs/trace", "runs/locations"):
         assert run("figures", folder, "-o", "figures") == 0
-        assert "averages over fewer than 10 facts are unreliable" in " ".join(capsys.readouterr().err.split())
+        assert words_of_few[n_facts] in " ".join(capsys.readouterr().err.split())
     assert run("compare", "runs/trace", "runs/trace") == 0
     assert f"fewer than 10 facts are too few for a mean; here are {n_facts}" in capsys.readouterr().out
 
@@ -308,7 +312,8 @@ def test_averages_over_too_few_facts_say_so(n_facts, model_folder, capsys):
         ([FEWEST, FEWEST + 1], ""),
         ([FEWEST, FEWEST - 1], "here are averages over 9"),
         ([2, 4, 30], "here are averages over 2 to 4"),
-        ([1], "here are averages over 1, and of 1 there is no interval"),
+        ([1, 2], "here are averages over 1 to 2, and of 1 there is no interval"),
+        ([1], "of a single fact, not averages; there are no intervals"),
     ],
 )
 def test_few_facts_are_counted_by_kind_of_token(counts, end):
