@@ -94,10 +94,10 @@ def plan_attribution(
     if languages is not None:
         _check_translating(method, chosen, functions)
     _check_contrast(functions, contrast, with_foils)
-    _check_options(method, chosen, functions, options, arguments)
+    check_method_options(method, list(functions), options, arguments)
     _check_model(model, chosen)
-    if layers is not None and not chosen.layers:
-        raise InputError(f"method {method!r} takes no layers; leave layers out, or use a layer method")
+    if layers is not None:
+        check_takes_layers(method)
     if chosen.layers and functions[name].dropout:
         raise InputError(f"{name!r} needs several passes, but layer methods use one; attribute another function")
     own = _given(chosen.options(), options)
@@ -184,17 +184,30 @@ _OTHER_NAMES = {
 """Arguments of Inseq, for which a similar name of ours would be a wrong suggestion, and what to write here."""
 
 
-def _check_options(
-    name: str,
-    method: AttributionMethod,
-    functions: Mapping[str, StepFunction],
-    options: Mapping[str, Any],
-    arguments: Collection[str],
+def check_takes_layers(method: str) -> None:
+    """Raise an InputError if a method cannot be limited to some layers."""
+    if not METHODS[method].layers and "layers" not in METHODS[method].options():
+        raise InputError(f"method {method!r} takes no layers; leave layers out, or use a layer method")
+
+
+def check_method_options(
+    name: str, functions: Sequence[str], options: Mapping[str, Any], arguments: Collection[str] = ()
 ) -> None:
+    """Check that a method, or one of some step functions, has the given options.
+
+    Args:
+        name: name of the method.
+        functions: names of the attributed and the reported functions.
+        options: the options.
+        arguments: names of arguments that may be suggested in place of an unknown option.
+
+    Raises:
+        InputError: if an option is unknown.
+    """
     if foreign := [name for name in options if name in _OTHER_NAMES]:
         raise InputError(f"unknown argument {foreign[0]!r}; {_OTHER_NAMES[foreign[0]]}")
-    known = list(method.options())
-    known += [option for each in functions.values() for option in each.options()]
+    known = list(METHODS[name].options())
+    known += [option for each in functions for option in FUNCTIONS[each].options()]
     for option in options:
         if option not in known:
             near = closest(option, arguments)

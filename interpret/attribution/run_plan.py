@@ -8,7 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from interpret.anatomy import anatomy_of
 from interpret.attribution.languages import languages_of
 from interpret.attribution.methods.registry import METHODS
-from interpret.attribution.plan import Plan, plan_attribution
+from interpret.attribution.plan import Plan, check_method_options, check_takes_layers, plan_attribution
 from interpret.attribution.result.aggregation import HOWS
 from interpret.attribution.run_options import RunOptions
 from interpret.attribution.steps.functions import CONTRASTS, FUNCTIONS, Contrast, attributed_function, step_functions
@@ -16,6 +16,7 @@ from interpret.attribution.targets import Alignment
 from interpret.errors import InputError, unknown
 from interpret.prompts import selectors
 from interpret.prompts.prompts import Prompt
+from interpret.work.inputs import read_options
 
 CONTRAST, PLAIN = "contrast_prob_diff", "probability"
 """The default attributed functions: if every prompt has a foil, and otherwise."""
@@ -32,8 +33,8 @@ def check_options(words: RunOptions, prompts: Sequence[Prompt]) -> None:
     Raises:
         InputError: if an option is wrong; the message names it.
     """
-    attributed_function(words.attributed_fn or default_function(prompts))
-    step_functions(words.step_scores or [])
+    function = attributed_function(words.attributed_fn or default_function(prompts))
+    reported = step_functions(words.step_scores or [])
     for kind, name, allowed in (
         ("contrast", words.contrast, CONTRASTS),
         ("method", words.method, METHODS),
@@ -43,6 +44,9 @@ def check_options(words: RunOptions, prompts: Sequence[Prompt]) -> None:
             raise InputError(unknown(kind, name, allowed))
     _slice(words.steps)
     read_pairs(words.align)
+    if words.layers is not None:
+        check_takes_layers(words.method)
+    check_method_options(words.method, [function, *reported], read_options(words.options or ()))
 
 
 def plan_run(

@@ -33,11 +33,11 @@ from interpret.attribution.run_plan import check_options, plan_run, read_pairs
 from interpret.attribution.targets import Alignment
 from interpret.errors import InputError, ModelError
 from interpret.models.opening import model_circumstances, model_identity
-from interpret.prompts.prompts import Prompt
+from interpret.prompts.prompts import Prompt, raw_unless_said
 from interpret.records import TokenScore
 from interpret.storage.run import Run
 from interpret.storage.run_folder import RunFolder
-from interpret.work.inputs import PromptList, prompt_list, read_options
+from interpret.work.inputs import Examples, PromptList, prompt_list, read_options
 from interpret.work.loop import Work, fill_folder
 from interpret.work.progress import say
 
@@ -57,7 +57,7 @@ class Reduction:
 def run(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    examples: Path | str | Prompt | Sequence[Prompt],
+    examples: Prompt | Examples,
     output: Path | str,
     *,
     source_language: str | None = RunOptions.source_language,
@@ -74,7 +74,8 @@ def run(
     aggregate: str = RunOptions.aggregate,
     normalize: bool = RunOptions.normalize,
     subwords: bool = RunOptions.subwords,
-    chat_template: str = RunOptions.chat_template,
+    raw: bool = False,
+    chat_template: str | None = None,
     batch_size: int = BATCH_SIZE,
     progress: bool = True,
     identity: Mapping[str, Any] | None = None,
@@ -86,7 +87,7 @@ def run(
         model: as in ``attribute``.
         tokenizer: its tokenizer.
         examples: a file of prompts, as examples/examples.json; one ``Prompt``, optionally with ``target`` and
-            ``foil``; or several, each with its own name.
+            ``foil``; several, each with its own name; or rows as dicts, such as a Hugging Face data set.
         output: the run folder; it gets ``table.csv``, ``attributions/`` and ``manifest.json``.
         source_language: as in ``attribute``.
         target_language: as in ``attribute``.
@@ -103,7 +104,9 @@ def run(
         aggregate: how the embedding dimension is reduced: ``sum``, ``mean`` or ``l2``.
         normalize: divide the scores of each step by the sum of their absolute values.
         subwords: sum the scores over the tokens of each word.
-        chat_template: for prompts that are not raw: ``model``, or a text that contains ``{prompt}``.
+        raw: read prompts that do not say ``raw`` themselves as they are.
+        chat_template: make these prompts the user's message of a chat: ``model``, or a text that contains
+            ``{prompt}``. With neither: see ``Prompt.raw``, and the model's own template.
         batch_size: number of points or masked texts in a batch.
         progress: show a progress bar on stderr.
         identity: further JSON values the scores depend on, such as the version of your own method; a run is resumed
@@ -138,9 +141,10 @@ def run(
         aggregate=aggregate,
         normalize=normalize,
         subwords=subwords,
-        chat_template=chat_template,
+        chat_template=RunOptions.chat_template if chat_template is None else chat_template,
     )
-    found = PromptList([examples], "") if isinstance(examples, Prompt) else prompt_list(examples)
+    said = raw_unless_said(raw=raw, chat_template=chat_template)
+    found = PromptList([examples], "") if isinstance(examples, Prompt) else prompt_list(examples, raw=said)
     single = examples if isinstance(examples, Prompt) else None
     check_options(words, found.prompts)
     given = options if isinstance(options, Mapping) else read_options(options or ())
@@ -148,7 +152,7 @@ def run(
     plan = plan_run(model, tokenizer, words, found.prompts, given, batch_size, foil_asked)
     alignment = read_pairs(words.align)
     reduction = Reduction(cast(How, aggregate), normalize, subwords)
-    asked = questions(tokenizer, found.prompts, chat_template)
+    asked = questions(tokenizer, found.prompts, words.chat_template)
     if single is not None:
         inputs_of(plan, asked[0], alignment)  # errors are raised before the folder is created
     own = {"examples": found.path, "batch_size": batch_size}
@@ -159,20 +163,22 @@ def run(
         lambda run: write_attributions(run, plan, asked, reduction, alignment=alignment),
         others=(FILES,),
         units=[one.name for one in asked],
-        identity={**model_identity(model), **_identity(words, plan, found, single), **(identity or {})},
+        identity={**model_identity(model), **_identity(words, plan, found, single, said), **(identity or {})},
         circumstances={**model_circumstances(model), **own, **(circumstances or {})},
         progress=progress,
     )
 
 
-def _identity(words: RunOptions, plan: Plan, found: PromptList, single: Prompt | None) -> dict[str, Any]:
+def _identity(
+    words: RunOptions, plan: Plan, found: PromptList, single: Prompt | None, said: bool | None
+) -> dict[str, Any]:
     """Return everything the scores depend on except the model, as the run records it."""
     return {
         "command": "attribute",
         "prompt": single and single.text,
         "target": single and _recorded(single.target),
         "foil": single and _recorded(single.foil),
-        **({"raw": False} if single and not single.raw else {}),
+        **({"raw": False} if single and not single.raw else {} if single or said is None else {"raw": said}),
         **asdict(words),
         "attributed_fn": plan.info.attributed_fn,
         "examples_sha256": None if single else found.sha256,

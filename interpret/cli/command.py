@@ -10,16 +10,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import wraps
 from inspect import Parameter, Signature, signature
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 from typer.core import TyperCommand
 
-from interpret.cli.console import INTERRUPTED, NOT_ALL, NOT_DONE, err, say
+from interpret.cli.console import INTERRUPTED, NOT_ALL, NOT_DONE, err, quietly, say
 from interpret.cli.work import NotAllError
 from interpret.errors import InterpretError
 
+HELP = ["--help", "-h"]
+"""Options that show the help text of any command."""
+QUIET = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print nothing but errors and the reasons for what was dropped.")
+]
 LIBRARY = {"contrast_targets": "foil", "max_new_tokens": "new_tokens", "n_permutations": "permutations"}
 """Argument of the library -> parameter of the commands, where the names differ."""
 _QUOTED = r"(?<!\w)(?:'[^'\n]*'|\"[^\"\n]*\")(?!\w)"
@@ -41,7 +46,10 @@ def add_command(app: typer.Typer, name: str, command: Callable[..., None]) -> No
         command: the function; its parameters are options, arguments, or dataclasses of options. Its docstring is the
             help text; the first clause is shown in the list of commands, see ``clause``.
     """
-    app.command(name, cls=_Command, short_help=clause(str(command.__doc__)))(_spread(command))
+    settings = {"help_option_names": HELP}
+    app.command(name, cls=_Command, short_help=clause(str(command.__doc__)), context_settings=settings)(
+        _spread(command)
+    )
 
 
 def clause(text: str) -> str:
@@ -138,13 +146,16 @@ def _spread(command: Callable[..., None]) -> Callable[..., None]:
         else:
             parameters.append(one.replace(kind=Parameter.KEYWORD_ONLY))
 
+    parameters.append(Parameter("quiet", Parameter.KEYWORD_ONLY, default=False, annotation=QUIET))
+
     @wraps(command)
-    def spread(**given: Any) -> None:
+    def spread(*, quiet: bool, **given: Any) -> None:
         made = {
             name: group(**{field.name: given.pop(field.name) for field in fields(group)})
             for name, group in groups.items()
         }
-        command(**given, **made)
+        with quietly(quiet):
+            command(**given, **made)
 
     vars(spread)["__signature__"] = Signature(parameters)
     spread.__annotations__ = {one.name: one.annotation for one in parameters}

@@ -1,13 +1,15 @@
 """All commands by name. Extensions must be loaded before this module is imported, so that help texts list them."""
 
 from collections.abc import Callable, Mapping
+from typing import Annotated
 
 import typer
 
 from interpret.cli.attribute import attribute_command
 from interpret.cli.check import check_command
-from interpret.cli.command import add_command, clause
+from interpret.cli.command import HELP, add_command, clause
 from interpret.cli.compare import compare_command
+from interpret.cli.console import tell
 from interpret.cli.export import export_command
 from interpret.cli.figures import figures_command
 from interpret.cli.locate import locate_command
@@ -17,6 +19,7 @@ from interpret.cli.report import report_command
 from interpret.cli.selfie import selfie_command
 from interpret.cli.trace import trace_command
 from interpret.probing.registry import PROBES as REGISTERED
+from interpret.storage import provenance
 
 COMMANDS: Mapping[str, Callable[..., None]] = {
     "selfie": selfie_command,
@@ -37,6 +40,15 @@ PROBES: Mapping[str, Callable[..., None]] = {
     "neurons": neurons_command,
 }
 """The commands under ``probe``."""
+SHOWN_VERSIONS = ("llm-interpret", "transformers", "torch", "python")
+"""What ``--version`` tells; ``interpret check`` tells more."""
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        found = provenance.versions()
+        tell(", ".join(f"{name} {found[name]}" for name in SHOWN_VERSIONS if name in found))
+        raise typer.Exit
 
 
 def make_app() -> typer.Typer:
@@ -48,6 +60,7 @@ def make_app() -> typer.Typer:
         "interpret COMMAND --help shows an example and all options of a command.",
         COMMANDS,
     )
+    made.callback()(_top)
     made.add_typer(
         _app(
             "probe",
@@ -59,6 +72,14 @@ def make_app() -> typer.Typer:
     return made
 
 
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_tell_version, help="Show the versions and exit.")
+    ] = False,
+) -> None:
+    """Handle the options that stand before a command."""
+
+
 def _app(name: str, help_: str, commands: Mapping[str, Callable[..., None]]) -> typer.Typer:
     app = typer.Typer(
         name=name,
@@ -68,6 +89,7 @@ def _app(name: str, help_: str, commands: Mapping[str, Callable[..., None]]) -> 
         add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
+        context_settings={"help_option_names": HELP},
     )
     for word, command in commands.items():
         add_command(app, word, command)

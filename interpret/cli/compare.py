@@ -25,7 +25,7 @@ def compare_command(
     """
     import numpy as np
 
-    from interpret.facts.grids import not_finite
+    from interpret.facts.grids import FEWEST, not_finite
     from interpret.stats import rank_correlation
     from interpret.tracing.compare import grid_pairs, peak_of
 
@@ -41,4 +41,6 @@ def compare_command(
     out.print(table)
     if words := not_finite([grid for pair in found for grid in pair]):
         tell(words)
+    if (n_facts := len({one.name for one, _ in found})) < FEWEST:
+        tell(f"fewer than {FEWEST} facts are too few for a mean; here are {n_facts}")
     out.print("rank correlation: Spearman's, over all tokens and layers of a fact")

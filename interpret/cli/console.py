@@ -1,16 +1,21 @@
 """Output of the commands: consoles for stdout and stderr, lines and tables; also the check of a choice."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from interpret.errors import InputError, RunError, unknown
+from interpret.storage.run_folder import TABLE
 from interpret.work.progress import err as err
 from interpret.work.progress import say as say
+
+if TYPE_CHECKING:
+    from interpret.facts.grids import BucketMean
 
 # With emoji codes enabled, rich would replace ":-1:" in a layer selector by a picture of a thumb.
 out = Console(emoji=False)
@@ -31,6 +36,38 @@ def tell(line: str) -> None:
     out.print(escape(line), highlight=False, soft_wrap=True)
 
 
+def tell_more(**left: int) -> None:
+    """Print how much of a table is not shown, as in "and 39 more rows in table.csv"; nothing if all is.
+
+    Args:
+        left: noun in the plural -> how many are not shown.
+    """
+    parts = [counted(count, noun) for noun, count in left.items() if count > 0]
+    if parts:
+        tell(f"and {' and '.join(parts)} in {TABLE}")
+
+
+def counted(count: int, nouns: str) -> str:
+    """Return a count in words.
+
+    >>> counted(2, "steps"), counted(1, "steps")
+    ('2 more steps', '1 more step')
+    """
+    return f"{count:,} more {nouns.removesuffix('s') if count == 1 else nouns}"
+
+
+@contextmanager
+def quietly(quiet: bool) -> Iterator[None]:
+    """Print nothing on both consoles inside the ``with`` block, if ``quiet`` is true."""
+    before = out.quiet, err.quiet
+    if quiet:
+        out.quiet = err.quiet = True
+    try:
+        yield
+    finally:
+        out.quiet, err.quiet = before
+
+
 def show_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a title and a table."""
     table = Table(*header)
@@ -38,6 +75,12 @@ def show_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]])
         table.add_row(*map(escape, row))
     tell(title)
     out.print(table)
+
+
+def peak_cells(peak: "BucketMean") -> tuple[str, str, str, str, str]:
+    """Return the cells of an average: kind of token, layer, mean, interval (empty for a single fact), and facts."""
+    interval = f"{peak.low:+.3f} to {peak.high:+.3f}" if peak.n > 1 else ""
+    return peak.bucket, str(peak.layer_idx), f"{peak.mean:+.3f}", interval, str(peak.n)
 
 
 def choice(kind: str, name: str, allowed: Iterable[Name]) -> Name:

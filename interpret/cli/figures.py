@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from interpret.facts.buckets import Scheme
     from interpret.facts.grids import Grid
     from interpret.locating.tables import LocationGrid
+    from interpret.stats import Average
     from interpret.tracing.tables import TraceGrid
 
 AVERAGES = "averages.csv"
@@ -77,27 +78,40 @@ def _draw_probe(run: Path, output: Path, command: str) -> None:
     if probe is None or probe.figure is None:
         use = "; use 'interpret report'" if command == "selfie" else ""
         raise InputError(f"{run} is a run of 'interpret {one_line(command)}', for which there are no figures{use}")
+    run_folder.read_rows(run, probe.record)  # says why if there are none
     _save(output, iter([(probe.name, probe.figure(run_folder.read_run(run, probe.record).to_frame()))]))
 
 
 def _draw_traces(
     run: Path, output: Path, scheme: "Scheme", fact: Sequence[str] | None, prompts: int, *, window: int | None
 ) -> None:
+    from interpret.facts.grids import bucket_averages, by_part
     from interpret.tracing.tables import trace_averages, trace_grids
 
     traced = trace_grids(run_folder.read_rows(run, TraceCell))
     _save(output, _figures(traced, _chosen(traced, fact, prompts), scheme, window))
+    _say_if_few([bucket_averages(of_one, scheme=scheme) for of_one in by_part(traced, "mediator").values()], scheme)
     averages = trace_averages(traced, scheme=scheme)
     disk.replace_whole(output / AVERAGES, csv_header(TraceAverage) + to_csv(averages))
 
 
 def _draw_locations(run: Path, output: Path, scheme: "Scheme", fact: Sequence[str] | None, prompts: int) -> None:
+    from interpret.facts.grids import bucket_averages, by_part
     from interpret.locating.tables import location_grids, location_summary
 
     located = location_grids(run_folder.read_rows(run, LocationCell))
     _save(output, _location_figures(located, _chosen(located, fact, prompts), scheme))
+    _say_if_few([bucket_averages(of_one, scheme=scheme) for of_one in by_part(located, "site").values()], scheme)
     averages = location_summary(located, scheme=scheme)
     disk.replace_whole(output / AVERAGES, csv_header(LocationAverage) + to_csv(averages))
+
+
+def _say_if_few(averages: "Sequence[Average]", scheme: "Scheme") -> None:
+    """Print that averages are over too few facts."""
+    from interpret.facts.grids import bucket_peaks, too_few
+
+    if words := too_few([peak for one in averages for peak in bucket_peaks(one, scheme=scheme)]):
+        say(words)
 
 
 def _save(output: Path, figures: "Iterator[tuple[str, Figure]]") -> None:

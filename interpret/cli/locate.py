@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from interpret.cli.console import out
-from interpret.cli.options import FactOptions, Loading, Model, Output
+from interpret.cli.console import out, peak_cells, tell
+from interpret.cli.options import FactOptions, Loading, Model, output_option
+from interpret.cli.sources import ContrastedFacts
 from interpret.cli.work import tell_counts
 
 if TYPE_CHECKING:
@@ -17,11 +18,8 @@ if TYPE_CHECKING:
 
 def locate_command(
     *,
-    facts: Annotated[
-        Path,
-        typer.Option(help="JSON file of facts with foils, in the format of CounterFact; see examples/facts.json."),
-    ],
-    output: Output = Path("runs/locations"),
+    fact: ContrastedFacts,
+    output: Annotated[Path | None, output_option("locations")] = None,
     model: Model = "demo",
     attributed_fn: Annotated[
         str,
@@ -35,7 +33,7 @@ def locate_command(
 ) -> None:
     """Find the tokens and layers that store facts by attribution: one CSV row per fact, site, token and layer.
 
-    interpret locate --facts examples/facts.json
+    interpret locate --prompt "The capital of France is" --subject France --target Paris --foil Rome
 
     Each activation is scored by gradient times activation. This needs one forward and one backward pass per fact, much
     less than 'interpret trace', but it is only a first-order approximation. Average scores are printed at the end.
@@ -43,22 +41,19 @@ def locate_command(
     A run can be stopped at any time; the same command resumes it. Exit code 3: finished, but some facts could not be
     located.
     """
-    from interpret.facts.files import load_facts
     from interpret.facts.runs import rule_of
     from interpret.locating import runs
     from interpret.locating.tables import location_grids
 
     # Check everything that can be checked without the model first.
     rule = rule_of(chosen.rule or "words")
-    plan = runs.LocationPlan(
-        load_facts(facts), chosen.limit, chosen.only_known, rule, attributed_fn, chosen.chat_template
-    )
+    plan = runs.LocationPlan(fact.read(), chosen.limit, chosen.only_known, rule, attributed_fn, fact.chat_template)
     opened = loading.open(model)
     run = runs.run(
         opened.model,
         opened.tokenizer,
         plan.facts,
-        output,
+        fact.folder("runs/locations", output, model, attributed_fn, chosen, loading),
         attributed_fn=plan.attributed_fn,
         limit=chosen.limit,
         only_known=chosen.only_known,
@@ -73,14 +68,17 @@ def locate_command(
 
 def _show(function: str, grids: "Sequence[LocationGrid]") -> None:
     """Print, for each site and kind of token, the layer with the largest mean score."""
-    from interpret.facts.grids import bucket_peaks
+    from interpret.facts.grids import bucket_peaks, too_few
     from interpret.locating.tables import location_averages
 
     table = Table("site", "tokens", "layer", "score", "95% interval", "facts")
+    shown = []
     for site, averages in location_averages(grids).items():
         for peak in bucket_peaks(averages):
-            interval = f"{peak.low:+.3f} to {peak.high:+.3f}"
-            table.add_row(site, peak.bucket, str(peak.layer_idx), f"{peak.mean:+.3f}", interval, str(peak.n))
+            shown.append(peak)
+            table.add_row(site, *peak_cells(peak))
         table.add_section()
     out.print(f"Mean score ({function}) for each kind of token, at its peak layer:")
     out.print(table)
+    if words := too_few(shown):
+        tell(words)

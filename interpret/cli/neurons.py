@@ -6,15 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from interpret.cli.console import MOST_SHOWN, say, show_table, tell
+from interpret.cli.console import MOST_SHOWN, say, show_table, tell, tell_more
 from interpret.cli.options import Loading, Model, Output
 from interpret.cli.work import tell_counts, tell_rows
 from interpret.errors import InputError
+from interpret.prompts.selectors import check_selector
 from interpret.records import NeuronEffect
 
 if TYPE_CHECKING:
     from interpret.facts.files import FactFile
 
+FEWEST_PAIRS = 6
+"""With fewer pairs, the smallest p-value of a sign-flip test, 2 / 2**pairs, is above 0.05."""
 SIGNIFICANT = 0.05
 """False discovery rate at which neurons are counted as significant."""
 
@@ -22,7 +25,10 @@ SIGNIFICANT = 0.05
 def neurons_command(
     *,
     pairs: Annotated[
-        Path | None, typer.Option(help="JSON file of pairs of a true and a false text, such as examples/pairs.json.")
+        Path | None,
+        typer.Option(
+            help="File of pairs of a true and a false text, such as examples/pairs.json: JSON, JSON Lines, CSV or TSV."
+        ),
     ] = None,
     facts: Annotated[
         Path | None,
@@ -62,6 +68,7 @@ def neurons_command(
     # Check everything that can be checked without the model first.
     texts, n_pairs = _texts(pairs, facts)
     token_of(token)
+    check_selector("layer", layers)
     opened = loading.open(model)
     run = run_neurons(
         opened.model,
@@ -83,6 +90,9 @@ def neurons_command(
         ("layer", "neuron", "true", "false", "Hedges' g", "p", "q"),
         map(_cells, rows[:MOST_SHOWN]),
     )
+    tell_more(neurons=len(rows) - MOST_SHOWN)
+    if n_pairs < FEWEST_PAIRS:
+        say(f"{n_pairs} pairs are too few: no neuron can have p below {2 / 2**n_pairs:g}; use about a hundred")
     tell(f"{sum(row.q_value <= SIGNIFICANT for row in rows)} neurons have q <= {SIGNIFICANT}")
     if run.dropped or run.dropped_parts:
         tell_counts(READING, run)

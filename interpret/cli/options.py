@@ -19,6 +19,15 @@ Output = Annotated[
 ]
 
 
+def output_option(name: str, files: str = "table.csv and manifest.json") -> Any:
+    """Return the option ``--output`` of a command that takes a prompt or a file."""
+    return typer.Option(
+        help=f"Run folder for {files}. The same command resumes a stopped run. [default: runs/{name}; for --prompt, "
+        f"runs/{name}- and its words]",
+        show_default=False,
+    )
+
+
 Imports = Annotated[
     list[Path] | None,
     typer.Option(
@@ -98,13 +107,5 @@ class FactOptions:
         typer.Option(
             help="When a fact counts as known. words: the model's continuation starts with the answer; first_token: "
             "its next token is the whole answer, as in ROME. [default: words]"
-        ),
-    ] = None
-    chat_template: Annotated[
-        str | None,
-        typer.Option(
-            help="Make each prompt the user's message of a chat: 'model' for the model's own template, or a text such "
-            "as '[INST] {prompt} [/INST]'. [default: prompts are read as they are]",
-            show_default=False,
         ),
     ] = None

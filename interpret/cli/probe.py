@@ -9,23 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
-from interpret.cli.console import MOST_SHOWN, show_table
-from interpret.cli.options import Loading, Model, Output
+from interpret.cli.console import MOST_SHOWN, show_table, tell_more
+from interpret.cli.options import Loading, Model, output_option
+from interpret.cli.sources import AllPrompts, PromptOptions, SubjectPrompts, TargetPrompts, tell_framing
 from interpret.cli.work import tell_counts
 from interpret.finite import descending
 from interpret.probing.registry import TOP, Probe
-from interpret.prompts.prompts import MODEL_TEMPLATE, load_examples
 from interpret.records import HeadView, LensReading, LogitShare
 from interpret.storage.run_folder import RunFolder
 from interpret.work.inputs import read_options
 
-Examples = Annotated[Path, typer.Option(help="JSON file of prompts such as examples/examples.json.")]
-Chat = Annotated[
-    str,
-    typer.Option(
-        help="Chat template: 'model' (the model's own) or a text that contains {prompt}; not used for raw prompts."
-    ),
-]
 Tokens = Annotated[
     str, typer.Option(help="Tokens of the prompt to read: 'last', 'subject_last', '0,-1', '2:6', 'content', 'all'.")
 ]
@@ -33,25 +26,26 @@ Tokens = Annotated[
 
 def lens_command(
     *,
-    examples: Examples,
-    output: Output = Path("runs/lens"),
+    prompts: AllPrompts,
+    output: Annotated[Path | None, output_option("lens")] = None,
     model: Model = "demo",
     tokens: Tokens = "last",
     top: Annotated[int, typer.Option(min=0, help="Number of most likely tokens to list.")] = TOP,
-    chat_template: Chat = MODEL_TEMPLATE,
     loading: Loading,
 ) -> None:
     """Apply the final norm and unembedding after every layer (logit lens): one CSV row per token, layer and prediction.
 
-    interpret probe lens --examples examples/examples.json
+    interpret probe lens --prompt "The capital of France is" --target Paris
 
     Lists the most likely next tokens of every layer, and the rank and probability of 'target' and 'foil' for prompts
     that have them.
     """
-    run = _run("lens", examples, output, model, loading, {"top": top}, tokens=tokens, chat_template=chat_template)
-    for rows in run.by_unit():
+    run = _run("lens", prompts, output, model, loading, {"top": top}, tokens=tokens)
+    rows = next(run.by_unit(), None)
+    if rows:
         _show_lens(rows)
-        break
+        n_tokens = len({row.token_idx for row in rows})
+        tell_more(tokens=n_tokens - 1, prompts=len(run.units) - len(run.dropped) - 1)
     _tell(run)
 
 
@@ -75,20 +69,19 @@ def _show_lens(rows: Sequence[LensReading]) -> None:
 
 def logits_command(
     *,
-    examples: Examples,
-    output: Output = Path("runs/logits"),
+    prompts: TargetPrompts,
+    output: Annotated[Path | None, output_option("logits")] = None,
     model: Model = "demo",
-    chat_template: Chat = MODEL_TEMPLATE,
     loading: Loading,
 ) -> None:
     """Decompose the logit of the answer over heads and MLPs (direct logit attribution): one CSV row per component.
 
-    interpret probe logits --examples examples/examples.json
+    interpret probe logits --prompt "The capital of France is" --target Paris --foil Rome
 
     The answer is the first token of 'target', or the most likely token if there is no target. If a prompt has a
     'foil', the logit of its first token is decomposed as well.
     """
-    run = _run("logits", examples, output, model, loading, {}, chat_template=chat_template)
+    run = _run("logits", prompts, output, model, loading, {})
     _show_logits(chain.from_iterable(run.by_unit()))
     _tell(run)
 
@@ -96,39 +89,42 @@ def logits_command(
 def _show_logits(rows: Iterable[LogitShare]) -> None:
     """Print the components with the largest mean share over all prompts."""
     found: dict[tuple[str, int, int], list[float]] = {}
+    names: dict[str, None] = {}
     for row in rows:
+        names[row.name] = None
         share = row.share - (row.foil_share or 0)
         found.setdefault((row.component, row.layer_idx, row.head), []).extend([share] if math.isfinite(share) else [])
     means = sorted(((sum(shares) / len(shares), part) for part, shares in found.items() if shares), reverse=True)
     if not means:
         return
+    of = f"mean over {len(names)} prompts" if len(names) > 1 else "prompt " + "".join(names)
     show_table(
-        "Largest contributions to the logit of the answer (minus that of the foil, if any), mean over prompts:",
+        f"Largest contributions to the logit of the answer (minus that of the foil, if any), {of}:",
         ("component", "layer", "head", "share"),
         [
             (part, str(layer), "" if head < 0 else str(head), f"{share:+.3f}")
             for share, (part, layer, head) in means[:MOST_SHOWN]
         ],
     )
+    tell_more(components=len(found) - MOST_SHOWN)
 
 
 def heads_command(
     *,
-    examples: Examples,
-    output: Output = Path("runs/heads"),
+    prompts: SubjectPrompts,
+    output: Annotated[Path | None, output_option("heads")] = None,
     model: Model = "demo",
     tokens: Tokens = "last",
     top: Annotated[int, typer.Option(min=1, help="Number of most attended tokens to list.")] = TOP,
-    chat_template: Chat = MODEL_TEMPLATE,
     loading: Loading,
 ) -> None:
     """List the tokens that every head attends to most, and its induction score: one CSV row per head and token.
 
-    interpret probe heads --examples examples/examples.json
+    interpret probe heads --prompt "Paris is in France. Rome is in" --raw
 
     The induction score is measured on repeated random tokens; it is 1 for a perfect induction head.
     """
-    run = _run("heads", examples, output, model, loading, {"top": top}, tokens=tokens, chat_template=chat_template)
+    run = _run("heads", prompts, output, model, loading, {"top": top}, tokens=tokens)
     _show_heads(chain.from_iterable(run.by_unit()))
     _tell(run)
 
@@ -144,6 +140,7 @@ def _show_heads(rows: Iterable[HeadView]) -> None:
         ("layer", "head", "induction score"),
         [(*map(str, head), f"{scores[head]:.3f}") for head in best[:MOST_SHOWN]],
     )
+    tell_more(heads=len(best) - MOST_SHOWN)
 
 
 def probe_command(probe: Probe) -> Callable[..., None]:
@@ -151,24 +148,23 @@ def probe_command(probe: Probe) -> Callable[..., None]:
 
     def command(
         *,
-        examples: Examples,
-        output: Output = Path("runs") / probe.name,
+        prompts: AllPrompts,
+        output: Annotated[Path | None, output_option(probe.name)] = None,
         model: Model = "demo",
         tokens: Tokens = "last",
         options: Annotated[
             list[str] | None,
             typer.Option("--option", help=f"Option of the probe: {_named(probe)}. May be given several times."),
         ] = None,
-        chat_template: Chat = MODEL_TEMPLATE,
         loading: Loading,
     ) -> None:
         where = {"tokens": tokens} if probe.at_tokens else {}
         given = read_options(options or ())
-        _tell(_run(probe.name, examples, output, model, loading, given, **where, chat_template=chat_template))
+        _tell(_run(probe.name, prompts, output, model, loading, given, **where))
 
     command.__doc__ = (
         f"Run the probe {probe.name}: {probe.description.removesuffix('.')}.\n\n"
-        f"interpret probe {probe.name} --examples examples/examples.json"
+        f'interpret probe {probe.name} --prompt "The capital of France is" --target Paris'
     )
     if not probe.at_tokens:
         one = signature(command)
@@ -183,15 +179,37 @@ def _named(probe: Probe) -> str:
 
 
 def _run(
-    name: str, examples: Path, output: Path, model: str, loading: Loading, options: dict[str, Any], **where: Any
+    name: str,
+    prompts: PromptOptions,
+    output: Path | None,
+    model: str,
+    loading: Loading,
+    options: dict[str, Any],
+    tokens: str = "last",
 ) -> RunFolder:
-    """Probe the prompts of a file."""
-    from interpret.probing.prompt_runs import run_probe
+    """Probe a prompt, or those of a file."""
+    from interpret.probing.prompt_runs import probe_of, run_probe
+    from interpret.prompts.chat import has_template
+    from interpret.prompts.tokens import check_tokens, without_subject
 
-    load_examples(examples)  # what can be checked without the model is checked first
+    # Check everything that can be checked without the model first.
+    found = prompts.read()
+    probe_of(name).check_options(options)
+    check_tokens(tokens)
+    without_subject(found, tokens)
     opened = loading.open(model)
+    tell_framing(found, prompts.chat_template, has_template(opened.tokenizer))
     return run_probe(
-        opened.model, opened.tokenizer, name, examples, output, options=options, **where, **opened.recorded
+        opened.model,
+        opened.tokenizer,
+        name,
+        prompts.source(found),
+        prompts.folder(f"runs/{name}", output, model, loading, options, tokens),
+        options=options,
+        tokens=tokens,
+        raw=prompts.raw,
+        chat_template=prompts.chat_template,
+        **opened.recorded,
     )
 
 

@@ -8,11 +8,11 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from interpret.cli.console import MOST_SHOWN, out, say
-from interpret.cli.options import Loading, Model, Output
+from interpret.cli.console import MOST_SHOWN, out, tell_more
+from interpret.cli.options import Loading, Model, output_option
+from interpret.cli.sources import SubjectPrompts, tell_framing
 from interpret.cli.work import tell_counts, tell_rows
 from interpret.errors import InterpretError
-from interpret.prompts.prompts import MODEL_TEMPLATE, load_examples
 from interpret.records import Interpretation
 from interpret.selfie.settings import INTERPRETATION_PROMPTS, LAYERS, RESID_PRE, SLOTS, TOKENS, Settings
 from interpret.storage.run_folder import RunFolder
@@ -71,12 +71,6 @@ class InterpretOptions:
     prompt_output_tokens: Annotated[
         int, typer.Option(min=0, help="Maximum number of tokens of the continuation of the prompt itself.")
     ] = Settings.prompt_output_tokens
-    chat_template: Annotated[
-        str,
-        typer.Option(
-            help="'model' (the model's own), or a text such as '[INST] {prompt} [/INST]'; not used for raw prompts."
-        ),
-    ] = MODEL_TEMPLATE
     seed: Annotated[
         int, typer.Option(help="Random seed for the choice of the other tokens of --wrong-vector; decoding is greedy.")
     ] = Settings.seed
@@ -84,15 +78,15 @@ class InterpretOptions:
 
 def selfie_command(
     *,
-    examples: Annotated[Path, typer.Option(help="JSON file of prompts; examples/examples.json shows the format.")],
-    output: Output = Path("runs/interpretations"),
+    prompts: SubjectPrompts,
+    output: Annotated[Path | None, output_option("interpretations")] = None,
     model: Model = "demo",
     reading: InterpretOptions,
     loading: Loading,
 ) -> None:
     """Let a model describe its hidden states in words: one CSV row per prompt, layer, token and interpretation prompt.
 
-    interpret selfie --examples examples/examples.json --layers 3,7
+    interpret selfie --prompt "I love eating pizza." --layers 3,7
 
     Each hidden state is inserted into the slots of an interpretation prompt, such as "What is _ _ _ _ _?", and the text
     that the model then generates is its interpretation (SelfIE, Chen et al. 2024). Control rows contain the text that
@@ -107,14 +101,23 @@ def selfie_command(
     from interpret.selfie import runs
 
     # Check everything that can be checked without the model first.
-    runs.check_mode(reading.replacing_mode)
-    load_examples(examples)
+    found = prompts.read()
+    options = asdict(reading) | {"interpretation_prompts": reading.interpretation_prompts or INTERPRETATION_PROMPTS}
+    runs.check_options(found, **options)
     set_seed(reading.seed)
     opened = loading.open(model)
-    if reading.chat_template == MODEL_TEMPLATE and not has_template(opened.tokenizer):
-        say("this model has no chat template: prompts are used without one (see --chat-template)")
-    options = asdict(reading) | {"interpretation_prompts": reading.interpretation_prompts or INTERPRETATION_PROMPTS}
-    _show(runs.run(opened.model, opened.tokenizer, examples, output, **options, **opened.recorded))
+    tell_framing(found, prompts.chat_template, has_template(opened.tokenizer))
+    run = runs.run(
+        opened.model,
+        opened.tokenizer,
+        prompts.source(found),
+        prompts.folder("runs/interpretations", output, model, reading, loading),
+        raw=prompts.raw,
+        chat_template=prompts.chat_template,
+        **options,
+        **opened.recorded,
+    )
+    _show(run)
 
 
 def _show(run: RunFolder) -> None:
@@ -141,6 +144,7 @@ def _show(run: RunFolder) -> None:
         cells = [record.name, *where, " ".join(record.interpretation_text.split()), gain]
         table.add_row(*map(escape, cells))
     out.print(table)
+    tell_more(rows=count - len(first))
     out.print("gain: log-probability of the text with the state inserted minus without it, in nats per token")
     n_dropped = sum(map(len, run.dropped_parts.values()))
     if run.dropped or n_dropped:

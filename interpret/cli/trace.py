@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from interpret.cli.console import out, show_table, tell
-from interpret.cli.options import FactOptions, Loading
+from interpret.cli.console import out, peak_cells, show_table, tell
+from interpret.cli.options import FactOptions, Loading, output_option
+from interpret.cli.sources import Framing, TracedFacts
 from interpret.cli.work import tell_counts
-from interpret.errors import InputError
 from interpret.tracing.mediators import DEFAULT_MEDIATORS, MEDIATORS
 
 if TYPE_CHECKING:
     from interpret.facts.buckets import Scheme
+    from interpret.facts.grids import BucketMean
     from interpret.records import TracePeak
     from interpret.tracing.config import TraceConfig
     from interpret.tracing.tables import TraceGrid
@@ -61,7 +62,7 @@ class TraceOptions:
         int | None,
         typer.Option(min=1, help="Number of layers that attn_window and mlp_window restore together. [default: 10]"),
     ] = None
-    target: Annotated[
+    answer_tokens: Annotated[
         str | None,
         typer.Option(
             help="first: measure the probability of the first token of the answer; whole: that of the whole answer. "
@@ -77,7 +78,7 @@ class TraceOptions:
         ),
     ] = None
 
-    def override(self, config: "TraceConfig", chosen: FactOptions, loading: Loading) -> "TraceConfig":
+    def override(self, config: "TraceConfig", framing: Framing, chosen: FactOptions, loading: Loading) -> "TraceConfig":
         """Return a configuration in which the given options replace the values of a file."""
         settings = {
             "noise": self.noise,
@@ -85,8 +86,8 @@ class TraceOptions:
             "seed": self.seed,
             "replace": self.replace_embeddings,
             "window": self.window,
-            "target": self.target,
-            "chat_template": chosen.chat_template,
+            "answer_tokens": self.answer_tokens,
+            "chat_template": framing.chat_template,
         }
         others = {
             "model": self.model,
@@ -96,7 +97,8 @@ class TraceOptions:
             "device": loading.device,
             "dtype": loading.dtype,
         }
-        return replace(config, settings=replace(config.settings, **_given(settings)), **_given(others))
+        new = replace(config.settings, **_given(settings))
+        return replace(config, settings=replace(new, chat_template=None) if framing.raw else new, **_given(others))
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,12 +107,7 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def trace_command(
     *,
-    facts: Annotated[
-        Path | None,
-        typer.Option(
-            help="JSON file of facts in the format of known_1000 or CounterFact; examples/facts.json shows both."
-        ),
-    ] = None,
+    fact: TracedFacts,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -118,20 +115,14 @@ def trace_command(
             "options on the command line override it."
         ),
     ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            help="Run folder for table.csv, peaks.csv, grids/ and manifest.json. The same command resumes a stopped "
-            "run. [default: runs/trace]"
-        ),
-    ] = None,
+    output: Annotated[Path | None, output_option("trace", "table.csv, peaks.csv, grids/ and manifest.json")] = None,
     given: TraceOptions,
     chosen: FactOptions,
     loading: Loading,
 ) -> None:
     """Find the tokens and layers that store facts by causal tracing: one CSV row per fact, mediator, token and layer.
 
-    interpret trace --facts examples/facts.json --limit 5
+    interpret trace --prompt "The capital of France is" --subject France --target Paris
 
     For each fact, noise on the embeddings of the subject makes the model lose the answer; then activations are restored
     to their clean values, one at a time. The indirect effect of an activation is how much its restoration raises the
@@ -140,16 +131,15 @@ def trace_command(
     A run can be stopped at any time; the same command resumes it. Exit code 3: finished, but some facts could not be
     traced.
     """
-    from interpret.facts.files import load_facts
     from interpret.tracing import runs
     from interpret.tracing.config import TraceConfig, load_config
     from interpret.tracing.knowledge_tracing import check_module_names
 
-    wanted = given.override(load_config(config) if config else TraceConfig(), chosen, loading)
-    path, folder = _paths(wanted, facts, output)
+    wanted = given.override(load_config(config) if config else TraceConfig(), fact, chosen, loading)
+    folder = fact.folder(wanted.output or "runs/trace", output, wanted, chosen, loading)
     # Check everything that can be checked without the model first.
     plan = runs.TracePlan(
-        load_facts(path),
+        fact.read(wanted.data),
         limit=chosen.limit,
         mediators=wanted.mediators,
         settings=wanted.settings,
@@ -167,27 +157,21 @@ def trace_command(
     tell_counts(runs.TRACING, run)
 
 
-def _paths(wanted: "TraceConfig", facts: Path | None, output: Path | None) -> tuple[Path, Path]:
-    """Return the facts file and the run folder."""
-    if facts is None and wanted.data is None:
-        raise InputError("no facts file is given; use --facts, or the key data in the file of --config")
-    return facts or Path(str(wanted.data)), output or Path(wanted.output or "runs/trace")
-
-
 def _show(traced: "Sequence[TraceGrid]", peaks: "Sequence[TracePeak]", scheme: "Scheme") -> None:
     """Print where the average effects peak, and where the effects of single facts peak; the two may differ."""
-    from interpret.facts.grids import bucket_averages, bucket_peaks, by_part
+    from interpret.facts.grids import bucket_averages, bucket_peaks, by_part, too_few
     from interpret.tracing import tables
 
     if words := tables.estimated(traced):
         tell(f"Warning: {words}; their sizes are unreliable, and the averages include them.")
     averages = Table("restored", "tokens", "layer", "AIE", "95% interval", "facts")
     single: list[Sequence[str]] = []
+    shown: list[BucketMean] = []
     for mediator, of_one in by_part(traced, "mediator").items():
         found = bucket_peaks(bucket_averages(of_one, scheme=scheme), scheme=scheme)
         for peak in found:
-            interval = f"{peak.low:+.3f} to {peak.high:+.3f}"
-            averages.add_row(mediator, peak.bucket, str(peak.layer_idx), f"{peak.mean:+.3f}", interval, str(peak.n))
+            averages.add_row(mediator, *peak_cells(peak))
+        shown += found
         averages.add_section()
         for among in (tables.SUBJECT, tables.ALL):
             there = [peak for peak in found if among == tables.ALL or peak.bucket.endswith("_subject")]
@@ -198,6 +182,8 @@ def _show(traced: "Sequence[TraceGrid]", peaks: "Sequence[TracePeak]", scheme: "
             single.append((mediator, among, f"{average.mean:+.3f}", str(average.layer_idx), *_sum_up(of_facts)))
     out.print("Average indirect effect (AIE) for each kind of token, at its peak layer:")
     out.print(averages)
+    if words := too_few(shown):
+        tell(words)
     show_table(
         "Peaks of the average, and peaks of single facts from peaks.csv (mean effect; median and quartiles of layers):",
         ("restored", "among", "AIE", "layer", "IE of single facts", "layer of single facts"),

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 
-from interpret.cli.console import MOST_SHOWN, tell
+from interpret.cli.console import MOST_SHOWN, say, tell
 from interpret.storage.layout import MANIFEST, TABLE
 from interpret.storage.run_folder import RunFolder
 from interpret.work.loop import Work, drop_counts
@@ -44,6 +44,9 @@ def tell_counts(work: Work, run: RunFolder) -> None:
         where = "'dropped' and 'dropped_parts'" if parts else "'dropped'"
         more = f"and {left} more, see {where} in {run.folder / MANIFEST}" if left > 0 else ""
         raise NotAllError(dict(islice(failed.items(), MOST_SHOWN)), more)
+    if dropped and not counts["kept"]:  # so that nobody has to search for the reason why a table is empty
+        unit, reason = next(iter(dropped.items()))
+        say(f"{unit}: {reason}; --no-filter keeps facts that the model does not know")
 
 
 def _why(dropped: Mapping[str, str]) -> str:

@@ -1,19 +1,17 @@
-"""Read fact files: each ``Fact`` is a prompt about a subject, with the answer the model should give.
+"""Read facts: each ``Fact`` is a prompt about a subject, with the answer the model should give.
 
-A file is a JSON list of rows, an object with such a list under ``facts``, or JSON Lines (``.jsonl``, one row per line).
-There are two formats of rows, which may be mixed. The format of known_1000 (ROME, Knowledge-Tracing)::
+A file is a JSON list of rows, an object with such a list under ``facts``, JSON Lines, CSV or TSV. The format of
+known_1000 (ROME, Knowledge-Tracing)::
 
     {"known_id": 7, "subject": "Lake Como", "attribute": "Italy", "prompt": "Lake Como is located in",
      "template": "{} is located in", "relation_id": "P17"}
 
-requires ``subject``, ``attribute`` and ``prompt``; the optional keys ``foil`` and ``occurrence`` are extensions of this
-package. The format of CounterFact::
+requires ``subject``, ``attribute`` (or ``target``) and ``prompt`` (or ``template``); the optional keys ``foil`` and
+``occurrence`` are extensions of this package. The rows of other data sets of facts may be mixed with them:
+CounterFact, counterfact-tracing, zsRE and EasyEdit, see ``interpret.prompts.rows``.
 
-    {"case_id": 7, "requested_rewrite": {"prompt": "{} is located in", "subject": "Lake Como", "relation_id": "P17",
-     "target_true": {"str": "Italy"}, "target_new": {"str": "Norway"}}}
-
-An unreadable row does not prevent reading the others: it becomes a ``BadFact`` that says what to fix. Of JSON Lines,
-this includes a line that is not JSON.
+An unreadable row does not prevent reading the others: it becomes a ``BadFact`` that says what to fix. This includes a
+line of JSON Lines that is not JSON, and a row of a table with another number of cells than its header.
 
 If a subject occurs several times in its prompt, ``occurrence`` chooses one, counted from 0; otherwise the ``{}`` of
 ``template`` does. A row with neither is unreadable.
@@ -21,30 +19,17 @@ If a subject occurs several times in its prompt, ``occurrence`` chooses one, cou
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from interpret.errors import InputError, brief, misspelt, named
+from interpret.errors import InputError, brief, named
 from interpret.prompts.lookalikes import not_a_part
-from interpret.reading import file_key, is_unicode, numbered_lines, parse_json, read_json, read_text
+from interpret.prompts.rows import BLANK, Continuation, Item, columns_found, item_of, rows_of
+from interpret.reading import BadLine, file_key
 from interpret.storage.provenance import file_sha256
 
-KNOWN_KEYS = {
-    "subject": str,
-    "attribute": str,
-    "prompt": str,
-    "template": str,
-    "relation_id": str,
-    "foil": str,
-    "occurrence": int,
-}
-REWRITE_KEYS = {"subject": str, "prompt": str, "relation_id": str, "target_true": dict, "target_new": dict}
-OTHER_KEYS = ("known_id", "case_id", "requested_rewrite")
-WORDS = {str: "a string", int: "a whole number", dict: 'an object with "str"'}
-BLANK = "{}"
-"""Placeholder of the subject in a template."""
 _LONGEST_ID = 100
 """Maximum number of characters of an id, because file names have a maximum length."""
 
@@ -98,8 +83,12 @@ class FactFile:
         return None if self.path is None else str(self.path)
 
 
-def load_facts(path: str | Path) -> FactFile:
-    """Read a fact file; see the module docstring for the formats.
+def load_facts(source: str | Path | Iterable[Mapping[str, Any]]) -> FactFile:
+    """Read facts; see the module docstring for the formats.
+
+    Args:
+        source: a file (JSON, ``.jsonl``, ``.csv``, ``.tsv``), a list of dicts with the same keys, or a Hugging Face
+            data set.
 
     Returns:
         The facts, at least one, and the unreadable rows.
@@ -112,18 +101,48 @@ def load_facts(path: str | Path) -> FactFile:
     """
     facts: dict[str, Fact] = {}
     bad: list[BadFact] = []
-    rows = _rows(Path(path))
+    rows = rows_of(source, within="facts", like="examples/facts.json")
+    path = Path(source) if isinstance(source, (str, Path)) else None
+    what = "facts" if path is None else named(path)
+    if not rows:
+        expected = 'expected a list of rows, [{"subject": ..., "attribute": ..., "prompt": ...}, ...]'
+        raise InputError(f"{what} has no facts; {expected}")
     for index, row in enumerate(rows):
         name = f"fact_{index}"
         try:
             name = _name(row, index)
             _check_new(name, facts.get(file_key(name)))
-            facts[file_key(name)] = _fact(row, name)
+            facts[file_key(name)] = fact_of(row, name)
         except InputError as error:
             bad.append(BadFact(index, name, f"row {index}: {error}"))
     if not facts:
-        raise InputError(f"{named(path)} has no readable fact; unreadable rows: {len(bad)}; {bad[0].reason}")
-    return FactFile(list(facts.values()), bad, Path(path), file_sha256(path))
+        more = columns_found(rows[0]) if bad[0].reason.endswith("is missing") else ""
+        raise InputError(f"{what} has no readable fact; unreadable rows: {len(bad)}; {bad[0].reason}{more}")
+    return FactFile(list(facts.values()), bad, path, "" if path is None else file_sha256(path))
+
+
+def fact_of(row: object, name: str) -> Fact:
+    """Return the fact of a row.
+
+    Args:
+        row: a mapping with the columns of one of the formats.
+        name: the name of the fact.
+
+    Raises:
+        InputError: if the row is not a fact; the message names the key.
+    """
+    item = item_of(row)
+    subject, answer = _required("subject", item.subject), _answer(item)
+    prompt = _required(item.names.prompt, item.prompt)
+    return Fact(
+        name=name,
+        prompt=prompt,
+        subject=subject.strip(),
+        attribute=answer.strip(),
+        relation=item.relation or "",
+        foil=_foil(item),
+        occurrence=_occurrence(prompt, subject.strip(), item.template, item.occurrence),
+    )
 
 
 def occurrences(prompt: str, subject: str) -> list[int]:
@@ -138,41 +157,11 @@ def occurrences(prompt: str, subject: str) -> list[int]:
 # ------------------------------------------------------------------------------------------------ files and rows
 
 
-@dataclass(frozen=True)
-class _BadLine:
-    """A line of JSON Lines that is not JSON."""
-
-    reason: str
-
-
-def _rows(path: Path) -> list[Any]:
-    """Return the unchecked rows of a file."""
-    if path.suffix == ".jsonl":
-        text = read_text(path, like="examples/facts.json")
-        rows: Any = [_row_of_line(number, line) for number, line in numbered_lines(text)]
-    else:
-        rows = read_json(path, like="examples/facts.json")
-        rows = rows.get("facts") if isinstance(rows, dict) else rows
-    if not isinstance(rows, list) or not rows:
-        raise InputError(
-            f"{named(path)} has no facts; "
-            'expected a list of rows, [{"subject": ..., "attribute": ..., "prompt": ...}, ...]'
-        )
-    return rows
-
-
-def _row_of_line(number: int, line: str) -> Any:
-    try:
-        return parse_json(line, nan_allowed=True)
-    except InputError as error:
-        return _BadLine(f"line {number} {error}")
-
-
 def _name(row: Any, index: int) -> str:
     """Return the name of a row's fact: from its id, or else from its index."""
-    if isinstance(row, _BadLine):
+    if isinstance(row, BadLine):
         raise InputError(row.reason)
-    if not isinstance(row, dict):
+    if not isinstance(row, Mapping):
         raise InputError(f"expected an object with subject, attribute and prompt, got {brief(row)}")
     for key, prefix in (("known_id", "known"), ("case_id", "case")):
         if row.get(key) is not None:
@@ -203,79 +192,30 @@ def _check_new(name: str, earlier: Fact | None) -> None:
     )
 
 
-def _fact(row: Mapping[str, Any], name: str) -> Fact:
-    return _rewrite_fact(row, name) if "requested_rewrite" in row else _known_fact(row, name)
+def _required(key: str, value: str | None) -> str:
+    if value is None:
+        raise InputError(f'"{key}" is missing')
+    if not value.strip():
+        raise InputError(f'"{key}" is empty')
+    return value
 
 
-def _known_fact(row: Mapping[str, Any], name: str) -> Fact:
-    """Read a row in the format of known_1000."""
-    _check(row, KNOWN_KEYS, ("subject", "attribute", "prompt"))
-    subject = row["subject"].strip()
-    return Fact(
-        name=name,
-        prompt=row["prompt"],
-        subject=subject,
-        attribute=row["attribute"].strip(),
-        relation=row.get("relation_id") or "",
-        foil=_foil(row.get("foil"), "foil"),
-        occurrence=_occurrence(row["prompt"], subject, row.get("template"), row.get("occurrence")),
-    )
+def _answer(item: Item) -> str:
+    return _required(item.names.answer, _in_words(item.names.answer, item.target))
 
 
-def _rewrite_fact(row: Mapping[str, Any], name: str) -> Fact:
-    """Read a row in the format of CounterFact; its prompt is a template."""
-    rewrite = row["requested_rewrite"]
-    if not isinstance(rewrite, dict):
-        raise InputError(f'"requested_rewrite" is {brief(rewrite)}; expected an object')
-    try:
-        _check(rewrite, REWRITE_KEYS, ("subject", "prompt", "target_true"))
-        template, subject = rewrite["prompt"], rewrite["subject"].strip()
-        if template.count(BLANK) != 1:
-            raise InputError(f'"prompt" {brief(template)} has to contain {BLANK} exactly once, in place of the subject')
-        prompt = template.replace(BLANK, subject)
-        return Fact(
-            name=name,
-            prompt=prompt,
-            subject=subject,
-            attribute=_target(rewrite, "target_true"),
-            relation=rewrite.get("relation_id") or "",
-            foil=_foil(_target(rewrite, "target_new"), "target_new") if rewrite.get("target_new") else None,
-            occurrence=_occurrence(prompt, subject, template, None),
-        )
-    except InputError as error:
-        raise InputError(f"requested_rewrite: {error}") from None
-
-
-def _target(rewrite: Mapping[str, Any], key: str) -> str:
-    """Return the text of a CounterFact target."""
-    words = rewrite[key].get("str")
-    if not isinstance(words, str) or not words.strip():
-        raise InputError(f'"{key}" is {brief(rewrite[key])}; expected {WORDS[dict]}')
-    return words.strip()
-
-
-def _foil(words: str | None, key: str) -> str | None:
+def _foil(item: Item) -> str | None:
+    words = _in_words(item.names.foil, item.foil)
     if words is not None and not words.strip():
-        raise InputError(f'"{key}" is empty; leave it out, or give a wrong answer')
+        raise InputError(f'"{item.names.foil}" is empty; leave it out, or give a wrong answer')
     return None if words is None else words.strip()
 
 
-def _check(row: Mapping[str, Any], keys: Mapping[str, type], required: Sequence[str]) -> None:
-    """Check the keys of a row and the types of its values; other keys are ignored (metadata)."""
-    allowed = (*keys, *OTHER_KEYS)
-    own = (key for key in row if key not in allowed)
-    if near := misspelt(own, (key for key in allowed if key not in row)):
-        raise InputError(f'key "{near[0]}" looks like "{near[1]}"; correct it, or use another name for your own key')
-    for key, kind in keys.items():
-        value = row.get(key)
-        if value is None and key in required:
-            raise InputError(f'"{key}" is missing')
-        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
-            raise InputError(f'"{key}" is {brief(value)}; expected {WORDS[kind]}')
-        if isinstance(value, str) and not is_unicode(value):
-            raise InputError(f'"{key}" is {brief(value)}; it has half of a surrogate pair, which is not a character')
-        if key in required and isinstance(value, str) and not value.strip():
-            raise InputError(f'"{key}" is empty')
+def _in_words(key: str, continuation: Continuation | None) -> str | None:
+    """Return an answer as words: the filter compares it with what the model writes."""
+    if isinstance(continuation, tuple):
+        raise InputError(f'"{key}" is given as token ids; a fact needs it in words')
+    return continuation
 
 
 def _occurrence(prompt: str, subject: str, template: str | None, chosen: int | None) -> int | None:

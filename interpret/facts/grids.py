@@ -50,7 +50,7 @@ def tokens_by_layers(rows: Iterable[C], part: str) -> Iterator[tuple[list[C], tu
     for row in rows:
         cells.setdefault((row.name, getattr(row, part)), []).append(row)
     if not cells:
-        raise InputError("the table has no rows: the run has not finished any fact yet")
+        raise InputError("no rows: no fact is finished yet, or all were dropped, see 'dropped' in manifest.json")
     for (name, of_part), of_one in cells.items():
         what = f"the grid of {name!r} by {of_part!r}"
         ordered = sorted(of_one, key=lambda cell: (cell.token_idx, cell.layer_idx))
@@ -99,6 +99,10 @@ def by_part(grids: Iterable[G], part: str) -> dict[str, list[G]]:
     return found
 
 
+FEWEST = 10
+"""Averages over fewer facts are told to be unreliable: bootstrap intervals of so few are too narrow."""
+
+
 @dataclass(frozen=True)
 class BucketMean:
     """The mean over prompts of one bucket at one layer."""
@@ -141,6 +145,26 @@ def bucket_peaks(averages: Average, *, scheme: Scheme = "rome") -> list[BucketMe
     """
     means = bucket_means_of(averages, scheme=scheme)
     return [max(of_one, key=lambda one: one.mean) for _, of_one in groupby(means, key=lambda one: one.bucket)]
+
+
+def too_few(means: Iterable[BucketMean]) -> str:
+    """Return a message about averages over too few facts; "" if there are none.
+
+    >>> too_few([BucketMean("last", 3, 0.2, 0.1, 0.3, n=4)])
+    'averages over fewer than 10 facts are unreliable, and their 95% intervals too narrow; here are averages over 4'
+    """
+    counts = {one.n for one in means}
+    few = sorted(count for count in counts if count < FEWEST)
+    if not few:
+        return ""
+    if counts == {1}:
+        return "these are the numbers of a single fact, not averages; there are no intervals"
+    single = ", and of 1 there is no interval" if few[0] == 1 else ""
+    over = str(few[0]) if len(few) == 1 else f"{few[0]} to {few[-1]}"
+    return (
+        f"averages over fewer than {FEWEST} facts are unreliable, and their 95% intervals too narrow; "
+        f"here are averages over {over}{single}"
+    )
 
 
 def same_fact(traced: Sequence[G]) -> G:

@@ -1,39 +1,49 @@
 """Read pairs of a true and a false text.
 
-A file is either JSON of pairs, ``{"pairs": [{"true": "Paris is in France.", "false": "Paris is in Peru."}]}``, or a
-fact file with foils (``files``): the prompt with its answer is the true text, with its foil the false one. Other keys
-are ignored (metadata).
+A file is JSON, ``{"pairs": [{"true": "Paris is in France.", "false": "Paris is in Peru."}]}`` or only the list, or
+JSON Lines, CSV or TSV with these columns; or a fact file with foils (``files``): the prompt with its answer is the true
+text, with its foil the false one. Other keys are ignored (metadata).
 """
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from interpret.errors import InputError, brief, named
 from interpret.facts.files import FactFile, load_facts
-from interpret.reading import is_unicode, read_json
+from interpret.prompts.rows import rows_of, source_name
+from interpret.reading import BadLine, is_unicode
 
 SIDES = ("true", "false")
 
 
-def load_pairs(path: str | Path) -> list[tuple[str, str]]:
-    """Read a file of pairs, and return (true, false) texts in file order.
+def load_pairs(source: str | Path | Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Read pairs, and return (true, false) texts in their order.
+
+    Args:
+        source: a file (JSON, ``.jsonl``, ``.csv``, ``.tsv``), a list of dicts with the same keys, or a Hugging Face
+            data set.
 
     Raises:
         InputError: if the file is missing, is not JSON, or an entry is invalid; the message names it.
     """
-    document = read_json(path, like="examples/pairs.json")
-    entries = document.get("pairs") if isinstance(document, dict) else None
-    if not isinstance(entries, list) or not entries:
-        raise InputError(f'{named(path)} has no pairs; expected {{"pairs": [{{"true": "...", "false": "..."}}, ...]}}')
-    return [_pair(entry, f"{named(path)}: pairs[{index}]") for index, entry in enumerate(entries)]
+    entries = rows_of(source, within="pairs", like="examples/pairs.json")
+    if not entries:
+        what = named(source) if isinstance(source, (str, Path)) else "pairs"
+        raise InputError(f'{what} has no pairs; expected {{"pairs": [{{"true": "...", "false": "..."}}, ...]}}')
+    return [_pair(entry, f"{source_name(source)}pairs[{index}]") for index, entry in enumerate(entries)]
 
 
 def _pair(entry: object, where: str) -> tuple[str, str]:
-    if not isinstance(entry, dict):
+    if isinstance(entry, BadLine):
+        raise InputError(f"{where}: {entry.reason}")
+    if not isinstance(entry, Mapping):
         raise InputError(f'{where}: expected an object with "true" and "false", got {brief(entry)}')
     for side in SIDES:
         text = entry.get(side)
         if not isinstance(text, str) or not text.strip() or not is_unicode(text):
-            raise InputError(f'{where}: "{side}" is {brief(text)}; expected a text')
+            found = f"; the columns are {brief(list(entry)).strip('[]')}" if text is None else ""
+            raise InputError(f'{where}: "{side}" is {brief(text)}; expected a text{found}')
     if entry["true"] == entry["false"]:
         raise InputError(f"{where}: both texts are {brief(entry['true'])}; expected different texts")
     return entry["true"], entry["false"]

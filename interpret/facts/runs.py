@@ -6,10 +6,11 @@ The others are analysed one by one; each result is on disk before the next fact 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -18,6 +19,7 @@ from interpret.errors import InputError, ModelError, brief, unknown
 from interpret.facts.files import Fact, FactFile, load_facts
 from interpret.facts.filter import RULES, Answered, Rule, known
 from interpret.finite import MODEL_GIVES_NAN
+from interpret.prompts.prompts import check_template
 from interpret.reading import file_key
 from interpret.storage.provenance import objects_sha256
 from interpret.storage.run import Run
@@ -50,12 +52,14 @@ class FactPlan:
     """When a fact counts as known, see ``known``."""
 
     def __post_init__(self) -> None:
-        """Check the rule.
+        """Check the rule and the chat template.
 
         Raises:
-            InputError: if the rule is unknown.
+            InputError: if the rule is unknown, or the template has no place for the prompt.
         """
         rule_of(self.rule)
+        if self.chat_template is not None:
+            check_template(self.chat_template)
 
     @property
     def chat_template(self) -> str | None:
@@ -90,11 +94,16 @@ def rule_of(name: str) -> Rule:
     raise InputError(unknown("rule", name, RULES))
 
 
-def fact_file(facts: FactFile | Path | str | Sequence[Fact]) -> FactFile:
-    """Return facts as a ``FactFile``; read them if a path is given.
+Facts = FactFile | Path | str | Sequence[Fact] | Iterable[Mapping[str, Any]]
+"""Facts as the run functions take them, see ``fact_file``."""
+
+
+def fact_file(facts: Facts) -> FactFile:
+    """Return facts as a ``FactFile``; read them if they are not ``Fact`` objects.
 
     Args:
-        facts: the path of a fact file, the result of ``load_facts``, or a list of facts.
+        facts: the path of a fact file, the result of ``load_facts``, a list of facts, or what ``load_facts`` reads:
+            a list of dicts or a Hugging Face data set.
 
     Raises:
         InputError: as ``load_facts`` raises; also if there are no facts, or two facts have the same name.
@@ -103,7 +112,10 @@ def fact_file(facts: FactFile | Path | str | Sequence[Fact]) -> FactFile:
         return facts
     if isinstance(facts, (str, Path)):
         return load_facts(facts)
-    names = Counter(fact.name for fact in facts)
+    if not isinstance(facts, Sequence) or not all(isinstance(fact, Fact) for fact in facts):
+        return load_facts(cast(Iterable[Mapping[str, Any]], facts))
+    listed = cast(Sequence[Fact], facts)
+    names = Counter(fact.name for fact in listed)
     if not names:
         raise InputError("facts is empty; give at least one fact")
     name, count = names.most_common(1)[0]
@@ -116,7 +128,7 @@ def fact_file(facts: FactFile | Path | str | Sequence[Fact]) -> FactFile:
                 f"the facts {brief(other)} and {brief(name)} differ by the case of letters only, which some systems do "
                 "not distinguish in names of files"
             )
-    return FactFile(list(facts), [])
+    return FactFile(list(listed), [])
 
 
 def write_facts(

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -24,14 +25,14 @@ from interpret.probing._logit_lens import NO_TOKEN, logit_lens
 from interpret.probing.heads import attention_patterns, check_looks_back, induction_scores
 from interpret.probing.registry import HEADS, LENS, LOGITS, PROBES, TOP, Probe, Probed, Reader
 from interpret.prompts.chat import model_text
-from interpret.prompts.prompts import MODEL_TEMPLATE, Prompt
+from interpret.prompts.prompts import MODEL_TEMPLATE, Prompt, raw_unless_said
 from interpret.prompts.spelling import piece
-from interpret.prompts.tokens import following, select_tokens, tokenise
+from interpret.prompts.tokens import following, select_tokens, tokenise, without_subject
 from interpret.records import HeadView, LensReading, LogitShare
 from interpret.storage.run import Run
 from interpret.storage.run_folder import RunFolder
-from interpret.work.inputs import prompt_list
-from interpret.work.loop import Work, fill_folder
+from interpret.work.inputs import Examples, prompt_list
+from interpret.work.loop import Work, drop_lacking, fill_folder
 
 NOT_PROBED = "not probed"
 PROBING = Work("Probing", "probed", "prompts", failures=(NOT_PROBED,))
@@ -43,11 +44,12 @@ def run_probe(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     probe: str | Probe,
-    examples: Path | str | Sequence[Prompt],
+    examples: Examples,
     output: Path | str,
     *,
     tokens: str = "last",
-    chat_template: str = MODEL_TEMPLATE,
+    raw: bool = False,
+    chat_template: str | None = None,
     options: Mapping[str, Any] | None = None,
     progress: bool = True,
     identity: Mapping[str, Any] | None = None,
@@ -59,11 +61,14 @@ def run_probe(
         model: a causal LM of a supported family, in evaluation mode.
         tokenizer: the model's tokenizer.
         probe: a name of ``PROBES``, or a probe.
-        examples: a file of prompts, such as examples/examples.json, or prompts with different names.
+        examples: a file of prompts, such as examples/examples.json; prompts with different names; or rows as dicts,
+            such as a Hugging Face data set.
         output: the run folder; it gets ``table.csv`` and ``manifest.json``.
         tokens: the tokens at which prompts are probed: ``last``, ``subject_last``, ``0,-1``, ``2:6``, ``content``,
             ``all``; probes with ``at_tokens=False`` do not use it.
-        chat_template: for prompts that are not raw: ``model``, or a text that contains ``{prompt}``.
+        raw: read prompts that do not say ``raw`` themselves as they are.
+        chat_template: make these prompts the user's message of a chat: ``model``, or a text that contains
+            ``{prompt}``. With neither: see ``Prompt.raw``, and the model's own template.
         options: options of the probe by name, as JSON values.
         progress: show a progress bar on stderr.
         identity: further settings that determine the numbers, as JSON values, such as the version of your own probe; a
@@ -83,12 +88,17 @@ def run_probe(
     """
     probe = probe_of(probe)
     read = probe.read(model, tokenizer, **(options or {}))
-    given = prompt_list(examples)
-    prompts = probed_prompts(tokenizer, given.prompts, tokens=tokens, chat_template=chat_template)
+    said = raw_unless_said(raw=raw, chat_template=chat_template)
+    template = MODEL_TEMPLATE if chat_template is None else chat_template
+    given = prompt_list(examples, raw=said)
+    lacking = without_subject(given.prompts, tokens)
+    kept = [one for one in given.prompts if one.name not in lacking]
+    prompts = probed_prompts(tokenizer, kept, tokens=tokens, chat_template=template)
     asked = {
         "command": f"probe {probe.name}",
         **({"tokens": tokens} if probe.at_tokens else {}),
-        "chat_template": chat_template,
+        "chat_template": template,
+        **({} if said is None else {"raw": said}),
         "examples_sha256": given.sha256,
         **probe.options(),
         **(options or {}),
@@ -97,8 +107,8 @@ def run_probe(
         PROBING,
         output,
         probe.record,
-        lambda run: write_probes(run, read, prompts),
-        units=[one.name for one in prompts],
+        lambda run: write_probes(run, read, prompts, lacking),
+        units=[*lacking, *(one.name for one in kept)],
         identity={**model_identity(model), **asked, **(identity or {})},
         circumstances={**model_circumstances(model), "examples": given.path, **(circumstances or {})},
         progress=progress,
@@ -108,12 +118,13 @@ def run_probe(
 def run_lens(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    examples: Path | str | Sequence[Prompt],
+    examples: Examples,
     output: Path | str,
     *,
     tokens: str = "last",
     top: int = TOP,
-    chat_template: str = MODEL_TEMPLATE,
+    raw: bool = False,
+    chat_template: str | None = None,
     progress: bool = True,
     identity: Mapping[str, Any] | None = None,
     circumstances: Mapping[str, Any] | None = None,
@@ -127,6 +138,7 @@ def run_lens(
         output: the run folder.
         tokens: as in ``run_probe``.
         top: number of most likely tokens to list.
+        raw: as in ``run_probe``.
         chat_template: as in ``run_probe``.
         progress: as in ``run_probe``.
         identity: as in ``run_probe``.
@@ -146,6 +158,7 @@ def run_lens(
         examples,
         output,
         tokens=tokens,
+        raw=raw,
         chat_template=chat_template,
         options={"top": top},
         progress=progress,
@@ -157,10 +170,11 @@ def run_lens(
 def run_logits(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    examples: Path | str | Sequence[Prompt],
+    examples: Examples,
     output: Path | str,
     *,
-    chat_template: str = MODEL_TEMPLATE,
+    raw: bool = False,
+    chat_template: str | None = None,
     progress: bool = True,
     identity: Mapping[str, Any] | None = None,
     circumstances: Mapping[str, Any] | None = None,
@@ -173,6 +187,7 @@ def run_logits(
         examples: as in ``run_probe``. The answer is the first token of ``target``, or the most likely token; the logit
             of a ``foil`` is decomposed as well.
         output: the run folder.
+        raw: as in ``run_probe``.
         chat_template: as in ``run_probe``.
         progress: as in ``run_probe``.
         identity: as in ``run_probe``.
@@ -191,6 +206,7 @@ def run_logits(
         LOGITS,
         examples,
         output,
+        raw=raw,
         chat_template=chat_template,
         progress=progress,
         identity=identity,
@@ -201,12 +217,13 @@ def run_logits(
 def run_heads(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    examples: Path | str | Sequence[Prompt],
+    examples: Examples,
     output: Path | str,
     *,
     tokens: str = "last",
     top: int = TOP,
-    chat_template: str = MODEL_TEMPLATE,
+    raw: bool = False,
+    chat_template: str | None = None,
     progress: bool = True,
     identity: Mapping[str, Any] | None = None,
     circumstances: Mapping[str, Any] | None = None,
@@ -220,6 +237,7 @@ def run_heads(
         output: the run folder.
         tokens: as in ``run_probe``.
         top: number of tokens to list per head.
+        raw: as in ``run_probe``.
         chat_template: as in ``run_probe``.
         progress: as in ``run_probe``.
         identity: as in ``run_probe``.
@@ -239,6 +257,7 @@ def run_heads(
         examples,
         output,
         tokens=tokens,
+        raw=raw,
         chat_template=chat_template,
         options={"top": top},
         progress=progress,
@@ -390,7 +409,9 @@ def _heads(model: PreTrainedModel, induction: list[list[float]], top: int, asked
     return found
 
 
-def write_probes(run: Run, read: Reader, asked: Sequence[Probed]) -> Iterator[str]:
+def write_probes(
+    run: Run, read: Reader, asked: Sequence[Probed], lacking: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[str]:
     """Do the pending units of a run, and yield the name of each unit once it is saved.
 
     A prompt that cannot be probed is dropped with the reason. Prompts are probed one at a time, so that the numbers do
@@ -399,11 +420,13 @@ def write_probes(run: Run, read: Reader, asked: Sequence[Probed]) -> Iterator[st
     Args:
         run: an open run, with the names of the prompts as units and the record of the probe.
         read: returns the rows of a prompt.
-        asked: all prompts.
+        asked: all prompts that can be read.
+        lacking: the others, with what they lack.
 
     Raises:
         RunError: if results cannot be written; earlier units stay saved.
     """
+    drop_lacking(run, lacking, NOT_PROBED)
     pending = set(run.pending)
     for one in asked:
         if one.name not in pending:

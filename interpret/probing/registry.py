@@ -4,7 +4,7 @@ This module does not import torch, so that the probes can be listed quickly.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from inspect import signature
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 TOP = 5
 """Default number of tokens that a probe lists."""
-RESERVED = ("neurons", "command", "tokens", "chat_template", "examples_sha256", "imports")
+RESERVED = ("neurons", "command", "tokens", "raw", "chat_template", "examples_sha256", "imports")
 """Names that neither a probe nor an option of a probe may have."""
 
 
@@ -65,12 +65,20 @@ class Probe:
         Raises:
             InputError: for an option that the probe does not have.
         """
+        self.check_options(options)
+        return self._reader(model, tokenizer, **options)
+
+    def check_options(self, options: Iterable[str]) -> None:
+        """Check the names of options.
+
+        Raises:
+            InputError: for an option that the probe does not have.
+        """
         known = self.options()
         for option in options:
             if option not in known:
                 has = unknown("option", option, known) if known else f"unknown option {option!r}; it has none"
                 raise InputError(f"probe {self.name!r}: {has}")
-        return self._reader(model, tokenizer, **options)
 
     def options(self) -> dict[str, Any]:
         """Return the options with their defaults."""

@@ -18,9 +18,8 @@ from transformers import PreTrainedTokenizerBase
 
 from interpret.errors import InputError, brief, one_line
 from interpret.prompts.encoding import token_ids
-from interpret.prompts.prompts import MODEL_TEMPLATE, Prompt
+from interpret.prompts.prompts import FIELD, MODEL_TEMPLATE, Prompt, check_template
 
-FIELD = "{prompt}"
 _MARK = "\ue000"  # a private-use character that no template contains; marks the place of the message
 _MOST_REPETITIONS = 100_000
 """Maximum number of repetitions of all loops of a chat template together."""
@@ -80,8 +79,7 @@ def wrap(tokenizer: PreTrainedTokenizerBase, message: str, template: str = MODEL
         InputError: if the template is invalid.
     """
     if template != MODEL_TEMPLATE:
-        if template.count(FIELD) != 1:
-            raise InputError(f"chat template {template!r} must contain {FIELD} exactly once, where the prompt goes")
+        check_template(template)
         before, after = template.split(FIELD)
         return _between(before, message, after, add_special_tokens=True)
     if not has_template(tokenizer):

@@ -5,7 +5,7 @@ A selector is a comma-separated list. Each part is an index (a negative one coun
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from interpret.errors import InputError, unknown
 
@@ -44,10 +44,32 @@ def _part(kind: str, part: str, count: int, names: Mapping[str, Sequence[int]]) 
         if not -count <= int(part) < count:
             raise InputError(f"{kind} {part} does not exist; there are {kind}s 0 to {count - 1}, or -{count} to -1")
         return [int(part) % count]
+    bounds = _slice(kind, part, names)
+    return range(count)[slice(*(None if bound is None else int(bound) for bound in bounds.groups()))]
+
+
+def _slice(kind: str, part: str, names: Iterable[str]) -> re.Match[str]:
     bounds = _SLICE.fullmatch(part)
     if not bounds or bounds[3] in ("0", "+0", "-0"):
         raise InputError(unknown(f"{kind} selector", part, [*names, "an index", "a slice such as 0:10:2"]))
-    return range(count)[slice(*(None if bound is None else int(bound) for bound in bounds.groups()))]
+    return bounds
+
+
+def check_selector(kind: str, selector: str, names: Iterable[str] = ()) -> None:
+    """Check a selector without knowing how many layers or tokens there are.
+
+    Args:
+        kind: as in ``select``.
+        selector: the selector.
+        names: additional names.
+
+    Raises:
+        InputError: if a part is not a selector.
+    """
+    known = ["all", *names]
+    for part in (part.strip() for part in selector.split(",")):
+        if part not in known and not _INDEX.fullmatch(part):
+            _slice(kind, part, known)
 
 
 def selector_words(chosen: str | int | Sequence[int]) -> str:

@@ -9,7 +9,8 @@ from interpret.errors import InputError
 from interpret.prompts.chat import ChatText
 from interpret.prompts.encoding import Ids, continuation, encode, given_ids
 from interpret.prompts.lookalikes import not_a_part
-from interpret.prompts.selectors import select
+from interpret.prompts.prompts import Prompt
+from interpret.prompts.selectors import check_selector, select
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,36 @@ def select_tokens(selector: str, prompt: TokenisedPrompt) -> list[int]:
     names = {"content": prompt.content, "last": [len(prompt.ids) - 1]}
     if prompt.subject is not None:
         names |= {"subject": prompt.subject, "subject_last": prompt.subject[-1:]}
-    elif any(part.strip().startswith("subject") for part in selector.split(",")):
-        raise InputError(f'token selector {selector!r} needs a "subject", which this prompt does not have')
+    elif needs_subject(selector):
+        raise InputError(_lacking(selector))
     return select("token", selector, len(prompt.ids), names)
+
+
+def check_tokens(selector: str) -> None:
+    """Check what can be checked of a token selector without a prompt.
+
+    Raises:
+        InputError: if a part of it is not a selector.
+    """
+    check_selector("token", selector, ["content", "last", "subject", "subject_last"])
+
+
+def needs_subject(selector: str) -> bool:
+    """Return whether a token selector selects tokens of the subject."""
+    return any(part.strip().startswith("subject") for part in selector.split(","))
+
+
+def without_subject(prompts: Sequence[Prompt], selector: str) -> dict[str, str]:
+    """Return the prompts that have no subject although a token selector needs one: name -> reason to drop it.
+
+    Raises:
+        InputError: if no prompt is left.
+    """
+    lacking = {one.name: _lacking(selector) for one in prompts if one.subject is None and needs_subject(selector)}
+    if lacking and len(lacking) == len(prompts):
+        raise InputError(f"prompt {prompts[0].name}: {_lacking(selector)}")
+    return lacking
+
+
+def _lacking(selector: str) -> str:
+    return f'token selector {selector!r} needs a "subject", which this prompt does not have'

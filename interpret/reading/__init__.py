@@ -1,4 +1,4 @@
-"""Read files that users write: text, JSON, JSON Lines and YAML, with bounds on depth, size and work."""
+"""Read files that users write: text, JSON, JSON Lines, tables and YAML, with bounds on depth, size and work."""
 
 from interpret.lazy import lazy_names
 

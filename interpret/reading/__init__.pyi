@@ -2,6 +2,9 @@ from .file_names import file_key as file_key
 from .json_text import numbered_lines as numbered_lines
 from .json_text import parse_json as parse_json
 from .json_text import read_json as read_json
+from .tables import KINDS as KINDS
+from .tables import BadLine as BadLine
+from .tables import read_rows as read_rows
 from .text import is_unicode as is_unicode
 from .text import open_file as open_file
 from .text import read_bytes as read_bytes

@@ -6,10 +6,11 @@ from typing import Any, Literal, cast
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.errors import InputError, unknown
+from interpret.errors import InputError, SpecError, unknown
 from interpret.models.opening import model_circumstances, model_identity
-from interpret.prompts.prompts import MODEL_TEMPLATE, Prompt
-from interpret.prompts.selectors import selector_words
+from interpret.prompts.prompts import MODEL_TEMPLATE, Prompt, raw_unless_said
+from interpret.prompts.selectors import check_selector, selector_words
+from interpret.prompts.tokens import check_tokens, without_subject
 from interpret.records import Interpretation
 from interpret.selfie import rows
 from interpret.selfie.settings import (
@@ -21,13 +22,14 @@ from interpret.selfie.settings import (
     TOKENS,
     Settings,
 )
-from interpret.selfie.sources import plan_sources
-from interpret.selfie.templates import InterpretationPrompt, interpretation_prompt
+from interpret.selfie.sources import SOURCE_SITES, plan_sources
+from interpret.selfie.templates import InterpretationPrompt, check_words, interpretation_prompt
 from interpret.storage.run import Run
 from interpret.storage.run_folder import RunFolder
+from interpret.surgery.plan import check_strength
 from interpret.surgery.words import MODES
-from interpret.work.inputs import prompt_list
-from interpret.work.loop import Work, fill_folder
+from interpret.work.inputs import Examples, prompt_list
+from interpret.work.loop import Work, drop_lacking, fill_folder
 from interpret.work.progress import say
 
 NOT_INTERPRETED = "not interpreted"
@@ -37,7 +39,7 @@ INTERPRETING = Work("Interpreting", "interpreted", "prompts", "interpretations",
 def run(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    examples: Path | str | Sequence[Prompt],
+    examples: Examples,
     output: Path | str,
     *,
     interpretation_prompts: str | Sequence[str | InterpretationPrompt] = INTERPRETATION_PROMPTS,
@@ -50,7 +52,8 @@ def run(
     overlay_strength: float = Settings.strength,
     new_tokens: int = Settings.new_tokens,
     prompt_output_tokens: int = Settings.prompt_output_tokens,
-    chat_template: str = MODEL_TEMPLATE,
+    raw: bool = False,
+    chat_template: str | None = None,
     wrong_vector: bool = Settings.wrong_vector,
     seed: int = Settings.seed,
     batch_size: int | None = Settings.batch_size,
@@ -63,7 +66,8 @@ def run(
     Args:
         model: a causal LM of a supported family, in evaluation mode.
         tokenizer: the model's tokenizer.
-        examples: path of a prompt file such as examples/examples.json, or prompts with unique names.
+        examples: path of a prompt file such as examples/examples.json; prompts with unique names; or rows as dicts,
+            such as a Hugging Face data set.
         output: the run folder; ``table.csv`` and ``manifest.json`` are written into it.
         interpretation_prompts: names of shipped interpretation prompts, texts that contain ``{slots}``, or
             ``InterpretationPrompt`` objects.
@@ -76,8 +80,9 @@ def run(
         overlay_strength: share of the inserted state for ``normalized``, its factor for ``addition``.
         new_tokens: maximum length of an interpretation, in tokens.
         prompt_output_tokens: maximum length of the continuation of the prompt itself, in tokens; 0 for none.
-        chat_template: template for prompts that are not raw: ``model`` for the model's own, or a text such as
-            ``"[INST] {prompt} [/INST]"``.
+        raw: read prompts that do not say ``raw`` themselves as they are.
+        chat_template: make these prompts the user's message of a chat: ``model`` for the model's own template, or a
+            text such as ``"[INST] {prompt} [/INST]"``. With neither: see ``Prompt.raw``, and the model's own template.
         wrong_vector: also score each interpretation with another token's state inserted.
         seed: random seed of the choice of wrong states.
         batch_size: number of interpretations generated together; None to choose it from the device's memory.
@@ -97,7 +102,9 @@ def run(
     Example:
         >>> interpret.selfie.run(model, tokenizer, "examples.json", "runs/mine").to_frame()  # doctest: +SKIP
     """
-    prompts = prompt_list(examples)
+    said = raw_unless_said(raw=raw, chat_template=chat_template)
+    template = MODEL_TEMPLATE if chat_template is None else chat_template
+    prompts = prompt_list(examples, raw=said)
     settings = Settings(
         insertion_layer=_insertion_layer(insertion_layer),
         mode=check_mode(replacing_mode),
@@ -112,10 +119,10 @@ def run(
         interpretation_prompts = [interpretation_prompts]
     if not interpretation_prompts:
         raise InputError("interpretation_prompts is empty; give at least one, such as 'summarize'")
-    templates = [_template(tokenizer, one, slots, chat_template) for one in interpretation_prompts]
-    sources = plan_sources(
-        model, tokenizer, prompts.prompts, layers=layers, tokens=tokens, site=site, chat_template=chat_template
-    )
+    templates = [_template(tokenizer, one, slots, template) for one in interpretation_prompts]
+    lacking = without_subject(prompts.prompts, selector_words(tokens))
+    kept = [one for one in prompts.prompts if one.name not in lacking]
+    sources = plan_sources(model, tokenizer, kept, layers=layers, tokens=tokens, site=site, chat_template=template)
     rows.check_request(model, sources, templates, settings)
     counts = {source.prompt.name: rows.count_rows([source], len(templates)) for source in sources}
     tell = say if progress else _silent
@@ -137,6 +144,7 @@ def run(
             drop=lambda name, reason: run.drop(name, f"{NOT_INTERPRETED}: {reason}"),
             drop_part=drop_part,
         )
+        drop_lacking(run, lacking, NOT_INTERPRETED)
         return write_interpretations(run, records, counts, dropped_parts)
 
     asked = {
@@ -147,7 +155,8 @@ def run(
         "tokens": selector_words(tokens),
         "site": site,
         "insertion_layer": str(insertion_layer),
-        "chat_template": chat_template,
+        "chat_template": template,
+        **({} if said is None else {"raw": said}),
         "examples_sha256": prompts.sha256,
         **_recorded_settings(settings),
     }
@@ -157,10 +166,10 @@ def run(
         output,
         Interpretation,
         written,
-        units=[source.prompt.name for source in sources],
+        units=[*lacking, *(one.name for one in kept)],
         identity={**model_identity(model), **asked, **(identity or {})},
         circumstances={**model_circumstances(model), **own, **(circumstances or {})},
-        count=lambda units: sum(counts[name] for name in units),
+        count=lambda units: sum(counts.get(name, 0) for name in units),
         progress=progress,
     )
 
@@ -187,6 +196,39 @@ def write_interpretations(
             run.write(record.name, of_prompt, dropped_parts=dropped_parts[record.name])
             of_prompt = []
         yield record
+
+
+def check_options(
+    prompts: Sequence[Prompt],
+    *,
+    interpretation_prompts: Sequence[str],
+    layers: str,
+    tokens: str,
+    site: str,
+    insertion_layer: int | str,
+    replacing_mode: str,
+    overlay_strength: float,
+    **others: object,
+) -> None:
+    """Check the options of a run that can be checked without a model; the arguments are those of ``run``.
+
+    Raises:
+        InputError: if an option is wrong, or tokens of the subject are selected and no prompt has one.
+        SpecError: if the strength does not fit the mode.
+    """
+    check_mode(replacing_mode)
+    _insertion_layer(insertion_layer)
+    try:
+        check_strength(replacing_mode, overlay_strength)
+    except SpecError as error:
+        raise SpecError(f"insertion: {error}") from None
+    check_selector("layer", layers)
+    check_tokens(tokens)
+    if site not in SOURCE_SITES:
+        raise InputError(unknown("site", site, SOURCE_SITES))
+    for words in interpretation_prompts:
+        check_words(words)
+    without_subject(prompts, tokens)
 
 
 def check_mode(replacing_mode: str) -> str:

@@ -139,17 +139,26 @@ def interpretation_prompt(
     """
     if n_slots < 1:
         raise InputError(f"the number of slots is {n_slots}; an interpretation prompt needs at least 1")
+    check_words(words)
     if words in SHIPPED:
         opens = chat_template != MODEL_TEMPLATE or not has_template(tokenizer)
         text = _begun_answer(tokenizer, SHIPPED[words], chat_template)
-    elif SLOTS_FIELD in words:
-        opens, text = True, words
     else:
-        raise InputError(unknown("interpretation prompt", words, [*SHIPPED, f"a text with {SLOTS_FIELD} in it"]))
+        opens, text = True, words
     sequence: list[Any] = []
     for part in text.split(SLOTS_FIELD):
         sequence += [*[None] * (n_slots if sequence else 0), part]
     return InterpretationPrompt(tokenizer, sequence, name=words, add_special_tokens=opens)
+
+
+def check_words(words: str) -> None:
+    """Check an interpretation prompt that is given by name or as text.
+
+    Raises:
+        InputError: if it is neither a shipped name nor a text with ``{slots}``.
+    """
+    if words not in SHIPPED and SLOTS_FIELD not in words:
+        raise InputError(unknown("interpretation prompt", words, [*SHIPPED, f"a text with {SLOTS_FIELD} in it"]))
 
 
 def _begun_answer(tokenizer: PreTrainedTokenizerBase, shipped: Shipped, chat_template: str) -> str:

@@ -254,6 +254,15 @@ def _check_note(key: str) -> None:
         raise SpecError(f"key {key!r} looks like {near!r}; correct it, or use another name for your own key")
 
 
+def check_strength(mode: str, strength: float) -> None:
+    """Check a strength with its mode, before there is a model.
+
+    Raises:
+        SpecError: if the strength is not a number in the range of the mode.
+    """
+    _check_strength(_Overlay(mode=mode, strength=strength))
+
+
 def _check_strength(overlay: _Overlay) -> None:
     strength = overlay.strength
     if not isinstance(strength, Real) or isinstance(strength, bool) or not isfinite(strength):

@@ -16,7 +16,7 @@ from interpret.finite import warn
 from interpret.records import APPROXIMATE, SCREENED, TRACE_METHODS, TraceMethod
 from interpret.tracing.approximate import Screening, check_amount, estimate_traces, screen_traces
 from interpret.tracing.exact import trace_exactly
-from interpret.tracing.inputs import Target, TraceSettings, trace_inputs
+from interpret.tracing.inputs import AnswerTokens, TraceSettings, trace_inputs
 from interpret.tracing.mediators import DEFAULT_MEDIATORS, check_mediators
 from interpret.tracing.result import TraceResult, cells_not_finite
 
@@ -34,7 +34,7 @@ def trace(
     seed: int = 0,
     replace: bool = False,
     window: int = 10,
-    target: Target = "first",
+    answer_tokens: AnswerTokens = "first",
     occurrence: int | None = None,
     counterfactual: str | None = None,
     reference_texts: Sequence[str] | None = None,
@@ -60,7 +60,7 @@ def trace(
         replace: replace the embeddings by the noise instead of adding it.
         window: number of layers restored together by ``attn_window`` and ``mlp_window``. The window of layer l starts
             at layer ``l - window // 2``; layers outside the model are left out, as in ROME.
-        target: ``first`` or ``whole``: read the first token of the answer, or the whole answer.
+        answer_tokens: ``first`` or ``whole``: read the first token of the answer, or the whole answer.
         occurrence: index of the occurrence of the subject, from 0; required if there are several.
         counterfactual: another prompt with the same number of tokens; its run is the corrupted run, without noise.
         reference_texts: texts whose embeddings set the size of the noise, see ``TraceSettings``.
@@ -80,7 +80,7 @@ def trace(
         >>> result.indirect_effects.argmax()  # doctest: +SKIP
     """
     texts = None if reference_texts is None else tuple(reference_texts)
-    settings = TraceSettings(noise, samples, seed, replace, window, target, texts, chat_template, memory)
+    settings = TraceSettings(noise, samples, seed, replace, window, answer_tokens, texts, chat_template, memory)
     results = trace_mediators(
         model,
         tokenizer,

@@ -9,7 +9,7 @@ top level. All keys are optional::
     mediators: [hidden, attn_severed]       # see mediators; default: those in hook_layer, or hidden and both severed
     noise: s3                               # see noise; also samples, seed, replace
     window: 10                              # number of layers of attn_window and mlp_window
-    target: first                           # or whole: which tokens of the answer are read
+    answer_tokens: first                    # or whole: which tokens of the answer are read
     method: exact                           # or approximate, or screened, see approximate
     chat_template: model                    # or a text with {prompt}; default: prompts are read as they are
     rule: words                             # or first_token: which facts count as known, see facts.filter
@@ -36,7 +36,7 @@ from interpret.facts.filter import RULES, Rule
 from interpret.models.opening import DTYPES
 from interpret.reading import is_unicode, read_yaml
 from interpret.records import TRACE_METHODS, TraceMethod
-from interpret.tracing.inputs import TARGETS, TraceSettings
+from interpret.tracing.inputs import ANSWER_TOKENS, TraceSettings
 from interpret.tracing.knowledge_tracing import HookNames
 from interpret.tracing.mediators import DEFAULT_MEDIATORS, MEDIATORS
 from interpret.tracing.noise import parse_noise
@@ -49,7 +49,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
 }
 """The sections and keys of Knowledge-Tracing's configuration."""
 CHOICES: Mapping[str, Sequence[str]] = {
-    "target": TARGETS,
+    "answer_tokens": ANSWER_TOKENS,
     "method": TRACE_METHODS,
     "rule": RULES,
     "buckets": tuple(SCHEMES),
@@ -61,7 +61,7 @@ NUMBERS = {"samples": 1, "seed": 0, "window": 1, "memory": 1}
 MOST = 2**63 - 1
 """Maximum of these values: the largest 64-bit integer."""
 KEYS = (*SECTIONS, "mediators", "noise", "replace", *TEXTS, *CHOICES, *NUMBERS)
-SETTINGS = ("noise", "samples", "seed", "replace", "window", "target", "chat_template", "memory")
+SETTINGS = ("noise", "samples", "seed", "replace", "window", "answer_tokens", "chat_template", "memory")
 """The keys that are fields of ``TraceSettings``."""
 
 
@@ -145,7 +145,7 @@ def _check_generation(args: Mapping[str, Any]) -> None:
     if type(length) is not int or length != 1:
         raise InputError(
             f"generation_args.max_generate_length is {brief(length)}; tracing reads the token after the prompt: "
-            "give 1, and target: whole to read all tokens of an answer"
+            "give 1, and answer_tokens: whole to read all tokens of an answer"
         )
     for key in ("do_sample", "output_scores", "return_dict_in_generate"):
         if not isinstance(args.get(key, False), bool):

@@ -22,8 +22,8 @@ from interpret.prompts.tokens import TokenisedPrompt, following, tokenise
 from interpret.tracing.mediators import ActsOn
 from interpret.tracing.noise import corrupt, noise_of, parse_noise
 
-Target = Literal["first", "whole"]
-TARGETS = ("first", "whole")
+AnswerTokens = Literal["first", "whole"]
+ANSWER_TOKENS = ("first", "whole")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class TraceSettings:
     """Whether the noise replaces the embeddings instead of being added to them."""
     window: int = 10
     """Number of layers that mediators with a window, such as ``attn_window``, restore around each layer."""
-    target: Target = "first"
+    answer_tokens: AnswerTokens = "first"
     """Whether the probability of the first token of the answer or of the whole answer is read."""
     reference_texts: tuple[str, ...] | None = None
     """Texts whose embeddings set the size of the noise; in ROME, the subjects of the whole data set. By default, ``s``
@@ -95,7 +95,7 @@ def trace_inputs(
     text = framed(tokenizer, prompt, settings.chat_template)
     tokens = tokenised(tokenizer, prompt, subject, occurrence, settings.chat_template)
     check_length(model, "the prompt", len(tokens.ids))
-    answer_ids = _answer_ids(model, tokenizer, text, tokens, answer, settings.target)
+    answer_ids = _answer_ids(model, tokenizer, text, tokens, answer, settings.answer_tokens)
     # The last token of the answer is not read.
     check_length(model, "the prompt with its answer", len(tokens.ids) + len(answer_ids) - 1)
     span, clean = subject_span(tokens), _embeddings(model, [*tokens.ids, *answer_ids[:-1]])
@@ -117,8 +117,8 @@ def check_settings(settings: TraceSettings) -> None:
     """
     if isinstance(settings.noise, (str, int, float)):
         parse_noise(settings.noise)
-    if settings.target not in TARGETS:
-        raise InputError(unknown("target", settings.target, TARGETS))
+    if settings.answer_tokens not in ANSWER_TOKENS:
+        raise InputError(unknown("answer_tokens", settings.answer_tokens, ANSWER_TOKENS))
     if settings.samples < 1:
         raise InputError(f"samples is {settings.samples}; give at least 1")
     if settings.window < 1:
@@ -131,7 +131,7 @@ def _answer_ids(
     text: ChatText,
     tokens: TokenisedPrompt,
     answer: str | Sequence[int] | None,
-    target: Target,
+    read: AnswerTokens,
 ) -> tuple[int, ...]:
     """Return the ids of the tokens that are read: those of the answer, or the most likely next token."""
     if answer is None:
@@ -141,7 +141,7 @@ def _answer_ids(
             raise InputError(f"{tokens.text!r} has no most likely next token: {MODEL_GIVES_NAN}, or give an answer")
         return (int(logits.argmax()),)
     expected = following(tokenizer, text, answer)
-    return expected if target == "whole" else expected[:1]
+    return expected if read == "whole" else expected[:1]
 
 
 def _counterfactual_ids(tokenizer: PreTrainedTokenizerBase, text: ChatText, tokens: TokenisedPrompt) -> Sequence[int]:

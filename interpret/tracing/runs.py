@@ -81,7 +81,7 @@ class TracePlan(FactPlan):
             "seed": settings.seed,
             "replace": settings.replace,
             "window": settings.window,
-            "target": settings.target,
+            "answer_tokens": settings.answer_tokens,
             "filter": self.only_known,
             "rule": self.rule,
             **({} if self.chat_template is None else {"chat_template": self.chat_template}),

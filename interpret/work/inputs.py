@@ -1,9 +1,9 @@
 """Read the inputs of a run: prompts from a file or a list, and options written as ``name=value``."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from interpret.errors import InputError, brief
 from interpret.prompts.prompts import Prompt, load_examples
@@ -22,23 +22,31 @@ class PromptList:
     """Path of the file; None if the prompts were not read from a file."""
 
 
-def prompt_list(examples: Path | str | Sequence[Prompt]) -> PromptList:
-    """Return prompts and their hash; read the prompts if a path is given.
+Examples = Path | str | Sequence[Prompt] | Iterable[Mapping[str, Any]]
+"""Prompts as the run functions take them, see ``prompt_list``."""
+
+
+def prompt_list(examples: Examples, *, raw: bool | None = None) -> PromptList:
+    """Return prompts and their hash; read the prompts if they are not ``Prompt`` objects.
 
     Args:
-        examples: path of a prompt file such as examples/examples.json, or prompts with unique names.
+        examples: path of a prompt file such as examples/examples.json; prompts with unique names; or what
+            ``load_examples`` reads: a list of dicts or a Hugging Face data set.
+        raw: as in ``load_examples``.
 
     Raises:
         InputError: if the file is missing or is not JSON, an entry is invalid, or there are no prompts.
     """
     if isinstance(examples, (str, Path)):
-        return PromptList(load_examples(examples), file_sha256(examples), str(examples))
+        return PromptList(load_examples(examples, raw=raw), file_sha256(examples), str(examples))
+    if not isinstance(examples, Sequence) or not any(isinstance(one, Prompt) for one in examples):
+        prompts = load_examples(cast(Iterable[Mapping[str, Any]], examples), raw=raw)
+        return PromptList(prompts, objects_sha256(prompts))
     for index, one in enumerate(examples):
         if not isinstance(one, Prompt):
             raise InputError(f"examples[{index}] is {brief(one)}; expected a Prompt(name, text)")
-    if not examples:
-        raise InputError("examples is empty; give a file, or at least one Prompt")
-    return PromptList(list(examples), objects_sha256(examples))
+    listed = cast(Sequence[Prompt], examples)
+    return PromptList(list(listed), objects_sha256(listed))
 
 
 def read_options(words: Sequence[str]) -> dict[str, Any]:

@@ -58,4 +58,4 @@ def test_an_answer_counts_but_for_its_last_token() -> None:
     model.config.max_position_embeddings = len(TOKENIZER(PROMPT).input_ids)
     trace("Paris")
     with pytest.raises(InputError, match=r"^the prompt with its answer has \d+ tokens; this model reads at most \d+$"):
-        trace("Paris and London", target="whole")
+        trace("Paris and London", answer_tokens="whole")

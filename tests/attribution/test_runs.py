@@ -44,6 +44,12 @@ def arguments(model_folder, examples, output, *more):
     return ["attribute", *paths, "--device", "cpu", "--new-tokens", "2", *(str(argument) for argument in more)]
 
 
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    """A single prompt without ``--output`` has its run folder in ``runs``."""
+    monkeypatch.chdir(tmp_path)
+
+
 def one(model_folder, *more):
     return run("attribute", "--model", model_folder, "--device", "cpu", "--prompt", TEXT, *more)
 
@@ -167,7 +173,9 @@ def test_the_json_is_the_whole_attribution_and_the_page_shows_it(model_folder, o
     assert (
         "Attribution of contrast_prob_diff by input_x_gradient, same_context; unit: probability difference" in said.out
     )
-    assert "rows in" not in said.out, "a single prompt leaves no folder"
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("attributions-the-eiffel-tower-is-in-")
+    assert f"rows in runs/{folder.name}/table.csv" in said.out
 
 
 @pytest.mark.parametrize("n_prompts", [3, 12])

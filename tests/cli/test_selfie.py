@@ -181,7 +181,7 @@ def test_another_runs_folder_is_refused_and_left_alone(model_folder, examples, t
     ("change", "message"),
     [
         (["--layers", "9"], "error: layer 9 does not exist; there are layers 0 to 4, or -5 to -1"),
-        (["--tokens", "contnt"], "error: prompt a_1: unknown token selector 'contnt'; did you mean 'content'?"),
+        (["--tokens", "contnt"], "error: unknown token selector 'contnt'; did you mean 'content'?"),
         (["--examples", "none.json"], "error: none.json does not exist; give a JSON file like examples/examples.json"),
         (["--model", "./none"], "error: there is no folder './none'"),
         (["--interpretation-prompt", "sumarize"], "error: unknown interpretation prompt 'sumarize'; did you mean"),

@@ -364,7 +364,6 @@ def test_a_prompt_of_one_token_shows_nothing_of_heads(folder, tmp_path, capsys):
     ("kind", "more", "says"),
     [
         ("lens", ("--tokens", "99"), "prompt raw_1: token 99 does not exist"),
-        ("heads", ("--tokens", "subject"), "prompt chat_1: token selector 'subject' needs a \"subject\""),
         ("lens", ("--tokens", "lsat"), "did you mean 'last'?"),
     ],
 )

@@ -1,6 +1,8 @@
 """Every reader, with files of any content: one short message or a result, after a bounded amount of work."""
 
+import csv
 import gzip
+import io
 import json
 import math
 import os
@@ -36,6 +38,7 @@ CELL = cells([[0.5]], span=(0, 1))[0]
 # A log whose last line was cut off is read up to there, with a warning.
 pytestmark = pytest.mark.filterwarnings("ignore:.*skipped an incomplete last line")
 FACT = {"known_id": 7, "subject": "Lake Como", "attribute": "Italy", "prompt": "Lake Como is in", "template": "{} is"}
+ZSRE = {"src": "Where is Rome?", "subject": "Rome", "answers": ["Italy", "Europe"], "alt": "Peru"}
 REWRITE = {"prompt": "{} is in", "subject": "Rome", "target_true": {"str": "Italy"}, "target_new": {"str": "Peru"}}
 
 
@@ -59,7 +62,23 @@ class Reader:
         return folder / self.name
 
 
+def as_table(document: Any, delimiter: str) -> str:
+    """Return the dicts of a document as a table; cells that are no texts are JSON."""
+    rows = [row for row in document if isinstance(row, dict)] if isinstance(document, list) else []
+    header = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [
+        [row[key] if isinstance(row.get(key), str) else json.dumps(row.get(key)) for key in header] for row in rows
+    ]
+    text = io.StringIO()
+    csv.writer(text, delimiter=delimiter).writerows([header, *cells])
+    return text.getvalue().encode("utf-8", "replace").decode()
+
+
 def as_text(reader: Reader, document: Any) -> str:
+    if reader.name.endswith((".csv", ".tsv")):
+        return as_table(document, "," if reader.name.endswith(".csv") else "\t")
+    if reader.name.endswith(".txt"):
+        return f"{document}".encode("utf-8", "replace").decode()
     if not reader.lines:
         return json.dumps(document)
     return "".join(json.dumps(line) + "\n" for line in (document if isinstance(document, list) else [document]))
@@ -133,6 +152,12 @@ READERS = {
     "prompts": Reader(load_examples, {"examples": [{"prompt": "Rome is", "category": "a", "subject": "Rome"}] * 2}),
     "facts": Reader(load_facts, [FACT, {"requested_rewrite": REWRITE}]),
     "fact lines": Reader(load_facts, [FACT, {"requested_rewrite": REWRITE}], "file.jsonl", lines=True),
+    "prompt lines": Reader(load_examples, [{"prompt": "Rome is", "target": "in"}] * 2, "file.jsonl", lines=True),
+    "prompt table": Reader(load_examples, [{"prompt": "Rome is", "subject": "Rome", "raw": True}] * 2, "file.csv"),
+    "prompt text": Reader(load_examples, "Rome is\nOslo is", "file.txt"),
+    "fact table": Reader(load_facts, [FACT | {"occurrence": 0}], "file.tsv"),
+    "data set table": Reader(load_facts, [ZSRE, ZSRE | {"answers": ["Italy"]}], "file.csv"),
+    "pair table": Reader(load_pairs, [{"true": "Rome is in Italy.", "false": "Rome is in Peru."}], "file.tsv"),
     "pairs": Reader(load_pairs, {"pairs": [{"true": "Rome is in Italy.", "false": "Rome is in Peru."}]}),
     "config": Reader(
         load_config,

@@ -115,7 +115,7 @@ def test_a_sliding_window_of_attention_is_respected(double, mediator):
 @pytest.mark.parametrize("mediator", ALL)
 def test_the_estimate_of_a_whole_answer_is_the_slope_of_the_product(double, mediator):
     model = wide_model("gpt2").double()
-    found = check_slopes(model, mediator, target="whole", answer="Tokyo")
+    found = check_slopes(model, mediator, answer_tokens="whole", answer="Tokyo")
     assert len(found.answer_ids) > 1
 
 
@@ -124,11 +124,11 @@ def subject_span():
     return approximated(mediators=["hidden"])["hidden"].subject_span
 
 
-def check_slopes(model, mediator, target="first", answer=None):
+def check_slopes(model, mediator, answer_tokens="first", answer=None):
     first, stop = subject_span()
     width = model.get_input_embeddings().weight.shape[1]
     noise = 0.3 * np.random.default_rng(4).normal(size=(2, stop - first, width))
-    settings = TraceSettings(noise, window=3, target=target)
+    settings = TraceSettings(noise, window=3, answer_tokens=answer_tokens)
     found = approximated(model, settings, mediators=[mediator], answer=answer)[mediator]
     clean = model.get_input_embeddings()(torch.tensor([[*found.token_ids, *found.answer_ids[:-1]]])).detach()
     base = clean.repeat(2, 1, 1)

@@ -78,7 +78,15 @@ def test_named_modules_are_severed(tmp_path, hooks, mediators):
 
 
 def test_every_key_of_our_own_is_read(tmp_path):
-    settings = {"noise": "u0.5", "samples": 3, "seed": 7, "replace": True, "window": 4, "target": "whole", "memory": 9}
+    settings = {
+        "noise": "u0.5",
+        "samples": 3,
+        "seed": 7,
+        "replace": True,
+        "window": 4,
+        "answer_tokens": "whole",
+        "memory": 9,
+    }
     settings["chat_template"] = "model"
     rest = {
         "data": "facts.json",
@@ -138,7 +146,7 @@ HOOK_KEYS = "clean_save, corrupt, corrupted_save, clean_replace, attn_sever, mlp
         (
             {"generation_args": {"max_generate_length": 5}},
             "generation_args.max_generate_length is 5; tracing reads the token after the prompt: give 1, "
-            "and target: whole to read all tokens of an answer",
+            "and answer_tokens: whole to read all tokens of an answer",
         ),
         (
             {"generation_args": {"output_scores": "yes"}},
@@ -162,7 +170,7 @@ HOOK_KEYS = "clean_save, corrupt, corrupted_save, clean_replace, attn_sever, mlp
             {"mediators": ["hidden", "mlp_sever"]},
             f"unknown mediator 'mlp_sever'; did you mean 'mlp_severed'? {CHOICE}{', '.join(MEDIATORS)}",
         ),
-        ({"target": "frist"}, f"unknown target 'frist'; did you mean 'first'? {CHOICE}first, whole"),
+        ({"answer_tokens": "frist"}, f"unknown answer_tokens 'frist'; did you mean 'first'? {CHOICE}first, whole"),
         ({"dtype": "flaot16"}, f"unknown dtype 'flaot16'; did you mean 'float16'? {CHOICE}float32, float16, bfloat16"),
         ({"buckets": ["kt"]}, f"unknown buckets ['kt']; {CHOICE}rome, kt"),
         ({"data": 3}, "data is 3; expected a non-empty string"),

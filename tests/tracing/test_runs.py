@@ -120,7 +120,7 @@ def test_grid_files_have_romes_keys_and_need_no_pickle(model_folder, opened, tmp
 
 def test_the_manifest_holds_every_argument_that_decides_the_numbers(model_folder, tmp_path):
     facts = file_of(tmp_path, fact_rows(2))
-    more = ["--noise", "u0.5", "--seed", 7, "--replace", "--target", "whole", "--mediator", "hidden"]
+    more = ["--noise", "u0.5", "--seed", 7, "--replace", "--answer-tokens", "whole", "--mediator", "hidden"]
     assert run(*arguments(model_folder, facts, tmp_path / "run", *more, "--limit", 1)) == 0
     manifest = storage.read_manifest(tmp_path / "run")
     identity = manifest["identity"]
@@ -139,7 +139,7 @@ def test_the_manifest_holds_every_argument_that_decides_the_numbers(model_folder
         "seed": 7,
         "replace": True,
         "window": 3,
-        "target": "whole",
+        "answer_tokens": "whole",
         "filter": False,
         "rule": "words",
     }
@@ -472,7 +472,10 @@ def test_the_summary_shows_averages_peaks_and_counts(model_folder, tmp_path, cap
     [
         (["--mediator", "hiden"], "error: unknown mediator 'hiden'; did you mean 'hidden'?"),
         (["--noise", "x3"], "error: noise 'x3' is not understood; give 's3'"),
-        (["--target", "frist"], "error: unknown target 'frist'; did you mean 'first'? Allowed: first, whole"),
+        (
+            ["--answer-tokens", "frist"],
+            "error: unknown --answer-tokens 'frist'; did you mean 'first'? Allowed: first, whole",
+        ),
         (["--rule", "word"], "error: unknown rule 'word'; did you mean 'words'?"),
         (["--method", "exat"], "error: unknown method 'exat'; did you mean 'exact'?"),
         (["--facts", "none.json"], "error: none.json does not exist; give a JSON file like examples/facts.json"),
@@ -492,9 +495,7 @@ def test_a_users_mistake_is_one_message_and_exit_code_2(model_folder, tmp_path, 
 
 def test_a_missing_fact_file_is_an_error(model_folder, capsys):
     assert run("trace", "--model", model_folder) == 2
-    assert (
-        "error: no facts file is given; use --facts, or the key data in the file of --config" in capsys.readouterr().err
-    )
+    assert "error: give either --prompt with a text or --facts with a file of facts" in capsys.readouterr().err
 
 
 def test_columns_of_the_table():

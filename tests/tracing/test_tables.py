@@ -53,7 +53,9 @@ def test_missing_or_repeated_rows_are_refused():
         trace_grids(rows[:6] + rows[7:])
     with pytest.raises(InputError, match="found 21, with missing or repeated cells"):
         trace_grids([*rows, rows[3]])
-    with pytest.raises(InputError, match="the table has no rows: the run has not finished any fact yet"):
+    with pytest.raises(
+        InputError, match="no rows: no fact is finished yet, or all were dropped, see 'dropped' in manifest.json"
+    ):
         trace_grids([])
     with pytest.raises(InputError, match="'known_1' by 'hidden': no row has in_subject set"):
         trace_grids(cells(effects_with_peak(2, 1), span=(9, 10)))

@@ -329,7 +329,7 @@ def test_the_answers_first_token_is_read_or_all_of_it():
     first = traced(answer="Tokyo")
     assert (first.answer_id, first.answer_ids) == (ids[0], (ids[0],))
     assert traced(answer=" Tokyo").answer_ids == first.answer_ids
-    whole = traced(answer="Tokyo", target="whole")
+    whole = traced(answer="Tokyo", answer_tokens="whole")
     assert (whole.answer_ids, whole.answer) == (tuple(ids), " Tokyo")
     assert whole.tokens == first.tokens
     clean = embedded(model, [*whole.token_ids, *ids[:-1]])
@@ -435,7 +435,7 @@ def test_no_effects_have_no_average():
         ),
         ([PROMPT], SUBJECT, {}, f"prompt is [{PROMPT!r}]; give a single string"),
         (PROMPT, None, {}, "subject is None; give a single string"),
-        (PROMPT, SUBJECT, {"target": "last"}, "unknown target 'last'; Allowed: first, whole"),
+        (PROMPT, SUBJECT, {"answer_tokens": "last"}, "unknown answer_tokens 'last'; Allowed: first, whole"),
         (PROMPT, SUBJECT, {"reference_texts": [""]}, "the texts that set the size of the noise have no tokens"),
     ],
 )

@@ -118,7 +118,7 @@ CASES: dict[str, tuple[list[str], Callable[..., RunFolder]]] = {
         lambda model, tokenizer, paths, output: interpret.attribution.run(
             model,
             tokenizer,
-            Prompt("prompt", "The capital is", raw=True, target="Paris", foil="Rome"),
+            Prompt("prompt_1", "The capital is", "prompt", raw=True, target="Paris", foil="Rome"),
             output,
             steps=(0, 1),
         ),
