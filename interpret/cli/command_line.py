@@ -1,5 +1,6 @@
 """Run a command line: first load extensions, then build the commands, so that help lists what extensions register."""
 
+import io
 import sys
 import warnings
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ IMPORT = "--import"
 
 def main(argv: Sequence[str] | None = None, *, prog_name: str = "interpret") -> None:
     """Run a command line and exit with its code; errors that a user can fix are printed without a traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # on Windows, a file takes only the characters of one language
+        sys.stdout.reconfigure(errors="backslashreplace")
     with warnings.catch_warnings():
         # transformers 4.34.0 uses names that torch has renamed since; users cannot fix that.
         warnings.filterwarnings("ignore", message=".*_register_pytree_node.*")
