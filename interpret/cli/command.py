@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import wraps
-from inspect import Parameter, Signature, signature
+from inspect import Parameter, Signature, cleandoc, signature
 from typing import Any
 
 import typer
@@ -30,6 +30,8 @@ _OF_OPTIONS = (
     rf"^({{}})(?= {_QUOTED} (?:is not understood; give (?:pairs|first:end)|has no value))",
 )
 """Places in a message where a single word is the name of an option."""
+_READS_EXAMPLES = re.compile(r" examples/\w")
+_WHERE_EXAMPLES_ARE = "'interpret examples' writes the files of the folder examples."
 
 
 def add_command(app: typer.Typer, name: str, command: Callable[..., None]) -> None:
@@ -41,7 +43,10 @@ def add_command(app: typer.Typer, name: str, command: Callable[..., None]) -> No
         command: the function; its parameters are options, arguments, or dataclasses of options. Its docstring is the
             help text; the first clause is shown in the list of commands, see ``clause``.
     """
-    app.command(name, cls=_Command, short_help=clause(str(command.__doc__)))(_spread(command))
+    text = cleandoc(str(command.__doc__))
+    if _READS_EXAMPLES.search(text):
+        text += f"\n\n{_WHERE_EXAMPLES_ARE}"
+    app.command(name, cls=_Command, help=text, short_help=clause(text))(_spread(command))
 
 
 def clause(text: str) -> str:

@@ -9,7 +9,7 @@ PACKAGE = TOP / "interpret"
 LEVELS = [
     {"lazy"},
     {"errors"},
-    {"reading"},
+    {"examples", "reading"},
     {"finite", "records"},
     {"anatomy", "device", "pages", "prompts", "stats", "storage"},
     {"activations", "drawing", "models", "work"},
