@@ -20,7 +20,7 @@ CURRENT_TESTS := $(addprefix tests/,activations anatomy control engine prompts s
 # share models. Files keep their order (no-loadscope-reorder), because the slow ones come first.
 PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-current test-packaging lint mutants bench browser clean
+.PHONY: demo test test-all test-current test-packaging lint mutants bench gpu browser clean
 
 demo: .venv/installed
 	$(BIN)/python install_patch.py
@@ -34,6 +34,11 @@ test-current: .venv-current/installed
 
 test-packaging: .venv/installed-for-tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m packaging tests/installation
+
+# Both suites, with the combinations of families, tokenizers, data types and methods that the targets above leave out.
+test-all: lint browser .venv-current/installed
+	$(BIN)/python $(PYTEST) --all-combinations
+	$(CURRENT)/python $(PYTEST) --all-combinations $(CURRENT_TESTS)
 
 lint: .venv/installed-for-tests
 	$(BIN)/ruff check .
@@ -58,6 +63,12 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/bench_tracing.py
 	$(BIN)/python benchmarks/bench_attribution.py
 	$(BIN)/python benchmarks/bench_probing.py
+	$(BIN)/python benchmarks/bench_growth.py
+
+# Everything that a GPU should show, in TO. Nothing is installed: PYTHON is one that has torch and transformers.
+gpu:
+	@$(PYTHON) -c "import torch, transformers" || { echo "make gpu needs a Python with torch and transformers: make gpu PYTHON=/path/to/python3"; exit 1; }
+	$(PYTHON) -m benchmarks.gpu --to $(or $(TO),runs/gpu)
 
 clean:
 	rm -rf .venv .venv-current runs

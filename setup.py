@@ -53,7 +53,6 @@ setup(
         "filelock",
         "gguf>=0.17",
         "jinja2>=3.1",
-        "lazy-loader>=0.4",
         "matplotlib>=3.9",
         "mpmath>=1.3",
         "numpy>=1.26",

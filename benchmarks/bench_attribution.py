@@ -61,13 +61,14 @@ def _plain_layer(step: Step, layer: nn.Module) -> Tensor:
     seen: list[Tensor] = []
 
     def keep(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        seen.append(output[0].detach().requires_grad_())
-        return (seen[0], *output[1:])
+        # Layers of transformers 4.34.0 return a tuple.
+        seen.append((output[0] if isinstance(output, tuple) else output).detach().requires_grad_())
+        return (seen[0], *output[1:]) if isinstance(output, tuple) else seen[0]
 
     hook = layer.register_forward_hook(keep)
     try:
         ids = torch.tensor([list(step.ids)], device=step.model.device)
-        logits = step.model(ids, use_cache=False).logits[0, -1]
+        logits = step.model(ids, use_cache=False).logits[0, -1].float()
     finally:
         hook.remove()
     (gradient,) = torch.autograd.grad(logits.softmax(-1)[step.target], seen[0])
@@ -93,7 +94,7 @@ def _plain_step(step: Step) -> Tensor:
     logits = torch.cat(
         [step.model(inputs_embeds=some, use_cache=False).logits[:, -1] for some in texts.split(SIDE_BY_SIDE)]
     )
-    values = logits.softmax(-1)[:, step.target].double()
+    values = logits.float().softmax(-1)[:, step.target].double()
     return values[0] - values[1:]
 
 

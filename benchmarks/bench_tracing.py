@@ -71,7 +71,7 @@ def prepare(
     tokens = tokenise(tokenizer, as_it_is(prompt), subject)
     assert tokens.subject is not None
     span = tokens.subject[0], tokens.subject[-1] + 1
-    ids = torch.tensor([list(tokens.ids)])
+    ids = torch.tensor([list(tokens.ids)], device=model.device)
     clean = model.get_input_embeddings()(ids)
     shape = (samples, span[1] - span[0], clean.shape[-1])
     noise = noise_of("s3", shape, model, tokenizer, subject)
@@ -104,7 +104,7 @@ class Plain:
         """Return the score of one cell."""
         with self.patched(cell, corrupted=slice(1, None)):
             logits = self.model(inputs_embeds=self.batch, use_cache=False).logits
-        return float(logits[1:, -1].softmax(dim=-1)[:, self.answer].mean())
+        return float(logits[1:, -1].float().softmax(dim=-1)[:, self.answer].mean())
 
     @contextmanager
     def patched(self, cell: Cell, corrupted: slice, rows: slice | None = None) -> Iterator[None]:

@@ -11,6 +11,8 @@ from hypothesis import HealthCheck, settings
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.models.opening import load
+from interpret.storage import cache
+from reference.combinations import pytest_addoption, pytest_collection_modifyitems
 from reference.commands import saved_model
 from reference.tiny import KINDS, hooks_on, tiny_model
 
@@ -22,6 +24,17 @@ torch.set_num_threads(1)
 # A busy or slow machine is not a failure.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+
+# pytest finds these hooks by their names.
+__all__ = ["pytest_addoption", "pytest_collection_modifyitems"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _hashes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the hashes of the tests' files out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cache, "_ENTRIES", str(tmp_path_factory.mktemp("hashes")))  # absolute, so the cache is left out
+        yield
 
 
 @contextmanager

@@ -12,8 +12,9 @@ from rich.console import Console
 
 import interpret
 from interpret.activations.cache import activation_cache
+from interpret.attribution.questions import Question
 from interpret.attribution.result.show import Tables
-from interpret.attribution.runs import Question, token_scores
+from interpret.attribution.rows import token_scores
 from interpret.engine.greedy import answers, greedy_continuation, sound_steps, write_after
 from interpret.errors import InputError
 from interpret.facts.buckets import average_buckets, bucket_means
@@ -442,7 +443,9 @@ def test_a_text_without_a_most_likely_token_ends_there(monkeypatch):
         read_nothing(primed, Settings(new_tokens=4))
     calls.clear()
     state = State("a", 1, 0, torch.randn(32))
-    assert list(read(primed, [state], Settings(new_tokens=4), 8, print, KeptReadings(StoredParts(), 0))) == [None]
+    assert list(read(primed, [state], Settings(new_tokens=4), 8, print, KeptReadings(StoredParts(), 0))) == [
+        "not finite"
+    ]
 
 
 def test_gains_of_probabilities_that_are_not_finite_are_nan():

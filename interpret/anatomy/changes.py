@@ -102,11 +102,16 @@ class Changes:
         return lambda *event: mine(*event) if self._alive else None
 
 
+# Where modules keep their forward hooks, and the options of these. The options come first in the removal, because the
+# number of a hook is found by the hook itself.
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+_TABLES = (*(n for n in vars(nn.Module()) if n.startswith("_forward") and "_hooks_" in n), *_HOOKS)
+
+
 def _remove(module: nn.Module, hook: Callable[..., Any]) -> None:
     """Remove a hook from a module; there may be no handle that could, if registering the hook was interrupted."""
-    tables = {name: table for name, table in vars(module).items() if name.startswith("_forward") and "_hooks" in name}
-    numbers = {number for table in tables.values() for number, one in table.items() if one is hook}
-    # The tables of options, such as _forward_hooks_with_kwargs, come first: the number is found by the hook itself.
-    for name in sorted(tables, key=lambda name: name.endswith("_hooks")):
+    own = vars(module)
+    numbers = {number for name in _HOOKS for number, one in own[name].items() if one is hook}
+    for name in _TABLES:
         for number in numbers:
-            tables[name].pop(number, None)
+            own[name].pop(number, None)

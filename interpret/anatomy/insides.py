@@ -1,8 +1,8 @@
 """The modules inside the attention and the MLP of a layer: what each has to compute from what the others compute.
 
-``agreement`` records one pass of a model and makes these comparisons, so that a row of the table that names a wrong
-module inside a layer is noticed before its heads, neurons, queries or keys are read. The arithmetic is written down
-here for two tokens; ``engine.layers`` does the same for runs of any length.
+``agreement_layers`` makes these comparisons with one recorded pass of a model, so that a row of the table that names a
+wrong module inside a layer is noticed before its heads, neurons, queries or keys are read. The arithmetic is written
+down here for two tokens; ``engine.layers`` does the same for runs of any length.
 Shapes: B texts, T tokens, D hidden width, H heads, G key-value heads, W width of a head, F neurons.
 """
 
@@ -59,7 +59,7 @@ def inside(anatomy: Anatomy, layer: int, block: nn.Module, seen: Mapping[str, Te
         anatomy: the model's parts.
         layer: index of the layer.
         block: the layer.
-        seen: what the layer computed, by the names of ``inputs_inside``, ``outputs_inside`` and ``agreement``.
+        seen: what the layer computed, by the names of ``inputs_inside``, ``outputs_inside`` and ``agreement_pass``.
     """
     parts, family, before = anatomy.parts, anatomy.family, seen["resid_pre"]
 

@@ -116,7 +116,7 @@ def foreign_changes(module: nn.Module) -> tuple[int, ...]:
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Set a model to evaluation mode inside the ``with`` block, then restore the mode of each module."""
-    with in_modes([(module, False) for module in model.modules()]):
+    with in_modes([(module, False) for module in model.modules() if module.training]):
         yield
 
 

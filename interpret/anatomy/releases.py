@@ -51,6 +51,26 @@ def reads_gguf() -> bool:
     return hasattr(transformers.utils, "is_gguf_available")
 
 
+def gguf_arguments() -> dict[str, Any]:
+    """Return the arguments of ``from_pretrained`` with which the weights of a GGUF file are dequantised.
+
+    Since transformers 5, they stay in the blocks of the file if the package ``kernels`` is installed.
+    """
+    known = hasattr(transformers, "GgufConfig")
+    return {"quantization_config": transformers.GgufConfig(dequantize=True)} if known else {}
+
+
+def dequantised(model: PreTrainedModel) -> PreTrainedModel:
+    """Remove the mark of a quantised model, which transformers 5 leaves on a model that was dequantised from GGUF.
+
+    A model with this mark is refused by ``save_pretrained``.
+    """
+    quantizer = getattr(model, "hf_quantizer", None)
+    if quantizer is not None:
+        quantizer.remove_quantization_config(model)
+    return model
+
+
 def loading_arguments(dtype: torch.dtype | str) -> dict[str, Any]:
     """Return the arguments of ``from_pretrained`` for a dtype, with which mismatched weight shapes are reported.
 

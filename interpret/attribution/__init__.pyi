@@ -5,7 +5,7 @@ from .methods.registry import register_method as register_method
 from .result.attribution import Attribution as Attribution
 from .result.scores import Attributed as Attributed
 from .result.scores import AttributionInfo as AttributionInfo
-from .runs import attribution_of as attribution_of
+from .run_files import attribution_of as attribution_of
 from .runs import run as run
 from .steps.functions import StepReading as StepReading
 from .steps.functions import list_step_functions as list_step_functions

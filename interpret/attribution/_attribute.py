@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.anatomy.passes import grad_mode
 from interpret.attribution.languages import languages_of
+from interpret.attribution.parts import TextParts, scores_of
 from interpret.attribution.plan import Plan, plan_attribution
 from interpret.attribution.result.attribution import Attribution
 from interpret.attribution.result.page import not_finite
@@ -19,7 +20,6 @@ from interpret.attribution.steps.functions import Contrast
 from interpret.attribution.steps.step import (
     Room,
     Step,
-    array,
     embed,
     foil_tokens,
     gathered_details,
@@ -134,19 +134,25 @@ def attribute(
     return found
 
 
-def attributions(plan: Plan, inputs: Inputs) -> Iterator[Attributed]:
+def attributions(plan: Plan, inputs: Inputs, parts: TextParts | None = None) -> Iterator[Attributed]:
     """Yield the attribution of each input, in order; only one batch of texts is held at a time.
+
+    Args:
+        plan: of the attribution.
+        inputs: the inputs.
+        parts: where the parts of the only input are stored; None to store nothing.
 
     Raises:
         InputError: for an invalid text (if targets are given, before the first text is attributed), or one that does
             not fit in memory.
     """
     one = attributed if plan.languages is None else attributed_translation
+    parts = parts or TextParts()
     if inputs.targets is not None:
         check_texts(plan, inputs)
     for texts in _batches(plan, inputs):
         for text in texts:
-            found = unless_too_large(partial(one, plan, text))
+            found = unless_too_large(partial(one, plan, text, parts))
             if found is None:
                 raise InputError(
                     f"a text of {len(text.ids)} tokens does not fit in memory, even one pass at a time: "
@@ -171,18 +177,27 @@ def _batches(plan: Plan, inputs: Inputs) -> Iterator[list[Text]]:
         yield read(plan, inputs, first)
 
 
-def attributed(plan: Plan, text: Text) -> Attributed:
+def attributed(plan: Plan, text: Text, parts: TextParts) -> Attributed:
     """Attribute one text."""
     room = Room()
     steps = [
         Step(
-            plan.model, plan.tokenizer, text.ids[:column], text.ids[column], foil, plan.function, plan.batch_size, room
+            plan.model,
+            plan.tokenizer,
+            text.ids[:column],
+            text.ids[column],
+            foil,
+            plan.function,
+            plan.batch_size,
+            room,
+            parts.stored,
         )
         for column, foil in zip(range(text.start, text.stop), text.foils, strict=True)
     ]
     step_scores = _step_scores(plan, text, steps)
     with grad_mode(True):
-        scores, layer_scores = _scores(plan, text, steps)
+        by_activation = scores_of(plan.method, steps, plan.layers, plan.method_options, parts)
+    scores = {name: side_by_side(of_steps, len(text.ids)) for name, of_steps in by_activation.items()}
     return Attributed(
         tokens=text.pieces,
         token_ids=text.ids,
@@ -190,20 +205,12 @@ def attributed(plan: Plan, text: Text) -> Attributed:
         n_prompt=text.n_prompt,
         start=text.start,
         stop=text.stop,
-        scores=scores,
-        layer_scores=layer_scores,
+        scores=scores.pop("", None),
+        layer_scores=scores,
         step_scores=step_scores,
         details=gathered_details(steps),
         foil_tokens=foil_tokens(steps),
     )
-
-
-def _scores(plan: Plan, text: Text, steps: Sequence[Step]) -> tuple[ScoreArray | None, dict[str, ScoreArray]]:
-    n_tokens = len(text.ids)
-    if not plan.method.layers:
-        return side_by_side(plan.method.scores(steps, plan.method_options), n_tokens), {}
-    of_steps = plan.method.fn(steps, plan.layers, **plan.method_options)
-    return None, {name: side_by_side([array(of[name]) for of in of_steps], n_tokens) for name in plan.layers}
 
 
 @torch.no_grad()

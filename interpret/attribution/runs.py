@@ -1,27 +1,26 @@
 """Attribute prompts into a run folder: one unit per prompt, one table row per score.
 
 ``attributions/`` holds one file per prompt, numbered as in the prompt file and written before the prompt's rows.
-``collected`` reads these files, one at a time, for the page and the JSON file of the whole run.
+``run_files.attribution_of`` reads these files, one at a time, for the page and the JSON file of the whole run.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, cast, overload
+from typing import Any, cast
 
-import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import anatomy_of
-from interpret.attribution._attribute import attributions, check_texts
-from interpret.attribution.languages import languages_of
-from interpret.attribution.methods.registry import METHODS
-from interpret.attribution.plan import Plan, plan_attribution
-from interpret.attribution.result.aggregation import HOWS
+from interpret.attribution._attribute import attributions
+from interpret.attribution.parts import TextParts
+from interpret.attribution.plan import Plan
+from interpret.attribution.questions import Question, inputs_of, of_one_prompt, questions
 from interpret.attribution.result.attribution import Attribution
-from interpret.attribution.result.scores import Attributed, How
+from interpret.attribution.result.files import compressed
+from interpret.attribution.result.scores import How
+from interpret.attribution.rows import token_scores
+from interpret.attribution.run_files import FILES, file_name
 from interpret.attribution.run_options import (
     BATCH_SIZE,
     RunOptions,
@@ -30,41 +29,20 @@ from interpret.attribution.run_options import (
     options_words,
     steps_words,
 )
-from interpret.attribution.steps.functions import CONTRASTS, FUNCTIONS, Contrast, attributed_function, step_functions
-from interpret.attribution.targets import Alignment, Inputs, UnalignedError, one_for_each
-from interpret.errors import InputError, ModelError, unknown
-from interpret.finite import NOTHING_FINITE
+from interpret.attribution.run_plan import check_options, plan_run, read_pairs
+from interpret.attribution.targets import Alignment
+from interpret.errors import InputError, ModelError
 from interpret.models.opening import model_circumstances, model_identity
-from interpret.prompts import selectors
-from interpret.prompts.chat import model_text
 from interpret.prompts.prompts import Prompt
-from interpret.prompts.scripts import joined
 from interpret.records import TokenScore
-from interpret.storage.run_folder import Run, RunFolder
+from interpret.storage.run import Run
+from interpret.storage.run_folder import RunFolder
 from interpret.work.inputs import PromptList, prompt_list, read_options
 from interpret.work.loop import Work, fill_folder
+from interpret.work.progress import say
 
-FILES = "attributions"
 NOT_ATTRIBUTED = "not attributed"
 ATTRIBUTING = Work("Attributing", "attributed", "prompts", failures=(NOT_ATTRIBUTED,))
-CONTRAST, PLAIN = "contrast_prob_diff", "probability"
-"""The default attributed functions: if every prompt has a foil, and otherwise."""
-_SINGLE_NAMES = {"prompts": "the prompt", "targets": "the target", "contrast_targets": "the foil"}
-_FIRST = re.compile(rf"\b({'|'.join(_SINGLE_NAMES)})\[0\]")
-
-
-@dataclass(frozen=True)
-class Question:
-    """One prompt as it is given to the tokenizer, with its target and foil."""
-
-    name: str
-    prompt: str
-    add_special_tokens: bool
-    """Whether the tokenizer puts its opening tokens before the prompt; a model's chat template already has them."""
-    target: str | Sequence[int] | None
-    """Words or token ids that follow the prompt; None if the model generates the continuation."""
-    foil: str | Sequence[int] | None
-    """What the target is contrasted with; None without a foil."""
 
 
 @dataclass(frozen=True)
@@ -167,8 +145,8 @@ def run(
     check_options(words, found.prompts)
     given = options if isinstance(options, Mapping) else read_options(options or ())
     foil_asked = single is not None and single.foil is not None
-    plan = _plan(model, tokenizer, words, found.prompts, given, batch_size, foil_asked)
-    alignment = _pairs(words.align)
+    plan = plan_run(model, tokenizer, words, found.prompts, given, batch_size, foil_asked)
+    alignment = read_pairs(words.align)
     reduction = Reduction(cast(How, aggregate), normalize, subwords)
     asked = questions(tokenizer, found.prompts, chat_template)
     if single is not None:
@@ -179,7 +157,6 @@ def run(
         output,
         TokenScore,
         lambda run: write_attributions(run, plan, asked, reduction, alignment=alignment),
-        lost=lost_files,
         others=(FILES,),
         units=[one.name for one in asked],
         identity={**model_identity(model), **_identity(words, plan, found, single), **(identity or {})},
@@ -207,181 +184,14 @@ def _recorded(continuation: str | Sequence[int] | None) -> str | list[int] | Non
     return continuation if continuation is None or isinstance(continuation, str) else list(continuation)
 
 
-def default_function(prompts: Sequence[Prompt]) -> str:
-    """Return the function that is attributed by default."""
-    return CONTRAST if all(one.foil is not None for one in prompts) else PLAIN
-
-
-def check_options(words: RunOptions, prompts: Sequence[Prompt]) -> None:
-    """Check the options that can be checked without a model.
-
-    Raises:
-        InputError: if an option is wrong; the message names it.
-    """
-    attributed_function(words.attributed_fn or default_function(prompts))
-    step_functions(words.step_scores or [])
-    for kind, name, allowed in (
-        ("contrast", words.contrast, CONTRASTS),
-        ("method", words.method, METHODS),
-        ("aggregate", words.aggregate, HOWS),
-    ):
-        if name not in allowed:
-            raise InputError(unknown(kind, name, allowed))
-    _slice(words.steps)
-    _pairs(words.align)
-
-
-def _plan(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    words: RunOptions,
-    prompts: Sequence[Prompt],
-    options: Mapping[str, Any],
-    batch_size: int,
-    foil_asked: bool,
-) -> Plan:
-    """Return the plan of a run.
-
-    Args:
-        model: as in ``run``.
-        tokenizer: its tokenizer.
-        words: the options, checked.
-        prompts: all prompts.
-        options: options of the method and the functions.
-        batch_size: as in ``run``.
-        foil_asked: whether there is a single prompt with a foil; it is then an error if no function uses the foil.
-    """
-    function = attributed_function(words.attributed_fn or default_function(prompts))
-    reported = step_functions(words.step_scores or [])
-    needs_foil = any(FUNCTIONS[name].contrast for name in (function, *reported))
-    start, end = _slice(words.steps)
-    return plan_attribution(
-        model,
-        tokenizer,
-        method=words.method,
-        attributed_fn=function,
-        contrast=cast(Contrast, words.contrast) if needs_foil else None,
-        with_foils=needs_foil or foil_asked,
-        step_scores=reported,
-        layers=_layers(words.layers, model),
-        start=start,
-        end=end,
-        batch_size=batch_size,
-        max_new_tokens=words.new_tokens,
-        options=options,
-        languages=languages_of(model, tokenizer, words.source_language, words.target_language),
-    )
-
-
-def _pairs(words: str | None) -> Alignment | None:
-    """Read '0:0,2:1'."""
-    if words is None:
-        return None
-    try:
-        pairs = [tuple(int(number) for number in pair.split(":")) for pair in words.split(",")]
-        return [(step, of_foil) for step, of_foil in pairs]
-    except ValueError:
-        raise InputError(f"align {words!r} is not understood; give pairs of numbers, such as 0:0,2:1") from None
-
-
-def _slice(words: str) -> tuple[int | None, int | None]:
-    """Read 'first:end'."""
-    try:
-        first, end = (int(bound) if bound.strip() else None for bound in words.split(":"))
-    except ValueError:
-        raise InputError(f"steps {words!r} is not understood; give first:end, such as 0:1") from None
-    return first, end
-
-
-def _layers(words: str | None, model: PreTrainedModel) -> list[int | str] | None:
-    """Read '0:20:5,-1' into numbers; names of activations stay as they are."""
-    if words is None:
-        return None
-    config = model.config
-    n_layers = config.decoder_layers if config.is_encoder_decoder else len(anatomy_of(model).layers)
-    found: list[int | str] = []
-    for part in (part.strip() for part in words.split(",")):
-        found += [part] if part[:1].isalpha() and part != "all" else selectors.select("layer", part, n_layers)
-    return found
-
-
-def questions(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], chat_template: str) -> list[Question]:
-    """Return prompts as the texts a model reads.
-
-    Args:
-        tokenizer: the model's tokenizer.
-        prompts: raw prompts are not changed; the others are wrapped as a user message.
-        chat_template: as in ``chat.wrap``.
-
-    Raises:
-        InputError: if the template is wrong.
-    """
-    texts = [model_text(tokenizer, one, chat_template) for one in prompts]
-    return [
-        Question(one.name, text.text, text.add_special_tokens, one.target, one.foil)
-        for one, text in zip(prompts, texts, strict=True)
-    ]
-
-
-def inputs_of(plan: Plan, question: Question, alignment: Alignment | None) -> Inputs:
-    """Return the inputs of one prompt; they are checked if its target is given.
-
-    Args:
-        plan: of the attribution.
-        question: the prompt; its foil is ignored if no function uses it.
-        alignment: pairs (step of the text, step of the foil); None if both have the same number of steps.
-
-    Raises:
-        InputError: if a foil is missing, or a text is invalid.
-    """
-    foil = None
-    if plan.contrast is not None:
-        if question.foil is None:
-            raise InputError('there is no foil; give one, with --foil or the key "foil"')
-        foil = _whole(plan, question.prompt, question.foil)
-    target = None if question.target is None else _whole(plan, question.prompt, question.target)
-    pairs = None if foil is None or alignment is None else [alignment]
-    inputs = one_for_each(
-        question.prompt,
-        None if target is None else [target],
-        None if foil is None else [foil],
-        pairs,
-        add_special_tokens=question.add_special_tokens,
-    )
-    if target is not None:
-        with _of_one_prompt():
-            check_texts(plan, inputs)
-    return inputs
-
-
-def _whole(plan: Plan, prompt: str, target: str | Sequence[int]) -> str | Sequence[int]:
-    """Return a target as ``attribute`` takes it: the prompt and the words after it, only the translation, or ids."""
-    if plan.languages is not None or not isinstance(target, str):
-        return target
-    return joined(prompt, target)
-
-
-@contextmanager
-def _of_one_prompt() -> Iterator[None]:
-    """Rephrase errors for a single prompt: "the target" instead of ``targets[0]``, and options of the command."""
-    try:
-        yield
-    except UnalignedError as error:
-        raise InputError(
-            f"the foil has {error.n_foil_steps} tokens, the target {error.n_steps}: give --align, such as 0:0,1:0, "
-            "pairs (token of the target, token of the foil), or attribute only the first token, with --steps 0:1"
-        ) from None
-    except InputError as error:
-        raise InputError(_FIRST.sub(lambda found: _SINGLE_NAMES[found[1]], str(error))) from None
-
-
 def write_attributions(
     run: Run, plan: Plan, asked: Sequence[Question], reduction: Reduction, *, alignment: Alignment | None = None
 ) -> Iterator[str]:
     """Attribute the pending prompts of a run, and yield the name of each unit once its results are written.
 
     A prompt that cannot be attributed is dropped, and the reason is recorded. Each prompt is attributed separately, so
-    that its scores do not depend on where the run was interrupted.
+    that its scores do not depend on where the run was interrupted; its parts are stored, see ``parts``. Finished
+    prompts of which the file is missing or changed are attributed again.
 
     Args:
         run: an open run; its units are the names of the questions, its rows ``TokenScore``.
@@ -393,130 +203,31 @@ def write_attributions(
     Raises:
         RunError: if the results cannot be written; those of earlier units are kept.
     """
-    pending, lost = set(run.pending), set(lost_files(run))
-    (run.folder / FILES).mkdir(exist_ok=True)
+    pending, damaged = set(run.pending), set(run.damaged)
     for number, question in enumerate(asked):
-        if question.name in lost:
-            found = _attribution(plan, question, reduction, alignment)
-            found.save(_file(run.folder, number), overwrite=True, compress=True)
-            yield question.name
-        elif question.name in pending:
+        name, attributed = question.name, partial(_attribution, run, plan, question, reduction, alignment)
+        if name in damaged:
             try:
-                found = _attribution(plan, question, reduction, alignment)
+                run.write_again(name, {file_name(number): compressed(attributed())})
+            except (InputError, ModelError) as error:  # it does not fit in memory now
+                say(f"the file of {name!r} is not made again: {error}")
+            yield name
+        elif name in pending:
+            try:
+                found = attributed()
                 rows = token_scores(question, found)
             except (InputError, ModelError) as error:  # ModelError: it does not fit in memory
-                run.drop(question.name, f"{NOT_ATTRIBUTED}: {error}")
+                run.drop(name, f"{NOT_ATTRIBUTED}: {error}")
             else:
-                found.save(_file(run.folder, number), overwrite=True, compress=True)
-                run.write(question.name, rows)
-            yield question.name
+                run.write(name, rows, files={file_name(number): compressed(found)})
+            yield name
 
 
-def lost_files(run: Run) -> list[str]:
-    """Return the names of attributed prompts whose file was deleted."""
-    numbers = {unit: number for number, unit in enumerate(run.units)}
-    return [name for name in run.kept if not _file(run.folder, numbers[name]).is_file()]
-
-
-def _attribution(plan: Plan, question: Question, reduction: Reduction, alignment: Alignment | None) -> Attribution:
+def _attribution(
+    run: Run, plan: Plan, question: Question, reduction: Reduction, alignment: Alignment | None
+) -> Attribution:
     inputs = inputs_of(plan, question, alignment)
-    with _of_one_prompt():
-        found = Attribution(list(attributions(plan, inputs)), plan.info)
+    parts = TextParts(run.parts_of(question.name), reduction.how)
+    with of_one_prompt():
+        found = Attribution(list(attributions(plan, inputs, parts)), plan.info)
     return found.aggregate(reduction.how, normalize=reduction.normalize, subwords=reduction.subwords)
-
-
-def _file(folder: Path, number: int) -> Path:
-    return folder / FILES / f"{number:05d}.json.gz"
-
-
-def attribution_of(run: RunFolder) -> Attribution:
-    """Return the attributed prompts of a run as one attribution; each is read from its file on access.
-
-    Raises:
-        InputError: if no prompt of the run was attributed, or a file cannot be read.
-    """
-    kept = [number for number, unit in enumerate(run.units) if unit not in run.dropped]
-    if not kept:
-        raise InputError(f"{run.folder} holds no attributed prompt; see 'dropped' in its manifest")
-    return collected(run.folder, kept)
-
-
-def collected(folder: Path, numbers: Sequence[int]) -> Attribution:
-    """Return prompts of a run as one attribution, whose inputs are read from their files on access.
-
-    Args:
-        folder: the run folder.
-        numbers: indices of the prompts in the run; at least one, and all must have been attributed.
-
-    Raises:
-        InputError: if a file cannot be read, here or on access.
-    """
-    return Attribution(_Stored(folder, numbers), Attribution.load(_file(folder, numbers[0])).info)
-
-
-@dataclass(frozen=True)
-class _Stored(Sequence[Attributed]):
-    """Attributed prompts of a run, read from their files on every access; none is kept in memory."""
-
-    folder: Path
-    numbers: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    @overload
-    def __getitem__(self, place: int) -> Attributed: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> "_Stored": ...
-
-    def __getitem__(self, place: int | slice) -> "Attributed | _Stored":
-        if isinstance(place, slice):
-            return _Stored(self.folder, self.numbers[place])
-        return Attribution.load(_file(self.folder, self.numbers[place])).sequences[0]
-
-
-def token_scores(question: Question, found: Attribution) -> list[TokenScore]:
-    """Return the table rows of one prompt, ordered by step, activation and token.
-
-    Raises:
-        InputError: if no score, or no value of the attributed function, is finite.
-    """
-    (one,) = found.sequences
-    tally = one.tally()
-    if tally.bad == tally.total > 0 or not np.isfinite(one.step_scores[found.info.attributed_fn]).any():
-        raise InputError(f"scores {NOTHING_FINITE}")
-    attributed_fn = found.info.attributed_fn
-    others = [name for name in one.step_scores if name != attributed_fn]
-    rows = []
-    for step, column in enumerate(range(one.start, one.stop)):
-        reported = [float(one.step_scores[name][step]) for name in others]
-        for side, activation, position, score in _seen(one, step, column):
-            tokens = one.tokens if side == "target" else one.source_tokens or ()
-            rows.append(
-                TokenScore(
-                    name=question.name,
-                    prompt=question.prompt,
-                    step=step,
-                    step_position=column,
-                    step_token=one.tokens[column],
-                    foil_token="" if one.foil_tokens is None else one.foil_tokens[step],
-                    value=float(one.step_scores[attributed_fn][step]),
-                    activation=activation,
-                    position=position,
-                    token=tokens[position],
-                    in_prompt=side == "source" or (one.source_tokens is None and position < one.n_prompt),
-                    score=score,
-                    step_score_names=others,
-                    step_scores=reported,
-                )
-            )
-    return rows
-
-
-def _seen(one: Attributed, step: int, column: int) -> Iterator[tuple[str, str, int, float]]:
-    """Yield (side, activation, position, score) of all tokens before a step's own token, and of the source."""
-    for (side, activation), values in one.parts().items():
-        of_step = values[:, step] if side == "source" else values[:column, step]
-        for position, score in enumerate(of_step.tolist()):
-            yield side, activation, position, score

@@ -24,6 +24,7 @@ from interpret.anatomy import (
 )
 from interpret.anatomy.passes import grad_mode
 from interpret.attribution.languages import Languages
+from interpret.attribution.parts import TextParts, scores_of
 from interpret.attribution.plan import Plan
 from interpret.attribution.result.scores import Attributed, ScoreArray, side_by_side
 from interpret.attribution.steps.step import Room, Step, foil_tokens, gathered_details
@@ -166,7 +167,7 @@ def write_translations(
     return [(*begin, *one.ids) if one.finite else None for one in written]
 
 
-def attributed_translation(plan: Plan, text: Text) -> Attributed:
+def attributed_translation(plan: Plan, text: Text, parts: TextParts) -> Attributed:
     """Attribute one translation."""
     assert plan.languages is not None
     n_source, room = text.n_source, Room()
@@ -180,6 +181,7 @@ def attributed_translation(plan: Plan, text: Text) -> Attributed:
             plan.function,
             plan.batch_size,
             room,
+            parts.stored,
             n_source=n_source,
             flags=plan.languages.flags,
         )
@@ -187,7 +189,7 @@ def attributed_translation(plan: Plan, text: Text) -> Attributed:
     ]
     step_scores = _step_scores(plan, steps)
     with grad_mode(True):
-        scores = plan.method.scores(steps, plan.method_options)  # [S + T_t, ...] each
+        scores = scores_of(plan.method, steps, (), plan.method_options, parts)[""]  # [S + T_t, ...] each
     source, target = text.ids[:n_source], text.ids[n_source:]
     return Attributed(
         tokens=tuple(pieces(plan.tokenizer, target)),

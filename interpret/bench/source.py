@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from interpret.storage import provenance
+from interpret.storage.cache import weights_sha256
 
 
 def source_of(function: Callable[..., Any]) -> str:
@@ -52,7 +52,7 @@ def model_identity(model: PreTrainedModel) -> dict[str, Any]:
     name = str(model.config._name_or_path)
     commit = getattr(model.config, "_commit_hash", None)
     if name and Path(name).is_dir():
-        weights = f"files {provenance.weights_sha256(name)}"
+        weights = f"files {weights_sha256(name)}"
     else:
         weights = f"commit {commit}" if commit else f"values {_values_sha256(model)}"
     return {

@@ -235,18 +235,19 @@ def attribute_command(
     A run with a run folder can be stopped at any time; the same command resumes it. Exit code 3: finished, but some
     prompts could not be attributed.
     """
-    from interpret.attribution import runs
+    from interpret.attribution import run_plan, runs
+    from interpret.attribution.run_files import attribution_of
 
     # Check everything that can be checked without the model first.
     chosen = prompts.read()
-    runs.check_options(RunOptions(**asdict(settings)), chosen)
+    run_plan.check_options(RunOptions(**asdict(settings)), chosen)
     files.check()
     opened = loading.open(model)
     n_foils = sum(one.foil is not None for one in chosen)
     if 0 < n_foils < len(chosen) and settings.attributed_fn is None:
         say(
-            f"only {n_foils} of {len(chosen)} prompts have a foil; {runs.PLAIN} is attributed and foils are ignored "
-            f"(see --attributed-fn)"
+            f"only {n_foils} of {len(chosen)} prompts have a foil; {run_plan.PLAIN} is attributed and foils are "
+            f"ignored (see --attributed-fn)"
         )
     with _folder(prompts, output) as (folder, kept):
         run = runs.run(
@@ -261,7 +262,7 @@ def attribute_command(
         if run.dropped and not kept:
             raise InputError(run.dropped[chosen[0].name])
         if len(run.dropped) < len(run.units):
-            found = runs.attribution_of(run)
+            found = attribution_of(run)
             files.write(found)
             _show(run, found)
         if kept:

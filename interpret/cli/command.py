@@ -109,6 +109,17 @@ class _Command(TyperCommand):
             raise typer.Exit(NOT_ALL) from None
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            tell_error("memory ran out; use a smaller dtype, a smaller batch size, or another device")
+            raise typer.Exit(NOT_DONE) from None
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    from interpret.device import is_out_of_memory
+
+    return is_out_of_memory(error)
 
 
 def _options(parameters: Sequence[Any]) -> dict[str, str]:

@@ -8,7 +8,7 @@ import typer
 
 from interpret.cli.console import MOST_SHOWN, say, show_table, tell
 from interpret.cli.options import Loading, Model, Output
-from interpret.cli.work import tell_rows
+from interpret.cli.work import tell_counts, tell_rows
 from interpret.errors import InputError
 from interpret.records import NeuronEffect
 
@@ -57,7 +57,7 @@ def neurons_command(
     0.0625, so no neuron can be significant; use about a hundred pairs.
     """
     from interpret.probing.knowledge_prober import not_tested
-    from interpret.probing.neuron_runs import run_neurons, token_of
+    from interpret.probing.neuron_runs import READING, run_neurons, token_of
 
     # Check everything that can be checked without the model first.
     texts, n_pairs = _texts(pairs, facts)
@@ -84,7 +84,10 @@ def neurons_command(
         map(_cells, rows[:MOST_SHOWN]),
     )
     tell(f"{sum(row.q_value <= SIGNIFICANT for row in rows)} neurons have q <= {SIGNIFICANT}")
-    tell_rows(run.folder, len(rows))
+    if run.dropped or run.dropped_parts:
+        tell_counts(READING, run)
+    else:
+        tell_rows(run.folder, len(rows))
 
 
 def _cells(row: NeuronEffect) -> Sequence[str]:

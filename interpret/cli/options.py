@@ -1,5 +1,6 @@
 """Options shared by several commands."""
 
+import gc
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -64,6 +65,7 @@ class Loading:
         """
         from interpret.models.opening import load
 
+        gc.freeze()  # what was imported is never garbage: the collections of from_pretrained need not look at it
         options = asdict(self)
         del options["imports"]
         return load(name, **options, say=say)

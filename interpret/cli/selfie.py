@@ -142,13 +142,14 @@ def _show(run: RunFolder) -> None:
         table.add_row(*map(escape, cells))
     out.print(table)
     out.print("gain: log-probability of the text with the state inserted minus without it, in nats per token")
-    if run.dropped:
+    n_dropped = sum(map(len, run.dropped_parts.values()))
+    if run.dropped or n_dropped:
         from interpret.selfie.runs import INTERPRETING
 
         tell_counts(INTERPRETING, run)
     tell_rows(run.folder, count)
-    if failed:
+    if failed > n_dropped:
         raise InterpretError(
-            f"{failed} states contain NaN or infinity, or the model gives NaN for them; their rows are empty, of kind "
-            "'failed'; try --dtype float32"
+            f"{failed - n_dropped} states contain NaN or infinity, or the model gives NaN for them; their rows are "
+            "empty, of kind 'failed'; try --dtype float32"
         )

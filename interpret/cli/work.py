@@ -5,7 +5,8 @@ from itertools import islice
 from pathlib import Path
 
 from interpret.cli.console import MOST_SHOWN, tell
-from interpret.storage.run_folder import MANIFEST, TABLE, RunFolder
+from interpret.storage.layout import MANIFEST, TABLE
+from interpret.storage.run_folder import RunFolder
 from interpret.work.loop import Work, drop_counts
 
 
@@ -24,20 +25,28 @@ def tell_rows(folder: Path, rows: int) -> None:
 
 
 def tell_counts(work: Work, run: RunFolder) -> None:
-    """Print the numbers of rows, of processed units and of dropped units by kind of reason.
+    """Print the numbers of rows, of processed units, and of dropped units and parts of units by kind of reason.
 
     Raises:
-        NotAllError: if some units failed, as defined by ``work.failures``.
+        NotAllError: if some units or parts failed, as defined by ``work.failures``.
     """
     counts, dropped = run.manifest["counts"], run.dropped
-    why = ", ".join(f"{count} {reason}" for reason, count in sorted(drop_counts(dropped).items()))
+    parts = {f"{unit}, {part}": reason for unit, own in run.dropped_parts.items() for part, reason in own.items()}
     tell_rows(run.folder, counts["rows"])
     units = work.units if counts["in"] != 1 else work.units.removesuffix("s")
-    tell(
-        f"{counts['in']} {units}: {counts['kept']} {work.done}, {counts['dropped']} dropped{f' ({why})' if why else ''}"
-    )
-    failed = {unit: reason for unit, reason in dropped.items() if reason.startswith(work.failures)}
+    tell(f"{counts['in']} {units}: {counts['kept']} {work.done}, {counts['dropped']} dropped{_why(dropped)}")
+    if parts:
+        of_them = work.parts if len(parts) != 1 else work.parts.removesuffix("s")
+        tell(f"{len(parts)} {of_them} of these dropped{_why(parts)}")
+    failed = {one: reason for one, reason in (dropped | parts).items() if reason.startswith(work.failures)}
     if failed:
         left = len(failed) - MOST_SHOWN
-        more = f"and {left} more, see 'dropped' in {run.folder / MANIFEST}" if left > 0 else ""
+        where = "'dropped' and 'dropped_parts'" if parts else "'dropped'"
+        more = f"and {left} more, see {where} in {run.folder / MANIFEST}" if left > 0 else ""
         raise NotAllError(dict(islice(failed.items(), MOST_SHOWN)), more)
+
+
+def _why(dropped: Mapping[str, str]) -> str:
+    """Return the kinds of reasons with their numbers, in brackets; empty if nothing was dropped."""
+    why = ", ".join(f"{count} {reason}" for reason, count in sorted(drop_counts(dropped).items()))
+    return f" ({why})" if why else ""

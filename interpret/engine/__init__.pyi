@@ -11,7 +11,6 @@ from .layers import Past as Past
 from .layers import Point as Point
 from .layers import Tap as Tap
 from .layers import Untapped as Untapped
-from .layers import neurons as neurons
 from .layers import run_layer as run_layer
 from .masks import mask_for as mask_for
 from .masks import masks_for as masks_for

@@ -11,8 +11,9 @@ from interpret.engine.layers import Context, Past, Untapped, run_layer
 from interpret.engine.masks import masks_for
 from interpret.engine.trunk import Trunk
 
-CPU_TOKENS = 1024
-"""Tokens per call of a layer on a CPU: enough for fast matrix products, few enough for the CPU's caches."""
+CPU_TOKENS = 512
+"""Tokens per call of a layer on a CPU: enough for fast matrix products, few enough for the CPU's caches and for memory
+that is reused (``reuse_freed_memory``)."""
 
 T = TypeVar("T")
 
@@ -45,9 +46,9 @@ class RowMemory:
         """Return the memory of rows ``first`` to ``last - 1``, without a copy."""
         return RowMemory(self.keys[:, :, first:last], self.values[:, :, first:last], self.length)
 
-    def chosen(self, rows: Sequence[int], room: int) -> "RowMemory":
-        """Return a copy of the chosen rows, in the given order, with space for ``room`` more tokens."""
-        index = torch.tensor(rows, device=self.keys.device)
+    def chosen(self, rows: Tensor, room: int) -> "RowMemory":
+        """Return a copy of the chosen rows, [N] int64, in the given order, with space for ``room`` more tokens."""
+        index = rows.to(self.keys.device)
         shape = (*self.keys.shape[:2], len(rows), self.length + room, self.keys.shape[4])
         copy = RowMemory(self.keys.new_empty(shape), self.values.new_empty(shape), self.length)
         for old, new in ((self.keys, copy.keys), (self.values, copy.values)):

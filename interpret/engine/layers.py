@@ -16,6 +16,7 @@ from interpret.anatomy import (
     Anatomy,
     Block,
     Fused,
+    Parts,
     Rotary,
     attention_scale,
     attention_softcap,
@@ -28,7 +29,7 @@ from interpret.anatomy import (
     rotation,
     window_of,
 )
-from interpret.engine.linear import Module, quick, rounded_alike
+from interpret.engine.linear import Module, quick, quick_gate, rounded_alike
 
 Point = Literal["heads", "attn_out", "neurons", "mlp_out"]
 """Where a layer can be read and written. heads: the concatenated outputs of the heads, [..., H * W]. attn_out: what
@@ -105,12 +106,8 @@ class Layer:
     attention_out: Module
     attention_after: Module
     mlp_norm: Module
-    gate: Module | None
-    """None if there is no gate, or if the gate is part of ``up``."""
-    gated_up: bool
-    """Whether the first half of the output of ``up`` is the gate."""
-    up: Module
-    activation: Module
+    neurons: Module
+    """From the MLP's normed input, [..., D], to the activations of its neurons, [..., F]."""
     down: Module
     mlp_after: Module
     residual_factor: float
@@ -160,11 +157,7 @@ def layers_of(model: PreTrainedModel, anatomy: Anatomy, like: Tensor, n_tokens: 
             attention_out=part(parts.attention_out),
             attention_after=part(parts.attention_after),
             mlp_norm=part(anatomy.family.mlp_norm),
-            gate=part(parts.gate) if parts.gate not in ("", parts.up) else None,
-            gated_up=parts.gate == parts.up,
-            up=part(parts.up),
-            # In OPT this is a plain function, not a module.
-            activation=_attribute(block, parts.activation),
+            neurons=_neurons(block, parts),
             down=part(parts.down),
             mlp_after=part(parts.mlp_after),
             residual_factor=residual_factor(anatomy),
@@ -180,6 +173,23 @@ def layers_of(model: PreTrainedModel, anatomy: Anatomy, like: Tensor, n_tokens: 
         )
 
     return [found(index, block) for index, block in enumerate(anatomy.layers)]
+
+
+def _neurons(block: nn.Module, parts: Parts) -> Module:
+    """Return the function from the MLP's normed input, [..., D], to the activations of its neurons, [..., F]."""
+    activation = _attribute(block, parts.activation)  # in OPT this is a plain function, not a module
+    up = block.get_submodule(parts.up)
+    if parts.gate and parts.gate != parts.up:
+        return quick_gate(block.get_submodule(parts.gate), up, activation)
+    both = quick(up)
+    if not parts.gate:
+        return lambda normed: activation(both(normed))
+
+    def gated(normed: Tensor) -> Tensor:
+        gate, value = both(normed).chunk(2, dim=-1)
+        return activation(gate) * value
+
+    return gated
 
 
 def _unchanged(x: Tensor) -> Tensor:
@@ -298,19 +308,24 @@ def _attend(layer: Layer, queries: Tensor, keys: Tensor, values: Tensor, past: P
     own = keys.shape[3]
     queries = queries.unflatten(3, (G, H // G)).permute(1, 3, 0, 4, 2, 5).reshape(S * G, -1, W)
     keys, values = (part.reshape(S * G * C, own, W) for part in (keys, values))
-    scores = torch.bmm(queries.reshape(S * G * C, -1, W), keys.transpose(1, 2)).view(S, G, C, H // G, N, own)
+    scores = _product(queries.reshape(S * G * C, -1, W), keys.transpose(1, 2)).view(S, G, C, H // G, N, own)
     if P:
         before_keys = past.keys.reshape(S * G, P, W).transpose(1, 2)
-        before = rounded_alike(lambda rows: torch.bmm(rows, before_keys), queries)
+        before = _product(queries, before_keys)
         scores = torch.cat([before.view(S, G, C, H // G, N, P), scores], dim=-1)
     scores = capped(scores * layer.scale, layer.softcap)
     weights = torch.softmax(scores + mask, dim=-1, dtype=torch.float32).to(values.dtype)
-    mixed = torch.bmm(weights[..., P:].reshape(S * G * C, -1, own), values)
+    mixed = _product(weights[..., P:].reshape(S * G * C, -1, own), values)
     if P:
         shared = weights[..., :P].reshape(S * G, -1, P)
         before_values = past.values.reshape(S * G, P, W)
-        mixed = mixed + rounded_alike(lambda rows: torch.bmm(rows, before_values), shared).view_as(mixed)
+        mixed = mixed + _product(shared, before_values).view_as(mixed)
     return mixed.view(S, G, C, H // G, N, W).permute(2, 0, 4, 1, 3, 5).reshape(C, S, N, H * W)
+
+
+def _product(rows: Tensor, matrices: Tensor) -> Tensor:
+    """Return the products of batches of rows and matrices, [B, N, in], [B, in, out] -> [B, N, out]."""
+    return rounded_alike(lambda part: torch.bmm(part, matrices), rows, matrices.numel())
 
 
 def _mlp(layer: Layer, x: Tensor, tap: Tap, first: int) -> Tensor:
@@ -321,15 +336,5 @@ def _mlp(layer: Layer, x: Tensor, tap: Tap, first: int) -> Tensor:
         if not x.shape[2]:
             return tap.at("mlp_out", given[None, :, None].expand(len(x), -1, -1, -1))
     normed = x if layer.block == "post_norm" else layer.mlp_norm(x)
-    output = _added(layer, layer.mlp_after(layer.down(tap.at("neurons", neurons(layer, normed)))))
+    output = _added(layer, layer.mlp_after(layer.down(tap.at("neurons", layer.neurons(normed)))))
     return tap.at("mlp_out", _with_first(given, output))
-
-
-def neurons(layer: Layer, normed: Tensor) -> Tensor:
-    """Return the activations of the neurons, [..., F], for the MLP's normed input, [..., D]."""
-    if layer.gated_up:
-        gate, up = layer.up(normed).chunk(2, dim=-1)
-        return layer.activation(gate) * up
-    if layer.gate is None:
-        return layer.activation(layer.up(normed))
-    return layer.activation(layer.gate(normed)) * layer.up(normed)

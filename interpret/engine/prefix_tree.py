@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from interpret.device import index_on, sent
 from interpret.engine.layers import Context, Past, Untapped, run_layer
 from interpret.engine.trunk import Trunk
 
@@ -105,8 +106,9 @@ def read_tree(trunk: Trunk, tree: PrefixTree, context: Sequence[Past]) -> Tensor
         [N, D], the last layer's output at each node.
     """
     n_before = context[0].keys.shape[2]
-    columns = n_before + torch.tensor(tree.depths)
-    masks = {window: tree.mask(n_before, window) for window in {layer.window for layer in trunk.layers}}
+    columns = n_before + index_on(trunk.device, tree.depths)
+    windows = {layer.window for layer in trunk.layers}
+    masks = {window: sent(tree.mask(n_before, window), trunk.device) for window in windows}
     cells = _entered(trunk, tree, n_before)[None, None]  # one cell, one sample
     for layer, past in zip(trunk.layers, context, strict=True):
         seen = Context(past, masks[layer.window].to(layer.device), columns.to(layer.device))
@@ -116,13 +118,10 @@ def read_tree(trunk: Trunk, tree: PrefixTree, context: Sequence[Past]) -> Tensor
 
 def _entered(trunk: Trunk, tree: PrefixTree, n_before: int) -> Tensor:
     """Return the input of layer 0 at each node, [N, D]; it depends on the token and on its column."""
-    embeddings = trunk.embed(torch.tensor(tree.ids, device=trunk.device))
-    depths = torch.tensor(tree.depths, device=trunk.device)
-    entered = None
-    for depth in range(max(tree.depths) + 1):
-        rows = (depths == depth).nonzero().squeeze(1)
-        x = trunk.enter(embeddings[rows, None], n_before + depth)[:, 0]
-        entered = x.new_empty(len(depths), x.shape[1]) if entered is None else entered
-        entered[rows] = x
-    assert entered is not None
-    return entered
+    depths = torch.tensor(tree.depths)
+    order = depths.argsort()  # nodes of the same depth next to each other
+    ids = sent(torch.tensor(tree.ids)[order], trunk.device)
+    by_depth = trunk.embed(ids).split(depths.bincount().tolist())
+    columns = range(n_before, n_before + len(by_depth))
+    entered = [trunk.enter(x[:, None], column)[:, 0] for column, x in zip(columns, by_depth, strict=True)]
+    return torch.cat(entered)[sent(order.argsort(), trunk.device)]

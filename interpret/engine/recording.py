@@ -44,7 +44,8 @@ def record_run(layers: Sequence[Layer], start: Tensor, points: Collection[Point]
         context = Context(_no_past(layer, x), mask.to(layer.device), columns)
         output, own = run_layer(layer, x[None], context, recorder)
         states.append(output[0])
-        pasts.append(own)
+        # Copied once here, because the runs that read them would otherwise copy them at each call.
+        pasts.append(Past(own.keys.contiguous(), own.values.contiguous()))
     return RecordedRun(states, pasts, recorder.seen)
 
 

@@ -20,6 +20,7 @@ from interpret.anatomy import (
     word_embeddings,
 )
 from interpret.anatomy.passes import foreign_changes
+from interpret.device import reuse_freed_memory
 from interpret.engine.layers import Layer, layers_of
 from interpret.engine.linear import Module, quick
 from interpret.errors import UnsupportedModelError
@@ -102,6 +103,7 @@ def trunk_of(model: PreTrainedModel, n_columns: int) -> Trunk:
     """
     anatomy, embed, device = anatomy_of(model), partial(word_embeddings, model), input_device(model)
     check_scores(model)
+    reuse_freed_memory()
     like = first_layer_input(anatomy, embed(torch.zeros(1, 1, dtype=torch.long, device=device)), 0)
     end = exit_of(model)
     return Trunk(

@@ -6,8 +6,8 @@ The others are analysed one by one; each result is on disk before the next fact 
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -20,10 +20,20 @@ from interpret.facts.filter import RULES, Answered, Rule, known
 from interpret.finite import MODEL_GIVES_NAN
 from interpret.reading import file_key
 from interpret.storage.provenance import objects_sha256
-from interpret.storage.run_folder import Run
+from interpret.storage.run import Run
+from interpret.work.progress import say
 
 BAD_ROW, UNKNOWN = "bad row", "not known"
 """First words of the reason for which a unit is dropped."""
+
+
+@dataclass(frozen=True)
+class FactResult:
+    """What the analysis of one fact gives."""
+
+    rows: Sequence[object]
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """Contents of further files, by name in the run folder."""
 
 
 @dataclass(frozen=True)
@@ -114,23 +124,22 @@ def write_facts(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     plan: FactPlan,
-    analyse: Callable[[Answered], Sequence[object]],
+    analyse: Callable[[Answered], FactResult],
     *,
     failed: str,
-    again: Collection[str] = (),
 ) -> Iterator[str]:
     """Process the pending units of a run, and yield the name of each unit once it is on disk.
+
+    Finished facts of which a file is missing or changed are analysed again.
 
     Args:
         run: an open run with the units ``plan.units``.
         model: a causal LM of a supported family, in evaluation mode.
         tokenizer: the model's tokenizer.
         plan: the plan; only its limit may change when the run is resumed.
-        analyse: returns the rows of a fact. Files that it writes besides the table have to be complete when it
-            returns. If it raises an ``InputError`` or a ``ModelError``, or runs out of memory, the fact is dropped with
-            the reason.
+        analyse: returns the rows and files of a fact. If it raises an ``InputError`` or a ``ModelError``, or runs out
+            of memory, the fact is dropped with the reason.
         failed: first words of the reason for a fact that could not be analysed.
-        again: names of finished facts to analyse again, because files besides the table were lost.
 
     Yields:
         Names of finished or dropped units.
@@ -139,7 +148,7 @@ def write_facts(
         RunError: if the results cannot be written; earlier units are on disk.
         UnsupportedModelError: if the model is not of a supported family.
     """
-    pending = set(run.pending)
+    pending, damaged = set(run.pending), set(run.damaged)
     for bad in plan.facts.bad:
         if (unit := _bad_unit(bad.index)) in pending:
             run.drop(unit, f"{BAD_ROW}: {bad.reason}")
@@ -149,13 +158,13 @@ def write_facts(
         if answered.fact.name in pending:
             _write_fact(run, plan, answered, analyse, failed)
             yield answered.fact.name
-        elif answered.fact.name in again:
-            analyse(answered)
+        elif answered.fact.name in damaged:
+            _write_again(run, answered, analyse)
             yield answered.fact.name
 
 
 def _write_fact(
-    run: Run, plan: FactPlan, answered: Answered, analyse: Callable[[Answered], Sequence[object]], failed: str
+    run: Run, plan: FactPlan, answered: Answered, analyse: Callable[[Answered], FactResult], failed: str
 ) -> None:
     """Analyse one fact and write its rows, or drop it."""
     name = answered.fact.name
@@ -168,12 +177,22 @@ def _write_fact(
     if plan.only_known and not answered.correct:
         return run.drop(name, f"{UNKNOWN}: {answered.reason}, {answered.answer_text!r}")
     try:
-        rows = unless_too_large(partial(analyse, answered))
+        found = unless_too_large(partial(analyse, answered))
     except (InputError, ModelError) as error:  # ModelError: it does not fit in memory
         return run.drop(name, f"{failed}: {error}")
-    if rows is None:
+    if found is None:
         return run.drop(name, f"{failed}: the fact {TOO_LARGE}")
-    return run.write(name, rows)
+    return run.write(name, found.rows, files=found.files)
+
+
+def _write_again(run: Run, answered: Answered, analyse: Callable[[Answered], FactResult]) -> None:
+    """Analyse a finished fact again and write its files; a fact that does not fit in memory now keeps its rows."""
+    name = answered.fact.name
+    found = unless_too_large(partial(analyse, answered))
+    if found is None:
+        say(f"the files of {name!r} are not made again: the fact {TOO_LARGE}")
+    else:
+        run.write_again(name, found.files)
 
 
 def _bad_unit(index: int) -> str:

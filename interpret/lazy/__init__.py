@@ -4,11 +4,12 @@ Every other package uses this, so that ``import interpret`` loads neither torch 
 only in the stub ``__init__.pyi`` next to ``__init__.py``, which type checkers and editors read as well.
 """
 
+import ast
+import importlib
 import sys
 import warnings
 from collections.abc import Callable
-
-import lazy_loader
+from pathlib import Path
 
 __all__ = ["lazy_names"]
 
@@ -24,17 +25,26 @@ def lazy_names(package: str, file: str) -> tuple[Callable[[str], object], Callab
         package: the package's ``__name__``.
         file: the package's ``__file__``; the stub is in the same folder.
     """
-    find, names_of, names = lazy_loader.attach_stub(package, file)
+    homes = _homes(package, Path(file).with_suffix(".pyi"))
 
-    def find_quietly(name: str) -> object:
+    def find(name: str) -> object:
         module = sys.modules[package]
-        if name not in names:
+        if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}", name=name, obj=module)
         with warnings.catch_warnings():
             for message in _HARMLESS_WARNINGS:
                 warnings.filterwarnings("ignore", message=message)
-            found = find(name)
+            home = importlib.import_module(homes[name])
+        found = home if homes[name] == f"{package}.{name}" else getattr(home, name)
         setattr(module, name, found)  # later accesses do not call this function
         return found
 
-    return find_quietly, names_of, names
+    names = sorted(homes)
+    return find, lambda: list(names), names
+
+
+def _homes(package: str, stub: Path) -> dict[str, str]:
+    """Return the module that each name of a stub comes from; ``from . import name`` is the module itself."""
+    lines = ast.parse(stub.read_text(encoding="utf-8")).body
+    imports = [line for line in lines if isinstance(line, ast.ImportFrom)]
+    return {alias.name: f"{package}.{line.module or alias.name}" for line in imports for alias in line.names}

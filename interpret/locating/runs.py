@@ -1,4 +1,7 @@
-"""Run folders of facts located by attribution: one unit per fact, one row per site, token and layer."""
+"""Run folders of facts located by attribution: one unit per fact, one row per site, token and layer.
+
+A fact takes one forward and one backward pass, so no parts of it are stored: an interrupt costs one fact.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,11 +13,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from interpret.attribution.steps.functions import attributed_function
 from interpret.facts.files import Fact, FactFile
 from interpret.facts.filter import Answered, Rule
-from interpret.facts.runs import BAD_ROW, FactPlan, fact_file, write_facts
+from interpret.facts.runs import BAD_ROW, FactPlan, FactResult, fact_file, write_facts
 from interpret.locating.facts import CONTRAST, locate_fact, location_cells, location_plan
 from interpret.models.opening import model_circumstances, model_identity
 from interpret.records import LocationCell
-from interpret.storage.run_folder import Run, RunFolder
+from interpret.storage.run import Run
+from interpret.storage.run_folder import RunFolder
 from interpret.work.loop import Work, fill_folder
 
 NOT_LOCATED = "not located"
@@ -141,8 +145,8 @@ def write_locations(
     """
     checked = location_plan(model, tokenizer, plan.attributed_fn)
 
-    def located(answered: Answered) -> list[LocationCell]:
+    def located(answered: Answered) -> FactResult:
         found = locate_fact(checked, answered.fact, plan.chat_template)
-        return location_cells(answered.fact, found, attributed_fn=checked.info.attributed_fn)
+        return FactResult(location_cells(answered.fact, found, attributed_fn=checked.info.attributed_fn))
 
     yield from write_facts(run, model, tokenizer, plan, located, failed=NOT_LOCATED)

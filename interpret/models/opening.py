@@ -30,11 +30,12 @@ from transformers import (
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging as transformers_logging
 
-from interpret.anatomy import check_release, loading_arguments, reads_gguf
+from interpret.anatomy import check_release, dequantised, gguf_arguments, loading_arguments, reads_gguf
 from interpret.anatomy.changes import Changes
-from interpret.errors import ModelError, brief, named, one_line, unknown
-from interpret.models.demo import SMOLLM2, cache_folder, demo_model_folder
+from interpret.errors import ModelError, RunError, brief, named, one_line, unknown
+from interpret.models.demo import SMOLLM2, demo_model_folder
 from interpret.models.extras import is_installed, missing, require
+from interpret.models.gguf import check_room, converted_folder
 from interpret.models.quantize import quantize_, unrounded_
 from interpret.models.safety import (
     check_folder,
@@ -46,7 +47,9 @@ from interpret.models.safety import (
     refusal_of_pickle,
     tensors_only,
 )
+from interpret.models.unfilled import Unfilled
 from interpret.storage import provenance
+from interpret.storage.cache import cache_folder, remembered_sha256, weights_sha256
 
 Say = Callable[[str], None]
 DeviceMap = str | Mapping[str, int | str | torch.device]
@@ -79,7 +82,8 @@ def load(
     Args:
         name_or_path: a folder as written by ``save_pretrained``, an id on the Hugging Face hub, or ``"demo"``:
             SmolLM2-135M-Instruct, which needs no hub (a folder of that name is ``"./demo"``). With a current
-            transformers also a ``.gguf`` file, whose weights are dequantised to float32.
+            transformers also a ``.gguf`` file, whose weights are dequantised to float32, once: the result is kept in
+            the cache.
         dtype: ``"float32"``, ``"float16"``, ``"bfloat16"`` or the torch dtype; by default as stored.
         device: the device of the model, such as ``"cpu"`` or ``"cuda:1"``; by default the GPU if there is one.
         device_map: instead of ``device``, for models larger than one GPU: ``"auto"`` or a mapping from module
@@ -111,12 +115,17 @@ def load(
     source, gguf = _source(os.fspath(name_or_path), say)
     if say:
         say(f"opening {name_or_path}")
+    file = Path(source, gguf["gguf_file"]) if gguf else None
     with _quiet(), tensors_only():
+        if file and torch_dtype == "auto":
+            torch_dtype = torch.float32  # transformers 5 takes the dtype of the file's norms, so do not leave it to it
+        if file and (kept := converted_folder(file, partial(_convert, say=say), say)):
+            source, gguf = str(kept), {}
         config = _open_config(source, gguf)
         tokenizer = _open_tokenizer(source, gguf, config)
         model = _open_model(source, gguf, config, torch_dtype, device_map, say)
-        if gguf:
-            model.config._name_or_path = str(Path(source, gguf["gguf_file"]))
+        if file:
+            model.config._name_or_path = str(file)
         vars(model)[_OPENED_AS] = os.fspath(name_or_path)
         unrounded_(model)
         if say and (modules := own_code(config.to_dict())):
@@ -177,9 +186,9 @@ def weights(model: PreTrainedModel) -> str:
     name = str(model.config._name_or_path)
     place = Path(name)
     if place.is_file():
-        return f"sha256 {provenance.file_sha256(place)}"
+        return f"sha256 {remembered_sha256(place)}"
     if name and place.is_dir():
-        return f"sha256 {provenance.weights_sha256(place)}"
+        return f"sha256 {weights_sha256(place)}"
     if name:
         return f"commit {model.config._commit_hash}"
     return f"tensors {_tensors_sha256(model)}"
@@ -280,6 +289,28 @@ def _source(name: str, say: Say | None) -> tuple[str, Gguf]:
 # ------------------------------------------------------------------------------------------- opening the files
 
 
+def _convert(file: Path, folder: Path, say: Say | None) -> None:
+    """Write the model of a GGUF file into a folder, as ``save_pretrained`` does, with its weights in float32.
+
+    Raises:
+        OSError: if the weights do not fit on the disk.
+        RunError: if its tokenizer would not be the same when it is opened from the folder.
+    """
+    source, gguf = str(file.parent), {"gguf_file": file.name}
+    config = _open_config(source, gguf)
+    check_room(file, folder)
+    tokenizer = _open_tokenizer(source, gguf, config)
+    tokenizer.save_pretrained(folder)
+    if _content(_open_tokenizer(str(folder), {}, config)) != _content(tokenizer):
+        raise RunError("its tokenizer is another one after it was saved")
+    _open_model(source, gguf, config, torch.float32, None, say).save_pretrained(folder)
+
+
+def _content(tokenizer: PreTrainedTokenizerBase) -> tuple[str, dict[str, Any], Any]:
+    """Return what decides how a tokenizer of the library tokenizers reads texts."""
+    return tokenizer.backend_tokenizer.to_str(), tokenizer.special_tokens_map, tokenizer.chat_template
+
+
 def _open_config(source: str, gguf: Gguf) -> PretrainedConfig:
     if Path(source).is_dir():
         advice = "A model's folder holds config.json, weights and tokenizer, as save_pretrained writes them"
@@ -352,7 +383,8 @@ def _open_model(
         # With any device map, the weights are not initialised at random first, and loading takes a third of the time.
         # (low_cpu_mem_usage alone has the same effect, but then missing weights are not reported.)
         device_map = device_map or ({"": "cpu"} if is_installed("accelerate") else None)
-    with _explained(f"cannot open the model {source!r}", "Check the files, and device_map if it is given"):
+    of_file = {**gguf, **gguf_arguments()} if gguf else {}
+    with _explained(f"cannot open the model {source!r}", "Check the files, and device_map if it is given"), Unfilled():
         model, report = auto.from_pretrained(
             source,
             config=config,
@@ -360,8 +392,9 @@ def _open_model(
             output_loading_info=True,
             **loading_safely(),
             **loading_arguments(dtype),
-            **gguf,
+            **of_file,
         )
+    model = dequantised(model) if gguf else model
     _check_complete(model, source, report)
     if say and (unused := sorted(report["unexpected_keys"])):
         say(f"{_some(unused)} of the files are not used by a {type(model).__name__} with this config.json")

@@ -1,12 +1,14 @@
 """Compare all neurons of some layers on true and false texts, in a run folder.
 
 A unit of the run reads some pairs of texts and stores the activations in ``values/``, one safetensors file per unit.
-The last unit, ``effects``, compares all of them, writes the table and deletes the files.
+The last unit, ``effects``, compares all of them, writes the table and deletes the files. An interrupt costs one unit,
+which is two batches of the default size.
 """
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.anatomy import anatomy_of
+from interpret.device import TOO_LARGE, in_batches
 from interpret.errors import InputError, RunError, one_line, unknown
 from interpret.facts.files import FactFile
 from interpret.facts.pairs import load_pairs, pairs_of_facts
@@ -25,14 +28,17 @@ from interpret.probing.knowledge_prober import check_pairs, ranked_effects
 from interpret.probing.neurons import CHOICES, Token, check_texts, neuron_values
 from interpret.prompts.selectors import select, selector_words
 from interpret.records import NeuronEffect
-from interpret.storage.disk import replace_whole
+from interpret.storage.disk import write_inside
 from interpret.storage.provenance import file_sha256, objects_sha256
-from interpret.storage.run_folder import Run, RunFolder
+from interpret.storage.run import Run
+from interpret.storage.run_folder import RunFolder
 from interpret.work.loop import Work, fill_folder
+from interpret.work.progress import say
 
-READING = Work("Reading", "read", "parts")
+NOT_READ = "not read"
+READING = Work("Reading", "read", "parts", "pairs", (NOT_READ,))
 VALUES, EFFECTS = "values", "effects"
-PAIRS_A_UNIT = 32
+PAIRS_A_UNIT = 8
 
 
 @dataclass(frozen=True)
@@ -170,6 +176,8 @@ def write_neurons(
 ) -> Iterator[str]:
     """Do the pending units of a run, and yield the name of each unit once it is saved.
 
+    A pair that does not fit in memory is dropped with its reason.
+
     Args:
         run: an open run with the units ``plan.units`` and the record ``NeuronEffect``.
         model: a causal LM of a supported family.
@@ -180,37 +188,71 @@ def write_neurons(
         InputError: as ``check_plan``.
         RunError: if results cannot be written, or stored activations are missing; earlier units stay saved.
     """
-    folder = run.folder / VALUES
-    if run.pending:
-        folder.mkdir(exist_ok=True)
     for unit in run.pending:
         if unit == EFFECTS:
-            values = ((layer, _stored(folder, plan, layer)) for layer in plan.layers)
-            run.write(unit, ranked_effects(values, n_permutations=plan.n_permutations, seed=plan.seed))
-            shutil.rmtree(folder, ignore_errors=True)
+            units = run.kept
+            n_dropped = {name: len(pairs) for name, pairs in run.dropped_parts.items()}
+            if sum(len(_pairs_of(plan, name)) - n_dropped.get(name, 0) for name in units) < 2:
+                run.drop(unit, f"{NOT_READ}: fewer than two pairs fit in memory, so there is nothing to compare")
+            else:
+                values = ((layer, _stored(run.folder, units, layer)) for layer in plan.layers)
+                run.write(unit, ranked_effects(values, n_permutations=plan.n_permutations, seed=plan.seed))
+            shutil.rmtree(run.folder / VALUES, ignore_errors=True)
         else:
-            first = plan.units.index(unit) * PAIRS_A_UNIT
-            data = _values(model, tokenizer, plan, plan.pairs[first : first + PAIRS_A_UNIT])
-            replace_whole(_file(folder, unit), save(data))
-            run.write(unit, [])
+            _write_pairs(run, model, tokenizer, plan, unit)
         yield unit
+
+
+def _write_pairs(
+    run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, plan: NeuronPlan, unit: str
+) -> None:
+    """Store the activations on the pairs of a unit; drop the pairs that do not fit in memory."""
+    pairs = _pairs_of(plan, unit)
+    found = list(in_batches(pairs, len(pairs), partial(_values, model, tokenizer, plan), say, lambda pair: None))
+    dropped = {
+        f"pair {number}": f"{NOT_READ}: a text of this pair {TOO_LARGE}"
+        for number, values in enumerate(found, _first_of(plan, unit) + 1)
+        if values is None
+    }
+    fitting = [values for values in found if values is not None]
+    if not fitting:
+        return run.drop(unit, next(iter(dropped.values())))
+    data = {name: torch.stack([values[name] for values in fitting]) for name in fitting[0]}
+    write_inside(run.folder, _file(unit), save(data))
+    return run.write(unit, [], dropped_parts=dropped)
+
+
+def _first_of(plan: NeuronPlan, unit: str) -> int:
+    """Return the index of the first pair of a unit."""
+    return plan.units.index(unit) * PAIRS_A_UNIT
+
+
+def _pairs_of(plan: NeuronPlan, unit: str) -> Sequence[tuple[str, str]]:
+    first = _first_of(plan, unit)
+    return plan.pairs[first : first + PAIRS_A_UNIT]
 
 
 def _values(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, plan: NeuronPlan, pairs: Sequence[tuple[str, str]]
-) -> dict[str, Tensor]:
-    """Return the activations on some pairs: ``"{side}.{layer}"`` -> [n, F], side ``t`` (true) or ``f`` (false)."""
+) -> list[dict[str, Tensor]]:
+    """Return the activations on each pair: ``"{side}.{layer}"`` -> [F], side ``t`` (true) or ``f`` (false)."""
     texts = [true for true, _ in pairs] + [false for _, false in pairs]
     values = neuron_values(model, tokenizer, texts, plan.layers, token=plan.token, batch_size=plan.batch_size)
-    halves = {layer: value.chunk(2) for layer, value in values.items()}
-    return {f"{side}.{layer}": part for layer, both in halves.items() for side, part in zip("tf", both, strict=True)}
+    return [
+        {
+            f"{side}.{layer}": value[row]
+            for layer, value in values.items()
+            for side, row in (("t", number), ("f", len(pairs) + number))
+        }
+        for number in range(len(pairs))
+    ]
 
 
-def _stored(folder: Path, plan: NeuronPlan, layer: int) -> Tensor:
-    """Return the stored activations of a layer on all texts, [2 * N, F], the true ones first."""
+def _stored(folder: Path, units: Sequence[str], layer: int) -> Tensor:
+    """Return the stored activations of a layer on all texts of some units, [2 * N, F], the true ones first."""
     parts: dict[str, list[Tensor]] = {"t": [], "f": []}
-    for unit in plan.units[:-1]:
-        file = _file(folder, unit)
+    for unit in units:
+        file = folder / _file(unit)
         if not file.exists():
             raise RunError(f"{file} is missing, and the run needs it; start again in another --output folder")
         try:
@@ -224,5 +266,5 @@ def _stored(folder: Path, plan: NeuronPlan, layer: int) -> Tensor:
     return torch.cat([*parts["t"], *parts["f"]])
 
 
-def _file(folder: Path, unit: str) -> Path:
-    return folder / f"{unit}.safetensors"
+def _file(unit: str) -> str:
+    return f"{VALUES}/{unit}.safetensors"

@@ -1,4 +1,7 @@
-"""Probe prompts into a run folder, one unit per prompt: logit lens, direct logit attribution, attention heads."""
+"""Probe prompts into a run folder, one unit per prompt: logit lens, direct logit attribution, attention heads.
+
+A prompt takes one forward pass or a few, so no parts of it are stored: an interrupt costs one prompt.
+"""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +28,8 @@ from interpret.prompts.prompts import MODEL_TEMPLATE, Prompt
 from interpret.prompts.spelling import piece
 from interpret.prompts.tokens import following, select_tokens, tokenise
 from interpret.records import HeadView, LensReading, LogitShare
-from interpret.storage.run_folder import Run, RunFolder
+from interpret.storage.run import Run
+from interpret.storage.run_folder import RunFolder
 from interpret.work.inputs import prompt_list
 from interpret.work.loop import Work, fill_folder
 

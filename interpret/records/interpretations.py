@@ -68,7 +68,7 @@ class Interpretation:
     """The layer whose input was edited; None in a control row."""
     kind: str
     """``interpretation``; ``control``, the text generated from the interpretation prompt with nothing inserted; or
-    ``failed``, for a state that is not finite."""
+    ``failed``, for a state that is not finite or whose interpretation does not fit in memory."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from interpret.device import total_memory
+from interpret.device import index_on, sent, total_memory
 from interpret.engine.continuations import RowMemory, at_once, run_rows
 from interpret.engine.greedy import end_tokens
 from interpret.engine.layers import Context, Past, Untapped, run_layer
 from interpret.engine.masks import masks_for
-from interpret.engine.prefix_tree import PrefixTree, groves, read_tree
+from interpret.engine.prefix_tree import LARGEST_TREE, PrefixTree, groves, read_tree
 from interpret.engine.recording import RecordedRun, record_run
 from interpret.engine.trunk import Trunk, check_rotation, check_trunk, trunk_of
 from interpret.selfie.templates import InterpretationPrompt
@@ -32,6 +32,8 @@ LARGEST_BATCH = 128
 """Larger batches are hardly faster on a CPU, and progress would be shown less often."""
 MEMORY_SHARE = 8
 """An automatically chosen batch uses at most 1 / ``MEMORY_SHARE`` of the device's memory."""
+GPU_TREE = 1024
+"""Maximum number of tokens in a prefix tree on a GPU, where a pass over few tokens costs as much as one over many."""
 _LOGITS = 2**26
 """Maximum number of logits in memory at once when many positions are scored: 256 MiB in float32."""
 
@@ -162,8 +164,8 @@ def _read_slots(primed: Primed, insertions: Sequence[Mapping[Any, Any]], memory:
 
 def _chosen(start: Start, rows: Sequence[int], room: int = 0) -> Start:
     """Return a copy of some rows, in the given order, with room for more tokens."""
-    index = torch.tensor(rows, device=start.logits.device)
-    memory = [own.chosen(rows, room) for own in start.memory]
+    index = index_on(start.logits.device, rows)
+    memory = [own.chosen(index, room) for own in start.memory]
     return Start(start.primed, start.shared, memory, start.logits[index])
 
 
@@ -174,12 +176,13 @@ def write(start: Start, rows: Sequence[int], new_tokens: int) -> list[Written]:
     ends, memory = end_tokens(start.primed.model), start.memory
     written = [Written([], []) for _ in rows]
     active: list[Written | None] = list(written)  # the text of each row of the batch; None if it has ended
-    p, token = _most_likely(start.logits)  # [R]
+    token, said = _most_likely(start.logits)  # [R]
     for step in range(new_tokens):
         going: list[int] = []
-        for place, (text, one_id, one_p) in enumerate(zip(active, token.tolist(), p.tolist(), strict=True)):
+        for place, (text, (number, one_p)) in enumerate(zip(active, said.tolist(), strict=True)):
             if text is None:
                 continue
+            one_id = int(number)
             unreadable = isnan(one_p)  # a logit is NaN or infinite: there is no most likely token, and the text ends
             if unreadable or one_id in ends:
                 active[place] = None
@@ -194,17 +197,22 @@ def write(start: Start, rows: Sequence[int], new_tokens: int) -> list[Written]:
             break
         # Removing rows copies the memory of the remaining ones, which costs about half a step.
         if (len(active) - len(going)) * (new_tokens - step) > len(active):
-            active, token = [active[place] for place in going], token[going]
-            memory = [own.chosen(going, new_tokens - step) for own in memory]
+            rows_left = index_on(token.device, going)
+            active, token = [active[place] for place in going], token[rows_left]
+            memory = [own.chosen(rows_left, new_tokens - step) for own in memory]
         x = trunk.enter(trunk.embed(token[:, None]), start.length + step)
-        p, token = _most_likely(trunk.logits(run_rows(trunk, x, start.shared, memory)[:, -1]))
+        token, said = _most_likely(trunk.logits(run_rows(trunk, x, start.shared, memory)[:, -1]))
     return written
 
 
 def _most_likely(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the probability and id of each row's most likely token, [R, V] -> [R], [R]."""
+    """Return the id of each row's most likely token, [R, V] -> [R], and the id with its probability, [R, 2].
+
+    Both numbers are in one tensor, so that reading them waits once for the device; float32 holds all ids exactly.
+    """
     top, token = logits.max(-1)
-    return (top - logits.logsumexp(-1)).exp(), token
+    p = (top - logits.logsumexp(-1)).exp()
+    return token, torch.stack([token.to(p.dtype), p], dim=1)
 
 
 @torch.no_grad()
@@ -220,28 +228,29 @@ def score(start: Start, rows: Sequence[int], texts: Sequence[Sequence[int]]) -> 
 def _score(start: Start, texts: Sequence[Sequence[int]]) -> list[list[float]]:
     """Score one text per row of a start that has room for it, all tokens in one pass."""
     trunk, longest = start.primed.trunk, max(len(text) for text in texts)
-    ids = torch.zeros(len(texts), longest, dtype=torch.long, device=trunk.device)  # [N, G]
-    for row, text in enumerate(texts):
-        ids[row, : len(text)] = torch.tensor(text, dtype=torch.long)
-    lengths = torch.tensor([len(text) for text in texts], device=trunk.device)
+    padded = [[*text, *[0] * (longest - len(text))] for text in texts]
+    ids = sent(torch.tensor(padded, dtype=torch.long), trunk.device)  # [N, G]
     found = torch.zeros(ids.shape, dtype=start.logits.dtype, device=trunk.device)
     if longest:
         found[:, :1] = start.logits.softmax(-1).gather(1, ids[:, :1])
     if longest > 1:
         x = trunk.enter(trunk.embed(ids[:, :-1]), start.length)
         states = run_rows(trunk, x, start.shared, start.memory)  # [N, G - 1, D]
-        read = torch.arange(1, longest, device=trunk.device) < lengths[:, None]  # [N, G - 1]
-        found[:, 1:][read] = _probabilities(trunk, states[read], ids[:, 1:][read])
+        places = [(row, place) for row, text in enumerate(texts) for place in range(1, len(text))]
+        row, place = sent(torch.tensor(places), trunk.device).unbind(1)
+        found[row, place] = _probabilities(trunk, states[row, place - 1], ids[row, place])
     return [values[: len(text)] for values, text in zip(found.tolist(), texts, strict=True)]
 
 
 @torch.no_grad()
 def score_plain(primed: Primed, texts: Sequence[Sequence[int]]) -> list[list[float]]:
     """Return the probability of each token of N texts after the template with nothing inserted."""
-    first = primed.logits[0].softmax(-1)
-    found = [[float(first[text[0]])] if text else [] for text in texts]
+    ids = index_on(primed.logits.device, [text[0] for text in texts if text])
+    firsts = iter(primed.logits[0].softmax(-1)[ids].tolist())
+    found = [[next(firsts)] if text else [] for text in texts]
     # The last token of a text is predicted but not read.
-    for grove in groves([text[:-1] for text in texts]):
+    largest = GPU_TREE if primed.trunk.device.type == "cuda" else LARGEST_TREE
+    for grove in groves([text[:-1] for text in texts], largest):
         numbers = [number for number in grove.places if len(texts[number]) > 1]
         steps = [zip(grove.places[number], texts[number][1:], strict=True) for number in numbers]
         pairs = dict.fromkeys(pair for of_text in steps for pair in of_text)  # (node, the token after it)
@@ -255,7 +264,7 @@ def _follow(primed: Primed, tree: PrefixTree, pairs: Sequence[tuple[int, int]]) 
     """Return the probability of a token after a node of the tree, for (node, token id) pairs."""
     if not pairs:
         return []
-    nodes, ids = torch.tensor(pairs, device=primed.trunk.device).unbind(1)
+    nodes, ids = sent(torch.tensor(pairs), primed.trunk.device).unbind(1)
     states = read_tree(primed.trunk, tree, primed.run.past)
     return _probabilities(primed.trunk, states[nodes], ids).tolist()
 

@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from math import isfinite, log
 from statistics import mean
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from interpret.device import in_batches
+from interpret.device import in_batches, sent
 from interpret.errors import InputError
 from interpret.finite import NOTHING_FINITE
 from interpret.selfie.decoding import Primed, Written, score, score_plain, start_inserted, start_plain, write
@@ -58,6 +58,10 @@ class Reading:
     """Position of the token whose state was the wrong one; None if there was none."""
 
 
+Unread = Literal["too large", "not finite"]
+"""Why a state has no reading: it does not fit in memory, or it or a probability of its text is NaN or infinite."""
+
+
 @dataclass(frozen=True)
 class KeptReadings:
     """The readings of one interpretation prompt that are on disk."""
@@ -66,10 +70,17 @@ class KeptReadings:
     template: int
     """Index of the interpretation prompt."""
 
-    def get(self, state: State) -> Reading | None:
-        """Return the reading of a state; None if it is not on disk."""
+    def get(self, state: State) -> Reading | Unread | None:
+        """Return the reading of a state, or that it did not fit in memory; None if neither is on disk."""
         found = self.parts.get(state.prompt, self._part(state))
+        if found == "too large":
+            return "too large"
         return None if found is None else Reading(Written(*found[0]), *found[1:])
+
+    def keep_too_large(self, state: State) -> Unread:
+        """Store that a state does not fit in memory, and return it."""
+        self.parts.keep({(state.prompt, self._part(state)): "too large"})
+        return "too large"
 
     def keep(self, states: Sequence[State], readings: Sequence[Reading]) -> None:
         """Store the readings of a batch."""
@@ -87,12 +98,16 @@ def read(
     size: int,
     say: Callable[[str], None],
     kept: KeptReadings,
-) -> Iterator[Reading | None]:
+    *,
+    drop_too_large: bool = False,
+) -> Iterator[Reading | Unread]:
     """Interpret states in batches, and yield the readings in order.
 
-    The reading is None for a state that is not finite, or whose text has a probability that is not finite. Readings
-    that are on disk are not computed again. They are those of whole batches, so the other batches are the same as in an
-    uninterrupted run.
+    Readings that are on disk are not computed again. They are those of whole batches, so the other batches are the same
+    as in an uninterrupted run.
+
+    Raises:
+        ModelError: if a state does not fit in memory alone, and is not to be dropped.
     """
 
     def work(batch: Sequence[State]) -> list[Reading]:
@@ -101,12 +116,21 @@ def read(
         return found
 
     stored = [kept.get(state) for state in states]
-    sound = [bool(state.vector.isfinite().all()) for state in states]
+    sound = are_finite([state.vector for state in states])
     wanted = [state for state, own, finite in zip(states, stored, sound, strict=True) if finite and own is None]
-    readings = in_batches(wanted, size, work, say)
+    readings = in_batches(wanted, size, work, say, kept.keep_too_large if drop_too_large else None)
     for own, finite in zip(stored, sound, strict=True):
-        reading = own or (next(readings) if finite else None)
-        yield reading if reading is not None and _is_finite(reading.written) else None
+        reading: Reading | Unread = own if own is not None else next(readings) if finite else "not finite"
+        yield reading if isinstance(reading, str) or _is_finite(reading.written) else "not finite"
+
+
+def are_finite(vectors: Sequence[Tensor]) -> list[bool]:
+    """Return whether each vector, [D], is finite; together, because reading each answer waits for the device."""
+    if not vectors:
+        return []
+    beside = [sent(vector, vectors[0].device) for vector in vectors]
+    finite: list[bool] = torch.stack(beside).isfinite().all(dim=1).tolist()
+    return finite
 
 
 def _is_finite(written: Written) -> bool:

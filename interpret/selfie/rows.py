@@ -39,6 +39,7 @@ from interpret.selfie.readings import (
     Reading,
     Settings,
     State,
+    Unread,
     insertion,
     log_gain,
     read,
@@ -61,13 +62,14 @@ def interpretations(
     say: Callable[[str], None] = lambda line: None,
     parts: StoredParts | None = None,
     drop: Callable[[str, str], None] | None = None,
+    drop_part: Callable[[str, str, str], None] | None = None,
 ) -> Iterator[Interpretation]:
     """Interpret every chosen state of every prompt with every template.
 
     For each prompt and template, the first row is the control, the text generated with nothing inserted; then follows
-    one row per state. A state that is not finite, or whose text has probabilities that are not, gets an empty row of
-    the kind ``failed``. Prompts are grouped into
-    batches, so memory does not grow with their number.
+    one row per state. A state that is not finite, whose text has probabilities that are not, or that does not fit in
+    memory alone gets an empty row of the kind ``failed``. Prompts are grouped into batches, so memory does not grow
+    with their number.
 
     Args:
         model: a causal LM of a supported family.
@@ -80,13 +82,15 @@ def interpretations(
         parts: stores each batch of interpretations, and holds those of an interrupted run; None to store nothing.
         drop: called with the name of a prompt that does not fit in memory, and the reason, instead of yielding its
             rows; None to raise an error.
+        drop_part: called with the name of a prompt, the name of an interpretation that does not fit in memory alone,
+            and the reason, before its row; None to raise an error.
 
     Yields:
         One ``Interpretation`` per row, as soon as its batch is done.
 
     Raises:
         InterpretError: as ``check_request`` raises.
-        ModelError: if not even one interpretation fits in memory, or a prompt does not fit and ``drop`` is None.
+        ModelError: if a prompt does not fit in memory and ``drop`` is None, or an interpretation and ``drop_part``.
     """
     check_request(model, sources, templates, settings)
     n_layers = len(anatomy_of(model).layers)
@@ -102,7 +106,10 @@ def interpretations(
             state for output, own in zip(outputs, states, strict=True) if output is not None for state in own or ()
         ]
         kept = [KeptReadings(StoredParts() if parts is None else parts, number) for number in range(len(templates))]
-        readings = [read(one, fitting, settings, size, say, own) for one, own in zip(primed, kept, strict=True)]
+        readings = [
+            read(one, fitting, settings, size, say, own, drop_too_large=drop_part is not None)
+            for one, own in zip(primed, kept, strict=True)
+        ]
         for source, output, own in zip(group, outputs, states, strict=True):
             if output is None or own is None:
                 if source.prompt.name not in skip:
@@ -115,7 +122,9 @@ def interpretations(
                     continue
                 yield row.write(control, "control")
                 for pair, reading in zip(source.pairs, islice(texts, len(own)), strict=True):
-                    yield row.write(reading, "interpretation" if reading else "failed", *pair)
+                    if reading == "too large" and drop_part is not None:
+                        drop_part(source.prompt.name, *_too_large(template, pair, settings))
+                    yield row.write(reading, "failed" if isinstance(reading, str) else "interpretation", *pair)
 
 
 def _outputs(model: PreTrainedModel, group: Sequence[Source], new_tokens: int) -> list[list[int] | None]:
@@ -133,6 +142,13 @@ def _drop(source: Source, drop: Callable[[str, str], None] | None) -> None:
     if drop is None:
         raise ModelError(f"prompt {source.prompt.name}: {reason}")
     drop(source.prompt.name, reason)
+
+
+def _too_large(template: InterpretationPrompt, pair: tuple[int, int], settings: Settings) -> tuple[str, str]:
+    """Return the name of an interpretation that does not fit in memory, and the reason why it is dropped."""
+    layer, token = pair
+    length = f"{len(template.ids)} tokens and up to {settings.new_tokens} new ones"
+    return f"{template.name}, layer {layer}, token {token}", f"an interpretation of {length} {TOO_LARGE}"
 
 
 def check_request(
@@ -248,9 +264,10 @@ class _RowWriter:
         return FINAL_NORM if self.source.site == RESID_PRE and layer == self.n_layers else self.source.site
 
     def write(
-        self, reading: Reading | None, kind: str, layer: int | None = None, token: int | None = None
+        self, reading: Reading | Unread, kind: str, layer: int | None = None, token: int | None = None
     ) -> Interpretation:
-        reading = reading or Reading(Written([], []), [], [], None)
+        if isinstance(reading, str):
+            reading = Reading(Written([], []), [], [], None)
         written, tokenised = reading.written, self.source.tokenised
         signed = [own - other for own, other in zip(written.probabilities, reading.p_without, strict=True)]
         gain = None if layer is None else log_gain(written.probabilities, reading.p_without)

@@ -23,7 +23,8 @@ from interpret.selfie.settings import (
 )
 from interpret.selfie.sources import plan_sources
 from interpret.selfie.templates import InterpretationPrompt, interpretation_prompt
-from interpret.storage.run_folder import Run, RunFolder
+from interpret.storage.run import Run
+from interpret.storage.run_folder import RunFolder
 from interpret.surgery.words import MODES
 from interpret.work.inputs import prompt_list
 from interpret.work.loop import Work, fill_folder
@@ -118,6 +119,10 @@ def run(
     rows.check_request(model, sources, templates, settings)
     counts = {source.prompt.name: rows.count_rows([source], len(templates)) for source in sources}
     tell = say if progress else _silent
+    dropped_parts: dict[str, dict[str, str]] = {source.prompt.name: {} for source in sources}
+
+    def drop_part(name: str, part: str, reason: str) -> None:
+        dropped_parts[name][part] = f"{NOT_INTERPRETED}: {reason}"
 
     def written(run: Run) -> Iterator[Interpretation]:
         records = rows.interpretations(
@@ -130,8 +135,9 @@ def run(
             say=tell,
             parts=run.parts,
             drop=lambda name, reason: run.drop(name, f"{NOT_INTERPRETED}: {reason}"),
+            drop_part=drop_part,
         )
-        return write_interpretations(run, records, counts)
+        return write_interpretations(run, records, counts, dropped_parts)
 
     asked = {
         "command": "selfie",
@@ -160,7 +166,10 @@ def run(
 
 
 def write_interpretations(
-    run: Run, records: Iterator[Interpretation], counts: Mapping[str, int]
+    run: Run,
+    records: Iterator[Interpretation],
+    counts: Mapping[str, int],
+    dropped_parts: Mapping[str, Mapping[str, str]],
 ) -> Iterator[Interpretation]:
     """Write the records of the pending prompts, prompt by prompt, and yield every record.
 
@@ -168,13 +177,14 @@ def write_interpretations(
         run: an open run of ``Interpretation`` records, with the prompts' names as units.
         records: records of the pending prompts, in order.
         counts: number of records of each prompt.
+        dropped_parts: prompt -> interpretation that has no text -> reason; complete when the prompt's last record is.
     """
     of_prompt: list[Interpretation] = []
     for record in records:
         of_prompt.append(record)
         # Records are counted: waiting for the next prompt's first record would delay writing this prompt.
         if len(of_prompt) == counts[record.name]:
-            run.write(record.name, of_prompt)
+            run.write(record.name, of_prompt, dropped_parts=dropped_parts[record.name])
             of_prompt = []
         yield record
 

@@ -14,7 +14,7 @@ from interpret.errors import InputError
 from interpret.prompts.prompts import Prompt
 from interpret.prompts.spelling import decoded
 from interpret.selfie.decoding import automatic_batch_size, prime
-from interpret.selfie.readings import KeptReadings, Settings, State, read
+from interpret.selfie.readings import KeptReadings, Settings, State, are_finite, read
 from interpret.selfie.rows import check_request, interpretations
 from interpret.selfie.sources import RESID_PRE, source_of_pairs
 from interpret.selfie.templates import InterpretationPrompt
@@ -120,7 +120,8 @@ def interpret_vectors(
     for index, vector in enumerate(vecs):
         if tuple(vector.shape) != (width,):
             raise InputError(f"vecs[{index}] has shape {list(vector.shape)}; the model's hidden width is {width}")
-        if not vector.isfinite().all():
+    for index, finite in enumerate(are_finite(list(vecs))):
+        if not finite:
             raise InputError(f"vecs[{index}] contains NaN or infinity; give finite vectors")
     settings = Settings(k, new_tokens=max_new_tokens, wrong_vector=False)
     check_request(model, [], [interpretation_prompt], settings)
@@ -128,5 +129,5 @@ def interpret_vectors(
     states = [State("", k, index, vector) for index, vector in enumerate(vecs)]
     size = bs or automatic_batch_size(primed, max_new_tokens)
     readings = read(primed, states, settings, size, lambda line: None, KeptReadings(StoredParts(), 0))
-    texts = [reading.written.ids if reading else [] for reading in readings]
+    texts = [[] if isinstance(reading, str) else reading.written.ids for reading in readings]
     return [decoded(tokenizer, ids) for ids in texts]

@@ -147,6 +147,25 @@ def replace_whole(path: Path, data: bytes) -> None:
         file.write(data)
 
 
+def write_inside(folder: Path, name: str, data: bytes) -> None:
+    """Replace a file in a folder, see ``replace_whole``; a subfolder in its name is created if it is missing.
+
+    Args:
+        folder: the folder, which exists.
+        name: name of the file in it, such as ``"grids/a.npz"``.
+        data: its contents.
+
+    Raises:
+        RunError: if the subfolder or the file cannot be written.
+    """
+    path = folder / name
+    try:
+        path.parent.mkdir(exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{path.parent} cannot be created: {error.strerror}") from error
+    replace_whole(path, data)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Yield a temporary file, which atomically replaces ``path`` if the ``with`` block ends without an error.

@@ -9,6 +9,7 @@ import json
 import zlib
 from collections.abc import Collection, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,22 @@ class StoredParts:
             except (ValueError, TypeError, RecursionError):
                 return
             self._size += len(line)
+
+
+@dataclass(frozen=True)
+class UnitParts:
+    """The stored parts of one unit; by default, no part is stored."""
+
+    parts: StoredParts = field(default_factory=StoredParts)
+    unit: str = ""
+
+    def get(self, part: str) -> Any:
+        """Return the stored value of a part, a JSON value; None if there is none."""
+        return self.parts.get(self.unit, part)
+
+    def keep(self, values: Mapping[str, Any]) -> None:
+        """Store part -> JSON value, see ``StoredParts.keep``."""
+        self.parts.keep({(self.unit, part): value for part, value in values.items()})
 
 
 def _line(unit: str, part: str, value: Any) -> bytes:

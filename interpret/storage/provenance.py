@@ -1,4 +1,4 @@
-"""Provenance of results: versions of the libraries, and hashes of the inputs and weights."""
+"""Provenance of results: versions of the libraries, and hashes of the inputs."""
 
 import hashlib
 import importlib.metadata
@@ -14,7 +14,6 @@ from interpret.errors import RunError
 from interpret.reading import open_file
 
 LIBRARIES = ("llm-interpret", "torch", "transformers", "tokenizers", "accelerate", "bitsandbytes", "numpy")
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.gguf")
 
 
 def versions() -> dict[str, str]:
@@ -46,16 +45,3 @@ def objects_sha256(objects: Iterable[Any]) -> str:
         value = [type(one).__name__, asdict(one)] if is_dataclass(one) and not isinstance(one, type) else one
         found.update(json.dumps(value, sort_keys=True).encode() + b"\n")
     return found.hexdigest()
-
-
-def weights_sha256(folder: Path | str) -> str:
-    """Return one sha256 for the weights in a model folder: that of the sorted names and sha256s of its weight files.
-
-    Raises:
-        RunError: if there are no weights, or a file cannot be read.
-    """
-    for pattern in WEIGHTS:
-        if files := sorted(Path(folder).glob(pattern)):
-            lines = "".join(f"{file_sha256(file)}  {file.name}\n" for file in files)
-            return hashlib.sha256(lines.encode()).hexdigest()
-    raise RunError(f"{folder} contains no weights; looked for {', '.join(WEIGHTS)}")

@@ -17,6 +17,7 @@ from transformers.utils import ModelOutput
 
 from interpret.anatomy import Anatomy, first_column, keeping_activations, layer_input, past_length, with_layer_input
 from interpret.anatomy.changes import Changes
+from interpret.device import sent
 from interpret.errors import SpecError
 from interpret.surgery.plan import LayerEdit, SurgeryPlan
 
@@ -121,17 +122,17 @@ def overlay(hidden: Tensor, bound: BoundEdit, start: int, copies: int = 1) -> Te
         copies: number of rows per sample; they are next to each other.
     """
     edit = bound.edit
-    inside = (bound.columns >= start) & (bound.columns < start + hidden.shape[1])
+    inside = ((bound.columns >= start) & (bound.columns < start + hidden.shape[1])).nonzero().squeeze(1)
     rows = (edit.samples[inside, None] * copies + torch.arange(copies)).flatten()  # [N * copies]
     columns = (bound.columns[inside] - start).repeat_interleave(copies)
     # Half-precision states are mixed in float32 and rounded once.
     dtype = torch.promote_types(hidden.dtype, torch.float32)
 
     def each_copy(values: Tensor) -> Tensor:
-        chosen = values[inside.to(values.device)]
-        return chosen.to(hidden.device, dtype).repeat_interleave(copies, dim=0)
+        chosen = values[sent(inside, values.device)]
+        return sent(chosen.to(dtype), hidden.device).repeat_interleave(copies, dim=0)
 
-    index = (rows.to(hidden.device), columns.to(hidden.device))
+    index = (sent(rows, hidden.device), sent(columns, hidden.device))
     mixed = each_copy(edit.keep) * hidden[index].to(dtype) + each_copy(edit.add) * each_copy(edit.vectors)
     return hidden.index_put(index, mixed.to(hidden.dtype))
 

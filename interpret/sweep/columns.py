@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from interpret.device import index_on
 from interpret.engine.layers import Context, Layer, Past, Point, run_layer
-from interpret.engine.masks import mask_for
+from interpret.engine.masks import masks_for
 from interpret.engine.recording import RecordedRun
 from interpret.sweep.cells import UNITS, Cell
 
@@ -69,10 +70,11 @@ def run_column(
         token on. Together, the outputs contain all cells in their order.
     """
     n_tokens, token = base.states[0].shape[1], column.token
+    masks = masks_for(layers, n_tokens - token, token, base.states[0])
     chunks: list[_Chunk] = []
     for index in range(-1, len(layers)):
         first = max(token, n_tokens - n_read) - token if index == len(layers) - 1 else 0
-        step = _Step(layers[max(0, index)], index, token, first, base, donor)
+        step = _Step(layers[max(0, index)], index, token, masks[index], first, base, donor)
         chunks = [_Chunk(old.cells, step.run(old)) for old in chunks]
         joining = tuple(cell for cell in column.cells if cell.start == index)
         for some in _pieces(joining, chunk):
@@ -98,6 +100,8 @@ class _Step:
     index: int
     """Index of the layer; -1 is the input of layer 0, at which cells can only start."""
     token: int
+    mask: Tensor
+    """[N, T], added to the attention scores of the tokens from t on."""
     first: int
     """The layer's output is computed only from this one of the column's tokens on."""
     base: RecordedRun
@@ -124,12 +128,12 @@ class _Step:
         keys, values = (
             part[:, :, : self.token] for part in (self.base.past[self.index].keys, self.base.past[self.index].values)
         )
-        mask = mask_for(n_tokens, self.token, self.layer.window, x)
+        mask = self.mask[:n_tokens, : self.token + n_tokens].to(x.device)
         context = Context(Past(keys, values), mask, slice(self.token, self.token + n_tokens))
         output, _ = run_layer(self.layer, x, context, _Writer(cells, self, n_tokens), first)
         rows = [row for row, cell in enumerate(cells) if cell.restores("resid_post", self.index)]
         if rows and not first:
-            output[rows, :, 0] = self.donor.states[self.index + 1][:, self.token]
+            output[_index(rows, output), :, 0] = self.donor.states[self.index + 1][:, self.token]
         return output
 
 
@@ -156,9 +160,9 @@ class _Writer:
         if restored and point in UNITS:
             self._write_units(point, value, restored)
         elif restored:
-            value[restored, :, 0] = self._value(self.step.donor, point)
+            value[_index(restored, value), :, 0] = self._value(self.step.donor, point)
         if held:
-            value[held, :, 0] = self._value(self.step.base, point)
+            value[_index(held, value), :, 0] = self._value(self.step.base, point)
         return value
 
     def _rows(self, point: Point) -> tuple[list[int], list[int]]:
@@ -175,7 +179,14 @@ class _Writer:
     def _write_units(self, point: Point, value: Tensor, rows: list[int]) -> None:
         """Write the donor's value of one head or neuron into each row."""
         width = self.step.layer.head_width if point == "heads" else 1
-        units = [self.cells[row].unit for row in rows]
+        at = index_on(value.device, rows)
+        units = index_on(value.device, [unit for row in rows if (unit := self.cells[row].unit) is not None])
         donor = self._value(self.step.donor, point).unflatten(-1, (-1, width))  # [S, units, width]
         # Indexed rows and units come first: [rows, S, width].
-        value.unflatten(-1, (-1, width))[rows, :, 0, units] = donor[:, units].transpose(0, 1)
+        value.unflatten(-1, (-1, width))[at, :, 0, units] = donor[:, units].transpose(0, 1)
+
+
+def _index(rows: list[int], value: Tensor) -> slice | Tensor:
+    """Return an index of some rows of a value; a slice if they are neighbours, which is faster."""
+    start, stop = rows[0], rows[-1] + 1
+    return slice(start, stop) if len(rows) == stop - start else index_on(value.device, rows)

@@ -208,8 +208,9 @@ def _terms(
             else:
                 there, here = (run.points[site][at.layer] for run in (donor, base))
                 slope = at.points[route, site]
-            terms[route, site, at.layer] = _along(there, here, slope).cpu()
-    return terms
+            terms[route, site, at.layer] = _along(there, here, slope)
+    # Moved at the end: each copy waits for what the device still computes.
+    return {place: term.cpu() for place, term in terms.items()}
 
 
 def _along(there: Tensor, here: Tensor, slope: Tensor) -> Tensor:

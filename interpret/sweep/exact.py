@@ -18,8 +18,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from interpret.anatomy import anatomy_of
-from interpret.device import is_out_of_memory
-from interpret.engine.layers import Point, neurons
+from interpret.device import index_on, is_out_of_memory
+from interpret.engine.layers import Point
 from interpret.engine.recording import RecordedRun, record_run
 from interpret.engine.trunk import Trunk, check_trunk, exit_of, trunk_of
 from interpret.sweep.base_and_donor import check_runs, embedded, first_difference, usable_memory
@@ -28,10 +28,13 @@ from interpret.sweep.columns import Column, run_column
 from interpret.sweep.metrics import Metric, check_metrics, read, together
 from interpret.sweep.whole_passes import whole_passes
 
-CPU_CHUNK = 1024
-"""Tokens computed at once on a CPU: enough for fast matrix products, few enough for the CPU's caches."""
+CPU_CHUNK = 512
+"""Tokens computed at once on a CPU: enough for fast matrix products, few enough for the CPU's caches and for memory
+that is reused (``reuse_freed_memory``)."""
 HEAD_CHUNK = 64
-"""Positions per call of the unembedding, because logits over the vocabulary are large."""
+"""Positions per call of the unembedding on a CPU, because logits over the vocabulary are large."""
+GPU_LOGITS = 2**26
+"""Logits per call of the unembedding on a GPU: 256 MiB in float32."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ def run_sweep(
     trunk = trunk_of(model, base.shape[1])
     n_read = check_metrics(metrics, trunk.n_logits, base.shape[1])
     starts = [trunk.enter(run) for run in (base, donor)]
-    n_neurons = neurons(trunk.layers[0], starts[0][:1, :1]).shape[-1]
+    n_neurons = trunk.layers[0].neurons(starts[0][:1, :1]).shape[-1]
     check_cells(cells, base.shape[1], len(trunk.layers), model.config.num_attention_heads, n_neurons)
     base_run, donor_run = (
         record_run(trunk.layers, start, points) for start, points in zip(starts, _points(cells), strict=True)
@@ -215,7 +218,8 @@ def _result(plan: _Plan, cells: tuple[Cell, ...], limits: _Limits) -> SweepResul
         for job in limits.jobs(column, n_samples, n_tokens - column.token):
             for done, parts in _run(plan, job):
                 # Positions before the column's token keep the base's values.
-                values[:, list(done.column.indices), done.samples, -parts.shape[-1] :] = parts
+                at = index_on(values.device, done.column.indices)
+                values[:, at, done.samples, -parts.shape[-1] :] = parts
     named = [_named(plan.metrics, parts) for parts in (values, base, donor)]
     return SweepResult(cells, named[0], named[1], named[2], count)
 
@@ -257,6 +261,7 @@ def _run_whole(plan: _Plan, job: _Job) -> Tensor:
 
 def _read(plan: _Plan, states: Tensor) -> Tensor:
     """Return each position's contribution to the metrics, [metrics, R, M], from last states, [R, M, D]."""
-    rows = max(1, HEAD_CHUNK // states.shape[1])
+    positions = GPU_LOGITS // plan.trunk.n_logits if states.device.type == "cuda" else HEAD_CHUNK
+    rows = max(1, positions // states.shape[1])
     parts = [read(tuple(plan.metrics.values()), plan.trunk.logits(some)) for some in states.split(rows)]
     return torch.cat(parts, dim=1)

@@ -74,9 +74,9 @@ def read(metrics: Sequence[Metric], logits: Tensor) -> Tensor:
     parts = []
     for metric in metrics:
         m = min(len(metric.answer), positions)
-        value = in_float64(logits[:, -m:].gather(-1, _ids(metric.answer, m, logits))[..., 0])
+        value = in_float64(_chosen(logits, metric.answer[-m:]))
         if metric.foil is not None:
-            value = value - in_float64(logits[:, -m:].gather(-1, _ids(metric.foil, m, logits))[..., 0])
+            value = value - in_float64(_chosen(logits, metric.foil[-m:]))
         elif metric.kind != "logit":
             total = in_float64(torch.logsumexp(logits, dim=-1)) if total is None else total
             value = value - total[:, -m:]
@@ -84,10 +84,10 @@ def read(metrics: Sequence[Metric], logits: Tensor) -> Tensor:
     return torch.stack(parts)
 
 
-def _ids(tokens: tuple[int, ...], n_last: int, logits: Tensor) -> Tensor:
-    """Return the last token ids, repeated for each row: [R, n_last, 1]."""
-    ids = torch.tensor(tokens[-n_last:], device=logits.device)
-    return ids[None, :, None].expand(len(logits), -1, -1)
+def _chosen(logits: Tensor, tokens: tuple[int, ...]) -> Tensor:
+    """Return the logits of m tokens at the last m positions, [R, M, V] -> [R, m]."""
+    places = range(-len(tokens), 0)
+    return torch.stack([logits[:, place, token] for place, token in zip(places, tokens, strict=True)], dim=-1)
 
 
 def together(metric: Metric, parts: Tensor) -> Tensor:

@@ -6,8 +6,6 @@ that every fact in the table has its grids. ``interpret.facts.runs`` chooses the
 
 import hashlib
 import io
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +17,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from interpret.errors import InputError, unknown
 from interpret.facts.files import Fact, FactFile
 from interpret.facts.filter import Answered, Rule
-from interpret.facts.runs import BAD_ROW, FactPlan, fact_file, write_facts
+from interpret.facts.runs import BAD_ROW, FactPlan, FactResult, fact_file, write_facts
 from interpret.models.opening import model_circumstances, model_identity
 from interpret.records import EXACT, TRACE_METHODS, TraceCell, TraceMethod, TracePeak, csv_header, from_csv, to_csv
-from interpret.storage.disk import replace_whole
+from interpret.storage.disk import replace_whole, write_inside
+from interpret.storage.journal import checksums, is_intact
+from interpret.storage.parts import UnitParts
 from interpret.storage.provenance import objects_sha256
-from interpret.storage.run_folder import Run, RunFolder, read_units
+from interpret.storage.run import Run
+from interpret.storage.run_folder import RunFolder, read_units
 from interpret.tracing.facts import sized_for, trace_cells, trace_fact
 from interpret.tracing.inputs import TraceSettings, check_settings
 from interpret.tracing.mediators import DEFAULT_MEDIATORS, check_mediators, mediator_of
@@ -169,7 +170,6 @@ def run_plan(
         output,
         TraceCell,
         lambda run: write_traces(run, model, tokenizer, plan),
-        lost=lambda run: lost_grids(run, plan),
         others=(GRIDS, PEAKS),
         units=plan.units,
         identity={**model_identity(model), **plan.identity, **(identity or {})},
@@ -199,67 +199,63 @@ def write_traces(
         UnsupportedModelError: if the model is not of a supported family.
     """
     settings = sized_for(model, tokenizer, plan.facts.facts, plan.settings)
-    (run.folder / GRIDS).mkdir(exist_ok=True)
-    # An exact trace does not depend on the other mediators, so each is a part; estimates share most of the work.
+    # An exact trace does not depend on the other mediators, so each is a part. Estimates share most of the work.
     groups = [[one] for one in plan.mediators] if plan.method == EXACT else [list(plan.mediators)]
 
-    def traced(answered: Answered) -> list[TraceCell]:
-        rows: list[TraceCell] = []
+    def traced(answered: Answered) -> FactResult:
+        rows: list[object] = []
+        files: dict[str, bytes] = {}
         for group in groups:
-            part = _Part(run, answered.fact.name, group)
-            stored = part.rows()
-            if stored is None:
+            part = _Part(run.folder, run.parts_of(answered.fact.name), group[0])
+            found = part.stored()
+            if found is None:
                 results = trace_fact(model, tokenizer, answered.fact, settings, group, plan.method)
                 grids = {
-                    name: grid_file(result, window=settings.window, correct=answered.correct)
+                    grid_name(answered.fact.name, name): grid_file(
+                        result, window=settings.window, correct=answered.correct
+                    )
                     for name, result in results.items()
                 }
-                stored = [cell for result in results.values() for cell in trace_cells(answered.fact, result)]
-                part.keep(stored, grids, last=group is groups[-1])
-            rows += stored
-        return rows
+                cells = [cell for result in results.values() for cell in trace_cells(answered.fact, result)]
+                found = FactResult(cells, grids)
+                if group is not groups[-1]:  # the whole fact follows the last
+                    part.keep(found)
+            rows += found.rows
+            files |= found.files
+        return FactResult(rows, files)
 
-    yield from write_facts(run, model, tokenizer, plan, traced, failed=NOT_TRACED, again=lost_grids(run, plan))
+    yield from write_facts(run, model, tokenizer, plan, traced, failed=NOT_TRACED)
 
 
 @dataclass(frozen=True)
 class _Part:
     """The trace of one fact by some mediators, in the files of a run."""
 
-    run: Run
+    folder: Path
+    parts: UnitParts
+    """The parts of the fact."""
     name: str
-    """Name of the fact."""
-    mediators: Sequence[str]
+    """The first mediator."""
 
-    def rows(self) -> list[TraceCell] | None:
-        """Return the rows that an interrupted run stored; None if there are none, or a grid file is not theirs."""
-        found = self.run.parts.get(self.name, self.mediators[0])
-        if found is None:
+    def stored(self) -> FactResult | None:
+        """Return what an interrupted run stored; None if there is nothing, or a grid file is not the one stored."""
+        found = self.parts.get(self.name)
+        if found is None or not all(is_intact(self.folder / name, crc32) for name, crc32 in found["grids"].items()):
             return None
-        for mediator, crc32 in found["grids"].items():
-            path = grid_path(self.run.folder, self.name, mediator)
-            if not path.is_file() or zlib.crc32(path.read_bytes()) != crc32:
-                return None
-        return from_csv(TraceCell, csv_header(TraceCell) + found["rows"].encode())
+        rows = from_csv(TraceCell, csv_header(TraceCell) + found["rows"].encode())
+        return FactResult(rows, {name: (self.folder / name).read_bytes() for name in found["grids"]})
 
-    def keep(self, rows: Sequence[TraceCell], grids: Mapping[str, bytes], *, last: bool) -> None:
-        """Write the grid files, and store the rows, unless this is the last part, which the whole unit follows."""
-        for mediator, grid in grids.items():
-            replace_whole(grid_path(self.run.folder, self.name, mediator), grid)
-        if not last:
-            value = {"rows": to_csv(rows).decode(), "grids": {name: zlib.crc32(grid) for name, grid in grids.items()}}
-            self.run.parts.keep({(self.name, self.mediators[0]): value})
+    def keep(self, found: FactResult) -> None:
+        """Write the grid files, and store the rows with the checksums of the files."""
+        for name, grid in found.files.items():
+            write_inside(self.folder, name, grid)
+        value = {"rows": to_csv(found.rows).decode(), "grids": checksums(found.files)}
+        self.parts.keep({self.name: value})
 
 
-def grid_path(folder: Path, name: str, mediator: str) -> Path:
-    """Return the path of a grid file: of a fact and a mediator, in a run folder."""
-    return folder / GRIDS / f"{name}_{mediator}.npz"
-
-
-def lost_grids(run: Run, plan: TracePlan) -> list[str]:
-    """Return the names of traced facts of which a grid file was deleted or damaged."""
-    paths = {name: [grid_path(run.folder, name, mediator) for mediator in plan.mediators] for name in run.kept}
-    return [name for name, own in paths.items() if not all(map(zipfile.is_zipfile, own))]
+def grid_name(name: str, mediator: str) -> str:
+    """Return the name of a grid file in the run folder: of a fact and a mediator."""
+    return f"{GRIDS}/{name}_{mediator}.npz"
 
 
 def grid_file(result: TraceResult, *, window: int, correct: bool) -> bytes:

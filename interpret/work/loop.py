@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from interpret.finite import counted_once
-from interpret.storage.run_folder import Run, RunFolder, open_run, read_manifest
+from interpret.storage.manifest import read_manifest
+from interpret.storage.opening import open_run
+from interpret.storage.run import Run
+from interpret.storage.run_folder import RunFolder
 from interpret.work.not_finite import rows_not_finite
 from interpret.work.progress import progress_bar, say
 
@@ -42,7 +45,6 @@ def fill_folder(
     identity: Mapping[str, Any],
     circumstances: Mapping[str, Any],
     count: Callable[[Sequence[str]], int] = len,
-    lost: Callable[[Run], Sequence[str]] = lambda run: (),
     others: Sequence[str] = (),
     progress: bool = True,
 ) -> RunFolder:
@@ -55,13 +57,13 @@ def fill_folder(
         work: the words for messages.
         folder: the run folder, as in ``run_folder.open_run``.
         record_type: the record type of the table.
-        steps: writes the pending units of an open run, and yields after each step.
+        steps: writes the pending units of an open run, and again the files of ``Run.damaged`` units; yields after each
+            step.
         units: the names of all units, finished ones included.
         identity: everything that determines the numbers, as in ``run_folder.open_run``.
         circumstances: everything else that is recorded, as in ``run_folder.open_run``.
         count: returns the number of steps that some units take.
         others: names of the files and folders besides the table that ``steps`` writes into the run folder.
-        lost: returns the finished units of which a file besides the table was deleted; ``steps`` makes it again.
         progress: show a progress bar on stderr, and how many units were finished before.
 
     Returns:
@@ -75,8 +77,9 @@ def fill_folder(
     ) as run:
         if (run.finished or run.n_parts) and progress:
             say(f"{_safe(work, run)} are already done")
-        if again := lost(run):
-            say(f"files of {len(again)} finished {work.units} are missing and are made again, such as of {again[0]!r}")
+        if again := run.damaged:
+            what = f"files of {len(again)} finished {work.units} are missing or changed"
+            say(f"{what}, and are made again, such as of {again[0]!r}")
         if again or run.pending:
             bar = progress_bar(work.doing, steps(run), count([*again, *run.pending]), shown=progress)
             with counted_once(), bar as counted:

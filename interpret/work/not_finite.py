@@ -9,7 +9,8 @@ from typing import Any
 from interpret.errors import RunError
 from interpret.finite import MODEL_GIVES_NAN
 from interpret.reading import open_file
-from interpret.storage.run_folder import TABLE, RunFolder
+from interpret.storage.layout import TABLE
+from interpret.storage.run_folder import RunFolder
 
 MARKS = (b"nan", b"inf", b"null", b"1e999")
 """How ``interpret.records.table`` writes such numbers; other texts may contain them too."""

@@ -63,6 +63,7 @@ def occluded(step: Step, window: int, baseline) -> Tensor:
     return torch.stack([torch.stack(values).mean() for values in of_token])
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("baseline", BASELINES)
 def test_occlusion_is_what_whole_passes_lose(family_model, baseline):
     step = step_of(family_model)
@@ -207,6 +208,7 @@ def steps_of(model, lengths, **options):
     return [step_of(model, ids=IDS[:length], target=11 + length, **options) for length in lengths]
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("prefix", [None, (1, 5, 9, 71, 3)])
 @pytest.mark.parametrize("window", [1, 3])
 def test_steps_together_are_what_each_is_alone(family_model, window, prefix):
@@ -488,3 +490,14 @@ def test_the_ridge_is_where_its_loss_is_least():
     mean = (weights * values).sum() / weights.sum()
     expected = 1 - (weights * residual**2).sum() / (weights * (values - mean) ** 2).sum()
     assert fit.r2 == pytest.approx(expected.item())
+
+
+def test_a_linear_model_is_the_same_wherever_in_memory_its_data_is():
+    generator = torch.Generator().manual_seed(0)
+    masks, values = token_masks(20, 13, 0.3, 0), torch.rand(20, generator=generator, dtype=torch.float64)
+    weights = proximity(masks, 0.25)
+    found, kept = set(), []
+    for size in range(1, 100):
+        kept.append(torch.empty(37 * size, dtype=torch.uint8))  # moves what is allocated next
+        found.add(tuple(fit_ridge(masks.clone(), values.clone(), weights.clone(), 0.01).coefficients.tolist()))
+    assert len(found) == 1

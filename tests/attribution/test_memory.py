@@ -81,6 +81,7 @@ def assert_same(found, expected):
         np.testing.assert_allclose(found.parts()[key], values, rtol=0, atol=2e-5 * largest, err_msg=str(key))
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("method", GRADIENTS)
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_what_does_not_fit_is_done_with_less_to_keep(kind, method):

@@ -7,7 +7,8 @@ import torch
 
 from interpret.attribution import attribute, list_methods, register_method
 from interpret.attribution.methods.registry import METHODS
-from interpret.attribution.runs import Question, token_scores
+from interpret.attribution.questions import Question
+from interpret.attribution.rows import token_scores
 from interpret.errors import InputError
 from reference.tiny import wide_model
 from reference.toy_tokenizers import byte_level

@@ -8,16 +8,20 @@ import numpy as np
 import pytest
 
 import interpret
-from interpret.attribution import runs
+from interpret.attribution import _attribute, runs
+from interpret.attribution.questions import Question, questions
 from interpret.attribution.result.attribution import Attribution
 from interpret.attribution.result.scores import Attributed
-from interpret.attribution.runs import attribution_of, questions
+from interpret.attribution.rows import token_scores
+from interpret.attribution.run_files import attribution_of
 from interpret.cli.attribute import _cells
-from interpret.errors import InputError
+from interpret.errors import InputError, RunError
 from interpret.prompts.prompts import Prompt, load_examples
 from interpret.records import TokenScore
 from interpret.storage import run_folder
+from interpret.storage.run_folder import read_run
 from reference.commands import json_file, run, run_killed
+from reference.damage import DAMAGES, OUT_OF_MEMORY, cpu_too_large
 from reference.memory import count, only_new_objects
 from reference.tiny import wide_model
 from reference.toy_tokenizers import sentence_piece
@@ -255,15 +259,15 @@ def test_a_message_says_that_foils_of_only_some_prompts_are_ignored(model_folder
 
 def test_a_score_that_is_not_finite_is_kept_and_one_that_is_alone_refused(opened):
     found = interpret.attribute(*opened, TEXT, max_new_tokens=1).aggregate()
-    before = runs.token_scores(runs.Question("a", TEXT, True, None, None), found)
+    before = token_scores(Question("a", TEXT, True, None, None), found)
     scores = found.sequences[0].scores
     scores[1, 0] = np.nan
-    rows = runs.token_scores(runs.Question("a", TEXT, True, None, None), found)
+    rows = token_scores(Question("a", TEXT, True, None, None), found)
     assert math.isnan(rows[1].score)
     assert rows[:1] + rows[2:] == before[:1] + before[2:]
     scores[:] = np.nan
     with pytest.raises(InputError, match=r"^scores are not finite; open the model in float32.*: it gives NaN$"):
-        runs.token_scores(runs.Question("a", TEXT, True, None, None), found)
+        token_scores(Question("a", TEXT, True, None, None), found)
 
 
 # ------------------------------------------------------------------------------------------------ resuming a run
@@ -294,16 +298,67 @@ def test_a_finished_run_is_shown_again_without_work(model_folder, tmp_path, caps
     assert "3 of 3 prompts are already done" in again.err
 
 
-def test_a_lost_attribution_of_a_finished_run_is_noticed_and_made_again(opened, tmp_path, capsys):
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_attribution_of_a_finished_run_is_noticed_and_made_again(opened, tmp_path, capsys, damage):
     prompts = [Prompt(name, text, raw=True, target="is") for name, text in (("a", "The Eiffel Tower"), ("b", "Japan"))]
     runs.run(*opened, prompts, tmp_path / "run", method="saliency")
     lost = tmp_path / "run" / "attributions" / "00001.json.gz"
     whole, table = lost.read_bytes(), (tmp_path / "run" / "table.csv").read_bytes()
-    lost.unlink()
+    damage(lost)
     capsys.readouterr()
+    with pytest.raises(RunError, match=r"00001\.json\.gz is missing or was changed; the command of the run makes it"):
+        list(attribution_of(read_run(tmp_path / "run")).sequences)
     runs.run(*opened, prompts, tmp_path / "run", method="saliency")
-    assert "files of 1 finished prompts are missing and are made again, such as of 'b'" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "files of 1 finished prompts are missing or changed, and are made again, such as of 'b'" in said
     assert (lost.read_bytes(), (tmp_path / "run" / "table.csv").read_bytes()) == (whole, table)
+    assert len(list(attribution_of(read_run(tmp_path / "run")).sequences)) == 2
+
+
+def test_an_attribution_that_is_consistent_but_another_is_noticed(opened, tmp_path, capsys):
+    """The checksum inside the compressed file is right: only the journal tells that it is not the run's."""
+    prompts = [Prompt(name, text, raw=True, target="is") for name, text in (("a", "The Eiffel Tower"), ("b", "Japan"))]
+    runs.run(*opened, prompts, tmp_path / "run", method="saliency")
+    first, second = (tmp_path / "run" / "attributions" / f"0000{number}.json.gz" for number in (0, 1))
+    whole = second.read_bytes()
+    second.write_bytes(first.read_bytes())
+    with pytest.raises(RunError, match="was changed"):
+        list(attribution_of(read_run(tmp_path / "run")).sequences)
+    runs.run(*opened, prompts, tmp_path / "run", method="saliency")
+    assert second.read_bytes() == whole
+
+
+@pytest.mark.parametrize("too_large", OUT_OF_MEMORY)
+def test_a_prompt_that_does_not_fit_in_memory_is_dropped_and_the_run_goes_on(
+    model_folder, tmp_path, capsys, monkeypatch, too_large
+):
+    real = _attribute.attributed
+
+    def refusing(plan, text, parts):
+        return too_large() if parts.stored.unit == "b_1" else real(plan, text, parts)
+
+    monkeypatch.setattr(_attribute, "attributed", refusing)
+    argv = arguments(model_folder, file_of(tmp_path, entries(3)), tmp_path / "run")
+    assert run(*argv) == 3
+    found = read_run(tmp_path / "run")
+    assert {row.name for row in found.records()} == {"a_1", "c_1"}
+    assert list(found.dropped) == ["b_1"]
+    assert found.dropped["b_1"].startswith("not attributed: a text of ")
+    assert "3 prompts: 2 attributed, 1 dropped (1 not attributed)" in capsys.readouterr().out
+
+
+def test_a_damaged_attribution_of_a_prompt_that_does_not_fit_any_more_is_told(opened, tmp_path, capsys, monkeypatch):
+    prompts = [Prompt("a", "Japan", raw=True, target="is")]
+    runs.run(*opened, prompts, tmp_path / "run")
+    file = tmp_path / "run" / "attributions" / "00000.json.gz"
+    whole = file.read_bytes()
+    file.unlink()
+    monkeypatch.setattr(_attribute, "attributed", cpu_too_large)
+    runs.run(*opened, prompts, tmp_path / "run")
+    assert "the file of 'a' is not made again: a text of " in capsys.readouterr().err
+    monkeypatch.undo()
+    runs.run(*opened, prompts, tmp_path / "run")
+    assert file.read_bytes() == whole
 
 
 def test_another_method_is_another_run(model_folder, tmp_path, capsys):

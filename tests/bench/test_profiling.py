@@ -13,6 +13,7 @@ from interpret.bench import profiling
 from interpret.bench.experiment import Experiment
 from interpret.bench.profiling import profile, profiled
 from interpret.errors import InputError
+from reference.devices import DEVICES
 from reference.tiny import D, L, V, hooks_on
 
 ROWS = [[5, 6, 7, 8, 9], [20, 30]]
@@ -46,8 +47,11 @@ def layers(table):
     return table[table.part == "layer"]
 
 
-def test_rows_add_up_to_the_whole(family_model):
-    table = profile(family_model, None, ROWS, repeats=2)
+@pytest.mark.gpu
+@pytest.mark.parametrize("device", DEVICES)
+def test_rows_add_up_to_the_whole(family_model, device):
+    table = profile(family_model.to(device), None, ROWS, repeats=2)
+    family_model.cpu()
     assert table.part.tolist() == ["embeddings", *["layer"] * L, "head", "rest"]
     assert table.layer.tolist() == [-1, *range(L), -1, -1]
     assert (table.ms > 0).all()

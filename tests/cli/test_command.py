@@ -15,6 +15,7 @@ from interpret.cli.command import LIBRARY, add_command, in_options
 from interpret.cli.work import NotAllError
 from interpret.errors import InputError
 from reference.commands import json_file, run, saved_model
+from reference.damage import OUT_OF_MEMORY
 
 OPTIONS = {
     "source_language": "--source-language",
@@ -55,6 +56,17 @@ def area(name: Annotated[str, typer.Argument()] = "it", *, size: Size, deep: boo
 def typed(*words):
     found = CliRunner().invoke(app_of(area), list(words))
     return found.exit_code, found.stdout
+
+
+@pytest.mark.parametrize("too_large", OUT_OF_MEMORY)
+def test_memory_that_runs_out_outside_a_unit_is_one_message(too_large):
+    def one() -> None:
+        """Do it."""
+        too_large()
+
+    found = CliRunner().invoke(app_of(one), [])
+    assert found.exit_code == 2
+    assert found.stderr == "error: memory ran out; use a smaller dtype, a smaller batch size, or another device\n"
 
 
 def test_a_group_stands_for_its_options():

@@ -3,10 +3,11 @@
 import pytest
 import torch
 from torch import nn
+from transformers.activations import SiLUActivation
 from transformers.pytorch_utils import Conv1D
 
 from interpret.engine import linear
-from interpret.engine.linear import quick
+from interpret.engine.linear import quick, quick_gate, rounded_alike
 
 
 def layer_of(kind: str) -> nn.Module:
@@ -114,6 +115,38 @@ def test_other_kinds_of_layers_are_left_alone():
     assert quick(norm) is norm
 
 
+@pytest.mark.parametrize("activation", [nn.SiLU(), SiLUActivation(), nn.GELU(), torch.tanh], ids=repr)
+@pytest.mark.parametrize("layer", ["bias", "no bias", "conv"])
+@pytest.mark.parametrize("x", ["one row", "cells", "no token", "a slice"])
+@torch.no_grad()
+def test_gated_neurons_are_the_product_of_activated_gate_and_up(activation, layer, x):
+    gate, up, x = layer_of(layer), layer_of(layer), inputs(x)
+    nn.init.normal_(up.weight)
+    found = quick_gate(gate, up, activation)(x)
+    expected = activation(gate.double()(x.double())) * up.double()(x.double())
+    assert found.dtype == torch.float32
+    assert torch.allclose(found.double(), expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("changed", ["gate", "up", "activation"])
+@pytest.mark.parametrize("change", [hooked, offloaded])
+@torch.no_grad()
+def test_what_others_put_on_a_part_of_gated_neurons_is_called(change, changed):
+    parts = {"gate": layer_of("bias"), "up": layer_of("bias"), "activation": nn.SiLU()}
+    x, product = inputs("cells"), quick_gate(**parts)
+    change(parts[changed])
+    expected = parts["activation"](parts["gate"](x)) * parts["up"](x)
+    assert torch.allclose(product(x), expected, atol=1e-4)
+
+
+@torch.no_grad()
+def test_gated_neurons_do_not_need_the_operator(monkeypatch):
+    gate, up, x = layer_of("bias"), layer_of("bias"), inputs("cells")
+    by_operator = quick_gate(gate, up, nn.SiLU())(x)
+    monkeypatch.setattr(linear, "_gated_operator", lambda: None)
+    assert torch.allclose(quick_gate(gate, up, nn.SiLU())(x), by_operator, atol=1e-4)
+
+
 class OfRows(nn.Linear):
     """A layer that accepts only a matrix, like those of bitsandbytes."""
 
@@ -156,21 +189,34 @@ def test_a_torch_without_a_sound_operator_uses_the_layer(monkeypatch, operator):
             _linear_pointwise = staticmethod(operator)
 
     monkeypatch.setattr(torch.ops, "mkldnn", Operators, raising=False)
-    linear._operator.cache_clear()
+    for found in (linear._operator, linear._gated_operator):
+        found.cache_clear()
     try:
-        module, x = layer_of("bias"), inputs("cells")
+        module, x, silu = layer_of("bias"), inputs("cells"), nn.SiLU()
         assert torch.equal(quick(module)(x), module(x))
+        assert torch.equal(quick_gate(module, module, silu)(x), silu(module(x)) * module(x))
     finally:
-        linear._operator.cache_clear()
+        for found in (linear._operator, linear._gated_operator):
+            found.cache_clear()
 
 
-def test_in_float16_a_single_row_is_rounded_as_one_of_several():
+@pytest.mark.parametrize("count", [1, 2, 3])
+@torch.no_grad()
+def test_in_float16_few_rows_are_rounded_as_each_of_many(count):
     generator = torch.Generator().manual_seed(0)
-    for width in (40, 64, 96, 130):
+    for width in (32, 40, 64, 96, 130):
         layer = nn.Linear(64, width).half()
         layer.weight.data.normal_(generator=generator)
-        rows = torch.randn(4, 64, generator=generator).half()
-        with torch.no_grad():
-            several = quick(layer)(rows)
-            for row, wanted in zip(rows, several, strict=True):
-                assert torch.equal(quick(layer)(row[None])[0], wanted)
+        rows = torch.randn(24, 64, generator=generator).half()
+        assert torch.equal(torch.cat([quick(layer)(part) for part in rows.split(count)]), quick(layer)(rows))
+
+
+def test_in_float16_a_small_batch_of_products_is_rounded_as_a_large_one():
+    generator = torch.Generator().manual_seed(0)
+    rows, matrices = (torch.randn(256, n, m, generator=generator).half() for n, m in ((14, 16), (16, 7)))
+
+    def product(start: int, end: int) -> torch.Tensor:
+        factor = matrices[start:end]
+        return rounded_alike(lambda part: torch.bmm(part, factor), rows[start:end], factor.numel())
+
+    assert torch.equal(torch.cat([product(start, start + 2) for start in range(0, 256, 2)]), product(0, 256))

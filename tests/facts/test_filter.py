@@ -44,6 +44,7 @@ def answered(facts, model=WRITER, tokenizer=None, **options):
 # ------------------------------------------------------------------------------------- against stock generation
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("kind", list(KINDS))
 @pytest.mark.parametrize("tokenizer_kind", list(TOKENIZERS))
 def test_answers_are_what_stock_generation_writes_after_each_prompt_alone(kind, tokenizer_kind):

@@ -9,11 +9,11 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from interpret import storage
 from interpret.drawing.panels import save
 from interpret.errors import InputError
 from interpret.figures import traces
 from interpret.records import TraceAverage, TraceCell, from_csv
-from interpret.storage import run_folder
 from interpret.tracing.mediators import MEDIATORS as MEDIATOR_ROWS
 from interpret.tracing.tables import trace_averages, trace_grids
 from reference.commands import run
@@ -49,7 +49,7 @@ def finished_run(tmp_path):
     units = [f"known_{n}" for n in range(3)]
     circumstances = {"buckets": "rome"}
     folder = tmp_path / "run"
-    with run_folder.open_run(
+    with storage.open_run(
         folder, TraceCell, identity={"window": 10}, circumstances=circumstances, units=units
     ) as opened:
         for unit in units:
@@ -242,7 +242,7 @@ def test_facts_are_chosen_and_the_averages_are_those_of_the_scheme(finished_run,
 
 def test_a_single_mediator_has_no_bars(finished_run, tmp_path):
     rows = [row for row in rows_of() if row.mediator == "hidden"]
-    with run_folder.open_run(tmp_path / "one", TraceCell, identity={}, circumstances={}, units=["a"]) as opened:
+    with storage.open_run(tmp_path / "one", TraceCell, identity={}, circumstances={}, units=["a"]) as opened:
         opened.write("a", rows)
     assert run("figures", tmp_path / "one", "-o", tmp_path / "figures", "--prompts", 0) == 0
     assert {path.stem for path in (tmp_path / "figures").glob("*.png")} == {"average_heatmap", "average_lines"}
@@ -270,7 +270,7 @@ def test_what_is_no_trace_run_is_one_message(tmp_path, capsys):
 
 
 def test_a_run_without_rows_is_one_message(tmp_path, capsys):
-    with run_folder.open_run(tmp_path / "run", TraceCell, identity={}, circumstances={}, units=["a"]):
+    with storage.open_run(tmp_path / "run", TraceCell, identity={}, circumstances={}, units=["a"]):
         pass
     assert run("figures", tmp_path / "run", "-o", tmp_path / "figures") == 2
     assert "run has no rows: the run has not finished any unit yet; resume it first" in capsys.readouterr().err

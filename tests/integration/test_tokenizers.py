@@ -57,6 +57,7 @@ def read(request):
     return KINDS[kind], prompt, subject, words, ids, whole[len(ids)]
 
 
+@pytest.mark.matrix
 def test_a_trace_and_a_location_read_the_probability_of_a_plain_pass(read):
     tokenizer, prompt, subject, words, ids, answer = read
     expected = pytest.approx(probability(ids, answer), abs=1e-6)
@@ -69,6 +70,7 @@ def test_a_trace_and_a_location_read_the_probability_of_a_plain_pass(read):
     assert (row.p_true, row.answer_id) == (expected, answer)
 
 
+@pytest.mark.matrix
 def test_an_attribution_attributes_the_probability_of_a_plain_pass(read):
     tokenizer, prompt, _, words, ids, answer = read
     for target in (joined(prompt, words), [answer]):
@@ -78,6 +80,7 @@ def test_an_attribution_attributes_the_probability_of_a_plain_pass(read):
     assert not any(mark in token for token in found.tokens for mark in "▁ĠĊ")
 
 
+@pytest.mark.matrix
 def test_lens_and_logit_attribution_end_in_the_probability_of_a_plain_pass(read):
     tokenizer, prompt, _, words, ids, answer = read
     (asked,) = probed_prompts(tokenizer, [Prompt("one", prompt, raw=True, target=words)])
@@ -91,6 +94,7 @@ def test_lens_and_logit_attribution_end_in_the_probability_of_a_plain_pass(read)
     assert sum(row.share for row in shares) == pytest.approx(logit, abs=1e-4)
 
 
+@pytest.mark.matrix
 def test_interpretations_read_the_states_and_the_prompt_of_plain_passes(read):
     tokenizer, prompt, *_, ids, _ = read
     template = interpretation_prompt(tokenizer, "word {slots} is", n_slots=2)
@@ -107,6 +111,7 @@ def test_interpretations_read_the_states_and_the_prompt_of_plain_passes(read):
         assert control.interpretation_prob == pytest.approx([first.max().item()], abs=1e-6)
 
 
+@pytest.mark.matrix
 def test_heads_neurons_caches_and_answers_read_the_same_tokens(read):
     tokenizer, prompt, _, words, ids, _ = read
     cache = activation_cache(MODEL, tokenizer, [prompt], ["resid_post.1"])
@@ -122,6 +127,7 @@ def test_heads_neurons_caches_and_answers_read_the_same_tokens(read):
     assert answered.p == pytest.approx(probability(ids, token), abs=1e-6)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("template", ["model", "<s>[INST] {prompt} [/INST]"])
 @pytest.mark.parametrize("kind", ["byte_level", "sentence_piece", "llama_3"])
 def test_traces_and_locations_read_a_chat_as_its_template_has_it(kind, template, monkeypatch):

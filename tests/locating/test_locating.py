@@ -6,17 +6,19 @@ import numpy as np
 import pytest
 import torch
 
+from interpret import storage
 from interpret.errors import InputError
 from interpret.facts.buckets import token_buckets
 from interpret.facts.files import Fact, load_facts
 from interpret.facts.grids import bucket_peaks
 from interpret.figures import locations
-from interpret.locating import facts
+from interpret.locating import facts, runs
 from interpret.locating.facts import locate_facts
 from interpret.locating.tables import location_averages, location_grids, location_summary
 from interpret.records import LocationAverage, LocationCell, from_csv
 from interpret.storage import run_folder
 from reference.commands import FACT_PROMPTS, fact_rows, json_file, run, run_killed
+from reference.damage import OUT_OF_MEMORY
 
 TOP = Path(__file__).parents[2]
 SCRIPT = TOP / "scripts" / "locate_facts_by_attribution.py"
@@ -162,7 +164,7 @@ def test_the_table_read_again_is_what_the_library_yields(model_folder, opened, t
     facts = file_of(tmp_path, rows_of())
     assert run(*arguments(model_folder, facts, tmp_path / "run")) == 0
     assert table_of(tmp_path / "run") == list(locate_facts(*opened, load_facts(facts).facts))
-    identity = run_folder.read_manifest(tmp_path / "run")["identity"]
+    identity = storage.read_manifest(tmp_path / "run")["identity"]
     assert len(identity.pop("facts_sha256")) == 64
     assert identity.pop("weights").startswith("sha256 ")
     assert identity == {
@@ -317,7 +319,7 @@ def test_the_table_of_averages_is_each_prompts_mean_first():
 def finished_run(tmp_path):
     folder = tmp_path / "run"
     units = [f"known_{n}" for n in range(4)]
-    with run_folder.open_run(
+    with storage.open_run(
         folder, LocationCell, identity={"command": "locate"}, circumstances={}, units=units
     ) as opened_run:
         for unit in units:
@@ -359,3 +361,18 @@ def test_the_plan_is_checked_once_for_all_facts(opened, monkeypatch):
     monkeypatch.setattr(facts, "plan_attribution", lambda *args, **how: calls.append(1) or real(*args, **how))
     list(locate_facts(model, tokenizer, [FACT] * 3))
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("too_large", OUT_OF_MEMORY)
+def test_a_fact_that_does_not_fit_in_memory_is_dropped_and_the_run_goes_on(
+    model_folder, tmp_path, capsys, monkeypatch, too_large
+):
+    real = runs.locate_fact
+
+    def refusing(plan, fact, template):
+        return too_large() if fact.name == "known_1" else real(plan, fact, template)
+
+    monkeypatch.setattr(runs, "locate_fact", refusing)
+    assert run(*arguments(model_folder, file_of(tmp_path, rows_of(3)), tmp_path / "run")) == 3
+    assert {row.name for row in table_of(tmp_path / "run")} == {"known_0", "known_2"}
+    assert "known_1: not located: the fact does not fit in memory" in capsys.readouterr().err

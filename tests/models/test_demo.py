@@ -347,25 +347,6 @@ def test_of_two_callers_at_once_one_converts_and_both_get_the_folder(cache: Path
     assert steps.count("another") == 1, "the other caller should have had to wait"
 
 
-@pytest.mark.parametrize(
-    ("environment", "folder"),
-    [
-        ({"INTERPRET_CACHE": "/a", "XDG_CACHE_HOME": "/b", "HOME": "/c"}, "/a"),
-        ({"INTERPRET_CACHE": "~/a", "HOME": "/c"}, "/c/a"),
-        ({"INTERPRET_CACHE": "", "XDG_CACHE_HOME": "/b", "HOME": "/c"}, "/b/llm-interpret"),
-        ({"XDG_CACHE_HOME": "", "HOME": "/c"}, "/c/.cache/llm-interpret"),
-    ],
-)
-def test_cache_folder_follows_the_environment(
-    environment: dict[str, str], folder: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("INTERPRET_CACHE", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    assert demo.cache_folder() == Path(folder)
-
-
 # ------------------------------------------------------------------------------------------- what can go wrong
 
 

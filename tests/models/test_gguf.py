@@ -1,13 +1,20 @@
-"""GGUF files: opened if transformers can read them, refused with the reason otherwise."""
+"""GGUF files: opened if transformers can read them, later from the cache; refused with the reason otherwise."""
 
+import os
+import resource
+import subprocess
+import sys
 from importlib.util import find_spec
 
 import gguf
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from interpret.errors import ModelError
+from interpret.models import gguf as conversions
+from interpret.models import opening
 from interpret.models.opening import load, weights
 from reference.tiny import tiny_model
 
@@ -79,7 +86,30 @@ def file(tmp_path):
     return written(tiny_model("llama"), tmp_path / "tiny.gguf")
 
 
-@pytest.mark.skipif(not READS_GGUF, reason="this release of transformers cannot read GGUF files")
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """The folder of conversions in an empty cache."""
+    monkeypatch.setenv("INTERPRET_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "gguf"
+
+
+@pytest.fixture
+def conversions_made(monkeypatch):
+    """The files that were converted, in order."""
+    made, plain = [], opening._convert
+
+    def counted(file, folder, **more):
+        made.append(file)
+        plain(file, folder, **more)
+
+    monkeypatch.setattr(opening, "_convert", counted)
+    return made
+
+
+reads_gguf = pytest.mark.skipif(not READS_GGUF, reason="this release of transformers cannot read GGUF files")
+
+
+@reads_gguf
 def test_a_gguf_file_opens_with_its_own_weights(file):
     model, tokenizer = load(file, device="cpu")
     ids = torch.tensor([[5, 6, 7, 8]])
@@ -99,3 +129,166 @@ def test_another_file_is_refused(tmp_path):
     (tmp_path / "model.bin").write_bytes(b"")
     with pytest.raises(ModelError, match="is a file: give the folder that holds it"):
         load(tmp_path / "model.bin")
+
+
+# ------------------------------------------------------------------------------------------- kept conversions
+
+
+def folder_of(cache):
+    (folder,) = (path for path in cache.iterdir() if path.is_dir())
+    return folder
+
+
+def assert_fresh(model, tokenizer, file, dtype=torch.float32):
+    """Compare with what transformers makes of the file itself."""
+    of_file = {"gguf_file": file.name, "dtype": dtype}
+    fresh = AutoModelForCausalLM.from_pretrained(file.parent, **of_file)
+    assert list(model.state_dict()) == list(fresh.state_dict())
+    for name, tensor in fresh.state_dict().items():
+        assert tensor.dtype == dtype
+        assert torch.equal(model.state_dict()[name], tensor), name
+    # What only says where a model comes from.
+    left_out = {"_name_or_path", "transformers_version", "quantization_config", "architectures"}
+    ours, theirs = ({k: v for k, v in one.config.to_dict().items() if k not in left_out} for one in (model, fresh))
+    assert ours == theirs
+    assert model.generation_config.eos_token_id == fresh.generation_config.eos_token_id
+    theirs = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    for text in ("abcd", "a cd ab", "<|end|>b"):
+        assert tokenizer(text).input_ids == theirs(text).input_ids
+
+
+@reads_gguf
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_a_kept_conversion_is_a_fresh_one_to_the_bit(dtype, file, cache, conversions_made):
+    first, said = load(file, device="cpu", dtype=dtype), []
+    second = load(file, device="cpu", dtype=dtype, say=said.append)
+    for model, tokenizer in (first, second):
+        assert_fresh(model, tokenizer, file, torch.bfloat16 if dtype else torch.float32)
+        assert weights(model) == weights(first[0])
+        assert opening.model_identity(model)["model"] == str(file)
+    assert conversions_made == [file]
+    assert said == [f"opening {file}"]
+
+
+@reads_gguf
+def test_what_is_kept_is_said_once_with_its_place_and_size(file, cache, monkeypatch):
+    monkeypatch.setattr(conversions, "_size", lambda folder: 6_170_000_000)
+    said = []
+    load(file, device="cpu", say=said.append)
+    load(file, device="cpu", say=said.append)
+    folder = folder_of(cache)
+    kept = [line for line in said if line.startswith("kept")]
+    assert kept == [f"kept the converted weights in {folder} (6.2 GB), to open them from there"]
+
+
+@reads_gguf
+def test_another_file_of_the_same_name_is_another_model(file, conversions_made):
+    load(file, device="cpu")
+    changed = tiny_model("llama")
+    with torch.no_grad():
+        changed.lm_head.weight.add_(1)
+    file.unlink()
+    written(changed, file)
+    model, tokenizer = load(file, device="cpu")
+    assert_fresh(model, tokenizer, file)
+    assert conversions_made == [file, file]
+
+
+@reads_gguf
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: os.truncate(folder / "model.safetensors", 1000),
+        lambda folder: (folder / "model.safetensors").write_bytes(bytes((folder / "model.safetensors").stat().st_size)),
+        lambda folder: (folder / "tokenizer.json").unlink(),
+        lambda folder: (folder / "manifest.json").write_text("{"),
+    ],
+    ids=["truncated", "zeros", "missing", "manifest"],
+)
+def test_a_damaged_conversion_is_noticed_and_made_again(damage, file, cache, conversions_made):
+    load(file, device="cpu")
+    damage(folder_of(cache))
+    said = []
+    model, tokenizer = load(file, device="cpu", say=said.append)
+    assert_fresh(model, tokenizer, file)
+    assert said[1].startswith(f"the conversion in {folder_of(cache)} has to be made again")
+    assert conversions_made == [file, file]
+
+
+@reads_gguf
+def test_on_a_full_disk_the_file_opens_anyway(file, cache, monkeypatch):
+    free = conversions.shutil.disk_usage(file.parent)._replace(free=1000)
+    monkeypatch.setattr(conversions.shutil, "disk_usage", lambda folder: free)
+    said = []
+    model, tokenizer = load(file, device="cpu", say=said.append)
+    assert_fresh(model, tokenizer, file)
+    assert opening.model_identity(model)["model"] == str(file)
+    (line,) = (line for line in said if "is not kept" in line)
+    assert "No space left on device (0.1 GB needed)" in line
+    assert not [path for path in cache.iterdir() if path.is_dir()]
+
+
+@reads_gguf
+def test_a_disk_that_fills_up_meanwhile_is_no_failure(file, cache):
+    """The limit on the size of files makes writing the weights fail in the middle, as a full disk does."""
+    script = (
+        "import sys\n"
+        "from interpret.models.opening import load, weights\n"
+        "model, _ = load(sys.argv[1], device='cpu', say=print)\n"
+        "print(weights(model))\n"
+    )
+    limit = 8192
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script, str(file)], capture_output=True, text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (line,) = (line for line in done.stdout.splitlines() if "is not kept" in line)
+    assert "File too large" in line
+    assert done.stdout.splitlines()[-1].startswith("sha256 ")
+    assert not [path for path in cache.iterdir() if path.is_dir()]
+
+
+@reads_gguf
+def test_of_two_processes_at_once_one_converts_and_both_open_the_file(file, cache, tmp_path):
+    script = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from interpret.models import opening\n"
+        "waits, plain = Path(sys.argv[2]), opening._convert\n"
+        "def say(line):\n"
+        "    print(line)\n"
+        "    if line.startswith('another'):\n"
+        "        waits.touch()\n"
+        "def convert(*files, **more):\n"
+        "    while not waits.exists():\n"
+        "        time.sleep(0.01)\n"
+        "    plain(*files, **more)\n"
+        "opening._convert = convert\n"
+        "model, _ = opening.load(sys.argv[1], device='cpu', say=say)\n"
+        "print(opening.model_identity(model)['weights'])\n"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", script, str(file), str(tmp_path / "waits")]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    printed = [process.communicate(timeout=600)[0].splitlines() for process in processes]
+    assert {lines[-1] for lines in printed} == {weights(load(file, device="cpu")[0])}
+    words = [line.split()[0] for lines in printed for line in lines]
+    assert (words.count("converting"), words.count("another")) == (1, 1)
+
+
+@reads_gguf
+def test_a_tokenizer_that_changes_when_it_is_saved_is_not_kept(file, cache, monkeypatch):
+    monkeypatch.setattr(opening, "_content", lambda tokenizer: object())
+    said = []
+    model, tokenizer = load(file, device="cpu", say=said.append)
+    assert_fresh(model, tokenizer, file)
+    assert "is not kept" in said[2]
+    assert "its tokenizer is another one after it was saved" in said[2]
+
+
+@reads_gguf
+def test_a_damaged_file_is_one_error_and_leaves_nothing(file, cache):
+    file.write_bytes(file.read_bytes()[:2000])
+    with pytest.raises(ModelError, match="cannot open the model"):
+        load(file, device="cpu")
+    assert not [path for path in cache.iterdir() if path.is_dir()]

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,54 +12,15 @@ import pytest
 import torch
 import transformers
 from huggingface_hub import utils as hub
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from transformers import (
-    BartConfig,
-    BartForConditionalGeneration,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-)
+from transformers import BartConfig, BartForConditionalGeneration, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from interpret.errors import ModelError
 from interpret.models import opening
 from interpret.models.opening import load
+from reference.toy_tokenizers import WORDS, save_words
 
 IDS = torch.arange(18).reshape(2, 9)  # [B, T]
-WORDS = ["first", "<unk>", "<end>", "a", "b"]
-
-
-def save_tokenizer(folder: Path, **special: str) -> None:
-    words = Tokenizer(WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
-    PreTrainedTokenizerFast(tokenizer_object=words, **special).save_pretrained(folder)
-
-
-@pytest.fixture(scope="module")
-def original() -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=48, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, initializer_range=0.1,
-    )  # fmt: skip
-    return LlamaForCausalLM(config).eval()
-
-
-@pytest.fixture(scope="module")
-def saved(original: LlamaForCausalLM, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as written by save_pretrained; tests must not change it."""
-    folder = tmp_path_factory.mktemp("saved")
-    original.save_pretrained(folder, safe_serialization=True)
-    save_tokenizer(folder, eos_token="<end>", unk_token="<unk>")
-    return folder
-
-
-@pytest.fixture
-def folder(saved: Path, tmp_path: Path) -> Path:
-    """A copy that tests may damage."""
-    return Path(shutil.copytree(saved, tmp_path / "model"))
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +49,7 @@ def test_folder_opens_as_it_was_saved(saved: Path, original: LlamaForCausalLM) -
 def test_old_pytorch_files_open_as_well(original: LlamaForCausalLM, tmp_path: Path) -> None:
     original.config.save_pretrained(tmp_path)
     torch.save(original.state_dict(), tmp_path / "pytorch_model.bin")
-    save_tokenizer(tmp_path, eos_token="<end>")
+    save_words(tmp_path, eos_token="<end>")
     assert torch.equal(logits(load(tmp_path, device="cpu")[0]), logits(original))
 
 
@@ -128,7 +88,7 @@ def test_encoder_decoder_opens_with_its_encoder(kind: str, tmp_path: Path) -> No
     )  # fmt: skip
     wanted = BartForConditionalGeneration(config).eval()
     wanted.save_pretrained(tmp_path, safe_serialization=kind == "safetensors")
-    save_tokenizer(tmp_path, eos_token="<end>")
+    save_words(tmp_path, eos_token="<end>")
     model, _ = load(tmp_path, device="cpu")
     assert isinstance(model, BartForConditionalGeneration)
     assert torch.equal(model(IDS, decoder_input_ids=IDS).logits, wanted(IDS, decoder_input_ids=IDS).logits)
@@ -146,7 +106,7 @@ def test_encoder_decoder_opens_with_its_encoder(kind: str, tmp_path: Path) -> No
     ],
 )
 def test_every_tokenizer_can_pad_without_new_embeddings(special: dict[str, str], pad: str, folder: Path) -> None:
-    save_tokenizer(folder, **special)
+    save_words(folder, **special)
     model, tokenizer = load(folder)
     assert tokenizer.pad_token == pad
     assert len(tokenizer) == len(WORDS)

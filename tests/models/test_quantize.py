@@ -8,17 +8,19 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from bitsandbytes.nn import Linear8bitLt
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from interpret.activations.cache import activation_cache
 from interpret.engine.greedy import write_after
 from interpret.errors import ModelError
-from interpret.models.eight_bit import EightBitLinear
 from interpret.models.opening import model_identity
 from interpret.models.quantize import quantize_, unrounded_
 from interpret.prompts.batches import pad
+from reference.devices import needs_a_gpu
+
+Linear8bitLt = pytest.importorskip("bitsandbytes.nn").Linear8bitLt
+EightBitLinear = pytest.importorskip("interpret.models.eight_bit").EightBitLinear
 
 IDS = torch.arange(18).reshape(2, 9)  # [B, T]
 BOUND = {8: 0.05, 4: 0.3}
@@ -220,7 +222,8 @@ def test_an_opened_model_with_eight_bit_layers_stops_rounding_states() -> None:
     assert model_identity(model)["load_in_8bit"]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
+@needs_a_gpu
 @pytest.mark.parametrize("make", MODELS)
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("there_before", [False, True])

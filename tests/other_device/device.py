@@ -64,7 +64,7 @@ class _Lying(Tensor):
         return f"{self.inner} elsewhere"
 
     def tolist(self) -> Any:
-        return self.inner.tolist()
+        return self.cpu().tolist()
 
     def numpy(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError("can't convert elsewhere:0 device type tensor to numpy. Use Tensor.cpu() first")

@@ -1,23 +1,19 @@
 """Every public call does on another device what it does on the CPU; run by test_every_call.py."""
 
 import inspect
-from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from transformers import PreTrainedModel
 
 import interpret
 import interpret.device
-from interpret.anatomy import anatomy_of
 from other_device import device
 from other_device.calls import CALLS, model_of
-from other_device.device import CPU, ELSEWHERE, elsewhere
+from other_device.comparing import assert_alike, results, spread
+from other_device.device import ELSEWHERE, elsewhere
 
 # They are part of other calls here, or read no tensor.
 WITHIN_OTHERS = {
@@ -31,15 +27,6 @@ WITHIN_OTHERS = {
 }
 
 
-def spread(model: PreTrainedModel) -> PreTrainedModel:
-    """Put a model elsewhere, but two of its layers; what enters a layer follows it, as accelerate does it."""
-    model.to(ELSEWHERE)
-    for place, layer in zip((ELSEWHERE, CPU, CPU, ELSEWHERE), anatomy_of(model).layers, strict=True):
-        layer.to(place)
-        add_hook_to_module(layer, AlignDevicesHook(execution_device=place, skip_keys="past_key_value"))
-    return model
-
-
 @pytest.fixture(scope="module", params=["llama", "llama spread", "gpt2 without float64"])
 def pair(request: pytest.FixtureRequest) -> Iterator[tuple[PreTrainedModel, PreTrainedModel]]:
     """One model twice: on the CPU, and not there alone."""
@@ -49,25 +36,7 @@ def pair(request: pytest.FixtureRequest) -> Iterator[tuple[PreTrainedModel, PreT
             patch.setattr(device, "without_float64", True)
             patch.setattr(interpret.device, "WITHOUT_FLOAT64", {"elsewhere"})
         there = model_of(kind)
-        yield model_of(kind), spread(there) if place == "spread" else there.to(ELSEWHERE)
-
-
-def leaves(value: Any) -> Iterator[Any]:
-    """Yield the numbers, texts and arrays of a result, in order."""
-    if isinstance(value, torch.Tensor):
-        yield value.detach().cpu().numpy()
-    elif isinstance(value, pd.DataFrame):
-        for name in value.columns:
-            yield value[name].to_numpy()
-    elif is_dataclass(value):
-        yield from leaves([getattr(value, field.name) for field in fields(value)])
-    elif isinstance(value, Mapping):
-        yield from leaves(list(value.values()))
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from leaves(part)
-    else:
-        yield value
+        yield model_of(kind), spread(there, ELSEWHERE) if place == "spread" else there.to(ELSEWHERE)
 
 
 def test_no_public_function_of_a_model_is_left_out():
@@ -97,6 +66,7 @@ def test_the_device_keeps_its_tensors_apart():
         assert (there * torch.tensor(2.0) + here.to(there))[here.long()].cpu().tolist() == [3.0] * 3
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("name", CALLS)
 def test_a_call_gives_the_same_elsewhere(name, pair):
     here, there = pair
@@ -104,16 +74,7 @@ def test_a_call_gives_the_same_elsewhere(name, pair):
         with elsewhere(), pytest.raises(interpret.InputError, match="^this model has no dropout"):
             CALLS[name](there)
         return
-    torch.manual_seed(0)
-    expected = list(leaves(CALLS[name](here)))
-    torch.manual_seed(0)
+    expected = results(CALLS[name], here)
     with elsewhere():
-        found = list(leaves(CALLS[name](there)))
-    assert len(found) == len(expected) > 0
-    # Training steps divide gradients by their own size, the smallest too: rounding grows.
-    near = {"rtol": 1e-3 if "control" in name else 1e-4, "atol": 1e-5}
-    for ours, theirs in zip(found, expected, strict=True):
-        if isinstance(theirs, float) or (isinstance(theirs, np.ndarray) and theirs.dtype.kind == "f"):
-            np.testing.assert_allclose(ours, theirs, **near)
-        else:
-            np.testing.assert_array_equal(ours, theirs)
+        found = results(CALLS[name], there)
+    assert_alike(name, found, expected)

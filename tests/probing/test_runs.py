@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import interpret
+from interpret import storage
 from interpret.anatomy import reporting_attention
 from interpret.errors import RunError
 from interpret.models.opening import load
@@ -17,7 +18,9 @@ from interpret.prompts.prompts import load_examples
 from interpret.prompts.spelling import piece
 from interpret.records import HeadView, LensReading, LogitShare, NeuronEffect
 from interpret.storage import run_folder
+from interpret.storage.run_folder import read_run
 from reference.commands import json_file, run, saved_model
+from reference.damage import OUT_OF_MEMORY
 from reference.tiny import hooks_on
 
 TEXT = "The Eiffel Tower is in"
@@ -227,10 +230,10 @@ def test_a_scan_that_is_stopped_goes_on_to_the_same_bytes(n_done, opened, tmp_pa
 
     def go_on(folder, units):
         settings = {"identity": {"plan": 1}, "circumstances": {}, "units": plan.units}
-        with run_folder.open_run(folder, NeuronEffect, **settings) as open_run:
+        with storage.open_run(folder, NeuronEffect, **settings) as open_run:
             for _, _unit in zip(range(units), write_neurons(open_run, model, tokenizer, plan), strict=False):
                 pass
-        return (folder / run_folder.TABLE).read_bytes()
+        return (folder / "table.csv").read_bytes()
 
     whole = go_on(tmp_path / "whole", len(plan.units))
     go_on(tmp_path / "stopped", n_done)
@@ -249,7 +252,7 @@ def test_a_prompt_that_is_done_is_not_done_again(opened, examples, tmp_path):
         return logits_probe(model, tokenizer)(one)
 
     for _ in range(2):
-        with run_folder.open_run(tmp_path / "run", LogitShare, **settings) as open_run:
+        with storage.open_run(tmp_path / "run", LogitShare, **settings) as open_run:
             next(write_probes(open_run, count, asked))
     assert seen == ["raw_1", "chat_1"]
     assert {row.name for row in run_folder.read_table(tmp_path / "run", LogitShare)} == {"raw_1", "chat_1"}
@@ -260,12 +263,52 @@ def test_a_scan_whose_values_are_gone_says_so(opened, tmp_path, monkeypatch):
     monkeypatch.setattr(neuron_runs, "PAIRS_A_UNIT", 2)
     plan = NeuronPlan(PAIRS, [0])
     settings = {"identity": {"plan": 1}, "circumstances": {}, "units": plan.units}
-    with run_folder.open_run(tmp_path / "run", NeuronEffect, **settings) as open_run:
+    with storage.open_run(tmp_path / "run", NeuronEffect, **settings) as open_run:
         steps = write_neurons(open_run, model, tokenizer, plan)
         assert [next(steps) for _ in range(3)] == plan.units[:3]
         (tmp_path / "run" / "values" / "pairs_3.safetensors").unlink()
         with pytest.raises(RunError, match=r"pairs_3\.safetensors is missing"):
             next(steps)
+
+
+@pytest.mark.parametrize("too_large", OUT_OF_MEMORY)
+@pytest.mark.parametrize("refused", [[1], [2, 3], [0, 1, 2]])
+def test_pairs_that_do_not_fit_in_memory_are_dropped_and_the_others_are_compared(
+    folder, opened, pairs, tmp_path, capsys, monkeypatch, refused, too_large
+):
+    real = neuron_runs.neuron_values
+
+    def refusing(model, tokenizer, texts, layers, **options):
+        return too_large() if large & set(texts) else real(model, tokenizer, texts, layers, **options)
+
+    large = {PAIRS[number][number % 2] for number in refused}
+    monkeypatch.setattr(neuron_runs, "PAIRS_A_UNIT", 2)
+    monkeypatch.setattr(neuron_runs, "neuron_values", refusing)
+    assert probe("neurons", folder, tmp_path / "run", "--pairs", pairs, "--layers", "0") == 3
+    found = read_run(tmp_path / "run")
+    reason = (
+        "not read: a text of this pair does not fit in memory: shorten it, use a smaller dtype, or use another device"
+    )
+    parts = [part for of_unit in found.dropped_parts.values() for part in of_unit]
+    units = [unit for unit in ("pairs_1", "pairs_3") if {int(unit[-1]) - 1, int(unit[-1])} <= set(refused)]
+    assert found.dropped == dict.fromkeys(units, reason)
+    in_units = {number for unit in units for number in (int(unit[-1]) - 1, int(unit[-1]))}
+    assert parts == [f"pair {number + 1}" for number in refused if number not in in_units]
+    assert reason in capsys.readouterr().err.replace("\n", " ")
+    kept = [pair for number, pair in enumerate(PAIRS) if number not in refused]
+    wanted = effects_of(interpret.probing.KnowledgeProber(*opened).scan(kept, 0))
+    own = effects_of(found.records())
+    assert {key: row.true_mean for key, row in own.items()} == pytest.approx(
+        {key: row.true_mean for key, row in wanted.items()}, rel=1e-4, abs=1e-6
+    )
+
+
+def test_a_scan_with_fewer_than_two_pairs_that_fit_has_no_effects(folder, pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr(neuron_runs, "neuron_values", OUT_OF_MEMORY[0])
+    assert probe("neurons", folder, tmp_path / "run", "--pairs", pairs, "--layers", "0") == 3
+    found = read_run(tmp_path / "run")
+    assert found.dropped["effects"] == ("not read: fewer than two pairs fit in memory, so there is nothing to compare")
+    assert found.records() == []
 
 
 def test_prompts_that_were_probed_are_not_probed_again(folder, examples, tmp_path, capsys):
@@ -283,12 +326,15 @@ def test_prompts_that_were_probed_are_not_probed_again(folder, examples, tmp_pat
 # ----------------------------------------------------------------------------------------------------- what is refused
 
 
-def test_a_prompt_that_does_not_fit_in_memory_is_dropped_with_its_reason(opened, examples, tmp_path, monkeypatch):
+@pytest.mark.parametrize("too_large", OUT_OF_MEMORY)
+def test_a_prompt_that_does_not_fit_in_memory_is_dropped_with_its_reason(
+    opened, examples, tmp_path, monkeypatch, too_large
+):
     real = prompt_runs.activation_cache
 
     def refusing(model, tokenizer, prompts, names):
         if len(prompts[0]) > n_tokens:
-            raise MemoryError
+            too_large()
         return real(model, tokenizer, prompts, names)
 
     n_tokens = len(opened[1](TEXT).input_ids)

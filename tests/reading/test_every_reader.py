@@ -25,7 +25,8 @@ from interpret.facts.files import load_facts
 from interpret.facts.pairs import load_pairs
 from interpret.prompts.prompts import load_examples
 from interpret.records import TraceCell, csv_header, to_csv
-from interpret.storage.run_folder import open_run, read_run, read_table, read_units
+from interpret.storage.opening import open_run
+from interpret.storage.run_folder import read_run, read_table, read_units
 from interpret.tracing.config import load_config
 from interpret.work.inputs import read_options
 from reference.messages import TooMuchWorkError, at_most_calls, one_message_at_most

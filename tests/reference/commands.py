@@ -58,13 +58,13 @@ def run(*argv: object) -> int:
 # Stops and waits when the fourth unit is about to be written.
 _STOPPING = """
 import runpy, sys, time
-from interpret.storage.run_folder import Run
+from interpret.storage.run import Run
 write, safe = Run.write, []
-def write_three(run, unit, records):
+def write_three(run, unit, records, **more):
     if len(safe) == 3:
         print("three are safe", flush=True)
         time.sleep(600)
-    write(run, unit, records)
+    write(run, unit, records, **more)
     safe.append(unit)
 Run.write = write_three
 del sys.argv[0]

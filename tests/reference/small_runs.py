@@ -9,7 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from interpret.storage.run_folder import Run, open_run
+import pytest
+
+from interpret.errors import RunError
+from interpret.storage.opening import open_run
+from interpret.storage.run import Run
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,15 @@ def work(run: Run, until: int | None = None) -> None:
             run.drop(unit, "no answer")
         else:
             run.write(unit, rows_of(unit))
+
+
+def refused(folder: Path, message: str, **changes: Any) -> None:
+    """Opening says exactly ``message``, and touches nothing."""
+    before = contents(folder) if folder.is_dir() else None
+    with pytest.raises(RunError) as caught, opened(folder, **changes):
+        pytest.fail("the run was opened")
+    assert str(caught.value) == message
+    assert (contents(folder) if folder.is_dir() else None) == before
 
 
 def manifest_of(folder: Path) -> dict[str, Any]:
@@ -82,7 +95,7 @@ def assert_complete(folder: Path, unbroken: dict[str, bytes]) -> None:
 _WORKER = """
 import sys
 from dataclasses import dataclass
-from interpret.storage.run_folder import open_run
+from interpret.storage.opening import open_run
 
 @dataclass(frozen=True)
 class Row:

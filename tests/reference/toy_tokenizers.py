@@ -7,10 +7,11 @@ token ids of the word tokenizer can be read from its text: word i is token i.
 import io
 from collections.abc import Sequence
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import sentencepiece
+import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     BertTokenizerFast,
@@ -55,7 +56,8 @@ def byte_level(*, chat: bool = False) -> PreTrainedTokenizerFast:
 
 @cache
 def sentence_piece_model() -> bytes:
-    """Return the file contents of a SentencePiece model with byte fallback."""
+    """Return the file contents of a SentencePiece model with byte fallback; skip the test without that package."""
+    sentencepiece = pytest.importorskip("sentencepiece")
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(TEXTS),
@@ -162,22 +164,31 @@ def word_piece() -> PreTrainedTokenizerBase:
         return BertTokenizerFast.from_pretrained(folder)
 
 
+def _sentence_pieces() -> dict[str, PreTrainedTokenizerBase]:
+    """Return the kinds that are made with sentencepiece; none without that package."""
+    if find_spec("sentencepiece") is None:
+        return {}
+    return {
+        "sentence_piece": sentence_piece(),
+        "sentence_piece_newer": _llama(legacy=False, add_bos_token=True),
+        # Slow in transformers 4.34.0; transformers 5 has a single implementation.
+        "sentence_piece_slow": _llama(LlamaTokenizer, legacy=True, add_bos_token=True),
+        "sentence_piece_closing": _llama(legacy=True, add_bos_token=True, add_eos_token=True),
+        "gemma": gemma(),
+    }
+
+
 KINDS: dict[str, PreTrainedTokenizerBase] = {
     "byte_level": byte_level(),
     "byte_level_with_space": byte_level_with_space(),
     "byte_level_closing": byte_level_closing(),
     "llama_3": llama_3(),
-    "sentence_piece": sentence_piece(),
-    "sentence_piece_newer": _llama(legacy=False, add_bos_token=True),
-    # Slow in transformers 4.34.0; transformers 5 has a single implementation.
-    "sentence_piece_slow": _llama(LlamaTokenizer, legacy=True, add_bos_token=True),
-    "sentence_piece_closing": _llama(legacy=True, add_bos_token=True, add_eos_token=True),
-    "gemma": gemma(),
+    **_sentence_pieces(),
 }
 """A tokenizer of each kind whose tokens keep the text."""
 CLOSING = ("byte_level_closing", "sentence_piece_closing")
 """Those that put an end token after every text."""
-TOKENIZERS: dict[str, PreTrainedTokenizerBase] = {"byte_level": byte_level(), "sentence_piece": sentence_piece()}
+TOKENIZERS = {kind: tokenizer for kind, tokenizer in KINDS.items() if kind in ("byte_level", "sentence_piece")}
 
 
 def word_tokenizer(
@@ -193,3 +204,12 @@ def word_tokenizer(
         around = f"{words[1]} $A" if opens else f"$A {words[1]}"
         core.post_processor = processors.TemplateProcessing(single=around, special_tokens=[(words[1], 1)])
     return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", unk_token="<pad>")
+
+
+WORDS = ["first", "<unk>", "<end>", "a", "b"]
+
+
+def save_words(folder: Path, **special: str) -> None:
+    """Save a tokenizer with the vocabulary ``WORDS`` in a folder."""
+    words = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
+    PreTrainedTokenizerFast(tokenizer_object=words, **special).save_pretrained(folder)

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from warnings import catch_warnings, filterwarnings
 
-import sentencepiece
+import pytest
 import torch
 from transformers import (
     M2M100Config,
@@ -53,7 +53,7 @@ class Toy:
 
 def _pieces() -> list[str]:
     """Return the pieces of the toy SentencePiece model without special tokens."""
-    processor = sentencepiece.SentencePieceProcessor(model_proto=sentence_piece_model())
+    processor = pytest.importorskip("sentencepiece").SentencePieceProcessor(model_proto=sentence_piece_model())
     return [processor.id_to_piece(i) for i in range(3, len(processor))]
 
 

@@ -11,13 +11,15 @@ import torch
 
 from interpret import selfie
 from interpret.errors import ModelError
-from interpret.prompts.prompts import load_examples
+from interpret.prompts.prompts import Prompt, load_examples
 from interpret.selfie import readings, rows
 from interpret.selfie.settings import Settings
 from interpret.selfie.sources import plan_sources
 from interpret.selfie.templates import interpretation_prompt
+from interpret.storage.parts import StoredParts
 from interpret.storage.run_folder import read_run
 from reference.commands import json_file, run
+from reference.damage import OUT_OF_MEMORY
 
 QUICK = {"layers": "1,3", "tokens": "0:4", "new_tokens": 3, "interpretation_prompts": ["repeat", "summarize"]}
 KILLED_IN_BATCH = """
@@ -149,4 +151,87 @@ def test_a_prompt_that_does_not_fit_in_memory_is_dropped_with_its_reason(
     chosen = plan_sources(*opened, load_examples(examples), layers="1,3", tokens="-1")
     template = interpretation_prompt(opened[1], "repeat")
     with pytest.raises(ModelError, match=f"^prompt any_2: a prompt of {most} tokens {too_large}$"):
+        list(rows.interpretations(*opened, chosen, [template], Settings(new_tokens=2)))
+
+
+@pytest.fixture
+def refused_state(monkeypatch):
+    """Let a batch with one state, (layer 3, token 1), run out of memory; returns the sizes of the batches that fit."""
+
+    def arm(too_large):
+        real, sizes = readings._read_batch, []
+
+        def refusing(primed, batch, settings):
+            if any((state.layer, state.token) == (3, 1) for state in batch):
+                too_large()
+            sizes.append(len(batch))
+            return real(primed, batch, settings)
+
+        monkeypatch.setattr(readings, "_read_batch", refusing)
+        return sizes
+
+    return arm
+
+
+@pytest.mark.parametrize("too_large", OUT_OF_MEMORY)
+def test_an_interpretation_that_does_not_fit_in_memory_is_dropped_and_the_others_are_made(
+    model_folder, opened, tmp_path, capsys, refused_state, too_large
+):
+    examples = prompts_of(tmp_path, "The Eiffel Tower is in", "I love eating pizza")
+    argv = arguments(model_folder, examples, tmp_path / "run", "--batch-size", "4", "--interpretation-prompt", "repeat")
+    assert run(*arguments(model_folder, examples, tmp_path / "all", *argv[argv.index("--batch-size") :])) == 0
+    refused_state(too_large)
+    capsys.readouterr()
+    assert run(*argv) == 3
+    said = capsys.readouterr()
+    found, whole = read_run(tmp_path / "run"), read_run(tmp_path / "all").records()
+    part = "repeat, layer 3, token 1"
+    assert {unit: list(parts) for unit, parts in found.dropped_parts.items()} == {"any_1": [part], "any_2": [part]}
+    reason = found.dropped_parts["any_1"][part]
+    assert reason.startswith("not interpreted: an interpretation of ")
+    assert reason.endswith(
+        " tokens and up to 3 new ones does not fit in memory: shorten it, use a smaller dtype, or use another device"
+    )
+    assert found.dropped == {}
+    for one, other in zip(found.records(), whole, strict=True):
+        if (one.layer_idx, one.token_idx) == (3, 1):
+            assert (one.kind, one.interpretation) == ("failed", [])
+        else:
+            assert (one.kind, one.interpretation) == (other.kind, other.interpretation)
+    assert "2 prompts: 2 interpreted, 0 dropped\n2 interpretations of these dropped (2 not interpreted)" in said.out
+    assert f"any_1, {part}: not interpreted" in said.err
+    assert run(*argv) == 3
+    assert read_run(tmp_path / "run").dropped_parts == found.dropped_parts
+
+
+def test_a_dropped_interpretation_stays_dropped_when_the_run_is_resumed(opened, tmp_path, refused_state, monkeypatch):
+    examples = prompts_of(tmp_path, "The Eiffel Tower is in")
+    options = QUICK | {"batch_size": 3, "interpretation_prompts": "repeat"}
+    sizes = refused_state(OUT_OF_MEMORY[0])
+    whole = selfie.run(*opened, examples, tmp_path / "whole", **options)
+    n_parts = 8
+    assert sum(sizes) == n_parts - 1
+    real, seen = StoredParts.keep, []
+
+    def killed(self, values):
+        real(self, values)
+        seen.append(values)
+        if "too large" in values.values():
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StoredParts, "keep", killed)
+        with pytest.raises(KeyboardInterrupt):
+            selfie.run(*opened, examples, tmp_path / "run", **options)
+    refused_state(OUT_OF_MEMORY[0])
+    resumed = selfie.run(*opened, examples, tmp_path / "run", **options)
+    assert resumed.dropped_parts == whole.dropped_parts
+    assert files_of(tmp_path / "run") == files_of(tmp_path / "whole")
+
+
+def test_without_a_place_to_record_it_an_interpretation_that_does_not_fit_is_an_error(opened, refused_state):
+    refused_state(OUT_OF_MEMORY[1])
+    chosen = plan_sources(*opened, [Prompt("a", "I love pizza", raw=True)], layers="3", tokens="1")
+    template = interpretation_prompt(opened[1], "repeat")
+    with pytest.raises(ModelError, match="^not even a single text fits in memory"):
         list(rows.interpretations(*opened, chosen, [template], Settings(new_tokens=2)))

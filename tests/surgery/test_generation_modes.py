@@ -65,6 +65,7 @@ def seeded(function, *args, **kwargs):
     return function(*args, max_new_tokens=N_NEW, **kwargs)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("mode", MODES)
 def test_each_mode_decodes_the_edited_model(family_model, mode):
     with edited_model(family_model, INFOS, IDS.shape[1]):
@@ -115,6 +116,7 @@ def test_greedy_decoding_of_a_padded_batch_is_the_reference_loop_on_each_row(fam
         assert ours[row, 5:].tolist() == reference_greedy(family_model, ids, info, N_NEW)[len(ids) :]
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("mode", ROW_BY_ROW)
 def test_padding_on_either_side_changes_no_token(family_model, mode, side):

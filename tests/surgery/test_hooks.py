@@ -17,6 +17,7 @@ from interpret.prompts.batches import pad
 from interpret.surgery.generation import forward_interpret
 from interpret.surgery.hooks import applied, bind, overlay
 from interpret.surgery.plan import plan_surgery
+from reference.devices import DEVICES, needs_a_gpu
 from reference.overlay import reference_forward
 from reference.tiny import KINDS, D, L, V, hooks_on, tiny_model
 
@@ -182,19 +183,23 @@ def test_gradients_agree_with_finite_differences_in_float64(gpt2):
         assert torch.autograd.gradcheck(loss, (vector, mode))
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("vector_dtype", [torch.float64, torch.float32, torch.float16])
 @pytest.mark.parametrize("strength", [1.0, 0.3])
-def test_half_precision_is_mixed_in_float32_and_rounded_once(family_model, vector_dtype, strength):
-    family_model.bfloat16()
+def test_half_precision_is_mixed_in_float32_and_rounded_once(family_model, vector_dtype, strength, device):
+    family_model.to(device, torch.bfloat16)
+    ids = IDS.to(device)
     vector = vectors(1, dtype=vector_dtype)
     info = [{1: ([2], vector), "overlay_strength": strength}, None]
-    plain = family_model(IDS, output_hidden_states=True)
-    output = forward_interpret(family_model, IDS, insert_info=info, output_hidden_states=True)
-    expected = strength * vector[0, 0].float() + (1 - strength) * plain.hidden_states[1][0, 2].float()
+    plain = family_model(ids, output_hidden_states=True)
+    output = forward_interpret(family_model, ids, insert_info=info, output_hidden_states=True)
+    expected = strength * vector[0, 0].float() + (1 - strength) * plain.hidden_states[1][0, 2].cpu().float()
     assert [state.dtype for state in output.hidden_states] == [state.dtype for state in plain.hidden_states]
     assert output.logits.dtype == plain.logits.dtype
     assert output.hidden_states[1].dtype == torch.bfloat16
-    assert torch.equal(output.hidden_states[1][0, 2], expected.bfloat16())
+    assert torch.equal(output.hidden_states[1][0, 2].cpu(), expected.bfloat16())
+    family_model.cpu()
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "opt"])
@@ -209,7 +214,8 @@ def test_a_model_whose_weights_are_brought_in_by_accelerate_is_edited_alike(kind
     assert all(torch.equal(a, b) for a, b in zip(ours.hidden_states, expected.hidden_states, strict=True))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
+@needs_a_gpu
 def test_vectors_follow_the_model_to_its_device(family_model):
     infos = [{0: ([1], vectors(1)), 2: ([3], vectors(1).cuda())}, None]
     expected = forward_interpret(family_model, IDS, insert_info=infos).logits

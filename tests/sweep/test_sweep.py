@@ -10,6 +10,7 @@ from torch import nn
 
 from interpret.errors import InputError, UnsupportedModelError
 from interpret.sweep import Cell, Metric, Pin, columns, first_order, grid, run_sweep, window_around
+from reference.devices import DEVICES
 from reference.overlay import decoder_layers
 from reference.sweeps import ANSWER, CLOSE, MODELS, P, S, T, assert_exact, brute_force, probability, runs
 from reference.tiny import KINDS, D, L, hooks_on, shallow_model, tiny_model
@@ -118,11 +119,13 @@ def test_the_settings_of_gpt2s_attention_are_respected(setting):
     assert_exact(model, base, donor, cells, run_sweep(model, base, donor, cells, P))
 
 
-def test_half_precision_follows_the_model():
+@pytest.mark.gpu
+@pytest.mark.parametrize("device", DEVICES)
+def test_half_precision_follows_the_model(device):
     model = tiny_model("llama").bfloat16()
     base, donor = runs(model)
     cells = grid("resid_post", n_tokens=T, n_layers=L)
-    found = run_sweep(model, base, donor, cells, P)
+    found = run_sweep(model.to(device), base, donor, cells, P)
     full = run_sweep(MODELS["llama"], base.float(), donor.float(), cells, P)
     assert found.values["p"].dtype == torch.float64
     torch.testing.assert_close(found.values["p"], full.values["p"], rtol=0.2, atol=2e-3)

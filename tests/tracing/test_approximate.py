@@ -97,6 +97,7 @@ def slope_of_runs(model, base, donor, cell, answer_ids):
     return (8 * near - far) / (12 * h)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("mediator", ALL)
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_an_estimate_is_the_slope_of_its_runs(double, kind, mediator):

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from interpret import storage
 from interpret.records import TraceCell
-from interpret.storage import run_folder
 from reference.commands import run
 from reference.trace_rows import cells
 
@@ -21,7 +21,7 @@ def effects_of(seed):
 def stored(folder, grids):
     """Write a run with the given effects, [T, L], by name and mediator."""
     names = list(dict.fromkeys(name for name, _ in grids))
-    with run_folder.open_run(folder, TraceCell, identity={}, circumstances={}, units=names) as opened:
+    with storage.open_run(folder, TraceCell, identity={}, circumstances={}, units=names) as opened:
         for name in names:
             rows = [
                 row

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from interpret import storage
 from interpret.errors import RunError
 from interpret.records import LensReading, TraceCell
 from interpret.storage import run_folder
@@ -22,7 +23,7 @@ def effects_of(seed, mediator):
 
 
 def stored(folder, names, mediators=MEDIATORS):
-    with run_folder.open_run(folder, TraceCell, identity={}, circumstances={}, units=names) as opened:
+    with storage.open_run(folder, TraceCell, identity={}, circumstances={}, units=names) as opened:
         for seed, name in enumerate(names):
             opened.write(
                 name,
@@ -79,7 +80,7 @@ def test_another_file_of_facts_is_refused(tmp_path, capsys):
 def test_any_run_is_written_for_spreadsheets(tmp_path, capsys):
     folder = tmp_path / "run"
     rows = [replace(row, token="=1+1", answer="@x") for row in cells([[-0.5]], span=(0, 1))]
-    with run_folder.open_run(
+    with storage.open_run(
         folder, TraceCell, identity={"command": "probe mine"}, circumstances={}, units=["a", "b"]
     ) as opened:
         opened.write("a", rows)
@@ -98,7 +99,7 @@ def test_one_of_the_two_formats_is_asked_for(options, tmp_path, capsys):
 
 def test_a_run_whose_facts_were_all_dropped_says_so(tmp_path, capsys):
     folder = tmp_path / "run"
-    with run_folder.open_run(folder, TraceCell, identity={}, circumstances={}, units=["known_1", "known_2"]) as opened:
+    with storage.open_run(folder, TraceCell, identity={}, circumstances={}, units=["known_1", "known_2"]) as opened:
         opened.drop("known_1", "not known: wrong, ' Rome'")
         opened.drop("known_2", "not known: wrong, ' Oslo'")
     for command in (
@@ -114,7 +115,7 @@ def test_a_run_whose_facts_were_all_dropped_says_so(tmp_path, capsys):
 
 
 def test_a_run_of_another_command_is_named(tmp_path, capsys):
-    with run_folder.open_run(
+    with storage.open_run(
         tmp_path / "run", TraceCell, identity={"command": "trace"}, circumstances={}, units=["a"]
     ) as opened:
         opened.write("a", cells([[0.5]], span=(0, 1)))

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from interpret import storage
 from interpret.errors import InputError
 from interpret.facts import filter
 from interpret.facts.files import Fact, load_facts
 from interpret.facts.filter import known
 from interpret.records import TraceCell, TracePeak, columns, csv_header, from_csv, to_csv
+from interpret.storage import run as storage_run
 from interpret.storage import run_folder
 from interpret.tracing import runs
 from interpret.tracing.calls import trace
@@ -21,6 +23,7 @@ from interpret.tracing.inputs import TraceSettings
 from interpret.tracing.noise import embedding_sigma
 from interpret.tracing.tables import trace_grids, trace_peaks
 from reference.commands import FACT_PROMPTS, fact_rows, json_file, run, run_killed
+from reference.damage import DAMAGES, OUT_OF_MEMORY, cpu_too_large
 
 TOP = Path(__file__).parents[2]
 SCRIPT = TOP / "scripts" / "trace_facts.py"
@@ -119,7 +122,7 @@ def test_the_manifest_holds_every_argument_that_decides_the_numbers(model_folder
     facts = file_of(tmp_path, fact_rows(2))
     more = ["--noise", "u0.5", "--seed", 7, "--replace", "--target", "whole", "--mediator", "hidden"]
     assert run(*arguments(model_folder, facts, tmp_path / "run", *more, "--limit", 1)) == 0
-    manifest = run_folder.read_manifest(tmp_path / "run")
+    manifest = storage.read_manifest(tmp_path / "run")
     identity = manifest["identity"]
     assert len(identity.pop("facts_sha256")) == 64
     assert identity.pop("weights").startswith("sha256 ")
@@ -201,7 +204,7 @@ def test_facts_the_model_does_not_know_are_never_traced(model_folder, opened, tm
         rows[n]["attribute"] = said[n]
     argv = arguments(model_folder, file_of(tmp_path, rows), tmp_path / "run", "--filter", "--rule", "first_token")
     assert run(*argv) == 0
-    manifest = run_folder.read_manifest(tmp_path / "run")
+    manifest = storage.read_manifest(tmp_path / "run")
     assert {row.name for row in table_of(tmp_path / "run")} == {f"known_{n}" for n in knows}
     dropped = [n for n in range(4) if n not in knows]
     assert set(manifest["dropped"]) == {f"known_{n}" for n in dropped}
@@ -231,7 +234,7 @@ def test_bad_rows_and_facts_that_fail_are_reported_and_the_rest_is_traced(model_
         assert "row_0: bad row: row 0: \"subject\" 'Anna' is not a part of the prompt 'nobody is here'" in captured.err
         assert "known_9: not traced: answer 'Paris' merges with the last token of the prompt" in captured.err
     assert {row.name for row in table_of(tmp_path / "run")} == {"known_0", "known_1"}
-    assert set(run_folder.read_manifest(tmp_path / "run")["dropped"]) == {"row_0", "known_9"}
+    assert set(storage.read_manifest(tmp_path / "run")["dropped"]) == {"row_0", "known_9"}
 
 
 def test_probabilities_that_are_not_finite_are_refused(opened):
@@ -265,7 +268,7 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_run(model_folder, tmp_
     # As if killed while writing the next fact's grids: one file is incomplete, one is missing.
     grids = tmp_path / "killed" / "grids"
     (grids / "known_3_hidden.npz").write_bytes(b"half")
-    (grids / "known_3_mlp_severed.npz").unlink()
+    (grids / "known_3_attn_severed.npz").unlink()
     assert run(*argv) == 0
     argv[argv.index(str(tmp_path / "killed"))] = str(tmp_path / "whole")
     assert run(*argv) == 0
@@ -300,25 +303,38 @@ def test_a_kill_costs_one_mediator_and_the_files_end_the_same(model_folder, tmp_
     assert not (tmp_path / "killed" / "unfinished.jsonl").exists()
 
 
-@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"half")])
-def test_a_lost_grid_of_a_finished_run_is_noticed_and_made_again(model_folder, tmp_path, capsys, damage):
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_grid_of_a_finished_run_is_noticed_and_made_again(model_folder, tmp_path, capsys, damage):
     argv = arguments(model_folder, file_of(tmp_path, fact_rows(3)), tmp_path / "run", "--mediator", "hidden")
     assert run(*argv) == 0
     whole = results_of(tmp_path / "run")
     damage(tmp_path / "run" / "grids" / "known_1_hidden.npz")
     capsys.readouterr()
     assert run(*argv) == 0
-    assert "files of 1 finished facts are missing and are made again, such as of 'known_1'" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "files of 1 finished facts are missing or changed, and are made again, such as of 'known_1'" in said
+    assert results_of(tmp_path / "run") == whole
+    assert run(*argv) == 0
+    assert "made again" not in capsys.readouterr().err
+
+
+def test_a_damaged_grid_of_a_fact_that_does_not_fit_any_more_is_told(model_folder, tmp_path, capsys, monkeypatch):
+    argv = arguments(model_folder, file_of(tmp_path, fact_rows(2)), tmp_path / "run", "--mediator", "hidden")
+    assert run(*argv) == 0
+    whole = results_of(tmp_path / "run")
+    (tmp_path / "run" / "grids" / "known_0_hidden.npz").unlink()
+    monkeypatch.setattr(runs, "trace_fact", cpu_too_large)
+    assert run(*argv) == 0
+    assert "the files of 'known_0' are not made again: the fact does not fit in memory" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert run(*argv) == 0
     assert results_of(tmp_path / "run") == whole
 
 
-def too_large(*args, **kwargs):
-    raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 12345678901234 bytes")
-
-
+@pytest.mark.parametrize("too_large", OUT_OF_MEMORY)
 @pytest.mark.parametrize("where", ["trace", "filter"])
 def test_a_fact_that_does_not_fit_in_memory_is_dropped_with_its_reason(
-    model_folder, tmp_path, capsys, monkeypatch, where
+    model_folder, tmp_path, capsys, monkeypatch, where, too_large
 ):
     facts, real, written = fact_rows(3), runs.trace_fact, filter.write_after
     longest = max(len(row["prompt"].format(row["subject"])) for row in facts)
@@ -350,13 +366,14 @@ def test_a_fact_that_does_not_fit_in_memory_is_dropped_with_its_reason(
 
 def test_grids_are_written_before_the_rows(model_folder, opened, tmp_path, monkeypatch):
     seen = []
-    real = run_folder.Run.write
+    real = storage_run.append_durably
 
-    def write(self, unit, records):
-        seen.append(sorted(path.name for path in (self.folder / "grids").iterdir()))
-        real(self, unit, records)
+    def append(path, text):
+        if path.name == "table.csv" and b"known_" in text:
+            seen.append(sorted(path.name for path in (path.parent / "grids").iterdir()))
+        real(path, text)
 
-    monkeypatch.setattr(run_folder.Run, "write", write)
+    monkeypatch.setattr(storage_run, "append_durably", append)
     argv = arguments(model_folder, file_of(tmp_path, fact_rows(2)), tmp_path / "run", "--mediator", "hidden")
     assert run(*argv) == 0
     assert seen == [["known_0_hidden.npz"], ["known_0_hidden.npz", "known_1_hidden.npz"]]
@@ -427,7 +444,7 @@ def test_a_configuration_is_used_and_options_win(model_folder, tmp_path):
         "mediators: [hidden]\nnoise: 0.5\nsamples: 2\nseed: 3\nwindow: 2\nbuckets: kt\ndevice: cpu\n"
     )
     assert run("trace", "--config", tmp_path / "trace.yaml", "--seed", 4, "--no-filter") == 0
-    manifest = run_folder.read_manifest(tmp_path / "run")
+    manifest = storage.read_manifest(tmp_path / "run")
     chosen = {key: manifest["identity"][key] for key in ("mediators", "noise", "samples", "seed", "window")}
     assert chosen == {"mediators": ["hidden"], "noise": "0.5", "samples": 2, "seed": 4, "window": 2}
     assert manifest["circumstances"]["buckets"] == "kt"

@@ -72,6 +72,7 @@ def restored_by(mediator, layer, window):
     }[mediator]
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("mediator", list(MEDIATORS))
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_a_trace_equals_romes_forward_passes(kind, mediator):

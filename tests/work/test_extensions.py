@@ -13,7 +13,8 @@ from interpret.attribution.methods.registry import METHODS
 from interpret.errors import InputError
 from interpret.probing.registry import PROBES, Probe, register_probe
 from interpret.records import LensReading
-from interpret.storage.run_folder import read_manifest, read_run
+from interpret.storage.manifest import read_manifest
+from interpret.storage.run_folder import read_run
 from interpret.tracing.mediators import MEDIATORS
 from interpret.work.extensions import GROUP, load_extensions, recorded
 from reference.commands import fact_rows, json_file, run

@@ -17,6 +17,7 @@ from torch import Tensor
 from interpret.anatomy import batches
 from interpret.attribution.steps.fitting import in_parts
 from interpret.attribution.steps.step import Step
+from interpret.device import index_on, sent
 from interpret.engine.layers import Context, Past, Untapped, run_layer
 from interpret.engine.prefix_tree import LARGEST_TREE
 from interpret.engine.recording import record_run
@@ -80,16 +81,24 @@ def _values_of(steps: Sequence[Step], masked: Tensor, replacement: Tensor) -> Te
     begins = torch.where(different.any(1), different.int().argmax(1), lengths[0] - 1)
     if read is None:
         begins = torch.zeros_like(begins)
-    different = different.to(last.embeddings.device)
+    different = sent(different, last.embeddings.device)
     values = torch.empty(len(different), len(steps), dtype=torch.float64)
+    names = [f"{len(last.ids)} tokens, masked text {row}" for row in range(len(different))]
+    pending = []
+    for row, name in enumerate(names):
+        if (stored := last.stored.get(name)) is None:
+            pending.append(row)
+        else:
+            values[row] = torch.tensor(stored, dtype=torch.float64)
 
     def work(rows: Tensor) -> Tensor:
-        embeddings = torch.where(different[rows.to(different.device), :, None], replacement, last.embeddings)
+        embeddings = torch.where(different[sent(rows, different.device), :, None], replacement, last.embeddings)
         read_from = begins[rows].tolist()
         return _values(steps, _whole(last, embeddings) if read is None else _suffixes(read, embeddings, read_from))
 
-    for pack in _packs(begins.tolist(), masked.shape[1], last.batch_size):
+    for pack in _packs(pending, begins.tolist(), masked.shape[1], last.batch_size):
         values[pack] = in_parts(last, torch.tensor(pack), work)
+        last.stored.keep({names[row]: values[row].tolist() for row in pack})
     return torch.where(begins[:, None] < lengths, values, values[place[0]])[place[1:]]
 
 
@@ -104,30 +113,42 @@ def _read(step: Step) -> _Read | None:
     return _Read(trunk, run.past)
 
 
-def _packs(begins: list[int], n_tokens: int, batch_size: int) -> Iterator[list[int]]:
-    """Group rows into packs of at most ``batch_size`` rows and ``LARGEST_TREE`` tokens, longest rows first."""
+def _packs(rows: Sequence[int], begins: list[int], n_tokens: int, batch_size: int) -> Iterator[list[int]]:
+    """Group rows into packs of at most ``batch_size`` rows and ``LARGEST_TREE`` tokens, longest rows first.
+
+    The rows that an interrupted run has stored are whole packs, so the others form the same packs without them.
+    """
     pack: list[int] = []
     size = 0
-    for row in sorted(range(len(begins)), key=begins.__getitem__):
+    for row in sorted(rows, key=begins.__getitem__):
         length = n_tokens - begins[row]
         if pack and (len(pack) == batch_size or size + length > LARGEST_TREE):
             yield pack
             pack, size = [], 0
         pack.append(row)
         size += length
-    yield pack
+    if pack:
+        yield pack
 
 
 def _values(steps: Sequence[Step], texts: _Masked) -> Tensor:
     """Return the values of all steps, [R, G] float64 on the CPU; 0 if a suffix begins after the step's text."""
     values = torch.zeros(len(texts.begins), len(steps), dtype=torch.float64)
     for some in _head_parts(steps, texts.begins):
+        sizes = [len(rows) for _, rows in some]
         index = [texts.firsts[row] + len(steps[number].ids) - 1 for number, rows in some for row in rows]
-        logits = texts.logits(texts.states[index]).split([len(rows) for _, rows in some])
-        for (number, rows), of_step in zip(some, logits, strict=True):
-            step = steps[number]
-            values[rows, number] = step.read(of_step, texts.embeddings[rows, : len(step.ids)]).cpu().double()
+        logits = texts.logits(texts.states[index_on(texts.states.device, index)]).split(sizes)
+        read = [_read_at(steps[number], one, texts, rows) for (number, rows), one in zip(some, logits, strict=True)]
+        # Together, because each copy to the CPU waits for the device.
+        for (number, rows), of_step in zip(some, torch.cat(read).cpu().split(sizes), strict=True):
+            values[rows, number] = of_step.double()
     return values
+
+
+def _read_at(step: Step, logits: Tensor, texts: _Masked, rows: list[int]) -> Tensor:
+    """Return the step's values of some texts, [B], for the logits after its text in each, [B, V]."""
+    embeddings = texts.embeddings[index_on(texts.embeddings.device, rows), : len(step.ids)]
+    return step.read(logits, embeddings)
 
 
 def _head_parts(steps: Sequence[Step], begins: list[int]) -> Iterator[list[tuple[int, list[int]]]]:
@@ -162,7 +183,9 @@ def _suffixes(read: _Read, embeddings: Tensor, begins: list[int]) -> _Masked:
     columns = torch.cat([torch.arange(begin, T) for begin in begins])  # [M]
     shared = max(begins)  # no row attends to more of the KV cache
     windows = {layer.window for layer in read.trunk.layers}
-    masks = {window: _mask(columns, begins, T, shared, window) for window in windows}
+    device = read.trunk.device
+    masks = {window: sent(_mask(columns, begins, T, shared, window), device) for window in windows}
+    columns = sent(columns, device)
     for layer, past in zip(read.trunk.layers, read.past, strict=True):
         past = Past(past.keys[:, :, :shared], past.values[:, :, :shared])
         context = Context(past, masks[layer.window].to(layer.device), columns.to(layer.device))

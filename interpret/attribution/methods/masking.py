@@ -154,7 +154,8 @@ def fit_ridge(masks: Tensor, values: Tensor, weights: Tensor, penalty: float) ->
     mask_means, value_mean = weights @ masks / total, weights @ values / total
     x, y = masks - mask_means, values - value_mean
     gram = x.T @ (weights[:, None] * x) + penalty * torch.eye(x.shape[1], dtype=x.dtype)
-    coefficients = torch.linalg.lstsq(gram, (x.T @ (weights * y))[:, None]).solution[:, 0]
+    # The last digits of the default driver, gelsy, depend on where in memory the matrix is.
+    coefficients = torch.linalg.lstsq(gram, (x.T @ (weights * y))[:, None], driver="gelsd").solution[:, 0]
     spread, unexplained = weights @ y**2, weights @ (y - x @ coefficients) ** 2
     r2 = float(1 - unexplained / spread) if spread > 1e-12 * (weights @ values**2) else float("nan")
     return LimeFit(coefficients, float(value_mean - mask_means @ coefficients), r2)

@@ -3,17 +3,15 @@
 This module imports no torch, so listing the methods is fast.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from inspect import Parameter, signature
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 from interpret.errors import InputError
 
-if TYPE_CHECKING:
-    from interpret.attribution.result.scores import ScoreArray
-    from interpret.attribution.steps.step import Step
+Part = Literal["step", "steps", "activation", "text"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +32,9 @@ class AttributionMethod:
     """Whether it needs gradients."""
     translations: bool = True
     """Whether it supports translation models."""
+    part: Part = "step"
+    """The part of its work on a text that a run stores as a whole: a ``step``; some ``steps`` that share a forward
+    pass; an ``activation`` at a step; the whole ``text``, whose passes serve all steps."""
 
     @property
     def fn(self) -> Callable[..., Any]:
@@ -44,13 +45,6 @@ class AttributionMethod:
         found: Callable[..., Any] = getattr(import_module(f"{__package__}.{module}"), name)
         return found
 
-    def scores(self, steps: "Sequence[Step]", options: Mapping[str, Any]) -> "list[ScoreArray]":
-        """Return the scores of all steps of a text, [T] or [T, D] each; not for layer methods."""
-        from interpret.attribution.steps.step import array
-
-        found = self.fn(steps, **options) if self.together else [self.fn(step, **options) for step in steps]
-        return [array(of_step) for of_step in found]
-
     def options(self) -> dict[str, Any]:
         """Return the options of the method, with their defaults."""
         from interpret.attribution.steps.functions import keyword_options
@@ -59,9 +53,11 @@ class AttributionMethod:
 
 
 METHODS: dict[str, AttributionMethod] = {
-    "saliency": AttributionMethod("gradient with respect to each embedding", "gradients.saliency", together=True),
+    "saliency": AttributionMethod(
+        "gradient with respect to each embedding", "gradients.saliency", together=True, part="steps"
+    ),
     "input_x_gradient": AttributionMethod(
-        "gradient times embedding: first-order effects", "gradients.input_x_gradient", together=True
+        "gradient times embedding: first-order effects", "gradients.input_x_gradient", together=True, part="steps"
     ),
     "integrated_gradients": AttributionMethod(
         "gradients along a path from a baseline; the scores add up to the change of the value",
@@ -81,6 +77,7 @@ METHODS: dict[str, AttributionMethod] = {
         together=True,
         layers=True,
         translations=False,
+        part="steps",
     ),
     "layer_integrated_gradients": AttributionMethod(
         "integrated gradients of activations inside the model",
@@ -88,6 +85,7 @@ METHODS: dict[str, AttributionMethod] = {
         together=True,
         layers=True,
         translations=False,
+        part="activation",
     ),
     "layer_deeplift": AttributionMethod(
         "DeepLIFT of activations inside the model",
@@ -95,13 +93,22 @@ METHODS: dict[str, AttributionMethod] = {
         together=True,
         layers=True,
         translations=False,
+        part="steps",
     ),
     "attention": AttributionMethod("what the heads attend to", "attention.attention", gradients=False),
     "occlusion": AttributionMethod(
-        "drop of the value when a token is masked", "masking.occlusion", together=True, gradients=False
+        "drop of the value when a token is masked",
+        "masking.occlusion",
+        together=True,
+        gradients=False,
+        part="text",
     ),
     "lime": AttributionMethod(
-        "coefficients of a linear model fitted to masked texts", "masking.lime", together=True, gradients=False
+        "coefficients of a linear model fitted to masked texts",
+        "masking.lime",
+        together=True,
+        gradients=False,
+        part="text",
     ),
 }
 """The methods by name, in order of registration."""
@@ -155,7 +162,10 @@ def register_method(
         way_out = "choose another name" if identifier in BUILT_IN else "choose another name, or give overwrite=True"
         raise InputError(f"method {identifier!r} already exists; {way_out}")
     _check_parameters(fn, identifier, positional=2 if layers else 1)
-    METHODS[identifier] = AttributionMethod(description or identifier, fn, together, layers, gradients, translations)
+    part: Part = "text" if together or layers else "step"
+    METHODS[identifier] = AttributionMethod(
+        description or identifier, fn, together, layers, gradients, translations, part
+    )
 
 
 def _check_parameters(fn: Callable[..., Any], name: str, *, positional: int) -> None:

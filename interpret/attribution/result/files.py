@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, BinaryIO, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -55,12 +55,28 @@ def save(attribution: AttributionScores, path: str | Path, *, overwrite: bool = 
         raise InputError(f"{path} ends in .gz; give compress=True, or choose another name")
     if path.exists() and not overwrite:
         raise InputError(f"{path} already exists; give overwrite=True to replace it, or choose another name")
-    with replacing(path) as file:
-        # No file name and no modification time, so that equal attributions give equal files.
-        with gzip.GzipFile("", "wb", fileobj=file, mtime=0) if compress else nullcontext(file) as target:
-            for text in _written(attribution):
-                target.write(text.encode())
+    with replacing(path) as file, _gzip(file) if compress else nullcontext(file) as target:
+        for text in _written(attribution):
+            target.write(text.encode())
     return path
+
+
+def compressed(attribution: AttributionScores) -> bytes:
+    """Return the contents of the compressed file that ``save`` writes; equal attributions give equal bytes.
+
+    Raises:
+        InputError: as ``save`` raises.
+    """
+    file = io.BytesIO()
+    with _gzip(file) as target:
+        for text in _written(attribution):
+            target.write(text.encode())
+    return file.getvalue()
+
+
+def _gzip(file: BinaryIO) -> gzip.GzipFile:
+    """Return a compressing file without a file name and a modification time."""
+    return gzip.GzipFile("", "wb", fileobj=file, mtime=0)
 
 
 def load(path: str | Path) -> tuple[list[Attributed], AttributionInfo]:
@@ -111,11 +127,16 @@ def _values(record: Any) -> dict[str, Any]:
 
 def _encoded(value: Any) -> Any:
     if isinstance(value, np.ndarray):
-        return _array(value)
-    return {name: _array(one) for name, one in value.items()} if isinstance(value, Mapping) else value
+        return array_to_json(value)
+    return {name: array_to_json(one) for name, one in value.items()} if isinstance(value, Mapping) else value
 
 
-def _array(array: ScoreArray) -> dict[str, Any]:
+def array_to_json(array: ScoreArray) -> dict[str, Any]:
+    """Return an array as strict JSON, see above.
+
+    Raises:
+        InputError: for a dtype that cannot be saved.
+    """
     if array.dtype.name not in _DTYPES:
         raise InputError(f"scores of dtype {array.dtype} cannot be saved; allowed: {', '.join(_DTYPES)}")
     values: list[Any] = array.ravel().tolist()
@@ -148,11 +169,16 @@ def _value(value: Any) -> Any:
     """Decode a value of the file by its form: an array, a dict of arrays, a tuple, or a plain value."""
     if isinstance(value, dict):
         is_array = isinstance(value.get("dtype"), str)
-        return _from_array(value) if is_array else {name: _from_array(one) for name, one in value.items()}
+        return array_from_json(value) if is_array else {name: array_from_json(one) for name, one in value.items()}
     return tuple(value) if isinstance(value, list) else value
 
 
-def _from_array(content: Mapping[str, Any]) -> ScoreArray:
+def array_from_json(content: Mapping[str, Any]) -> ScoreArray:
+    """Return the array that ``array_to_json`` was given.
+
+    Raises:
+        ValueError, KeyError, TypeError, ArithmeticError: if the content is something else.
+    """
     if content["dtype"] not in _DTYPES:
         raise ValueError(f"dtype {brief(content['dtype'])} is not one of {', '.join(_DTYPES)}")
     values = [_NOT_FINITE[one] if one is None or isinstance(one, str) else one for one in content["values"]]

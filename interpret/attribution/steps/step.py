@@ -32,6 +32,7 @@ from interpret.attribution.steps.functions import StepReading
 from interpret.errors import InputError, unknown
 from interpret.prompts.spelling import pieces
 from interpret.prompts.vocabulary import special_ids
+from interpret.storage.parts import UnitParts
 
 Baseline = Literal["zero", "mean", "pad", "unk", "bos", "eos"] | int
 BASELINES = ("zero", "mean", "pad", "unk", "bos", "eos")
@@ -72,6 +73,8 @@ class Step:
     batch_size: int
     """Maximum number of rows a method runs in one batch."""
     room: Room = field(default_factory=Room)
+    stored: UnitParts = field(default_factory=UnitParts)
+    """The parts of the text's attribution that are stored; methods whose passes serve all steps store them here."""
     details: dict[str, float] = field(default_factory=dict)
     """Diagnostics of the method at this step, such as the quality of a fit; methods write them here."""
 

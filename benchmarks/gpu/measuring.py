@@ -1,0 +1,90 @@
+"""Time, memory, matrix arithmetic and waits of a piece of work, on a GPU or a CPU."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from time import perf_counter
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+T = TypeVar("T")
+GIB = 2**30
+_SYNCHRONISES = "called a synchronizing CUDA operation"
+
+
+def on_gpu(device: torch.device) -> bool:
+    """Return whether a device is a GPU whose memory and waits can be measured."""
+    return device.type == "cuda"
+
+
+def finished(device: torch.device) -> None:
+    """Wait until a device has done all its work."""
+    if on_gpu(device):
+        torch.cuda.synchronize(device)
+
+
+@dataclass(frozen=True)
+class Timed(Generic[T]):
+    """A piece of work that was timed."""
+
+    result: T
+    seconds: float
+    peak: float | None
+    """GiB that were allocated at most, beside what was allocated before; None on a CPU."""
+
+
+def timed(work: Callable[[], T], device: torch.device) -> Timed[T]:
+    """Run a piece of work, and return its result, time and peak of memory."""
+    finished(device)
+    before = 0
+    if on_gpu(device):
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+    start = perf_counter()
+    result = work()
+    finished(device)
+    seconds = perf_counter() - start
+    peak = (torch.cuda.max_memory_allocated(device) - before) / GIB if on_gpu(device) else None
+    return Timed(result, seconds, peak)
+
+
+def flops_of(work: Callable[[], object]) -> int:
+    """Run a piece of work, and return the number of multiplications and additions in its matrix products."""
+    counter = FlopCounterMode(display=False, custom_mapping=_onednn())
+    with counter:
+        work()
+    return counter.get_total_flops()
+
+
+def waits_of(work: Callable[[], object]) -> int:
+    """Run a piece of work on a GPU, and return how often the CPU waited for the GPU."""
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings(record=True) as raised:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            work()
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+    return sum(_SYNCHRONISES in str(warning.message) for warning in raised)
+
+
+def _onednn() -> dict[Any, Any]:
+    """Return how the operations of ``interpret.engine.linear`` on CPUs are counted, which torch does not know."""
+    operator = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+
+    def flops(x: Any, weight: Any, *rest: Any, **more: Any) -> int:
+        return 2 * prod(x) * weight[0]
+
+    return {} if operator is None else {operator: flops}
+
+
+def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
+    """Return the operations per second of one large matrix product, the best of several."""
+    size = 8192 if on_gpu(device) else 512
+    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    best = min(timed(lambda: torch.mm(left, right), device).seconds for _ in range(8))
+    return 2 * size**3 / best

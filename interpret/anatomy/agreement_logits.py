@@ -1,0 +1,124 @@
+"""Logits from states, as this package computes them, compared with a model's own; ``agreement`` asks for it.
+
+Shapes: 2 texts, T tokens, V vocabulary, D hidden width.
+"""
+
+from math import nan
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from interpret.anatomy.agreement_layers import row_of
+from interpret.anatomy.agreement_pass import SHARED, Recorded, own_result
+from interpret.anatomy.anatomy import Anatomy, base_of
+from interpret.anatomy.calls import decode_translation, first_layer_input
+from interpret.anatomy.difference import apart
+from interpret.anatomy.families import FAMILIES
+from interpret.anatomy.vocabulary import final_modules, logits_of, word_embeddings
+from interpret.device import is_out_of_memory
+from interpret.errors import one_line
+
+
+def problem_of_attention(model: PreTrainedModel, exact: bool, own: Tensor) -> str | None:
+    """Return a problem if the two texts differ at tokens before their first difference.
+
+    Args:
+        model: the model.
+        exact: as for ``apart``.
+        own: what the model computed for the two texts, [2, T, ...].
+    """
+    one, other = own[:, :SHARED]
+    figures = apart(exact, one, other, tolerance=1e-4)
+    if figures is None:
+        return None
+    settings = [f"{name}={value}" for name, value in vars(model.config).items() if "bidirectional" in name and value]
+    if not settings and model.config.model_type not in FAMILIES and not getattr(model.config, "is_decoder", True):
+        settings = ["is_decoder=False"]
+    cause = f" (its configuration has {', '.join(settings)})" if settings else ""
+    return (
+        f"{type(model).__name__}: tokens attend to later tokens{cause}: a prediction changes from {figures[1]:.4g} to "
+        f"{figures[0]:.4g} when only a later token changes. Only models with causal attention are supported"
+    )
+
+
+def problem_of_logits(
+    model: PreTrainedModel, exact: bool, anatomy: Anatomy | None, ids: Tensor, own: Tensor, seen: Recorded
+) -> str | None:
+    """Return why logits cannot be computed from word embeddings, states and the unembedding; None if they can.
+
+    Args:
+        model: the model; without an unembedding, only its embeddings are compared.
+        exact: as for ``apart``.
+        anatomy: its parts, if its family is supported.
+        ids: the two texts, [2, T].
+        own: what the model computed for them: logits, [2, T, V], or states, [2, T, D].
+        seen: what was recorded at the same time.
+    """
+    try:
+        return _problem_of_embeddings(model, exact, anatomy, ids, seen) or (
+            None if model.get_output_embeddings() is None else _problem_of_head(model, exact, anatomy, own, seen)
+        )
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
+        return (
+            f"{type(model).__name__} (model_type {model.config.model_type!r}): its logits cannot be computed from word "
+            "embeddings, its last state and its unembedding, as those of other models "
+            f"({one_line(f'{type(error).__name__}: {error}', 200)})"
+        )
+
+
+def problem_of_translation(model: PreTrainedModel, exact: bool, ids: Tensor) -> str | None:
+    """Return why the logits of a translation model, for texts [2, T] as its targets, cannot be computed; or None."""
+    own = own_result(model, ids)
+    source, text = (word_embeddings(model, rows) for rows in (ids[:1].expand_as(ids), ids))
+    figures = apart(exact, logits_of(model, decode_translation(model, source, text)[0]), own)
+    return problem_of_attention(model, exact, own) or (None if figures is None else _other_logits(model, figures))
+
+
+def _problem_of_embeddings(
+    model: PreTrainedModel, exact: bool, anatomy: Anatomy | None, ids: Tensor, seen: Recorded
+) -> str | None:
+    embeddings = word_embeddings(model, ids)
+    if anatomy is not None:
+        what, theirs = "the first layer's input", seen.layers[0]["resid_pre"]
+        ours = first_layer_input(anatomy, embeddings, 0)
+    else:
+        what, theirs = "the last state", seen.states
+        ours = base_of(model)(inputs_embeds=embeddings, use_cache=False)[0]
+    figures = apart(exact, ours, theirs)
+    if figures is None:
+        return None
+    return (
+        f"{type(model).__name__}: {what} is {figures[0]:.4g} for word embeddings and {figures[1]:.4g} for the ids of "
+        "the same tokens, so embeddings cannot stand for tokens; the model scales or changes them when it looks them up"
+    )
+
+
+def _problem_of_head(
+    model: PreTrainedModel, exact: bool, anatomy: Anatomy | None, own: Tensor, seen: Recorded
+) -> str | None:
+    # One token is enough, because every token gets the same unembedding, and one is cheap.
+    states, own = seen.states[:1, -1], own[:1, -1]
+    if anatomy is not None:
+        unembedded = seen.layers[-1]["resid_post"][:1, -1]
+        for module in final_modules(anatomy):
+            unembedded = module(unembedded)
+        if apart(exact, unembedded, states) is not None:
+            return _other_logits(model, apart(exact, logits_of(model, unembedded), own) or (nan, nan))
+    figures = apart(exact, logits_of(model, states), own)
+    return None if figures is None else _other_logits(model, figures)
+
+
+def _other_logits(model: PreTrainedModel, figures: tuple[float, float]) -> str:
+    settings = {name: value for name, value in vars(model.config).items() if "logit" in name and value not in (None, 1)}
+    said = ", ".join(f"{name}={value}" for name, value in settings.items())
+    cause = "between the two, it changes states or logits in a way that is not supported here"
+    if said:
+        cause = f"its configuration has {said}"
+    if model.config.model_type in FAMILIES:
+        cause += f"; {row_of(model)} has to describe this (logit_scale, logit_divisor, final_softcap, final)"
+    return (
+        f"{type(model).__name__} (model_type {model.config.model_type!r}): unembedding its last state gives a logit of "
+        f"{figures[0]:.4g}, where the model's own is {figures[1]:.4g}; {cause}"
+    )

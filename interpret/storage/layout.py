@@ -1,0 +1,37 @@
+"""The files of a run folder, and the commands that write one."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from interpret.records import (
+    HeadView,
+    Interpretation,
+    LensReading,
+    LocationCell,
+    LogitShare,
+    NeuronEffect,
+    TokenScore,
+    TraceCell,
+)
+
+TABLE, MANIFEST, PROGRESS = "table.csv", "manifest.json", "progress.jsonl"
+WHAT_TO_DO = "give another --output folder, or delete this one"
+TABLES: Mapping[str, type] = MappingProxyType(
+    {
+        "selfie": Interpretation,
+        "trace": TraceCell,
+        "attribute": TokenScore,
+        "locate": LocationCell,
+        "probe lens": LensReading,
+        "probe logits": LogitShare,
+        "probe heads": HeadView,
+        "probe neurons": NeuronEffect,
+    }
+)
+"""Command in a run's identity -> record type of its table. The record types of user-defined probes are not listed."""
+
+NEXT_COMMAND: Mapping[str, str] = MappingProxyType(
+    {"selfie": "interpret report", "trace": "interpret figures", "locate": "interpret figures"}
+    | {command: "interpret figures" for command in TABLES if command.startswith("probe ")}
+)
+"""Command of a run -> the command that shows its results."""

@@ -1,0 +1,39 @@
+"""Memory of freed tensors is used again: page faults of a fresh process, with and without the call."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+TENSOR = 2**20  # float32 numbers: 4 MiB
+TENSORS = 6  # together more than glibc keeps by itself, which is twice the size of one of them
+ROUNDS = 20
+PROGRAM = f"""
+import resource
+import torch
+from interpret.device import reuse_freed_memory
+
+{{call}}
+def work():
+    several = [torch.ones({TENSOR}) for _ in range({TENSORS})]
+
+for _ in range(3):
+    work()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range({ROUNDS}):
+    work()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def page_faults(call: str) -> int:
+    output = subprocess.run([sys.executable, "-c", PROGRAM.format(call=call)], capture_output=True, check=True)
+    return int(output.stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such limit")
+def test_new_tensors_take_the_memory_of_freed_ones():
+    round_of_pages = TENSORS * 4 * TENSOR // 4096
+    assert page_faults("") > ROUNDS / 2 * round_of_pages
+    assert page_faults("reuse_freed_memory()") < round_of_pages
