@@ -1,12 +1,17 @@
 # `make demo` and `make test` are the two commands to start with; the README shows the pip and python commands they run.
-# `make test-current` runs the tests that depend on transformers with a current release, in a separate environment.
+# `make test-current` runs the tests that depend on transformers with a current release, in a separate environment, and
+# `make test-packaging` installs the package beside several releases, in environments that it makes and removes.
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell command -v $(name) 2>/dev/null)))
 BIN := .venv/bin
 CURRENT := .venv-current/bin
+# The newest release of transformers that was tested, in an environment of its own.
+CURRENT_TRANSFORMERS ?= transformers==5.23.0
+# The versions that all environments here have in common.
+PIP_INSTALL := -m pip install --quiet --constraint $(or $(CONSTRAINTS),constraints.txt)
 # The tests whose results depend on the version of transformers.
 CURRENT_TESTS := $(addprefix tests/,activations anatomy control engine prompts surgery sweep other_device \
   $(addsuffix .py,attribution/test_attention attribution/test_translation facts/test_filter \
-  integration/test_tokenizers models/test_opening models/test_gguf models/test_safety probing/test_composition probing/test_head_flow \
+  integration/test_tokenizers models/test_extras models/test_opening models/test_gguf models/test_safety probing/test_composition probing/test_head_flow \
   probing/test_heads probing/test_knowledge_prober probing/test_layer_edits probing/test_logit_lens \
   selfie/test_selfie selfie/test_templates tracing/test_approximate tracing/test_knowledge_tracing \
   tracing/test_trace test_current_install test_finite))
@@ -15,7 +20,7 @@ CURRENT_TESTS := $(addprefix tests/,activations anatomy control engine prompts s
 # share models. Files keep their order (no-loadscope-reorder), because the slow ones come first.
 PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-all test-current lint mutants bench gpu browser clean
+.PHONY: demo test test-all test-current test-packaging lint mutants bench gpu browser clean
 
 demo: .venv/installed
 	$(BIN)/python install_patch.py
@@ -27,6 +32,9 @@ test: lint browser
 test-current: .venv-current/installed
 	$(CURRENT)/python $(PYTEST) $(CURRENT_TESTS)
 
+test-packaging: .venv/installed-for-tests
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m packaging tests/installation
+
 # Both suites, with the combinations of families, tokenizers, data types and methods that the targets above leave out.
 test-all: lint browser .venv-current/installed
 	$(BIN)/python $(PYTEST) --all-combinations
@@ -36,6 +44,7 @@ lint: .venv/installed-for-tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32 interpret
 
 # Changes of the code that no test notices: COUNT of them are drawn with SEED. About half a minute per change.
 mutants: .venv/installed-for-tests
@@ -65,22 +74,20 @@ clean:
 	rm -rf .venv .venv-current runs
 
 # The installations are updated when the required packages change.
-.venv/installed: setup.py pyproject.toml
+.venv/installed: setup.py pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is required but was not found; give its path: make PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing the project and its packages into .venv (about a minute, 1.6 GB)"
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python $(PIP_INSTALL) --editable '.[patch]'
 	touch $@
 
 .venv/installed-for-tests: .venv/installed
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(BIN)/python $(PIP_INSTALL) --editable '.[patch,test]'
 	touch $@
 
-# --no-deps, because setup.py pins the transformers release that install_patch.py patches.
-.venv-current/installed: requirements-current.txt setup.py
+.venv-current/installed: setup.py constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is required but was not found; give its path: make PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(CURRENT)/python || $(PYTHON) -m venv .venv-current
 	@echo "installing a current transformers into .venv-current (about a minute, 1.6 GB)"
-	$(CURRENT)/python -m pip install --quiet --requirement requirements-current.txt
-	$(CURRENT)/python -m pip install --quiet --no-deps --editable .
+	$(CURRENT)/python $(PIP_INSTALL) '$(CURRENT_TRANSFORMERS)' --editable '.[accelerate,bitsandbytes,sentencepiece,test]'
 	touch $@

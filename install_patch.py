@@ -38,6 +38,9 @@ STOCK_SHA256 = {
     "models/llama/modeling_llama.py": "587c6c22164aa5ed2dce80bc6a1ebf173fe7ec42043f64986dbe2b588bab7dbe",
 }
 ADDITIONS = Path(__file__).resolve().parent / "transformers_files"
+# What installs that release with the packages that work with it; from a clone, this file lies beside its setup.py.
+IN_CLONE = ADDITIONS.with_name("setup.py").is_file()
+PIP_INSTALL = "pip install -e '.[patch]'" if IN_CLONE else "pip install 'llm-interpret[patch]'"
 # Blocks of every release begin and end like this, so that a later one knows an earlier one's.
 BEGIN = b"# >>> llm-interpret: begin"
 END = b"# <<< llm-interpret: end <<<\n"
@@ -100,7 +103,7 @@ def find_transformers() -> Path:
     spec = find_spec("transformers")
     if spec is None or spec.origin is None:
         raise Refused(
-            f"{sys.executable} has no transformers; run `pip install transformers=={VERSION}`, "
+            f"{sys.executable} has no transformers; run `{PIP_INSTALL}` (Python 3.11 or 3.12), "
             "or name its folder with --transformers DIR"
         )
     return Path(spec.origin).parent
@@ -189,7 +192,7 @@ def checked_targets(package: Path) -> list[Target]:
     if version != VERSION:
         raise Refused(
             f"the transformers in {package} is {version}, and the patch is for {VERSION} only; "
-            f"run `pip install transformers=={VERSION}` there, or leave it and call `interpret.attach(model)`, which "
+            f"run `{PIP_INSTALL}` there (Python 3.11 or 3.12), or leave it and call `interpret.attach(model)`, which "
             "gives one model the same methods and changes no file"
         )
     targets = find_targets(package)
@@ -215,7 +218,7 @@ def check_writable(package: Path, targets: Sequence[Target]) -> None:
         if not os.access(folder, os.W_OK | os.X_OK):
             raise Refused(
                 f"{folder} cannot be written by this user; run this as its owner, or use an environment of your "
-                f"own: python -m venv venv && venv/bin/pip install transformers=={VERSION}"
+                f"own: python -m venv venv && venv/bin/{PIP_INSTALL}"
             )
 
 

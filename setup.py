@@ -4,23 +4,38 @@ The distribution is called llm-interpret because another library already install
 interpret: see "Package name conflict" in README.md.
 """
 
+import shutil
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import find_namespace_packages, find_packages, setup
+from setuptools.command.build_py import build_py
+
+HERE = Path(__file__).parent
+
+
+class BuildWithExamples(build_py):
+    """Also copies the examples and the notebook into the package; a clone keeps them at its top."""
+
+    def run(self) -> None:
+        """Build the packages; an editable installation finds the files in the clone (interpret/examples/files.py)."""
+        super().run()
+        if not self.editable_mode:
+            for file in [*HERE.glob("examples/*"), *HERE.glob("scripts/*.ipynb")]:
+                shutil.copy(file, Path(self.build_lib, "interpret", "examples"))
+
 
 setup(
     name="llm-interpret",
     version="0.1.0",
     description="Read and edit the hidden states of Hugging Face language models; the weights stay untouched.",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description=HERE.joinpath("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
     # transformers_files is installed beside install_patch.py, so that the command interpret-patch finds it.
     packages=[
-        *find_packages(include=["interpret", "interpret.*"]),
-        "transformers_files.generation",
-        "transformers_files.models.llama",
+        *find_packages(include=["interpret*"]),
+        *find_namespace_packages(include=["transformers_files*"], exclude=["*.__pycache__"]),
     ],
     package_data={
         "": ["*.pyi"],  # the public names of each package; interpret.lazy reads them at run time
@@ -29,28 +44,43 @@ setup(
         "interpret.pages": ["*.html", "*.css", "*.js"],
     },
     py_modules=["install_patch"],
-    # Versions known to work together; docs/architecture.md gives the reason for each bound.
+    cmdclass={"build_py": BuildWithExamples},
+    # No upper bounds, so that pip never moves a package that the user has; a release of transformers that does not
+    # work is refused at run time. docs/architecture.md gives the reason for each lower bound.
     install_requires=[
-        "transformers==4.34.0",
-        "tokenizers>=0.14.1,<0.15",
-        "huggingface-hub>=0.17.3,<0.18",
-        "torch>=2.4,<=2.13.0",
-        "accelerate==0.31.0",
-        "bitsandbytes>=0.50,<0.51",
-        "safetensors<1",
-        "sentencepiece>=0.2,<0.3",
-        "protobuf>=4.25,<8",
-        "numpy>=2.0.2,<3",
-        "pandas>=3,<4",
-        "gguf>=0.17,<1",
-        "jinja2>=3.1,<4",
-        "matplotlib>=3.9,<4",
-        "mpmath>=1.3,<2",
-        "pyyaml>=6,<7",
-        "rich>=13,<16",
-        "typer>=0.15,<1",
+        "transformers>=4.34.0",
+        "torch>=2.4",
+        "filelock",
+        "gguf>=0.17",
+        "jinja2>=3.1",
+        "matplotlib>=3.9",
+        "mpmath>=1.3",
+        "numpy>=1.26",
+        "pandas>=2.2",
+        "psutil>=5.9",
+        "pyyaml>=6",
+        "rich>=13",
+        "safetensors",
+        "typer>=0.15",
     ],
     extras_require={
+        "accelerate": ["accelerate>=0.31"],
+        "bitsandbytes": ["bitsandbytes>=0.50"],
+        "peft": ["peft>=0.10"],
+        "sentencepiece": ["sentencepiece>=0.2", "protobuf>=4.25"],
+        # The releases that go with the patch of transformers 4.34.0; its tokenizers have no wheels for Python 3.13.
+        "patch": [
+            f"{requirement}; python_version < '3.13'"
+            for requirement in (
+                "transformers==4.34.0",
+                "tokenizers>=0.14.1,<0.15",
+                "huggingface-hub>=0.17.3,<0.18",
+                "accelerate==0.31.0",
+                "bitsandbytes>=0.50,<0.51",
+                "sentencepiece>=0.2,<0.3",
+                "protobuf>=4.25",
+            )
+        ],
         "test": [
             "captum>=0.9,<0.10",
             "hypothesis>=6.100,<7",
@@ -63,6 +93,7 @@ setup(
             "ruff>=0.8,<1",
             "scipy>=1.14,<2",
             "selenium>=4.20,<5",
+            "setuptools>=70.1",
         ],
     },
     entry_points={

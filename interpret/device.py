@@ -1,10 +1,10 @@
 """Memory size of a device, copies to it, retries with smaller batches when memory runs out, and float64."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -33,7 +33,7 @@ def total_memory(device: torch.device) -> int:
     """Return the total memory of a device in bytes; for a CPU, the memory of the machine."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return int(psutil.virtual_memory().total)
 
 
 def reuse_freed_memory() -> None:

@@ -379,8 +379,8 @@ def test_script_needs_nothing_installed_and_imports_no_transformers(package: Pat
     done = python("-S", script, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (
         2,
-        f"refused, nothing changed: {sys.executable} has no transformers; run `pip install transformers==4.34.0`, "
-        "or name its folder with --transformers DIR\n",
+        f"refused, nothing changed: {sys.executable} has no transformers; run `pip install -e '.[patch]'` "
+        "(Python 3.11 or 3.12), or name its folder with --transformers DIR\n",
     )
     done = python("-S", script, path=(package.parent,), cwd=tmp_path)
     assert done.returncode == 0, done.stderr

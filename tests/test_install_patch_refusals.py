@@ -53,8 +53,8 @@ def test_other_version_is_refused(package: Path, version: str, action: Any) -> N
     (package / "__init__.py").write_text(f'__version__ = "{version}"\n')
     message = (
         f"the transformers in {package} is {version}, and the patch is for 4.34.0 only; "
-        "run `pip install transformers==4.34.0` there, or leave it and call `interpret.attach(model)`, which "
-        "gives one model the same methods and changes no file"
+        "run `pip install -e '.[patch]'` there (Python 3.11 or 3.12), or leave it and call "
+        "`interpret.attach(model)`, which gives one model the same methods and changes no file"
     )
     refuses(action, package, message)
     code, said = run("status", "--transformers", package)
@@ -143,7 +143,7 @@ def test_folder_that_cannot_be_written_is_refused(closed: str) -> None:
         (folder / closed).chmod(0o555)
         before = content(folder)
         done = python("-c", AS_NOBODY, package, cwd=folder)
-        own = "python -m venv venv && venv/bin/pip install transformers==4.34.0"
+        own = "python -m venv venv && venv/bin/pip install 'llm-interpret[patch]'"
         assert (done.returncode, done.stderr) == (
             2,
             f"refused, nothing changed: {folder / closed} cannot be written by this user; "

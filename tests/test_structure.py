@@ -124,7 +124,7 @@ def test_tests_stand_in_the_package_they_are_about():
         path.name for path in (TOP / "tests").iterdir() if path.is_dir() and not path.name.startswith(("_", "."))
     }
     packages = {room_of(module) for module in PACKAGES} - {"__init__"}
-    assert folders - packages == {"data", "integration", "mutants", "other_device", "reference"}
+    assert folders - packages == {"data", "installation", "integration", "mutants", "other_device", "reference"}
     untested = packages - folders
     assert untested <= {"drawing"}, untested  # drawn by the figures, and tested with them
 

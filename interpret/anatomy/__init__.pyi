@@ -43,6 +43,8 @@ from .generate_settings import uncompiled as uncompiled
 from .insides import centres as centres
 from .patterns import last_attention_only as last_attention_only
 from .patterns import reporting_attention as reporting_attention
+from .releases import can_be_patched as can_be_patched
+from .releases import check_release as check_release
 from .releases import dequantised as dequantised
 from .releases import gguf_arguments as gguf_arguments
 from .releases import given_embedding_scales as given_embedding_scales

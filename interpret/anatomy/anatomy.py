@@ -8,6 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from interpret.anatomy.families import FAMILIES, Block, Family, Parts
+from interpret.anatomy.releases import check_release
 from interpret.errors import UnsupportedModelError
 
 
@@ -42,8 +43,10 @@ def anatomy_of(model: PreTrainedModel) -> Anatomy:
     """Find the parts of a model, which is a causal LM or its base model.
 
     Raises:
-        UnsupportedModelError: if the model's family is not supported, or the model does not have the family's modules.
+        UnsupportedModelError: if the model's family or the installed transformers is not supported, or the model does
+            not have the family's modules.
     """
+    check_release()
     family = _family_of(model)
     try:
         trunk = base_of(model).get_submodule(family.trunk)

@@ -1,15 +1,49 @@
-"""Opening models, and translation models, in different releases of transformers."""
+"""Releases of transformers: which are supported, and how they open models and translate."""
 
 import re
+import warnings
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 import transformers
+from packaging.version import Version
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from interpret.errors import UnsupportedModelError
+
+PATCHED, FIRST_CURRENT, NEWEST_TESTED = "4.34.0", "4.57", "5.23.0"
+"""The release that can be patched, and the first and the last of the supported current releases."""
 
 _ERRORS_TELL_SHAPES = find_spec("transformers.core_model_loading") is None
 """Whether the error about a weight of another shape names the shapes; since transformers 5 the loading report does."""
+
+
+@cache
+def check_release() -> None:
+    """Refuse a release of transformers that is not supported; warn once of one that is newer than those tested.
+
+    Raises:
+        UnsupportedModelError: if it is older than 4.34.0, or between 4.34.0 and 4.57.
+    """
+    found = transformers.__version__
+    if found != PATCHED and Version(found) < Version(FIRST_CURRENT):
+        raise UnsupportedModelError(
+            f"transformers {found} is not supported: use {PATCHED}, or {FIRST_CURRENT} or newer "
+            "(pip install --upgrade transformers)"
+        )
+    if Version(found) > Version(NEWEST_TESTED):
+        warnings.warn(
+            f"transformers {found} is newer than {NEWEST_TESTED}, the newest release that this package was tested "
+            "with; 'interpret check MODEL' compares a model with itself",
+            stacklevel=3,
+        )
+
+
+def can_be_patched() -> bool:
+    """Return whether the installed transformers is the release that ``install_patch.py`` patches."""
+    return bool(transformers.__version__ == PATCHED)
 
 
 def reads_gguf() -> bool:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import wraps
-from inspect import Parameter, Signature, signature
+from inspect import Parameter, Signature, cleandoc, signature
 from typing import Annotated, Any
 
 import typer
@@ -35,6 +35,8 @@ _OF_OPTIONS = (
     rf"^({{}})(?= {_QUOTED} (?:is not understood; give (?:pairs|first:end)|has no value))",
 )
 """Places in a message where a single word is the name of an option."""
+_READS_EXAMPLES = re.compile(r" examples/\w")
+_WHERE_EXAMPLES_ARE = "'interpret examples' writes the files of the folder examples."
 
 
 def add_command(app: typer.Typer, name: str, command: Callable[..., None]) -> None:
@@ -46,10 +48,10 @@ def add_command(app: typer.Typer, name: str, command: Callable[..., None]) -> No
         command: the function; its parameters are options, arguments, or dataclasses of options. Its docstring is the
             help text; the first clause is shown in the list of commands, see ``clause``.
     """
-    settings = {"help_option_names": HELP}
-    app.command(name, cls=_Command, short_help=clause(str(command.__doc__)), context_settings=settings)(
-        _spread(command)
-    )
+    text, settings = cleandoc(str(command.__doc__)), {"help_option_names": HELP}
+    if _READS_EXAMPLES.search(text):
+        text += f"\n\n{_WHERE_EXAMPLES_ARE}"
+    app.command(name, cls=_Command, help=text, short_help=clause(text), context_settings=settings)(_spread(command))
 
 
 def clause(text: str) -> str:

@@ -1,6 +1,7 @@
 """Run a command line: first load extensions, then build the commands, so that help lists what extensions register."""
 
 import gc
+import io
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,8 @@ of them garbage, and looking takes a sixth of the time of the imports."""
 
 def main(argv: Sequence[str] | None = None, *, prog_name: str = "interpret") -> None:
     """Run a command line and exit with its code; errors that a user can fix are printed without a traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # on Windows, a file takes only the characters of one language
+        sys.stdout.reconfigure(errors="backslashreplace")
     with _rare_collections(), warnings.catch_warnings():
         # transformers 4.34.0 uses names that torch has renamed since; users cannot fix that.
         warnings.filterwarnings("ignore", message=".*_register_pytree_node.*")

@@ -10,6 +10,7 @@ from interpret.cli.check import check_command
 from interpret.cli.command import HELP, add_command, clause
 from interpret.cli.compare import compare_command
 from interpret.cli.console import tell
+from interpret.cli.examples import examples_command
 from interpret.cli.export import export_command
 from interpret.cli.figures import figures_command
 from interpret.cli.locate import locate_command
@@ -31,6 +32,7 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
     "export": export_command,
     "report": report_command,
     "check": check_command,
+    "examples": examples_command,
 }
 """The commands by name."""
 PROBES: Mapping[str, Callable[..., None]] = {

@@ -18,7 +18,9 @@ def compare_command(
 ) -> None:
     """Compare two traces of the same facts: rank correlation of their indirect effects. No model is needed.
 
-    interpret compare runs/exact runs/approximate
+    interpret trace --facts examples/facts.json --limit 5 --method approximate --output runs/approximate
+
+    interpret compare runs/trace runs/approximate
 
     For each mediator, it prints the mean, the lowest and the highest rank correlation over facts, and for how many
     facts both traces have the largest effect at the same token and layer.

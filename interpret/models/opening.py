@@ -30,10 +30,11 @@ from transformers import (
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging as transformers_logging
 
-from interpret.anatomy import dequantised, gguf_arguments, loading_arguments, reads_gguf
+from interpret.anatomy import check_release, dequantised, gguf_arguments, loading_arguments, reads_gguf
 from interpret.anatomy.changes import Changes
 from interpret.errors import ModelError, RunError, brief, named, one_line, unknown
 from interpret.models.demo import SMOLLM2, demo_model_folder
+from interpret.models.extras import is_installed, missing, require
 from interpret.models.gguf import check_room, converted_folder
 from interpret.models.quantize import quantize_, unrounded_
 from interpret.models.safety import (
@@ -101,11 +102,13 @@ def load(
 
     Raises:
         ModelError: if the model or its tokenizer cannot be found or read, needs code of its own, or the arguments
-            contradict each other or need a device that this machine does not have.
+            contradict each other or need a device that this machine does not have, or an extra that is not installed.
+        UnsupportedModelError: if the installed transformers is not supported.
 
     Example:
         >>> model, tokenizer = load("demo", dtype="float32", device="cpu")  # doctest: +SKIP
     """
+    check_release()
     bits = _bits(load_in_8bit, load_in_4bit)
     torch_dtype = _dtype(dtype)
     place = _place(device, device_map)
@@ -226,6 +229,7 @@ def _place(device: str | torch.device | None, device_map: DeviceMap | None) -> t
         if device is None:
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return _usable("device", device)
+    require("accelerate", "device_map")
     if device is not None:
         raise ModelError("device and device_map exclude each other: give device for one, device_map for several")
     targets = [device_map] if isinstance(device_map, str) else device_map.values()
@@ -272,10 +276,12 @@ def _source(name: str, say: Say | None) -> tuple[str, Gguf]:
             raise ModelError(
                 f"{name!r}: transformers {transformers.__version__} cannot read GGUF files; a current version can"
             )
+        require("accelerate", "opening a GGUF file")
         return str(folder.parent), {"gguf_file": folder.name}
     if folder.exists():
         raise ModelError(f"{name!r} is a file: give the folder that holds it, with its config.json and tokenizer")
-    if name.startswith((".", "~", "/")) or name.count("/") > 1:
+    # A backslash or a colon: a path on Windows.
+    if name.startswith((".", "~", "/")) or name.count("/") > 1 or any(sign in name for sign in "\\:"):
         raise ModelError(f"there is no folder {name!r}: give an existing folder, an id on the hub, or 'demo'")
     return name, {}
 
@@ -336,13 +342,26 @@ def _open_tokenizer(source: str, gguf: Gguf, config: PretrainedConfig) -> PreTra
         check_tokenizer(source, settings, config)
         try:
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **gguf)
-        except ValueError:
-            _refuse_code(source, settings)
+        except Exception as error:
+            if isinstance(error, ValueError):
+                _refuse_code(source, settings)
+            if _lacks_sentencepiece(source, error):
+                raise ModelError(missing("sentencepiece", f"the tokenizer of {source!r}")) from error
             raise
     if tokenizer.pad_token_id is None:
         # An existing token: a new one would need a new row of the embeddings.
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
     return tokenizer
+
+
+def _lacks_sentencepiece(source: str, error: Exception) -> bool:
+    """Return whether a tokenizer was not opened because a package of the extra ``sentencepiece`` is missing.
+
+    Without it, transformers 5 takes the file for one of tiktoken, and says so.
+    """
+    if is_installed("sentencepiece") and is_installed("google.protobuf"):
+        return False
+    return "sentencepiece" in str(error).lower() or any(Path(source).glob("*.model"))
 
 
 def _open_model(
@@ -363,7 +382,7 @@ def _open_model(
         auto = AutoModelForCausalLM
         # With any device map, the weights are not initialised at random first, and loading takes a third of the time.
         # (low_cpu_mem_usage alone has the same effect, but then missing weights are not reported.)
-        device_map = device_map or {"": "cpu"}
+        device_map = device_map or ({"": "cpu"} if is_installed("accelerate") else None)
     of_file = {**gguf, **gguf_arguments()} if gguf else {}
     with _explained(f"cannot open the model {source!r}", "Check the files, and device_map if it is given"), Unfilled():
         model, report = auto.from_pretrained(

@@ -19,6 +19,7 @@ from transformers.pytorch_utils import Conv1D
 
 from interpret.anatomy.changes import Changes
 from interpret.errors import ModelError
+from interpret.models.extras import missing
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
@@ -176,7 +177,5 @@ def _bitsandbytes() -> ModuleType:
         try:
             return importlib.import_module("bitsandbytes")
         except ImportError as error:
-            raise ModelError(
-                f"opening a model in 8 or 4 bits needs the package bitsandbytes, which cannot be imported ({error}); "
-                'install it with: pip install "bitsandbytes>=0.50,<0.51"'
-            ) from error
+            what = f"opening a model in 8 or 4 bits ({error})"
+            raise ModelError(missing("bitsandbytes", what)) from error

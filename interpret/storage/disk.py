@@ -1,43 +1,48 @@
 """Durable file operations: once a function returns, its data survives a killed process or a power failure."""
 
 import errno
-import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from filelock import FileLock, Timeout
+
 from interpret.errors import RunError
+
+_BINARY = getattr(os, "O_BINARY", 0)
+"""On Windows, without this flag, ``os.write`` writes another newline."""
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[bool]:
     """Lock a file against other processes inside the ``with`` block; the lock also ends with the process.
 
+    The file is created if it does not exist. The lock itself is a file beside it, ``.NAME.lock``, because on Windows
+    nobody else could read a locked file.
+
     Yields:
         Whether the file can be written; if not, as on a read-only disk, it is not locked.
 
     Raises:
-        RunError: if another process holds the lock.
+        RunError: if another process holds the lock, or the lock file is a link.
     """
+    lock = _lock_beside(path)
     try:
-        # Writable, because network file systems require it. Links are refused, because they may lead to foreign files.
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunError(f"{path.parent} is being written by another process; wait for it or stop it") from None
     except OSError as error:
         if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM) or not path.exists():
             raise
         yield False
         return
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"{path.parent} is being written by another process; wait for it or stop it") from None
+        path.touch()
         yield True
     finally:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing does not unlock if a forked child has the descriptor
-        os.close(descriptor)
+        lock.release()
 
 
 @contextmanager
@@ -48,18 +53,29 @@ def waiting_lock(path: Path, say_waiting: Callable[[], None]) -> Iterator[None]:
         path: the lock file; created if it does not exist.
         say_waiting: called once if another process holds the lock.
     """
-    with path.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say_waiting()
-            fcntl.flock(file, fcntl.LOCK_EX)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say_waiting()
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
+
+
+def _lock_beside(path: Path) -> FileLock:
+    """Return the lock of a file. Links are refused, because they may lead to foreign files."""
+    place = path.with_name(f".{path.name}.lock")
+    if place.is_symlink():
+        raise RunError(f"{place} is a link, not a lock file; remove it")
+    return FileLock(place)
 
 
 def append_durably(path: Path, data: bytes) -> None:
     """Append to a file, and return once the data is on disk."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | _BINARY)
     try:
         while data:  # on an almost full disk, a write may be partial and the next one fail
             data = data[os.write(descriptor, data) :]
@@ -83,10 +99,9 @@ def append_line(path: Path, line: bytes) -> int:
     Returns:
         Number of bytes of an incomplete last line that were removed.
     """
-    there = path.exists()
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with _lock_beside(path):
+        there = path.exists()
+        path.touch()
         whole = path.read_bytes().rfind(b"\n") + 1
         torn = path.stat().st_size - whole
         cut(path, whole)
@@ -94,9 +109,6 @@ def append_line(path: Path, line: bytes) -> int:
         if not there:
             sync(path.parent)
         return torn
-    finally:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-        os.close(descriptor)
 
 
 def cut(path: Path, size: int) -> None:
@@ -106,8 +118,14 @@ def cut(path: Path, size: int) -> None:
 
 
 def sync(path: Path) -> None:
-    """Flush a file, or the entries of a folder, to disk (fsync)."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Flush a file, or the entries of a folder where the system opens folders (Windows does not), to disk (fsync)."""
+    if path.is_dir():
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except PermissionError:
+            return
+    else:
+        descriptor = os.open(path, os.O_RDWR)  # Windows flushes only what is open for writing
     try:
         os.fsync(descriptor)
     finally:

@@ -15,7 +15,6 @@ from types import MethodType
 from typing import Any, TypeVar
 
 import torch
-import transformers
 from torch import Tensor, nn
 from transformers import GenerationConfig, GenerationMixin, MaxLengthCriteria, PreTrainedModel, StoppingCriteriaList
 from transformers.utils import ModelOutput
@@ -225,11 +224,6 @@ def _greedily(model: PreTrainedModel, input_ids: Tensor, arguments: dict[str, An
     arguments.setdefault("attention_mask", torch.ones_like(input_ids))
     with generating_by(model, config):
         return model.generate(input_ids, stopping_criteria=others, **arguments)
-
-
-def can_be_patched() -> bool:
-    """Return whether the installed transformers is the release that ``install_patch.py`` patches."""
-    return transformers.__version__ == "4.34.0"
 
 
 def decoding_modes() -> list[str]:

@@ -15,6 +15,7 @@ from interpret.activations._record import SITES
 from interpret.anatomy import (
     anatomy_of,
     cache_tensors,
+    can_be_patched,
     check_logits,
     check_parts,
     input_device,
@@ -22,7 +23,7 @@ from interpret.anatomy import (
 )
 from interpret.device import in_float64
 from interpret.prompts.batches import pad, position_ids
-from interpret.surgery.generation import can_be_patched, decoding_modes, forward_interpret, generate_interpret
+from interpret.surgery.generation import decoding_modes, forward_interpret, generate_interpret
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,21 @@
-"""Run the demo notebook as a user does, and check its outputs."""
+"""Run the demo notebook as a user does, in a folder of its own, and check its outputs."""
 
 import re
-from pathlib import Path
 
 import nbclient
 import nbformat
 import pytest
 
-NOTEBOOK = Path(__file__).parents[2] / "scripts" / "interpretation_demo.ipynb"
+import interpret
+
+NOTEBOOK = interpret.example("interpretation_demo")
 
 
 @pytest.fixture(scope="module")
-def run():
+def run(tmp_path_factory):
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    nbclient.NotebookClient(notebook, timeout=1500, resources={"metadata": {"path": str(NOTEBOOK.parent)}}).execute()
+    folder = {"metadata": {"path": str(tmp_path_factory.mktemp("empty"))}}
+    nbclient.NotebookClient(notebook, timeout=1500, resources=folder).execute()
     return notebook
 
 

@@ -9,7 +9,7 @@ PACKAGE = TOP / "interpret"
 LEVELS = [
     {"lazy"},
     {"errors"},
-    {"reading"},
+    {"examples", "reading"},
     {"device", "finite", "records"},
     {"anatomy", "pages", "prompts", "stats", "storage"},
     {"activations", "drawing", "models", "work"},

@@ -61,7 +61,8 @@ def manifest_of(folder: Path) -> dict[str, Any]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    """Name -> bytes of each file but the lock."""
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.suffix != ".lock"}
 
 
 def unbroken_run(folder: Path) -> dict[str, bytes]:

@@ -1,7 +1,6 @@
 """Folders that are refused, and what is needed to open one."""
 
 import errno
-import fcntl
 import json
 import os
 from collections.abc import Callable
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from interpret.errors import RunError
 from interpret.storage.disk import replace_whole
@@ -314,10 +314,18 @@ def test_a_second_process_is_refused_until_the_first_ends(tmp_path: Path) -> Non
 def test_the_lock_is_given_back_also_after_an_error(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), opened(tmp_path):
         raise ZeroDivisionError
-    with (tmp_path / "progress.jsonl").open("r+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        left = [link for link in Path("/proc/self/fd").iterdir() if in_folder(link, tmp_path)]
-    assert len(left) == 1, "a descriptor was left open"
+    left = [link for link in Path("/proc/self/fd").iterdir() if in_folder(link, tmp_path)]
+    assert left == [], "a descriptor was left open"
+    with FileLock(tmp_path / ".progress.jsonl.lock", timeout=0):
+        pass
+
+
+def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".progress.jsonl.lock").symlink_to(tmp_path / "mine")
+    refused(tmp_path / "run", f"{tmp_path / 'run' / '.progress.jsonl.lock'} is a link, not a lock file; remove it")
+    assert (tmp_path / "mine").read_text() == "mine"
 
 
 def test_the_lock_is_given_back_even_while_a_child_holds_its_descriptor(tmp_path: Path) -> None:
