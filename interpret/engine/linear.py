@@ -7,12 +7,15 @@ gives wrong results, or if the layer is not a plain linear layer (quantised, hoo
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
+
+from interpret.anatomy.passes import grad_mode
 
 Module = Callable[[Tensor], Tensor]
 
@@ -23,11 +26,31 @@ def quick(module: Module) -> Module:
     The module's parameters are read at each call, so later changes to them take effect.
     """
     if type(module) is nn.Linear or type(module) is Conv1D:
-        return lambda x: _apply(module, x)
+        return LinearLayer(module)
     if isinstance(module, nn.Linear):
         # Quantised layers expect a matrix [rows, features], in which they look for outliers.
         return lambda x: rounded_alike(module, x.reshape(-1, x.shape[-1])).unflatten(0, x.shape[:-1])
     return module
+
+
+@dataclass(frozen=True)
+class LinearLayer:
+    """A linear layer of torch, or a ``Conv1D`` of transformers."""
+
+    module: Any
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the layer's output, [..., in] -> [..., out]."""
+        return _apply(self.module, x)
+
+    def pull(self, at_output: Tensor) -> Tensor:
+        """Return the derivative at the input for one at the output, [..., out] -> [..., in]; there is no graph."""
+        weight = self.module.weight if type(self.module) is Conv1D else self.module.weight.t()  # [in, out]
+        with grad_mode(False):
+            operator = _operator()
+            if operator is None or not _is_plain(self.module, weight, at_output):
+                return nn.functional.linear(at_output, weight)
+            return operator(at_output, weight, None)
 
 
 def rounded_alike(product: Module, rows: Tensor) -> Tensor:
