@@ -72,7 +72,7 @@ class LayerRun:
 
 
 @dataclass(frozen=True)
-class Run:
+class DifferentiableRun:
     """Layers that were run one after the other, from layer ``first`` on."""
 
     layers: list[LayerRun]
@@ -114,7 +114,7 @@ class Run:
 
 def run_layers(
     trunk: Trunk, x: Tensor, *, first: int = 0, given: Mapping[str, Tensor] | None = None, slope: Slope = derivative
-) -> Run:
+) -> DifferentiableRun:
     """Run the layers from layer ``first`` on, so that derivatives can be taken back.
 
     Args:
@@ -133,7 +133,7 @@ def run_layers(
             x = x.to(layer.device)
             found.append(_run_layer(layer, x, mask.to(x), here, slope))
             x = found[-1].output
-    return Run(found, first, start)
+    return DifferentiableRun(found, first, start)
 
 
 def takes_back(model: PreTrainedModel, trunk: Trunk) -> bool:

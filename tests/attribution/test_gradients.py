@@ -88,6 +88,24 @@ def test_a_graph_of_the_text_serves_all_steps_of_a_model_that_only_autograd_can_
     assert_near(found.scores[: len(ids_of(TARGET)) - 1, 1], expected[: len(ids_of(TARGET)) - 1, 1])
 
 
+class Mixing(nn.Module):
+    """An activation function that does not act on each neuron alone."""
+
+    def forward(self, x):
+        return torch.tanh(x) * x.mean(-1, keepdim=True)
+
+
+def test_a_model_whose_derivatives_are_not_taken_back_rightly_is_left_to_autograd():
+    model = copy.deepcopy(wide_model("llama"))
+    for layer in model.model.layers:
+        layer.mlp.act_fn = Mixing()
+    (found,) = attribute(model, TOKENIZER, PROMPT, TARGET, method="saliency").sequences
+    for step, (ids, target) in enumerate(prefixes(TARGET)):
+        x = embeddings_of(model, ids).requires_grad_()
+        (expected,) = torch.autograd.grad(probability_of(model, x, target).sum(), x)
+        assert_near(found.scores[: len(ids), step], expected[0].numpy())
+
+
 @pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.gradients and not method.layers])
 def test_scores_exist_for_the_tokens_before_a_step_only(method):
     found = scores("llama", method)

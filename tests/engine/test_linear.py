@@ -44,6 +44,20 @@ def test_it_is_the_layers_product(layer, x):
     assert torch.allclose(found.double(), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("layer", ["bias", "no bias", "conv"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_derivatives_are_taken_back_to_the_input(layer, dtype):
+    module = layer_of(layer).to(dtype)
+    x, at = torch.randn(2, 5, 24, dtype=torch.float64, requires_grad=True), torch.randn(3, 2, 5, 40, dtype=dtype)
+    found = quick(module).pull(at)
+    assert found.dtype == dtype
+    assert not found.requires_grad
+    output = module.double()(x)
+    for taken_back, one in zip(found, at, strict=True):
+        (expected,) = torch.autograd.grad(output, x, one.double(), retain_graph=True)
+        assert torch.allclose(taken_back.double(), expected, rtol=1e-5, atol=1e-5)
+
+
 @torch.no_grad()
 def test_a_changed_weight_counts():
     module, x = layer_of("bias"), inputs("cells")

@@ -22,7 +22,7 @@ from interpret.attribution.methods.gradients import check_count, quadrature, res
 from interpret.attribution.steps.derivatives import PLAIN, Rule, WayBack, derivatives, groups, sides
 from interpret.attribution.steps.fitting import at_once, summed
 from interpret.attribution.steps.step import Baseline, Step
-from interpret.engine.pullback import Run, run_layers
+from interpret.engine.pullback import DifferentiableRun, run_layers
 from interpret.errors import InputError, unknown
 from interpret.prompts.selectors import select
 
@@ -182,7 +182,7 @@ def _products_taken_back(
     return found
 
 
-def _value(run: Run, name: str) -> Tensor:
+def _value(run: DifferentiableRun, name: str) -> Tensor:
     """Return a recorded activation, [B, T, D]; what is added to the residual stream includes the residual factor."""
     site, _, layer = name.partition(".")
     ran = run.layers[int(layer)]
@@ -275,7 +275,9 @@ def _at_points_by_autograd(steps: Sequence[Step], name: str, points: Tensor) -> 
         yield slope[:, :T]
 
 
-def _at_points_taken_back(way: WayBack, run: Run, steps: Sequence[Step], name: str, points: Tensor) -> Iterator[Tensor]:
+def _at_points_taken_back(
+    way: WayBack, run: DifferentiableRun, steps: Sequence[Step], name: str, points: Tensor
+) -> Iterator[Tensor]:
     """Yield the derivatives of each step's value at given values of an activation, [B, T, D]."""
     site, _, number = name.partition(".")
     layer, text = int(number), steps[-1].embeddings

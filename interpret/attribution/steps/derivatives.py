@@ -22,7 +22,7 @@ from interpret.anatomy.passes import grad_mode
 from interpret.attribution.steps.fitting import in_parts, summed
 from interpret.attribution.steps.step import Step
 from interpret.device import unless_too_large
-from interpret.engine.pullback import Run, Slope, derivative, run_layers, takes_back
+from interpret.engine.pullback import DifferentiableRun, Slope, derivative, run_layers, takes_back
 from interpret.engine.trunk import Trunk, check_trunk, trunk_of
 from interpret.errors import InputError, UnsupportedModelError
 
@@ -167,14 +167,14 @@ class WayBack:
                 slope = at[:, : len(step.ids)]
                 yield slope if more is None else slope + more
 
-    def run(self, embeddings: Tensor, rule: Rule = PLAIN) -> Run:
+    def run(self, embeddings: Tensor, rule: Rule = PLAIN) -> DifferentiableRun:
         """Run the layers on the embeddings of B texts, [B, T, D]."""
         with grad_mode(False):
             entered = self.trunk.enter(embeddings)
         return run_layers(self.trunk, entered, slope=rule.slope)
 
     def at_last(
-        self, run: Run, steps: Sequence[Step], embeddings: Tensor, rule: Rule = PLAIN
+        self, run: DifferentiableRun, steps: Sequence[Step], embeddings: Tensor, rule: Rule = PLAIN
     ) -> tuple[Tensor, list[Tensor | None]]:
         """Return the derivatives of the values of steps at the last layer's output, [G, B, N, D].
 

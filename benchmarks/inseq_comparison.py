@@ -1,23 +1,17 @@
-"""Compare the time of gradient attributions with that of Inseq, which needs an environment of its own:
-
-python -m venv inseq-env
-inseq-env/bin/python -m pip install inseq==0.7.1 torch==2.13.0
-python benchmarks/bench_inseq.py --inseq inseq-env/bin/python
+"""Compare the time of gradient attributions with Inseq's, for ``bench_attribution.py --inseq``.
 
 Both attribute the same tokens of the same text with the same model, settings and number of threads, alternately, Inseq
 in a process of its own; the time is that of one call. The scores must agree. Inseq's DeepLIFT (Captum's) does not know
 SiLU, the activation function of the demo model, and takes its derivative: there the scores must be the gradient times
-the difference from the baseline, and only the times are compared.
+the difference from the baseline, and only the times are compared. Inseq's saliency is the absolute value of ours. Its
+integrated gradients of layers are zeros: it runs the text also where Captum asks for the baseline's activations.
 """
 
-import argparse
 import json
 import os
-import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from subprocess import PIPE, Popen
@@ -133,18 +127,19 @@ def expected(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: T
             difference = embed(ids) - embed(torch.full_like(ids, tokenizer.unk_token_id))
         assert slopes.scores is not None
         return slopes.scores * difference[:, None].numpy()
+    if task.method == "layer_integrated_gradients":
+        return np.zeros_like(found.layer_scores[f"mlp_out.{LAYER}"])
     scores = found.layer_scores[f"mlp_out.{LAYER}"] if task.at_layer else found.scores
     assert scores is not None
-    return scores
+    return np.abs(scores) if task.method == "saliency" else scores
 
 
 def check(found: ScoreArray, theirs: ScoreArray) -> float:
     """Return the largest difference, relative to the largest score of its attributed token."""
-    assert found.shape == theirs.shape
-    assert (np.isnan(found) == np.isnan(theirs)).all()
-    apart = np.nanmax(np.abs(found - theirs), axis=(0, 2)) / np.nanmax(np.abs(found), axis=(0, 2))  # [G]
-    assert apart.max() <= AGREEMENT, f"the scores differ by {apart.max():.1e}"
-    return float(apart.max())
+    known = ~np.isnan(theirs)  # no scores of tokens that follow
+    apart, size = (np.abs(of).max(axis=(0, 2), where=known, initial=0) for of in (found - theirs, found))  # [G]
+    assert (apart <= AGREEMENT * size).all(), f"the scores differ: {apart} of {size}"
+    return float((apart / np.where(size == 0, 1, size)).max())
 
 
 def measure(inseq: Inseq, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, rounds: int) -> None:
@@ -162,24 +157,20 @@ def measure(inseq: Inseq, model: PreTrainedModel, tokenizer: PreTrainedTokenizer
           f"largest difference {apart:.0e}", flush=True)  # fmt: skip
 
 
-def main() -> None:
-    """Measure all methods and print the results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--inseq", required=True, metavar="PYTHON", help="the Python of Inseq's environment")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--points", type=int, default=50, help="points of integrated gradients")
-    parser.add_argument("--methods", nargs="+", help="only these")
-    arguments = parser.parse_args()
+def compare_with_inseq(python: str, rounds: int, n_points: int, methods: Sequence[str] | None) -> None:
+    """Measure the methods and print the results.
+
+    Args:
+        python: the Python of Inseq's environment.
+        rounds: number of measurements of each method.
+        n_points: points of integrated gradients.
+        methods: only these; None for all.
+    """
     model, tokenizer = interpret.load("demo")
-    with inseq_process(arguments.inseq, demo_model_folder()) as inseq:
-        print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
-              f"transformers {version('transformers')}, {inseq.versions}, {arguments.rounds} rounds")  # fmt: skip
+    with inseq_process(python, demo_model_folder()) as inseq:
+        print(inseq.versions)
         ours(model, tokenizer, "saliency")  # what is checked once per model
         inseq.attribute(Task("saliency"))
-        for task in tasks(arguments.points):
-            if arguments.methods is None or task.method in arguments.methods:
-                measure(inseq, model, tokenizer, task, arguments.rounds)
-
-
-if __name__ == "__main__":
-    main()
+        for task in tasks(n_points):
+            if methods is None or task.method in methods:
+                measure(inseq, model, tokenizer, task, rounds)
