@@ -58,12 +58,12 @@ browser:
 	  >/dev/null 2>&1; } || echo "Chromium could not be installed: the browser tests of the HTML pages will be skipped"
 
 bench: .venv/installed
-	$(BIN)/python benchmarks/bench_surgery.py
-	$(BIN)/python benchmarks/bench_selfie.py
-	$(BIN)/python benchmarks/bench_tracing.py
-	$(BIN)/python benchmarks/bench_attribution.py
-	$(BIN)/python benchmarks/bench_probing.py
-	$(BIN)/python benchmarks/bench_growth.py
+	$(BIN)/python -m benchmarks.bench_surgery
+	$(BIN)/python -m benchmarks.bench_selfie
+	$(BIN)/python -m benchmarks.bench_tracing
+	$(BIN)/python -m benchmarks.bench_attribution
+	$(BIN)/python -m benchmarks.bench_probing
+	$(BIN)/python -m benchmarks.bench_growth
 
 # Everything that a GPU should show, in TO. Nothing is installed: PYTHON is one that has torch and transformers.
 gpu:

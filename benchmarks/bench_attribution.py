@@ -1,6 +1,6 @@
 """Compare the time of attributions that share forward and backward passes with that of plain implementations.
 
-python benchmarks/bench_attribution.py
+python -m benchmarks.bench_attribution
 
 Layers: gradient x activation at the output of every layer. For each layer, the plain implementation hooks the layer's
 output, runs a forward pass, and backpropagates from the probability of the answer to that output. Ours takes one
@@ -12,6 +12,13 @@ generated tokens, starting at the masked token.
 
 Both run alternately in one process on the same text, and their results must agree. The script prints the median time
 of each and the ratio of the medians.
+
+Gradients: the gradient methods of Inseq 0.7.1 and ours, see ``inseq_comparison.py``; only with the option ``--inseq``,
+because Inseq needs an environment of its own:
+
+python -m venv inseq-env
+inseq-env/bin/python -m pip install inseq==0.7.1 torch==2.13.0
+python -m benchmarks.bench_attribution --inseq inseq-env/bin/python
 """
 
 import argparse
@@ -28,6 +35,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import interpret
+from benchmarks.inseq_comparison import compare_with_inseq
 from interpret.anatomy import anatomy_of
 from interpret.attribution.methods.layer_gradients import layer_gradient_x_activation
 from interpret.attribution.methods.masking import occlusion
@@ -155,10 +163,18 @@ def main() -> None:
     parser.add_argument("--model", default="demo")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--inseq", metavar="PYTHON", help="compare with Inseq instead, in the environment of this Python"
+    )
+    parser.add_argument("--points", type=int, default=50, help="points of integrated gradients")
+    parser.add_argument("--methods", nargs="+", help="compare only these with Inseq")
     arguments = parser.parse_args()
-    model, tokenizer = interpret.load(arguments.model, device=arguments.device)
     print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
           f"transformers {version('transformers')}, {arguments.rounds} rounds")  # fmt: skip
+    if arguments.inseq is not None:
+        compare_with_inseq(arguments.inseq, arguments.rounds, arguments.points, arguments.methods)
+        return
+    model, tokenizer = interpret.load(arguments.model, device=arguments.device)
     for task in tasks(model, tokenizer):
         measure(task, arguments.rounds)
 

@@ -1,6 +1,6 @@
 """Fit how the time of trace, selfie and attribution grows with their inputs, and compare peak memory of few and many.
 
-python benchmarks/bench_growth.py
+python -m benchmarks.bench_growth
 
 Models are random Llamas with the vocabulary of the demo model. One size is varied at a time, over three values that
 double; the exponent is the slope of log(seconds) against log(size): 1 is linear, 2 quadratic. Peak memory is that of a

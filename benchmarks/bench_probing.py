@@ -1,6 +1,6 @@
 """Measure the peak memory of polysemantic scores of a wide layer, and the time of a scan of all neurons.
 
-python benchmarks/bench_probing.py
+python -m benchmarks.bench_probing
 
 Memory: the scores of 32,000 gated neurons of width 4096, in a Llama layer with random weights. The script prints the
 peak memory of the process, which includes 2 GiB for the model, and compares some scores with their definition,

@@ -1,6 +1,6 @@
 """Compare the time of self-interpretation with that of two other implementations, on the demo model.
 
-python benchmarks/bench_selfie.py
+python -m benchmarks.bench_selfie
 
 The plain implementation calls ``generate`` on batches of 8 with the states inserted. It then runs two full forward
 passes over interpretation prompt and generated text, one with the insertion and one without, for the probabilities.

@@ -1,6 +1,6 @@
 """Measure the overhead of surgery: stock calls against the same calls with edits, on the demo model.
 
-python benchmarks/bench_surgery.py
+python -m benchmarks.bench_surgery
 
 The stock calls and those with edits run alternately in one process; the script prints the medians of the paired
 ratios. Before timing, it asserts that edits of strength 0 give bit-identical results to the stock calls, and that the

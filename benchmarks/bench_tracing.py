@@ -1,6 +1,6 @@
 """Compare the time of causal tracing with the sweep engine with that of plain implementations, on the demo model.
 
-python benchmarks/bench_tracing.py
+python -m benchmarks.bench_tracing
 
 For every cell of the grid, the plain implementation runs a full forward pass with hooks over a batch of one clean row
 and one row per noise sample (Meng et al. 2022, ``causal_trace.py``). Both run alternately in one process on the same

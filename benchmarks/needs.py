@@ -1,7 +1,7 @@
 """Memory and time that each command needs, for models of four sizes: computed, and measured for a model that is given.
 
-python benchmarks/needs.py                        # the table of benchmarks/README.md
-python benchmarks/needs.py --measure demo         # peak memory of each command, in a process of its own
+python -m benchmarks.needs                        # the table of benchmarks/README.md
+python -m benchmarks.needs --measure demo         # peak memory of each command, in a process of its own
 
 Memory is the sum of the libraries, the weights, and the largest set of values that is held at once: logits, keys and
 values, and for gradients the values inside the layers. Time is the larger of two: arithmetic, at the rate of large

@@ -3,6 +3,7 @@ from .agreement import check_insides as check_insides
 from .agreement import check_logits as check_logits
 from .agreement import check_parts as check_parts
 from .agreement import check_scores as check_scores
+from .agreement import composition as composition
 from .anatomy import Anatomy as Anatomy
 from .anatomy import anatomy_of as anatomy_of
 from .anatomy import base_of as base_of

@@ -129,14 +129,14 @@ _KNOWN: WeakKeyDictionary[nn.Module, _Agreement] = WeakKeyDictionary()
 def _agreement(model: PreTrainedModel) -> _Agreement:
     check_is_model(model)
     check_uncompiled(model)
-    made_of = _made_of(model)
+    made_of = composition(model)
     found = _KNOWN.get(model)
     if found is None or found.made_of != made_of:
         found = _KNOWN[model] = _compared(model, made_of)
     return found
 
 
-def _made_of(model: PreTrainedModel) -> tuple[Any, ...]:
+def composition(model: PreTrainedModel) -> tuple[Any, ...]:
     """Return what the result of a comparison depends on: modules, settings, the family's row, hooks on the model."""
     plain = (bool, int, float, str, type(None))
     settings = {

@@ -8,7 +8,7 @@ hidden width, V vocabulary.
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -46,6 +46,7 @@ class TranslationStep(Step):
     """S, the number of source tokens."""
     flags: frozenset[int] = field(kw_only=True)
     """Ids of all language tokens."""
+    one_trunk: ClassVar[bool] = False
 
     @cached_property
     def special(self) -> Tensor:

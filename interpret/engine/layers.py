@@ -16,7 +16,6 @@ from interpret.anatomy import (
     Anatomy,
     Block,
     Fused,
-    Parts,
     Rotary,
     attention_scale,
     attention_softcap,
@@ -29,7 +28,7 @@ from interpret.anatomy import (
     rotation,
     window_of,
 )
-from interpret.engine.linear import Module, quick, quick_gate, rounded_alike
+from interpret.engine.linear import Module, gated, quick, rounded_alike
 
 Point = Literal["heads", "attn_out", "neurons", "mlp_out"]
 """Where a layer can be read and written. heads: the concatenated outputs of the heads, [..., H * W]. attn_out: what
@@ -106,8 +105,12 @@ class Layer:
     attention_out: Module
     attention_after: Module
     mlp_norm: Module
-    neurons: Module
-    """From the MLP's normed input, [..., D], to the activations of its neurons, [..., F]."""
+    gate: Module | None
+    """None if there is no gate, or if the gate is part of ``up``."""
+    gated_up: bool
+    """Whether the first half of the output of ``up`` is the gate."""
+    up: Module
+    activation: Module
     down: Module
     mlp_after: Module
     residual_factor: float
@@ -123,6 +126,15 @@ class Layer:
     rotation: tuple[Tensor, Tensor] | None
     """Rotary cosines and sines, each [T, width]; None without rotary embeddings."""
     device: torch.device
+
+    def neurons(self, normed: Tensor) -> Tensor:
+        """Return the activations of the neurons, [..., F], for the MLP's normed input, [..., D]."""
+        if self.gate is not None:
+            return gated(self.activation, self.gate, self.up, normed)
+        if not self.gated_up:
+            return self.activation(self.up(normed))
+        gate, up = self.up(normed).chunk(2, dim=-1)
+        return self.activation(gate) * up
 
 
 def layers_of(model: PreTrainedModel, anatomy: Anatomy, like: Tensor, n_tokens: int) -> list[Layer]:
@@ -157,7 +169,11 @@ def layers_of(model: PreTrainedModel, anatomy: Anatomy, like: Tensor, n_tokens: 
             attention_out=part(parts.attention_out),
             attention_after=part(parts.attention_after),
             mlp_norm=part(anatomy.family.mlp_norm),
-            neurons=_neurons(block, parts),
+            gate=part(parts.gate) if parts.gate not in ("", parts.up) else None,
+            gated_up=parts.gate == parts.up,
+            up=part(parts.up),
+            # In OPT this is a plain function, not a module.
+            activation=_attribute(block, parts.activation),
             down=part(parts.down),
             mlp_after=part(parts.mlp_after),
             residual_factor=residual_factor(anatomy),
@@ -173,23 +189,6 @@ def layers_of(model: PreTrainedModel, anatomy: Anatomy, like: Tensor, n_tokens: 
         )
 
     return [found(index, block) for index, block in enumerate(anatomy.layers)]
-
-
-def _neurons(block: nn.Module, parts: Parts) -> Module:
-    """Return the function from the MLP's normed input, [..., D], to the activations of its neurons, [..., F]."""
-    activation = _attribute(block, parts.activation)  # in OPT this is a plain function, not a module
-    up = block.get_submodule(parts.up)
-    if parts.gate and parts.gate != parts.up:
-        return quick_gate(block.get_submodule(parts.gate), up, activation)
-    both = quick(up)
-    if not parts.gate:
-        return lambda normed: activation(both(normed))
-
-    def gated(normed: Tensor) -> Tensor:
-        gate, value = both(normed).chunk(2, dim=-1)
-        return activation(gate) * value
-
-    return gated
 
 
 def _unchanged(x: Tensor) -> Tensor:

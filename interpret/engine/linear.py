@@ -8,14 +8,17 @@ which MKL multiplies 1.1 to 2.9 times as fast (matrices of the demo model's laye
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from math import prod
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 from transformers.pytorch_utils import Conv1D
+
+from interpret.anatomy.passes import grad_mode
 
 Module = Callable[[Tensor], Tensor]
 _SILU = (nn.SiLU, type(ACT2FN["silu"]))
@@ -27,7 +30,7 @@ def quick(module: Module) -> Module:
     The module's parameters are read at each call, so later changes to them take effect.
     """
     if type(module) is nn.Linear or type(module) is Conv1D:
-        return lambda x: _apply(module, x)
+        return LinearLayer(module)
     if isinstance(module, nn.Linear):
         # Quantised layers expect a matrix [rows, features], in which they look for outliers.
         size = module.in_features * module.out_features
@@ -41,21 +44,36 @@ _FEW = 3
 """In float16, oneDNN adds up the products of fewer rows in another order."""
 
 
-def quick_gate(gate: Module, up: Module, activation: Module) -> Module:
-    """Return a function that computes ``activation(gate(x)) * up(x)``.
+@dataclass(frozen=True)
+class LinearLayer:
+    """A linear layer of torch, or a ``Conv1D`` of transformers."""
 
-    For SiLU, oneDNN applies the activation and the factor while it computes the products, so the neurons are written
-    twice instead of four times.
+    module: Any
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the layer's output, [..., in] -> [..., out]."""
+        return _apply(self.module, x)
+
+    def pull(self, at_output: Tensor) -> Tensor:
+        """Return the derivative at the input for one at the output, [..., out] -> [..., in]; there is no graph."""
+        weight = self.module.weight if type(self.module) is Conv1D else self.module.weight.t()  # [in, out]
+        with grad_mode(False):
+            operator = _operator()
+            if operator is None or not _is_plain(self.module, at_output):
+                return nn.functional.linear(at_output, weight)
+            return operator(at_output, weight, None)
+
+
+def gated(activation: Module, gate: Module, up: Module, x: Tensor) -> Tensor:
+    """Return ``activation(gate(x)) * up(x)``, [..., in] -> [..., out].
+
+    For SiLU and linear layers, oneDNN applies the activation and the factor while it computes the products, so the
+    neurons are written twice instead of four times.
     """
-    quick_one, quick_other = quick(gate), quick(up)
-
-    def gated(x: Tensor) -> Tensor:
-        operator = _gated_operator() if type(activation) in _SILU and not _changed(activation) else None
-        if operator is None or x.shape[:-1].numel() == 1 or not (_is_linear(gate, x) and _is_linear(up, x)):
-            return activation(quick_one(x)) * quick_other(x)
-        return operator(x, gate, up)
-
-    return gated
+    operator = _gated_operator() if type(activation) in _SILU and not _changed(activation) else None
+    if operator is None or x.shape[:-1].numel() == 1 or not (_is_linear(gate, x) and _is_linear(up, x)):
+        return activation(gate(x)) * up(x)
+    return operator(x, gate.module, up.module)
 
 
 def rounded_alike(product: Module, rows: Tensor, size: int) -> Tensor:
@@ -100,9 +118,9 @@ def _matrix(module: Any) -> Tensor:
     return weight if type(module) is nn.Linear else weight.t()
 
 
-def _is_linear(module: Any, x: Tensor) -> bool:
-    """Return whether ``quick`` replaces the product of a module and x by oneDNN's."""
-    return type(module) in (nn.Linear, Conv1D) and _is_plain(module, x)
+def _is_linear(layer: Module, x: Tensor) -> TypeGuard[LinearLayer]:
+    """Return whether oneDNN computes the product of a layer and x."""
+    return isinstance(layer, LinearLayer) and _is_plain(layer.module, x)
 
 
 def _is_plain(module: Any, x: Tensor) -> bool:
@@ -140,7 +158,7 @@ def _operator() -> Callable[[Tensor, Tensor, Tensor | None], Tensor] | None:
 
 @cache
 def _gated_operator() -> Callable[[Tensor, Any, Any], Tensor] | None:
-    """Return the product of ``quick_gate`` for SiLU by oneDNN, or None if this torch has none that works."""
+    """Return the product of ``gated`` for SiLU by oneDNN, or None if this torch has none that works."""
     try:
         found = torch.ops.mkldnn._linear_pointwise
 

@@ -1,5 +1,6 @@
 """Gradient methods, compared with plain autograd, closed forms and Captum."""
 
+import copy
 import math
 import warnings
 
@@ -52,16 +53,55 @@ def test_gradients_are_those_of_plain_autograd(kind):
         assert_near(product[: len(ids), step], (x * expected)[0].detach().numpy())
 
 
-@pytest.mark.parametrize("method", ["saliency", "input_x_gradient", "occlusion"])
-def test_all_steps_are_read_off_one_pass_of_the_text(method):
+@pytest.mark.parametrize("method", ["saliency", "input_x_gradient", "deeplift", "gradient_shap", "occlusion"])
+def test_all_steps_are_read_off_one_pass_of_the_text(method, monkeypatch):
     model, passes = wide_model("llama"), []
-    handle = model.base_model.register_forward_hook(lambda *event: passes.append(torch.is_grad_enabled()))
+    scores("llama", method)  # what is checked once per model is done
+    forward = type(model.base_model).forward
+
+    def counted(*args, **options):
+        output = forward(*args, **options)
+        passes.append(torch.is_grad_enabled())
+        return output
+
+    monkeypatch.setattr(type(model.base_model), "forward", counted)
+    scores("llama", method)
+    # Step scores, and what the model's layers, run part by part, are compared with; there is no graph.
+    assert passes == [False, False]
+
+
+@pytest.mark.parametrize(
+    "method", ["saliency", "input_x_gradient", "integrated_gradients", "gradient_shap", "deeplift"]
+)
+def test_a_graph_of_the_text_serves_all_steps_of_a_model_that_only_autograd_can_differentiate(method):
+    model, passes = copy.deepcopy(wide_model("llama")), []
+    expected = scores("llama", method)
+    model.model.layers[1].mlp.register_forward_hook(lambda module, args, output: output)
+    model.base_model.register_forward_hook(lambda *event: passes.append(torch.is_grad_enabled()))
     check_logits(model)  # made once per model
     passes.clear()
-    scores("llama", method)
-    handle.remove()
-    # Step scores are computed without a graph, as is the check in occlusion.
-    assert passes == ([False, True] if METHODS[method].gradients else [False, False])
+    (found,) = attribute(model, TOKENIZER, PROMPT, TARGET, method=method, batch_size=50).sequences
+    # Step scores, the graph, and the values that the detail ``delta`` compares.
+    assert passes == [False, True] + [False] * (method == "integrated_gradients")
+    assert_near(found.scores[: len(ids_of(TARGET)) - 1, 1], expected[: len(ids_of(TARGET)) - 1, 1])
+
+
+class Mixing(nn.Module):
+    """An activation function that does not act on each neuron alone."""
+
+    def forward(self, x):
+        return torch.tanh(x) * x.mean(-1, keepdim=True)
+
+
+def test_a_model_whose_derivatives_are_not_taken_back_rightly_is_left_to_autograd():
+    model = copy.deepcopy(wide_model("llama"))
+    for layer in model.model.layers:
+        layer.mlp.act_fn = Mixing()
+    (found,) = attribute(model, TOKENIZER, PROMPT, TARGET, method="saliency").sequences
+    for step, (ids, target) in enumerate(prefixes(TARGET)):
+        x = embeddings_of(model, ids).requires_grad_()
+        (expected,) = torch.autograd.grad(probability_of(model, x, target).sum(), x)
+        assert_near(found.scores[: len(ids), step], expected[0].numpy())
 
 
 @pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.gradients and not method.layers])
@@ -124,16 +164,23 @@ def test_all_path_methods_are_the_same_on_a_line():
     line = torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(0))
 
     class Line:
-        embeddings, batch_size, room, details = torch.ones(1, 4, 8) * 2, 3, Room(), {}
+        embeddings, ids, batch_size, room, details = torch.ones(1, 4, 8) * 2, (1, 2, 3, 4), 3, Room(), {}
+        model, one_trunk = None, False
 
-        def value(self, embeddings):
-            return (embeddings * line).sum((1, 2))
+        def states(self, embeddings):
+            return (embeddings * line).sum(-1, keepdim=True).cumsum(1)
+
+        def head(self, states):
+            return states
+
+        def read(self, logits, embeddings):
+            return logits[:, 0]
 
         def baseline(self, choice):
             return torch.ones(1, 4, 8)
 
     for method in (gradients.integrated_gradients, gradients.gradient_shap):
-        torch.testing.assert_close(method(Line()), line[0])
+        torch.testing.assert_close(method([Line()]), [line[0]])
 
 
 @pytest.mark.parametrize("kind", KINDS)

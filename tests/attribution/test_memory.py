@@ -4,7 +4,7 @@ import copy
 import threading
 import weakref
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -14,8 +14,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from interpret.anatomy import anatomy_of, check_logits
 from interpret.anatomy.passes import checkpointed
 from interpret.attribution._attribute import attribute
-from interpret.attribution.methods.gradients import deeplift, gradient, saliency
+from interpret.attribution.methods.gradients import deeplift, saliency
 from interpret.attribution.methods.registry import METHODS
+from interpret.attribution.steps import derivatives
 from interpret.attribution.steps.functions import mc_dropout_mean, probability
 from interpret.attribution.steps.step import Room, Step
 from interpret.errors import InputError
@@ -68,6 +69,15 @@ class Memory:
         self._hooks.__exit__(*error)
 
 
+@cache
+def hooked_model(kind):
+    """A model that only autograd can differentiate, because of a hook; its memory is what ``Memory`` counts."""
+    model = copy.deepcopy(wide_model(kind))
+    anatomy = anatomy_of(model)
+    anatomy.layers[0].get_submodule(anatomy.family.mlp_last).register_forward_hook(lambda *event: None)
+    return model
+
+
 def attributed(model, method, limit=None, **options):
     options |= POINTS.get(method, {})
     with Memory(model, limit) as memory:
@@ -85,7 +95,7 @@ def assert_same(found, expected):
 @pytest.mark.parametrize("method", GRADIENTS)
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_what_does_not_fit_is_done_with_less_to_keep(kind, method):
-    model = wide_model(kind)
+    model = hooked_model(kind)
     expected, plain = attributed(model, method)
     _, single = attributed(model, method, batch_size=1)
     for limit in {plain.peak - 1, single.peak * 2 // 3}:
@@ -98,7 +108,7 @@ def test_what_does_not_fit_is_done_with_less_to_keep(kind, method):
 
 
 def test_rows_are_halved_until_they_fit_and_stay_so():
-    model, rows = wide_model("llama"), []
+    model, rows = hooked_model("llama"), []
     _, single = attributed(model, "gradient_shap", batch_size=1)
 
     def count(module, args, kwargs):
@@ -110,8 +120,28 @@ def test_rows_are_halved_until_they_fit_and_stay_so():
     rows.clear()
     attributed(model, "gradient_shap", single.peak * 5 // 2, batch_size=8)
     handle.remove()
-    # The step scores; the 8 points of the first step, which fit two at a time; those of the second step.
-    assert rows == [1, 8, 4, 2, 2, 2, 2, 2, 2, 2, 2]
+    # The step scores; one token, when the model's parts are looked for; and the 8 points, which fit two at a time.
+    assert rows == [1, 1, 8, 4, 2, 2, 2, 2]
+
+
+@pytest.mark.parametrize(("most", "refused"), [(8, []), (3, [8, 4]), (0, [8, 4, 2, 1])])
+@pytest.mark.parametrize("method", ["integrated_gradients", "gradient_shap"])
+def test_points_that_are_taken_back_are_halved_until_they_fit(method, most, refused, monkeypatch):
+    """If not even one does, autograd does it, and runs layers again."""
+    model, rows = wide_model("llama"), []
+    expected, _ = attributed(model, method)
+    gradients = derivatives.WayBack.gradients
+
+    def refusing_many(way, steps, points, rule):
+        if len(points) > most:
+            rows.append(len(points))
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return gradients(way, steps, points, rule)
+
+    monkeypatch.setattr(derivatives.WayBack, "gradients", refusing_many)
+    found, _ = attributed(model, method)
+    assert rows == refused
+    assert_same(found, expected)
 
 
 @pytest.mark.parametrize("kind", ["m2m100", "marian"])
@@ -137,12 +167,12 @@ def step_of(model, function=probability, room=None):
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "gptj", "opt", "opt_post_norm", "gpt_neox"])
 def test_layers_that_are_run_again_keep_only_what_enters_them(kind):
-    model = wide_model(kind)
+    model = hooked_model(kind)
     step = step_of(model, room=Room(checkpointing=True))
     with Memory(model) as memory:
-        found = gradient(step, step.embeddings)
+        (found,) = saliency([step])
     with Memory(model) as plain:
-        expected = gradient(step_of(model), step.embeddings)
+        (expected,) = saliency([step_of(model)])
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
     entering = L * len(step.ids) * D * 4
     outside = memory.peak - entering
@@ -171,7 +201,7 @@ def test_dropout_is_the_same_when_layers_are_run_again():
 
 def test_layers_are_run_again_with_the_hooks_of_their_pass_in_a_thread_of_autograds(monkeypatch):
     """On a GPU the backward pass runs in another thread, in which hooks of this thread do nothing."""
-    expected = deeplift(step_of(wide_model("llama")))
+    expected = deeplift([step_of(hooked_model("llama"))])
     own = torch.autograd.grad
 
     def elsewhere(*args, **options):
@@ -182,7 +212,7 @@ def test_layers_are_run_again_with_the_hooks_of_their_pass_in_a_thread_of_autogr
         return found[0]
 
     monkeypatch.setattr(torch.autograd, "grad", elsewhere)
-    found = deeplift(step_of(wide_model("llama"), room=Room(checkpointing=True)))
+    found = deeplift([step_of(hooked_model("llama"), room=Room(checkpointing=True))])
     torch.testing.assert_close(found, expected)
 
 
@@ -262,4 +292,4 @@ def test_a_text_that_does_not_fit_at_all_is_an_error(method):
         "shorten it, use a smaller dtype, or use another device$"
     )
     with pytest.raises(InputError, match=message):
-        attributed(wide_model("llama"), method, limit=100)
+        attributed(hooked_model("llama"), method, limit=100)

@@ -7,7 +7,7 @@ from transformers.activations import SiLUActivation
 from transformers.pytorch_utils import Conv1D
 
 from interpret.engine import linear
-from interpret.engine.linear import quick, quick_gate, rounded_alike
+from interpret.engine.linear import gated, quick, rounded_alike
 
 
 def layer_of(kind: str) -> nn.Module:
@@ -43,6 +43,20 @@ def test_it_is_the_layers_product(layer, x):
     assert found.dtype == torch.float32
     assert found.shape == expected.shape
     assert torch.allclose(found.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", ["bias", "no bias", "conv"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_derivatives_are_taken_back_to_the_input(layer, dtype):
+    module = layer_of(layer).to(dtype)
+    x, at = torch.randn(2, 5, 24, dtype=torch.float64, requires_grad=True), torch.randn(3, 2, 5, 40, dtype=dtype)
+    found = quick(module).pull(at)
+    assert found.dtype == dtype
+    assert not found.requires_grad
+    output = module.double()(x)
+    for taken_back, one in zip(found, at, strict=True):
+        (expected,) = torch.autograd.grad(output, x, one.double(), retain_graph=True)
+        assert torch.allclose(taken_back.double(), expected, rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
@@ -122,7 +136,7 @@ def test_other_kinds_of_layers_are_left_alone():
 def test_gated_neurons_are_the_product_of_activated_gate_and_up(activation, layer, x):
     gate, up, x = layer_of(layer), layer_of(layer), inputs(x)
     nn.init.normal_(up.weight)
-    found = quick_gate(gate, up, activation)(x)
+    found = gated(activation, quick(gate), quick(up), x)
     expected = activation(gate.double()(x.double())) * up.double()(x.double())
     assert found.dtype == torch.float32
     assert torch.allclose(found.double(), expected, rtol=1e-5, atol=1e-4)
@@ -133,18 +147,19 @@ def test_gated_neurons_are_the_product_of_activated_gate_and_up(activation, laye
 @torch.no_grad()
 def test_what_others_put_on_a_part_of_gated_neurons_is_called(change, changed):
     parts = {"gate": layer_of("bias"), "up": layer_of("bias"), "activation": nn.SiLU()}
-    x, product = inputs("cells"), quick_gate(**parts)
+    x = inputs("cells")
     change(parts[changed])
     expected = parts["activation"](parts["gate"](x)) * parts["up"](x)
-    assert torch.allclose(product(x), expected, atol=1e-4)
+    found = gated(parts["activation"], quick(parts["gate"]), quick(parts["up"]), x)
+    assert torch.allclose(found, expected, atol=1e-4)
 
 
 @torch.no_grad()
 def test_gated_neurons_do_not_need_the_operator(monkeypatch):
     gate, up, x = layer_of("bias"), layer_of("bias"), inputs("cells")
-    by_operator = quick_gate(gate, up, nn.SiLU())(x)
+    by_operator = gated(nn.SiLU(), quick(gate), quick(up), x)
     monkeypatch.setattr(linear, "_gated_operator", lambda: None)
-    assert torch.allclose(quick_gate(gate, up, nn.SiLU())(x), by_operator, atol=1e-4)
+    assert torch.allclose(gated(nn.SiLU(), quick(gate), quick(up), x), by_operator, atol=1e-4)
 
 
 class OfRows(nn.Linear):
@@ -194,7 +209,7 @@ def test_a_torch_without_a_sound_operator_uses_the_layer(monkeypatch, operator):
     try:
         module, x, silu = layer_of("bias"), inputs("cells"), nn.SiLU()
         assert torch.equal(quick(module)(x), module(x))
-        assert torch.equal(quick_gate(module, module, silu)(x), silu(module(x)) * module(x))
+        assert torch.equal(gated(silu, quick(module), quick(module), x), silu(module(x)) * module(x))
     finally:
         for found in (linear._operator, linear._gated_operator):
             found.cache_clear()

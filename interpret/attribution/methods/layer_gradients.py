@@ -17,9 +17,12 @@ from transformers import PreTrainedModel
 from interpret.activations._record import Site
 from interpret.anatomy import Anatomy, anatomy_of, check_parts
 from interpret.anatomy.changes import Changes
-from interpret.attribution.methods.gradients import check_count, derivatives, quadrature, rescaled
-from interpret.attribution.steps.fitting import at_once, in_parts
-from interpret.attribution.steps.step import Baseline, Step, head, hidden_states
+from interpret.anatomy.passes import grad_mode
+from interpret.attribution.methods.gradients import check_count, quadrature, rescale_rule
+from interpret.attribution.steps.derivatives import PLAIN, Rule, WayBack, derivatives, groups, sides
+from interpret.attribution.steps.fitting import at_once, summed
+from interpret.attribution.steps.step import Baseline, Step
+from interpret.engine.pullback import DifferentiableRun, run_layers
 from interpret.errors import InputError, unknown
 from interpret.prompts.selectors import select
 
@@ -89,7 +92,7 @@ def _name_of(model: PreTrainedModel, module: object) -> str:
 
 
 def layer_gradient_x_activation(steps: Sequence[Step], names: Sequence[str]) -> list[dict[str, Tensor]]:
-    """Return activation times gradient; all activations of a step come from one backward pass.
+    """Return activation times gradient; all activations of a step come from one pass back through the layers.
 
     Shrikumar et al. 2016 (arXiv:1605.01713), at hidden layers. The steps of a text share one forward pass, because a
     token does not attend to later ones.
@@ -101,70 +104,10 @@ def layer_gradient_x_activation(steps: Sequence[Step], names: Sequence[str]) -> 
     Returns:
         For each step a dict: activation name -> scores, [T, D].
     """
-    return at_once(steps[-1], lambda: _activations_and_gradients(steps, names))
-
-
-def _activations_and_gradients(steps: Sequence[Step], names: Sequence[str]) -> list[dict[str, Tensor]]:
-    model, embeddings = steps[-1].model, steps[-1].embeddings.clone().requires_grad_()
-    with recording(model, names, 1) as seen:
-        states = hidden_states(model, embeddings)
-    found = []
-    for step in steps:
-        n_tokens = len(step.ids)
-        value = step.read(head(model, states[:, n_tokens - 1]), embeddings[:, :n_tokens])
-        at = derivatives(value.sum(), [seen[name] for name in names], again=step is not steps[-1])
-        pairs = zip(names, at, strict=True)
-        found.append({name: (seen[name].detach() * one)[0, :n_tokens] for name, one in pairs})
+    found: list[dict[str, Tensor]] = []
+    for some in sides(steps):
+        found += _products(some, names, some[-1].embeddings, PLAIN, lambda value: value)
     return found
-
-
-def layer_integrated_gradients(
-    steps: Sequence[Step], names: Sequence[str], *, n_steps: int = 50, baseline: Baseline = "zero"
-) -> list[dict[str, Tensor]]:
-    """Return integrated gradients of activations, from their value on a baseline text to their value on the text.
-
-    Sundararajan et al. 2017 (arXiv:1703.01365), equation 1, with an activation as the input, by Gauss-Legendre
-    quadrature. All other activations are computed from that activation and the text.
-
-    Args:
-        steps: steps of one text.
-        names: activation names; each needs separate passes.
-        n_steps: number of points on the path.
-        baseline: the text at the start of the path, see ``Step.baseline``.
-
-    Returns:
-        For each step a dict: activation name -> scores, [T, D].
-
-    Raises:
-        InputError: for ``n_steps`` below 1, or an unknown baseline.
-    """
-    check_count("n_steps", n_steps)
-    return [_integrated(step, names, n_steps, step.baseline(baseline)) for step in steps]
-
-
-def _integrated(step: Step, names: Sequence[str], n_steps: int, baseline: Tensor) -> dict[str, Tensor]:
-    with torch.no_grad(), recording(step.model, names, 2) as seen:
-        step.logits(torch.cat([step.embeddings, baseline]))
-    found = {}
-    for name in names:
-        x, start = seen[name]
-        total: Tensor | float = 0.0
-        for shares, weights in quadrature(n_steps, step.batch_size, x):
-            points = (start + shares * (x - start)).to(x)
-            total += (weights * in_parts(step, points, partial(_gradient_at, step, name))).sum(0)
-        found[name] = (x - start) * total
-    return found
-
-
-def _gradient_at(step: Step, name: str, points: Tensor) -> Tensor:
-    """Return the derivative of a step's value with respect to an activation, at given values of it, [B, T, D]."""
-    points, embeddings = points.detach().requires_grad_(), step.embeddings.expand(len(points), -1, -1)
-    tap: dict[str, Write] = {name: lambda _: points}
-    with tapping(step.model, tap, len(points)):
-        logits = step.logits(embeddings)
-    value = step.read(logits, embeddings).sum()
-    with tapping(step.model, tap, len(points)):  # for layers that checkpointing runs again
-        return derivatives(value, [points])[0]
 
 
 def layer_deeplift(
@@ -183,17 +126,170 @@ def layer_deeplift(
     Raises:
         InputError: for an unknown baseline.
     """
-    return [at_once(step, partial(_deeplifted, step, names, step.baseline(baseline))) for step in steps]
+    found: list[dict[str, Tensor]] = []
+    for some in sides(steps):
+        both = torch.cat([some[-1].embeddings, some[-1].baseline(baseline)])
+        found += _products(some, names, both, rescale_rule(some[-1].model), lambda value: value[:1] - value[1:])
+    return found
 
 
-def _deeplifted(step: Step, names: Sequence[str], baseline: Tensor) -> dict[str, Tensor]:
-    both = torch.cat([step.embeddings, baseline]).requires_grad_()  # [2, T, D]
-    with rescaled(step.model):
-        with recording(step.model, names, 2) as seen:
-            logits = step.logits(both)
-        at = derivatives(step.read(logits, both)[0], [seen[name] for name in names])
-    pairs = zip(names, at, strict=True)
-    return {name: (seen[name][0] - seen[name][1]).detach() * one[0] for name, one in pairs}
+def _products(
+    steps: Sequence[Step], names: Sequence[str], rows: Tensor, rule: Rule, factor: Callable[[Tensor], Tensor]
+) -> list[dict[str, Tensor]]:
+    """Return the gradients of the first row's activations times a factor, a function of the activations of all rows."""
+    way = WayBack.of(steps[-1])
+    work = partial(_products_by_autograd, steps, names, rows, rule, factor)
+    if way is None:
+        return at_once(steps[-1], work)
+    taken_back = partial(_products_taken_back, way, steps, names, rows, rule, factor)
+    return at_once(steps[-1], lambda: work() if steps[-1].room.checkpointing else taken_back())
+
+
+def _products_by_autograd(
+    steps: Sequence[Step], names: Sequence[str], rows: Tensor, rule: Rule, factor: Callable[[Tensor], Tensor]
+) -> list[dict[str, Tensor]]:
+    last, embeddings = steps[-1], rows.clone().requires_grad_()
+    found = []
+    with rule.hooks():
+        with recording(last.model, names, len(rows)) as seen:
+            states = last.states(embeddings)
+        for step in steps:
+            T = len(step.ids)
+            value = step.read(step.head(states[:, T - 1]), embeddings[:, :T])[: rule.n_rows]
+            at = derivatives(value.sum(), [seen[name] for name in names], again=step is not last)
+            pairs = zip(names, at, strict=True)
+            found.append({name: (factor(seen[name].detach()) * one[:1])[0, :T] for name, one in pairs})
+    return found
+
+
+def _products_taken_back(
+    way: WayBack,
+    steps: Sequence[Step],
+    names: Sequence[str],
+    rows: Tensor,
+    rule: Rule,
+    factor: Callable[[Tensor], Tensor],
+) -> list[dict[str, Tensor]]:
+    run = way.run(rows, rule)
+    factors = {name: factor(_value(run, name))[0] for name in names}
+    found = []
+    for some in groups(steps, len(rows)):
+        at_last, _ = way.at_last(run, some, rows, rule)
+        at = {name: one[:, 0] for name, one in run.derivatives(at_last) if name in factors}  # [G, N, D]
+        for place, step in enumerate(some):
+            T = len(step.ids)
+            found.append({name: factors[name][:T] * at[name][place, :T] for name in names})
+    return found
+
+
+def _value(run: DifferentiableRun, name: str) -> Tensor:
+    """Return a recorded activation, [B, T, D]; what is added to the residual stream includes the residual factor."""
+    site, _, layer = name.partition(".")
+    ran = run.layers[int(layer)]
+    return ran.output if site == "resid_post" else ran.added[site]
+
+
+def layer_integrated_gradients(
+    steps: Sequence[Step], names: Sequence[str], *, n_steps: int = 50, baseline: Baseline = "zero"
+) -> list[dict[str, Tensor]]:
+    """Return integrated gradients of activations, from their value on a baseline text to their value on the text.
+
+    Sundararajan et al. 2017 (arXiv:1703.01365), equation 1, with an activation as the input, by Gauss-Legendre
+    quadrature. All other activations are computed from that activation and the text.
+
+    Args:
+        steps: steps of one text; all read the same points on the path.
+        names: activation names; each needs separate passes, through its layer and those after it.
+        n_steps: number of points on the path.
+        baseline: the text at the start of the path, see ``Step.baseline``.
+
+    Returns:
+        For each step a dict: activation name -> scores, [T, D].
+
+    Raises:
+        InputError: for ``n_steps`` below 1, or an unknown baseline.
+    """
+    check_count("n_steps", n_steps)
+    return [scores for some in sides(steps) for scores in _integrated(some, names, n_steps, baseline)]
+
+
+def _integrated(
+    steps: Sequence[Step], names: Sequence[str], n_steps: int, baseline: Baseline
+) -> list[dict[str, Tensor]]:
+    last = steps[-1]
+    both, way = torch.cat([last.embeddings, last.baseline(baseline)]), WayBack.of(last)
+    run = None if way is None else way.run(both)
+    ends = _recorded(last, names, both) if run is None else {name: _value(run, name) for name in names}
+    found: list[dict[str, Tensor]] = [{} for _ in steps]
+    for name in names:
+        back = None if way is None or run is None else partial(_at_points_taken_back, way, run, steps, name)
+        for scores, of_step in zip(found, _integral(steps, name, ends[name], n_steps, back), strict=True):
+            scores[name] = of_step
+    return found
+
+
+def _integral(
+    steps: Sequence[Step], name: str, ends: Tensor, n_steps: int, back: Callable[[Tensor], Iterator[Tensor]] | None
+) -> list[Tensor]:
+    """Return the scores of one activation, [T, D] for each step.
+
+    Args:
+        steps: the steps.
+        name: its name.
+        ends: [2, T, D], its value in the text and in the baseline text.
+        n_steps: number of points on the path.
+        back: returns the derivatives at points on the path; None if only autograd can.
+    """
+    x, start = ends
+    shares, weights = quadrature(n_steps, x)
+
+    def work(some: slice) -> list[Tensor]:
+        points = (start + shares[some] * (x - start)).to(x)
+        if back is None or steps[-1].room.checkpointing:
+            each = _at_points_by_autograd(steps, name, points)
+        else:
+            each = back(points)
+        return [(weights[some] * slope).sum(0) for slope in each]
+
+    return [(x - start)[: len(slope)] * slope for slope in summed(steps[-1], n_steps, work)]
+
+
+def _recorded(step: Step, names: Sequence[str], rows: Tensor) -> dict[str, Tensor]:
+    with grad_mode(False), recording(step.model, names, len(rows)) as seen:
+        step.states(rows)
+    return seen
+
+
+def _at_points_by_autograd(steps: Sequence[Step], name: str, points: Tensor) -> Iterator[Tensor]:
+    """Yield the derivatives of each step's value at given values of an activation, [B, T, D], from one graph."""
+    last, points = steps[-1], points.detach().requires_grad_()
+    embeddings = last.embeddings.expand(len(points), -1, -1)
+    tap: dict[str, Write] = {name: lambda _: points}
+    with tapping(last.model, tap, len(points)):
+        states = last.states(embeddings)
+    for step in steps:
+        T = len(step.ids)
+        value = step.read(step.head(states[:, T - 1]), embeddings[:, :T]).sum()
+        with tapping(last.model, tap, len(points)):  # for layers that checkpointing runs again
+            (slope,) = derivatives(value, [points], again=step is not last)
+        yield slope[:, :T]
+
+
+def _at_points_taken_back(
+    way: WayBack, run: DifferentiableRun, steps: Sequence[Step], name: str, points: Tensor
+) -> Iterator[Tensor]:
+    """Yield the derivatives of each step's value at given values of an activation, [B, T, D]."""
+    site, _, number = name.partition(".")
+    layer, text = int(number), steps[-1].embeddings
+    if site == "resid_post":
+        above, name = run_layers(way.trunk, points, first=layer + 1), f"resid_pre.{layer + 1}"
+    else:
+        above = run_layers(way.trunk, run.input(layer)[:1], first=layer, given={site: points})
+    for some in groups(steps, len(points)):
+        at_last, _ = way.at_last(above, some, text)
+        at = next(one for called, one in above.derivatives(at_last) if called == name)
+        for place, step in enumerate(some):
+            yield at[place, :, : len(step.ids)]
 
 
 @contextmanager

@@ -62,14 +62,16 @@ METHODS: dict[str, AttributionMethod] = {
     "integrated_gradients": AttributionMethod(
         "gradients along a path from a baseline; the scores add up to the change of the value",
         "gradients.integrated_gradients",
+        together=True,
     ),
     "deeplift": AttributionMethod(
         "differences from a baseline, backpropagated by DeepLIFT's rescale rule",
         "gradients.deeplift",
+        together=True,
         translations=False,
     ),
     "gradient_shap": AttributionMethod(
-        "gradients at random points between baseline and text", "gradients.gradient_shap"
+        "gradients at random points between baseline and text", "gradients.gradient_shap", together=True
     ),
     "layer_gradient_x_activation": AttributionMethod(
         "gradient times activation, for activations inside the model",

@@ -5,7 +5,7 @@ the backward pass runs each layer again, which costs about one forward pass more
 batches the last digits may differ.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
 from typing import TypeVar
@@ -27,15 +27,34 @@ def in_parts(step: Step, rows: Tensor, work: Callable[[Tensor], Tensor]) -> Tens
     Raises:
         MemoryError: if a single row does not fit.
     """
-    found: list[Tensor] = []
+    return torch.cat(list(each_part(step, len(rows), lambda some: work(rows[some]))))
+
+
+def each_part(step: Step, n_rows: int, work: Callable[[slice], T]) -> Iterator[T]:
+    """Yield the results of ``work`` for slices of N rows that fit in memory, in order.
+
+    Raises:
+        MemoryError: if a single row does not fit.
+    """
     done = 0
-    while done < len(rows):
-        some = rows[done : done + (step.room.rows or step.batch_size)]
-        result = _tried(step, partial(work, some), len(some))
+    while done < n_rows:
+        some = slice(done, min(done + (step.room.rows or step.batch_size), n_rows))
+        result = _tried(step, partial(work, some), some.stop - some.start)
         if result is not None:
-            found.append(result)
-            done += len(some)
-    return torch.cat(found)
+            yield result
+            done = some.stop
+
+
+def summed(step: Step, n_rows: int, work: Callable[[slice], list[Tensor]]) -> list[Tensor]:
+    """Return the sums of what ``work`` returns for slices of N rows that fit in memory.
+
+    Raises:
+        MemoryError: if a single row does not fit.
+    """
+    total, *parts = each_part(step, n_rows, work)
+    for part in parts:
+        total = [one + other for one, other in zip(total, part, strict=True)]
+    return total
 
 
 def at_once(step: Step, work: Callable[[], T]) -> T:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -75,6 +75,8 @@ class Step:
     room: Room = field(default_factory=Room)
     stored: UnitParts = field(default_factory=UnitParts)
     """The parts of the text's attribution that are stored; methods whose passes serve all steps store them here."""
+    one_trunk: ClassVar[bool] = True
+    """Whether one stack of layers reads the whole text."""
     details: dict[str, float] = field(default_factory=dict)
     """Diagnostics of the method at this step, such as the quality of a fit; methods write them here."""
 
