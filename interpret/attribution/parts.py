@@ -1,7 +1,7 @@
 """Attribute a text part by part; a run stores each finished part, so that an interrupt costs one part, not one prompt.
 
-A part is what one batch of passes, or a few, computes: a step; a few steps that share a forward pass; for layer
-integrated gradients, an activation at a step. The packs of masked texts, which serve all steps, are stored by
+A part is what one batch of passes, or a few, computes: a step; some steps that share their forward passes; for layer
+integrated gradients, one activation at these steps. The packs of masked texts, which serve all steps, are stored by
 ``methods.masked_texts``. What comes first, the continuation and the reported functions, takes one pass per token and is
 computed again.
 """
@@ -17,8 +17,8 @@ from interpret.attribution.result.scores import How, ScoreArray
 from interpret.attribution.steps.step import Step, array
 from interpret.storage.parts import UnitParts
 
-STEPS_A_PART = 8
-"""Number of steps that share a forward pass; each also needs a backward pass of its own."""
+STEPS_A_PART = 16
+"""Number of steps that share their forward passes; the passes back are most of the work."""
 Scores = dict[str, list[ScoreArray]]
 """Activation, "" for methods on embeddings -> scores of each step, [T] or [T, D]."""
 
@@ -62,15 +62,15 @@ def _split(
     method: AttributionMethod, steps: Sequence[Step], layers: Sequence[str]
 ) -> Iterator[tuple[str, Sequence[Step], Sequence[str]]]:
     """Yield the parts of a text: a name, the steps and the activations."""
-    if method.part == "activation":
-        for number, step in enumerate(steps):
-            for activation in layers:
-                yield f"step {number} {activation}", [step], (activation,)
-        return
-    size = {"step": 1, "steps": STEPS_A_PART, "text": len(steps)}[method.part]
+    size = {"step": 1, "text": len(steps)}.get(method.part, STEPS_A_PART)
     for first in range(0, len(steps), size):
         some = steps[first : first + size]
-        yield f"steps {first} to {first + len(some) - 1}", some, layers
+        name = f"steps {first} to {first + len(some) - 1}"
+        if method.part == "activation":
+            for activation in layers:
+                yield f"{name} {activation}", some, (activation,)
+        else:
+            yield name, some, layers
 
 
 def _part(

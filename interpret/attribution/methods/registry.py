@@ -33,8 +33,8 @@ class AttributionMethod:
     translations: bool = True
     """Whether it supports translation models."""
     part: Part = "step"
-    """The part of its work on a text that a run stores as a whole: a ``step``; some ``steps`` that share a forward
-    pass; an ``activation`` at a step; the whole ``text``, whose passes serve all steps."""
+    """The part of its work on a text that a run stores as a whole: a ``step``; some ``steps`` that share their
+    forward passes; an ``activation`` at these steps; the whole ``text``, whose passes serve all steps."""
 
     @property
     def fn(self) -> Callable[..., Any]:
@@ -63,15 +63,20 @@ METHODS: dict[str, AttributionMethod] = {
         "gradients along a path from a baseline; the scores add up to the change of the value",
         "gradients.integrated_gradients",
         together=True,
+        part="steps",
     ),
     "deeplift": AttributionMethod(
         "differences from a baseline, backpropagated by DeepLIFT's rescale rule",
         "gradients.deeplift",
         together=True,
         translations=False,
+        part="steps",
     ),
     "gradient_shap": AttributionMethod(
-        "gradients at random points between baseline and text", "gradients.gradient_shap", together=True
+        "gradients at random points between baseline and text",
+        "gradients.gradient_shap",
+        together=True,
+        part="steps",
     ),
     "layer_gradient_x_activation": AttributionMethod(
         "gradient times activation, for activations inside the model",
