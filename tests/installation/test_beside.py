@@ -53,24 +53,25 @@ def empty(tmp_path):
 
 
 COMMANDS = {
-    "selfie": "--examples examples/examples.json --layers 1 --tokens last --new-tokens 3",
-    "trace": "--facts mine.json --no-filter --samples 2",
+    "selfie": "--examples prompts.json --layers 1 --tokens last --new-tokens 3",
+    "trace": "--facts facts.json --no-filter --samples 2",
     "attribute": "--prompt Paris --target is",
-    "probe lens": "--examples examples/examples.json",
+    "probe lens": "--examples prompts.json",
 }
-"""The five analyses, without ``check``, which writes no table; each in a few seconds."""
+"""What writes a table, on a tiny model that reads only 64 tokens."""
 
 
 @pytest.mark.parametrize("environment", WORK_IN, indirect=True)
 def test_every_analysis_works_in_an_empty_folder(environment, empty, model_folder):
     _, made, _, _ = environment
     done = made.run("interpret", "examples", cwd=empty)
-    assert done.returncode == 0, done.stderr
-    json_file(empty / "mine.json", fact_rows(1))
+    assert (done.returncode, "examples/facts.json" in done.stdout.splitlines()) == (0, True), done.stderr
+    json_file(empty / "prompts.json", {"examples": [{"prompt": "I love pizza", "category": "mine"}]})
+    json_file(empty / "facts.json", fact_rows(1))
     for command, arguments in COMMANDS.items():
         words = [*command.split(), *arguments.split(), "--model", model_folder, "--device", "cpu", "--output", "run"]
         done = made.run("interpret", *words, cwd=empty)
-        assert done.returncode in (0, 3), (command, done.stderr)
+        assert done.returncode == 0, (command, done.stderr)
         manifest = json.loads((empty / "run" / "manifest.json").read_text(encoding="utf-8"))
         assert manifest["counts"]["rows"] > 0, (command, done.stderr)
         (empty / "run").rename(empty / command.replace(" ", "_"))
