@@ -120,7 +120,7 @@ def tasks(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[Ta
             lambda: plain_layers(steps[0]),
             lambda: our_layers(steps[0]),
             target=20.0,
-            agreement=1e-5,
+            agreement=1e-4,  # in float32, each of the two is up to 6e-5 from the float64 result
         ),
         Task(
             f"occlusion, {len(steps)} written tokens after {n_prompt}",
