@@ -32,7 +32,7 @@ TEXT = f"{PROMPT} and it was built by the engineer Gustave Eiffel for the World'
 TARGET = 2.0
 """Required ratio of Inseq's time to ours."""
 AGREEMENT = 1e-4
-"""Largest difference allowed, relative to the largest absolute score of an attributed token."""
+"""Largest difference allowed, in units of the attributed value, a probability."""
 LAYER = 15
 N_SAMPLES = 20
 
@@ -135,11 +135,11 @@ def expected(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: T
 
 
 def check(found: ScoreArray, theirs: ScoreArray) -> float:
-    """Return the largest difference, relative to the largest score of its attributed token."""
+    """Return the largest difference, relative to the largest score."""
     known = ~np.isnan(theirs)  # no scores of tokens that follow
-    apart, size = (np.abs(of).max(axis=(0, 2), where=known, initial=0) for of in (found - theirs, found))  # [G]
-    assert (apart <= AGREEMENT * size).all(), f"the scores differ: {apart} of {size}"
-    return float((apart / np.where(size == 0, 1, size)).max())
+    apart, size = (np.abs(of).max(where=known, initial=0) for of in (found - theirs, found))
+    assert apart <= AGREEMENT, f"the scores differ by {apart:.1e}, the largest is {size:.1e}"
+    return float(apart / size) if size else 0.0
 
 
 def measure(inseq: Inseq, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, rounds: int) -> None:

@@ -129,7 +129,7 @@ def run_layers(
     start, masks = x, masks_for(layers, x.shape[1], 0, x)
     with grad_mode(False):
         for layer, mask in zip(layers, masks, strict=True):
-            here = {} if found else given or {}
+            here = {} if found else {name: value.to(layer.device) for name, value in (given or {}).items()}
             x = x.to(layer.device)
             found.append(_run_layer(layer, x, mask.to(x), here, slope))
             x = found[-1].output

@@ -289,7 +289,7 @@ def _at_points_taken_back(
         at_last, _ = way.at_last(above, some, text)
         at = next(one for called, one in above.derivatives(at_last) if called == name)
         for place, step in enumerate(some):
-            yield at[place, :, : len(step.ids)]
+            yield at[place, :, : len(step.ids)].to(points.device)
 
 
 @contextmanager
