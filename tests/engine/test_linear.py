@@ -129,7 +129,10 @@ def test_other_kinds_of_layers_are_left_alone():
     assert quick(norm) is norm
 
 
-@pytest.mark.parametrize("activation", [nn.SiLU(), SiLUActivation(), nn.GELU(), torch.tanh], ids=repr)
+ACTIVATIONS = {"SiLU": nn.SiLU(), "SiLU of transformers": SiLUActivation(), "GELU": nn.GELU(), "tanh": torch.tanh}
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS.values(), ids=ACTIVATIONS.keys())
 @pytest.mark.parametrize("layer", ["bias", "no bias", "conv"])
 @pytest.mark.parametrize("x", ["one row", "cells", "no token", "a slice"])
 @torch.no_grad()
