@@ -3,12 +3,12 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import prod
 from time import perf_counter
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 T = TypeVar("T")
 GIB = 2**30
@@ -51,12 +51,31 @@ def timed(work: Callable[[], T], device: torch.device) -> Timed[T]:
     return Timed(result, seconds, peak)
 
 
+class _Operations(TorchDispatchMode):
+    """Counts multiplications and additions of matrix products by torch's formulas.
+
+    torch's own ``FlopCounterMode`` also hooks every module, with hooks that ``torch.autograd.grad`` refuses if a module
+    is given a leaf of the graph.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result, packet = func(*args, **(kwargs or {})), func._overloadpacket
+        if packet is getattr(torch.ops.mkldnn, "_linear_pointwise", None):  # torch has no formula for oneDNN's product
+            self.total += 2 * args[0].numel() * result.shape[-1]
+        elif packet in flop_registry:
+            self.total += flop_registry[packet](*args, **(kwargs or {}), out_val=result)
+        return result
+
+
 def flops_of(work: Callable[[], object]) -> int:
     """Run a piece of work, and return the number of multiplications and additions in its matrix products."""
-    counter = FlopCounterMode(display=False, custom_mapping=_onednn())
-    with counter:
+    with _Operations() as counted:
         work()
-    return counter.get_total_flops()
+    return counted.total
 
 
 def waits_of(work: Callable[[], object]) -> int:
@@ -70,16 +89,6 @@ def waits_of(work: Callable[[], object]) -> int:
         finally:
             torch.cuda.set_sync_debug_mode(before)
     return sum(_SYNCHRONISES in str(warning.message) for warning in raised)
-
-
-def _onednn() -> dict[Any, Any]:
-    """Return how the operations of ``interpret.engine.linear`` on CPUs are counted, which torch does not know."""
-    operator = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-
-    def flops(x: Any, weight: Any, *rest: Any, **more: Any) -> int:
-        return 2 * prod(x) * weight[0]
-
-    return {} if operator is None else {operator: flops}
 
 
 def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:

@@ -3,6 +3,7 @@ from .journal import Entry as Entry
 from .manifest import read_manifest as read_manifest
 from .opening import open_run as open_run
 from .parts import StoredParts as StoredParts
+from .parts import UnitParts as UnitParts
 from .run import Run as Run
 from .run_folder import RunFolder as RunFolder
 from .run_folder import read_run as read_run

@@ -60,7 +60,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
         copy_examples(tmp_path / "file")
 
 
-@pytest.mark.parametrize("line", ["trace", "selfie", "probe lens", "probe neurons", "locate"])
+@pytest.mark.parametrize("line", ["probe neurons", "compare", "export"])
 def test_help_says_where_the_files_of_its_example_come_from(line, capsys):
     assert run(*line.split(), "--help") == 0
     assert "'interpret examples' writes the files of the folder examples." in capsys.readouterr().out

@@ -30,7 +30,9 @@ def fill(run: Run) -> None:
 
 
 def results_of(folder: Path) -> dict[str, bytes]:
-    files = {path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json"}
+    """Return the files of a run but the manifest, which tells times, and the hidden file that locks the run."""
+    left_out = {"manifest.json", ".progress.jsonl.lock"}
+    files = {path for path in folder.rglob("*") if path.is_file() and path.name not in left_out}
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
