@@ -63,7 +63,9 @@ def test_a_row_without_the_scales_of_granite_is_refused_or_right(wrong, analysis
             with pytest.raises(UnsupportedModelError, match="in layer 0, resid_pre"):
                 analysis(model)
         elif analysis is attributed:
-            np.testing.assert_array_equal(analysis(model).scores, right.scores)
+            # Another row is differentiated in another way.
+            largest = np.nanmax(np.abs(right.scores))
+            np.testing.assert_allclose(analysis(model).scores, right.scores, rtol=0, atol=1e-5 * largest)
         elif analysis is lens:
             assert analysis(model).equals(right)
 

@@ -3,10 +3,9 @@
 import warnings
 
 import pytest
-import transformers
 
 import interpret
-from interpret.anatomy import check_release
+from interpret.anatomy import check_release, releases
 from interpret.anatomy.releases import NEWEST_TESTED
 from interpret.errors import UnsupportedModelError
 from reference.commands import run
@@ -19,7 +18,7 @@ def released(monkeypatch):
 
     def pretend(version: str) -> None:
         check_release.cache_clear()
-        monkeypatch.setattr(transformers, "__version__", version)
+        monkeypatch.setattr(releases.transformers, "__version__", version)  # transformers 5 replaces its own module
 
     yield pretend
     check_release.cache_clear()

@@ -7,6 +7,7 @@ import pytest
 import torch
 import transformers
 
+from interpret.anatomy import releases
 from interpret.errors import ModelError
 from interpret.models import extras
 from interpret.models.opening import load
@@ -91,7 +92,7 @@ def test_another_error_of_a_tokenizer_stays_as_it_is(model_folder, without, monk
 
 @pytest.mark.parametrize(("release", "extra"), [("4.34.0", "patch"), ("5.23.0", "accelerate")])
 def test_beside_the_release_that_is_patched_its_own_extra_is_named(release, extra, monkeypatch):
-    monkeypatch.setattr(transformers, "__version__", release)
+    monkeypatch.setattr(releases.transformers, "__version__", release)  # transformers 5 replaces its own module
     assert extras.missing("accelerate", "this") == f'this needs accelerate: pip install "llm-interpret[{extra}]"'
 
 
