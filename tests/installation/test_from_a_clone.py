@@ -1,5 +1,6 @@
 """From a clone: an editable installation in an empty environment, then the patch in the same one."""
 
+import csv
 import re
 import shlex
 
@@ -47,4 +48,5 @@ def test_the_patch_names_the_line_after_which_it_works(environment, clone, tmp_p
     script = [clone / "scripts" / "get_interpretations_from_examples.py", "--examples", "mine.json", *quick]
     done = environment.run("python", *script, "--output", "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert len((tmp_path / "run" / "table.csv").read_text(encoding="utf-8").splitlines()) == 3
+    with (tmp_path / "run" / "table.csv").open(encoding="utf-8", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 2
