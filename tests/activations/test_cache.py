@@ -129,6 +129,7 @@ def test_fused_projections_of_neox_are_split_head_by_head():
             close(cache[f"{site}.2"][:, :, head], fused[..., start : start + W])
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("batch_size", [1, 2, 8])
 def test_a_prompt_among_others_is_the_prompt_alone(family_model, batch_size):
     cache = activation_cache(family_model, None, ROWS, batch_size=batch_size)

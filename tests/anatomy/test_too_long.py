@@ -36,6 +36,7 @@ def short(request: pytest.FixtureRequest) -> PreTrainedModel:
     return model
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("name", REFUSING)
 def test_every_call_refuses_a_text_that_is_too_long(name: str, short: PreTrainedModel) -> None:
     with pytest.raises(InputError, match=r" (reads at most 2|exceeds the 2 that this model reads)$"):

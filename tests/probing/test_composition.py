@@ -101,6 +101,7 @@ def test_values_carried_by_ov_are_what_the_attention_writes(llama):
     torch.testing.assert_close(written, seen[1][:, 0], **CLOSE)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("kind", ["query", "key", "value"])
 def test_composition_is_the_ratio_of_norms_of_whole_matrices(family_model, kind):
     scores = composition_scores(family_model, kind)

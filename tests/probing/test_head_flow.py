@@ -38,6 +38,7 @@ def scores_of(frame):
     return torch.tensor(frame.sort_values(["layer", "head"]).score.to_numpy()).view(L, H)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("direction", [None, DIRECTION])
 @pytest.mark.parametrize("positions", [None, (-1,)])
 def test_what_heads_write_is_their_part_of_the_projection(family_model, direction, positions):
@@ -72,6 +73,7 @@ def normed(model, layer, stream):
     return stream * torch.rsqrt(stream.pow(2).mean(-1, keepdim=True) + model.config.rms_norm_eps)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("kind", KIND_NAMES)
 @pytest.mark.parametrize("direction", [None, DIRECTION])
 def test_what_heads_read_is_a_ratio_of_norms_of_whole_matrices(family_model, kind, direction):
@@ -143,6 +145,7 @@ def test_a_head_built_to_write_and_read_a_direction_ranks_first(gpt2):
     assert writes.loc[0, ["layer", "head"]].tolist() == [2, 3]
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("source", "destination"), [(1, 3), (0, 0), (-4, -1)])
 def test_flow_is_the_models_own_attention_and_what_it_carries(family_model, source, destination):
     flow = information_flow(family_model, word_tokenizer(), TEXT, source, destination)

@@ -58,6 +58,7 @@ def plain_neurons(model, text, layer, tokenizer=TOKENIZER):
 READ = {"last": lambda v: v[-1], "mean": lambda v: v.mean(0), "max": lambda v: v.amax(0), 0: lambda v: v[0]}
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("token", READ)
 def test_activations_are_those_of_plain_products(family_model, token):
     texts = [text for pair in PAIRS for text in pair]
@@ -287,6 +288,7 @@ def test_an_intervention_changes_one_neuron_at_the_columns_named(family_model, c
     assert hooks_on(family_model) == 0
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("column", [0, 2, 3])
 def test_an_intervention_counts_columns_through_the_cache(family_model, column):
     ids = torch.tensor([[5, 6, 7, 8]])

@@ -70,6 +70,7 @@ ORDERS = {
 }
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("change", CONTEXTS)
 def test_inside_it_is_the_model_built_that_way(family_model, change):
     expected = rebuilt(family_model, ORDERS[change])
@@ -81,6 +82,7 @@ def test_inside_it_is_the_model_built_that_way(family_model, change):
     assert torch.equal(logits(family_model), stock)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("change", CONTEXTS)
 def test_generating_inside_goes_through_the_cache(family_model, change):
     expected = written(rebuilt(family_model, ORDERS[change]))
@@ -115,6 +117,7 @@ def state_of(model):
     return id(anatomy.layers), modules, list(model.state_dict()), model.config.to_dict(), layer_numbers(model)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("change", CONTEXTS)
 def test_everything_is_the_very_same_afterwards(family_model, change):
     before = state_of(family_model)

@@ -47,6 +47,7 @@ def assert_same_output(ours, theirs, n_tensors=1 + 1 + 2 * L + (L + 1) + L):
     assert all(torch.equal(our, their) for our, their in pairs)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("return_dict", [True, False])
 @pytest.mark.parametrize("nothing", [None, [None, None], [{}, {"note": 1}]])
 def test_a_forward_pass_with_nothing_to_do_is_the_stock_one_to_the_bit(family_model, nothing, return_dict):

@@ -37,6 +37,7 @@ def model_inputs(model, batch):
     return inputs
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("layer", range(L))
 @pytest.mark.parametrize("strength", [0.0, 0.3, 1.0])
 def test_normalized_mixes_vector_and_state(family_model, layer, strength):
@@ -52,6 +53,7 @@ def test_normalized_mixes_vector_and_state(family_model, layer, strength):
     assert torch.equal(edited[untouched], plain[untouched])
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("layer", range(L))
 @pytest.mark.parametrize("strength", [0.3, 2.5, -1.0])
 def test_addition_adds_the_scaled_vector(family_model, layer, strength):
@@ -113,6 +115,7 @@ def test_a_prompt_of_one_token_is_edited(family_model):
     assert not torch.allclose(edited, family_model(IDS[:1, :1]).logits, atol=1e-2)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("cuts", [[1], [2], [3], [4], [1, 2, 3, 4], [2, 4]])
 def test_a_prompt_in_chunks_is_edited_as_in_one_pass(family_model, cuts):
     infos = [{0: ([2], vectors(1)), 1: ([0, 4], vectors(2))}, {2: ([1, 2, 3], vectors(3))}]
@@ -183,6 +186,7 @@ def test_gradients_agree_with_finite_differences_in_float64(gpt2):
         assert torch.autograd.gradcheck(loss, (vector, mode))
 
 
+@pytest.mark.matrix
 @pytest.mark.gpu
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("vector_dtype", [torch.float64, torch.float32, torch.float16])

@@ -125,6 +125,7 @@ def searched(model: PreTrainedModel, ids: Tensor, mask: Tensor | None, info: lis
     return greedy_search_interpret(model, ids, insert_info=info, stopping_criteria=limit, pad_token_id=PAD, **more)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize(("decode", "masked"), [(generated, True), (generated, False), (searched, True)])
 @pytest.mark.parametrize("kind", KINDS)

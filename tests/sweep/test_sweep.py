@@ -147,6 +147,7 @@ def test_restoring_the_last_state_gives_the_clean_run(family_model):
     torch.testing.assert_close(found.values["p"][0], found.donor["p"].expand(S), **CLOSE)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("pins", [(), (PINS[0],), (PINS[3],), (PINS[1], PINS[2])])
 def test_pins_at_the_restored_runs_own_values_change_nothing(family_model, pins):
     base, _ = runs(family_model)
@@ -159,6 +160,7 @@ def test_pins_at_the_restored_runs_own_values_change_nothing(family_model, pins)
     assert not torch.allclose(found.base["p"], found.donor["p"], rtol=1e-2)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("site", ["resid_post", "attn_out", "mlp_out"])
 def test_a_run_restored_from_itself_is_itself(family_model, site):
     base, _ = runs(family_model)
