@@ -10,7 +10,8 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.attribution.steps.functions import attributed_function
+from interpret.attribution.steps.functions import FUNCTIONS, attributed_function
+from interpret.errors import InputError
 from interpret.facts.files import Fact, FactFile
 from interpret.facts.filter import Answered, Rule
 from interpret.facts.runs import BAD_ROW, FactPlan, FactResult, fact_file, write_facts
@@ -42,6 +43,11 @@ class LocationPlan(FactPlan):
         """
         super().__post_init__()
         object.__setattr__(self, "attributed_fn", attributed_function(self.attributed_fn))
+        if FUNCTIONS[self.attributed_fn].contrast and not any(fact.foil is not None for fact in self.facts.facts):
+            raise InputError(
+                f"{self.attributed_fn} contrasts the answer with a foil, and no fact has one: give it, with --foil or "
+                'the key "foil", or choose another function, such as attributed_fn probability'
+            )
 
     @property
     def chat_template(self) -> str | None:

@@ -210,6 +210,8 @@ def test_a_wrong_argument_is_said_before_the_model_is_opened(command, words, mes
     given = {"--prompt": "The Eiffel Tower is in"}
     if command in OF_FACTS:
         given |= {"--subject": "Eiffel Tower", "--target": "Paris"}
+    if command == "locate" and "--foil" not in words:
+        given |= {"--foil": "Rome"}
     if command == "probe neurons":
         given = {"--pairs": str(TOP / "examples" / "pairs.json")}
     argv = [*command.split(), "--model", "./none", *(word for both in given.items() for word in both)]
@@ -218,6 +220,7 @@ def test_a_wrong_argument_is_said_before_the_model_is_opened(command, words, mes
     assert message in said
     assert "there is no folder" not in said
     assert not Path("runs").exists()
+    argv += ["--foil", "Rome"] * (command == "locate" and "--foil" in words)
     assert run(*argv) == 2
     assert "there is no folder './none'" in capsys.readouterr().err, "without it, the model is reached"
 
@@ -360,7 +363,7 @@ def test_from_python_it_is_dropped_too(opened):
 
 
 def test_figures_of_facts_that_were_not_known_say_so(model_folder, capsys):
-    facts = json_file(Path("facts.json"), fact_rows(2, attribute="zebra"))
+    facts = json_file(Path("facts.json"), fact_rows(2, attribute="zebra", foil="Rome"))
     for command, folder in (("trace", "runs/trace"), ("locate", "runs/locations")):
         assert run(command, "--model", model_folder, "--device", "cpu", "--facts", facts) == 0
         said = capsys.readouterr()

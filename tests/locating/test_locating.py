@@ -193,6 +193,13 @@ def test_facts_that_cannot_be_located_are_dropped_and_reported(model_folder, tmp
     assert {row.name for row in table_of(tmp_path / "run")} == {"known_0", "known_2"}
 
 
+def test_facts_without_any_foil_are_refused_before_the_model_is_opened(tmp_path, capsys):
+    rows = [{key: value for key, value in row.items() if key != "foil"} for row in rows_of(2)]
+    assert run(*arguments("no/such/model", file_of(tmp_path, rows), tmp_path / "run")) == 2
+    assert "contrast_prob_diff contrasts the answer with a foil, and no fact has one" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_without_foils_the_answers_own_probability_is_attributed(model_folder, tmp_path):
     facts = file_of(tmp_path, [{key: value for key, value in row.items() if key != "foil"} for row in rows_of(2)])
     assert run(*arguments(model_folder, facts, tmp_path / "run", "--attributed-fn", "probability")) == 0
