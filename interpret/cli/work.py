@@ -46,7 +46,8 @@ def tell_counts(work: Work, run: RunFolder) -> None:
         raise NotAllError(dict(islice(failed.items(), MOST_SHOWN)), more)
     if dropped and not counts["kept"]:  # so that nobody has to search for the reason why a table is empty
         unit, reason = next(iter(dropped.items()))
-        say(f"{unit}: {reason}; --no-filter keeps facts that the model does not know")
+        hint = "; --no-filter keeps facts that the model does not know" if reason.startswith("not known") else ""
+        say(f"{unit}: {reason}{hint}")
 
 
 def _why(dropped: Mapping[str, str]) -> str:

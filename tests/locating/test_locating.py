@@ -193,6 +193,15 @@ def test_facts_that_cannot_be_located_are_dropped_and_reported(model_folder, tmp
     assert {row.name for row in table_of(tmp_path / "run")} == {"known_0", "known_2"}
 
 
+def test_a_run_with_another_chat_template_is_another_run(model_folder, tmp_path, capsys):
+    argv = arguments(model_folder, file_of(tmp_path, rows_of(1)), tmp_path / "run")
+    assert run(*argv) == 0
+    before = (tmp_path / "run" / "table.csv").read_bytes()
+    assert run(*argv, "--chat-template", "[INST] {prompt} [/INST]") == 2
+    assert "--chat-template: not set in the folder" in capsys.readouterr().err
+    assert (tmp_path / "run" / "table.csv").read_bytes() == before
+
+
 def test_facts_without_any_foil_are_refused_before_the_model_is_opened(tmp_path, capsys):
     rows = [{key: value for key, value in row.items() if key != "foil"} for row in rows_of(2)]
     assert run(*arguments("no/such/model", file_of(tmp_path, rows), tmp_path / "run")) == 2

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,3 +126,11 @@ def finish(process: subprocess.Popen[bytes]) -> tuple[list[str], str]:
     """Wait for a worker; return the units it printed and the last line of its error output."""
     out, error = process.communicate(timeout=600)
     return out.decode().splitlines(), (error.decode().strip().splitlines() or [""])[-1]
+
+
+class Killed(BaseException):
+    """Ends the process as far as the code under test can tell: nothing reaches the disk any more."""
+
+
+Stop = Callable[[int, BaseException, list[tuple[Any, str]]], list[str]]
+"""(number of allowed changes of the disk, the error after them, the functions that change it) -> what was done."""

@@ -21,17 +21,11 @@ from reference.small_runs import (
     manifest_of,
     opened,
     refused,
-    unbroken_run,
     work,
     worker,
 )
 
 WHAT_TO_DO = "give another --output folder, or delete this one"
-
-
-@pytest.fixture(scope="module")
-def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    return unbroken_run(tmp_path_factory.mktemp("unbroken"))
 
 
 @pytest.fixture

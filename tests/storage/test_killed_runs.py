@@ -9,7 +9,7 @@ import resource
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from interpret.errors import RunError
 from interpret.storage.run_folder import read_table
 from reference.small_runs import (
     UNITS,
+    Killed,
     Row,
+    Stop,
     assert_complete,
     assert_ends_like,
     contents,
@@ -27,7 +29,6 @@ from reference.small_runs import (
     manifest_of,
     opened,
     rows_of,
-    unbroken_run,
     work,
     worker,
 )
@@ -39,11 +40,6 @@ def _no_wait_for_the_disk() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
-
-
-@pytest.fixture(scope="module")
-def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    return unbroken_run(tmp_path_factory.mktemp("unbroken"))
 
 
 # Killed
@@ -83,34 +79,8 @@ def test_killed_at_any_byte_of_any_file_a_run_ends_with_the_same_table(
         assert_ends_like(folder, unbroken)
 
 
-class Killed(BaseException):
-    """Ends the process as far as the code under test can tell: nothing reaches the disk any more."""
-
-
-Stop = Callable[..., list[str]]
 WRITES = [(os, "write"), (os, "fsync"), (Path, "mkdir"), (Path, "replace"), (Path, "write_bytes")]
 CHANGES = [*WRITES, (os, "truncate")]
-
-
-@pytest.fixture
-def stop_at(monkeypatch: pytest.MonkeyPatch) -> Stop:
-    """Let the process do ``allowed`` things to the disk, then none; returns what was done, as it happens."""
-
-    def arm(allowed: int, error: BaseException, changes: list[tuple[Any, str]]) -> list[str]:
-        done: list[str] = []
-        for owner, name in changes:
-            real = getattr(owner, name)
-
-            def counted(*args: Any, real: Any = real, name: str = name, **kwargs: Any) -> Any:
-                if len(done) >= allowed:
-                    raise error
-                done.append(name)
-                return real(*args, **kwargs)
-
-            monkeypatch.setattr(owner, name, counted)
-        return done
-
-    return arm
 
 
 def test_killed_between_any_two_steps_a_run_ends_with_the_same_table(

@@ -18,16 +18,10 @@ from reference.small_runs import (
     manifest_of,
     opened,
     rows_of,
-    unbroken_run,
     work,
 )
 
 WHAT_TO_DO = "give another --output folder, or delete this one"
-
-
-@pytest.fixture(scope="module")
-def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    return unbroken_run(tmp_path_factory.mktemp("unbroken"))
 
 
 # What a run leaves behind

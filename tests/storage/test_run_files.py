@@ -4,7 +4,6 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,7 +12,7 @@ from interpret.storage.journal import read_journal
 from interpret.storage.run import Run
 from interpret.storage.run_folder import read_run
 from reference.damage import DAMAGES
-from reference.small_runs import Row, manifest_of, opened, rows_of
+from reference.small_runs import Killed, Row, Stop, manifest_of, opened, rows_of
 
 FILES = {"files/a.bin": b"first", "files/b.bin": b"second"}
 
@@ -88,34 +87,16 @@ def test_dropped_parts_are_in_manifest_and_journal(tmp_path: Path) -> None:
         assert run.dropped_parts == {"b": {"part 1": "too large"}}
 
 
-class Killed(BaseException):
-    """Ends the process as far as the code under test can tell."""
-
-
 def test_killed_between_any_two_steps_a_run_with_files_ends_with_the_same_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, stop_at: Stop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps: list[str] = []
-
-    def stop_after(allowed: int) -> None:
-        steps.clear()
-        changes = [(os, "write"), (os, "fsync"), (os, "truncate"), (Path, "replace"), (Path, "mkdir"), (Path, "open")]
-        for owner, name in changes:
-            real = getattr(owner, name)
-
-            def counted(*args: Any, real: Any = real, name: str = name, **kwargs: Any) -> Any:
-                if len(steps) >= allowed:
-                    raise Killed
-                steps.append(name)
-                return real(*args, **kwargs)
-
-            monkeypatch.setattr(owner, name, counted)
+    changes = [(os, "write"), (os, "fsync"), (os, "truncate"), (Path, "replace"), (Path, "mkdir"), (Path, "open")]
 
     def work(folder: Path) -> None:
         with opened(folder, others=["files"]) as run:
             fill(run)
 
-    stop_after(10**6)
+    steps = stop_at(10**6, Killed(), changes)
     work(tmp_path / "whole")
     n_steps = len(steps)
     monkeypatch.undo()
@@ -124,7 +105,7 @@ def test_killed_between_any_two_steps_a_run_with_files_ends_with_the_same_files(
     assert len(whole) == 2 + 4
     for allowed in range(n_steps):
         folder = tmp_path / str(allowed)
-        stop_after(allowed)
+        stop_at(allowed, Killed(), changes)
         with pytest.raises(Killed):
             work(folder)
         monkeypatch.undo()

@@ -13,16 +13,10 @@ from reference.small_runs import (
     opened,
     refused,
     rows_of,
-    unbroken_run,
     work,
 )
 
 WHAT_TO_DO = "give another --output folder, or delete this one"
-
-
-@pytest.fixture(scope="module")
-def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    return unbroken_run(tmp_path_factory.mktemp("unbroken"))
 
 
 def test_a_table_is_read_while_it_is_written_whole_units_only(tmp_path: Path) -> None:
