@@ -132,10 +132,10 @@ def write_lists(grids: Sequence[TraceGrid], rows: list[str], folder: Path, name:
 
 
 def result_lists(grids: dict[tuple[str, str], TraceGrid], rows: list[str]) -> dict[str, list[Any]]:
-    """Return the content of each result file, one entry per row; 0 or an empty tensor for a row that was not traced."""
+    """Return the content of each result file, one tensor per row; 0 or an empty one for a row that was not traced."""
     by_fact = {name: grid for (name, _), grid in grids.items()}
     contents: dict[str, list[Any]] = {
-        "te": [by_fact[name].total_effect if name in by_fact else 0.0 for name in rows],
+        "te": [torch.tensor(by_fact[name].total_effect if name in by_fact else 0.0) for name in rows],
         "valid_index": [index for index, name in enumerate(rows) if name in by_fact],
     }
     n_layers = next(iter(grids.values())).effects.shape[1]

@@ -151,7 +151,7 @@ def test_one_command_writes_the_files_that_the_configuration_names(clone, capsys
         values="indirect_effect", index="layer_idx", columns="token_idx"
     )
     np.testing.assert_allclose(files["llama-tiny-ie_w_mlp_sever.pt"][0], effects.to_numpy()[:-1], rtol=1e-6)
-    assert files["llama-tiny-te.pt"] == [pytest.approx(table["total_effect"].iloc[0]), 0, 0, 0]
+    assert torch.stack(files["llama-tiny-te.pt"]).tolist() == pytest.approx([table["total_effect"].iloc[0], 0, 0, 0])
 
 
 def test_files_that_are_exported_later_have_the_name_of_the_model(clone):
