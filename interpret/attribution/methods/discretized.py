@@ -105,13 +105,11 @@ class AnchorSearch:
         points = [self.table[words]]
         is_end = (self.table == self.end).all(dim=1)  # [V]: no anchor is the baseline
         passed = is_end.repeat(len(words), 1)  # [N, V]
-        arrived = is_end[words]  # [N]
         for _ in range(self.n_steps - 1):
             passed.scatter_(1, words[:, None], True)
             words, stuck = self._anchors(words, passed)
-            arrived = arrived | stuck
             point = monotonized(self.table[words], points[-1], self.end, self.n_steps)
-            points.append(torch.where(arrived[:, None], self.end, point))
+            points.append(torch.where(stuck[:, None], self.end, point))  # from the baseline, every way stays there
         points.append(self.end.expand_as(points[0]))
         return torch.stack(points[::-1])
 
