@@ -110,6 +110,6 @@ def test_a_function_of_another_form_is_an_error(fn, said):
 def test_a_run_wants_the_name_of_a_registered_function(option, tmp_path):
     rows = [{"prompt": PROMPT, "target": " the"}]
     value = third_logit if option == "attributed_fn" else [third_logit]
-    with pytest.raises(InputError, match=r"^'third_logit' is a function, but a run records names: give its name, "):
+    with pytest.raises(InputError, match=r"^'third_logit' is a function, but tables record names: register it by "):
         attribution_package.run(wide_model("llama"), TOKENIZER, rows, tmp_path / "run", **{option: value})
     assert not (tmp_path / "run").exists()

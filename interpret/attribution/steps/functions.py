@@ -170,8 +170,8 @@ def step_functions(names: Sequence[str]) -> list[str]:
     for name in names:
         if callable(name):
             raise InputError(
-                f"{_name_of(name)!r} is a function, but a run records names: give its name, after "
-                "register_step_function"
+                f"{_name_of(name)!r} is a function, but tables record names: register it by register_step_function, "
+                "and give its name"
             )
         if name not in FUNCTIONS and name not in SPELLINGS:
             raise InputError(unknown("step function", name, [*FUNCTIONS, *SPELLINGS]))
