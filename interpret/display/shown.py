@@ -4,7 +4,7 @@ A result says what it shows by one method, ``view``; the analyses define theirs 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
@@ -94,8 +94,7 @@ class Shown(ABC):
         from interpret.display.figure import panel_figure
 
         view = self.view()
-        if not 0 <= input < view.n_panels:
-            raise InputError(f"input {input} does not exist; this result has {view.n_panels}, counted from 0")
+        check_input(input, view.n_panels)
         panel = next(panel for number, panel in enumerate(view.panels()) if number == input)
         return panel_figure(view, panel)
 
@@ -128,9 +127,22 @@ class Rows(list[R], Shown):
         """Return the table as in a run folder, for ``interpret.read_table``."""
         return csv_header(self.record_type) + to_csv(self)
 
+    def _repr_html_(self) -> str:
+        return super()._repr_html_() if self else repr(self)
+
     def __repr__(self) -> str:
         """Return the number of rows; ``show`` displays them."""
         return f"{type(self).__name__}({len(self)} row{'s'[: len(self) != 1]})"
+
+
+def check_input(input: int, count: int) -> None:
+    """Check that a result has an input of this number.
+
+    Raises:
+        InputError: if it has not.
+    """
+    if not 0 <= input < count:
+        raise InputError(f"input {input} does not exist; this result has {count}, counted from 0")
 
 
 def write_new(path: str | Path, parts: Iterable[bytes], *, overwrite: bool) -> Path:
@@ -147,3 +159,11 @@ def write_new(path: str | Path, parts: Iterable[bytes], *, overwrite: bool) -> P
         for part in parts:
             file.write(part)
     return path
+
+
+def grouped(rows: Iterable[R], key: Callable[[R], Hashable]) -> list[list[R]]:
+    """Group rows by a key, in order of first appearance."""
+    found: dict[Hashable, list[R]] = {}
+    for row in rows:
+        found.setdefault(key(row), []).append(row)
+    return list(found.values())

@@ -170,9 +170,10 @@ def token_heatmaps(
 def bucket_heatmaps(averages: Mapping[str, Average], names: Sequence[str], words: PanelWords, headline: str) -> Figure:
     """Draw averages, [buckets, L], as heatmaps side by side, with a shared colour scale symmetric around 0.
 
-    Buckets that no prompt has are left out.
+    Buckets that no prompt has are left out, unless no prompt has any.
     """
     present = np.any([found.n.any(axis=1) for found in averages.values()], axis=0)  # [buckets]
+    present |= not present.any()
     names = [name for name, here in zip(names, present, strict=True) if here]
     with matplotlib.rc_context(STYLE):
         figure = Sheet(figsize=(max(1.9 + 2.15 * len(averages), 5.0), 0.24 * len(names) + 1.5), layout="constrained")

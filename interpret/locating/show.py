@@ -6,7 +6,7 @@ from itertools import groupby
 from matplotlib.figure import Figure
 
 from interpret.display.heatmaps import Band, Heatmap, Panel, headings, plain_headings, readable, small_probability
-from interpret.display.shown import Rows
+from interpret.display.shown import Rows, check_input
 from interpret.display.view import View
 from interpret.drawing.panels import PanelWords, shown, token_heatmaps
 from interpret.errors import InputError
@@ -47,8 +47,7 @@ class Locations(Rows[LocationCell]):
             InputError: if there is no such fact.
         """
         facts = list(_by_fact(location_grids(self)))
-        if not 0 <= input < len(facts):
-            raise InputError(f"input {input} does not exist; these are {len(facts)} located facts, counted from 0")
+        check_input(input, len(facts))
         return located_fact_figure(facts[input])
 
 

@@ -3,10 +3,10 @@
 Rows of a run and results of Python calls show the same: ``LensReadings(run.records())`` and ``logit_lens(...)``.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, TypeVar
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from interpret.display.heatmaps import Band, Heading, Heatmap, Panel, plain_headings, readable, visible
-from interpret.display.shown import Rows, Shown
+from interpret.display.shown import Rows, Shown, check_input, grouped
 from interpret.display.view import View
 from interpret.drawing.canvases import LINES
 from interpret.drawing.panels import STYLE, Sheet
@@ -22,7 +22,6 @@ from interpret.errors import InputError
 from interpret.finite import left_out, order
 from interpret.records import HeadView, LensReading, LogitShare, NeuronEffect
 
-R = TypeVar("R")
 FOLLOWED = "followed"
 """The ``continuation`` of a token that a Python call follows, which is neither target nor foil of a prompt."""
 COLOURS = "colours and ranks"
@@ -30,14 +29,6 @@ MOST_NEURONS = 50
 """Number of neurons on a page; the table has all."""
 OUTSIDE = -1
 """The layer of a component that is in no layer, and the head of one that is no head."""
-
-
-def grouped(rows: Iterable[R], key: Callable[[R], Hashable]) -> list[list[R]]:
-    """Group rows by a key, in order of first appearance."""
-    found: dict[Hashable, list[R]] = {}
-    for row in rows:
-        found.setdefault(key(row), []).append(row)
-    return list(found.values())
 
 
 # ---- The logit lens
@@ -390,8 +381,9 @@ class NeuronEffects(Rows[NeuronEffect]):
             InputError: for another input, or if no neuron was tested.
         """
         tested = [effect for effect in self if np.isfinite(effect.p_value)]
-        if input or not tested:
-            raise InputError("no neuron was tested" if not input else f"input {input} does not exist; there is only 0")
+        check_input(input, 1)
+        if not tested:
+            raise InputError("no neuron was tested: there are none with finite activations")
         with matplotlib.rc_context(STYLE):
             figure = Sheet(figsize=(4.6, 3.2), layout="constrained")
             place = figure.subplots()

@@ -1,6 +1,6 @@
 """What interpretations show: a page to explore, and for each prompt a heat map of layers by tokens."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from interpret.display.heatmaps import Band, Heading, Heatmap, Panel, headings, plain_headings, readable
 from interpret.display.page import framed
-from interpret.display.shown import Rows, Shown
+from interpret.display.shown import Rows, Shown, grouped
 from interpret.display.view import View
 from interpret.finite import left_out
 from interpret.pages.interpretations import interpretation_page
@@ -27,20 +27,15 @@ class Interpretations(Rows[Interpretation]):
 
     def view(self) -> View:
         """Return what a terminal and a figure show: the first words for each state, and their mean relevancy."""
-        grids = [(prompt, template) for prompt, template in dict.fromkeys((r.name, r.repeat_prompt_name) for r in self)]
+        grids = grouped(self, lambda row: (row.name, row.repeat_prompt_name))
         scores = [mean_relevancy(row) for row in self if row.kind in _READ]
         return View(
             title="Interpretations of hidden states",
             unit="mean relevancy: P(token | state inserted) − P(token | nothing inserted)",
-            panels=lambda: self._panels(grids),
+            panels=lambda: (_panel([row for row in rows if row.kind in _READ] or rows[:1]) for rows in grids),
             n_panels=len(grids),
             warning=left_out([score for score in scores if score is not None], "relevancies", "colours"),
         )
-
-    def _panels(self, grids: Sequence[tuple[str, str]]) -> Iterator[Panel]:
-        for name, template in grids:
-            rows = [row for row in self if (row.name, row.repeat_prompt_name) == (name, template)]
-            yield _panel([row for row in rows if row.kind in _READ] or rows[:1])
 
     def to_html(self) -> str:
         """Return a page to explore the interpretations, which loads nothing from elsewhere."""

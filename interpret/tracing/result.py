@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from interpret.display.shown import Shown
+from interpret.display.shown import Shown, check_input
 from interpret.display.view import View
 from interpret.facts.buckets import token_buckets
 from interpret.facts.files import Fact
@@ -125,7 +125,8 @@ class TraceResult(Shown):
         return trace_view([self.grid()], self.window)
 
     def figure(self, input: int = 0) -> Figure:
-        """Return a heatmap of the scores, tokens by layers, as in figure 1 of ROME."""
+        """Return a heatmap of the scores, tokens by layers, as in figure 1 of ROME; ``input`` is always 0."""
+        check_input(input, 1)
         return prompt_figure([self.grid()], window=self.window)
 
     def _csv(self) -> bytes:

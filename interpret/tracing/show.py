@@ -7,10 +7,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from interpret.display.heatmaps import Band, Heatmap, Panel, headings, plain_headings, readable, small_probability
-from interpret.display.shown import Rows
+from interpret.display.shown import Rows, check_input
 from interpret.display.view import View
 from interpret.drawing.panels import shown, token_heatmaps
-from interpret.errors import InputError
 from interpret.facts.grids import not_finite, same_fact
 from interpret.records import TraceCell
 from interpret.tracing.mediators import mediator_of
@@ -36,8 +35,7 @@ class Traces(Rows[TraceCell]):
             InputError: if there is no such fact.
         """
         facts = by_fact(trace_grids(self))
-        if not 0 <= input < len(facts):
-            raise InputError(f"input {input} does not exist; these are traces of {len(facts)} facts, counted from 0")
+        check_input(input, len(facts))
         return prompt_figure(facts[input], window=window_of(self))
 
 

@@ -87,12 +87,11 @@ def test_saved_rows_are_read_back_as_those_of_a_run(result, tmp_path):
 
 def test_inputs_are_counted_and_a_missing_one_is_named():
     assert RESULTS["traces"].figure(1).get_suptitle().startswith("b: p(Japan)")
-    with pytest.raises(InputError, match="input 2 does not exist; these are traces of 2 facts, counted from 0"):
+    with pytest.raises(InputError, match="input 2 does not exist; this result has 2, counted from 0"):
         RESULTS["traces"].figure(2)
-    with pytest.raises(InputError, match="input 1 does not exist; this result has 1, counted from 0"):
-        RESULTS["lens"].figure(1)
-    with pytest.raises(InputError, match="input 1 does not exist"):
-        neurons().figure(1)
+    for single in (neurons(), lens(), lens_frame()):
+        with pytest.raises(InputError, match="input 1 does not exist; this result has 1, counted from 0"):
+            single.figure(1)
 
 
 def test_a_notebook_shows_as_much_of_a_long_result_as_is_light():
@@ -102,6 +101,12 @@ def test_a_notebook_shows_as_much_of_a_long_result_as_is_light():
     assert f"{MOST_CELLS // 800} of 12 are shown here; show() displays all" in shown
     long = Interpretations(interpretations() * (MOST_SHOWN // 5 + 1))
     assert f"{MOST_SHOWN} of {len(long)} rows; show() displays all" in long._repr_html_()
+
+
+def test_a_result_without_rows_says_so():
+    assert Traces()._repr_html_() == repr(Traces()) == "Traces(0 rows)"
+    with pytest.raises(InputError, match="no rows"):
+        Traces().show()
 
 
 def test_nothing_that_shows_a_single_result_imports_from_above():

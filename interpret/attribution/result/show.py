@@ -18,6 +18,7 @@ from interpret.display.heatmaps import (
     headings,
     plain_headings,
     readable,
+    visible,
 )
 from interpret.display.view import View
 from interpret.finite import Tally
@@ -63,8 +64,8 @@ def function_words(attribution: AttributionScores) -> str:
     one = attribution.sequences[0]
     if one.stop - one.start != 1:
         return name
-    foil = "" if one.foil_tokens is None else plain_text(one.foil_tokens)
-    return _OPERATORS[name].format(plain_text(one.tokens[one.start : one.stop]), foil)
+    texts = (one.tokens[one.start : one.stop], one.foil_tokens or ())
+    return _OPERATORS[name].format(*(plain_text(text) or visible(join_pieces(text)) for text in texts))
 
 
 def not_finite(attribution: AttributionScores) -> str:
