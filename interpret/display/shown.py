@@ -59,7 +59,7 @@ class Shown(ABC):
         if console.is_jupyter:
             from IPython.display import HTML, display  # installed where notebooks are
 
-            display(HTML(framed(self.to_html())))
+            display(HTML(framed("".join(self._pieces()))))
         else:
             from interpret.display.terminal import Tables
 

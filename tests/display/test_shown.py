@@ -12,7 +12,7 @@ from rich.console import Console
 
 import interpret
 from interpret.display.heatmaps import Band, Heatmap, Panel, plain_headings
-from interpret.display.page import MOST_CELLS
+from interpret.display.page import MOST_CELLS, framed
 from interpret.display.shown import Rows
 from interpret.display.terminal import Tables
 from interpret.drawing import palette
@@ -63,6 +63,18 @@ def test_in_a_notebook_it_is_light_and_closed(result):
     assert shown.count("<iframe") == shown.count('sandbox="allow-scripts"') == 1
     assert "allow-same-origin" not in shown
     assert "<script" not in shown, "the page is escaped inside srcdoc"
+
+
+@every_result
+def test_show_displays_the_page_in_a_notebook(result, monkeypatch):
+    import IPython.display
+
+    shown = []
+    monkeypatch.setattr(Console, "is_jupyter", True, raising=False)
+    monkeypatch.setattr(Console, "__init__", lambda self: None)
+    monkeypatch.setattr(IPython.display, "display", shown.append)
+    result.show()
+    assert [one.data for one in shown] == [framed(html_of(result))]
 
 
 @every_result
