@@ -21,6 +21,8 @@ Update = Callable[[int, int], None]
 """Shows (number of done steps, number of all steps)."""
 _counter: ContextVar["_Counter | None"] = ContextVar("counter", default=None)
 """The bar of the Python call in progress."""
+_drawn: ContextVar[bool] = ContextVar("drawn", default=False)
+"""Whether a bar is on the screen: there is one at a time."""
 
 
 def say(message: str) -> None:
@@ -57,13 +59,13 @@ def progress_bar(doing: str, items: Iterable[T], total: int, *, shown: bool = Tr
 
 @contextmanager
 def showing(doing: str, *, shown: bool) -> Iterator[None]:
-    """Show a bar of the steps that loops inside the ``with`` block count; within another call, its bar goes on.
+    """Show a bar of the steps that loops inside the ``with`` block count; not if a run or another call has a bar.
 
     Args:
         doing: label of the bar, such as ``Tracing``.
         shown: whether to show it; it is never shown where nobody watches, as in a log file.
     """
-    if _counter.get() is not None or not shown or not (err.is_terminal or err.is_jupyter):
+    if _drawn.get() or not shown or not (err.is_terminal or err.is_jupyter):
         yield
         return
     with _bar(doing, vanishes=True) as update:
@@ -109,10 +111,18 @@ class _Counter:
 @contextmanager
 def _bar(doing: str, *, vanishes: bool) -> Iterator[Update]:
     """Show a bar inside the ``with`` block, and yield what moves it."""
-    if err.is_jupyter:
-        with _notebook_bar(doing, vanishes=vanishes) as update:
+    kind = _notebook_bar if err.is_jupyter else _terminal_bar
+    with kind(doing, vanishes=vanishes) as update:
+        token = _drawn.set(True)
+        try:
             yield update
-        return
+        finally:
+            _drawn.reset(token)
+
+
+@contextmanager
+def _terminal_bar(doing: str, *, vanishes: bool) -> Iterator[Update]:
+    """Show a bar in a terminal."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,

@@ -34,6 +34,15 @@ def test_a_call_inside_a_call_has_no_bar_of_its_own(watched):
     assert "3/3" in watched()
 
 
+def test_a_call_inside_a_run_leaves_the_screen_to_the_bar_of_the_run(watched):
+    with progress.progress_bar("Probing", iter(range(2)), 2) as units:
+        for _ in units:
+            with progress.showing("Tracing", shown=True):
+                assert list(progress.counted(range(3))) == [0, 1, 2]
+    assert "Tracing" not in watched()
+    assert "2/2" in watched()
+
+
 def test_a_loop_that_no_call_watches_shows_nothing(watched):
     assert list(progress.counted(range(3))) == [0, 1, 2]
     with progress.showing("Tracing", shown=False):
