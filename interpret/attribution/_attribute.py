@@ -14,8 +14,8 @@ from interpret.attribution.languages import languages_of
 from interpret.attribution.parts import TextParts, scores_of
 from interpret.attribution.plan import Plan, plan_attribution
 from interpret.attribution.result.attribution import Attribution
-from interpret.attribution.result.page import not_finite
 from interpret.attribution.result.scores import Attributed, ScoreArray, side_by_side
+from interpret.attribution.result.show import not_finite
 from interpret.attribution.steps.functions import Contrast
 from interpret.attribution.steps.step import (
     Room,
@@ -32,6 +32,7 @@ from interpret.device import unless_too_large
 from interpret.errors import InputError
 from interpret.finite import warn
 from interpret.prompts.spelling import words
+from interpret.work.progress import showing
 
 
 def attribute(
@@ -53,6 +54,7 @@ def attribute(
     max_new_tokens: int = 20,
     source_language: str | None = None,
     target_language: str | None = None,
+    progress: bool = True,
     **options: Any,
 ) -> Attribution:
     """Score tokens, or activations at them, by their effect on the prediction of each token after the prompt.
@@ -90,6 +92,7 @@ def attribute(
         source_language: for translation models except Marian: the language code of the prompts, such as ``en`` or
             ``eng_Latn``.
         target_language: for translation models with several target languages: the language code of the translations.
+        progress: show a progress bar while it runs, in a terminal or a notebook.
         **options: of the method and the functions. ``integrated_gradients``, also at layers: ``n_steps``, ``baseline``;
             ``discretized_integrated_gradients``: also ``strategy``, ``n_neighbors``; ``deeplift``, also at layers:
             ``baseline``; ``gradient_shap``: ``n_samples``, ``noise``, ``baseline``, ``seed``; ``attention``: ``heads``,
@@ -130,7 +133,8 @@ def attribute(
         arguments=signature(attribute).parameters,
     )
     inputs = one_for_each(prompts, targets, contrast_targets, alignment)
-    found = Attribution(list(attributions(plan, inputs)), plan.info)
+    with showing("Attributing", shown=progress):
+        found = Attribution(list(attributions(plan, inputs)), plan.info)
     warn(not_finite(found))
     return found
 

@@ -14,8 +14,10 @@ from interpret.errors import InputError
 from interpret.finite import left_out, order, warn
 from interpret.probing.effects import effect_sizes, permutation_p_values, q_values
 from interpret.probing.neurons import Text, Token, count_neurons, neuron_values, reading_weights, scaled_neuron
+from interpret.probing.show import NeuronEffects
 from interpret.prompts.selectors import indices
 from interpret.records import NeuronEffect
+from interpret.work.progress import showing
 
 Pairs = Sequence[tuple[Text, Text]]
 _CHUNK_BYTES = 1 << 28
@@ -113,7 +115,8 @@ class KnowledgeProber:
         n_permutations: int = 10_000,
         seed: int = 0,
         batch_size: int = 8,
-    ) -> list[NeuronEffect]:
+        progress: bool = True,
+    ) -> NeuronEffects:
         """Probe all neurons of one or more layers in one pass over the texts.
 
         ``[e for e in effects if e.q_value <= 0.05]`` are the significant neurons at a false discovery rate of 5% over
@@ -127,10 +130,12 @@ class KnowledgeProber:
             n_permutations: as in ``knowledge_probe``.
             seed: as in ``knowledge_probe``.
             batch_size: as in ``knowledge_probe``.
+            progress: show a progress bar while it runs, in a terminal or a notebook.
 
         Returns:
             The most significant neurons first; at equal p-values, the largest effect first. A neuron with an activation
             that is not finite has no statistics (NaN); it comes last, and does not change the q-values of the others.
+            The list shows itself.
 
         Raises:
             InputError: for a layer outside the model, too few pairs, or a text without that token.
@@ -139,8 +144,9 @@ class KnowledgeProber:
         chosen = list(dict.fromkeys(indices("layer", layers, len(anatomy_of(self.model).layers))))
         if not chosen:
             raise InputError("layers is empty: name at least one layer")
-        values = self._values(true_false_pairs, chosen, token, batch_size)
-        effects = ranked_effects(values.items(), n_permutations=n_permutations, seed=seed)
+        with showing("Reading neurons", shown=progress):
+            values = self._values(true_false_pairs, chosen, token, batch_size)
+        effects = NeuronEffects(ranked_effects(values.items(), n_permutations=n_permutations, seed=seed))
         warn(not_tested(effects))
         return effects
 

@@ -20,6 +20,7 @@ from interpret.anatomy.passes import evaluating
 from interpret.errors import InputError, UnsupportedModelError, unknown
 from interpret.prompts.batches import pad
 from interpret.prompts.encoding import Encoding, encode, given_ids
+from interpret.work.progress import counted
 
 Token = int | Literal["last", "mean", "max"]
 """Where a neuron is read: at the last token, or as the mean or maximum over all tokens, each without the special tokens
@@ -113,7 +114,7 @@ def neuron_values(
         check_length(model, f"the text that begins with {text[:40] if isinstance(text, str) else row[:10]!r}", len(row))
     values: dict[int, list[Tensor]] = {layer: [] for layer in layers}
     with torch.no_grad(), evaluating(model):
-        for chosen in batches(model, [len(row) for row in rows], batch_size):
+        for chosen in counted(list(batches(model, [len(row) for row in rows], batch_size))):
             for layer, value in _run(model, rows[chosen], layers, weights[chosen], token == "max").items():
                 values[layer].append(value)
     return {layer: torch.cat(parts) for layer, parts in values.items()}

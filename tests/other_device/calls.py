@@ -316,5 +316,5 @@ call("profile", lambda model: interpret.bench.profile(model, TOKENIZER, TEXTS[:1
 def experiment(model: PreTrainedModel) -> Any:
     with TemporaryDirectory() as folder:
         exp = interpret.Experiment(model, TOKENIZER, folder=folder)
-        interpret.figures.norm_figure(model, cached(model), to=Path(folder) / "norms.png")
+        interpret.probing.norm_figure(model, cached(model), to=Path(folder) / "norms.png")
         return len(exp.tools())
