@@ -161,7 +161,7 @@ def _record_module(
             for name in taken:
                 tensors[name] = layer_input(args, kwargs)
             for name in given:
-                tensors[name] = _first(output)
+                tensors[name] = _first(output).clone()  # Falcon's layers change what the MLP returned
 
     change.after(module, keep, with_kwargs=True)
 
