@@ -20,7 +20,7 @@ CURRENT_TESTS := $(addprefix tests/,activations anatomy control engine prompts s
 # share models. Files keep their order (no-loadscope-reorder), because the slow ones come first.
 PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-all test-current test-packaging lint mutants bench gpu browser clean
+.PHONY: demo test test-all test-current test-packaging notebooks lint mutants bench gpu browser clean
 
 demo: .venv/installed
 	$(BIN)/python install_patch.py
@@ -34,6 +34,10 @@ test-current: .venv-current/installed
 
 test-packaging: .venv/installed-for-tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m packaging tests/installation
+
+# The notebooks, from an empty folder, and their outputs.
+notebooks: .venv/installed-for-tests
+	$(BIN)/python -m pytest -m notebook tests/integration
 
 # Both suites, with the combinations of families, tokenizers, data types and methods that the targets above leave out.
 test-all: lint browser .venv-current/installed

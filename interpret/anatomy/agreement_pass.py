@@ -51,6 +51,8 @@ class Recorded:
 
     layers: list[dict[str, Tensor]]
     """The tensors of each layer, by name."""
+    singles: list[set[int]] = field(default_factory=list)
+    """The ids of the modules that each layer has once."""
     returned: list[Tensor] = field(default_factory=list)
     """What the base model returned each time it was called, [2, T, D]."""
     running: int | None = None
@@ -130,12 +132,13 @@ def _record_modules(change: Changes, found: Recorded, anatomy: Anatomy) -> None:
     """
     inputs, outputs = _recorded_modules(anatomy)
     for layer, block in enumerate(anatomy.layers):
-        once = in_one_place(block)
+        once = _in_one_place(block)
+        found.singles.append(once)
         for path in {*inputs.values(), *outputs.values()}:
             module = block.get_submodule(path)
             taken = [name for name, of in inputs.items() if of == path and (name != "resid_mid" or id(module) in once)]
             given = [name for name, of in outputs.items() if of == path]
-            _record_module(change, found, layer, module, taken, given)
+            _record_module(change, found, layer, module, taken, given, copy=anatomy.family.overwrites_mlp)
 
 
 def _recorded_modules(anatomy: Anatomy) -> tuple[dict[str, str], dict[str, str]]:
@@ -151,9 +154,9 @@ def _recorded_modules(anatomy: Anatomy) -> tuple[dict[str, str], dict[str, str]]
 
 
 def _record_module(
-    change: Changes, found: Recorded, layer: int, module: nn.Module, taken: list[str], given: list[str]
+    change: Changes, found: Recorded, layer: int, module: nn.Module, taken: list[str], given: list[str], *, copy: bool
 ) -> None:
-    """Record the input of a module by the names ``taken``, and its output by the names ``given``."""
+    """Record the input of a module by the names ``taken``, and its output, or a copy, by the names ``given``."""
 
     def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if found.running == layer:
@@ -161,12 +164,12 @@ def _record_module(
             for name in taken:
                 tensors[name] = layer_input(args, kwargs)
             for name in given:
-                tensors[name] = _first(output).clone()  # Falcon's layers change what the MLP returned
+                tensors[name] = _first(output).clone() if copy else _first(output)
 
     change.after(module, keep, with_kwargs=True)
 
 
-def in_one_place(block: nn.Module) -> set[int]:
+def _in_one_place(block: nn.Module) -> set[int]:
     """Return the ids of the modules that a layer has once.
 
     One in several places, such as an identity, is called with the tensors of all of them.
