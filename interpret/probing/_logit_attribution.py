@@ -31,6 +31,7 @@ from interpret.anatomy import (
     check_logits,
     final_modules,
     logit_factor,
+    norm_epsilon,
     residual_factor,
     unembedding_size,
 )
@@ -242,7 +243,7 @@ def _pulled_back(module: Any, x: Tensor, reads: Tensor, offset: float = 0.0) -> 
         module: LayerNorm, RMSNorm or Linear.
         x: its input in the run, [P, D].
         reads: a direction in its output at each position, [P, width].
-        offset: what an RMSNorm adds to its weight.
+        offset: what a norm adds to its weight.
 
     Returns:
         The direction in its input, [P, D], and the contribution of its bias, [P].
@@ -254,13 +255,12 @@ def _pulled_back(module: Any, x: Tensor, reads: Tensor, offset: float = 0.0) -> 
     if isinstance(module, nn.Linear):
         return reads @ weight, constant
     centred = centres(module)
-    epsilon = getattr(module, "eps", getattr(module, "variance_epsilon", None))
+    epsilon = norm_epsilon(module)
     if epsilon is None or not (centred or type(module).__name__.endswith("RMSNorm")):
         raise UnsupportedModelError(
             f"{type(module).__name__} before the unembedding is not a LayerNorm, RMSNorm or Linear"
         )
     x = x.double()
     spread = x - x.mean(-1, keepdim=True) if centred else x
-    weight = weight if centred else weight + offset
-    reads = reads * weight / (spread.pow(2).mean(-1, keepdim=True) + epsilon).sqrt()
+    reads = reads * (weight + offset) / (spread.pow(2).mean(-1, keepdim=True) + epsilon).sqrt()
     return reads - reads.mean(-1, keepdim=True) if centred else reads, constant

@@ -57,7 +57,7 @@ def reading_weights(model: PreTrainedModel, layer: int) -> Tensor:
     anatomy = anatomy_of(model)
     check_insides(model)
     check_index("layer", layer, len(anatomy.layers))
-    parts = anatomy.parts
+    parts = anatomy.neuron_parts
     paths = list(dict.fromkeys(path for path in (parts.up, parts.gate) if path))
     weights = [plain_weight(anatomy.layers[layer].get_submodule(path), f"layer {layer}: {path}") for path in paths]
     if parts.gate == parts.up:
@@ -78,9 +78,9 @@ def count_neurons(model: PreTrainedModel, layer: int) -> int:
     """
     anatomy = anatomy_of(model)
     check_index("layer", layer, len(anatomy.layers))
-    up: Any = anatomy.layers[layer].get_submodule(anatomy.parts.up)
+    up: Any = anatomy.layers[layer].get_submodule(anatomy.neuron_parts.up)
     outputs = int(up.nf if isinstance(up, Conv1D) else up.out_features)
-    return outputs // 2 if anatomy.parts.gate == anatomy.parts.up else outputs
+    return outputs // 2 if anatomy.neuron_parts.gate == anatomy.neuron_parts.up else outputs
 
 
 def neuron_values(
@@ -205,7 +205,7 @@ def run_neurons(
 
     with Changes() as change, change:
         for layer in layers:
-            change.before(anatomy.layers[layer].get_submodule(anatomy.parts.down), show(layer))
+            change.before(anatomy.layers[layer].get_submodule(anatomy.neuron_parts.down), show(layer))
         anatomy.trunk(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
 
 
@@ -238,5 +238,5 @@ def scaled_neuron(
             value[:, column - start, number] *= scale
         return value
 
-    with editing(model, {(layer, anatomy_of(model).parts.down): edit}):
+    with editing(model, {(layer, anatomy_of(model).neuron_parts.down): edit}):
         yield

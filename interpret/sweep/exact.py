@@ -133,7 +133,7 @@ def run_sweep(
     trunk = trunk_of(model, base.shape[1])
     n_read = check_metrics(metrics, trunk.n_logits, base.shape[1])
     starts = [trunk.enter(run) for run in (base, donor)]
-    n_neurons = trunk.layers[0].neurons(starts[0][:1, :1]).shape[-1]
+    n_neurons = _n_neurons(trunk, cells, starts[0])
     check_cells(cells, base.shape[1], len(trunk.layers), model.config.num_attention_heads, n_neurons)
     base_run, donor_run = (
         record_run(trunk.layers, start, points) for start, points in zip(starts, _points(cells), strict=True)
@@ -141,6 +141,17 @@ def run_sweep(
     check_trunk(model, trunk, donor[:1], donor_run.states[-1][:1])
     plan = _Plan(trunk, metrics, n_read, base_run, donor_run)
     return _result(plan, tuple(cells), _Limits.of(memory, starts[0], model.config.num_attention_heads))
+
+
+def _n_neurons(trunk: Trunk, cells: Sequence[Cell], start: Tensor) -> int:
+    """Return the number of neurons of a layer; 0 if the MLPs are run as a whole.
+
+    Raises:
+        UnsupportedModelError: if the MLPs are run as a whole, and a cell is a neuron.
+    """
+    if any(cell.site == "neurons" for cell in cells):
+        _ = trunk.anatomy.neuron_parts
+    return 0 if trunk.layers[0].whole_mlp is not None else trunk.layers[0].neurons(start[:1, :1]).shape[-1]
 
 
 def _by_whole_passes(

@@ -22,11 +22,11 @@ from reference.self_interpretation import (
     speaking_model,
     templates,
 )
-from reference.tiny import KINDS, L, hooks_on
+from reference.tiny import FURTHER, KINDS, L, hooks_on
 from reference.toy_tokenizers import byte_level, sentence_piece
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "mistral_short_sighted", *LONGROPE])
+@pytest.mark.parametrize("kind", [*KINDS, "mistral_short_sighted", *LONGROPE, *FURTHER])
 @pytest.mark.parametrize(
     "settings",
     [SETTINGS, replace(SETTINGS, insertion_layer=2, mode="addition", strength=3.0)],
@@ -38,8 +38,8 @@ def test_every_row_equals_full_forward_passes(kind, settings):
     layers = "0,2,3" if kind == "opt_post_norm" else "0,2,-1"
     rows = rows_of(model, tokenizer, settings=settings, layers=layers, tokens="0,-1")
     by_name = {template.name: template for template in templates(tokenizer)}
-    # Large logits: in float32, the probabilities of the Gemmas are exact to about 1e-6, those of the others to 3e-7.
-    near = 5e-6 if kind.startswith("gemma") else 1e-6
+    # Large logits: in float32, the probabilities of these are exact to about 1e-6, those of the others to 3e-7.
+    near = 5e-6 if kind.startswith(("gemma", "vaultgemma", "nemotron", "hyperclovax")) else 1e-6
     texts = set()
     for row in rows:
         state = None
@@ -59,7 +59,7 @@ def test_every_row_equals_full_forward_passes(kind, settings):
         assert row.interpretation_weights == [abs(value) for value in row.signed_relevancy]
         assert all(0 <= p <= 1 for p in row.interpretation_prob + row.probability_without_insertion)
         texts.add(row.interpretation_text)
-    assert len(texts) > 2, "the texts are too alike for this test"
+    assert len(texts) > (1 if kind == "gpt_bigcode" else 2), "the texts are too alike for this test"
     assert hooks_on(model) == 0
 
 
