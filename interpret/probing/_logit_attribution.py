@@ -38,6 +38,9 @@ from interpret.anatomy import (
 from interpret.anatomy.passes import foreign_changes, grad_mode
 from interpret.errors import InputError, UnsupportedModelError
 from interpret.finite import left_out, warn
+from interpret.probing._logit_lens import token_texts
+from interpret.probing.show import LogitShareFrame
+from interpret.prompts.spelling import piece
 
 Share = tuple[str, int, int, Tensor]
 """Component, layer and head (-1 if there is none), and the contribution to the logits, [P]."""
@@ -51,7 +54,7 @@ def logit_attribution(
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
     positions: Sequence[int] | None = (-1,),
-) -> pd.DataFrame:
+) -> LogitShareFrame:
     """Decompose the logit of one token per prompt into the contributions of all components of the model.
 
     Args:
@@ -104,7 +107,12 @@ def logit_attribution(
             rows += [place | {"position": position, "logit": logit} for position, logit in values]
     frame = pd.DataFrame(rows)[["prompt", "position", "token_id", "component", "layer", "head", "logit"]]
     warn(left_out(frame["logit"], "contributions", "sums that ignore NaN"))
-    return frame.sort_values(["prompt", "position", "layer", "head"], kind="stable", ignore_index=True)
+    found = LogitShareFrame(
+        frame.sort_values(["prompt", "position", "layer", "head"], kind="stable", ignore_index=True)
+    )
+    found.prompts = token_texts(cache, tokenizer)
+    found.answers = [str(token) if tokenizer is None else piece(tokenizer, token) for token in ids]
+    return found
 
 
 def _needed(anatomy: Anatomy) -> tuple[list[str], list[str]]:

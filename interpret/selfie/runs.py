@@ -14,6 +14,7 @@ from interpret.prompts.tokens import check_tokens, without_subject
 from interpret.records import Interpretation
 from interpret.selfie import rows
 from interpret.selfie.settings import (
+    GENERATED,
     INTERPRETATION_PROMPTS,
     LAYERS,
     RESID_PRE,
@@ -223,7 +224,7 @@ def check_options(
     except SpecError as error:
         raise SpecError(f"insertion: {error}") from None
     check_selector("layer", layers)
-    check_tokens(tokens)
+    check_tokens(tokens, [GENERATED])
     if site not in SOURCE_SITES:
         raise InputError(unknown("site", site, SOURCE_SITES))
     for words in interpretation_prompts:

@@ -27,6 +27,7 @@ from interpret.sweep.cells import Cell, CellSite, Pin, check_cells
 from interpret.sweep.columns import Column, run_column
 from interpret.sweep.metrics import Metric, check_metrics, read, together
 from interpret.sweep.whole_passes import whole_passes
+from interpret.work.progress import counted
 
 CPU_CHUNK = 512
 """Tokens computed at once on a CPU: enough for fast matrix products, few enough for the CPU's caches and for memory
@@ -224,7 +225,7 @@ def _result(plan: _Plan, cells: tuple[Cell, ...], limits: _Limits) -> SweepResul
     values = base[:, None].repeat(1, len(cells), 1, 1)  # [metrics, cells, S, K]
     count = sum(len(run.states[0]) for run in (plan.base, plan.donor)) * n_tokens * len(plan.trunk.layers)
     unlike = first_difference(plan.base, plan.donor)
-    for column in _columns(cells, unlike, n_tokens - plan.n_read, len(plan.trunk.layers)):
+    for column in counted(_columns(cells, unlike, n_tokens - plan.n_read, len(plan.trunk.layers))):
         count += n_samples * column.layer_tokens(len(plan.trunk.layers), n_tokens, plan.n_read)
         for job in limits.jobs(column, n_samples, n_tokens - column.token):
             for done, parts in _run(plan, job):

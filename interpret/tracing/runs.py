@@ -26,10 +26,10 @@ from interpret.storage.parts import UnitParts
 from interpret.storage.provenance import objects_sha256
 from interpret.storage.run import Run
 from interpret.storage.run_folder import RunFolder, read_units
-from interpret.tracing.facts import sized_for, trace_cells, trace_fact
+from interpret.tracing.facts import sized_for, trace_fact
 from interpret.tracing.inputs import TraceSettings, check_settings
 from interpret.tracing.mediators import DEFAULT_MEDIATORS, check_mediators, mediator_of
-from interpret.tracing.result import TraceResult
+from interpret.tracing.result import TraceResult, trace_cells
 from interpret.tracing.tables import TraceGrid, trace_grids, trace_peaks
 from interpret.work.loop import Work, fill_folder
 
