@@ -78,7 +78,7 @@ def test_before_it_is_described_the_error_shows_what_to_write_down(persimmon):
     with pytest.raises(UnsupportedModelError) as error:
         anatomy_of(persimmon)
     said = str(error.value)
-    assert "PersimmonForCausalLM (model_type 'persimmon') is not of a supported family; supported: llama, mis" in said
+    assert "PersimmonForCausalLM (model_type 'persimmon') is not of a supported family; interpret.anatomy.F" in said
     assert "Its layers are probably 'model.layers': 4 x PersimmonDecoderLayer with self_attn" in said
     assert "interpret.describe(model) finds the row of many such models; docs/architecture.md" in said
 
