@@ -149,7 +149,7 @@ def _part_by_part(model: PreTrainedModel) -> str:
 _Missing, _Prove = Callable[[PreTrainedModel], str | None], Callable[[PreTrainedModel], str]
 _PROOFS: tuple[tuple[str, _Missing, _Prove], ...] = (
     ("logit lens, attribution", _nothing, _own_logits),
-    ("recording, exact traces, control", _nothing, _residual_stream),
+    ("recording, exact traces", _nothing, _residual_stream),
     ("interpretations, approximate traces", _without_parts, _part_by_part),
     ("heads, logit attribution", _without_parts, _heads),
     ("neurons", _without_neurons, _neurons),
