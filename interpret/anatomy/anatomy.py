@@ -154,8 +154,8 @@ def _family_of(model: PreTrainedModel) -> Family:
     name = getattr(getattr(model, "config", None), "model_type", None)
     if name not in FAMILIES or not isinstance(model, PreTrainedModel):
         raise UnsupportedModelError(
-            f"{type(model).__name__} (model_type {name!r}) is not of a supported family; "
-            f"supported: {', '.join(FAMILIES)}. "
+            f"{type(model).__name__} (model_type {name!r}) is not of a supported family; interpret.anatomy.FAMILIES "
+            f"lists the {len(FAMILIES)} that are. "
             f"{_found_in(model)}interpret.describe(model) finds the row of many such models; docs/architecture.md, "
             "'Describing another family', shows how to write one in ten lines"
         )
