@@ -91,9 +91,10 @@ def _chosen(row: Row, layer: nn.Module) -> Row:
     known = {name for name, _ in layer.named_modules()}
     paths = {field.name: getattr(row, field.name) for field in fields(row)}
     several = {name: path.split("|") for name, path in paths.items() if isinstance(path, str) and "|" in path}
-    return replace(
-        row, **{name: next((path for path in some if path in known), some[0]) for name, some in several.items()}
-    )
+    chosen: dict[str, Any] = {
+        name: next((path for path in some if path in known), some[0]) for name, some in several.items()
+    }
+    return replace(row, **chosen)
 
 
 def _set(names: Sequence[str], config: Any) -> list[str]:

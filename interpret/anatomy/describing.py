@@ -29,7 +29,7 @@ from interpret.anatomy.passes import evaluating, without_own_hooks
 from interpret.device import is_out_of_memory
 from interpret.errors import UnsupportedModelError, one_line
 
-_SETTINGS: tuple[dict[str, str], ...] = (
+_SETTINGS: tuple[dict[str, Any], ...] = (
     {},
     {"logit_scale": "logit_scale"},
     {"logit_divisor": "logits_scaling"},
@@ -343,7 +343,7 @@ def _query_key_value(path: str) -> int:
     return min((index for index, letter in enumerate("qkv") if letter in path.rsplit(".", 1)[-1][:5]), default=3)
 
 
-def _mlps(look: _Look, row: Family, linear: Sequence[_Call]) -> Iterator[dict[str, str]]:
+def _mlps(look: _Look, row: Family, linear: Sequence[_Call]) -> Iterator[dict[str, Any]]:
     """Yield the fields about the MLP: its projections and activation, or none if it is run as a whole."""
     by_path = {call.path: call for call in look.calls}
     first, last = by_path[row.mlp_first], by_path[row.mlp_last]

@@ -146,7 +146,8 @@ def _part_by_part(model: PreTrainedModel) -> str:
     return f"layers run part by part give the model's logits to within {difference:.2g}"
 
 
-_Missing, _Prove = Callable[[PreTrainedModel], str | None], Callable[[PreTrainedModel], str]
+_Missing = Callable[[PreTrainedModel], str | None]
+_Prove = Callable[[PreTrainedModel], str]
 _PROOFS: tuple[tuple[str, _Missing, _Prove], ...] = (
     ("logit lens, attribution", _nothing, _own_logits),
     ("recording, exact traces", _nothing, _residual_stream),
