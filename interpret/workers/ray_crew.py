@@ -1,0 +1,222 @@
+"""Workers as actors of Ray, on this machine or on a cluster. The only module that imports ray.
+
+An actor that died is replaced by this process and not by Ray (``max_restarts=0``): Ray does not tell when an actor dies
+while its constructor opens the model, and every death is to be told and counted. It also makes a failed call mean one
+thing, that this actor is gone. A call is sent only after the actor's ``back`` has answered, and never sent twice.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import cloudpickle
+from ray.exceptions import RayActorError, RayError
+
+from interpret.errors import ModelError, RunError, one_line
+from interpret.models.opening import Opening
+from interpret.workers.crew import Came, Died, Done, Event, Lost
+from interpret.workers.jobs import Job
+from interpret.workers.settings import Workers
+from interpret.workers.worker import Setup, Unusable, Worker, on_device, software
+
+_STARTS = 3
+"""Number of times in a row that a worker may die before it has opened the model."""
+_OBJECT_STORE = 256 * 2**20
+"""Bytes of shared memory for results that are on their way, on this machine; more are written to disk by Ray."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a worker occupies on a machine."""
+
+    cpus: int
+    gpus: float
+
+
+@contextmanager
+def ray_crew(workers: Workers, job: Job, opening: Opening, output: Path | str) -> Iterator["RayCrew"]:
+    """Start workers, and end them with the ``with`` block.
+
+    Args:
+        workers: how many, and where.
+        job: what they will do.
+        opening: how they open the model.
+        output: the run folder, for which only one driver may be on a cluster.
+
+    Raises:
+        ModelError: if the cluster cannot be reached.
+        RunError: if another driver of the cluster writes the run folder.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(_connected(workers))
+        if workers.cluster is not None:
+            stack.enter_context(_lease(output))
+        place = place_of(workers, opening, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+        # The last digits may depend on the number of threads, so a number that was chosen is kept.
+        threads = int(os.environ.get("OMP_NUM_THREADS", place.cpus))
+        setup = Setup(
+            cloudpickle.dumps(job),
+            on_device(opening, place.gpus),
+            workers.imports,
+            software(workers.imports),
+            threads,
+            str(Path.cwd()),
+        )
+        crew = RayCrew(workers.count, setup, place)
+        stack.callback(crew.close)
+        yield crew
+
+
+@contextmanager
+def _connected(workers: Workers) -> Iterator[None]:
+    """Connect this process to Ray, or start Ray on this machine; a connection that exists is used and kept."""
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
+    try:
+        if workers.cluster is None:
+            ray.init(
+                "local",
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE,
+                _node_ip_address="127.0.0.1",
+                **quiet,
+            )
+        else:
+            ray.init(workers.cluster, **quiet)
+    except (RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
+        where = "on this machine" if workers.cluster is None else f"at {workers.cluster!r}"
+        raise ModelError(f"workers: Ray cannot be used {where}: {one_line(error)}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+class _Lease:
+    """An actor whose name says that a run folder is being written; it ends with the driver."""
+
+    def holds(self) -> bool:
+        """Return True, once the actor is there."""
+        return True
+
+
+@contextmanager
+def _lease(output: Path | str) -> Iterator[None]:
+    """Keep other drivers of the cluster from writing a folder; its lock alone does not, on a network file system."""
+    folder = Path(output).resolve()
+    name = f"llm-interpret {sha256(os.fsencode(folder)).hexdigest()[:16]}"
+    try:
+        holder = ray.remote(num_cpus=0)(_Lease).options(name=name, namespace="llm-interpret").remote()
+        ray.get(holder.holds.remote())
+    except ValueError:  # the name is taken
+        raise RunError(f"{output} is being written by another driver of the cluster; wait for it or stop it") from None
+    except RayError as error:
+        raise RunError(f"{output}: cannot be reserved on the cluster: {one_line(error)}") from error
+    try:
+        yield
+    finally:
+        with suppress(RayError):
+            ray.kill(holder)
+
+
+def place_of(workers: Workers, opening: Opening, nodes: Sequence[dict[str, float]]) -> Place:
+    """Return the largest place that as many workers as possible fit into.
+
+    Args:
+        workers: how many workers, with how many GPUs.
+        opening: how they open the model; on ``cpu`` they need no GPU.
+        nodes: the resources of each machine, ``CPU`` and ``GPU``.
+    """
+    gpus = workers.gpus_per_worker
+    if gpus is None:
+        gpus = 1.0 if opening.device != "cpu" and any(node.get("GPU") for node in nodes) else 0.0
+    cpus = 1
+    while _n_places(nodes, cpus + 1, gpus) >= min(workers.count, max(1, _n_places(nodes, 1, gpus))):
+        cpus += 1
+    return Place(cpus, gpus)
+
+
+def _n_places(nodes: Sequence[dict[str, float]], cpus: int, gpus: float) -> int:
+    return sum(int(min(node.get("CPU", 0) // cpus, node.get("GPU", 0) // gpus if gpus else 1e9)) for node in nodes)
+
+
+class RayCrew:
+    """A crew of actors."""
+
+    def __init__(self, size: int, setup: Setup, place: Place) -> None:
+        """Start the actors; their setup is sent once, and each machine keeps it."""
+        self.size = size
+        self._actor = ray.remote(num_cpus=place.cpus, num_gpus=place.gpus, max_restarts=0, max_task_retries=0)(Worker)
+        self._setup = setup
+        self._actors: dict[int, Any] = {}
+        self._calls: dict[Any, int] = {}
+        """What is awaited of each actor: a call, or ``back``."""
+        self._starting: dict[int, int] = {}
+        """Worker that has not opened the model -> number of times that it was started."""
+        for worker in range(size):
+            self._start(worker)
+
+    def _start(self, worker: int) -> None:
+        self._starting[worker] = self._starting.get(worker, 0) + 1
+        self._actors[worker] = self._actor.remote(self._setup)
+        self._calls[self._actors[worker].back.remote()] = worker
+
+    def call(self, worker: int, name: str, what: Any) -> None:
+        """Give a worker a call."""
+        self._calls[self._actors[worker].call.remote(name, what)] = worker
+
+    def wait(self, seconds: float) -> list[Event]:
+        """Return what has happened, as soon as something has; nothing after some seconds."""
+        awaited = list(self._calls)
+        if not awaited:
+            time.sleep(min(seconds, 1))
+            return []
+        ready, _ = ray.wait(awaited, num_returns=1, timeout=seconds)
+        more, _ = ray.wait(awaited, num_returns=len(awaited), timeout=0)
+        return [self._event(self._calls.pop(call), call) for call in dict.fromkeys([*ready, *more])]
+
+    def _event(self, worker: int, call: Any) -> Event:
+        starting = worker in self._starting
+        try:
+            result = ray.get(call)
+        except RayActorError as error:
+            return self._died(worker, one_line(str(error).strip().splitlines()[-1]))
+        except RayError as error:  # its result was lost with its machine, or cannot be read
+            self._end(worker)
+            return self._died(worker, f"{type(error).__name__}: {one_line(error)}")
+        if not starting:
+            return Done(worker, result)
+        if isinstance(result, Unusable):
+            self._end(worker)
+            return Lost(worker, result.why, result.error)
+        del self._starting[worker]
+        return Came(worker, result)
+
+    def _died(self, worker: int, why: str) -> Event:
+        if self._starting.get(worker, 0) >= _STARTS:
+            return Lost(worker, f"it died {_STARTS} times while it opened the model: {why}")
+        self._start(worker)
+        return Died(worker, why)
+
+    def dismiss(self, worker: int) -> None:
+        """End a worker, without a replacement."""
+        self._end(worker)
+
+    def _end(self, worker: int) -> None:
+        with suppress(RayError):
+            ray.kill(self._actors[worker])
+
+    def close(self) -> None:
+        """End all workers."""
+        for worker in self._actors:
+            self._end(worker)
