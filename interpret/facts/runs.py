@@ -25,7 +25,7 @@ from interpret.reading import file_key
 from interpret.storage.outcomes import Dropped, Rows
 from interpret.storage.parts import StoredParts, UnitParts
 from interpret.storage.provenance import objects_sha256
-from interpret.workers.jobs import Analysis, Executor, Finished, Step, Task
+from interpret.workers.jobs import Analysis, Executor, Finished, Settled, Step, Task
 
 BAD_ROW, UNKNOWN = "bad row", "not known"
 """First words of the reason for which a unit is dropped."""
@@ -166,13 +166,20 @@ def fact_file(facts: Facts) -> FactFile:
 
 
 @dataclass(frozen=True)
-class SettledFacts:
+class SettledFacts(Settled):
     """What is decided once for all facts."""
 
     batches: Sequence[Sequence[Sequence[int]]]
     """The result of ``fact_batches``."""
     shared: Any
     """The result of ``FactAnalysis.share``."""
+    told: Mapping[str, Any]
+    """The part of it that is recorded."""
+
+    @property
+    def recorded(self) -> Mapping[str, Any]:
+        """What all facts share."""
+        return self.told
 
 
 class FactAnalysis(Analysis):
@@ -208,7 +215,12 @@ class FactAnalysis(Analysis):
         batches = fact_batches(
             self.model, self.tokenizer, plan.chosen, rule=plan.rule, chat_template=plan.chat_template
         )
-        return SettledFacts(batches, self.share())
+        shared = self.share()
+        return SettledFacts(batches, shared, self.told(shared))
+
+    def told(self, shared: Any) -> Mapping[str, Any]:
+        """Return what is recorded of ``share``, as JSON values; by default nothing."""
+        return {}
 
     def ask(self, question: FactBatch) -> list[Answered]:
         """Return the model's answers to the prompts of facts."""

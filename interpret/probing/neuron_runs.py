@@ -109,7 +109,7 @@ def run_neurons(
         >>> run_neurons(model, tokenizer, "examples/pairs.json", "runs/neurons").to_frame()  # doctest: +SKIP
     """
     if isinstance(model, Opening) or tokenizer is None or not workers_of(workers).in_process:
-        raise InputError("probe neurons compares all texts in one process; leave workers and cluster out")
+        raise InputError("probe neurons runs in one process without workers, because it compares all texts at its end")
     pairs, sha256, path = _texts(texts)
     chosen = select("layer", selector_words(layers), len(anatomy_of(model).layers))
     plan = NeuronPlan(pairs, chosen, token_of(token), permutations, seed, batch_size)

@@ -32,7 +32,7 @@ from interpret.surgery.plan import check_strength
 from interpret.surgery.words import MODES
 from interpret.work.inputs import Examples, PromptList, prompt_list
 from interpret.work.loop import Work
-from interpret.workers.jobs import Analysis, Executor, Finished, Say, Step, Task
+from interpret.workers.jobs import Analysis, Executor, Finished, Say, Settled, Step, Task
 from interpret.workers.runs import run_job
 from interpret.workers.settings import Workers
 
@@ -245,7 +245,7 @@ class SelfieJob:
 
 
 @dataclass(frozen=True)
-class SettledGroups:
+class SettledGroups(Settled):
     """How prompts share batches, which is decided once, because it depends on the memory of the device."""
 
     batch_size: int
@@ -254,6 +254,11 @@ class SettledGroups:
     """Names of the prompts that share batches."""
     counts: Mapping[str, int]
     """Number of records of each prompt."""
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """The size of batches."""
+        return {"batch_size": self.batch_size}
 
 
 @dataclass(frozen=True)

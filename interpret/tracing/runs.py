@@ -247,6 +247,10 @@ class TraceAnalysis(FactAnalysis):
         sized = sized_for(self.model, self.tokenizer, self._plan.facts.facts, self._plan.settings)
         return replace(sized, memory=usable_memory(sized.memory, input_device(self.model)))
 
+    def told(self, shared: TraceSettings) -> dict[str, Any]:
+        """Return the memory that a sweep may use, on which the sizes of batches depend."""
+        return {"memory": shared.memory}
+
     def analyse(self, answered: Answered, shared: TraceSettings, parts: UnitParts) -> Rows:
         """Return the rows and grid files of a fact; each part is stored once it is traced."""
         plan = self._plan

@@ -42,12 +42,22 @@ Step = Finished | None
 """What a progress bar counts: the end of a unit, or None for a step before its end."""
 
 
+@dataclass(frozen=True)
+class Settled:
+    """What is decided once for all processes, because it depends on the model or the device."""
+
+    @property
+    def recorded(self) -> Mapping[str, Any]:
+        """The part that a run of several processes records; by default nothing."""
+        return {}
+
+
 class Analysis(ABC):
     """An analysis with its model in memory. Equal tasks give equal outcomes in every process."""
 
-    def settle(self) -> Any:
-        """Return what is decided once for all processes and needs the model, for ``Job.tasks``; by default None."""
-        return None
+    def settle(self) -> Settled:
+        """Return what is decided once for all processes, for ``Job.tasks``; by default nothing."""
+        return Settled()
 
     def ask(self, question: Any) -> Any:
         """Answer a question of ``Job.tasks``, which it needs to cut its tasks; by default there are no questions."""

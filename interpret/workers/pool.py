@@ -70,6 +70,7 @@ class Pool:
         self._started = self._alive = self.clock()
         self._few_told = False
         self._workers: dict[str, dict[str, Any]] = {}
+        self._recorded: dict[str, Any] = {}
 
     def wait_for_first(self) -> Report:
         """Wait for the first worker, and return its report.
@@ -89,9 +90,12 @@ class Pool:
 
     @property
     def circumstances(self) -> Mapping[str, Any]:
-        """Versions and device of the first worker; host, device and number of calls of each, complete at the end."""
-        first = self.wait_for_first()
-        return {"versions": first.versions, "device": first.device, "workers": self._workers}
+        """Versions and device of the first worker; host, device and number of calls of each; what was settled.
+
+        The last two are complete at the end.
+        """
+        first, more = self.wait_for_first(), {"workers": self._workers, "settled": self._recorded}
+        return {"versions": first.versions, "device": first.device, **more}
 
     def settled(self) -> Any:
         """Return the result of ``Analysis.settle`` of one worker."""
@@ -100,7 +104,9 @@ class Pool:
             self._queue.append(self._settled)
         while not self._settled.done:
             self._pump()
-        return _returned(self._settled)
+        settled = _returned(self._settled)
+        self._recorded.update(settled.recorded)
+        return settled
 
     def ask(self, questions: Iterable[Any]) -> Iterator[Any]:
         """Yield the answers to questions, in order."""

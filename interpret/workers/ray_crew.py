@@ -8,9 +8,8 @@ thing, that this actor is gone. A call is sent only after the actor's ``back`` h
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from interpret.errors import ModelError, RunError, one_line
 from interpret.models.opening import Opening
 from interpret.workers.crew import Came, Died, Done, Event, Lost
 from interpret.workers.jobs import Job
+from interpret.workers.places import Place, place_of
 from interpret.workers.settings import Workers
 from interpret.workers.worker import Setup, Unusable, Worker, on_device, software
 
@@ -30,14 +30,6 @@ _STARTS = 3
 """Number of times in a row that a worker may die before it has opened the model."""
 _OBJECT_STORE = 256 * 2**20
 """Bytes of shared memory for results that are on their way, on this machine; more are written to disk by Ray."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """What a worker occupies on a machine."""
-
-    cpus: int
-    gpus: float
 
 
 @contextmanager
@@ -127,27 +119,6 @@ def _lease(output: Path | str) -> Iterator[None]:
     finally:
         with suppress(RayError):
             ray.kill(holder)
-
-
-def place_of(workers: Workers, opening: Opening, nodes: Sequence[dict[str, float]]) -> Place:
-    """Return the largest place that as many workers as possible fit into.
-
-    Args:
-        workers: how many workers, with how many GPUs.
-        opening: how they open the model; on ``cpu`` they need no GPU.
-        nodes: the resources of each machine, ``CPU`` and ``GPU``.
-    """
-    gpus = workers.gpus_per_worker
-    if gpus is None:
-        gpus = 1.0 if opening.device != "cpu" and any(node.get("GPU") for node in nodes) else 0.0
-    cpus = 1
-    while _n_places(nodes, cpus + 1, gpus) >= min(workers.count, max(1, _n_places(nodes, 1, gpus))):
-        cpus += 1
-    return Place(cpus, gpus)
-
-
-def _n_places(nodes: Sequence[dict[str, float]], cpus: int, gpus: float) -> int:
-    return sum(int(min(node.get("CPU", 0) // cpus, node.get("GPU", 0) // gpus if gpus else 1e9)) for node in nodes)
 
 
 class RayCrew:

@@ -36,7 +36,7 @@ class Workers:
             expected = "give 'auto' on a machine of the cluster, or HOST:PORT, such as 10.0.0.1:6379"
             raise InputError(f"cluster {self.cluster!r} is not understood; {expected}")
         gpus = self.gpus_per_worker
-        if gpus is not None and not (0 <= gpus < 1 or (gpus == int(gpus) and gpus < 1e6)):
+        if gpus is not None and not (0 <= gpus < 1 or (1 <= gpus < 1e6 and gpus == int(gpus))):
             raise InputError(f"gpus_per_worker is {gpus!r}; give a whole number, or a fraction below 1")
         if not 0 < self.start_timeout < 1e9:
             raise InputError(f"start_timeout is {self.start_timeout!r}; give a number of seconds above 0")

@@ -11,12 +11,13 @@ from interpret.errors import InputError, ModelError, RunError
 from interpret.storage.outcomes import Dropped, Rows
 from interpret.storage.parts import StoredParts
 from interpret.workers.crew import Came, Died, Done, Lost
-from interpret.workers.jobs import Finished, Task
+from interpret.workers.jobs import Finished, Settled, Task
 from interpret.workers.pool import STRIKES, WINDOW, Pool
 from interpret.workers.worker import Report
 
 REPORT = Report({"weights": "sha256 12"}, {"torch": "2", "platform": "a"}, "cpu", "host", 1)
 KILL = "a signal"
+SETTLED = Settled()
 
 
 def outcome_of(unit):
@@ -56,7 +57,8 @@ class Cues:
             self.events.append(Died(worker, KILL))
             self.events.append(Came(worker, REPORT))
             return
-        result = self.results.get(what, [Finished(what, outcome_of(what))] if name == "do" else f"{name} {what}")
+        usual = {"do": [Finished(what, outcome_of(what))], "ask": f"ask {what}", "settle": SETTLED}[name]
+        result = self.results.get(what, usual)
         (self.late if worker in self.slow else self.events).append(Done(worker, result))
 
     def wait(self, seconds):
@@ -179,8 +181,7 @@ def test_questions_are_answered_in_order_between_tasks():
             yield Task((UNITS[number],), UNITS[number])
 
     assert do(pool, tasks()) == WHOLE
-    assert pool.settled() == "settle None"
-    assert pool.settled() == "settle None"
+    assert pool.settled() is pool.settled() is SETTLED
     assert [name for _, name, _ in told.crew.given].count("settle") == 1
 
 
