@@ -10,12 +10,15 @@ from interpret.errors import InputError, ModelError
 from interpret.models import Opening
 from interpret.probing.neuron_runs import run_neurons
 from interpret.probing.prompt_runs import run_lens
+from interpret.selfie import readings, rows
+from interpret.tracing import runs as tracing_runs
 from interpret.workers import Workers, runs
 from interpret.workers.in_process import InProcess
 from interpret.workers.jobs import Finished
 from interpret.workers.places import Place, place_of
 from interpret.workers.worker import on_device
 from reference.commands import fact_rows, json_file, run
+from reference.house import IMPORTS
 
 LARGEST = 64 * 1024
 """Bytes of a task; weights would be more."""
@@ -147,3 +150,33 @@ def test_a_worker_without_a_gpu_uses_the_cpu_unless_a_device_is_given():
     assert on_device(CUDA, 0).device == "cpu"
     assert on_device(CUDA, 1).device is None
     assert on_device(Opening(device="mps"), 0).device == "mps"
+
+
+def test_a_worker_cannot_open_a_run_folder():
+    writing = {"interpret.storage.run", "interpret.storage.opening", "interpret.work.loop", "interpret.workers.runs"}
+    assert not IMPORTS["interpret.workers.worker"] & writing
+    assert IMPORTS["interpret.workers.runs"] & writing
+
+
+def test_sizes_of_batches_are_those_that_were_settled_whoever_does_a_task(opened, tmp_path, monkeypatch):
+    sizes, read, batches = iter([2]), readings._read_batch, []
+    monkeypatch.setattr(rows, "automatic_batch_size", lambda primed, new_tokens: next(sizes, 7))
+    monkeypatch.setattr(readings, "_read_batch", lambda *of: batches.append(len(of[1])) or read(*of))
+    monkeypatch.setattr(runs, "InProcess", Sent)
+    given = json_file(tmp_path / "prompts.json", PROMPTS)
+    interpret.selfie.run(*opened, given, tmp_path / "run", layers=[0, 1], new_tokens=2, progress=False)
+    assert max(batches) == 2
+
+
+def test_the_size_of_the_noise_and_the_memory_of_a_sweep_are_settled_once(opened, tmp_path, monkeypatch):
+    asked, traced = [], []
+    sized, trace = tracing_runs.sized_for, tracing_runs.trace_fact
+    monkeypatch.setattr(tracing_runs, "sized_for", lambda *of: asked.append(1) or sized(*of))
+    monkeypatch.setattr(tracing_runs, "trace_fact", lambda *of: traced.append(of[3]) or trace(*of))
+    monkeypatch.setattr(runs, "InProcess", Sent)
+    facts = json_file(tmp_path / "facts.json", fact_rows(3))
+    interpret.tracing.run(*opened, facts, tmp_path / "run", mediators=["hidden"], only_known=False, progress=False)
+    assert len(asked) == 1
+    assert len(traced) == 3
+    assert len({(settings.noise, settings.memory) for settings in traced}) == 1
+    assert all(isinstance(settings.noise, float) and settings.memory for settings in traced)
