@@ -23,7 +23,7 @@ CLUSTER_CI := trace or selfie or costs_nothing_but_time[2] or death_of_a_machine
 # share models. Files keep their order (no-loadscope-reorder), because the slow ones come first.
 PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-all test-current test-packaging test-cluster lint mutants bench gpu browser clean
+.PHONY: demo test test-all test-current test-packaging test-cluster notebooks lint mutants bench gpu browser clean
 
 demo: .venv/installed
 	$(BIN)/python install_patch.py
@@ -37,6 +37,10 @@ test-current: .venv-current/installed
 
 test-packaging: .venv/installed-for-tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m packaging tests/installation
+
+# The notebooks, from an empty folder, and their outputs.
+notebooks: .venv/installed-for-tests
+	$(BIN)/python -m pytest -m notebook tests/integration
 
 # Both suites, with the combinations of families, tokenizers, data types and methods that the targets above leave out.
 test-all: lint browser .venv-current/installed

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from interpret.anatomy.agreement_pass import Recorded, in_one_place
+from interpret.anatomy.agreement_pass import Recorded
 from interpret.anatomy.anatomy import Anatomy
 from interpret.anatomy.difference import apart
 from interpret.anatomy.insides import Comparison, attending, inputs_inside, inside, outputs_inside
@@ -133,8 +133,7 @@ def _comparable(anatomy: Anatomy, seen: Recorded) -> Iterator[_Layer]:
     for number, block in enumerate(anatomy.layers):
         if any(foreign_changes(part) for part in block.modules()):
             continue  # a hook between two modules changes what one gets from the other
-        once = in_one_place(block)
-        if not all(id(part) in once for part in _compared_modules(anatomy, block)):
+        if not all(id(part) in seen.singles[number] for part in _compared_modules(anatomy, block)):
             continue
         device = next((parameter.device for parameter in block.parameters()), torch.device("cpu"))
         if device.type == "meta":  # offloaded weights are only there while their module is called

@@ -51,6 +51,8 @@ class Recorded:
 
     layers: list[dict[str, Tensor]]
     """The tensors of each layer, by name."""
+    singles: list[set[int]] = field(default_factory=list)
+    """The ids of the modules that each layer has once."""
     returned: list[Tensor] = field(default_factory=list)
     """What the base model returned each time it was called, [2, T, D]."""
     running: int | None = None
@@ -130,7 +132,8 @@ def _record_modules(change: Changes, found: Recorded, anatomy: Anatomy) -> None:
     """
     inputs, outputs = _recorded_modules(anatomy)
     for layer, block in enumerate(anatomy.layers):
-        once = in_one_place(block)
+        once = _in_one_place(block)
+        found.singles.append(once)
         for path in {*inputs.values(), *outputs.values()}:
             module = block.get_submodule(path)
             taken = [name for name, of in inputs.items() if of == path and (name != "resid_mid" or id(module) in once)]
@@ -166,7 +169,7 @@ def _record_module(
     change.after(module, keep, with_kwargs=True)
 
 
-def in_one_place(block: nn.Module) -> set[int]:
+def _in_one_place(block: nn.Module) -> set[int]:
     """Return the ids of the modules that a layer has once.
 
     One in several places, such as an identity, is called with the tensors of all of them.

@@ -98,14 +98,19 @@ def attending(anatomy: Anatomy, layer: int, block: nn.Module, seen: Mapping[str,
         cos, sin = (table[:, None].to(queries.device) for table in turned)
         queries, keys = (rotated(part, cos, sin, parts.rotary) for part in (queries, keys))
     scale = attention_scale(block.get_submodule(anatomy.family.attention), config, layer)
-    scores = torch.einsum("bthw,bshw->bhts", queries, keys) * scale
-    scores = capped(scores, attention_softcap(anatomy.family, config))
-    window = window_of(config, layer)
-    visible = torch.ones_like(scores).tril()
-    visible = visible if window is None else visible.triu(-window)
-    weights = scores.masked_fill(visible == 0, -torch.inf).softmax(dim=-1, dtype=torch.float32).to(values)
-    mixed = torch.einsum("bhts,bshw->bthw", weights, values).flatten(-2)
+    queries, keys, values = (part.transpose(1, 2) for part in (queries, keys, values))  # [B, H, T, W]
+    scores = capped(queries @ keys.mT * scale, attention_softcap(anatomy.family, config))
+    scores += _hidden(scores, window_of(config, layer))
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(values)
+    mixed = (weights @ values).transpose(1, 2).flatten(-2)
     yield "the output of the heads", "projections, query_norm, key_norm, rotary", mixed, seen["heads"]
+
+
+def _hidden(scores: Tensor, window: int | None) -> Tensor:
+    """Return what hides tokens from others, [T, T]: minus infinity for later ones and those before the window."""
+    everywhere = scores.new_full(scores.shape[-2:], -torch.inf)
+    hidden = everywhere.triu(1)
+    return hidden if window is None else hidden + everywhere.tril(-window - 1)
 
 
 def _queries_keys_values(anatomy: Anatomy, seen: Mapping[str, Tensor]) -> tuple[Tensor, ...]:

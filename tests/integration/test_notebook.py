@@ -23,6 +23,7 @@ def outputs(notebook):
     return [output for cell in notebook.cells for output in cell.get("outputs", [])]
 
 
+@pytest.mark.notebook
 # pyzmq warns about the local socket of the kernel.
 @pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::DeprecationWarning")
 def test_the_notebook_runs_and_shows_what_its_text_promises(run):
@@ -40,6 +41,7 @@ def test_the_notebook_runs_and_shows_what_its_text_promises(run):
     assert any("<iframe" in page for page in pages)
 
 
+@pytest.mark.notebook
 def test_the_notebook_says_nothing_on_the_error_stream(run):
     assert [output["text"] for output in outputs(run) if output.get("name") == "stderr"] == []
 
