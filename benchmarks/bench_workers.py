@@ -11,6 +11,7 @@ import argparse
 import heapq
 import json
 import os
+import sys
 import tempfile
 import threading
 import time
@@ -136,13 +137,20 @@ def overhead(workers: int, seconds: float, n_bytes: int, n_units: int) -> float:
     return (many - few) * workers / n_units - seconds
 
 
-def traced(facts: Path, workers: int) -> tuple[float, dict[str, bytes]]:
+def traced(facts: Path, workers: int, samples: int) -> tuple[float, dict[str, bytes]]:
     """Trace facts with three mediators; return the seconds of the run and the bytes of its table and grids."""
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         opening = Opening("demo", device="cpu")
         interpret.tracing.run(
-            opening, None, facts, folder, mediators=DEFAULT_MEDIATORS, only_known=True, workers=workers, progress=False
+            opening,
+            None,
+            facts,
+            folder,
+            settings=interpret.tracing.TraceSettings(samples=samples),
+            mediators=DEFAULT_MEDIATORS,
+            workers=workers,
+            progress=False,
         )
         seconds = time.perf_counter() - started
         files = [path for path in Path(folder).rglob("*") if path.suffix in (".csv", ".npz", ".jsonl")]
@@ -208,8 +216,10 @@ def main() -> None:
     """Measure all, and print it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--facts", type=int, default=12, help="Number of known facts to trace.")
+    parser.add_argument("--samples", type=int, default=2, help="Number of noise samples.")
     parser.add_argument("--rounds", type=int, default=1, help="Number of times that each way is measured, in turn.")
     options = parser.parse_args()
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     import ray
 
     cores = os.cpu_count() or 1
@@ -222,7 +232,7 @@ def main() -> None:
         for _ in range(options.rounds):
             for name, workers in (("one process", 1), (f"{cores} workers", cores)):
                 with Watch() as watch:
-                    seconds, files = traced(facts, workers)
+                    seconds, files = traced(facts, workers, options.samples)
                 found.setdefault(name, []).append(seconds)
                 outputs.append(files)
                 memory = ", ".join(f"{size:.2f} GB {kind}" for kind, size in watch.most.items())

@@ -2,7 +2,7 @@
 
 An actor that died is replaced by this process and not by Ray (``max_restarts=0``): Ray does not tell when an actor dies
 while its constructor opens the model, and every death is to be told and counted. It also makes a failed call mean one
-thing, that this actor is gone. A call is sent only after the actor's ``back`` has answered, and never sent twice.
+thing: this actor is gone, or is ended now. A call is sent only after the actor's ``back`` has answered, and only once.
 """
 
 import logging
@@ -52,7 +52,8 @@ def ray_crew(workers: Workers, job: Job, opening: Opening, output: Path | str) -
             stack.enter_context(_lease(output))
         place = place_of(workers, opening, [node["Resources"] for node in ray.nodes() if node["Alive"]])
         # The last digits may depend on the number of threads, so a number that was chosen is kept.
-        threads = int(os.environ.get("OMP_NUM_THREADS", place.cpus))
+        chosen = os.environ.get("OMP_NUM_THREADS", "")
+        threads = int(chosen) if chosen.isdecimal() and int(chosen) else place.cpus
         setup = Setup(
             cloudpickle.dumps(job),
             on_device(opening, place.gpus),
@@ -160,11 +161,10 @@ class RayCrew:
         starting = worker in self._starting
         try:
             result = ray.get(call)
-        except RayActorError as error:
-            return self._died(worker, one_line(str(error).strip().splitlines()[-1]))
-        except RayError as error:  # its result was lost with its machine, or cannot be read
-            self._end(worker)
-            return self._died(worker, f"{type(error).__name__}: {one_line(error)}")
+        except RayError as error:
+            self._end(worker)  # it may only be out of reach, or its result lost: there must not be two of it
+            last = str(error).strip().splitlines()[-1:] if isinstance(error, RayActorError) else [type(error).__name__]
+            return self._died(worker, one_line(" ".join(last)))
         if not starting:
             return Done(worker, result)
         if isinstance(result, Unusable):

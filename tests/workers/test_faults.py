@@ -161,10 +161,11 @@ def second_worker_is_refused(gates: Gates, machines: Machines, change, why: str,
     gates.start(*on(machines))
     until(lambda: gates.workers_at("wait_1"))
     change()
-    machines.add(**machine)
+    added = machines.add(**machine)
     until(lambda: why in gates.said)
     gates.go()
     gates.ended()
+    machines.kill(added)
     pids = {pid for unit in read_run(gates.run).units for pid in gates.workers_at(unit)}
     assert len(pids) == 1
 
