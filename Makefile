@@ -13,7 +13,8 @@ CURRENT_TESTS := $(addprefix tests/,activations anatomy control engine prompts s
   $(addsuffix .py,attribution/test_attention attribution/test_translation facts/test_filter \
   integration/test_tokenizers models/test_extras models/test_opening models/test_gguf models/test_safety probing/test_composition probing/test_head_flow \
   probing/test_heads probing/test_knowledge_prober probing/test_layer_edits probing/test_logit_lens \
-  selfie/test_selfie selfie/test_templates tracing/test_approximate tracing/test_knowledge_tracing \
+  selfie/test_batches selfie/test_generated selfie/test_selfie selfie/test_sources selfie/test_templates \
+  selfie/test_wrong_states tracing/test_approximate tracing/test_knowledge_tracing \
   tracing/test_trace test_current_install test_finite))
 
 # What CI runs of the tests with real workers.

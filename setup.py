@@ -40,7 +40,7 @@ setup(
     package_data={
         "": ["*.pyi"],  # the public names of each package; interpret.lazy reads them at run time
         "interpret": ["py.typed"],
-        "interpret.attribution.result": ["*.html", "*.css", "*.js"],
+        "interpret.display": ["*.html", "*.css", "*.js"],
         "interpret.pages": ["*.html", "*.css", "*.js"],
     },
     py_modules=["install_patch"],

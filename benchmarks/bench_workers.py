@@ -28,7 +28,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 import interpret
 from interpret.models import Opening
 from interpret.records import TraceCell
-from interpret.storage.outcomes import Rows
+from interpret.storage.outcomes import Kept
 from interpret.storage.parts import StoredParts
 from interpret.tracing.mediators import DEFAULT_MEDIATORS
 from interpret.work.loop import Work
@@ -85,7 +85,7 @@ class Sleeper(Analysis):
     def do(self, what: str, parts: StoredParts) -> Iterator[Step]:
         """Sleep, and return a file of some bytes."""
         time.sleep(self.seconds)
-        yield Finished(what, Rows(b"", 0, {f"files/{what}": bytes(self.n_bytes)}))
+        yield Finished(what, Kept(b"", 0, {f"files/{what}": bytes(self.n_bytes)}))
 
 
 class Watch:
@@ -177,7 +177,7 @@ class Simulated:
     def call(self, worker: int, name: str, what: Any) -> None:
         """Start a call."""
         self.now += self.call_cost
-        done = Done(worker, [Finished(what, Rows(b"", 0))])
+        done = Done(worker, [Finished(what, Kept(b"", 0))])
         heapq.heappush(self.events, (self.now + self.unit, worker, done))
 
     def wait(self, seconds: float) -> list[Event]:

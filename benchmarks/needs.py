@@ -1,7 +1,7 @@
 """Memory and time that each command needs, for models of four sizes: computed, and measured for a model that is given.
 
 python -m benchmarks.needs                        # the table of benchmarks/README.md
-python -m benchmarks.needs --measure demo         # peak memory of each command, in a process of its own
+python -m benchmarks.needs --measure demo         # memory and time of each command, in a process of its own
 
 Memory is the sum of the libraries, the weights, and the largest set of values that is held at once: logits, keys and
 values, and for gradients the values inside the layers. Time is the larger of two: arithmetic, at the rate of large
@@ -13,9 +13,11 @@ import argparse
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import perf_counter
 
 FLOAT32 = 4
 """Bytes per value."""
@@ -177,7 +179,7 @@ def commands(folder: Path) -> dict[str, list[object]]:
     facts = ["--facts", EXAMPLES / "facts.json", "--limit", 1, "--no-filter"]
     return {
         "selfie": ["selfie", "--examples", one, "--layers", "0:30:5"],
-        "trace (hidden)": ["trace", *facts, "--mediators", "hidden"],
+        "trace (hidden)": ["trace", *facts, "--mediator", "hidden"],
         "locate": ["locate", *facts],
         "attribute (1 token)": ["attribute", "--prompt", "The Eiffel Tower is in the city of", "--new-tokens", 1],
         "probe lens": ["probe", "lens", "--examples", one],
@@ -185,20 +187,46 @@ def commands(folder: Path) -> dict[str, list[object]]:
     }
 
 
-def peak_memory(words: list[object]) -> float:
-    """Run a command and return the peak memory of its process in bytes, mapped pages of weights included."""
-    command = [sys.executable, "-m", "interpret", *map(str, words)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+def used(words: Sequence[object]) -> tuple[float, float]:
+    """Run Python with some arguments; return the peak memory of its process in bytes, and the time in seconds.
+
+    Mapped pages of weights are part of the memory.
+    """
+    start = perf_counter()
+    process = subprocess.Popen([sys.executable, *map(str, words)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     assert process.stderr is not None
     told = process.stderr.read().decode()
-    _, status, used = os.wait4(process.pid, 0)
+    _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(told)
-    return used.ru_maxrss * 1024.0
+    return usage.ru_maxrss * 1024.0, perf_counter() - start
+
+
+def measure(model: str, shape: Shape, only: str | None) -> None:
+    """Print a line for each command: its memory and time for a model, beside the computed ones.
+
+    Args:
+        model: 'demo' or a model folder.
+        shape: the model's sizes.
+        only: measure only this command.
+    """
+    _, opening = used(["-c", f"import interpret; interpret.load({model!r}, device='cpu', dtype='float32')"])
+    print(f"{shape.name} is opened in {opening:.1f} s", flush=True)
+    for command, work in works(shape).items():
+        if only not in (None, command):
+            continue
+        with TemporaryDirectory() as folder:
+            words = ["-m", "interpret", *commands(Path(folder))[command], "--output", Path(folder, "run")]
+            size, elapsed = used([*words, "--model", model, "--device", "cpu", "--dtype", "float32"])
+        computed = memory(shape, work) / 1e9, seconds(shape, work, Machine())
+        found = size / 1e9, elapsed - opening
+        of_memory = f"{found[0]:.2f} | {computed[0]:.2f}"
+        of_time = f"{found[1]:.1f} | {computed[1]:.1f}"
+        print(f"| {shape.name} | {command} | {of_memory} | {of_time} |", flush=True)
 
 
 def main() -> None:
-    """Print the table, or the measured memory of a model beside the computed one."""
+    """Print the table, or what is measured of a model beside what is computed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--measure", help="'demo' or a model folder, opened in float32 on the CPU")
     parser.add_argument("--shape", default=SHAPES[0].name, choices=[shape.name for shape in SHAPES])
@@ -207,16 +235,7 @@ def main() -> None:
     if given.measure is None:
         print(table(Machine()))
         return
-    shape = next(shape for shape in SHAPES if shape.name == given.shape)
-    for command, work in works(shape).items():
-        if given.only in (None, command):
-            with TemporaryDirectory() as folder:
-                words = commands(Path(folder))[command]
-                if command != "attribute (1 token)":
-                    words = [*words, "--output", Path(folder, "run")]
-                measured = peak_memory([*words, "--model", given.measure, "--device", "cpu", "--dtype", "float32"])
-            computed = memory(shape, work)
-            print(f"| {shape.name} | {command} | {measured / 1e9:.2f} | {computed / 1e9:.2f} |", flush=True)
+    measure(given.measure, next(shape for shape in SHAPES if shape.name == given.shape), given.only)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from . import storage as storage
 from . import surgery as surgery
 from . import tracing as tracing
 from .activations._record import record as record
+from .anatomy.describing import describe as describe
 from .anatomy.families import Family as Family
 from .anatomy.families import Parts as Parts
 from .anatomy.families import register_family as register_family

@@ -13,8 +13,8 @@ from rich.console import Console
 import interpret
 from interpret.activations.cache import activation_cache
 from interpret.attribution.questions import Question
-from interpret.attribution.result.show import Tables
 from interpret.attribution.rows import token_scores
+from interpret.display.terminal import Tables
 from interpret.engine.greedy import answers, greedy_continuation, sound_steps, write_after
 from interpret.errors import InputError
 from interpret.facts.buckets import average_buckets, bucket_means
@@ -46,6 +46,7 @@ from interpret.tracing.approximate import _largest
 from interpret.tracing.calls import trace
 from interpret.tracing.compare import peak_of
 from interpret.tracing.facts import trace_cells
+from interpret.tracing.show import prompt_figure
 from interpret.tracing.tables import trace_grids, trace_peaks
 from reference.commands import fact_rows, json_file, run, saved_model
 from reference.tiny import tiny_model, wide_model
@@ -349,17 +350,17 @@ def test_a_peak_is_finite_wherever_the_others_stand(value):
 
 def test_figures_mark_cells_and_say_how_many():
     _, broken, place = grids_with_nan()
-    figure = traces.prompt_figure([broken.grid()])
+    figure = prompt_figure([broken.grid()])
     (image,) = figure.axes[0].images
     assert np.argwhere(np.ma.getmaskarray(image.get_array())).tolist() == [list(place)]
     assert figure.axes[0].patch.get_hatch()
     assert "1 of 20 cells is not finite" in figure.get_suptitle()
     traces.average_figure([broken.grid()])
     infinite = dataclasses.replace(broken.grid(), scores=np.where(broken.scores > 0, broken.scores, INF))
-    (image,) = traces.prompt_figure([infinite]).axes[0].images
+    (image,) = prompt_figure([infinite]).axes[0].images
     assert np.argwhere(np.ma.getmaskarray(image.get_array())).tolist() == [list(place)]
     everything = dataclasses.replace(broken.grid(), effects=np.full((5, 4), NAN), scores=np.full((5, 4), INF))
-    traces.prompt_figure([everything])
+    prompt_figure([everything])
     traces.average_figure([everything])
 
 
@@ -406,7 +407,7 @@ def test_a_score_that_is_not_finite_stays_marked_through_all_aggregations():
 def test_the_terminal_and_the_page_write_nan_and_leave_cells_without_a_score_empty():
     found = attribution_with_nan()
     console = Console(width=200, record=True, file=io.StringIO())
-    console.print(Tables(found))
+    console.print(Tables(found.view()))
     text, page = console.export_text(), found.to_html()
     assert text.count("NaN") == 2  # the cell, and the message
     assert page.count(">NaN</td>") == 1

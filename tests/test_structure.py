@@ -139,7 +139,7 @@ def test_tests_stand_in_the_package_they_are_about():
     packages = {room_of(module) for module in PACKAGES} - {"__init__"}
     assert folders - packages == {"data", "installation", "integration", "mutants", "other_device", "reference"}
     untested = packages - folders
-    assert untested <= {"drawing"}, untested  # drawn by the figures, and tested with them
+    assert untested <= {"drawing"}, untested  # used by figures, and tested with them
 
 
 def test_every_folder_of_modules_is_a_package():

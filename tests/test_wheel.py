@@ -154,7 +154,7 @@ def test_the_patch_pins_the_release_it_is_for_where_that_can_be_installed(requir
 
 WITH_OTHERS = {"huggingface_hub": "transformers", "packaging": "transformers", "markupsafe": "jinja2"}
 """Modules that come with a package of the base."""
-ONLY_WHERE_IT_IS = {("interpret.models.eight_bit", "bitsandbytes"), ("interpret.attribution.result.show", "IPython")}
+ONLY_WHERE_IT_IS = {("interpret.models.eight_bit", "bitsandbytes"), ("interpret.display.shown", "IPython")}
 """Modules, with what they import once it is known to be there: a package that quantises, and a notebook."""
 LAZY = {"accelerate", "bitsandbytes", "peft", "sentencepiece", "gguf"}
 

@@ -109,11 +109,18 @@ def record(model: PreTrainedModel, names: Sequence[str]) -> Iterator[dict[str, T
 def all_names(model: PreTrainedModel) -> tuple[str, ...]:
     """Return the names of all activations of a model, layer by layer, in the order of computation.
 
+    A model without parts (``Family.parts``) has no heads, queries, keys and values; neither it nor a mixture of experts
+    has neurons.
+
     Raises:
         UnsupportedModelError: if the model's family is unknown.
     """
-    layers = range(len(anatomy_of(model).layers))
-    names = tuple(f"{site}.{layer}" for layer in layers for site in SITES)
+    anatomy = anatomy_of(model)
+    without: set[str] = set() if anatomy.family.parts is not None else {"q", "k", "v", "heads", "neurons"}
+    if not without and not anatomy.parts.down:
+        without = {"neurons"}
+    sites = [site for site in SITES if site not in without]
+    names = tuple(f"{site}.{layer}" for layer in range(len(anatomy.layers)) for site in sites)
     return names if model.get_output_embeddings() is None else (*names, LOGITS)
 
 
@@ -197,9 +204,10 @@ def _hook_layer(
     if "mlp_in" in sites:
         _on_input(change, block.get_submodule(family.mlp_first), partial(keep_rows, "mlp_in"))
     if "neurons" in sites:
-        _on_input(change, block.get_submodule(anatomy.parts.down), partial(keep_rows, "neurons"))
+        _on_input(change, block.get_submodule(anatomy.neuron_parts.down), partial(keep_rows, "neurons"))
     if "mlp_out" in sites:
-        _on_output(change, block.get_submodule(family.mlp_last), partial(keep_added, "mlp_out"))
+        copy = family.overwrites_mlp and anatomy.block == "parallel"
+        _on_output(change, block.get_submodule(family.mlp_last), partial(keep_added, "mlp_out"), copy=copy)
     if "attn_out" in sites:
         _on_output(change, block.get_submodule(family.attention_output), partial(keep_added, "attn_out"))
     if "resid_post" in sites:
@@ -252,8 +260,11 @@ def _on_input(change: Changes, module: nn.Module, keep: Keep) -> None:
     change.before(module, hook)
 
 
-def _on_output(change: Changes, module: nn.Module, keep: Keep) -> None:
-    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+def _on_output(change: Changes, module: nn.Module, keep: Keep, *, copy: bool = False) -> None:
+    """Keep what a module returns; the model goes on with a copy if it would change it in place."""
+
+    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         keep(output[0] if isinstance(output, tuple) else output)
+        return output.clone() if copy else None
 
     change.after(module, hook)

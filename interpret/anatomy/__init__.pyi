@@ -9,12 +9,15 @@ from .anatomy import anatomy_of as anatomy_of
 from .anatomy import base_of as base_of
 from .anatomy import check_is_model as check_is_model
 from .attention import attention_scale as attention_scale
+from .attention import attention_sinks as attention_sinks
 from .attention import attention_softcap as attention_softcap
+from .attention import attention_weights as attention_weights
 from .attention import forgets_window as forgets_window
 from .attention import head_width as head_width
 from .attention import key_heads as key_heads
 from .attention import kind_of_layer as kind_of_layer
 from .attention import numbered as numbered
+from .attention import packed as packed
 from .attention import rotated as rotated
 from .attention import rotation as rotation
 from .attention import unfused as unfused
@@ -31,6 +34,7 @@ from .calls import layer_input as layer_input
 from .calls import longest_text as longest_text
 from .calls import past_length as past_length
 from .calls import with_layer_input as with_layer_input
+from .describing import describe as describe
 from .families import FAMILIES as FAMILIES
 from .families import Block as Block
 from .families import Family as Family
@@ -42,6 +46,7 @@ from .generate_settings import GenerateSettings as GenerateSettings
 from .generate_settings import generating_by as generating_by
 from .generate_settings import uncompiled as uncompiled
 from .insides import centres as centres
+from .insides import norm_epsilon as norm_epsilon
 from .patterns import last_attention_only as last_attention_only
 from .patterns import reporting_attention as reporting_attention
 from .releases import can_be_patched as can_be_patched

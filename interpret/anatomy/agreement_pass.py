@@ -138,7 +138,7 @@ def _record_modules(change: Changes, found: Recorded, anatomy: Anatomy) -> None:
             module = block.get_submodule(path)
             taken = [name for name, of in inputs.items() if of == path and (name != "resid_mid" or id(module) in once)]
             given = [name for name, of in outputs.items() if of == path]
-            _record_module(change, found, layer, module, taken, given)
+            _record_module(change, found, layer, module, taken, given, copy=anatomy.family.overwrites_mlp)
 
 
 def _recorded_modules(anatomy: Anatomy) -> tuple[dict[str, str], dict[str, str]]:
@@ -154,9 +154,9 @@ def _recorded_modules(anatomy: Anatomy) -> tuple[dict[str, str], dict[str, str]]
 
 
 def _record_module(
-    change: Changes, found: Recorded, layer: int, module: nn.Module, taken: list[str], given: list[str]
+    change: Changes, found: Recorded, layer: int, module: nn.Module, taken: list[str], given: list[str], *, copy: bool
 ) -> None:
-    """Record the input of a module by the names ``taken``, and its output by the names ``given``."""
+    """Record the input of a module by the names ``taken``, and its output, or a copy, by the names ``given``."""
 
     def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if found.running == layer:
@@ -164,7 +164,7 @@ def _record_module(
             for name in taken:
                 tensors[name] = layer_input(args, kwargs)
             for name in given:
-                tensors[name] = _first(output)
+                tensors[name] = _first(output).clone() if copy else _first(output)
 
     change.after(module, keep, with_kwargs=True)
 

@@ -1,8 +1,8 @@
 """Find the parts of one model with the table row of its family."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -32,11 +32,27 @@ class Anatomy:
             UnsupportedModelError: if the family is described without its parts.
         """
         if self.family.parts is None:
+            settings = _set(self.family.whole_if, self.trunk.config)
+            models = f" for models with {' and '.join(settings)}" if settings else ""
             raise UnsupportedModelError(
-                f"the family {self.family.name!r} is described without its parts, so its layers cannot be run part by "
-                "part, which is required here; docs/architecture.md shows how to describe the parts"
+                f"the family {self.family.name!r} is described without its parts{models}, so its layers cannot be run "
+                "part by part, which is required here; docs/architecture.md shows how to describe the parts"
             )
         return self.family.parts
+
+    @property
+    def neuron_parts(self) -> Parts:
+        """The same, if the MLPs have neurons that can be read.
+
+        Raises:
+            UnsupportedModelError: also if the MLPs are run as a whole.
+        """
+        if not self.parts.down:
+            raise UnsupportedModelError(
+                f"the MLPs of the family {self.family.name!r} are mixtures of experts, which are run as a whole: their "
+                "neurons cannot be read or edited, but what an MLP adds to the residual stream can (mlp_out)"
+            )
+        return self.parts
 
 
 def anatomy_of(model: PreTrainedModel) -> Anatomy:
@@ -51,6 +67,7 @@ def anatomy_of(model: PreTrainedModel) -> Anatomy:
     try:
         trunk = base_of(model).get_submodule(family.trunk)
         layers = trunk.get_submodule(family.layers)
+        family = _fitted(family, layers[0], model.config)
         layers[0].get_submodule(family.mlp_last)
     except AttributeError as error:
         raise UnsupportedModelError(
@@ -58,6 +75,30 @@ def anatomy_of(model: PreTrainedModel) -> Anatomy:
             "Pass the causal language model or its base model"
         ) from None
     return Anatomy(family, trunk, layers, model.config.hidden_size, _block(family, model.config))
+
+
+Row = TypeVar("Row", Family, Parts)
+
+
+def _fitted(family: Family, layer: nn.Module, config: Any) -> Family:
+    """Return the row of a family with the alternatives that a model has, and without parts if they cannot be run."""
+    parts = None if family.parts is None or _set(family.whole_if, config) else _chosen(family.parts, layer)
+    return replace(_chosen(family, layer), parts=parts)
+
+
+def _chosen(row: Row, layer: nn.Module) -> Row:
+    """Return a row in which each path with alternatives is the first one that a layer has."""
+    known = {name for name, _ in layer.named_modules()}
+    paths = {field.name: getattr(row, field.name) for field in fields(row)}
+    several = {name: path.split("|") for name, path in paths.items() if isinstance(path, str) and "|" in path}
+    return replace(
+        row, **{name: next((path for path in some if path in known), some[0]) for name, some in several.items()}
+    )
+
+
+def _set(names: Sequence[str], config: Any) -> list[str]:
+    """Return which settings of a configuration are set, with their values."""
+    return [f"{name}={getattr(config, name)}" for name in names if getattr(config, name, None)]
 
 
 def base_of(model: PreTrainedModel) -> PreTrainedModel:
@@ -115,7 +156,8 @@ def _family_of(model: PreTrainedModel) -> Family:
         raise UnsupportedModelError(
             f"{type(model).__name__} (model_type {name!r}) is not of a supported family; "
             f"supported: {', '.join(FAMILIES)}. "
-            f"{_found_in(model)}docs/architecture.md, 'Describing another family', shows how to add one in ten lines"
+            f"{_found_in(model)}interpret.describe(model) finds the row of many such models; docs/architecture.md, "
+            "'Describing another family', shows how to write one in ten lines"
         )
     check_uncompiled(model)
     return FAMILIES[name]

@@ -25,17 +25,25 @@ def head_width(config: Any) -> int:
 
 
 def key_heads(config: Any) -> int:
-    """Return the number G of key-value heads."""
-    number: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    """Return the number G of key-value heads.
+
+    Falcon and GPT-BigCode have one of them if ``multi_query`` is set, also where Falcon's ``num_kv_heads`` is larger.
+    """
+    if getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False):
+        return 1
+    given = (getattr(config, name, None) for name in ("num_key_value_heads", "num_kv_heads", "num_attention_heads"))
+    number: int = next(count for count in given if count)
     return number
 
 
-def attention_scale(attention: nn.Module, config: Any, layer: int) -> float:
+def attention_scale(anatomy: Anatomy, layer: int) -> float:
     """Return the factor on the products of queries and keys.
 
     Two GPT-2 settings change it; with torch's own attention (sdpa), transformers 4.57 ignores these settings.
     """
-    own = getattr(attention, "scaling", None)
+    config: Any = anatomy.trunk.config
+    attention = anatomy.layers[layer].get_submodule(anatomy.family.attention)
+    own = getattr(attention, "scaling", None) if anatomy.parts.scale is None else anatomy.parts.scale
     if isinstance(own, float):
         return own
     if getattr(config, "_attn_implementation", "eager") == "sdpa":
@@ -53,6 +61,8 @@ def attention_softcap(family: Family, config: Any) -> float | None:
 
 def window_of(config: Any, layer: int) -> int | None:
     """Return how many earlier tokens a layer's tokens attend to; None if the number is not limited."""
+    if (kinds := getattr(config, "attention_layers", None)) is not None:  # GPT-Neo; its windows include the token
+        return config.window_size - 1 if kinds[layer] == "local" else None
     size, kinds = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
     if size is None or (kinds is not None and kinds[layer] != "sliding_attention"):
         return None
@@ -80,28 +90,53 @@ def rotation(anatomy: Anatomy, layer: int, like: Tensor, n_tokens: int) -> tuple
     """
     kind: Rotary = anatomy.parts.rotary
     attention: Any = anatomy.layers[layer].get_submodule(anatomy.family.attention)
+    if not _rotates(anatomy, attention, layer):
+        return None
     own = getattr(attention, "rotary_emb", None)
+    of_falcon = getattr(attention, "maybe_rotary", None)  # in transformers 4.34.0
+    if of_falcon is not None:
+        positions = torch.arange(n_tokens, device=like.device)
+        cos, sin = of_falcon.cos_sin(n_tokens, 0, positions, like.device, like.dtype)
+        return cos, sin
     if kind == "halves" and own is not None and "seq_len" in signature(own.forward).parameters:
         cos, sin = own(like, seq_len=n_tokens)
         return cos[0, 0, :n_tokens].to(like), sin[0, 0, :n_tokens].to(like)
     if kind == "halves" or (kind and not hasattr(attention, "embed_positions")):
-        return _rotation_of_trunk(anatomy.trunk, layer, like, n_tokens)
+        return _rotation_of_trunk(anatomy.trunk, layer, kind, like, n_tokens)
     if kind == "pairs":
         sin, cos = attention.embed_positions[:n_tokens].to(like).repeat_interleave(2, dim=-1).chunk(2, dim=-1)
         return cos, sin
     return None
 
 
-def _rotation_of_trunk(trunk: Any, layer: int, like: Tensor, n_tokens: int) -> tuple[Tensor, Tensor]:
+def _rotates(anatomy: Anatomy, attention: Any, layer: int) -> bool:
+    """Return whether a layer has rotary embeddings, in models of which some layers lack them."""
+    only, kinds = anatomy.parts.rotary_in, getattr(anatomy.trunk.config, "layer_types", None) or ()
+    return bool(getattr(attention, "use_rope", True)) and (only not in kinds or kinds[layer] == only)
+
+
+def _rotation_of_trunk(trunk: Any, layer: int, kind: Rotary, like: Tensor, n_tokens: int) -> tuple[Tensor, Tensor]:
     """Return a layer's rotary cosines and sines for a model whose trunk computes them for all layers."""
     kinds = getattr(trunk.config, "layer_types", None)
-    kind = kinds[layer] if kinds is not None else ""
+    of_layer = kinds[layer] if kinds is not None else ""
     # Gemma 3 uses other angles in layers with a window: from a separate module, or chosen by an argument.
-    local = kind == "sliding_attention" and hasattr(trunk, "rotary_emb_local")
+    local = of_layer == "sliding_attention" and hasattr(trunk, "rotary_emb_local")
     module = trunk.rotary_emb_local if local else trunk.rotary_emb
-    asked = (kind,) if "layer_type" in signature(module.forward).parameters else ()
-    cos, sin = module(like, torch.arange(n_tokens, device=like.device)[None], *asked)
-    return cos[0].to(like), sin[0].to(like)
+    asked = (of_layer,) if "layer_type" in signature(module.forward).parameters else ()
+    turns = module(like, torch.arange(n_tokens, device=like.device)[None], *asked)
+    cos, sin = (_for_each_feature(part[0].to(like), module, kind) for part in turns)
+    return cos, sin
+
+
+def _for_each_feature(turns: Tensor, module: Any, kind: Rotary) -> Tensor:
+    """Return cosines or sines, [T, width], in the order of the features, for those that a module computes."""
+    half = turns.shape[-1] // 2
+    frequencies = getattr(module, "inv_freq", None)
+    if frequencies is not None and turns.shape[-1] == frequencies.shape[-1]:  # each angle once, as in GPT-OSS
+        return torch.cat([turns, turns], dim=-1) if kind == "halves" else turns.repeat_interleave(2, dim=-1)
+    if kind == "pairs" and torch.equal(turns[:, :half], turns[:, half:]):  # the angles of halves, as in GLM
+        return turns[:, :half].repeat_interleave(2, dim=-1)
+    return turns
 
 
 def rotated(x: Tensor, cos: Tensor, sin: Tensor, kind: Rotary) -> Tensor:
@@ -122,7 +157,43 @@ def unfused(value: Tensor, fused: Fused, n_heads: int, n_key_heads: int) -> tupl
     if fused == "blocks":
         counts = (n_heads, n_key_heads, n_key_heads)
         return value.unflatten(-1, (sum(counts), -1)).split(counts, dim=-2)
-    return value.unflatten(-1, (n_heads, 3, -1)).unbind(dim=-2)
+    if fused == "quarters":
+        queries, values, keys = value.unflatten(-1, (4, 3, n_heads // 4, -1)).unbind(dim=-3)
+        return queries.flatten(-3, -2), keys.flatten(-3, -2), values.flatten(-3, -2)
+    sharing = n_heads // n_key_heads
+    queries, keys, values = value.unflatten(-1, (n_key_heads, sharing + 2, -1)).split((sharing, 1, 1), dim=-2)
+    return queries.flatten(-3, -2), keys.flatten(-3, -2), values.flatten(-3, -2)
+
+
+def packed(queries: Tensor, keys: Tensor, values: Tensor, fused: Fused) -> Tensor:
+    """Return what one projection gives for queries, [..., H, W], keys and values, [..., G, W]: undo ``unfused``."""
+    if fused == "blocks":
+        return torch.cat([queries, keys, values], dim=-2).flatten(-2)
+    if fused == "quarters":
+        parts = [part.unflatten(-2, (4, -1)) for part in (queries, values, keys)]
+        return torch.stack(parts, dim=-3).flatten(-4)
+    queries = queries.unflatten(-2, (keys.shape[-2], -1))
+    return torch.cat([queries, keys[..., None, :], values[..., None, :]], dim=-2).flatten(-3)
+
+
+def attention_weights(scores: Tensor, sinks: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Return how much each token attends to others, for masked scores, [..., T], as softmax in ``dtype``.
+
+    Args:
+        scores: the scores of one query each, over T tokens.
+        sinks: one more score for each query, [..., 1], whose weight goes to no token (``Parts.sinks``).
+        dtype: at least float32.
+    """
+    if sinks is None:
+        return torch.softmax(scores, dim=-1, dtype=dtype)
+    more = sinks.to(scores).expand(*scores.shape[:-1], 1)
+    return torch.softmax(torch.cat([scores, more], dim=-1), dim=-1, dtype=dtype)[..., :-1]
+
+
+def attention_sinks(anatomy: Anatomy, block: nn.Module) -> Tensor | None:
+    """Return the scores of a layer's sinks, [H], or None."""
+    path = anatomy.parts.sinks
+    return block.get_parameter(path).detach() if path else None
 
 
 def numbered(layer: nn.Module) -> list[Any]:

@@ -4,15 +4,16 @@ To support another family, add a row to ``FAMILIES``, here or by ``register_fami
 to find its values.
 """
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, Literal
 
 Block = Literal["sequential", "parallel", "post_norm"]
 """How a layer combines attention and MLP. sequential: the MLP reads the normed sum of the layer's input and the
 attention's output. parallel: attention and MLP both read the layer's input. post_norm: a norm follows each sum."""
-Fused = Literal["", "blocks", "heads"]
+Fused = Literal["", "blocks", "groups", "quarters"]
 """How one projection packs queries, keys and values. blocks: all queries, then all keys, then all values.
-heads: query, key and value of the first head, then of the next. "": separate projections."""
+groups: for each key-value head the queries that share it, its key and its value. quarters: for each quarter of the
+heads their queries, their values and their keys. "": separate projections."""
 Rotary = Literal["", "halves", "pairs"]
 """Which features of a head rotary embeddings rotate together. halves: feature i with feature i + width / 2.
 pairs: features 2i and 2i + 1. "": no rotary embeddings."""
@@ -20,7 +21,10 @@ pairs: features 2i and 2i + 1. "": no rotary embeddings."""
 
 @dataclass(frozen=True)
 class Parts:
-    """The modules inside the attention and the MLP of a layer; paths are relative to the layer."""
+    """The modules inside the attention and the MLP of a layer; paths are relative to the layer.
+
+    A path may list alternatives, as ``"ln_mlp|input_layernorm"``: the first one that a model's layers have is used.
+    """
 
     attention_norm: str
     """The norm before the projections; "" if the attention reads the residual stream directly."""
@@ -28,16 +32,18 @@ class Parts:
     """Queries, keys and values: three modules, or one module for all three."""
     attention_out: str
     """The output projection; its input is the concatenation of the heads' outputs."""
-    up: str
-    """The projection into the MLP's neurons."""
-    activation: str
-    down: str
+    up: str = ""
+    """The projection into the MLP's neurons; "" if the MLP is run as a whole, as a mixture of experts."""
+    activation: str = ""
+    down: str = ""
     """The projection out of the MLP's neurons; its input is their activations."""
     gate: str = ""
     """The gate projection: neurons are ``activation(gate) * up``, or ``activation(up)`` without a gate. If it is the
     same module as ``up``, the first half of that module's output is the gate."""
     fused: Fused = ""
     rotary: Rotary = ""
+    rotary_in: str = ""
+    """The only type of layers (``config.layer_types``) with rotary embeddings, in models that have such layers."""
     query_norm: str = ""
     """The norm of the queries before the rotation; a model may lack it. Its width decides whether it acts on each head
     or on all heads concatenated."""
@@ -49,11 +55,18 @@ class Parts:
     """The norm of the MLP's output before it is added to the residual stream."""
     norm_offset: float = 0.0
     """The constant that the norms add to their weights."""
+    scale: float | None = None
+    """The factor on the attention scores, if it does not follow from the width of the heads."""
+    sinks: str = ""
+    """The parameter with one more attention score for each head, whose weight goes to no token."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """The module names of a family; the text under each field says what its path is relative to."""
+    """The module names of a family; the text under each field says what its path is relative to.
+
+    Paths that are relative to a layer may list alternatives, as those of ``Parts``.
+    """
 
     name: str
     """``config.model_type``."""
@@ -88,11 +101,19 @@ class Family:
     """The configuration setting by which the output of the unembedding is multiplied, if there is one."""
     logit_divisor: str = ""
     """The configuration setting by which the output of the unembedding is divided, if there is one."""
+    whole_if: tuple[str, ...] = ()
+    """The configuration settings, any of which makes it necessary to run a model in whole forward passes."""
+    overwrites_mlp: bool = False
+    """Whether the layer adds the attention's output to the MLP's in place, which changes what the MLP returned."""
     residual_scale: str = ""
     """The configuration setting by which the outputs of attention and MLP are multiplied before they are added to the
     residual stream, if there is one. Recorded and restored outputs include the factor. (Scales of the embeddings and of
     the attention scores need no field: the embeddings are computed by the model's own code, and the scale of the
     attention is read from its module.)"""
+
+    def __str__(self) -> str:
+        """Return the lines that register the row."""
+        return f"register_family({_lines(self, '')})"
 
     @property
     def attention_output(self) -> str:
@@ -100,10 +121,21 @@ class Family:
         return self.attention_last or self.attention
 
 
-def _separate(attention: str, out: str, norm: str, up: str, activation: str, down: str, **more: Any) -> Parts:
+def _lines(row: Family | Parts, indent: str) -> str:
+    """Return the call that makes a row, without the fields that have their defaults."""
+    said = []
+    for field in fields(row):
+        value = getattr(row, field.name)
+        if field.default is MISSING or value != field.default:
+            shown = _lines(value, f"{indent}    ") if isinstance(value, Parts) else repr(value).replace("'", '"')
+            said.append(f"{indent}    {field.name}={shown},\n")
+    return f"{type(row).__name__}(\n{''.join(said)}{indent})"
+
+
+def _separate(attention: str, out: str, norm: str, *mlp: str, **more: Any) -> Parts:
     """Return the parts of a layer with separate projections for queries, keys and values."""
     names = tuple(f"{attention}.{letter}_proj" for letter in "qkv")
-    return Parts(norm, names, f"{attention}.{out}", up, activation, down, **more)
+    return Parts(norm, names, f"{attention}.{out}", *mlp, **more)
 
 
 def _gated(norm: str = "input_layernorm", rotary: Rotary = "halves", **more: Any) -> Parts:
@@ -114,28 +146,51 @@ def _gated(norm: str = "input_layernorm", rotary: Rotary = "halves", **more: Any
     )  # fmt: skip
 
 
-def _llama_like(name: str, parts: Parts, mlp_norm: str = "post_attention_layernorm", **more: Any) -> Family:
-    last = parts.mlp_after or "mlp"
-    return Family(
-        name, "", "layers", "self_attn", "mlp", last, mlp_norm, ("norm",), parts,
-        attention_last=parts.attention_after, **more,
-    )  # fmt: skip
+def _plain(norm: str = "input_layernorm", **more: Any) -> Parts:
+    """Return the parts of a layer like those of Llama, with an MLP without a gate."""
+    mlp = ("mlp.up_proj", "mlp.act_fn", "mlp.down_proj")
+    return _separate("self_attn", "o_proj", norm, *mlp, rotary="halves", **more)
+
+
+def _gate_in_up(**more: Any) -> Parts:
+    """Return the parts of a layer like those of GLM, whose MLP computes gate and neurons by one module."""
+    mlp = ("mlp.gate_up_proj", "mlp.activation_fn", "mlp.down_proj")
+    return _separate("self_attn", "o_proj", "input_layernorm", *mlp, gate=mlp[0], rotary="pairs", **more)
+
+
+def _experts(norm: str = "input_layernorm", rotary: Rotary = "halves", **more: Any) -> Parts:
+    """Return the parts of a layer like those of Mixtral: the mixture of experts is run as a whole."""
+    return _separate("self_attn", "o_proj", norm, rotary=rotary, **more)
+
+
+def _llama_like(
+    name: str, parts: Parts | None, mlp_norm: str = "post_attention_layernorm", mlp: str = "mlp", **more: Any
+) -> Family:
+    after = {} if parts is None else {"attention_last": parts.attention_after}
+    last = (parts and parts.mlp_after) or mlp
+    return Family(name, "", "layers", "self_attn", mlp, last, mlp_norm, ("norm",), parts, **after, **more)
 
 
 _NORMED_HEADS: dict[str, Any] = {"query_norm": "self_attn.q_norm", "key_norm": "self_attn.k_norm"}
+_NORMED_HEADS_IN_WORDS = {"query_norm": "self_attn.q_layernorm", "key_norm": "self_attn.k_layernorm"}
 _NORMED_AFTER: dict[str, Any] = {
     "attention_after": "post_attention_layernorm",
     "mlp_after": "post_feedforward_layernorm",
 }
 _GEMMA: dict[str, Any] = {**_NORMED_AFTER, "norm_offset": 1.0}
+_GRANITE: dict[str, Any] = {"logit_divisor": "logits_scaling", "residual_scale": "residual_multiplier"}
+_MIXTURE = "mlp|block_sparse_moe"  # the name in transformers 5, and before
 
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
+        # ---------------------------------------------------------------------------------- like Llama
         _llama_like("llama", _gated()),
         _llama_like("mistral", _gated()),
+        _llama_like("ministral", _gated()),
         _llama_like("qwen2", _gated()),
         _llama_like("qwen3", _gated(**_NORMED_HEADS)),
+        _llama_like("gemma", _gated(norm_offset=1.0)),
         _llama_like(
             "gemma2", _gated(**_GEMMA), "pre_feedforward_layernorm",
             softcap="attn_logit_softcapping", final_softcap="final_logit_softcapping",
@@ -145,21 +200,70 @@ FAMILIES: dict[str, Family] = {
             final_softcap="final_logit_softcapping",
         ),
         _llama_like(
+            "vaultgemma", _gated(norm_offset=1.0), "pre_feedforward_layernorm",
+            softcap="attn_logit_softcapping", final_softcap="final_logit_softcapping",
+        ),
+        _llama_like(
             "phi3",
             Parts(
                 "input_layernorm", ("self_attn.qkv_proj",), "self_attn.o_proj", "mlp.gate_up_proj",
                 "mlp.activation_fn", "mlp.down_proj", gate="mlp.gate_up_proj", fused="blocks", rotary="halves",
             ),
         ),
+        _llama_like("olmo", _gated(), whole_if=("clip_qkv",)),
         _llama_like("olmo2", _gated("", **_NORMED_AFTER, **_NORMED_HEADS), ""),
-        _llama_like("granite", _gated(), logit_divisor="logits_scaling", residual_scale="residual_multiplier"),
+        _llama_like("olmo3", _gated("", **_NORMED_AFTER, **_NORMED_HEADS), ""),
+        _llama_like("granite", _gated(), **_GRANITE),
+        _llama_like("smollm3", _gated()),
+        _llama_like("seed_oss", _gated()),
+        _llama_like("cwm", _gated()),
+        _llama_like("helium", _gated(rotary="pairs")),
+        _llama_like("ernie4_5", _gated(rotary="pairs")),
+        _llama_like("exaone4", _gated("", rotary_in="sliding_attention", **_NORMED_AFTER, **_NORMED_HEADS), ""),
+        _llama_like("glm", _gate_in_up()),
+        _llama_like(
+            "glm4", _gate_in_up(attention_after="post_self_attn_layernorm", mlp_after="post_mlp_layernorm")
+        ),
+        _llama_like("arcee", _plain()),
+        _llama_like("jais2", _plain()),
+        _llama_like("nemotron", _plain(norm_offset=1.0)),
+        _llama_like("apertus", _plain("attention_layernorm", **_NORMED_HEADS), "feedforward_layernorm"),
+        _llama_like(
+            "starcoder2",
+            _separate(
+                "self_attn", "o_proj", "input_layernorm", "mlp.c_fc", "mlp.act", "mlp.c_proj", rotary="halves"
+            ),
+        ),
+        _llama_like(
+            "hyperclovax", _gated(attention_after="post_norm1", mlp_after="post_norm2"), logit_scale="logits_scaling",
+            residual_scale="residual_multiplier",
+        ),
+        _llama_like("ministral3", None),
+        _llama_like("hunyuan_v1_dense", None),
+        _llama_like("nanochat", None, final_softcap="final_logit_softcapping"),
+        _llama_like("bitnet", None),
+        _llama_like("diffllama", None),
+        _llama_like("youtu", None),
+        # ---------------------------------------------------------------------------------- parallel layers
         _llama_like(
             "cohere", _gated(rotary="pairs", **_NORMED_HEADS), "input_layernorm", block="parallel",
             logit_scale="logit_scale",
         ),
+        _llama_like(
+            "cohere2", _gated(rotary="pairs", rotary_in="sliding_attention"), "input_layernorm", block="parallel",
+            logit_scale="logit_scale",
+        ),
         Family(
-            "gpt2", "", "h", "attn", "mlp", "mlp", "ln_2", ("ln_f",),
-            Parts("ln_1", ("attn.c_attn",), "attn.c_proj", "mlp.c_fc", "mlp.act", "mlp.c_proj", fused="blocks"),
+            "phi", "", "layers", "self_attn", "mlp", "mlp", "input_layernorm", ("final_layernorm",),
+            _separate(
+                "self_attn", "dense", "input_layernorm", "mlp.fc1", "mlp.activation_fn", "mlp.fc2",
+                rotary="halves", **_NORMED_HEADS_IN_WORDS,
+            ),
+            block="parallel",
+        ),
+        Family(
+            "stablelm", "", "layers", "self_attn", "mlp", "mlp", "post_attention_layernorm|input_layernorm", ("norm",),
+            _gated(), parallel_if="use_parallel_residual", whole_if=("qk_layernorm",),
         ),
         Family(
             "gptj", "", "h", "attn", "mlp", "mlp", "ln_1", ("ln_f",),
@@ -167,12 +271,42 @@ FAMILIES: dict[str, Family] = {
             block="parallel",
         ),
         Family(
+            "codegen", "", "h", "attn", "mlp", "mlp", "ln_1", ("ln_f",),
+            Parts(
+                "ln_1", ("attn.qkv_proj",), "attn.out_proj", "mlp.fc_in", "mlp.act", "mlp.fc_out",
+                fused="quarters", rotary="pairs",
+            ),
+            block="parallel",
+        ),
+        Family(
             "gpt_neox", "", "layers", "attention", "mlp", "mlp", "post_attention_layernorm", ("final_layer_norm",),
             Parts(
                 "input_layernorm", ("attention.query_key_value",), "attention.dense",
-                "mlp.dense_h_to_4h", "mlp.act", "mlp.dense_4h_to_h", fused="heads", rotary="halves",
+                "mlp.dense_h_to_4h", "mlp.act", "mlp.dense_4h_to_h", fused="groups", rotary="halves",
             ),
             parallel_if="use_parallel_residual",
+        ),
+        Family(
+            "falcon", "", "h", "self_attention", "mlp", "mlp", "ln_mlp|post_attention_layernorm|input_layernorm",
+            ("ln_f",),
+            Parts(
+                "ln_attn|input_layernorm", ("self_attention.query_key_value",), "self_attention.dense",
+                "mlp.dense_h_to_4h", "mlp.act", "mlp.dense_4h_to_h", fused="groups", rotary="halves",
+            ),
+            parallel_if="parallel_attn", whole_if=("alibi",), overwrites_mlp=True,
+        ),
+        # ---------------------------------------------------------------------------------- like GPT-2
+        Family(
+            "gpt2", "", "h", "attn", "mlp", "mlp", "ln_2", ("ln_f",),
+            Parts("ln_1", ("attn.c_attn",), "attn.c_proj", "mlp.c_fc", "mlp.act", "mlp.c_proj", fused="blocks"),
+        ),
+        Family(
+            "gpt_bigcode", "", "h", "attn", "mlp", "mlp", "ln_2", ("ln_f",),
+            Parts("ln_1", ("attn.c_attn",), "attn.c_proj", "mlp.c_fc", "mlp.act", "mlp.c_proj", fused="groups"),
+        ),
+        Family(
+            "gpt_neo", "", "h", "attn", "mlp", "mlp", "ln_2", ("ln_f",),
+            _separate("attn.attention", "out_proj", "ln_1", "mlp.c_fc", "mlp.act", "mlp.c_proj", scale=1.0),
         ),
         Family(
             "opt", "decoder", "layers", "self_attn", "fc1", "fc2", "final_layer_norm",
@@ -180,6 +314,46 @@ FAMILIES: dict[str, Family] = {
             _separate("self_attn", "out_proj", "self_attn_layer_norm", "fc1", "activation_fn", "fc2"),
             post_norm_unless="do_layer_norm_before",
         ),
+        Family(
+            "xglm", "", "layers", "self_attn", "fc1", "fc2", "final_layer_norm", ("layer_norm",),
+            _separate("self_attn", "out_proj", "self_attn_layer_norm", "fc1", "activation_fn", "fc2"),
+        ),
+        Family(
+            "biogpt", "", "layers", "self_attn", "fc1", "fc2", "final_layer_norm", ("layer_norm",),
+            _separate("self_attn", "out_proj", "self_attn_layer_norm", "fc1", "activation_fn", "fc2"),
+        ),
+        Family(
+            "persimmon", "", "layers", "self_attn", "mlp", "mlp", "post_attention_layernorm", ("final_layernorm",),
+            Parts(
+                "input_layernorm", ("self_attn.query_key_value",), "self_attn.dense",
+                "mlp.dense_h_to_4h", "mlp.act", "mlp.dense_4h_to_h", fused="groups", rotary="halves",
+                **_NORMED_HEADS_IN_WORDS,
+            ),
+        ),
+        # ---------------------------------------------------------------------------------- linear position biases
+        Family(
+            "bloom", "", "h", "self_attention", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h", "post_attention_layernorm",
+            ("ln_f",), attention_last="self_attention.dense",
+        ),
+        Family("mpt", "", "blocks", "attn", "ffn.up_proj", "ffn.down_proj", "norm_2", ("norm_f",)),
+        # ---------------------------------------------------------------------------------- mixtures of experts
+        _llama_like("mixtral", _experts(), mlp=_MIXTURE),
+        _llama_like("qwen2_moe", _experts()),
+        _llama_like("qwen3_moe", _experts(**_NORMED_HEADS)),
+        _llama_like("olmoe", _experts(**_NORMED_HEADS), whole_if=("clip_qkv",)),
+        _llama_like("gpt_oss", _experts(sinks="self_attn.sinks")),
+        _llama_like("granitemoe", _experts(), mlp=_MIXTURE, **_GRANITE),
+        _llama_like("phimoe", _experts(), mlp=_MIXTURE),
+        _llama_like("ernie4_5_moe", _experts(rotary="pairs")),
+        _llama_like("glm4_moe", _experts(**_NORMED_HEADS)),
+        _llama_like("dots1", _experts(**_NORMED_HEADS)),
+        _llama_like("minimax_m2", _experts(**_NORMED_HEADS), mlp=_MIXTURE),
+        _llama_like("solar_open", _experts()),
+        _llama_like("mellum", _experts(**_NORMED_HEADS)),
+        _llama_like("flex_olmo", _experts("", **_NORMED_AFTER, **_NORMED_HEADS), ""),
+        _llama_like("hunyuan_v1_moe", None),
+        _llama_like("deepseek_v2", None),
+        _llama_like("deepseek_v3", None),
     )
 }  # fmt: skip
 """The families by name, including those added by ``register_family``."""

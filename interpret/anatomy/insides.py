@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from interpret.anatomy.anatomy import Anatomy
 from interpret.anatomy.attention import (
     attention_scale,
+    attention_sinks,
     attention_softcap,
+    attention_weights,
     key_heads,
     rotated,
     rotation,
@@ -31,25 +33,15 @@ Comparison = tuple[str, str, Tensor, Tensor]
 
 def inputs_inside(family: Family, parts: Parts) -> dict[str, str]:
     """Return the modules whose inputs ``inside`` needs, by the names it gives them."""
-    return {
-        "attn_in": family.attention,
-        "mlp_in": family.mlp_first,
-        "heads": parts.attention_out,
-        "neurons": parts.down,
-    }
+    neurons = {"neurons": parts.down} if parts.down else {}
+    return {"attn_in": family.attention, "mlp_in": family.mlp_first, "heads": parts.attention_out, **neurons}
 
 
 def outputs_inside(family: Family, parts: Parts) -> dict[str, str]:
     """Return the modules whose outputs ``inside`` needs, by the names it gives them."""
     projections = {f"projection {number}": path for number, path in enumerate(parts.projections)}
-    return {
-        **projections,
-        "gate": parts.gate or parts.up,
-        "up": parts.up,
-        "attention": family.attention,
-        "mixed": parts.attention_out,
-        "down": parts.down,
-    }
+    neurons = {"gate": parts.gate or parts.up, "up": parts.up, "down": parts.down} if parts.down else {}
+    return {**projections, **neurons, "attention": family.attention, "mixed": parts.attention_out}
 
 
 def inside(anatomy: Anatomy, layer: int, block: nn.Module, seen: Mapping[str, Tensor]) -> Iterator[Comparison]:
@@ -75,14 +67,17 @@ def inside(anatomy: Anatomy, layer: int, block: nn.Module, seen: Mapping[str, Te
     middle = (before if anatomy.block == "parallel" else seen["resid_mid"]).reshape(before.shape)
     entering = passed(family.mlp_norm, middle) if normed else middle
     yield "the normed input of the MLP", "mlp_norm, mlp_first", entering, seen["mlp_in"].reshape(before.shape)
-    # The first token attends to nothing but itself.
+    # The first token attends to nothing but itself, except for sinks.
     values = _for_each_head(anatomy, _queries_keys_values(anatomy, seen)[2])[:, 0]
     heads = seen["heads"].unflatten(-1, values.shape[-2:])[:, 0]
-    yield "the output of the heads at the first token", "projections, attention_out", values, heads
+    if not parts.sinks:
+        yield "the output of the heads at the first token", "projections, attention_out", values, heads
     mixed = seen["mixed"].reshape(before.shape)
     yield "the output of the attention", "attention_out", mixed, seen["attention"]
     added = passed(parts.attention_after, mixed)
     yield "what the attention adds to the residual stream", "attention_after, attention_last", added, seen["attn_out"]
+    if not parts.down:
+        return
     yield "a neuron", "up, gate, activation, down", _neurons(block, parts, seen), seen["neurons"]
     yield "the output of the MLP", "down, mlp_after, mlp_last", passed(parts.mlp_after, seen["down"]), seen["mlp_out"]
 
@@ -97,11 +92,13 @@ def attending(anatomy: Anatomy, layer: int, block: nn.Module, seen: Mapping[str,
     if turned is not None:
         cos, sin = (table[:, None].to(queries.device) for table in turned)
         queries, keys = (rotated(part, cos, sin, parts.rotary) for part in (queries, keys))
-    scale = attention_scale(block.get_submodule(anatomy.family.attention), config, layer)
+    scale = attention_scale(anatomy, layer)
     queries, keys, values = (part.transpose(1, 2) for part in (queries, keys, values))  # [B, H, T, W]
     scores = capped(queries @ keys.mT * scale, attention_softcap(anatomy.family, config))
     scores += _hidden(scores, window_of(config, layer))
-    weights = scores.softmax(dim=-1, dtype=torch.float32).to(values)
+    sinks = attention_sinks(anatomy, block)
+    sinks = None if sinks is None else sinks[:, None, None]
+    weights = attention_weights(scores, sinks, torch.float32).to(values)
     mixed = (weights @ values).transpose(1, 2).flatten(-2)
     yield "the output of the heads", "projections, query_norm, key_norm, rotary", mixed, seen["heads"]
 
@@ -156,7 +153,16 @@ def _by_weight(norm: Any, before: Tensor, after: Tensor, offset: float) -> tuple
 
 def centres(norm: nn.Module) -> bool:
     """Return whether a norm subtracts the mean."""
-    return isinstance(norm, nn.LayerNorm) or type(norm).__name__ == "CohereLayerNorm"
+    names = ("CohereLayerNorm", "Cohere2LayerNorm", "OlmoLayerNorm")  # T5's LayerNorm does not
+    return isinstance(norm, nn.LayerNorm) or type(norm).__name__ in names
+
+
+def norm_epsilon(norm: nn.Module) -> float | None:
+    """Return what a norm adds to the variance; None if it is unknown."""
+    if type(norm).__name__ == "OlmoLayerNorm":
+        return 1e-5  # a constant in its code
+    found: float | None = getattr(norm, "eps", getattr(norm, "variance_epsilon", None))
+    return found
 
 
 def _neurons(block: nn.Module, parts: Parts, seen: Mapping[str, Tensor]) -> Tensor:

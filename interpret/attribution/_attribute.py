@@ -1,6 +1,6 @@
 """The ``attribute`` call: from prompts to scores of tokens or activations."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from inspect import signature
 from typing import Any
@@ -14,8 +14,8 @@ from interpret.attribution.languages import languages_of
 from interpret.attribution.parts import TextParts, scores_of
 from interpret.attribution.plan import Plan, plan_attribution
 from interpret.attribution.result.attribution import Attribution
-from interpret.attribution.result.page import not_finite
 from interpret.attribution.result.scores import Attributed, ScoreArray, side_by_side
+from interpret.attribution.result.show import not_finite
 from interpret.attribution.steps.functions import Contrast
 from interpret.attribution.steps.step import (
     Room,
@@ -32,6 +32,7 @@ from interpret.device import unless_too_large
 from interpret.errors import InputError
 from interpret.finite import warn
 from interpret.prompts.spelling import words
+from interpret.work.progress import showing
 
 
 def attribute(
@@ -41,11 +42,11 @@ def attribute(
     targets: str | Sequence[Target] | None = None,
     *,
     method: str = "input_x_gradient",
-    attributed_fn: str = "probability",
+    attributed_fn: str | Callable[..., torch.Tensor] = "probability",
     contrast_targets: str | Sequence[Target] | None = None,
     contrast: Contrast | None = None,
     alignment: Sequence[Alignment] | None = None,
-    step_scores: str | Sequence[str] = (),
+    step_scores: str | Callable[..., torch.Tensor] | Sequence[str | Callable[..., torch.Tensor]] = (),
     layers: Sequence[int | str] | str | int | None = None,
     start: int | None = None,
     end: int | None = None,
@@ -53,6 +54,7 @@ def attribute(
     max_new_tokens: int = 20,
     source_language: str | None = None,
     target_language: str | None = None,
+    progress: bool = True,
     **options: Any,
 ) -> Attribution:
     """Score tokens, or activations at them, by their effect on the prediction of each token after the prompt.
@@ -69,14 +71,15 @@ def attribute(
         targets: for each prompt, the prompt and its continuation as one text, or the ids of the tokens that follow the
             prompt. None: the model's greedy continuation, without the end-of-text token.
         method: one of ``list_methods()``.
-        attributed_fn: the function whose value is attributed, one of ``list_step_functions()``.
+        attributed_fn: the function whose value is attributed, one of ``list_step_functions()``; or a function of
+            yours, as ``register_step_function`` takes it.
         contrast_targets: for each prompt, the prompt and the foil as one text, or the ids of the foil's tokens.
         contrast: the context of the foil. ``same_context``: that of the target, P(target | text) - P(foil | text).
             ``own_prefix``: the foil's own preceding tokens. Scores of input methods then include the effect of the
             common prefix on both probabilities; layer methods treat P(foil) as constant once the two prefixes differ.
         alignment: for each prompt, pairs (step, step of the foil), steps counted from 0 after the prompt; required
             if text and foil differ in length, unless ``end`` leaves only the first step.
-        step_scores: functions to report for each step, besides the attributed one.
+        step_scores: functions to report for each step, besides the attributed one; names, or functions of yours.
         layers: for layer methods: activation names as in ``record``, at the sites ``resid_post``, ``attn_out`` and
             ``mlp_out``; a site without a layer selects all layers, a number all sites of that layer, None and ``all``
             everything. For ``attention``: a layer number, a span, a list of numbers or ``all``; by default the last
@@ -89,13 +92,14 @@ def attribute(
         source_language: for translation models except Marian: the language code of the prompts, such as ``en`` or
             ``eng_Latn``.
         target_language: for translation models with several target languages: the language code of the translations.
-        **options: of the method and the functions. ``integrated_gradients``, also at layers: ``n_steps``,
-            ``baseline``; ``deeplift``, also at layers: ``baseline``; ``gradient_shap``: ``n_samples``, ``noise``,
-            ``baseline``, ``seed``; ``attention``: ``heads``, ``aggregate_layers``, ``aggregate_heads``; ``occlusion``:
-            ``window``, ``baseline``; ``lime``: ``n_samples``, ``mask_probability``, ``kernel_width``, ``penalty``,
-            ``baseline``, ``seed``; functions with dropout: ``n_mcd_steps``, ``seed``. ``info.options`` of the result
-            has their values. ``layer_integrated_gradients`` needs ``n_steps`` passes for each step and activation:
-            choose few ``layers``.
+        progress: show a progress bar while it runs, in a terminal or a notebook.
+        **options: of the method and the functions. ``integrated_gradients``, also at layers: ``n_steps``, ``baseline``;
+            ``discretized_integrated_gradients``: also ``strategy``, ``n_neighbors``; ``deeplift``, also at layers:
+            ``baseline``; ``gradient_shap``: ``n_samples``, ``noise``, ``baseline``, ``seed``; ``attention``: ``heads``,
+            ``aggregate_layers``, ``aggregate_heads``; ``occlusion``: ``window``, ``baseline``; ``lime``: ``n_samples``,
+            ``mask_probability``, ``kernel_width``, ``penalty``, ``baseline``, ``seed``; functions with dropout:
+            ``n_mcd_steps``, ``seed``. ``info.options`` of the result has their values. ``layer_integrated_gradients``
+            needs ``n_steps`` passes for each step and activation: choose few ``layers``.
 
     Returns:
         One entry per prompt. Scores are signed (except ``attention``); those of gradient methods still have the
@@ -129,7 +133,8 @@ def attribute(
         arguments=signature(attribute).parameters,
     )
     inputs = one_for_each(prompts, targets, contrast_targets, alignment)
-    found = Attribution(list(attributions(plan, inputs)), plan.info)
+    with showing("Attributing", shown=progress):
+        found = Attribution(list(attributions(plan, inputs)), plan.info)
     warn(not_finite(found))
     return found
 

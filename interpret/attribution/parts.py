@@ -16,6 +16,7 @@ from interpret.attribution.result.files import array_from_json, array_to_json
 from interpret.attribution.result.scores import How, ScoreArray
 from interpret.attribution.steps.step import Step, array
 from interpret.storage.parts import UnitParts
+from interpret.work.progress import counted
 
 STEPS_A_PART = 16
 """Number of steps that share their forward passes; the passes back are most of the work."""
@@ -51,7 +52,7 @@ def scores_of(
     """
     found: Scores = {}
     layers = tuple(layers)
-    for name, some, activations in _split(method, steps, layers):
+    for name, some, activations in counted(list(_split(method, steps, layers))):
         last = some[-1] is steps[-1] and activations[-1:] == layers[-1:]  # nothing is stored: the whole text follows
         for activation, of_steps in _part(name, method, some, activations, options, parts, keep=not last).items():
             found.setdefault(activation, []).extend(of_steps)

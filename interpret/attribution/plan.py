@@ -1,6 +1,6 @@
 """The plan of an attribution: all that does not depend on an input, checked once before anything runs."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,12 +17,10 @@ from interpret.attribution.methods.registry import METHODS, AttributionMethod
 from interpret.attribution.result.scores import AttributionInfo
 from interpret.attribution.steps.functions import (
     CONTRASTS,
-    FUNCTIONS,
     Contrast,
     StepFunction,
     StepReading,
-    attributed_function,
-    step_functions,
+    chosen_functions,
     value_of,
 )
 from interpret.errors import InputError, brief, closest, unknown
@@ -57,10 +55,10 @@ def plan_attribution(
     tokenizer: PreTrainedTokenizerBase,
     *,
     method: str,
-    attributed_fn: str,
+    attributed_fn: str | Callable[..., Tensor],
     contrast: Contrast | None,
     with_foils: bool,
-    step_scores: str | Sequence[str],
+    step_scores: str | Callable[..., Tensor] | Sequence[str | Callable[..., Tensor]],
     layers: Sequence[int | str] | str | int | None,
     start: int | None,
     end: int | None,
@@ -84,17 +82,18 @@ def plan_attribution(
     """
     if method not in METHODS:
         raise InputError(unknown("method", method, METHODS))
-    chosen, name = METHODS[method], attributed_function(attributed_fn)
+    chosen = METHODS[method]
     if layers is not None and "layers" in chosen.options():  # ``attention`` has its own option ``layers``
         options, layers = {**options, "layers": layers}, None
-    reported = [step_scores] if isinstance(step_scores, str) else step_scores
-    functions = {one: FUNCTIONS[one] for one in dict.fromkeys([name, *step_functions(reported)])}
+    reported = [step_scores] if isinstance(step_scores, str) or callable(step_scores) else step_scores
+    functions = chosen_functions([attributed_fn, *reported], with_foils=with_foils)
+    name = next(iter(functions))
     check_count("batch_size", batch_size)
     check_count("max_new_tokens", max_new_tokens)
     if languages is not None:
         _check_translating(method, chosen, functions)
     _check_contrast(functions, contrast, with_foils)
-    check_method_options(method, list(functions), options, arguments)
+    check_method_options(method, functions.values(), options, arguments)
     _check_model(model, chosen)
     if layers is not None:
         check_takes_layers(method)
@@ -191,13 +190,13 @@ def check_takes_layers(method: str) -> None:
 
 
 def check_method_options(
-    name: str, functions: Sequence[str], options: Mapping[str, Any], arguments: Collection[str] = ()
+    name: str, functions: Iterable[StepFunction], options: Mapping[str, Any], arguments: Collection[str] = ()
 ) -> None:
     """Check that a method, or one of some step functions, has the given options.
 
     Args:
         name: name of the method.
-        functions: names of the attributed and the reported functions.
+        functions: the attributed and the reported functions.
         options: the options.
         arguments: names of arguments that may be suggested in place of an unknown option.
 
@@ -207,7 +206,7 @@ def check_method_options(
     if foreign := [name for name in options if name in _OTHER_NAMES]:
         raise InputError(f"unknown argument {foreign[0]!r}; {_OTHER_NAMES[foreign[0]]}")
     known = list(METHODS[name].options())
-    known += [option for each in functions for option in FUNCTIONS[each].options()]
+    known += [option for each in functions for option in each.options()]
     for option in options:
         if option not in known:
             near = closest(option, arguments)

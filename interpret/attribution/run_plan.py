@@ -46,7 +46,9 @@ def check_options(words: RunOptions, prompts: Sequence[Prompt]) -> None:
     read_pairs(words.align)
     if words.layers is not None:
         check_takes_layers(words.method)
-    check_method_options(words.method, [function, *reported], read_options(words.options or ()))
+    check_method_options(
+        words.method, [FUNCTIONS[name] for name in (function, *reported)], read_options(words.options or ())
+    )
 
 
 def plan_run(

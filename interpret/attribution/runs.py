@@ -35,7 +35,7 @@ from interpret.errors import InputError, ModelError
 from interpret.models.opening import Opening
 from interpret.prompts.prompts import Prompt, raw_unless_said
 from interpret.records import TokenScore
-from interpret.storage.outcomes import Dropped, Rows
+from interpret.storage.outcomes import Dropped, Kept
 from interpret.storage.parts import StoredParts, UnitParts
 from interpret.storage.run_folder import RunFolder
 from interpret.work.inputs import Examples, PromptList, prompt_list, read_options
@@ -290,7 +290,7 @@ class AttributionAnalysis(Analysis):
         question = self.asked[what]
         try:
             found = self._attribution(question, UnitParts(parts, question.name))
-            rows = Rows.of(TokenScore, token_scores(question, found), files={file_name(what): compressed(found)})
+            rows = Kept.of(TokenScore, token_scores(question, found), files={file_name(what): compressed(found)})
         except (InputError, ModelError) as error:  # ModelError: it does not fit in memory
             yield Finished(question.name, Dropped(f"{NOT_ATTRIBUTED}: {error}"))
         else:

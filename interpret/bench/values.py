@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from interpret.display import Shown
 from interpret.errors import InputError, RunError
 from interpret.storage.disk import replace_whole
 
@@ -77,6 +78,8 @@ class Encoder:
             return lambda value, where: value
         if type(value) in _ENCODERS:
             return _ENCODERS[type(value)].__get__(self)
+        if isinstance(value, Shown) and isinstance(value, list | dict):  # a result, which is a list or a dict as well
+            return self._list if isinstance(value, list) else self._dict
         if isinstance(value, Tensor):
             storable = value.layout == torch.strided and not value.is_quantized and value.device.type != "meta"
             return self._tensor if storable else None

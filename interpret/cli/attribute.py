@@ -197,7 +197,7 @@ def attribute_command(
 
 def _show(run: RunFolder, found: "Attribution") -> None:
     """Print the first steps with their top attributions; only one prompt is in memory at a time."""
-    from interpret.attribution.result.heatmap import title
+    from interpret.attribution.result.show import title
 
     info, translated = found.info, found.sequences[0].source_tokens is not None
     shown: list[tuple[str, ...]] = []
@@ -219,7 +219,7 @@ def _show(run: RunFolder, found: "Attribution") -> None:
 
 def _cells(rows: "Sequence[TokenScore]", *, translated: bool) -> tuple[str, str, str, str]:
     """Return the table cells of one step: prompt, token, value, and top attributions."""
-    from interpret.attribution.result.heatmap import visible
+    from interpret.display.heatmaps import visible
 
     most = sorted(rows, key=lambda row: descending(abs(row.score)))[:MOST_TOKENS]
     words = ", ".join(f"{_place(row, translated)} {row.score:+.3g}" for row in most)
@@ -228,7 +228,7 @@ def _cells(rows: "Sequence[TokenScore]", *, translated: bool) -> tuple[str, str,
 
 def _place(row: "TokenScore", translated: bool) -> str:
     """Return position, text and activation of a token; for a translation, also whether it is in source or target."""
-    from interpret.attribution.result.heatmap import visible
+    from interpret.display.heatmaps import visible
 
     side = ("source " if row.in_prompt else "target ") if translated else ""
     return f"{side}{row.position} {visible(row.token)}" + (f" {row.activation}" if row.activation else "")

@@ -1,6 +1,5 @@
 """``interpret export``: write a run for a spreadsheet, or for scripts that read files of Knowledge-Tracing."""
 
-import io
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +18,12 @@ def export_command(
         Path | None, typer.Option(help="Instead of --facts: CSV file to write, in which no cell is a formula.")
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the files.")] = Path("results"),
-    name: Annotated[str, typer.Option(help="Prefix of the file names, as in NAME-valid_index.pt.")] = "model",
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="Prefix of the file names, as in NAME-valid_index.pt. [default: the name of the model in the run]"
+        ),
+    ] = None,
 ) -> None:
     """Write a run for other programs: a trace for Knowledge-Tracing's scripts, or any table for a spreadsheet.
 
@@ -39,21 +43,17 @@ def export_command(
         _write_lists(run, facts, output, name)
 
 
-def _write_lists(run: Path, facts: Path, output: Path, name: str) -> None:
+def _write_lists(run: Path, facts: Path, output: Path, name: str | None) -> None:
     """Write the files of Knowledge-Tracing."""
-    import torch
-
-    from interpret.tracing.knowledge_tracing import result_lists, row_names
+    from interpret.facts.files import load_facts
+    from interpret.tracing.knowledge_tracing import row_names, write_lists
     from interpret.tracing.tables import trace_grids
 
-    grids = {(grid.name, grid.mediator): grid for grid in trace_grids(run_folder.read_rows(run, TraceCell))}
-    rows = row_names(facts)
-    if missing := next((fact for fact, _ in grids if fact not in rows), None):
+    grids = trace_grids(run_folder.read_rows(run, TraceCell))
+    rows = row_names(load_facts(facts))
+    if missing := next((grid.name for grid in grids if grid.name not in rows), None):
         raise InputError(f"{facts} has no fact {missing!r}, which the run traced; give the facts file of the run")
     make_folder(output)
-    contents = result_lists(grids, rows)
-    for file, values in contents.items():
-        written = io.BytesIO()
-        torch.save(values, written)
-        disk.replace_whole(output / f"{name}-{file}.pt", written.getvalue())
-    say(f"{output}: {len(contents)} files, {len(contents['valid_index'])} of {len(rows)} rows traced")
+    recorded = run_folder.read_manifest(run)["circumstances"].get("name", "model")
+    count = write_lists(grids, rows, output, name or str(recorded))
+    say(f"{output}: {count} files, {len({grid.name for grid in grids})} of {len(rows)} rows traced")

@@ -1,5 +1,7 @@
-"""``interpret figures``: figures of a run of ``trace``, ``locate`` or a probe, from its run folder."""
+"""``interpret figures``: figures of a run of any command, from its run folder."""
 
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -9,7 +11,8 @@ import typer
 
 from interpret.cli.console import choice, make_folder, say
 from interpret.cli.options import Imports
-from interpret.errors import InputError, brief, closest, one_line
+from interpret.cli.results import result_of
+from interpret.errors import InputError, brief, closest
 from interpret.probing.registry import PROBES
 from interpret.records import LocationAverage, LocationCell, TraceAverage, TraceCell, csv_header, to_csv
 from interpret.storage import disk, run_folder
@@ -28,16 +31,18 @@ AVERAGES = "averages.csv"
 
 
 def figures_command(
-    run: Annotated[Path, typer.Argument(help="Run folder of 'interpret trace', 'locate' or 'probe'.")],
+    run: Annotated[Path, typer.Argument(help="Run folder of any command; the run may still be in progress.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the figures, as PNG and PDF.")] = Path(
         "figures"
     ),
     prompts: Annotated[
-        int, typer.Option(min=0, help="Number of facts, starting with the first, that get a heatmap each.")
+        int, typer.Option(min=0, help="Number of facts or prompts, starting with the first, that get a figure each.")
     ] = 10,
     fact: Annotated[
         list[str] | None,
-        typer.Option(help="Instead of --prompts: name of a fact to draw, as in the table; may be given several times."),
+        typer.Option(
+            help="Instead of --prompts: name of a fact or prompt to draw, as in the table; may be given several times."
+        ),
     ] = None,
     buckets: Annotated[
         str | None,
@@ -47,12 +52,9 @@ def figures_command(
     ] = None,
     imports: Imports = None,
 ) -> None:
-    """Draw figures of a run: average effects for each kind of token, and a heatmap per fact. No model is needed.
+    """Draw figures of a run: one per fact or prompt, and averages of traces and located facts. No model is needed.
 
     interpret figures runs/trace
-
-    The run is one of 'interpret trace' or 'interpret locate', which may still be in progress, or one of a probe for
-    which a figure is registered.
     """
     from interpret.facts.buckets import SCHEMES
 
@@ -67,19 +69,41 @@ def figures_command(
         window = manifest["identity"].get("window")
         _draw_traces(run, output, scheme, fact, prompts, window=window if isinstance(window, int) else None)
     else:
-        _draw_probe(run, output, command)
+        _save(output, _own_figure(run, command) or _figures_of_inputs(run, fact, prompts))
         averages = ""
     say(f"{output}: {len(list(output.glob('*.png')))} figures, each as PNG and PDF{averages}")
 
 
-def _draw_probe(run: Path, output: Path, command: str) -> None:
-    """Draw the table of a probe with the figure function that is registered for it."""
+def _own_figure(run: Path, command: str) -> "Iterator[tuple[str, Figure]] | None":
+    """Return the figure that a registered probe draws of its table; None if it has none."""
     probe = PROBES.get(command.removeprefix("probe "))
     if probe is None or probe.figure is None:
-        use = "; use 'interpret report'" if command == "selfie" else ""
-        raise InputError(f"{run} is a run of 'interpret {one_line(command)}', for which there are no figures{use}")
+        return None
     run_folder.read_rows(run, probe.record)  # says why if there are none
-    _save(output, iter([(probe.name, probe.figure(run_folder.read_run(run, probe.record).to_frame()))]))
+    return iter([(probe.name, probe.figure(run_folder.read_run(run, probe.record).to_frame()))])
+
+
+def _figures_of_inputs(run: Path, facts: Sequence[str] | None, prompts: int) -> "Iterator[tuple[str, Figure]]":
+    """Yield (name, figure) for the chosen inputs of a run."""
+    result = result_of(run)
+    folder = run_folder.read_run(run)
+    units = [unit for unit in folder.units if unit not in folder.dropped]
+    names = [panel.name or units[number] for number, panel in enumerate(result.view().panels())]
+    chosen, drawn = _among(list(dict.fromkeys(names)), facts, prompts), Counter[str]()
+    for number, name in enumerate(names):
+        if name in chosen:
+            again = f"_{drawn[name]}" if drawn[name] else ""
+            drawn[name] += 1
+            yield file_name(name) + again, result.figure(number)
+
+
+def file_name(name: str) -> str:
+    """Return a name without the characters that file names must not have.
+
+    >>> file_name("a/b: c_1")
+    'a_b_ c_1'
+    """
+    return re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", name)
 
 
 def _draw_traces(
@@ -127,12 +151,13 @@ def _location_figures(
 ) -> "Iterator[tuple[str, Figure]]":
     """Yield (name, figure) for a run of ``interpret locate``."""
     from interpret.figures import locations
+    from interpret.locating.show import located_fact_figure
 
     yield "average_heatmap", locations.location_figure(located, scheme=scheme)
     yield "average_lines", locations.location_lines(located, scheme=scheme)
     wanted = [grid for grid in located if grid.name in chosen]
     for name, of_fact in groupby(wanted, key=lambda grid: grid.name):
-        yield f"fact_{name}", locations.located_fact_figure(list(of_fact))
+        yield f"fact_{name}", located_fact_figure(list(of_fact))
 
 
 def _figures(
@@ -140,6 +165,7 @@ def _figures(
 ) -> "Iterator[tuple[str, Figure]]":
     """Yield (name, figure) for a trace."""
     from interpret.figures import traces
+    from interpret.tracing.show import prompt_figure
 
     yield "average_heatmap", traces.average_figure(traced, scheme=scheme, window=window)
     yield "average_lines", traces.line_figure(traced, scheme=scheme, window=window)
@@ -147,15 +173,19 @@ def _figures(
         yield "severed_bars", traces.severed_figure(traced)
     wanted = [grid for grid in traced if grid.name in chosen]
     for name, of_fact in groupby(wanted, key=lambda grid: grid.name):
-        yield f"fact_{name}", traces.prompt_figure(list(of_fact), window=window)
+        yield f"fact_{name}", prompt_figure(list(of_fact), window=window)
 
 
 def _chosen(grids: "Sequence[Grid]", facts: Sequence[str] | None, prompts: int) -> Sequence[str]:
     """Return the names of the facts to draw."""
-    names = list(dict.fromkeys(grid.name for grid in grids))
+    return _among(list(dict.fromkeys(grid.name for grid in grids)), facts, prompts)
+
+
+def _among(names: Sequence[str], facts: Sequence[str] | None, prompts: int) -> Sequence[str]:
+    """Return the names that were asked for, or the first ones."""
     for name in facts or []:
         if name not in names:
             near = closest(name, names)
             hint = f"; did you mean {near!r}?" if near else ""
-            raise InputError(f"the run has no fact {brief(name)}{hint}")
+            raise InputError(f"the run has no fact or prompt {brief(name)}{hint}")
     return facts or names[:prompts]

@@ -26,8 +26,8 @@ class InterpretOptions:
         list[str] | None,
         typer.Option(
             "--interpretation-prompt",
-            help="'summarize', 'repeat', 'about', 'explain', or a text that contains {slots}; may be given several "
-            "times. [default: summarize]",
+            help="'summarize', 'repeat', 'object', 'object_you_said', 'about', 'explain', or a text that contains "
+            "{slots}; may be given several times. [default: summarize]",
         ),
     ] = None
     slots: Annotated[int, typer.Option(min=1, help="Number of slots that replace {slots}.")] = SLOTS
@@ -41,7 +41,8 @@ class InterpretOptions:
         str,
         typer.Option(
             help="Source tokens: positions and slices ('0,-1', '2:6'), 'all', 'content' (the prompt without the chat "
-            "template), 'last', 'subject', 'subject_last'."
+            "template), 'last', 'subject', 'subject_last', 'generated' (the first token that the model generates after "
+            "the prompt)."
         ),
     ] = TOKENS
     site: Annotated[

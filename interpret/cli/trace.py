@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from interpret.cli.console import out, peak_cells, show_table, tell
+from interpret.cli.console import out, peak_cells, say, show_table, tell
 from interpret.cli.options import FactOptions, Loading, WorkerOptions, output_option
 from interpret.cli.sources import Framing, TracedFacts
 from interpret.cli.work import tell_counts
@@ -91,6 +91,7 @@ class TraceOptions:
         }
         others = {
             "model": self.model,
+            "name": self.model and Path(self.model).name,
             "mediators": tuple(self.mediator) if self.mediator else None,
             "method": self.method,
             "rule": chosen.rule,
@@ -134,6 +135,7 @@ def trace_command(
     """
     from interpret.tracing import runs
     from interpret.tracing.config import TraceConfig, load_config
+    from interpret.tracing.knowledge_tracing import row_names, write_lists
 
     wanted = given.override(load_config(config) if config else TraceConfig(), fact, chosen, loading)
     folder = fact.folder(wanted.output or "runs/trace", output, wanted, chosen, loading)
@@ -150,10 +152,13 @@ def trace_command(
         module_names=wanted.hook_layer,
     )
     opened = replace(loading, device=wanted.device, dtype=wanted.dtype).open(wanted.model, asked)
-    opened.recorded["circumstances"]["buckets"] = wanted.buckets
+    opened.recorded["circumstances"] |= {"buckets": wanted.buckets, "name": wanted.name}
     run, traced, peaks = runs.run_plan(opened.model, opened.tokenizer, plan, folder, **opened.recorded)
     if traced:
         _show(traced, peaks, wanted.buckets)
+    if traced and wanted.hook_layer is not None:
+        count = write_lists(traced, row_names(plan.facts), folder.parent, wanted.name)
+        say(f"{folder.parent / wanted.name}-*.pt: {count} files in the format of Knowledge-Tracing")
     tell_counts(runs.TRACING, run)
 
 

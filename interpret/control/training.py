@@ -267,7 +267,7 @@ def _mlp_of(anatomy: Anatomy, block: nn.Module, after: str) -> nn.Module:
         return block.get_submodule(first)
     if first.startswith(f"{last}."):
         return block.get_submodule(last)
-    paths = (first, anatomy.parts.activation, last)
+    paths = (first, anatomy.neuron_parts.activation, last)
     return nn.Sequential(*(block.get_submodule(path) for path in paths))
 
 

@@ -5,6 +5,7 @@ from .canvases import line_canvas as line_canvas
 from .canvases import thin_ticks as thin_ticks
 from .canvases import written as written
 from .panels import PanelWords as PanelWords
+from .panels import Sheet as Sheet
 from .panels import bucket_heatmaps as bucket_heatmaps
 from .panels import bucket_lines as bucket_lines
 from .panels import layers_below as layers_below

@@ -3,30 +3,29 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from interpret.drawing.panels import NO_TOKEN
+from interpret.drawing.palette import OKABE_ITO, diverging, sequential
+from interpret.drawing.panels import NO_TOKEN, Sheet
 from interpret.errors import InputError, RunError
 from interpret.stats import Floats
 
 To = str | Path | None
 """File to write; None for no file."""
-SIGNED, SIZES = "PRGn_r", "Purples"
 UNDATED: dict[str, dict[str, str | None]] = {".png": {"Software": None}, ".pdf": {"CreationDate": None}}
 """Metadata to omit for each suffix, so that the same numbers give the same bytes."""
-# Okabe and Ito's palette, safe for colour-blind readers; the line styles distinguish lines in black-and-white print.
+# The line styles distinguish lines in black-and-white print.
 LINES = [
-    ("#0072b2", "-"),
-    ("#d55e00", (0, (5, 1.5))),
-    ("#009e73", (0, (1, 1))),
-    ("#cc79a7", (0, (5, 1, 1, 1))),
-    ("#56b4e9", (0, (3, 1, 1, 1, 1, 1))),
-    ("#000000", (0, (8, 2))),
+    (OKABE_ITO["blue"], "-"),
+    (OKABE_ITO["vermilion"], (0, (5, 1.5))),
+    (OKABE_ITO["green"], (0, (1, 1))),
+    (OKABE_ITO["purple"], (0, (5, 1, 1, 1))),
+    (OKABE_ITO["sky"], (0, (3, 1, 1, 1, 1, 1))),
+    (OKABE_ITO["black"], (0, (8, 2))),
 ]
 
 
@@ -34,13 +33,13 @@ def canvas(rows: Sequence[str], columns: Sequence[str], *, cell: float = 0.19) -
     """Return a figure sized for a grid of cells and their labels; ``cell`` is the size of a cell in inches."""
     label = 0.07 * max(map(len, rows))
     size = max(cell * len(columns) + label + 1.6, 3.4), max(cell * len(rows) + 1.3, 2.2)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Sheet(figsize=size, layout="constrained")
     return figure, figure.subplots()
 
 
 def line_canvas(layers: Sequence[int]) -> tuple[Figure, Axes]:
     """Return a figure for lines over layers."""
-    figure = Figure(figsize=(max(4.4, 0.1 * len(layers) + 2.0), 2.6), layout="constrained")
+    figure = Sheet(figsize=(max(4.4, 0.1 * len(layers) + 2.0), 2.6), layout="constrained")
     panel = figure.subplots()
     layer_axis(panel, layers)
     return figure, panel
@@ -78,7 +77,7 @@ def heatmap(
         scale = LogNorm(max(low, largest * 1e-6), largest)
     else:
         scale = Normalize(-largest, largest) if low < 0 else Normalize(0, reach or largest)
-    colours = matplotlib.colormaps[SIGNED if low < 0 else SIZES].with_extremes(bad="none")
+    colours = diverging() if low < 0 else sequential()
     image = panel.imshow(values, cmap=colours, norm=scale, aspect="auto", interpolation="nearest")
     panel.tick_params(length=0)
     panel.set_yticks(range(len(rows)), rows)

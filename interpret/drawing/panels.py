@@ -16,11 +16,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
-from matplotlib.colors import Colormap, Normalize
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, fontManager, get_font
 from matplotlib.ticker import MaxNLocator
 
+from interpret.drawing.palette import OKABE_ITO, diverging
 from interpret.stats import Average, Floats
 from interpret.storage.disk import replace_whole
 
@@ -32,14 +33,14 @@ BUCKET_LABELS = {
     "further": "further tokens",
     "last": "last token",
 }
-# Okabe and Ito's palette, safe for colour-blind readers; the line styles distinguish lines in black-and-white print.
+# The line styles distinguish lines in black-and-white print.
 BUCKET_STYLES = {
-    "first_subject": ("#56b4e9", (0, (1, 1))),
-    "middle_subject": ("#009e73", (0, (4, 1.5))),
-    "last_subject": ("#d55e00", "-"),
-    "first_subsequent": ("#cc79a7", (0, (5, 1, 1, 1))),
-    "further": ("#999999", (0, (3, 1, 1, 1, 1, 1))),
-    "last": ("#0072b2", "-"),
+    "first_subject": (OKABE_ITO["sky"], (0, (1, 1))),
+    "middle_subject": (OKABE_ITO["green"], (0, (4, 1.5))),
+    "last_subject": (OKABE_ITO["vermilion"], "-"),
+    "first_subsequent": (OKABE_ITO["purple"], (0, (5, 1, 1, 1))),
+    "further": (OKABE_ITO["grey"], (0, (3, 1, 1, 1, 1, 1))),
+    "last": (OKABE_ITO["blue"], "-"),
 }
 _FONT = "DejaVu Sans"  # part of matplotlib
 _FONTS_OF_MORE_SCRIPTS = (
@@ -78,6 +79,16 @@ STYLE: dict[Any, Any] = {  # Any: matplotlib types the keys as literals
 }
 NO_TOKEN = {"facecolor": "white", "edgecolor": "#bbbbbb", "hatch": "////"}
 """Style of cells without a value, such as a bucket without a token in any prompt, or one that is not finite."""
+
+
+class Sheet(Figure):
+    """A figure that a notebook displays as the last line of a cell; pyplot, which would keep it open, is not used."""
+
+    def _repr_png_(self) -> bytes:
+        file = io.BytesIO()
+        with matplotlib.rc_context(STYLE):
+            self.savefig(file, format="png", dpi=120)
+        return file.getvalue()
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
@@ -141,7 +152,7 @@ def token_heatmaps(
     height, left = 0.17 * rows + 1.5, 0.45 + 0.066 * (longest + 1)
     widths = 2.15 * len(drawn)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(max(left + widths + 0.75, 5.0), height), layout="constrained")
+        figure = Sheet(figsize=(max(left + widths + 0.75, 5.0), height), layout="constrained")
         panels = figure.subplots(1, len(drawn), sharey=True, squeeze=False)[0]
         image = scale_around(centre, drawn)
         for panel, (label, values) in zip(panels, panels_of.items(), strict=True):
@@ -157,19 +168,25 @@ def token_heatmaps(
 
 
 def bucket_heatmaps(averages: Mapping[str, Average], names: Sequence[str], words: PanelWords, headline: str) -> Figure:
-    """Draw averages, [buckets, L], as heatmaps side by side, with a shared colour scale symmetric around 0."""
+    """Draw averages, [buckets, L], as heatmaps side by side, with a shared colour scale symmetric around 0.
+
+    Buckets that no prompt has are left out, unless no prompt has any.
+    """
+    present = np.any([found.n.any(axis=1) for found in averages.values()], axis=0)  # [buckets]
+    present |= not present.any()
+    names = [name for name, here in zip(names, present, strict=True) if here]
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(max(1.9 + 2.15 * len(averages), 5.0), 0.24 * len(names) + 1.5), layout="constrained")
+        figure = Sheet(figsize=(max(1.9 + 2.15 * len(averages), 5.0), 0.24 * len(names) + 1.5), layout="constrained")
         panels = figure.subplots(1, len(averages), sharey=True, squeeze=False)[0]
-        drawn = [found.mean for found in averages.values()]
+        drawn = [found.mean[present] for found in averages.values()]
         image = scale_around(0.0, drawn)
-        for panel, (part, found) in zip(panels, averages.items(), strict=True):
+        for panel, (part, means) in zip(panels, zip(averages, drawn, strict=True), strict=True):
             panel.patch.set(**NO_TOKEN)
             panel.tick_params(axis="y", length=0)
-            panel.imshow(found.mean, cmap=image.cmap, norm=image.norm, aspect="auto", interpolation="nearest")
+            panel.imshow(means, cmap=image.cmap, norm=image.norm, aspect="auto", interpolation="nearest")
             panel.set_title(words.titles[part])
-            layers_below(panel, found.mean.shape[1])
-        counts = next(iter(averages.values())).n.max(axis=1)
+            layers_below(panel, means.shape[1])
+        counts = next(iter(averages.values())).n.max(axis=1)[present]
         labels = [f"{BUCKET_LABELS[name]} (n={n})" for name, n in zip(names, counts, strict=True)]
         panels[0].set_yticks(range(len(names)), labels)
         colour_bar(figure, panels, image, 0.0, drawn).set_label(words.unit)
@@ -180,7 +197,7 @@ def bucket_heatmaps(averages: Mapping[str, Average], names: Sequence[str], words
 def bucket_lines(averages: Mapping[str, Average], names: Sequence[str], words: PanelWords, headline: str) -> Figure:
     """Draw averages, [buckets, L], as lines over layers with confidence intervals, one panel per average."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(max(1.0 + 2.35 * len(averages), 4.6), 3.3), layout="constrained")
+        figure = Sheet(figsize=(max(1.0 + 2.35 * len(averages), 4.6), 3.3), layout="constrained")
         panels = figure.subplots(1, len(averages), sharey=True, squeeze=False)[0]
         for panel, (part, found) in zip(panels, averages.items(), strict=True):
             layers = np.arange(found.mean.shape[1])
@@ -213,32 +230,49 @@ def layers_below(panel: Axes, n_layers: int) -> None:
 def scale_around(centre: float, drawn: Sequence[Floats]) -> ScalarMappable:
     """Return a linear colour scale symmetric around ``centre``, covering all finite values.
 
-    ``centre`` is white, values above are purple, values below green.
+    ``centre`` is white, values above are blue, values below orange.
     """
     reach = np.abs(_finite_values(drawn) - centre).max(initial=1e-6)
-    return ScalarMappable(Normalize(centre - reach, centre + reach), _with_gaps("PRGn_r"))
+    return ScalarMappable(Normalize(centre - reach, centre + reach), diverging())
 
 
 def colour_bar(
     figure: Figure, panels: Sequence[Axes], image: ScalarMappable, centre: float, drawn: Sequence[Floats]
 ) -> Colorbar:
-    """Add a colour bar beside the panels, cut to the range of the values and ``centre``."""
+    """Add a colour bar beside the panels, cut to the range of the values and ``centre``, labelled at both ends."""
     bar = figure.colorbar(image, ax=list(panels), pad=0.015, aspect=30)
     values = _finite_values(drawn)
     if values.size:
-        bar.ax.set_ylim(min(centre, values.min()), max(centre, values.max()))
+        bar_ends(bar, min(centre, float(values.min())), max(centre, float(values.max())), centre)
     return bar
+
+
+def bar_ends(bar: Colorbar, low: float, high: float, centre: float) -> None:
+    """Cut a colour bar to a range, and label its ends, its centre, and round numbers that are not close to these."""
+    reach = (high - low) or 1.0
+    bar.ax.set_ylim(low, high if high > low else low + 1e-6)
+    kept = [low, high]
+    for tick in map(float, [centre, *MaxNLocator(nbins=5).tick_values(low, high)]):
+        if low <= tick <= high and min(abs(tick - one) for one in kept) > 0.09 * reach:
+            kept.append(tick)
+    bar.set_ticks(sorted(kept), labels=[_tick(tick, reach) for tick in sorted(kept)])
+    bar.ax.minorticks_off()
+
+
+def _tick(value: float, reach: float) -> str:
+    """Return the label of a tick: three decimals, or two digits for a small range; ``<0.001`` for a tiny number."""
+    if value == 0:
+        return "0"
+    if abs(value) < 0.001 <= reach:
+        return "<0.001" if value > 0 else ">−0.001"
+    text = f"{value:.3f}" if 0.01 <= reach < 10 else f"{value:.3g}"
+    return (text.rstrip("0").rstrip(".") if "." in text and "e" not in text else text).replace("-", "−")
 
 
 def _finite_values(drawn: Sequence[Floats]) -> Floats:
     """Return the finite values of arrays, in one dimension."""
     flat = np.concatenate([np.zeros(0), *(np.ravel(values) for values in drawn)])
     return flat[np.isfinite(flat)]
-
-
-def _with_gaps(name: str) -> Colormap:
-    """Return a colormap in which what is not finite is transparent."""
-    return matplotlib.colormaps[name].with_extremes(bad="none")
 
 
 def shown(text: str) -> str:

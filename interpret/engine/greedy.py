@@ -28,6 +28,8 @@ class Continuation:
     finite: bool = True
     """Whether the continuation ends by itself. False if it ends where a logit is NaN or infinite, so that there is no
     most likely token."""
+    first: int | None = None
+    """Id of the first generated token, even if it is an end-of-text token; None if there is none."""
 
 
 @torch.no_grad()
@@ -80,7 +82,7 @@ def greedy_continuation(text: list[int], ends: Sequence[int], n_sound: int, p_fi
     """Cut a row of generated tokens at the end of its text, or at the first step without a most likely token."""
     own = _before_end(text, ends)
     n_steps = min(len(own) + 1, len(text))  # the end-of-text token is a step, too
-    return Continuation(own[:n_sound], p_first, finite=n_steps <= n_sound)
+    return Continuation(own[:n_sound], p_first, finite=n_steps <= n_sound, first=next(iter(text[:n_sound]), None))
 
 
 def sound_steps(scores: Sequence[Tensor]) -> list[int]:

@@ -18,7 +18,9 @@ from interpret.anatomy import (
     Fused,
     Rotary,
     attention_scale,
+    attention_sinks,
     attention_softcap,
+    attention_weights,
     capped,
     head_width,
     input_device,
@@ -26,6 +28,7 @@ from interpret.anatomy import (
     residual_factor,
     rotated,
     rotation,
+    unfused,
     window_of,
 )
 from interpret.engine.linear import Module, gated, quick, rounded_alike
@@ -112,6 +115,8 @@ class Layer:
     up: Module
     activation: Module
     down: Module
+    whole_mlp: Module | None
+    """The MLP as one module, in place of gate, up, activation and down: a mixture of experts."""
     mlp_after: Module
     residual_factor: float
     """The factor on the outputs of attention and MLP; the points ``attn_out`` and ``mlp_out`` include it."""
@@ -120,6 +125,8 @@ class Layer:
     n_key_heads: int
     scale: float
     softcap: float | None
+    sinks: Tensor | None
+    """For each head the score of a sink, [H]; None without sinks."""
     window: int | None
     """How many earlier tokens a token attends to; None if the number is not limited."""
     rotary: Rotary
@@ -148,7 +155,6 @@ def layers_of(model: PreTrainedModel, anatomy: Anatomy, like: Tensor, n_tokens: 
 
     def found(index: int, block: nn.Module) -> Layer:
         device = _device_of(block, model)
-        attention = block.get_submodule(anatomy.family.attention)
 
         def part(path: str) -> Any:
             return quick(block.get_submodule(path)) if path else _unchanged
@@ -173,15 +179,17 @@ def layers_of(model: PreTrainedModel, anatomy: Anatomy, like: Tensor, n_tokens: 
             gated_up=parts.gate == parts.up,
             up=part(parts.up),
             # In OPT this is a plain function, not a module.
-            activation=_attribute(block, parts.activation),
+            activation=_attribute(block, parts.activation) if parts.down else _unchanged,
             down=part(parts.down),
+            whole_mlp=None if parts.down else _whole(block.get_submodule(anatomy.family.mlp_first)),
             mlp_after=part(parts.mlp_after),
             residual_factor=residual_factor(anatomy),
             head_width=width,
             n_heads=config.num_attention_heads,
             n_key_heads=key_heads(config),
-            scale=attention_scale(attention, config, index),
+            scale=attention_scale(anatomy, index),
             softcap=attention_softcap(anatomy.family, config),
+            sinks=attention_sinks(anatomy, block),
             window=window_of(config, index),
             rotary=parts.rotary,
             rotation=rotation(anatomy, index, like.to(device), n_tokens),
@@ -194,6 +202,16 @@ def layers_of(model: PreTrainedModel, anatomy: Anatomy, like: Tensor, n_tokens: 
 def _unchanged(x: Tensor) -> Tensor:
     """Return ``x``; used in place of a module that the family does not have."""
     return x
+
+
+def _whole(mlp: nn.Module) -> Module:
+    """Return a function that runs a mixture of experts, [..., N, D] -> [..., N, D]."""
+
+    def run(x: Tensor) -> Tensor:
+        output = mlp(x.reshape(-1, *x.shape[-2:]).contiguous())  # [B, N, D], as the model calls it
+        return (output[0] if isinstance(output, tuple) else output).reshape(x.shape)
+
+    return run
 
 
 def _has(block: nn.Module, path: str) -> bool:
@@ -270,13 +288,9 @@ def _with_first(given: Tensor | None, rest: Tensor) -> Tensor:
 def _project(layer: Layer, normed: Tensor, start: int, columns: slice | Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return queries [C, S, N - start, H, W] and keys and values [C, S, N, G, W]; queries and keys are rotated."""
     heads = (layer.n_heads, layer.n_key_heads, layer.n_key_heads)
-    if layer.fused == "blocks":
-        packed = layer.projections[0](normed)
-        queries, keys, values = packed.split([number * layer.head_width for number in heads], dim=-1)
-        queries = queries[:, :, start:]
-    elif layer.fused == "heads":
-        packed = layer.projections[0](normed).unflatten(-1, (layer.n_heads, 3, layer.head_width))
-        queries, keys, values = (part.flatten(-2) for part in packed.unbind(dim=-2))
+    if layer.fused:
+        parts = unfused(layer.projections[0](normed), layer.fused, *heads[:2])
+        queries, keys, values = (part.flatten(-2) for part in parts)
         queries = queries[:, :, start:]
     else:
         ask, key, value = layer.projections
@@ -313,7 +327,8 @@ def _attend(layer: Layer, queries: Tensor, keys: Tensor, values: Tensor, past: P
         before = _product(queries, before_keys)
         scores = torch.cat([before.view(S, G, C, H // G, N, P), scores], dim=-1)
     scores = capped(scores * layer.scale, layer.softcap)
-    weights = torch.softmax(scores + mask, dim=-1, dtype=torch.float32).to(values.dtype)
+    sinks = None if layer.sinks is None else layer.sinks.view(G, 1, H // G, 1, 1)
+    weights = attention_weights(scores + mask, sinks, torch.float32).to(values.dtype)
     mixed = _product(weights[..., P:].reshape(S * G * C, -1, own), values)
     if P:
         shared = weights[..., :P].reshape(S * G, -1, P)
@@ -335,5 +350,9 @@ def _mlp(layer: Layer, x: Tensor, tap: Tap, first: int) -> Tensor:
         if not x.shape[2]:
             return tap.at("mlp_out", given[None, :, None].expand(len(x), -1, -1, -1))
     normed = x if layer.block == "post_norm" else layer.mlp_norm(x)
-    output = _added(layer, layer.mlp_after(layer.down(tap.at("neurons", layer.neurons(normed)))))
+    if layer.whole_mlp is not None:
+        output = layer.whole_mlp(normed)
+    else:
+        output = layer.down(tap.at("neurons", layer.neurons(normed)))
+    output = _added(layer, layer.mlp_after(output))
     return tap.at("mlp_out", _with_first(given, output))

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from interpret.anatomy import Block, capped, rotated, unfused
+from interpret.anatomy import Block, attention_weights, capped, packed, rotated, unfused
 from interpret.anatomy.passes import foreign_changes, grad_mode
 from interpret.engine.layers import Layer
 from interpret.engine.linear import LinearLayer, Module
@@ -139,8 +139,8 @@ def run_layers(
 def takes_back(model: PreTrainedModel, trunk: Trunk) -> bool:
     """Return whether derivatives can be taken back through a model's parts.
 
-    All products must be plain linear layers in full precision; and no hook or adapter may change what a module
-    computes, or its derivative.
+    All products must be plain linear layers in full precision, without mixtures of experts; and no hook or adapter may
+    change what a module computes, or its derivative.
     """
     products = [
         product
@@ -149,7 +149,8 @@ def takes_back(model: PreTrainedModel, trunk: Trunk) -> bool:
         if product is not None
     ]
     return (
-        all(isinstance(product, LinearLayer) for product in products)
+        all(layer.whole_mlp is None for layer in trunk.layers)
+        and all(isinstance(product, LinearLayer) for product in products)
         and len({weight.dtype for weight in model.parameters()}) == 1
         and model.dtype in (torch.float32, torch.float64)
         and not any(
@@ -281,10 +282,8 @@ def _project(layer: Layer, x: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], Ca
 
     def pull(at_queries: Tensor, at_keys: Tensor, at_values: Tensor) -> Tensor:
         parts = (pull_queries(at_queries), pull_keys(at_keys), at_values)
-        if layer.fused == "heads":
-            return _through(layer.projections[0], torch.stack(parts, dim=-2).flatten(-3))
-        if layer.fused == "blocks":
-            return _through(layer.projections[0], torch.cat(parts, dim=-2).flatten(-2))
+        if layer.fused:
+            return _through(layer.projections[0], packed(*parts, layer.fused))
         ask, key, value = (_through(of, part.flatten(-2)) for of, part in zip(layer.projections, parts, strict=True))
         return ask.add_(key).add_(value)
 
@@ -321,7 +320,8 @@ def _attend(
     keys, values = (part.transpose(1, 2)[:, :, None] for part in (keys, values))  # [B, K, 1, T, W]
     scores = capped(queries @ keys.transpose(-1, -2), layer.softcap)
     bend = None if layer.softcap is None else 1 - (scores / layer.softcap) ** 2  # the derivative of the cap
-    weights = torch.softmax(scores + mask, dim=-1)  # [B, K, H / K, T, T]
+    sinks = None if layer.sinks is None else layer.sinks.view(K, H // K, 1, 1)
+    weights = attention_weights(scores + mask, sinks, scores.dtype)  # [B, K, H / K, T, T]
     mixed = (weights @ values).permute(0, 3, 1, 2, 4).flatten(2)
 
     def pull(at: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -153,7 +153,7 @@ def check_rotation(trunk: Trunk, n_tokens: int) -> None:
     """
     for index, layer in enumerate(trunk.layers):
         if layer.rotation is None:
-            return
+            continue
         cosines = layer.rotation[0]
         shorter = rotation(trunk.anatomy, index, cosines, n_tokens)
         if shorter is not None and not torch.equal(shorter[0], cosines[:n_tokens]):

@@ -22,7 +22,7 @@ from interpret.facts.filter import BATCH_SIZE, CHUNK, RULES, Answered, FactBatch
 from interpret.finite import MODEL_GIVES_NAN
 from interpret.prompts.prompts import check_template
 from interpret.reading import file_key
-from interpret.storage.outcomes import Dropped, Rows
+from interpret.storage.outcomes import Dropped, Kept
 from interpret.storage.parts import StoredParts, UnitParts
 from interpret.storage.provenance import objects_sha256
 from interpret.workers.jobs import Analysis, Executor, Finished, Settled, Step, Task
@@ -192,7 +192,7 @@ class FactAnalysis(Analysis):
         self.model, self.tokenizer, self._facts = model, tokenizer, plan
 
     @abstractmethod
-    def analyse(self, answered: Answered, shared: Any, parts: UnitParts) -> Rows:
+    def analyse(self, answered: Answered, shared: Any, parts: UnitParts) -> Kept:
         """Return the rows and files of a fact.
 
         Args:

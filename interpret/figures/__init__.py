@@ -1,4 +1,4 @@
-"""Figures of stored results and of recorded activations."""
+"""Figures that join the results of many prompts; a single result draws itself by ``figure``."""
 
 from interpret.lazy import lazy_names
 

@@ -1,14 +1,5 @@
-from .activations import attention_figure as attention_figure
-from .activations import induction_figure as induction_figure
-from .activations import neuron_figure as neuron_figure
-from .activations import norm_figure as norm_figure
-from .activations import query_key_figure as query_key_figure
-from .activations import residual_figure as residual_figure
-from .activations import trajectory_figure as trajectory_figure
-from .locations import located_fact_figure as located_fact_figure
 from .locations import location_figure as location_figure
 from .locations import location_lines as location_lines
 from .traces import average_figure as average_figure
 from .traces import line_figure as line_figure
-from .traces import prompt_figure as prompt_figure
 from .traces import severed_figure as severed_figure

@@ -1,7 +1,8 @@
 """Figures of causal traces, from stored rows; the model is not needed.
 
-After ROME (Meng et al. 2022, figures 1 to 3): a heatmap of one fact; average indirect effects (AIE) as heatmaps and as
-lines with confidence intervals; and bars that show how much of the effect remains when attention or MLPs are severed.
+After ROME (Meng et al. 2022, figures 2 and 3): average indirect effects (AIE) as heatmaps and as lines with confidence
+intervals; and bars that show how much of the effect remains when attention or MLPs are severed. ``tracing.show`` draws
+one fact.
 ``locations`` draws attribution scores in the same layout. Each function returns a matplotlib figure;
 ``interpret.drawing.save`` writes it as PNG and PDF, with the same bytes for the same numbers.
 """
@@ -15,52 +16,26 @@ from matplotlib.figure import Figure
 from interpret.drawing.panels import (
     STYLE,
     PanelWords,
+    Sheet,
     bucket_heatmaps,
     bucket_lines,
     layers_below,
-    shown,
-    token_heatmaps,
 )
 from interpret.errors import InputError
 from interpret.facts.buckets import SCHEMES, Scheme
-from interpret.facts.grids import bucket_averages, by_part, not_finite, same_fact
+from interpret.facts.grids import bucket_averages, by_part
 from interpret.stats import Average, Floats, average
 from interpret.tracing.mediators import HIDDEN, mediator_of
-from interpret.tracing.tables import TraceGrid, estimated, total_average
+from interpret.tracing.show import warning
+from interpret.tracing.tables import TraceGrid, total_average
 
 AIE = "AIE (change of probability)"
-
-
-def prompt_figure(traced: Sequence[TraceGrid], *, window: int | None = None) -> Figure:
-    """Draw one fact's traces as heatmaps, T tokens by L layers, one panel per mediator, with a shared colour scale.
-
-    The probability in the corrupted run is white, as in ROME; the scale is symmetric around it: higher probabilities
-    are purple, lower ones green. Tokens of the subject are marked with a star.
-
-    Args:
-        traced: the grids of one fact, such as ``trace_grids`` makes from the rows of ``trace_facts``.
-        window: number of layers of a window, for the titles.
-
-    Raises:
-        InputError: if there is no grid, or the grids belong to several facts.
-    """
-    first, answer = same_fact(traced), shown(traced[0].answer).strip()
-    title = f"{first.name}: p({answer}) is {first.p_clean:.3f}, {first.p_corrupted:.3f} with noise on the subject (*)"
-    panels = {_label(grid.mediator, window): grid.scores for grid in traced}
-    return token_heatmaps(
-        first.tokens,
-        range(*first.subject_span),
-        panels,
-        centre=first.p_corrupted if np.isfinite(first.p_corrupted) else 0.0,
-        unit=f"p({answer})",
-        title=title + _warning(traced),
-    )
 
 
 def average_figure(traced: Sequence[TraceGrid], *, scheme: Scheme = "rome", window: int | None = None) -> Figure:
     """Draw average indirect effects as heatmaps, buckets by layers, one panel per mediator, with a shared colour scale.
 
-    The scale is symmetric around 0 and covers all averages: white at 0, purple above, green below.
+    The scale is symmetric around 0 and covers all averages: white at 0, blue above, orange below.
 
     Args:
         traced: grids of any facts and mediators.
@@ -125,7 +100,7 @@ def severed_figure(traced: Sequence[TraceGrid]) -> Figure:
     found = {name: average(_last_subject(of_one)) for name, of_one in by_part(wanted, "mediator").items()}
     n_layers = wanted[0].effects.shape[1]
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(max(5.0, 0.17 * n_layers + 1.2), 2.8), layout="constrained")
+        figure = Sheet(figsize=(max(5.0, 0.17 * n_layers + 1.2), 2.8), layout="constrained")
         panel = figure.subplots()
         width = 0.84 / len(found)
         for number, (mediator, effect) in enumerate(found.items()):
@@ -147,7 +122,7 @@ def severed_figure(traced: Sequence[TraceGrid]) -> Figure:
         figure.legend(loc="outside lower center", ncols=len(found), frameon=False)
         n = len({grid.name for grid in wanted})
         figure.suptitle(
-            f"Restoring the last subject token, n={n} fact{'s'[: n != 1]}; lines: 95% intervals" + _warning(wanted),
+            f"Restoring the last subject token, n={n} fact{'s'[: n != 1]}; lines: 95% intervals" + warning(wanted),
             fontsize=9,
         )
     return figure
@@ -175,14 +150,8 @@ def _headline(traced: Sequence[TraceGrid]) -> str:
     total = total_average(of_one)
     return (
         f"Average indirect effect of n={len(of_one)} fact{'s'[: len(of_one) != 1]}\n"
-        f"average total effect {total.mean:.3f} ({total.low:.3f} to {total.high:.3f}){_warning(traced)}"
+        f"average total effect {total.mean:.3f} ({total.low:.3f} to {total.high:.3f}){warning(traced)}"
     )
-
-
-def _warning(traced: Sequence[TraceGrid]) -> str:
-    """Return the part of a title that tells which cells are estimated or not finite, or an empty string."""
-    words = "".join(f"; {words}" for words in (estimated(traced), not_finite(traced)) if words)
-    return words.replace(" (NaN or infinity) and", " (hatched) and\n")
 
 
 def _label(mediator: str, window: int | None) -> str:

@@ -7,7 +7,7 @@ estimate, to first order, which activations the answer depends on in the clean r
 folder.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,13 +24,13 @@ from interpret.errors import InputError
 from interpret.facts.buckets import token_buckets
 from interpret.facts.files import Fact
 from interpret.finite import NOTHING_FINITE, left_out, warn
+from interpret.locating.show import CONTRAST, Locations
 from interpret.prompts.chat import ChatText, framed
 from interpret.prompts.scripts import joined
 from interpret.prompts.spelling import piece
 from interpret.prompts.subjects import subject_span, tokenised
 from interpret.records import LocationCell
-
-CONTRAST = "contrast_prob_diff"
+from interpret.work.progress import counted, showing
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,14 @@ class Location:
 
 
 def locate_facts(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact], *, attributed_fn: str = CONTRAST
-) -> Iterator[LocationCell]:
-    """Attribute the answers of facts, and yield one row per fact, site, token and layer, in that order.
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: Sequence[Fact],
+    *,
+    attributed_fn: str = CONTRAST,
+    progress: bool = True,
+) -> Locations:
+    """Attribute the answers of facts, and return one row per fact, site, token and layer, in that order.
 
     Args:
         model: a causal LM of a supported family, in evaluation mode.
@@ -64,25 +69,29 @@ def locate_facts(
         facts: facts the model knows, as filtered by ``known``. The attribute of a fact is the answer, the foil the
             contrasted answer; only the first token of each is used.
         attributed_fn: ``contrast_prob_diff``, or a function that needs no foil, such as ``probability``.
+        progress: show a progress bar while it runs, in a terminal or a notebook.
 
-    Yields:
-        The rows of each fact.
+    Returns:
+        The rows of all facts, which show themselves.
 
     Raises:
         InputError: if an argument is invalid, or a fact cannot be attributed; the message names the fact.
         UnsupportedModelError: if the model is not of a supported family.
 
     Example:
-        >>> rows = list(interpret.locating.locate_facts(model, tokenizer, facts))  # doctest: +SKIP
+        >>> interpret.locating.locate_facts(model, tokenizer, facts).show()  # doctest: +SKIP
     """
     plan = location_plan(model, tokenizer, attributed_fn)
-    for fact in facts:
-        try:
-            found = locate_fact(plan, fact)
-        except InputError as error:
-            raise InputError(f"fact {fact.name!r}: {error}") from None
-        warn(left_out(torch.stack(list(found.scores.values())), "scores", "averages"))
-        yield from location_cells(fact, found, attributed_fn=plan.info.attributed_fn)
+    rows = Locations()
+    with showing("Locating", shown=progress):
+        for fact in counted(facts):
+            try:
+                found = locate_fact(plan, fact)
+            except InputError as error:
+                raise InputError(f"fact {fact.name!r}: {error}") from None
+            warn(left_out(torch.stack(list(found.scores.values())), "scores", "averages"))
+            rows += location_cells(fact, found, attributed_fn=plan.info.attributed_fn)
+    return rows
 
 
 def location_plan(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, attributed_fn: str) -> Plan:

@@ -18,7 +18,7 @@ from interpret.facts.runs import BAD_ROW, FactAnalysis, FactPlan, fact_file
 from interpret.locating.facts import CONTRAST, locate_fact, location_cells, location_plan
 from interpret.models.opening import Opening
 from interpret.records import LocationCell
-from interpret.storage.outcomes import Rows
+from interpret.storage.outcomes import Kept
 from interpret.storage.parts import UnitParts
 from interpret.storage.run_folder import RunFolder
 from interpret.work.loop import Work
@@ -163,8 +163,8 @@ class LocationAnalysis(FactAnalysis):
         self._plan = plan
         self._checked = location_plan(model, tokenizer, plan.attributed_fn)
 
-    def analyse(self, answered: Answered, shared: Any, parts: UnitParts) -> Rows:
+    def analyse(self, answered: Answered, shared: Any, parts: UnitParts) -> Kept:
         """Return the scores of a fact."""
         found = locate_fact(self._checked, answered.fact, self._plan.chat_template)
         cells = location_cells(answered.fact, found, attributed_fn=self._checked.info.attributed_fn)
-        return Rows.of(LocationCell, cells)
+        return Kept.of(LocationCell, cells)

@@ -322,7 +322,6 @@ def _source(name: str, say: Say | None) -> tuple[str, Gguf]:
             raise ModelError(
                 f"{name!r}: transformers {transformers.__version__} cannot read GGUF files; a current version can"
             )
-        require("accelerate", "opening a GGUF file")
         return str(folder.parent), {"gguf_file": folder.name}
     if folder.exists():
         raise ModelError(f"{name!r} is a file: give the folder that holds it, with its config.json and tokenizer")
@@ -339,9 +338,11 @@ def _convert(file: Path, folder: Path, say: Say | None) -> None:
     """Write the model of a GGUF file into a folder, as ``save_pretrained`` does, with its weights in float32.
 
     Raises:
+        ModelError: if accelerate is not installed.
         OSError: if the weights do not fit on the disk.
         RunError: if its tokenizer would not be the same when it is opened from the folder.
     """
+    require("accelerate", "converting a GGUF file")
     source, gguf = str(file.parent), {"gguf_file": file.name}
     config = _open_config(source, gguf)
     check_room(file, folder)

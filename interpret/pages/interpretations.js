@@ -21,7 +21,11 @@ const SHADES = {
     says: `${GAIN} another token's state)`,
   },
 };
-const OWN = "◆"; // marks rows whose gains over both controls are above 0
+// Only exceptions are marked: the rows that pass both controls if they are few, else those that do not.
+const judged = readings.filter(row => typeof row.says_more_than_controls === "boolean");
+const passed = judged.filter(row => row.says_more_than_controls);
+const [MARKED, MARK] = 2 * passed.length <= judged.length ? [true, "◆"] : [false, "◇"];
+const VERDICTS = { true: "both gains above 0", false: "not both gains above 0" };
 const state = { prompt: 0, template: 0, shade: "mean", hidden: new Set(), layer: null, token: null, open: false };
 
 // ---- Helpers
@@ -63,6 +67,8 @@ function highestRelevancy(row) {
 }
 
 function numeric(value) { return typeof value === "number" ? value : null; }
+
+function isMarked(row) { return row.says_more_than_controls === MARKED; }
 
 function scoreOf(row) { return SHADES[state.shade].of(row); }
 
@@ -131,6 +137,7 @@ function drawFilters() {
   const shades = Object.entries(SHADES).filter(([, shade]) => readings.some(row => shade.of(row) !== null));
   byId("shade").replaceChildren(...options(shades.map(([, shade]) => shade.name), shades.map(([name]) => name)));
   for (const id of ["prompt", "template", "shade"]) byId(id).value = state[id];
+  byId("templates").hidden = data.templates.length === 1;
   byId("layers").replaceChildren(...distinct(readings.map(row => row.layer)).map(layerChip));
 }
 
@@ -168,10 +175,24 @@ function drawTexts() {
     if (read.has(index)) made.addEventListener("click", () => goTo(state.layer, index));
     return made;
   });
-  byId("tokens").replaceChildren(...tokens);
+  byId("tokens").replaceChildren(...folded(tokens, [...read].filter(token => token !== null)));
   const output = data.prompts[state.prompt].output;
   byId("continuation").textContent = output ? `The model continues: ${output.trim()}` : "";
   byId("template-text").textContent = data.templates[state.template].text;
+}
+
+// The tokens from the first to the last that was read; the others, such as a chat template, behind buttons.
+function folded(tokens, read) {
+  const fold = hidden => {
+    if (hidden.length < 4) return hidden;
+    const button = element("button", { type: "button", className: "fold", title: "Show these tokens" },
+      `… ${hidden.length} tokens`);
+    button.addEventListener("click", () => { button.replaceWith(...hidden); mark(); });
+    return [button];
+  };
+  if (!read.length) return tokens;
+  const [first, last] = [Math.min(...read), Math.max(...read) + 1];
+  return [...fold(tokens.slice(0, first)), ...tokens.slice(first, last), ...fold(tokens.slice(last))];
 }
 
 function drawLegend() {
@@ -180,7 +201,8 @@ function drawLegend() {
   for (const [id, end] of Object.entries(ends)) byId(id).textContent = signed(end, 1);
   byId("legend-words").textContent = `Colour: ${shade.says}`;
   byId("token-high").textContent += ` ${RELEVANCY}`;
-  byId("legend-own").hidden = !readings.some(row => row.says_more_than_controls);
+  byId("legend-own").textContent = `${MARK} ${VERDICTS[MARKED]}: ${MARKED ? "more" : "not more"} likely with its own state than with nothing and with another token’s state inserted`;
+  byId("legend-own").hidden = !judged.some(isMarked);
 }
 
 // ---- The grid
@@ -226,7 +248,7 @@ function gridCell(layer, token) {
     return cell;
   }
   const score = scoreOf(found[0]);
-  const own = found[0].says_more_than_controls ? ` ${OWN}` : "";
+  const own = isMarked(found[0]) ? ` ${MARK}` : "";
   const more = found.length > 1 ? ` and ${found.length - 1} more` : "";
   cell.append(firstWords(found[0]), element("span", { className: "score" }, signed(score) + own + more));
   shadeBy(cell, score, SHADES[state.shade].full);
@@ -387,7 +409,7 @@ function figures(row) {
     const shades = Object.values(SHADES).filter(shade => shade.of(row) !== null);
     parts.push(...shades.map(shade => `${shade.name} ${signed(shade.of(row))}`));
   }
-  if (row.says_more_than_controls) parts.push(`${OWN} both gains above 0`);
+  if (judged.includes(row)) parts.push(`${isMarked(row) ? `${MARK} ` : ""}${VERDICTS[row.says_more_than_controls]}`);
   return parts.join(" · ");
 }
 

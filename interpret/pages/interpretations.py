@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from interpret.errors import InputError
 from interpret.pages.frame import page_pieces
+from interpret.pages.provenance import leaves, model_name
 from interpret.records import Interpretation
 
 SCALE = 10_000
@@ -147,7 +148,7 @@ def _script_safe(value: Any) -> str:
 
 def _title(manifest: Mapping[str, Any]) -> str:
     """Return the title of the page."""
-    model = manifest.get("identity", {}).get("model")
+    model = model_name(manifest)
     return f"Interpretations of {model}" if model else "Interpretations"
 
 
@@ -173,13 +174,5 @@ def _provenance(manifest: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, 
     """Return the manifest as titled lists of names and values, with the identity first."""
     known = {key: manifest[key] for key in _PARTS if isinstance(manifest.get(key), Mapping)}
     rest = {key: value for key, value in manifest.items() if key not in known}
-    parts = [(_PARTS[key], _leaves(value)) for key, value in {**known, "": rest}.items()]
-    return [(title, leaves) for title, leaves in parts if leaves]
-
-
-def _leaves(value: Any, path: str = "") -> list[tuple[str, str]]:
-    """List the values of nested mappings, as pairs of dotted name and readable value."""
-    if isinstance(value, Mapping):
-        return [leaf for key, item in value.items() for leaf in _leaves(item, f"{path}.{key}" if path else str(key))]
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    return [(path, text)]
+    parts = [(_PARTS[key], leaves(value)) for key, value in {**known, "": rest}.items()]
+    return [(title, values) for title, values in parts if values]

@@ -1,5 +1,12 @@
 from ._logit_attribution import logit_attribution as logit_attribution
 from ._logit_lens import logit_lens as logit_lens
+from .activation_figures import attention_figure as attention_figure
+from .activation_figures import induction_figure as induction_figure
+from .activation_figures import neuron_figure as neuron_figure
+from .activation_figures import norm_figure as norm_figure
+from .activation_figures import query_key_figure as query_key_figure
+from .activation_figures import residual_figure as residual_figure
+from .activation_figures import trajectory_figure as trajectory_figure
 from .composition import Composition as Composition
 from .composition import HeadWeights as HeadWeights
 from .composition import RelationalSubspaces as RelationalSubspaces
@@ -16,7 +23,6 @@ from .head_edits import patched_heads as patched_heads
 from .head_flow import information_flow as information_flow
 from .head_flow import reading_heads as reading_heads
 from .head_flow import writing_heads as writing_heads
-from .heads import Attended as Attended
 from .heads import attention_patterns as attention_patterns
 from .heads import induction_scores as induction_scores
 from .heads import top_attended as top_attended
@@ -35,5 +41,13 @@ from .registry import Probed as Probed
 from .registry import register_probe as register_probe
 from .residual_stream import residual_decomposition as residual_decomposition
 from .residual_stream import residual_movement as residual_movement
+from .show import Attended as Attended
+from .show import AttendedTokens as AttendedTokens
+from .show import HeadViews as HeadViews
+from .show import LensFrame as LensFrame
+from .show import LensReadings as LensReadings
+from .show import LogitShareFrame as LogitShareFrame
+from .show import LogitShares as LogitShares
+from .show import NeuronEffects as NeuronEffects
 from .top_inputs import TopActivation as TopActivation
 from .top_inputs import top_activating as top_activating

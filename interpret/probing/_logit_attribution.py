@@ -31,12 +31,16 @@ from interpret.anatomy import (
     check_logits,
     final_modules,
     logit_factor,
+    norm_epsilon,
     residual_factor,
     unembedding_size,
 )
 from interpret.anatomy.passes import foreign_changes, grad_mode
 from interpret.errors import InputError, UnsupportedModelError
 from interpret.finite import left_out, warn
+from interpret.probing._logit_lens import token_texts
+from interpret.probing.show import LogitShareFrame
+from interpret.prompts.spelling import piece
 
 Share = tuple[str, int, int, Tensor]
 """Component, layer and head (-1 if there is none), and the contribution to the logits, [P]."""
@@ -50,7 +54,7 @@ def logit_attribution(
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
     positions: Sequence[int] | None = (-1,),
-) -> pd.DataFrame:
+) -> LogitShareFrame:
     """Decompose the logit of one token per prompt into the contributions of all components of the model.
 
     Args:
@@ -103,7 +107,12 @@ def logit_attribution(
             rows += [place | {"position": position, "logit": logit} for position, logit in values]
     frame = pd.DataFrame(rows)[["prompt", "position", "token_id", "component", "layer", "head", "logit"]]
     warn(left_out(frame["logit"], "contributions", "sums that ignore NaN"))
-    return frame.sort_values(["prompt", "position", "layer", "head"], kind="stable", ignore_index=True)
+    found = LogitShareFrame(
+        frame.sort_values(["prompt", "position", "layer", "head"], kind="stable", ignore_index=True)
+    )
+    found.prompts = token_texts(cache, tokenizer)
+    found.answers = [str(token) if tokenizer is None else piece(tokenizer, token) for token in ids]
+    return found
 
 
 def _needed(anatomy: Anatomy) -> tuple[list[str], list[str]]:
@@ -234,7 +243,7 @@ def _pulled_back(module: Any, x: Tensor, reads: Tensor, offset: float = 0.0) -> 
         module: LayerNorm, RMSNorm or Linear.
         x: its input in the run, [P, D].
         reads: a direction in its output at each position, [P, width].
-        offset: what an RMSNorm adds to its weight.
+        offset: what a norm adds to its weight.
 
     Returns:
         The direction in its input, [P, D], and the contribution of its bias, [P].
@@ -246,13 +255,12 @@ def _pulled_back(module: Any, x: Tensor, reads: Tensor, offset: float = 0.0) -> 
     if isinstance(module, nn.Linear):
         return reads @ weight, constant
     centred = centres(module)
-    epsilon = getattr(module, "eps", getattr(module, "variance_epsilon", None))
+    epsilon = norm_epsilon(module)
     if epsilon is None or not (centred or type(module).__name__.endswith("RMSNorm")):
         raise UnsupportedModelError(
             f"{type(module).__name__} before the unembedding is not a LayerNorm, RMSNorm or Linear"
         )
     x = x.double()
     spread = x - x.mean(-1, keepdim=True) if centred else x
-    weight = weight if centred else weight + offset
-    reads = reads * weight / (spread.pow(2).mean(-1, keepdim=True) + epsilon).sqrt()
+    reads = reads * (weight + offset) / (spread.pow(2).mean(-1, keepdim=True) + epsilon).sqrt()
     return reads - reads.mean(-1, keepdim=True) if centred else reads, constant

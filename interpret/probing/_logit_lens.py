@@ -20,7 +20,8 @@ from interpret.anatomy.passes import grad_mode
 from interpret.engine.trunk import exit_of
 from interpret.errors import InputError
 from interpret.finite import left_out, readable, warn
-from interpret.prompts.spelling import piece
+from interpret.probing.show import LensFrame
+from interpret.prompts.spelling import piece, pieces
 
 NO_TOKEN = -1
 """Token id of the row that stands for the most likely tokens where no logit is finite."""
@@ -34,7 +35,7 @@ def logit_lens(
     tokenizer: PreTrainedTokenizerBase | None = None,
     top: int = 5,
     positions: Sequence[int] | None = (-1,),
-) -> pd.DataFrame:
+) -> LensFrame:
     """Apply the final norm and unembedding to the residual stream before each layer and after the last.
 
     Args:
@@ -87,7 +88,9 @@ def logit_lens(
     frame = pd.DataFrame(rows).sort_values(["prompt", "position", "layer"], kind="stable", ignore_index=True)
     frame.insert(4, "token", _texts(tokenizer, frame["token_id"].tolist()))
     warn(left_out(frame["probability"], "probabilities", "the ranks"))
-    return frame
+    found = LensFrame(frame)
+    found.prompts, found.followed = token_texts(cache, tokenizer), followed
+    return found
 
 
 def _readings(logits: Tensor, followed: Sequence[int], top: int) -> Iterator[dict[str, Any]]:
@@ -112,3 +115,10 @@ def _texts(tokenizer: PreTrainedTokenizerBase | None, ids: Sequence[int]) -> lis
     """Return the texts of tokens; "" without a tokenizer, and for no token."""
     texts = {} if tokenizer is None else {one: piece(tokenizer, one) for one in set(ids) if one != NO_TOKEN}
     return [texts.get(one, "") for one in ids]
+
+
+def token_texts(cache: ActivationCache, tokenizer: PreTrainedTokenizerBase | None) -> list[list[str]]:
+    """Return the texts of the tokens of each prompt, [B][T]; their ids in brackets without a tokenizer."""
+    if tokenizer is None:
+        return [[f"[{token}]" for token in ids] for ids in cache.token_ids]
+    return [pieces(tokenizer, ids) for ids in cache.token_ids]

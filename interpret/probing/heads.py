@@ -7,7 +7,6 @@ H heads, W width of a head.
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from inspect import signature
 from typing import Any
 
@@ -30,6 +29,7 @@ from interpret.anatomy.changes import Changes
 from interpret.anatomy.passes import evaluating
 from interpret.errors import InputError, UnsupportedModelError
 from interpret.finite import left_out, top, warn
+from interpret.probing.show import Attended, AttendedTokens
 from interpret.prompts.batches import position_ids, token_counts
 from interpret.prompts.encoding import encode
 from interpret.prompts.selectors import indices
@@ -37,21 +37,6 @@ from interpret.prompts.selectors import indices
 Head = tuple[int, int]
 """Layer and index of a (query) head."""
 Hook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]
-
-
-@dataclass(frozen=True)
-class Attended:
-    """A token that a head attends to."""
-
-    layer: int
-    head: int
-    position: int
-    """Position of the token that attends, the query token."""
-    rank: int
-    """1 for the token with the highest probability."""
-    attended_position: int
-    attended_token: str
-    probability: float
 
 
 def attention_patterns(
@@ -112,7 +97,7 @@ def top_attended(
     *,
     position: int = -1,
     k: int = 5,
-) -> list[Attended]:
+) -> AttendedTokens:
     """Return the k tokens that each given head attends to most, from one token of a text.
 
     Args:
@@ -125,7 +110,8 @@ def top_attended(
         k: number of tokens per head; all it can attend to, if there are fewer.
 
     Returns:
-        Head by head in the given order, the highest probability first; those that are not finite last.
+        Head by head in the given order, the highest probability first; those that are not finite last. The list shows
+        itself.
 
     Raises:
         InputError: for a layer or head outside the model, a position outside the text, a text of one token, or k below
@@ -141,7 +127,7 @@ def top_attended(
     check_looks_back(text, len(ids))
     position %= len(ids)
     patterns = attention_patterns(model, torch.tensor([ids]), layers=sorted({layer for layer, _ in heads}))
-    found = []
+    found = AttendedTokens()
     for layer, head in heads:
         values, places = top(patterns[layer][0, head, position, : position + 1].float(), min(k, position + 1))
         for rank, (value, at) in enumerate(zip(values.tolist(), places.tolist(), strict=True), start=1):

@@ -13,12 +13,12 @@ from interpret.anatomy import anatomy_of
 from interpret.errors import InputError
 from interpret.finite import left_out, order, warn
 from interpret.probing.effects import effect_sizes, permutation_p_values, q_values
-from interpret.probing.neurons import Token, count_neurons, neuron_values, reading_weights, scaled_neuron
+from interpret.probing.neurons import Text, Token, count_neurons, neuron_values, reading_weights, scaled_neuron
+from interpret.probing.show import NeuronEffects
 from interpret.prompts.selectors import indices
 from interpret.records import NeuronEffect
+from interpret.work.progress import showing
 
-Text = str | Sequence[int]
-"""A text, or its token ids."""
 Pairs = Sequence[tuple[Text, Text]]
 _CHUNK_BYTES = 1 << 28
 
@@ -87,7 +87,8 @@ class KnowledgeProber:
         """Return how well one neuron separates the true from the false texts of pairs.
 
         Args:
-            true_false_pairs: at least two pairs of a true and a false text, each a string or its token ids.
+            true_false_pairs: pairs of a true and a false text, each a string or its token ids, which may be a tensor
+                [T] or [1, T]. A single pair gives the two activations, the means; effect sizes are then NaN.
             neuron: layer and index of the neuron.
             token: where the neuron is read: ``"last"``, ``"mean"``, ``"max"`` or a position (``neurons.Token``).
             n_permutations: the largest number of permutations; all are counted if there are no more.
@@ -95,8 +96,9 @@ class KnowledgeProber:
             batch_size: number of texts per forward pass.
 
         Raises:
-            InputError: for a layer or neuron outside the model, too few pairs, or a text without that token.
+            InputError: for a layer or neuron outside the model, no pair, or a text without that token.
         """
+        check_pairs(true_false_pairs, least=1)
         layer, number = neuron
         check_index("neuron", number, count_neurons(self.model, layer), f"layer {layer}")
         values = self._values(true_false_pairs, [layer], token, batch_size)[layer][:, number : number + 1]
@@ -113,7 +115,8 @@ class KnowledgeProber:
         n_permutations: int = 10_000,
         seed: int = 0,
         batch_size: int = 8,
-    ) -> list[NeuronEffect]:
+        progress: bool = True,
+    ) -> NeuronEffects:
         """Probe all neurons of one or more layers in one pass over the texts.
 
         ``[e for e in effects if e.q_value <= 0.05]`` are the significant neurons at a false discovery rate of 5% over
@@ -127,19 +130,23 @@ class KnowledgeProber:
             n_permutations: as in ``knowledge_probe``.
             seed: as in ``knowledge_probe``.
             batch_size: as in ``knowledge_probe``.
+            progress: show a progress bar while it runs, in a terminal or a notebook.
 
         Returns:
             The most significant neurons first; at equal p-values, the largest effect first. A neuron with an activation
             that is not finite has no statistics (NaN); it comes last, and does not change the q-values of the others.
+            The list shows itself.
 
         Raises:
             InputError: for a layer outside the model, too few pairs, or a text without that token.
         """
+        check_pairs(true_false_pairs)
         chosen = list(dict.fromkeys(indices("layer", layers, len(anatomy_of(self.model).layers))))
         if not chosen:
             raise InputError("layers is empty: name at least one layer")
-        values = self._values(true_false_pairs, chosen, token, batch_size)
-        effects = ranked_effects(values.items(), n_permutations=n_permutations, seed=seed)
+        with showing("Reading neurons", shown=progress):
+            values = self._values(true_false_pairs, chosen, token, batch_size)
+        effects = NeuronEffects(ranked_effects(values.items(), n_permutations=n_permutations, seed=seed))
         warn(not_tested(effects))
         return effects
 
@@ -151,21 +158,20 @@ class KnowledgeProber:
 
     def _values(self, pairs: Pairs, layers: Sequence[int], token: Token, batch_size: int) -> dict[int, Tensor]:
         """Return the activations of each layer's neurons, [2 * N, F], those on the true texts first."""
-        check_pairs(pairs)
         texts = [true for true, _ in pairs] + [false for _, false in pairs]
         return neuron_values(self.model, self.tokenizer, texts, layers, token=token, batch_size=batch_size)
 
 
-def check_pairs(pairs: Pairs) -> None:
-    """Check that there are at least two pairs, so that a variance can be estimated.
+def check_pairs(pairs: Pairs, *, least: int = 2) -> None:
+    """Check that there are enough pairs; by default two, so that a variance can be estimated.
 
     Raises:
         InputError: if there are fewer.
     """
-    if len(pairs) < 2:
+    if len(pairs) < least:
+        why = "to estimate the variance of the true and of the false texts" if least > 1 else "a true and a false text"
         raise InputError(
-            f"true_false_pairs has {len(pairs)} pair{'s'[: len(pairs) != 1]}: give at least 2, "
-            "to estimate the variance of the true and of the false texts"
+            f"true_false_pairs has {len(pairs)} pair{'s'[: len(pairs) != 1]}: give at least {least}, {why}"
         )
 
 
@@ -212,7 +218,8 @@ def _concentration(unit: Tensor, sound: Tensor, first: int, last: int, k: int) -
 def _effects(layer: int, values: Tensor, n_permutations: int, seed: int, first: int = 0) -> list[NeuronEffect]:
     """Compare the first N rows of [2 * N, F] with the last N; feature 0 is neuron ``first``."""
     true, false = values.chunk(2)
-    d, g = effect_sizes(true, false)
+    undefined = torch.full(true.shape[1:], torch.nan, dtype=torch.float64)
+    d, g = effect_sizes(true, false) if len(true) > 1 else (undefined, undefined)
     p = permutation_p_values(true - false, n_permutations=n_permutations, seed=seed)
     means = (true.double().mean(dim=0), false.double().mean(dim=0))
     numbers = torch.stack([*means, d, g, p]).t().tolist()

@@ -20,11 +20,14 @@ from interpret.anatomy.passes import evaluating
 from interpret.errors import InputError, UnsupportedModelError, unknown
 from interpret.prompts.batches import pad
 from interpret.prompts.encoding import Encoding, encode, given_ids
+from interpret.work.progress import counted
 
 Token = int | Literal["last", "mean", "max"]
 """Where a neuron is read: at the last token, or as the mean or maximum over all tokens, each without the special tokens
 that the tokenizer adds; or at one position, from 0 with special tokens included, or from -1 backwards."""
 CHOICES = ("last", "mean", "max")
+Text = str | Sequence[int] | Tensor
+"""A text, or its token ids, which may be a tensor [T] or [1, T]."""
 
 
 def plain_weight(module: nn.Module, name: str) -> Tensor:
@@ -54,7 +57,7 @@ def reading_weights(model: PreTrainedModel, layer: int) -> Tensor:
     anatomy = anatomy_of(model)
     check_insides(model)
     check_index("layer", layer, len(anatomy.layers))
-    parts = anatomy.parts
+    parts = anatomy.neuron_parts
     paths = list(dict.fromkeys(path for path in (parts.up, parts.gate) if path))
     weights = [plain_weight(anatomy.layers[layer].get_submodule(path), f"layer {layer}: {path}") for path in paths]
     if parts.gate == parts.up:
@@ -75,15 +78,15 @@ def count_neurons(model: PreTrainedModel, layer: int) -> int:
     """
     anatomy = anatomy_of(model)
     check_index("layer", layer, len(anatomy.layers))
-    up: Any = anatomy.layers[layer].get_submodule(anatomy.parts.up)
+    up: Any = anatomy.layers[layer].get_submodule(anatomy.neuron_parts.up)
     outputs = int(up.nf if isinstance(up, Conv1D) else up.out_features)
-    return outputs // 2 if anatomy.parts.gate == anatomy.parts.up else outputs
+    return outputs // 2 if anatomy.neuron_parts.gate == anatomy.neuron_parts.up else outputs
 
 
 def neuron_values(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str | Sequence[int]],
+    texts: Sequence[Text],
     layers: Sequence[int],
     *,
     token: Token = "last",
@@ -108,16 +111,16 @@ def neuron_values(
         raise InputError(f"batch_size is {batch_size}: give at least 1")
     rows, weights = _read_at(tokenizer, texts, token)
     for text, row in zip(texts, rows, strict=True):
-        check_length(model, f"the text that begins with {text[:40]!r}", len(row))
+        check_length(model, f"the text that begins with {text[:40] if isinstance(text, str) else row[:10]!r}", len(row))
     values: dict[int, list[Tensor]] = {layer: [] for layer in layers}
     with torch.no_grad(), evaluating(model):
-        for chosen in batches(model, [len(row) for row in rows], batch_size):
+        for chosen in counted(list(batches(model, [len(row) for row in rows], batch_size))):
             for layer, value in _run(model, rows[chosen], layers, weights[chosen], token == "max").items():
                 values[layer].append(value)
     return {layer: torch.cat(parts) for layer, parts in values.items()}
 
 
-def check_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str | Sequence[int]], token: Token) -> None:
+def check_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], token: Token) -> None:
     """Check that all texts have the token at which neurons are read.
 
     Raises:
@@ -127,17 +130,17 @@ def check_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str | Sequen
 
 
 def _read_at(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str | Sequence[int]], token: Token
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], token: Token
 ) -> tuple[list[list[int]], list[list[float]]]:
     """Return the token ids of each text, and the weights of its tokens in the reading."""
     encoded = [encode(tokenizer, text) if isinstance(text, str) else _given(tokenizer, text) for text in texts]
     return [list(one.ids) for one in encoded], [_token_weights(one, token) for one in encoded]
 
 
-def _given(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> Encoding:
+def _given(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int] | Tensor) -> Encoding:
     """Return the encoding of a text that is given as token ids, which are all its own."""
     checked = given_ids(tokenizer, ids, "a text")
-    return Encoding(tokenizer, str(list(ids)), checked, 0, 0, False, None)
+    return Encoding(tokenizer, str(list(checked)), checked, 0, 0, False, None)
 
 
 def _token_weights(encoding: Encoding, token: Token) -> list[float]:
@@ -202,7 +205,7 @@ def run_neurons(
 
     with Changes() as change, change:
         for layer in layers:
-            change.before(anatomy.layers[layer].get_submodule(anatomy.parts.down), show(layer))
+            change.before(anatomy.layers[layer].get_submodule(anatomy.neuron_parts.down), show(layer))
         anatomy.trunk(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
 
 
@@ -235,5 +238,5 @@ def scaled_neuron(
             value[:, column - start, number] *= scale
         return value
 
-    with editing(model, {(layer, anatomy_of(model).parts.down): edit}):
+    with editing(model, {(layer, anatomy_of(model).neuron_parts.down): edit}):
         yield

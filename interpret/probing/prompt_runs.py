@@ -29,7 +29,7 @@ from interpret.prompts.prompts import MODEL_TEMPLATE, Prompt, raw_unless_said
 from interpret.prompts.spelling import piece
 from interpret.prompts.tokens import following, select_tokens, tokenise, without_subject
 from interpret.records import HeadView, LensReading, LogitShare
-from interpret.storage.outcomes import Dropped, Rows
+from interpret.storage.outcomes import Dropped, Kept
 from interpret.storage.parts import StoredParts
 from interpret.storage.run_folder import RunFolder
 from interpret.work.inputs import Examples, PromptList, prompt_list
@@ -526,4 +526,4 @@ class ProbeAnalysis(Analysis):
         if rows is None:
             yield Finished(one.name, Dropped(f"{NOT_PROBED}: a prompt of {len(one.tokens.ids)} tokens {TOO_LARGE}"))
         else:
-            yield Finished(one.name, Rows.of(self.record_type, rows))
+            yield Finished(one.name, Kept.of(self.record_type, rows))

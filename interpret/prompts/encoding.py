@@ -161,9 +161,15 @@ def continuation(
 def given_ids(tokenizer: PreTrainedTokenizerBase, ids: object, what: str) -> Ids:
     """Check token ids that are given instead of a text, and return them.
 
+    Args:
+        tokenizer: the tokenizer.
+        ids: a list, or a tensor or an array, [T] or [1, T], as tokenizers return.
+        what: what they are, for messages.
+
     Raises:
-        InputError: if they are not a list of ids of the tokenizer, or empty; the message begins with ``what``.
+        InputError: if they are not ids of the tokenizer, or none; the message begins with ``what``.
     """
+    ids = _listed(ids)
     if isinstance(ids, str) or not isinstance(ids, Sequence):
         raise InputError(f"{what} is {ids!r}; give a string, or a list of token ids")
     found = tuple(ids)
@@ -175,6 +181,13 @@ def given_ids(tokenizer: PreTrainedTokenizerBase, ids: object, what: str) -> Ids
             gap = ", but not this one" if type(token) is int and 0 <= token <= last else ""
             raise InputError(f"{what} has the token id {token!r}; this tokenizer has ids 0 to {last}{gap}")
     return found
+
+
+def _listed(ids: object) -> object:
+    """Return the numbers of a tensor or an array as a list, those of the only row if there are rows."""
+    numbers = ids.tolist() if hasattr(ids, "tolist") else ids
+    only = numbers[0] if isinstance(numbers, list) and len(numbers) == 1 else None
+    return only if numbers is not ids and isinstance(only, list) else numbers
 
 
 def _tokenised(tokenizer: PreTrainedTokenizerBase, text: str, *, add_special_tokens: bool) -> Any:

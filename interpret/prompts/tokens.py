@@ -1,6 +1,6 @@
 """Tokenise prompts, and find the user's message, the subject and selected tokens by character offsets."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
@@ -102,16 +102,17 @@ def following(
     return continuation(tokenizer, chat_text.text, answer, add_special_tokens=chat_text.add_special_tokens, what=what)
 
 
-def select_tokens(selector: str, prompt: TokenisedPrompt) -> list[int]:
+def select_tokens(selector: str, prompt: TokenisedPrompt, more: Mapping[str, Sequence[int]] | None = None) -> list[int]:
     """Return the positions that a token selector selects in a prompt.
 
     In addition to the selectors of ``selectors.select``, these names exist: ``content`` (the user's message, without
-    markup and special tokens), ``last`` (the last token of the prompt), ``subject`` and ``subject_last``.
+    markup and special tokens), ``last`` (the last token of the prompt), ``subject`` and ``subject_last``; and those of
+    ``more``, with the positions that they stand for.
 
     Raises:
         InputError: if the selector does not fit the prompt.
     """
-    names = {"content": prompt.content, "last": [len(prompt.ids) - 1]}
+    names = {"content": prompt.content, "last": [len(prompt.ids) - 1], **(more or {})}
     if prompt.subject is not None:
         names |= {"subject": prompt.subject, "subject_last": prompt.subject[-1:]}
     elif needs_subject(selector):
@@ -119,13 +120,13 @@ def select_tokens(selector: str, prompt: TokenisedPrompt) -> list[int]:
     return select("token", selector, len(prompt.ids), names)
 
 
-def check_tokens(selector: str) -> None:
-    """Check what can be checked of a token selector without a prompt.
+def check_tokens(selector: str, more: Collection[str] = ()) -> None:
+    """Check what can be checked of a token selector without a prompt; ``more`` are further names.
 
     Raises:
         InputError: if a part of it is not a selector.
     """
-    check_selector("token", selector, ["content", "last", "subject", "subject_last"])
+    check_selector("token", selector, ["content", "last", "subject", "subject_last", *more])
 
 
 def needs_subject(selector: str) -> bool:

@@ -26,7 +26,8 @@ class Interpretation:
     prompt_output: str
     """The model's continuation of the prompt, decoded."""
     prompt_token_list: list[str]
-    """[T] text of each token of the prompt; ``prompt_token_list[token_idx]`` is the current token."""
+    """[T] text of each token of the prompt, then of the generated token if it is interpreted;
+    ``prompt_token_list[token_idx]`` is the current token."""
     category: str
     """The category of the example."""
     layer_idx: int | None

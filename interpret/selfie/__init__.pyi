@@ -1,6 +1,8 @@
 from .rows import interpretations as interpretations
 from .runs import run as run
 from .settings import Settings as Settings
+from .show import Interpretations as Interpretations
+from .show import InterpretedStates as InterpretedStates
 from .sources import Source as Source
 from .sources import plan_sources as plan_sources
 from .templates import InterpretationPrompt as InterpretationPrompt

@@ -27,8 +27,9 @@ from interpret.anatomy import (
     unembedding_size,
 )
 from interpret.device import TOO_LARGE, unless_too_large
-from interpret.engine.greedy import write_after
+from interpret.engine.greedy import Continuation, write_after
 from interpret.errors import InputError, ModelError, SpecError
+from interpret.finite import MODEL_GIVES_NAN
 from interpret.prompts.spelling import decoded, pieces
 from interpret.records import Interpretation
 from interpret.records.states import FINAL_NORM
@@ -45,7 +46,7 @@ from interpret.selfie.readings import (
     read,
     read_nothing,
 )
-from interpret.selfie.sources import RESID_PRE, Source, states_of
+from interpret.selfie.sources import RESID_PRE, Source, states_of, with_generated
 from interpret.selfie.templates import InterpretationPrompt
 from interpret.storage.parts import StoredParts
 from interpret.surgery.plan import plan_surgery
@@ -80,8 +81,8 @@ def interpretations(
         skip: names of prompts to leave out, because a resumed run already has their rows.
         say: receives a message when the batch size is reduced.
         parts: stores each batch of interpretations, and holds those of an interrupted run; None to store nothing.
-        drop: called with the name of a prompt that does not fit in memory, and the reason, instead of yielding its
-            rows; None to raise an error.
+        drop: called with the name of a prompt that does not fit in memory, or after which the model generates no token
+            although one is to be interpreted, and the reason, instead of yielding its rows; None to raise an error.
         drop_part: called with the name of a prompt, the name of an interpretation that does not fit in memory alone,
             and the reason, before its row; None to raise an error.
 
@@ -90,7 +91,7 @@ def interpretations(
 
     Raises:
         InterpretError: as ``check_request`` raises.
-        ModelError: if a prompt does not fit in memory and ``drop`` is None, or an interpretation and ``drop_part``.
+        ModelError: if a prompt is dropped and ``drop`` is None, or an interpretation and ``drop_part``.
     """
     check_request(model, sources, templates, settings)
     interpreter = Interpreter(model, tokenizer, templates, settings)
@@ -136,8 +137,13 @@ class Interpreter:
         """Interpret the states of one of the ``prompt_groups``, in batches of ``size``."""
         model, settings = self.model, self.settings
         n_layers, controls = len(anatomy_of(model).layers), self._controls
-        outputs = _outputs(model, group, settings.prompt_output_tokens)
-        states = [unless_too_large(partial(_states, model, source, settings)) for source in group]
+        written = _continued(model, group, settings.prompt_output_tokens)
+        outputs = [None if one is None else one.ids[: settings.prompt_output_tokens] for one in written]
+        group = [with_generated(self.tokenizer, source, one) for source, one in zip(group, written, strict=True)]
+        states = [
+            None if source.lacks_generated else unless_too_large(partial(_states, model, source, settings))
+            for source in group
+        ]
         fitting = [
             state for output, own in zip(outputs, states, strict=True) if output is not None for state in own or ()
         ]
@@ -149,7 +155,7 @@ class Interpreter:
         for source, output, own in zip(group, outputs, states, strict=True):
             if output is None or own is None:
                 if source.prompt.name not in skip:
-                    _drop(source, drop)
+                    _drop(source, drop, too_large=output is None or not source.lacks_generated)
                 continue
             for template, control, texts in zip(self.templates, controls, readings, strict=True):
                 text = decoded(self.tokenizer, output)
@@ -164,18 +170,21 @@ class Interpreter:
                     yield row.write(reading, "failed" if isinstance(reading, str) else "interpretation", *pair)
 
 
-def _outputs(model: PreTrainedModel, group: Sequence[Source], new_tokens: int) -> list[list[int] | None]:
+def _continued(model: PreTrainedModel, group: Sequence[Source], new_tokens: int) -> list[Continuation | None]:
     """Return the continuation of each prompt, generated in one batch; None for a prompt that does not fit in memory."""
     prompts = [source.tokenised.ids for source in group]
-    written = unless_too_large(partial(write_after, model, prompts, new_tokens))
+    needed = max(new_tokens, *(source.lacks_generated for source in group))
+    written = unless_too_large(partial(write_after, model, prompts, needed))
     if written is not None:
-        return [one.ids for one in written]
-    return [None] if len(group) == 1 else [_outputs(model, [source], new_tokens)[0] for source in group]
+        return list(written)
+    return [None] if len(group) == 1 else [_continued(model, [source], new_tokens)[0] for source in group]
 
 
-def _drop(source: Source, drop: Callable[[str, str], None] | None) -> None:
-    """Drop a prompt that does not fit in memory, or raise an error."""
+def _drop(source: Source, drop: Callable[[str, str], None] | None, *, too_large: bool) -> None:
+    """Drop a prompt that does not fit in memory, or after which no token can be generated, or raise an error."""
     reason = f"a prompt of {len(source.tokenised.ids)} tokens {TOO_LARGE}"
+    if not too_large:
+        reason = f"the model generates no token after the prompt; {MODEL_GIVES_NAN}"
     if drop is None:
         raise ModelError(f"prompt {source.prompt.name}: {reason}")
     drop(source.prompt.name, reason)
@@ -206,7 +215,10 @@ def check_request(
     check_evaluating(model)
     check_logits(model)
     n_layers = len(anatomy_of(model).layers)
-    wanted = [(f"prompt {s.prompt.name}", len(s.tokenised.ids), settings.prompt_output_tokens) for s in sources]
+    wanted = [
+        (f"prompt {s.prompt.name}", len(s.tokenised.ids), max(settings.prompt_output_tokens, s.lacks_generated))
+        for s in sources
+    ]
     of_templates = [(f"interpretation prompt {t.name!r}", len(t.ids), settings.new_tokens) for t in templates]
     for what, length, new in wanted + of_templates:
         check_length(model, what, length, new)

@@ -15,6 +15,7 @@ from interpret.prompts.tokens import check_tokens, without_subject
 from interpret.records import Interpretation
 from interpret.selfie import rows
 from interpret.selfie.settings import (
+    GENERATED,
     INTERPRETATION_PROMPTS,
     LAYERS,
     RESID_PRE,
@@ -25,7 +26,7 @@ from interpret.selfie.settings import (
 )
 from interpret.selfie.sources import SOURCE_SITES, Source, plan_sources
 from interpret.selfie.templates import InterpretationPrompt, check_words, interpretation_prompt
-from interpret.storage.outcomes import Dropped, Rows
+from interpret.storage.outcomes import Dropped, Kept
 from interpret.storage.parts import StoredParts
 from interpret.storage.run_folder import RunFolder
 from interpret.surgery.plan import check_strength
@@ -308,7 +309,7 @@ class SelfieAnalysis(Analysis):
             of_prompt.append(record)
             # Records are counted: waiting for the next prompt's first record would delay writing this prompt.
             if len(of_prompt) == rows.count_rows([self._sources[record.name]], len(self._interpreter.templates)):
-                found = Rows.of(Interpretation, of_prompt, dropped_parts=dropped_parts[record.name])
+                found = Kept.of(Interpretation, of_prompt, dropped_parts=dropped_parts[record.name])
                 yield Finished(record.name, found)
                 of_prompt = []
             else:
@@ -347,7 +348,7 @@ def check_options(
     except SpecError as error:
         raise SpecError(f"insertion: {error}") from None
     check_selector("layer", layers)
-    check_tokens(tokens)
+    check_tokens(tokens, [GENERATED])
     if site not in SOURCE_SITES:
         raise InputError(unknown("site", site, SOURCE_SITES))
     for words in interpretation_prompts:

@@ -9,6 +9,8 @@ SAME = "same"
 RESID_PRE: Final = "resid_pre"
 LAYERS, TOKENS = "3:-1:5", "content"
 """Default selectors of the states to interpret."""
+GENERATED = "generated"
+"""Selector of the first token that the model generates after the prompt."""
 SLOTS = 5
 """Default number of slots that replace ``{slots}``."""
 INTERPRETATION_PROMPTS = ("summarize",)

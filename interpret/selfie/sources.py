@@ -9,12 +9,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.activations._record import Site, record
 from interpret.anatomy import anatomy_of, base_of, input_device
+from interpret.engine.greedy import Continuation
 from interpret.errors import InputError, unknown
 from interpret.prompts.chat import MODEL_TEMPLATE, model_text
 from interpret.prompts.prompts import Prompt
 from interpret.prompts.selectors import select, selector_words
+from interpret.prompts.spelling import pieces
 from interpret.prompts.tokens import TokenisedPrompt, select_tokens, tokenise
-from interpret.selfie.settings import LAYERS, RESID_PRE, TOKENS
+from interpret.selfie.settings import GENERATED, LAYERS, RESID_PRE, TOKENS
 
 SOURCE_SITES: tuple[Site, ...] = (RESID_PRE, "attn_out", "mlp_out")
 """Sites from which states can be taken."""
@@ -31,6 +33,11 @@ class Source:
     the input of layer l, L for the state after the final norm. For the other sites, it is the layer itself."""
     site: str = RESID_PRE
     """One of ``SOURCE_SITES``."""
+
+    @property
+    def lacks_generated(self) -> bool:
+        """Whether a pair names the first token that the model generates, which ``tokenised`` does not have yet."""
+        return any(token == len(self.tokenised.ids) for _, token in self.pairs)
 
 
 def plan_sources(
@@ -53,8 +60,8 @@ def plan_sources(
             state after the final norm. For the other sites, layers from 0. A list, or a selector such as ``"3,7"``,
             ``"0:20:5"``, ``"-1"``, ``"all"``.
         tokens: positions in the text the model reads, chat template included, from 0, or from the end with -1 as the
-            last. A list, or a selector as for ``layers``; also ``content``, ``last``, ``subject`` and
-            ``subject_last``.
+            last. A list, or a selector as for ``layers``; also ``content``, ``last``, ``subject``, ``subject_last`` and
+            ``generated``, the first token that the model generates after the prompt, even if it is the end of the text.
         site: ``resid_pre``, the residual stream; ``attn_out`` or ``mlp_out``, the output of attention or MLP.
         chat_template: template for prompts that are not raw: ``model`` for the model's own, or a text such as
             ``"[INST] {prompt} [/INST]"``.
@@ -80,7 +87,7 @@ def plan_sources(
         try:
             chat_text = model_text(tokenizer, prompt, chat_template)
             tokenised = tokenise(tokenizer, chat_text, prompt.subject)
-            positions = select_tokens(selector_words(tokens), tokenised)
+            positions = select_tokens(selector_words(tokens), tokenised, {GENERATED: [len(tokenised.ids)]})
         except InputError as error:
             raise InputError(f"prompt {prompt.name}: {error}") from None
         pairs = [(layer, token) for layer in chosen for token in positions]
@@ -103,6 +110,15 @@ def source_of_pairs(
     n_layers = len(anatomy_of(model).layers) + (site == RESID_PRE)
     n_tokens = len(all_of.tokenised.ids)
     return replace(all_of, pairs=[(layer % n_layers, token % n_tokens) for layer, token in pairs])
+
+
+def with_generated(tokenizer: PreTrainedTokenizerBase, source: Source, continuation: Continuation | None) -> Source:
+    """Return a source with the first generated token after its prompt, if it lacks it and the model generated one."""
+    if not source.lacks_generated or continuation is None or continuation.first is None:
+        return source
+    ids = [*source.tokenised.ids, continuation.first]
+    shown = [*source.tokenised.pieces, pieces(tokenizer, ids)[-1]]
+    return replace(source, tokenised=replace(source.tokenised, ids=ids, pieces=shown))
 
 
 @torch.no_grad()

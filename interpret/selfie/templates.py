@@ -115,6 +115,8 @@ class Shipped:
 SHIPPED = {
     "summarize": Shipped("{slots}", "Sure, I will summarize the message:"),
     "repeat": Shipped("{slots}", "Sure, I will repeat for you:"),
+    "object": Shipped("{slots}", "The object you said is:"),
+    "object_you_said": Shipped("{slots}", "The object in your message is:"),
     "about": Shipped("{slots}", "The message is about"),
     "explain": Shipped("What is{slots}?", "{slots} is"),
 }

@@ -16,9 +16,11 @@ from interpret.prompts.spelling import decoded
 from interpret.selfie.decoding import automatic_batch_size, prime
 from interpret.selfie.readings import KeptReadings, Settings, State, are_finite, read
 from interpret.selfie.rows import check_request, interpretations
+from interpret.selfie.show import InterpretedStates
 from interpret.selfie.sources import RESID_PRE, source_of_pairs
 from interpret.selfie.templates import InterpretationPrompt
 from interpret.storage.parts import StoredParts
+from interpret.work.progress import counted, showing
 
 
 def interpret(
@@ -32,7 +34,8 @@ def interpret(
     k: int | Literal["same"] = 1,
     *,
     site: str = RESID_PRE,
-) -> dict[str, list[Any]]:
+    progress: bool = True,
+) -> InterpretedStates:
     """Interpret states of one or several prompts with one or several interpretation prompts, and return a table.
 
     Args:
@@ -46,13 +49,15 @@ def interpret(
         max_new_tokens: maximum length of an interpretation, in tokens.
         k: the layer whose input is edited, or ``"same"`` for the layer that each state comes from.
         site: where the states are taken from: ``"resid_pre"``, ``"attn_out"`` or ``"mlp_out"``.
+        progress: show a progress bar while it runs, in a terminal or a notebook.
 
     Returns:
         Columns of equal length, suitable for ``pandas.DataFrame``, with one row per prompt, interpretation prompt and
         pair: ``prompt``, ``interpretation`` (text), ``layer``, ``token``, ``token_decoded``, ``relevancy_score``
         ([G] |P_with - P_without| of each generated token); and ``interpretation_prompt`` (text), ``probability`` and
         ``probability_without_insertion`` ([G] each), ``signed_relevancy`` ([G] P_with - P_without),
-        ``gain_over_nothing`` (nats per token) and ``control`` (the text generated with nothing inserted).
+        ``gain_over_nothing`` (nats per token) and ``control`` (the text generated with nothing inserted). The dict
+        shows itself as a page to explore.
 
     Raises:
         InputError: if a prompt, layer or token does not exist.
@@ -67,7 +72,11 @@ def interpret(
     settings = Settings(k, new_tokens=max_new_tokens, prompt_output_tokens=0, wrong_vector=False, batch_size=bs)
     table: dict[str, list[Any]] = {}
     control = ""
-    for row in interpretations(model, tokenizer, sources, interpretation_prompt, settings):
+    total = len(interpretation_prompt) * sum(1 + len(source.pairs) for source in sources)
+    found = interpretations(model, tokenizer, sources, interpretation_prompt, settings)
+    with showing("Interpreting", shown=progress):
+        rows = list(counted(found, total))
+    for row in rows:
         if row.kind == "control":
             control = row.interpretation_text
             continue
@@ -87,7 +96,7 @@ def interpret(
         }
         for name, cell in cells.items():
             table.setdefault(name, []).append(cell)
-    return table
+    return InterpretedStates(table, rows)
 
 
 def interpret_vectors(

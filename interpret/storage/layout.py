@@ -31,7 +31,12 @@ TABLES: Mapping[str, type] = MappingProxyType(
 """Command in a run's identity -> record type of its table. The record types of user-defined probes are not listed."""
 
 NEXT_COMMAND: Mapping[str, str] = MappingProxyType(
-    {"selfie": "interpret report", "trace": "interpret figures", "locate": "interpret figures"}
+    {
+        "selfie": "interpret report",
+        "attribute": "interpret report",
+        "trace": "interpret figures",
+        "locate": "interpret figures",
+    }
     | {command: "interpret figures" for command in TABLES if command.startswith("probe ")}
 )
 """Command of a run -> the command that shows its results."""

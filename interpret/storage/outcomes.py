@@ -7,7 +7,7 @@ from interpret.records import to_csv
 
 
 @dataclass(frozen=True)
-class Rows:
+class Kept:
     """The rows of a unit and its further files."""
 
     csv: bytes
@@ -27,14 +27,14 @@ class Rows:
         *,
         files: Mapping[str, bytes] | None = None,
         dropped_parts: Mapping[str, str] | None = None,
-    ) -> "Rows":
+    ) -> "Kept":
         """Return records as rows.
 
         Args:
             record_type: the record type of the table.
             records: all records of the unit; a generator is exhausted.
-            files: as in ``Rows``.
-            dropped_parts: as in ``Rows``.
+            files: as in ``Kept``.
+            dropped_parts: as in ``Kept``.
 
         Raises:
             TypeError: if a record is of another type.
@@ -54,4 +54,4 @@ class Dropped:
     reason: str
 
 
-Outcome = Rows | Dropped
+Outcome = Kept | Dropped

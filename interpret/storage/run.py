@@ -15,7 +15,7 @@ from interpret.records import csv_header
 from interpret.storage.disk import append_durably, cut, write_inside
 from interpret.storage.journal import Entry, checksums, files_line, is_intact, table_size
 from interpret.storage.layout import PROGRESS, TABLE
-from interpret.storage.outcomes import Dropped, Outcome, Rows
+from interpret.storage.outcomes import Dropped, Kept, Outcome
 from interpret.storage.parts import PARTS, StoredParts
 
 
@@ -104,7 +104,7 @@ class Run:
             TypeError: if a record is not of the run's record type.
         """
         try:
-            rows = Rows.of(self._record_type, records, files=files, dropped_parts=dropped_parts)
+            rows = Kept.of(self._record_type, records, files=files, dropped_parts=dropped_parts)
         except TypeError as error:
             raise TypeError(f"unit {unit!r}: {error}") from None
         self.take([(unit, rows)])
@@ -131,8 +131,8 @@ class Run:
             ValueError: if the units are not the first of ``pending``.
         """
         entries = [_entry(unit, outcome) for unit, outcome in ready]
-        text = b"".join(outcome.csv for _, outcome in ready if isinstance(outcome, Rows))
-        files = {name: content for _, one in ready if isinstance(one, Rows) for name, content in one.files.items()}
+        text = b"".join(outcome.csv for _, outcome in ready if isinstance(outcome, Kept))
+        files = {name: content for _, one in ready if isinstance(one, Kept) for name, content in one.files.items()}
         self._append(entries, text, files)
 
     def write_again(self, unit: str, files: Mapping[str, bytes]) -> None:

@@ -27,6 +27,7 @@ from interpret.sweep.cells import Cell, CellSite, Pin, check_cells
 from interpret.sweep.columns import Column, run_column
 from interpret.sweep.metrics import Metric, check_metrics, read, together
 from interpret.sweep.whole_passes import whole_passes
+from interpret.work.progress import counted
 
 CPU_CHUNK = 512
 """Tokens computed at once on a CPU: enough for fast matrix products, few enough for the CPU's caches and for memory
@@ -132,7 +133,7 @@ def run_sweep(
     trunk = trunk_of(model, base.shape[1])
     n_read = check_metrics(metrics, trunk.n_logits, base.shape[1])
     starts = [trunk.enter(run) for run in (base, donor)]
-    n_neurons = trunk.layers[0].neurons(starts[0][:1, :1]).shape[-1]
+    n_neurons = _n_neurons(trunk, cells, starts[0])
     check_cells(cells, base.shape[1], len(trunk.layers), model.config.num_attention_heads, n_neurons)
     base_run, donor_run = (
         record_run(trunk.layers, start, points) for start, points in zip(starts, _points(cells), strict=True)
@@ -140,6 +141,17 @@ def run_sweep(
     check_trunk(model, trunk, donor[:1], donor_run.states[-1][:1])
     plan = _Plan(trunk, metrics, n_read, base_run, donor_run)
     return _result(plan, tuple(cells), _Limits.of(memory, starts[0], model.config.num_attention_heads))
+
+
+def _n_neurons(trunk: Trunk, cells: Sequence[Cell], start: Tensor) -> int:
+    """Return the number of neurons of a layer; 0 if the MLPs are run as a whole.
+
+    Raises:
+        UnsupportedModelError: if the MLPs are run as a whole, and a cell is a neuron.
+    """
+    if any(cell.site == "neurons" for cell in cells):
+        _ = trunk.anatomy.neuron_parts
+    return 0 if trunk.layers[0].whole_mlp is not None else trunk.layers[0].neurons(start[:1, :1]).shape[-1]
 
 
 def _by_whole_passes(
@@ -213,7 +225,7 @@ def _result(plan: _Plan, cells: tuple[Cell, ...], limits: _Limits) -> SweepResul
     values = base[:, None].repeat(1, len(cells), 1, 1)  # [metrics, cells, S, K]
     count = sum(len(run.states[0]) for run in (plan.base, plan.donor)) * n_tokens * len(plan.trunk.layers)
     unlike = first_difference(plan.base, plan.donor)
-    for column in _columns(cells, unlike, n_tokens - plan.n_read, len(plan.trunk.layers)):
+    for column in counted(_columns(cells, unlike, n_tokens - plan.n_read, len(plan.trunk.layers))):
         count += n_samples * column.layer_tokens(len(plan.trunk.layers), n_tokens, plan.n_read)
         for job in limits.jobs(column, n_samples, n_tokens - column.token):
             for done, parts in _run(plan, job):

@@ -13,8 +13,11 @@ from .mediators import MEDIATORS as MEDIATORS
 from .mediators import Mediator as Mediator
 from .mediators import Pin as Pin
 from .mediators import register_mediator as register_mediator
+from .result import TracedMediators as TracedMediators
 from .result import TraceResult as TraceResult
 from .runs import run as run
+from .show import Traces as Traces
+from .show import prompt_figure as prompt_figure
 from .tables import TraceGrid as TraceGrid
 from .tables import trace_averages as trace_averages
 from .tables import trace_grids as trace_grids

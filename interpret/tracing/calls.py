@@ -18,7 +18,8 @@ from interpret.tracing.approximate import Screening, check_amount, estimate_trac
 from interpret.tracing.exact import trace_exactly
 from interpret.tracing.inputs import AnswerTokens, TraceSettings, trace_inputs
 from interpret.tracing.mediators import DEFAULT_MEDIATORS, check_mediators
-from interpret.tracing.result import TraceResult, cells_not_finite
+from interpret.tracing.result import TracedMediators, TraceResult, cells_not_finite
+from interpret.work.progress import showing
 
 
 def trace(
@@ -40,6 +41,7 @@ def trace(
     reference_texts: Sequence[str] | None = None,
     chat_template: str | None = None,
     memory: int | None = None,
+    progress: bool = True,
 ) -> TraceResult:
     """Trace one prompt with one mediator.
 
@@ -66,6 +68,7 @@ def trace(
         reference_texts: texts whose embeddings set the size of the noise, see ``TraceSettings``.
         chat_template: template that makes the prompt the user's message of a chat, see ``TraceSettings``.
         memory: bytes that the sweep may use; None to choose from the device's memory.
+        progress: show a progress bar while it runs, in a terminal or a notebook.
 
     Returns:
         The trace. Cells that are not finite are marked by their value, and counted in a warning.
@@ -91,6 +94,7 @@ def trace(
         settings=settings,
         occurrence=occurrence,
         counterfactual=counterfactual,
+        progress=progress,
     )
     return results[mediator]
 
@@ -108,7 +112,8 @@ def trace_mediators(
     occurrence: int | None = None,
     counterfactual: str | None = None,
     method: TraceMethod = "exact",
-) -> dict[str, TraceResult]:
+    progress: bool = True,
+) -> TracedMediators:
     """Trace one prompt with several mediators, which share the clean and the corrupted runs.
 
     Args:
@@ -124,6 +129,7 @@ def trace_mediators(
         method: ``exact``: every cell is run. ``approximate``: every cell is estimated to first order from derivatives
             at the corrupted runs (attribution patching); ``low`` and ``high`` are exact. ``screened``: the 10% of the
             cells with the largest estimates are run, see ``screen``. ``TraceResult.exact`` marks the exact cells.
+        progress: show a progress bar while it runs, in a terminal or a notebook.
 
     Returns:
         The trace of each mediator, by its name, in the order of ``mediators``. Cells that are not finite are marked by
@@ -147,15 +153,16 @@ def trace_mediators(
         occurrence=occurrence,
         counterfactual=counterfactual,
     )
-    if method == APPROXIMATE:
-        results = estimate_traces(model, tokenizer, inputs, mediators, settings)
-    elif method == SCREENED:
-        screened = screen_traces(model, tokenizer, inputs, mediators, settings)
-        results = {name: screening.result for name, screening in screened.items()}
-    else:
-        results = trace_exactly(model, tokenizer, inputs, mediators, settings)
+    with showing("Tracing", shown=progress):
+        if method == APPROXIMATE:
+            results = estimate_traces(model, tokenizer, inputs, mediators, settings)
+        elif method == SCREENED:
+            screened = screen_traces(model, tokenizer, inputs, mediators, settings)
+            results = {name: screening.result for name, screening in screened.items()}
+        else:
+            results = trace_exactly(model, tokenizer, inputs, mediators, settings)
     warn(cells_not_finite([result.indirect_effects for result in results.values()]))
-    return results
+    return TracedMediators(results)
 
 
 def screen(
@@ -171,6 +178,7 @@ def screen(
     settings: TraceSettings | None = None,
     occurrence: int | None = None,
     counterfactual: str | None = None,
+    progress: bool = True,
 ) -> dict[str, Screening]:
     """Estimate the traces of one prompt, and run the cells with the largest estimated effects.
 
@@ -187,6 +195,7 @@ def screen(
         settings: how the prompt is corrupted and what is read; None for the defaults.
         occurrence: as in ``trace``.
         counterfactual: as in ``trace``.
+        progress: as in ``trace``.
 
     Returns:
         The screened trace of each mediator, by its name, in the order of ``mediators``.
@@ -212,6 +221,7 @@ def screen(
         occurrence=occurrence,
         counterfactual=counterfactual,
     )
-    found = screen_traces(model, tokenizer, inputs, mediators, settings, share=share, top=top)
+    with showing("Tracing", shown=progress):
+        found = screen_traces(model, tokenizer, inputs, mediators, settings, share=share, top=top)
     warn(cells_not_finite([screening.result.indirect_effects for screening in found.values()]))
     return found

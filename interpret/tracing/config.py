@@ -20,8 +20,8 @@ top level. All keys are optional::
                                             # start_timeout, see workers.settings
 
 A file with ``hook_layer`` is a Knowledge-Tracing configuration. Its missing settings have the defaults of that project:
-noise 0.1, rule ``first_token`` and buckets ``kt``. Its module names are checked by ``check_module_names`` once the
-model is open.
+data ``data/known_1000.json``, noise 0.1, rule ``first_token`` and buckets ``kt``. Its module names are checked by
+``check_module_names`` once the model is open.
 
 Tracing reads one greedily chosen token, so other values in ``generation_args`` are refused. ``output_scores`` and
 ``return_dict_in_generate`` are accepted and ignored; Knowledge-Tracing needs them to obtain the logits.
@@ -57,6 +57,8 @@ CHOICES: Mapping[str, Sequence[str]] = {
     "buckets": tuple(SCHEMES),
     "dtype": tuple(DTYPES),
 }
+KNOWLEDGE_TRACING = {"data": "data/known_1000.json", "noise": 0.1, "rule": "first_token", "buckets": "kt"}
+"""Values of our own keys where a configuration of Knowledge-Tracing does not have them: what that project does."""
 TEXTS = ("data", "output", "device", "chat_template", "cluster")
 NUMBERS = {"samples": 1, "seed": 0, "window": 1, "memory": 1, "workers": 1}
 """Keys with integer values, and their minimum."""
@@ -126,7 +128,7 @@ def _config(document: object) -> TraceConfig:
     hooks = _hook_names(sections["hook_layer"]) if "hook_layer" in sections else None
     values: dict[str, Any] = {key: _value(key, top[key]) for key in top if key not in SECTIONS}
     if hooks is not None:
-        values = {"noise": 0.1, "rule": "first_token", "buckets": "kt", "mediators": _mediators_of(hooks)} | values
+        values = {**KNOWLEDGE_TRACING, "mediators": _mediators_of(hooks)} | values
     settings = TraceSettings(**{key: values.pop(key) for key in SETTINGS if key in values})
     workers = {key: values.pop(key) for key in OF_WORKERS if key in values}
     model = {key: _text(f"model.{key}", value) for key, value in sections.get("model", {}).items()}

@@ -11,15 +11,14 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.errors import InputError
-from interpret.facts.buckets import token_buckets
 from interpret.facts.files import Fact
 from interpret.finite import NOTHING_FINITE, counted_once, warn
-from interpret.records import APPROXIMATE, EXACT, TraceCell, TraceMethod
+from interpret.records import EXACT, TraceCell, TraceMethod
 from interpret.tracing.calls import trace_mediators
 from interpret.tracing.inputs import TraceSettings
 from interpret.tracing.mediators import DEFAULT_MEDIATORS
 from interpret.tracing.noise import embedding_sigma, parse_noise
-from interpret.tracing.result import TraceResult, cells_not_finite
+from interpret.tracing.result import TraceResult, cells_not_finite, trace_cells
 
 
 def trace_facts(
@@ -109,49 +108,8 @@ def trace_fact(
             settings=settings,
             occurrence=fact.occurrence,
             method=method,
+            progress=False,
         )
     if not any(np.isfinite(result.indirect_effects).any() for result in results.values()):
         raise InputError(f"probabilities of the answer {NOTHING_FINITE}")
     return results
-
-
-def trace_cells(fact: Fact, result: TraceResult) -> list[TraceCell]:
-    """Return the T * L rows of a fact's trace, ordered by token and layer.
-
-    Args:
-        fact: the traced fact.
-        result: its trace with one mediator.
-    """
-    n_tokens, n_layers = result.scores.shape
-    rome, kt = (token_buckets(n_tokens, result.subject_span, scheme=scheme) for scheme in ("rome", "kt"))
-    effects, spread = result.indirect_effects, result.spread
-    start, end = result.subject_span
-    return [
-        TraceCell(
-            name=fact.name,
-            relation=fact.relation,
-            prompt=fact.prompt,
-            subject=fact.subject,
-            attribute=fact.attribute,
-            answer=result.answer,
-            answer_id=result.answer_id,
-            mediator=result.mediator,
-            site=result.site,
-            method=EXACT if result.exact[token, layer] else APPROXIMATE,
-            layer_idx=layer,
-            window=result.window,
-            token_idx=token,
-            token=result.tokens[token],
-            in_subject=start <= token < end,
-            bucket_rome=rome[token] or "",
-            bucket_kt=kt[token] or "",
-            p_clean=result.high,
-            p_corrupted=result.low,
-            p_restored=float(result.scores[token, layer]),
-            indirect_effect=float(effects[token, layer]),
-            effect_std=None if len(result.sample_lows) == 1 else float(spread[token, layer]),
-            total_effect=result.total_effect,
-        )
-        for token in range(n_tokens)
-        for layer in range(n_layers)
-    ]

@@ -5,8 +5,9 @@ matches no module; the run then measures nothing. Here the parts of a model are 
 only checked: each must be a module, and those that determine what is traced must be the expected module.
 """
 
+import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,7 +19,8 @@ from transformers import PreTrainedModel
 
 from interpret.anatomy import Anatomy, anatomy_of
 from interpret.errors import InputError, brief
-from interpret.facts.files import load_facts
+from interpret.facts.files import FactFile
+from interpret.storage import disk
 from interpret.tracing.mediators import MEDIATORS
 from interpret.tracing.tables import TraceGrid
 
@@ -101,20 +103,39 @@ def _templates(anatomy: Anatomy, modules: Mapping[str, nn.Module]) -> dict[nn.Mo
     }
 
 
-def row_names(path: Path) -> list[str]:
+def row_names(file: FactFile) -> list[str]:
     """Return the name of each row's fact, in file order; "" for an unreadable row."""
-    file = load_facts(path)
     names = [fact.name for fact in file.facts]
     for bad in file.bad:  # in ascending order, so that each is inserted at its own row
         names.insert(bad.index, "")
     return names
 
 
+def write_lists(grids: Sequence[TraceGrid], rows: list[str], folder: Path, name: str) -> int:
+    """Write the result files of traces, such as ``{name}-te.pt``, and return their number.
+
+    Args:
+        grids: of each traced fact and mediator.
+        rows: the name of each row's fact, see ``row_names``.
+        folder: an existing folder.
+        name: the name of the model.
+
+    Raises:
+        RunError: if a file cannot be written.
+    """
+    contents = result_lists({(grid.name, grid.mediator): grid for grid in grids}, rows)
+    for file, values in contents.items():
+        written = io.BytesIO()
+        torch.save(values, written)
+        disk.replace_whole(folder / f"{name}-{file}.pt", written.getvalue())
+    return len(contents)
+
+
 def result_lists(grids: dict[tuple[str, str], TraceGrid], rows: list[str]) -> dict[str, list[Any]]:
-    """Return the content of each result file, one entry per row; 0 or an empty tensor for a row that was not traced."""
+    """Return the content of each result file, one tensor per row; 0 or an empty one for a row that was not traced."""
     by_fact = {name: grid for (name, _), grid in grids.items()}
     contents: dict[str, list[Any]] = {
-        "te": [by_fact[name].total_effect if name in by_fact else 0.0 for name in rows],
+        "te": [torch.tensor(by_fact[name].total_effect if name in by_fact else 0.0) for name in rows],
         "valid_index": [index for index, name in enumerate(rows) if name in by_fact],
     }
     n_layers = next(iter(grids.values())).effects.shape[1]

@@ -4,22 +4,29 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from interpret.display.shown import Shown, check_input
+from interpret.display.view import View
+from interpret.facts.buckets import token_buckets
+from interpret.facts.files import Fact
 from interpret.finite import Tally
 from interpret.prompts.spelling import join_pieces, pieces
-from interpret.records import TraceMethod
+from interpret.records import APPROXIMATE, EXACT, TraceCell, TraceMethod
 from interpret.stats import Floats
 from interpret.sweep.cells import CellSite
 from interpret.tracing.cell_values import CellValues
 from interpret.tracing.inputs import TraceInputs
 from interpret.tracing.mediators import MEDIATORS, ActsOn
+from interpret.tracing.show import Traces, prompt_figure, trace_view
 from interpret.tracing.tables import TraceGrid
 
 
 @dataclass(frozen=True)
-class TraceResult:
+class TraceResult(Shown):
     """The trace of one prompt with one mediator: T tokens, L layers, S noise samples."""
 
     scores: Floats = field(repr=False)
@@ -83,7 +90,7 @@ class TraceResult:
         return effects.std(axis=0, ddof=1) if len(effects) > 1 else np.full(effects.shape[1:], np.nan)
 
     def grid(self, name: str = "trace") -> TraceGrid:
-        """Return the trace as a grid for tables and figures, as in ``prompt_figure([result.grid()])``.
+        """Return the trace as a grid for tables and figures of several traces.
 
         Args:
             name: name of the prompt in the grid.
@@ -102,6 +109,93 @@ class TraceResult:
             spread=self.spread,
             exact=self.exact,
         )
+
+    def rows(self) -> Traces:
+        """Return the trace as rows, one per token and layer, as in the table of a run."""
+        start, end = self.subject_span
+        subject = join_pieces(self.tokens[start:end]).strip()
+        return Traces(trace_cells(Fact("trace", self.prompt, subject, self.answer.strip()), self))
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per token and layer, with the columns of the table of a run."""
+        return self.rows().to_frame()
+
+    def view(self) -> View:
+        """Return what is shown: the indirect effect of each token and layer."""
+        return trace_view([self.grid()], self.window)
+
+    def figure(self, input: int = 0) -> Figure:
+        """Return a heatmap of the scores, tokens by layers, as in figure 1 of ROME; ``input`` is always 0."""
+        check_input(input, 1)
+        return prompt_figure([self.grid()], window=self.window)
+
+    def _csv(self) -> bytes:
+        return self.rows()._csv()
+
+
+class TracedMediators(dict[str, TraceResult], Shown):
+    """The traces of one prompt with several mediators, by the name of the mediator."""
+
+    def rows(self) -> Traces:
+        """Return the traces as rows, one per mediator, token and layer, as in the table of a run."""
+        return Traces(row for result in self.values() for row in result.rows())
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per mediator, token and layer, with the columns of the table of a run."""
+        return self.rows().to_frame()
+
+    def view(self) -> View:
+        """Return what is shown: a heat map of the indirect effects for each mediator."""
+        return self.rows().view()
+
+    def figure(self, input: int = 0) -> Figure:
+        """Return heatmaps of the scores, tokens by layers, one per mediator, with one scale of colours."""
+        return self.rows().figure(input)
+
+    def _csv(self) -> bytes:
+        return self.rows()._csv()
+
+
+def trace_cells(fact: Fact, result: TraceResult) -> list[TraceCell]:
+    """Return the T * L rows of a fact's trace, ordered by token and layer.
+
+    Args:
+        fact: the traced fact.
+        result: its trace with one mediator.
+    """
+    n_tokens, n_layers = result.scores.shape
+    rome, kt = (token_buckets(n_tokens, result.subject_span, scheme=scheme) for scheme in ("rome", "kt"))
+    effects, spread = result.indirect_effects, result.spread
+    start, end = result.subject_span
+    return [
+        TraceCell(
+            name=fact.name,
+            relation=fact.relation,
+            prompt=fact.prompt,
+            subject=fact.subject,
+            attribute=fact.attribute,
+            answer=result.answer,
+            answer_id=result.answer_id,
+            mediator=result.mediator,
+            site=result.site,
+            method=EXACT if result.exact[token, layer] else APPROXIMATE,
+            layer_idx=layer,
+            window=result.window,
+            token_idx=token,
+            token=result.tokens[token],
+            in_subject=start <= token < end,
+            bucket_rome=rome[token] or "",
+            bucket_kt=kt[token] or "",
+            p_clean=result.high,
+            p_corrupted=result.low,
+            p_restored=float(result.scores[token, layer]),
+            indirect_effect=float(effects[token, layer]),
+            effect_std=None if len(result.sample_lows) == 1 else float(spread[token, layer]),
+            total_effect=result.total_effect,
+        )
+        for token in range(n_tokens)
+        for layer in range(n_layers)
+    ]
 
 
 def cells_not_finite(effects: Iterable[Floats]) -> str:

@@ -23,16 +23,16 @@ from interpret.models.opening import Opening
 from interpret.records import EXACT, TRACE_METHODS, TraceCell, TraceMethod, TracePeak, csv_header, from_csv, to_csv
 from interpret.storage.disk import replace_whole, write_inside
 from interpret.storage.journal import checksums, is_intact
-from interpret.storage.outcomes import Rows
+from interpret.storage.outcomes import Kept
 from interpret.storage.parts import UnitParts
 from interpret.storage.provenance import objects_sha256
 from interpret.storage.run_folder import RunFolder, read_units
 from interpret.sweep.base_and_donor import usable_memory
-from interpret.tracing.facts import sized_for, trace_cells, trace_fact
+from interpret.tracing.facts import sized_for, trace_fact
 from interpret.tracing.inputs import TraceSettings, check_settings
 from interpret.tracing.knowledge_tracing import HookNames, check_module_names
 from interpret.tracing.mediators import DEFAULT_MEDIATORS, check_mediators, mediator_of
-from interpret.tracing.result import TraceResult
+from interpret.tracing.result import TraceResult, trace_cells
 from interpret.tracing.tables import TraceGrid, trace_grids, trace_peaks
 from interpret.work.loop import Work
 from interpret.workers.jobs import Say
@@ -251,7 +251,7 @@ class TraceAnalysis(FactAnalysis):
         """Return the memory that a sweep may use, on which the sizes of batches depend."""
         return {"memory": shared.memory}
 
-    def analyse(self, answered: Answered, shared: TraceSettings, parts: UnitParts) -> Rows:
+    def analyse(self, answered: Answered, shared: TraceSettings, parts: UnitParts) -> Kept:
         """Return the rows and grid files of a fact; each part is stored once it is traced."""
         plan = self._plan
         # An exact trace does not depend on the other mediators, so each is a part. Estimates share most of the work.
@@ -264,9 +264,9 @@ class TraceAnalysis(FactAnalysis):
                 part.keep(traced)
             found.append(traced)
         files = {name: content for one in found for name, content in one.files.items()}
-        return Rows(b"".join(one.csv for one in found), sum(one.count for one in found), files)
+        return Kept(b"".join(one.csv for one in found), sum(one.count for one in found), files)
 
-    def _traced(self, answered: Answered, settings: TraceSettings, mediators: Sequence[str]) -> Rows:
+    def _traced(self, answered: Answered, settings: TraceSettings, mediators: Sequence[str]) -> Kept:
         """Trace a fact by some mediators."""
         fact, window = answered.fact, settings.window
         results = trace_fact(self.model, self.tokenizer, fact, settings, mediators, self._plan.method)
@@ -275,7 +275,7 @@ class TraceAnalysis(FactAnalysis):
             for name, result in results.items()
         }
         cells = (cell for result in results.values() for cell in trace_cells(fact, result))
-        return Rows.of(TraceCell, cells, files=grids)
+        return Kept.of(TraceCell, cells, files=grids)
 
 
 @dataclass(frozen=True)
@@ -287,7 +287,7 @@ class _Part:
     name: str
     """The first mediator."""
 
-    def stored(self) -> Rows | None:
+    def stored(self) -> Kept | None:
         """Return what an interrupted run stored; None if there is nothing, or a grid file is not the one stored."""
         found, folder = self.parts.get(self.name), self.parts.folder
         if found is None or folder is None:
@@ -296,9 +296,9 @@ class _Part:
             return None
         csv = found["rows"].encode()
         count = len(from_csv(TraceCell, csv_header(TraceCell) + csv))
-        return Rows(csv, count, {name: (folder / name).read_bytes() for name in found["grids"]})
+        return Kept(csv, count, {name: (folder / name).read_bytes() for name in found["grids"]})
 
-    def keep(self, found: Rows) -> None:
+    def keep(self, found: Kept) -> None:
         """Write the grid files, and store the rows with the checksums of the files; in a worker, nothing is stored."""
         if self.parts.folder is None:
             return

@@ -1,8 +1,14 @@
-"""Progress on stderr during a run: a progress bar with the time left, and single lines."""
+"""Progress during a run or a call: a progress bar with the time left, and single lines on stderr.
 
-from collections.abc import Iterable, Iterator
+A bar is shown in two ways. ``progress_bar`` counts the units of a run. Python calls open ``showing``, and the loops
+inside them count their steps with ``counted``; a loop need not know which call it serves, and outside ``showing`` it
+shows nothing. The bar of a call vanishes when the call ends, and is only shown to people: in a terminal or a notebook.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
-from typing import TypeVar
+from contextvars import ContextVar
+from typing import TypeVar, cast
 
 from rich.console import Console
 from rich.markup import escape
@@ -11,6 +17,12 @@ T = TypeVar("T")
 
 # With emoji codes enabled, rich would replace ":-1:" in a layer selector by a picture of a thumb.
 err = Console(stderr=True, emoji=False)
+Update = Callable[[int, int], None]
+"""Shows (number of done steps, number of all steps)."""
+_counter: ContextVar["_Counter | None"] = ContextVar("counter", default=None)
+"""The bar of the Python call in progress."""
+_drawn: ContextVar[bool] = ContextVar("drawn", default=False)
+"""Whether a bar is on the screen: there is one at a time."""
 
 
 def say(message: str) -> None:
@@ -34,6 +46,83 @@ def progress_bar(doing: str, items: Iterable[T], total: int, *, shown: bool = Tr
     if not shown:
         yield items
         return
+    with _bar(doing, vanishes=False) as update:
+        update(0, total)
+
+        def taken() -> Iterator[T]:
+            for done, item in enumerate(items, 1):
+                update(done, total)
+                yield item
+
+        yield taken()
+
+
+@contextmanager
+def showing(doing: str, *, shown: bool) -> Iterator[None]:
+    """Show a bar of the steps that loops inside the ``with`` block count; not if a run or another call has a bar.
+
+    Args:
+        doing: label of the bar, such as ``Tracing``.
+        shown: whether to show it; it is never shown where nobody watches, as in a log file.
+    """
+    if _drawn.get() or not shown or not (err.is_terminal or err.is_jupyter):
+        yield
+        return
+    with _bar(doing, vanishes=True) as update:
+        token = _counter.set(_Counter(update))
+        try:
+            yield
+        finally:
+            _counter.reset(token)
+
+
+def counted(items: Iterable[T], total: int | None = None) -> Iterator[T]:
+    """Yield items; each is a step of the call in progress, done when the next one is asked for.
+
+    Args:
+        items: the items.
+        total: their number; None for items that have a length.
+    """
+    counter = _counter.get()
+    if counter is None:
+        yield from items
+        return
+    counter.expect(len(cast(Sized, items)) if total is None else total)
+    for item in items:
+        yield item
+        counter.step()
+
+
+class _Counter:
+    """The steps of a call: those that its loops have announced, and those that are done."""
+
+    def __init__(self, update: Update) -> None:
+        self.update, self.done, self.total = update, 0, 0
+
+    def expect(self, steps: int) -> None:
+        self.total += steps
+        self.update(self.done, self.total)
+
+    def step(self) -> None:
+        self.done += 1
+        self.update(self.done, self.total)
+
+
+@contextmanager
+def _bar(doing: str, *, vanishes: bool) -> Iterator[Update]:
+    """Show a bar inside the ``with`` block, and yield what moves it."""
+    kind = _notebook_bar if err.is_jupyter else _terminal_bar
+    with kind(doing, vanishes=vanishes) as update:
+        token = _drawn.set(True)
+        try:
+            yield update
+        finally:
+            _drawn.reset(token)
+
+
+@contextmanager
+def _terminal_bar(doing: str, *, vanishes: bool) -> Iterator[Update]:
+    """Show a bar in a terminal."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -44,12 +133,29 @@ def progress_bar(doing: str, items: Iterable[T], total: int, *, shown: bool = Tr
     )
 
     parts = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Progress(TextColumn("{task.description}"), *parts, console=err) as bar:
-        task = bar.add_task(doing, total=total)
+    with Progress(TextColumn("{task.description}"), *parts, console=err, transient=vanishes) as bar:
+        task = bar.add_task(doing, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
-        def counted() -> Iterator[T]:
-            for item in items:
-                bar.advance(task)
-                yield item
 
-        yield counted()
+@contextmanager
+def _notebook_bar(doing: str, *, vanishes: bool) -> Iterator[Update]:
+    """Show a bar in a notebook, as HTML: no widgets have to be installed for it."""
+    from IPython.display import HTML, display  # installed where notebooks are
+
+    handle = display(HTML(f"{doing} …"), display_id=True)
+    last = ""
+
+    def update(done: int, total: int) -> None:
+        nonlocal last
+        percent = f"{100 * done // max(total, 1)}"
+        if percent != last:  # at most 100 messages to the browser, however many steps there are
+            last = percent
+            bar = f'<progress value="{done}" max="{total}"></progress>'
+            handle.update(HTML(f"{doing} {bar} {done} of {total}"))
+
+    try:
+        yield update
+    finally:
+        if vanishes:
+            handle.update(HTML(""))

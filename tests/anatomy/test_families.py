@@ -21,14 +21,15 @@ from interpret.surgery.generation import attach
 from interpret.sweep import Cell, Metric, Pin, run_sweep
 from reference.families import COLUMNS, README, RELEASES, with_table
 from reference.overlay import reference_forward, reference_greedy
-from reference.tiny import ALL_KINDS, KINDS, D, L, V, eager, first, tiny_model
+from reference.tiny import ALL_KINDS, EXPERTS, KINDS, MORE_KINDS, WHOLE, D, L, V, eager, first, tiny_model
 from reference.tracing import patched
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10, 11], [20, 30, 40, 50, 60, 70, 80]])
 CLOSE = {"rtol": 1e-5, "atol": 1e-9}
+BUILT = KINDS | MORE_KINDS
 _SKIP = pytest.mark.skip(reason=f"not part of transformers {transformers.__version__}")
 EVERY_KIND = pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=() if kind in KINDS else _SKIP) for kind in ALL_KINDS]
+    "kind", [pytest.param(kind, marks=() if kind in BUILT else _SKIP) for kind in ALL_KINDS]
 )
 ATTENTIONS = pytest.mark.parametrize("attention", ["eager", "sdpa"])
 
@@ -54,17 +55,18 @@ INFO = [
 def test_the_readmes_table_is_that_of_these_tests():
     assert with_table(README.read_text()) == README.read_text(), "run: python tests/reference/families.py"
     for name in COLUMNS.values():
-        (marked,) = [mark for mark in globals()[name].pytestmark if mark.args[0] == "kind"]
+        (marked,) = [mark for mark in globals()[name].pytestmark if mark.args[:1] == ("kind",)]
         assert [parameter.values for parameter in marked.args[1]] == [(kind,) for kind in ALL_KINDS]
 
 
 def test_kinds_are_skipped_where_the_release_lacks_them_and_nowhere_else():
     assert {name for name, kind in ALL_KINDS.items() if hasattr(transformers, kind.model)} - {"llama3"} == (
-        KINDS.keys() - {"llama3"}
+        BUILT.keys() - {"llama3"}
     )
     assert transformers.__version__ in RELEASES
 
 
+@pytest.mark.matrix
 @EVERY_KIND
 @ATTENTIONS
 @torch.no_grad()
@@ -80,6 +82,7 @@ def test_surgery_on_a_pass_is_the_reference_and_shown_in_hidden_states(kind, att
             torch.testing.assert_close(shown, expected.layer_inputs[layer], rtol=0, atol=1e-4)
 
 
+@pytest.mark.matrix
 @EVERY_KIND
 @pytest.mark.parametrize("use_cache", [True, False])
 def test_surgery_on_generation_is_the_reference(kind, use_cache):
@@ -94,11 +97,16 @@ def test_surgery_on_generation_is_the_reference(kind, use_cache):
         assert ours[row, start:].tolist() == expected
 
 
+@pytest.mark.matrix
 @EVERY_KIND
 @ATTENTIONS
 @torch.no_grad()
 def test_layers_run_part_by_part_are_the_model(kind, attention):
     model = model_of(kind, attention)
+    if kind in WHOLE:
+        with pytest.raises(UnsupportedModelError, match=r"^the family '.*' is described without its parts"):
+            trunk_of(model, IDS.shape[1])
+        return
     trunk = trunk_of(model, IDS.shape[1])
     embeddings = trunk.embed(IDS)
     last = record_run(trunk.layers, trunk.enter(embeddings), ()).states[-1]
@@ -142,13 +150,23 @@ def assert_exact(model, base, donor, cells, values):
         torch.testing.assert_close(found, logits[:, -1].double().softmax(-1)[:, 5], **CLOSE)
 
 
+@pytest.mark.matrix
 @EVERY_KIND
 @ATTENTIONS
 def test_sweeps_are_exact(kind, attention):
     model = model_of(kind, attention)
     base, donor = two_runs(model)
-    found = run_sweep(model, base, donor, CELLS + UNITS, {"p": Metric("probability", (5,))})
-    assert_exact(model, base, donor, CELLS + UNITS, found.values["p"])
+    cells = CELLS if kind in WHOLE else CELLS + UNITS
+    metric = {"p": Metric("probability", (5,))}
+    if kind in EXPERTS:
+        with pytest.raises(UnsupportedModelError, match="are mixtures of experts, which are run as a whole"):
+            run_sweep(model, base, donor, cells, metric)
+        cells = [cell for cell in cells if cell.site != "neurons"]
+    with warnings.catch_warnings():
+        if kind in WHOLE:
+            warnings.filterwarnings("ignore", "the family .* is described without its parts")
+        found = run_sweep(model, base, donor, cells, metric)
+    assert_exact(model, base, donor, cells, found.values["p"])
 
 
 @EVERY_KIND

@@ -86,7 +86,7 @@ def test_colours_are_around_zero(page):
 
 def test_the_number_is_read_out_in_full_under_the_mouse(page):
     assert (
-        readout(page) == "Point at a score to read its exact value, or move between scores with Tab and the arrow keys."
+        readout(page) == "Point at a cell to read its exact value, or move between cells with Tab and the arrow keys."
     )
     ActionChains(page).move_to_element(cells(page, 0)[-1]).perform()
     assert readout(page) == "token 4 “·in” for token 5 “·Paris”: +0.123457"
@@ -94,7 +94,8 @@ def test_the_number_is_read_out_in_full_under_the_mouse(page):
 
 def test_one_cell_is_reached_by_tab_and_the_others_by_arrows(page):
     links = len(page.find_elements(By.CSS_SELECTOR, "nav a"))
-    press(page, *[Keys.TAB] * (1 + links + 1))
+    targets = len(section(page, 0).find_elements(By.CSS_SELECTOR, ".sentence .target"))
+    press(page, *[Keys.TAB] * (1 + links + targets + 1))
     assert readout(page) == "token 0 “The” for token 3 “·in”: +1"
     walk = [
         (Keys.ARROW_DOWN, "token 1 “·Eiff” for token 3 “·in”: −2"),

@@ -20,6 +20,7 @@ CASES = {
     "saliency": {},
     "input_x_gradient": {"aggregate": "l2"},
     "integrated_gradients": {"options": {"n_steps": 3}, "steps": ":3"},
+    "discretized_integrated_gradients": {"options": {"n_steps": 3}, "steps": ":3"},
     "gradient_shap": {"options": {"n_samples": 3}, "steps": ":3", "aggregate": "mean"},
     "deeplift": {"steps": ":3"},
     "layer_gradient_x_activation": {"layers": SITES},

@@ -78,6 +78,11 @@ def test_there_is_a_row_for_each_example_step_and_token_before_it(model_folder, 
     assert [row.in_prompt for row in rows] == [row.position < lengths[row.name] for row in rows]
     values = [each.sequences[0].step_scores["probability"].tolist() for each in found]
     assert [row.value for row in rows if row.position == 0] == [value for of_one in values for value in of_one]
+    assert run("report", tmp_path / "run", "-o", tmp_path / "page.html") == 0
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert page.count('<section class="input"') == 3
+    assert run("figures", tmp_path / "run", "-o", tmp_path / "figures", "--prompts", 2) == 0
+    assert {path.name for path in (tmp_path / "figures").glob("*.png")} == {"a_1.png", "b_1.png"}
 
 
 @pytest.mark.parametrize("target", ["Paris", " Paris"])
@@ -170,9 +175,8 @@ def test_the_json_is_the_whole_attribution_and_the_page_shows_it(model_folder, o
     assert found.info == expected.info
     assert "contrast_prob_diff" in (tmp_path / "page.html").read_text()
     said = capsys.readouterr()
-    assert (
-        "Attribution of contrast_prob_diff by input_x_gradient, same_context; unit: probability difference" in said.out
-    )
+    title = "Attribution of P(Paris) − P(·) by input_x_gradient, same_context; unit: probability difference"
+    assert title in said.out
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name.startswith("attributions-the-eiffel-tower-is-in-")
     assert f"rows in runs/{folder.name}/table.csv" in said.out

@@ -10,14 +10,18 @@ from rich.console import Console
 
 from interpret.attribution._attribute import attribute
 from interpret.attribution.result.attribution import Attribution
-from interpret.attribution.result.heatmap import level, short, visible
-from interpret.attribution.result.page import page, shade
-from interpret.attribution.result.show import Tables, framed
+from interpret.display.heatmaps import level, short, visible
+from interpret.display.page import framed, shade
+from interpret.display.terminal import Tables
 from interpret.errors import InputError
 from reference.attributions import TOKENS, assert_same, made, made_one, staircase
 from reference.plain_attribution import PROMPT, TARGET, TOKENIZER, wide_model
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=\"alert('1')\">&amp;"
+
+
+def page(attribution):
+    return attribution.to_html()
 
 
 class Grids(HTMLParser):
@@ -55,7 +59,7 @@ class Grids(HTMLParser):
 
 def terminal(attribution, width=200, **options):
     console = Console(file=StringIO(), width=width, **options)
-    console.print(Tables(attribution))
+    console.print(Tables(attribution.view()))
     return console.file.getvalue()
 
 
@@ -207,7 +211,7 @@ def test_showing_changes_nothing():
 def test_the_terminal_has_every_token_and_score():
     lines = [line.split() for line in terminal(small()).splitlines() if line.strip()]
     assert lines == [
-        ["Attribution", "of", "probability", "by", "saliency,", "in:", "1"],
+        ["Attribution", "of", "probability", "by", "saliency,", "in:", "effect", "on", "probability"],
         ["The", "the", "→", "the", "end"],
         ["Score", "of", "each", "token", "for", "each", "attributed", "token"],
         ["token", "2", "·the", "3", "·end"],
@@ -261,6 +265,7 @@ def test_show_in_a_notebook_displays_the_page_in_a_frame(monkeypatch):
     small().show()
     assert shown[0].data == framed(page(small()))
     assert shown[0].data.count("<") == 4
+    assert 'sandbox="allow-scripts"' in shown[0].data
 
 
 def test_show_writes_the_page(tmp_path):

@@ -323,7 +323,10 @@ def test_another_encoder_decoder_family_is_refused():
         languages_of(config_of(model_type="marian", share_encoder_decoder_embeddings=False), None, None, None)
 
 
-FITTING = "saliency, input_x_gradient, integrated_gradients, gradient_shap, attention, occlusion, lime"
+FITTING = (
+    "saliency, input_x_gradient, integrated_gradients, discretized_integrated_gradients, gradient_shap, attention, "
+    "occlusion, lime"
+)
 
 
 @pytest.mark.parametrize(

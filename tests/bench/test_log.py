@@ -24,6 +24,7 @@ from interpret.bench.values import Encoder, Unkept, Unstorable, decode
 from interpret.errors import InputError, RunError
 from interpret.storage.disk import append_line
 from interpret.tracing.result import TraceResult
+from reference.results import RESULTS
 from reference.tiny import tiny_model
 
 TOP = Path(__file__).parents[2]
@@ -345,6 +346,12 @@ def test_results_of_this_package_come_back(exp):
     result = TraceResult(**dict.fromkeys(TraceResult.__dataclass_fields__) | {"scores": np.ones((2, 3))})
     exp.log(name="trace")(lambda: result)()
     equal(exp.version("trace", exp.versions("trace").version[0]).result, result)
+
+
+@pytest.mark.parametrize(("name", "plain"), [("neurons", list), ("interpreted", dict), ("lens frame", pd.DataFrame)])
+def test_results_that_are_lists_dicts_and_frames_come_back_as_these(name, plain, tmp_path):
+    result = RESULTS[name]
+    equal(decode(json.loads(json.dumps(Encoder(tmp_path).encode(result, "it"))), tmp_path), plain(result))
 
 
 def test_a_call_that_fails_is_not_logged(exp):

@@ -237,11 +237,6 @@ def test_report_makes_a_page_of_a_run_without_the_model(model_folder, examples, 
     assert sorted(file.name for file in tmp_path.iterdir()) == ["examples.json", "page.html", "run"]
 
 
-def test_report_of_what_is_no_run_is_one_message(tmp_path, capsys):
-    assert run("report", tmp_path, "-o", tmp_path / "page.html") == 2
-    assert f"error: {tmp_path / 'table.csv'}: cannot be read" in capsys.readouterr().err.replace("\n", " ")
-
-
 def test_a_page_that_cannot_be_written_is_one_message(model_folder, examples, tmp_path, capsys):
     assert run(*arguments(model_folder, examples, tmp_path / "run")) == 0
     assert run("report", tmp_path / "run", "-o", tmp_path / "none" / "page.html") == 2

@@ -15,6 +15,7 @@ from interpret.errors import InputError
 from interpret.figures import traces
 from interpret.records import TraceAverage, TraceCell, from_csv
 from interpret.tracing.mediators import MEDIATORS as MEDIATOR_ROWS
+from interpret.tracing.show import prompt_figure
 from interpret.tracing.tables import trace_averages, trace_grids
 from reference.commands import run
 from reference.trace_rows import cells
@@ -71,7 +72,7 @@ def panels(figure):
 
 def test_a_fact_is_drawn_tokens_by_layers_on_one_scale(traced):
     of_fact = [grid for grid in traced if grid.name == "known_1"]
-    figure = traces.prompt_figure(of_fact)
+    figure = prompt_figure(of_fact)
     for image, grid in zip(images(figure), of_fact, strict=True):
         np.testing.assert_array_equal(image, grid.scores)
     assert len({image.norm for panel in figure.axes for image in panel.get_images()}) == 1
@@ -87,21 +88,22 @@ def test_a_fact_is_drawn_tokens_by_layers_on_one_scale(traced):
 
 
 def test_the_corrupted_probability_is_pale_and_less_has_a_colour_of_its_own(traced):
-    figure = traces.prompt_figure(traced[:1])
+    figure = prompt_figure(traced[:1])
     (image,) = panels(figure)[0].get_images()
     np.testing.assert_allclose(image.norm(traced[0].p_corrupted), 0.5)
     pale, less, more = (np.array(image.to_rgba(0.1 + step)) for step in (0.0, -0.3, 0.3))
     assert pale[:3].min() > 0.9
-    assert less[1] > max(less[0], less[2]), "green"
-    assert more[1] < min(more[0], more[2]), "purple"
-    low, high = figure.axes[-1].get_ylim()
-    assert (low, high) == (traced[0].scores.min(), traced[0].scores.max())
+    assert less[0] > less[1] > less[2], "orange"
+    assert more[2] > more[1] > more[0], "blue"
+    bar, ends = figure.axes[-1], (traced[0].scores.min(), traced[0].scores.max())
+    assert bar.get_ylim() == ends
+    assert (bar.get_yticks()[0], bar.get_yticks()[-1]) == ends, "both ends are labelled"
 
 
 @pytest.mark.parametrize("token", ["\n", "$x$ $", "東京", "\ue000", "", "a_{b}^c", "\t", "\ud83d"])
 def test_any_token_can_be_drawn(token, tmp_path):
     rows = [vars(row) | {"token": token, "answer": token} for row in cells(effects_of(0))]
-    save(traces.prompt_figure(trace_grids(TraceCell(**row) for row in rows)), tmp_path / "odd")
+    save(prompt_figure(trace_grids(TraceCell(**row) for row in rows)), tmp_path / "odd")
     assert (tmp_path / "odd.png").stat().st_size > 1000
 
 
@@ -109,7 +111,7 @@ def test_labels_of_a_long_prompt_do_not_overlap():
     rng = np.random.default_rng(0)
     rows = cells(rng.uniform(0, 0.5, (80, LAYERS)).tolist())
     rows = [TraceCell(**(vars(row) | {"token": "abcdefghijklmnopqrstuvwxyz"})) for row in rows]
-    figure = traces.prompt_figure(trace_grids(rows))
+    figure = prompt_figure(trace_grids(rows))
     figure.draw_without_rendering()
     boxes = [label.get_window_extent() for label in panels(figure)[0].get_yticklabels()]
     assert all(upper.y0 >= lower.y1 - 1 for upper, lower in zip(boxes, boxes[1:], strict=False))
@@ -120,7 +122,7 @@ def test_labels_of_a_long_prompt_do_not_overlap():
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_titles_and_legends_are_not_cut_off(count):
     grids = trace_grids(rows_of(1, MEDIATORS[:count]))
-    figures = [traces.prompt_figure(grids), traces.average_figure(grids), traces.line_figure(grids)]
+    figures = [prompt_figure(grids), traces.average_figure(grids), traces.line_figure(grids)]
     for figure in figures + ([traces.severed_figure(grids)] if count > 1 else []):
         figure.draw_without_rendering()
         for part in [figure._suptitle, *figure.legends, *(panel.title for panel in figure.axes)]:
@@ -132,7 +134,7 @@ def test_titles_and_legends_are_not_cut_off(count):
 
 def test_two_facts_in_one_figure_are_refused(traced):
     with pytest.raises(InputError, match="needs grids of one fact; got 3: known_0, known_1, known_2"):
-        traces.prompt_figure(traced)
+        prompt_figure(traced)
 
 
 # ------------------------------------------------------------------------------------------------ averages
@@ -159,14 +161,18 @@ def test_negative_averages_are_visible():
     assert (norm.vmin, norm.vmax) == (-0.4, 0.4)
 
 
-def test_a_bucket_without_tokens_is_hatched_and_counted_as_none(traced, tmp_path):
+def test_a_bucket_without_tokens_has_no_row(traced):
     figure = traces.average_figure(traced)
     labels = [label.get_text() for label in panels(figure)[0].get_yticklabels()]
-    assert labels[1] == "middle subject tokens (n=0)"
-    assert labels[2] == "last subject token (n=3)"
-    assert panels(figure)[0].patch.get_hatch()
-    assert np.isnan(images(figure)[0][1]).all()
-    save(figure, tmp_path / "gaps")
+    assert len(labels) == len(images(figure)[0]) == 5
+    assert labels[1] == "last subject token (n=3)"
+    assert not any("middle" in label for label in labels)
+
+
+def test_probabilities_too_small_for_three_decimals_are_below_them():
+    rows = [TraceCell(**(vars(row) | {"p_corrupted": 2e-5, "p_restored": 2e-5})) for row in cells(effects_of(0))]
+    figure = prompt_figure(trace_grids(rows))
+    assert "<0.001 with noise" in figure.get_suptitle()
 
 
 def test_lines_hold_the_average_and_its_interval(traced):
@@ -251,7 +257,7 @@ def test_a_single_mediator_has_no_bars(finished_run, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["--fact", "knwon_1"], r"error: the run has no fact 'knwon_1'; did you mean 'known_1'\?"),
+        (["--fact", "knwon_1"], r"error: the run has no fact or prompt 'knwon_1'; did you mean 'known_1'\?"),
         (["--buckets", "roma"], r"error: unknown bucket scheme 'roma'; did you mean 'rome'\? Allowed: rome, kt"),
         (["-o", "{run}/table.csv"], r"table.csv: cannot be created: File exists"),
     ],
@@ -289,7 +295,7 @@ def test_titles_say_how_much_is_estimated(methods, words):
     traced = trace_grids(rows)
     of_fact = [grid for grid in traced if grid.name == "known_1"]
     figures = [
-        traces.prompt_figure(of_fact),
+        prompt_figure(of_fact),
         traces.average_figure(traced),
         traces.line_figure(traced),
         traces.severed_figure(traced),

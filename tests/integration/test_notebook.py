@@ -37,8 +37,17 @@ def test_the_notebook_runs_and_shows_what_its_text_promises(run):
     assert float(total) == pytest.approx(float(logit), abs=2e-3)
     assert re.search(r"[1-9]\d* of 9216 neurons differ", shown)
     assert re.search(r"P\(Paris\) is 0\.\d+, and 0\.\d+ without neuron", shown)
-    pages = [output["data"].get("text/html", "") for output in outputs(run) if "data" in output]
-    assert any("<iframe" in page for page in pages)
+    data = [output["data"] for output in outputs(run) if "data" in output]
+    titles = re.findall(r"&lt;title&gt;(.*?)&lt;/title&gt;", "".join(one.get("text/html", "") for one in data))
+    assert [title.partition(":")[0] for title in titles] == [
+        "Interpretations",
+        "Interpretations",
+        "Logit lens",
+        "Direct logit attribution",
+        "Causal trace of Paris",
+        "Attribution of P(Paris) − P(London) by input_x_gradient",
+    ]
+    assert sum("image/png" in one for one in data) == 1, "the figure of the neurons"
 
 
 @pytest.mark.notebook

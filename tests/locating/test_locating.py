@@ -350,7 +350,7 @@ def test_the_figure_shows_the_averages_one_panel_per_site(tmp_path):
     assert [panel.get_title() for panel in panels] == ["layer output", "attention", "MLP"]
     for panel, found in zip(panels, location_averages(grids).values(), strict=True):
         np.testing.assert_array_equal(np.asarray(panel.get_images()[0].get_array()), found.mean)
-    assert figure.axes[-1].get_ylabel() == "score (p(answer) - p(foil))"
+    assert figure.axes[-1].get_ylabel() == "score (P(answer) − P(foil))"
     lines = {line.get_label(): line.get_ydata() for line in locations.location_lines(grids).axes[2].get_lines()}
     assert lines["last subject token (n=4)"].argmax() == 5
 
@@ -367,7 +367,7 @@ def test_figures_know_such_a_run_by_its_manifest(finished_run, tmp_path, capsys)
 
 def test_a_fact_the_run_does_not_have_is_refused(finished_run, tmp_path, capsys):
     assert run("figures", finished_run, "-o", tmp_path / "figures", "--fact", "known_9") == 2
-    assert "error: the run has no fact 'known_9'; did you mean 'known_" in capsys.readouterr().err
+    assert "error: the run has no fact or prompt 'known_9'; did you mean 'known_" in capsys.readouterr().err
 
 
 def test_the_plan_is_checked_once_for_all_facts(opened, monkeypatch):

@@ -110,6 +110,17 @@ reads_gguf = pytest.mark.skipif(not READS_GGUF, reason="this release of transfor
 
 
 @reads_gguf
+def test_only_a_conversion_needs_accelerate(file, tmp_path, monkeypatch):
+    converted, _ = load(file, device="cpu")
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    model, _ = load(file, device="cpu")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, converted.state_dict()[name]), name
+    with pytest.raises(ModelError, match=r'^converting a GGUF file needs accelerate: pip install "llm-interpret\['):
+        load(written(tiny_model("llama", seed=1), tmp_path / "other.gguf"), device="cpu")
+
+
+@reads_gguf
 def test_a_gguf_file_opens_with_its_own_weights(file):
     model, tokenizer = load(file, device="cpu")
     ids = torch.tensor([[5, 6, 7, 8]])

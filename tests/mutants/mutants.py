@@ -37,9 +37,12 @@ TESTS = {  # files of a folder -> the tests that see their numbers, fast ones fi
     "anatomy/attention.py": "anatomy engine/test_trunk.py",
     "attribution/methods/gradients.py": "attribution/test_gradients.py",
     "attribution/methods/layer_gradients.py": "attribution/test_layer_gradients.py",
-    "attribution/methods/mask*.py": "attribution/test_masking.py",
+    "attribution/methods/mask*.py": "attribution/test_masking.py attribution/test_lime.py",
+    "attribution/methods/discretized.py": "attribution/test_discretized.py",
     "attribution/methods/attention.py": "attribution/test_attention.py",
-    "attribution/steps": "attribution/test_attribute.py attribution/test_gradients.py",
+    "attribution/steps": "attribution/test_step_functions.py attribution/test_own_functions.py "
+    "attribution/test_contrasts.py attribution/test_dropout.py attribution/test_attribute.py "
+    "attribution/test_gradients.py",
     "attribution/result/aggregation.py": "attribution/test_aggregation.py test_finite.py",
     "attribution/result/scores.py": "attribution/test_aggregation.py test_finite.py",
     "probing/effects.py": "probing/test_knowledge_prober.py test_finite.py",
@@ -55,9 +58,9 @@ TESTS = {  # files of a folder -> the tests that see their numbers, fast ones fi
     "tracing/mediators.py": "tracing/test_mediators.py tracing/test_trace.py",
     "tracing/approximate.py": "tracing/test_approximate.py test_finite.py",
     "tracing/tables.py": "tracing/test_tables.py test_finite.py",
-    "selfie/decoding.py": "selfie/test_selfie.py",
-    "selfie/readings.py": "selfie/test_selfie.py",
-    "control/training.py": "control/test_training.py",
+    "selfie/decoding.py": "selfie/test_selfie.py selfie/test_batches.py selfie/test_sources.py",
+    "selfie/readings.py": "selfie/test_selfie.py selfie/test_batches.py selfie/test_wrong_states.py",
+    "control/training.py": "control",
 }
 OPERATORS = {
     ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">", ast.Eq: "!=", ast.NotEq: "==", ast.Is: "is not",

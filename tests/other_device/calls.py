@@ -185,7 +185,10 @@ def attributed(model: PreTrainedModel, **more: Any) -> Any:
     return interpret.attribute(model, TOKENIZER, "I love eating", "I love eating the", **more).to_frame()
 
 
-FEW_POINTS = {name: {"n_steps": 4} for name in ("integrated_gradients", "layer_integrated_gradients")}
+FEW_POINTS = {
+    name: {"n_steps": 4}
+    for name in ("integrated_gradients", "discretized_integrated_gradients", "layer_integrated_gradients")
+}
 for method in interpret.attribution.list_methods():
     call(f"attribute ({method})", partial(attributed, method=method, **FEW_POINTS.get(method, {})))
 for function in interpret.attribution.list_step_functions():
@@ -313,5 +316,5 @@ call("profile", lambda model: interpret.bench.profile(model, TOKENIZER, TEXTS[:1
 def experiment(model: PreTrainedModel) -> Any:
     with TemporaryDirectory() as folder:
         exp = interpret.Experiment(model, TOKENIZER, folder=folder)
-        interpret.figures.norm_figure(model, cached(model), to=Path(folder) / "norms.png")
+        interpret.probing.norm_figure(model, cached(model), to=Path(folder) / "norms.png")
         return len(exp.tools())

@@ -176,7 +176,11 @@ def test_a_click_shows_the_full_text_and_the_controls_beside_it(page):
     page.cell(5, 2).click()
     assert page.read() == fact(5, 2)
     own, control = page.all(".card")[:2]
-    assert (own.rect["y"], own.rect["x"] + own.rect["width"] < control.rect["x"]) == (control.rect["y"], True)
+    assert own.rect["y"] + own.rect["height"] < control.rect["y"]
+    grid, dock = page.one("#frame").rect, page.one("#dock").rect
+    assert grid["x"] + grid["width"] <= dock["x"], "the panel stands beside the grid"
+    page.look(width=390)
+    assert page.one("#dock").rect["x"] == 0
     page.one("#close").click()
     assert page.read() is None
 
@@ -335,8 +339,9 @@ def test_what_is_open_hides_neither_its_cell_nor_the_headings(page):
             heading, side = page.one("#grid thead th").rect, page.one("#grid tbody th").rect
             assert cell["y"] >= heading["y"] + heading["height"] - 1 >= top
             assert cell["x"] >= side["x"] + side["width"] - 1
-            assert cell["y"] + cell["height"] <= dock["y"] + 1
-            assert cell["x"] + cell["width"] <= size["width"]
+            below = size["width"] < 1000
+            assert cell["y"] + cell["height"] <= (dock["y"] if below else size["height"] + top) + 1
+            assert cell["x"] + cell["width"] <= (size["width"] if below else dock["x"]) + 1
         page.press(Keys.ESCAPE)
 
 
@@ -455,3 +460,24 @@ def test_a_screen_reader_finds_a_grid_with_headings_and_cells(page):
     for name in ("Prompt", "Interpretation prompt", "Colour of a cell"):
         assert ("combobox", name) in named
     assert {("checkbox", "0"), ("checkbox", "5"), ("checkbox", "10")} <= set(named)
+
+
+def test_only_the_exceptions_are_marked(page, tmp_path):
+    passes = {0: True, 1: True, 2: False}
+    written(page, tmp_path, [made(layer_idx=0, token_idx=n, says_more_than_controls=p) for n, p in passes.items()])
+    assert [page.cell(0, token).text.split("\n")[-1] for token in passes] == ["−0.40", "−0.40", "−0.40 ◇"]
+    assert page.one("#legend-own").text.startswith("◇ not both gains above 0: not more likely")
+
+
+def test_the_tokens_around_those_that_were_read_are_folded(page, tmp_path):
+    tokens = [f"<{n}>" for n in range(9)]
+    written(page, tmp_path, [made(layer_idx=0, token_idx=n, prompt_token_list=tokens) for n in (5, 6)])
+    assert page.one("#tokens").text == "… 5 tokens<5><6><7><8>"
+    page.one(".fold").click()
+    assert page.one("#tokens").text == "".join(tokens)
+
+
+def test_the_grid_comes_first_on_phones(page):
+    assert page.one("#frame").rect["y"] > page.one(".filters").rect["y"]
+    page.look(width=390)
+    assert page.one("#frame").rect["y"] < page.one(".filters").rect["y"] < page.one(".texts").rect["y"]

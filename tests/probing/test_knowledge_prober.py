@@ -333,6 +333,23 @@ def test_a_model_in_training_mode_is_read_without_dropout_and_stays_so(gpt2):
     assert gpt2.training
 
 
+def test_a_single_pair_gives_its_two_activations(llama):
+    (true, false), layer, neuron = PAIRS[0], 2, 7
+    effect = KnowledgeProber(llama, TOKENIZER).knowledge_probe([(true, false)], (layer, neuron))
+    plain = [float(plain_neurons(llama, text, layer)[-1, neuron]) for text in (true, false)]
+    assert [effect.true_mean, effect.false_mean] == pytest.approx(plain, rel=1e-4)
+    assert (effect.n_pairs, effect.p_value) == (1, 1), "both signs of one difference are equally extreme"
+    assert math.isnan(effect.cohens_d)
+    assert math.isnan(effect.hedges_g)
+
+
+@pytest.mark.parametrize("form", [list, torch.as_tensor, np.array, lambda ids: torch.as_tensor(ids)[None]])
+def test_texts_may_be_token_ids_in_any_form(llama, form):
+    prober = KnowledgeProber(llama, TOKENIZER)
+    ids = [tuple(form(TOKENIZER(text).input_ids) for text in pair) for pair in PAIRS]
+    assert prober.knowledge_probe(ids, (2, 7)) == prober.knowledge_probe(PAIRS, (2, 7))
+
+
 ONE = [("w5", "w6"), ("w7", "w8")]
 ERRORS = [
     (lambda p: p.polysemantic_score(4), "layer 4 does not exist; this model has layers 0 to 3"),
@@ -344,6 +361,10 @@ ERRORS = [
     (lambda p: p.knowledge_probe(PAIRS, (3, 48)), "neuron 48 does not exist; layer 3 has neurons 0 to 47"),
     (lambda p: p.scan(PAIRS, [0, 9]), "layer 9 does not exist; this model has layers 0 to 3"),
     (lambda p: p.scan(PAIRS, []), "layers is empty: name at least one layer"),
+    (
+        lambda p: p.knowledge_probe([], (0, 0)),
+        "true_false_pairs has 0 pairs: give at least 1, a true and a false text",
+    ),
     (
         lambda p: p.scan([], 0),
         "true_false_pairs has 0 pairs: give at least 2, to estimate the variance of the true and of the false texts",
@@ -361,6 +382,10 @@ ERRORS = [
     (lambda p: p.scan(ONE, 0, batch_size=0), "batch_size is 0: give at least 1"),
     (lambda p: p.scan(ONE, 0, n_permutations=0), "n_permutations is 0: draw at least one"),
     (lambda p: p.intervene((0, 48)).__enter__(), "neuron 48 does not exist; layer 0 has neurons 0 to 47"),
+    (
+        lambda p: p.knowledge_probe([(torch.ones(2, 5, dtype=torch.int64), "w5")], (0, 0)),
+        "a text has the token id [1, 1, 1, 1, 1]; this tokenizer has ids 0 to 96",
+    ),
     (
         lambda p: p.intervene((0, 1), column=-1).__enter__(),
         "column -1: give a column of the padded batch, counted from 0",

@@ -11,17 +11,20 @@ from interpret.errors import InputError
 from interpret.probing._logit_attribution import _pulled_back, head_writes, logit_attribution
 from interpret.probing._logit_lens import logit_lens
 from interpret.probing.residual_stream import residual_decomposition, residual_movement
-from reference.tiny import D, L, V, residual_scale, tiny_model
+from reference.tiny import FURTHER, KINDS, D, L, V, residual_scale, tiny_model
 from reference.toy_tokenizers import byte_level
 
 ROWS = [[5, 6, 7, 8, 9], [20, 30], [40, 50, 60]]
 TARGETS = [3, 50, 96]
+EVERY_KIND = pytest.mark.parametrize("kind", [*KINDS, *FURTHER])
 PLACES = [(prompt, position) for prompt, row in enumerate(ROWS) for position in range(len(row))]
 
 
-def test_the_last_layers_lens_is_the_model_itself(family_model):
-    cache = activation_cache(family_model, None, ROWS)
-    lens = logit_lens(family_model, cache, top=V, positions=None)
+@EVERY_KIND
+def test_the_last_layers_lens_is_the_model_itself(kind):
+    model = tiny_model(kind)
+    cache = activation_cache(model, None, ROWS)
+    lens = logit_lens(model, cache, top=V, positions=None)
     assert len(lens) == len(PLACES) * (L + 1) * V
     for prompt, position in PLACES:
         here = lens[(lens.prompt == prompt) & (lens.position == position) & (lens.layer == L)]
@@ -74,13 +77,15 @@ def test_tokens_are_asked_for_and_written_by_the_tokenizer():
     assert set(lens.token_id) == set(tokenizer("P").input_ids)
 
 
-def test_shares_of_a_logit_add_up_to_it_in_every_family(family_model):
-    cache = activation_cache(family_model, None, ROWS)
-    shares = logit_attribution(family_model, cache, TARGETS, positions=None)
+@EVERY_KIND
+def test_shares_of_a_logit_add_up_to_it_in_every_family(kind):
+    model = tiny_model(kind)
+    cache = activation_cache(model, None, ROWS)
+    shares = logit_attribution(model, cache, TARGETS, positions=None)
     sums = shares.groupby(["prompt", "position"]).logit.sum()
     assert list(sums.index) == PLACES
     for prompt, position in PLACES:
-        logit, cap = cache["logits"][prompt, position, TARGETS[prompt]].item(), logit_cap(family_model)
+        logit, cap = cache["logits"][prompt, position, TARGETS[prompt]].item(), logit_cap(model)
         total = sums[prompt, position] if cap is None else cap * np.tanh(sums[prompt, position] / cap)
         assert total == pytest.approx(logit, abs=1e-4)
 

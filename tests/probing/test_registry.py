@@ -97,13 +97,12 @@ def test_a_probe_of_the_users_is_in_call_table_and_figure(own, opened, model_fol
     assert "state_norm" in capsys.readouterr().out
 
 
-def test_a_run_without_figures_is_said_by_its_command(opened, model_folder, examples, tmp_path, capsys):
-    argv = ("--examples", examples, "--output", tmp_path / "run", "--model", model_folder, "--device", "cpu")
-    assert run("probe", "heads", *argv) == 0
+def test_a_run_of_a_probe_without_a_page_is_said_by_its_command(own, opened, examples, tmp_path, capsys):
+    run_probe(*opened, "state_norm", examples, tmp_path / "run")
     capsys.readouterr()
-    assert run("figures", tmp_path / "run", "-o", tmp_path / "figures") == 2
-    message = f"error: {tmp_path / 'run'} is a run of 'interpret probe heads', for which there are no figures\n"
-    assert capsys.readouterr().err == message
+    assert run("report", tmp_path / "run", "-o", tmp_path / "page.html") == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"error: {tmp_path / 'run'} is a run of 'interpret probe state_norm'; there are pages for runs of" in said
 
 
 @pytest.mark.parametrize("name", ["lens", "neurons"])

@@ -1,12 +1,17 @@
 """A pytest plugin: of the tests marked ``matrix``, run as few combinations as hold every value of each parameter.
 
-The option ``--all-combinations`` runs them all.
+Of the combinations marked ``further``, only a few of each test are drawn; the seed is the test's name. The option
+``--all-combinations`` runs them all.
 """
 
 from collections.abc import Hashable, Sequence
+from random import Random
 from typing import Any
 
 import pytest
+
+SAMPLE = 3
+"""How many of a test's combinations that are marked ``further`` are run."""
 
 
 def covering(combinations: Sequence[frozenset[Hashable]]) -> list[int]:
@@ -33,10 +38,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Deselect the combinations that are not needed; pytest counts them in its last line."""
     if config.getoption("all_combinations"):
         return
-    out = _left_out(items)
+    out = _not_drawn(items)
+    drawn = set(out)
+    out += _left_out([item for item in items if item not in drawn])
     config.hook.pytest_deselected(items=out)
     unwanted = set(out)
     items[:] = [item for item in items if item not in unwanted]
+
+
+def _not_drawn(items: Sequence[pytest.Item]) -> list[pytest.Item]:
+    further: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("further"):
+            further.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    out: list[pytest.Item] = []
+    for test, of_one in further.items():
+        kept = Random(test).sample(of_one, min(SAMPLE, len(of_one)))
+        out += [item for item in of_one if item not in kept]
+    return out
 
 
 def _left_out(items: Sequence[pytest.Item]) -> list[pytest.Item]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from interpret import cli
+from interpret import cli, load
 from reference.tiny import resize_vocabulary, tiny_model
 from reference.toy_tokenizers import byte_level
 
@@ -31,6 +31,18 @@ def saved_model(folder: Path, kind: str = "llama") -> Path:
     model.config.eos_token_id = model.generation_config.eos_token_id = 1
     model.save_pretrained(folder)
     byte_level(chat=True).save_pretrained(folder)
+    return folder
+
+
+def answering(folder: Path, prompt: str, answer: str) -> Path:
+    """Let a saved model continue a prompt with an answer of one token, and save it again."""
+    model, tokenizer = load(folder, device="cpu")
+    (wanted,) = tokenizer(answer, add_special_tokens=False).input_ids
+    with torch.no_grad():
+        said = int(model(torch.tensor([tokenizer(prompt).input_ids])).logits[0, -1].argmax())
+        weight = model.get_output_embeddings().weight
+        weight[[said, wanted]] = weight[[wanted, said]]
+    model.save_pretrained(folder)
     return folder
 
 

@@ -29,8 +29,12 @@ class ReferenceRun:
 
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
     """Return the decoder layers of a causal LM."""
-    if model.config.model_type in ("gpt2", "gptj"):
+    if model.config.model_type in ("gpt2", "gptj", "codegen", "falcon", "gpt_bigcode", "gpt_neo", "bloom"):
         return model.transformer.h
+    if model.config.model_type == "mpt":
+        return model.transformer.blocks
+    if model.config.model_type == "biogpt":
+        return model.biogpt.layers
     if model.config.model_type == "gpt_neox":
         return model.gpt_neox.layers
     if model.config.model_type == "opt":

@@ -1,11 +1,14 @@
 """Helpers for reference attributions by full forward passes: models, texts, and the probability of a token."""
 
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from interpret import attribute
+from interpret.attribution.result.scores import Attributed
 from reference import tiny
 from reference.toy_tokenizers import byte_level
 
@@ -44,3 +47,16 @@ def prefixes(text: str) -> list[tuple[list[int], int]]:
     """Return the steps after the prompt: (token ids before the step, token id of the step)."""
     ids = ids_of(text)
     return [(ids[:column], ids[column]) for column in range(N_PROMPT, len(ids))]
+
+
+def attributed(model: PreTrainedModel | None = None, targets: str = TARGET, **options: Any) -> Attributed:
+    """Return the attribution of a target after the prompt, by default with a Llama model."""
+    model = wide_model("llama") if model is None else model
+    (one,) = attribute(model, TOKENIZER, PROMPT, targets, **options).sequences
+    return one
+
+
+def last_logits(model: PreTrainedModel, ids: list[int]) -> Tensor:
+    """Return the next-token logits after some ids, [V] in float64."""
+    with torch.no_grad():
+        return model(torch.tensor([ids])).logits[0, -1].double()

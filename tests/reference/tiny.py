@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from inspect import signature
 from typing import Any
 
+import pytest
 import torch
 import transformers
 from torch import nn
@@ -51,7 +52,26 @@ _LLAMA3 = {
 }
 
 
-_FAMILY_OF = {"GPTNeoX": "gpt_neox", "Gemma3Text": "gemma3_text"}
+_FAMILY_OF = {
+    "GPTNeoX": "gpt_neox",
+    "Gemma3Text": "gemma3_text",
+    "GPTBigCode": "gpt_bigcode",
+    "GPTNeo": "gpt_neo",
+    "SeedOss": "seed_oss",
+    "Ernie4_5": "ernie4_5",
+    "HunYuanDenseV1": "hunyuan_v1_dense",
+    "Qwen2Moe": "qwen2_moe",
+    "Qwen3Moe": "qwen3_moe",
+    "GptOss": "gpt_oss",
+    "Ernie4_5_Moe": "ernie4_5_moe",
+    "Glm4Moe": "glm4_moe",
+    "MiniMaxM2": "minimax_m2",
+    "DeepseekV2": "deepseek_v2",
+    "DeepseekV3": "deepseek_v3",
+    "SolarOpen": "solar_open",
+    "FlexOlmo": "flex_olmo",
+    "HunYuanMoEV1": "hunyuan_v1_moe",
+}
 
 
 @dataclass(frozen=True)
@@ -73,8 +93,8 @@ class Kind:
         return _FAMILY_OF.get(self.config.removesuffix("Config"), self.config.removesuffix("Config").lower())
 
 
-# All families, and variants of some with another layer layout or other rotary embeddings.
-ALL_KINDS: dict[str, Kind] = {
+# Families whose tests all run for every change, and variants of some with another layer layout or rotary embeddings.
+MOST_TESTED: dict[str, Kind] = {
     "llama": Kind("LlamaForCausalLM", "LlamaConfig", _LLAMA_LIKE),
     "llama3": Kind("LlamaForCausalLM", "LlamaConfig", _LLAMA_LIKE | {"rope_scaling": _LLAMA3}, "4.43.0"),
     "mistral": Kind("MistralForCausalLM", "MistralConfig", _LLAMA_LIKE | {"sliding_window": 64}),
@@ -101,6 +121,132 @@ ALL_KINDS: dict[str, Kind] = {
 }
 
 
+_PARTIAL = {"partial_rotary_factor": 0.5}
+_FALCON = {"hidden_size": D, "num_hidden_layers": L, "num_attention_heads": 4, "max_position_embeddings": 64}
+_CODE = {"hidden_size": D, "num_layers": L, "attention_heads": 4, "ffn_dim": 48, "max_position_embeddings": 64}
+_CODE |= {"d_model": D, "dropout": 0.0, "attention_dropout": 0.0}
+_BIOGPT = _NEOX | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+# Two of four experts for each token.
+_EXPERTS = _LLAMA_LIKE | {"num_experts_per_tok": 2, "moe_intermediate_size": 24}
+_LOCAL = {"num_local_experts": 4}
+_NUMBERED = {"num_experts": 4}
+_ROUTED = {"n_routed_experts": 4, "n_group": 1, "topk_group": 1, "n_shared_experts": 1, "first_k_dense_replace": 1}
+_LATENT = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 8}
+_LATENT |= {"num_key_value_heads": 4}
+
+# Further families: the tests of the README's table, and those of each analysis in tests/anatomy/test_more_families.py.
+_MORE: dict[str, Kind] = {
+    "gemma": Kind("GemmaForCausalLM", "GemmaConfig", _WIDE_HEADS, "4.38.0"),
+    "vaultgemma": Kind("VaultGemmaForCausalLM", "VaultGemmaConfig", _GEMMA, "4.57.0"),
+    "ministral": Kind("MinistralForCausalLM", "MinistralConfig", _WIDE_HEADS | _WINDOWS, "5.0.0"),
+    "olmo": Kind("OlmoForCausalLM", "OlmoConfig", _LLAMA_LIKE, "4.40.0"),
+    "olmo3": Kind("Olmo3ForCausalLM", "Olmo3Config", _LLAMA_LIKE | _WINDOWS, "4.57.0"),
+    "smollm3": Kind("SmolLM3ForCausalLM", "SmolLM3Config", _LLAMA_LIKE | {"no_rope_layer_interval": 2}, "4.53.0"),
+    "seed_oss": Kind("SeedOssForCausalLM", "SeedOssConfig", _WIDE_HEADS, "4.56.0"),
+    "cwm": Kind("CwmForCausalLM", "CwmConfig", _LLAMA_LIKE | _WINDOWS, "5.0.0"),
+    "helium": Kind("HeliumForCausalLM", "HeliumConfig", _LLAMA_LIKE | {"head_dim": 8}, "4.49.0"),
+    "ernie4_5": Kind("Ernie4_5ForCausalLM", "Ernie4_5Config", _LLAMA_LIKE | {"head_dim": 8}, "4.54.0"),
+    "exaone4": Kind("Exaone4ForCausalLM", "Exaone4Config", _LLAMA_LIKE | _WINDOWS, "4.54.0"),
+    "glm": Kind("GlmForCausalLM", "GlmConfig", _LLAMA_LIKE | {"head_dim": 8} | _PARTIAL, "4.46.0"),
+    "glm4": Kind("Glm4ForCausalLM", "Glm4Config", _LLAMA_LIKE | {"head_dim": 8} | _PARTIAL, "4.51.0"),
+    "arcee": Kind("ArceeForCausalLM", "ArceeConfig", _LLAMA_LIKE, "4.53.0"),
+    "jais2": Kind("Jais2ForCausalLM", "Jais2Config", _LLAMA_LIKE, "5.0.0"),
+    "nemotron": Kind("NemotronForCausalLM", "NemotronConfig", _LLAMA_LIKE | _PARTIAL, "4.44.0"),
+    "apertus": Kind("ApertusForCausalLM", "ApertusConfig", _LLAMA_LIKE, "4.56.0"),
+    "starcoder2": Kind("Starcoder2ForCausalLM", "Starcoder2Config", _LLAMA_LIKE | {"sliding_window": 4}, "4.39.0"),
+    "hunyuan": Kind("HunYuanDenseV1ForCausalLM", "HunYuanDenseV1Config", _LLAMA_LIKE | {"head_dim": 8}, "4.56.0"),
+    "cohere2": Kind("Cohere2ForCausalLM", "Cohere2Config", _LLAMA_LIKE | _WINDOWS | {"logit_scale": 0.25}, "4.48.0"),
+    "phi": Kind("PhiForCausalLM", "PhiConfig", _LLAMA_LIKE | _PARTIAL, "4.36.0"),
+    "phi_normed_heads": Kind("PhiForCausalLM", "PhiConfig", _LLAMA_LIKE | _PARTIAL | {"qk_layernorm": True}, "4.36.0"),
+    "stablelm": Kind("StableLmForCausalLM", "StableLmConfig", _LLAMA_LIKE | _PARTIAL, "4.38.0"),
+    "stablelm_parallel": Kind(
+        "StableLmForCausalLM", "StableLmConfig", _LLAMA_LIKE | _PARTIAL | {"use_parallel_residual": True}, "4.38.0"
+    ),
+    "codegen": Kind("CodeGenForCausalLM", "CodeGenConfig", _GPT | _GPT_DROPOUT | {"rotary_dim": 4}),
+    "falcon": Kind("FalconForCausalLM", "FalconConfig", _FALCON),
+    "falcon_grouped": Kind(
+        "FalconForCausalLM", "FalconConfig", _FALCON | {"new_decoder_architecture": True, "num_kv_heads": 2}
+    ),
+    "falcon_alibi": Kind(
+        "FalconForCausalLM",
+        "FalconConfig",
+        _FALCON | {"alibi": True, "multi_query": False, "parallel_attn": False, "bias": True},
+    ),
+    "gpt_bigcode": Kind("GPTBigCodeForCausalLM", "GPTBigCodeConfig", _GPT | _GPT_DROPOUT),
+    "gpt_neo": Kind(
+        "GPTNeoForCausalLM",
+        "GPTNeoConfig",
+        {
+            "hidden_size": D,
+            "intermediate_size": 48,
+            "num_layers": L,
+            "num_heads": 4,
+            "max_position_embeddings": 64,
+            "window_size": 4,
+            "attention_types": [[["global", "local"], 2]],
+        },
+    ),
+    "xglm": Kind("XGLMForCausalLM", "XGLMConfig", _CODE),
+    "biogpt": Kind("BioGptForCausalLM", "BioGptConfig", _BIOGPT),
+    "persimmon": Kind("PersimmonForCausalLM", "PersimmonConfig", _NEOX | {"qk_layernorm": True}),
+    "bloom": Kind("BloomForCausalLM", "BloomConfig", {"hidden_size": D, "n_layer": L, "n_head": 4}),
+    "mpt": Kind("MptForCausalLM", "MptConfig", {"d_model": D, "n_layers": L, "n_heads": 4, "max_seq_len": 64}),
+    "mixtral": Kind("MixtralForCausalLM", "MixtralConfig", _EXPERTS | _LOCAL, "4.36.0"),
+    "qwen2_moe": Kind(
+        "Qwen2MoeForCausalLM",
+        "Qwen2MoeConfig",
+        _EXPERTS | _NUMBERED | {"shared_expert_intermediate_size": 24},
+        "4.40.0",
+    ),
+    "qwen3_moe": Kind(
+        "Qwen3MoeForCausalLM",
+        "Qwen3MoeConfig",
+        _EXPERTS | _NUMBERED | {"mlp_only_layers": [1], "head_dim": 16},
+        "4.51.0",
+    ),
+    "olmoe": Kind("OlmoeForCausalLM", "OlmoeConfig", _EXPERTS | _NUMBERED, "4.45.0"),
+    "gpt_oss": Kind("GptOssForCausalLM", "GptOssConfig", _EXPERTS | _LOCAL | _WINDOWS | {"head_dim": 8}, "4.55.0"),
+    "granitemoe": Kind("GraniteMoeForCausalLM", "GraniteMoeConfig", _EXPERTS | _LOCAL | _GRANITE, "4.45.0"),
+    "phimoe": Kind("PhimoeForCausalLM", "PhimoeConfig", _EXPERTS | _LOCAL, "4.46.0"),
+    "ernie4_5_moe": Kind(
+        "Ernie4_5_MoeForCausalLM",
+        "Ernie4_5_MoeConfig",
+        _EXPERTS | {"moe_num_experts": 4, "moe_k": 2, "moe_layer_start_index": 1, "moe_num_shared_experts": 1},
+        "4.54.0",
+    ),
+    "glm4_moe": Kind(
+        "Glm4MoeForCausalLM",
+        "Glm4MoeConfig",
+        _EXPERTS | _ROUTED | _PARTIAL | {"head_dim": 8, "use_qk_norm": True},
+        "4.54.0",
+    ),
+    "dots1": Kind("Dots1ForCausalLM", "Dots1Config", _EXPERTS | _ROUTED | {"head_dim": 8}, "4.53.0"),
+    "minimax_m2": Kind(
+        "MiniMaxM2ForCausalLM", "MiniMaxM2Config", _EXPERTS | _LOCAL | {"head_dim": 8, "rotary_dim": 4}, "5.0.0"
+    ),
+    "solar_open": Kind("SolarOpenForCausalLM", "SolarOpenConfig", _EXPERTS | _ROUTED | {"head_dim": 8}, "5.0.0"),
+    "mellum": Kind("MellumForCausalLM", "MellumConfig", _EXPERTS | _NUMBERED | _WINDOWS | {"head_dim": 8}, "5.0.0"),
+    "flex_olmo": Kind("FlexOlmoForCausalLM", "FlexOlmoConfig", _EXPERTS | _NUMBERED, "4.57.0"),
+    "hunyuan_moe": Kind(
+        "HunYuanMoEV1ForCausalLM", "HunYuanMoEV1Config", _EXPERTS | _NUMBERED | {"head_dim": 8, "moe_topk": 2}, "4.56.0"
+    ),
+    "hyperclovax": Kind("HyperCLOVAXForCausalLM", "HyperCLOVAXConfig", _LLAMA_LIKE | _GRANITE, "5.0.0"),
+    "ministral3": Kind("Ministral3ForCausalLM", "Ministral3Config", _WIDE_HEADS, "5.0.0"),
+    "nanochat": Kind("NanoChatForCausalLM", "NanoChatConfig", _LLAMA_LIKE, "5.0.0"),
+    "bitnet": Kind("BitNetForCausalLM", "BitNetConfig", _LLAMA_LIKE, "4.52.0"),
+    "diffllama": Kind("DiffLlamaForCausalLM", "DiffLlamaConfig", _LLAMA_LIKE, "4.49.0"),
+    "youtu": Kind("YoutuForCausalLM", "YoutuConfig", _LLAMA_LIKE | _LATENT, "5.0.0"),
+    "deepseek_v2": Kind(
+        "DeepseekV2ForCausalLM",
+        "DeepseekV2Config",
+        _EXPERTS | _ROUTED | _LATENT | {"topk_method": "greedy", "norm_topk_prob": False},
+        "4.54.0",
+    ),
+    "deepseek_v3": Kind("DeepseekV3ForCausalLM", "DeepseekV3Config", _EXPERTS | _ROUTED | _LATENT, "4.51.0"),
+}
+ALL_KINDS = MOST_TESTED | _MORE
+
+
 def part_of(kind: Kind, release: str) -> bool:
     """Return whether a release of transformers includes a kind."""
     return _numbers(kind.since) <= _numbers(release)
@@ -110,13 +256,34 @@ def _numbers(release: str) -> list[int]:
     return [int(number) for number in release.split(".")[:3]]
 
 
-KINDS = {name: kind for name, kind in ALL_KINDS.items() if part_of(kind, transformers.__version__)}
-"""The kinds that the installed transformers can build."""
+KINDS = {name: kind for name, kind in MOST_TESTED.items() if part_of(kind, transformers.__version__)}
+"""The most tested kinds that the installed transformers can build."""
+MORE_KINDS = {name: kind for name, kind in _MORE.items() if part_of(kind, transformers.__version__)}
+"""The others that it can build."""
+WHOLE = (
+    "hunyuan",
+    "hunyuan_moe",
+    "ministral3",
+    "nanochat",
+    "bitnet",
+    "diffllama",
+    "youtu",
+    "falcon_alibi",
+    "bloom",
+    "mpt",
+)
+WHOLE += ("deepseek_v2", "deepseek_v3")
+"""Kinds whose layers cannot be run part by part."""
+EXPERTS = ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "gpt_oss", "granitemoe", "phimoe", "ernie4_5_moe", "glm4_moe")
+EXPERTS += ("dots1", "minimax_m2", "solar_open", "mellum", "flex_olmo")
+"""Kinds whose MLPs are mixtures of experts, and whose layers can be run part by part."""
+FURTHER = [pytest.param(kind, marks=pytest.mark.further) for kind in MORE_KINDS if kind not in WHOLE]
+"""Parameters of tests that a sample of these kinds takes part in, and all of them with ``--all-combinations``."""
 
 
 def tiny_model(kind: str, seed: int = 0) -> PreTrainedModel:
     """Build the model of a kind; the seed determines its weights."""
-    return _built(KINDS[kind], seed, L)
+    return _built((KINDS | MORE_KINDS)[kind], seed, L)
 
 
 def shallow_model(kind: str, n_layers: int) -> PreTrainedModel:
@@ -128,7 +295,7 @@ def shallow_model(kind: str, n_layers: int) -> PreTrainedModel:
 def _built(wanted: Kind, seed: int, n_layers: int) -> PreTrainedModel:
     config = getattr(transformers, wanted.config)(**_COMMON, **wanted.shape)
     model: PreTrainedModel = getattr(transformers, wanted.model)(config).eval()
-    if wanted.family == "gemma2":
+    if wanted.family in ("gemma2", "vaultgemma"):
         eager(model)  # the default of 4.57, torch's own attention, ignores the soft cap of the attention logits
     _randomise(model, seed)
     assert model.config.num_hidden_layers == n_layers
@@ -157,9 +324,10 @@ def _randomise(model: PreTrainedModel, seed: int) -> None:
     """Draw all parameters anew."""
     generator = torch.Generator().manual_seed(seed)
     norm_weights = {
-        id(module.weight)
+        id(getattr(module, "weight", None))
         for module in model.modules()
-        if isinstance(module, nn.LayerNorm) or type(module).__name__.endswith(("RMSNorm", "CohereLayerNorm"))
+        if isinstance(module, nn.LayerNorm)
+        or type(module).__name__.endswith(("RMSNorm", "CohereLayerNorm", "Cohere2LayerNorm"))
     }
     with torch.no_grad():
         for parameter in model.parameters():

@@ -16,18 +16,37 @@ from reference.overlay import decoder_layers
 # Modules of a layer: attention, its output projection (input: heads), MLP, its output projection (input: neurons).
 MODULES = {
     **dict.fromkeys(
-        ("llama", "mistral", "qwen2", "qwen3", "phi3", "granite", "cohere"),
+        (
+            *("llama", "mistral", "qwen2", "qwen3", "phi3", "granite", "cohere", "gemma", "vaultgemma", "ministral"),
+            *("olmo", "smollm3", "seed_oss", "cwm", "helium", "ernie4_5", "glm", "arcee", "jais2", "nemotron"),
+            *("apertus", "hunyuan_v1_dense", "cohere2", "stablelm", "ministral3", "bitnet", "diffllama", "youtu"),
+            # A mixture of experts has no such neurons; its heads and its output are the same modules.
+            *("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "gpt_oss", "phimoe", "ernie4_5_moe"),
+            *("glm4_moe", "dots1", "minimax_m2", "solar_open", "mellum", "hunyuan_v1_moe", "deepseek_v2"),
+            "deepseek_v3",
+        ),
         ("self_attn", "self_attn.o_proj", "mlp", "mlp.down_proj"),
     ),
+    "granitemoe": ("self_attn", "self_attn.o_proj", "block_sparse_moe", ""),
+    "phi": ("self_attn", "self_attn.dense", "mlp", "mlp.fc2"),
+    "nanochat": ("self_attn", "self_attn.o_proj", "mlp", "mlp.fc2"),
+    "starcoder2": ("self_attn", "self_attn.o_proj", "mlp", "mlp.c_proj"),
+    "persimmon": ("self_attn", "self_attn.dense", "mlp", "mlp.dense_4h_to_h"),
+    "falcon": ("self_attention", "self_attention.dense", "mlp", "mlp.dense_4h_to_h"),
+    "bloom": ("self_attention.dense", "self_attention.dense", "mlp.dense_4h_to_h", "mlp.dense_4h_to_h"),
+    "mpt": ("attn", "attn.out_proj", "ffn.down_proj", "ffn.down_proj"),
     # In these families, outputs are normalised before they are added to the residual stream.
     **dict.fromkeys(
-        ("gemma2", "gemma3_text", "olmo2"),
+        ("gemma2", "gemma3_text", "olmo2", "olmo3", "exaone4", "flex_olmo"),
         ("post_attention_layernorm", "self_attn.o_proj", "post_feedforward_layernorm", "mlp.down_proj"),
     ),
-    "gpt2": ("attn", "attn.c_proj", "mlp", "mlp.c_proj"),
-    "gptj": ("attn", "attn.out_proj", "mlp", "mlp.fc_out"),
+    "glm4": ("post_self_attn_layernorm", "self_attn.o_proj", "post_mlp_layernorm", "mlp.down_proj"),
+    "hyperclovax": ("post_norm1", "self_attn.o_proj", "post_norm2", "mlp.down_proj"),
+    **dict.fromkeys(("gpt2", "gpt_bigcode"), ("attn", "attn.c_proj", "mlp", "mlp.c_proj")),
+    "gpt_neo": ("attn", "attn.attention.out_proj", "mlp", "mlp.c_proj"),
+    **dict.fromkeys(("gptj", "codegen"), ("attn", "attn.out_proj", "mlp", "mlp.fc_out")),
     "gpt_neox": ("attention", "attention.dense", "mlp", "mlp.dense_4h_to_h"),
-    "opt": ("self_attn", "self_attn.out_proj", "fc2", "fc2"),
+    **dict.fromkeys(("opt", "xglm", "biogpt"), ("self_attn", "self_attn.out_proj", "fc2", "fc2")),
 }
 Edit = Callable[[Tensor], Tensor | None]
 """Takes the values of a site, [S, T, width]; returns the new values, or None to keep the old ones."""
@@ -36,7 +55,8 @@ Edit = Callable[[Tensor], Tensor | None]
 def hooked(model: PreTrainedModel, layer: int, site: str, edit: Edit, n_samples: int) -> Any:
     """Register an edit of one site of one layer, on a module's output or (heads and neurons) its input."""
     block = decoder_layers(model)[layer]
-    attention, heads, mlp, neurons = (block.get_submodule(name) for name in MODULES[model.config.model_type])
+    names = dict(zip(("attn_out", "heads", "mlp_out", "neurons"), MODULES[model.config.model_type], strict=True))
+    module = block.get_submodule("" if site == "resid_post" else names[site])
 
     def edited(value: Tensor) -> Tensor:
         # The MLP of OPT works on [S * T, width].
@@ -50,8 +70,8 @@ def hooked(model: PreTrainedModel, layer: int, site: str, edit: Edit, n_samples:
         return (edited(output[0]), *output[1:]) if isinstance(output, tuple) else edited(output)
 
     if site in ("heads", "neurons"):
-        return {"heads": heads, "neurons": neurons}[site].register_forward_pre_hook(on_input)
-    return {"resid_post": block, "attn_out": attention, "mlp_out": mlp}[site].register_forward_hook(on_output)
+        return module.register_forward_pre_hook(on_input)
+    return module.register_forward_hook(on_output)
 
 
 def run(model: PreTrainedModel, embeddings: Tensor, edits: Mapping[tuple[int, str], Edit]) -> Tensor:

@@ -108,7 +108,7 @@ def test_a_text_with_slots_gets_no_chat_template():
             "sumarize",
             5,
             "unknown interpretation prompt 'sumarize'; did you mean 'summarize'? "
-            "Allowed: summarize, repeat, about, explain, a text with {slots} in it",
+            "Allowed: summarize, repeat, object, object_you_said, about, explain, a text with {slots} in it",
         ),
         ("summarize", 0, "the number of slots is 0; an interpretation prompt needs at least 1"),
     ],

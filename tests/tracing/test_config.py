@@ -58,6 +58,7 @@ def test_a_knowledge_tracing_file_is_read_unchanged(tmp_path):
     assert config.mediators == ("hidden", "attn_severed", "mlp_severed")
     assert config.settings == TraceSettings(noise=0.1)
     assert (config.rule, config.buckets, config.method) == ("first_token", "kt", "exact")
+    assert config.data == "data/known_1000.json"
 
 
 def test_our_own_keys_override_the_defaults_of_knowledge_tracing(tmp_path):

@@ -8,13 +8,14 @@ import pytest
 
 from interpret.errors import InputError
 from interpret.facts.files import Fact
-from interpret.figures import average_figure, prompt_figure
+from interpret.figures import average_figure
 from interpret.figures.traces import severed_figure, severed_grids
 from interpret.tracing import (
     MEDIATORS,
     Mediator,
     Pin,
     TraceSettings,
+    prompt_figure,
     register_mediator,
     screen,
     trace_facts,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from interpret.errors import InputError, ModelError, RunError
-from interpret.storage.outcomes import Dropped, Rows
+from interpret.storage.outcomes import Dropped, Kept
 from interpret.storage.parts import StoredParts
 from interpret.workers.crew import Came, Died, Done, Lost
 from interpret.workers.jobs import Finished, Settled, Task
@@ -21,7 +21,7 @@ SETTLED = Settled()
 
 
 def outcome_of(unit):
-    return Rows(f"{unit}\r\n".encode(), 1, {f"{unit}.npz": b"x"})
+    return Kept(f"{unit}\r\n".encode(), 1, {f"{unit}.npz": b"x"})
 
 
 @dataclass

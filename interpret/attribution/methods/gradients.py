@@ -163,7 +163,7 @@ def rescale_rule(model: PreTrainedModel) -> Rule:
 def rescaled(model: PreTrainedModel) -> Iterator[None]:
     """Backpropagate slopes through the MLPs' activation functions; the second half of each batch is the baseline."""
     anatomy = anatomy_of(model)
-    path = anatomy.parts.activation
+    path = anatomy.neuron_parts.activation
     check_insides(model)
     # A module shared by several layers is hooked once.
     modules = {id(module): module for module in (layer.get_submodule(path) for layer in anatomy.layers)}

@@ -65,6 +65,12 @@ METHODS: dict[str, AttributionMethod] = {
         together=True,
         part="steps",
     ),
+    "discretized_integrated_gradients": AttributionMethod(
+        "gradients along a path of words from a baseline",
+        "discretized.discretized_integrated_gradients",
+        together=True,
+        part="steps",
+    ),
     "deeplift": AttributionMethod(
         "differences from a baseline, backpropagated by DeepLIFT's rescale rule",
         "gradients.deeplift",

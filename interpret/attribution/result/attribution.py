@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from interpret.attribution.result import aggregation, files, page, show
+from interpret.attribution.result import aggregation, files
 from interpret.attribution.result.scores import AttributionScores, How, Spans
+from interpret.attribution.result.show import attribution_view
+from interpret.display.shown import Shown
+from interpret.display.view import View
 
 
 @dataclass(frozen=True, repr=False)
-class Attribution(AttributionScores):
+class Attribution(AttributionScores, Shown):
     """The attribution of one or several inputs."""
 
     def __repr__(self) -> str:
@@ -74,10 +77,6 @@ class Attribution(AttributionScores):
         """Read an attribution that ``save`` wrote; see ``interpret.attribution.result.files.load``."""
         return cls(*files.load(path))
 
-    def show(self, *, html: str | Path | None = None, overwrite: bool = False) -> Path | None:
-        """Display this attribution, or write its page to a file; see ``interpret.attribution.result.show.show``."""
-        return show.show(self, html=html, overwrite=overwrite)
-
-    def to_html(self) -> str:
-        """Return this attribution as one self-contained HTML page; see ``interpret.attribution.result.page.page``."""
-        return page.page(self)
+    def view(self) -> View:
+        """Return what is shown: each input's text coloured by its scores, and its heat maps."""
+        return attribution_view(self)

@@ -1,149 +1,184 @@
-"""Display attributions: coloured tables in a terminal, a page in a notebook or a file."""
+"""What an attribution shows: the text coloured by its scores, and a heat map for each input."""
 
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass
-from html import escape
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import Any
 
-from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderResult
-from rich.table import Table
-from rich.text import Text
+import numpy as np
+from numpy.typing import NDArray
 
-from interpret.attribution.result.heatmap import LEVELS, Band, Heading, Heatmap, Panel, level, marked, panels, title
-from interpret.attribution.result.page import not_finite, page, pieces
-from interpret.attribution.result.scores import AttributionScores
-from interpret.errors import InputError
-from interpret.storage.disk import replacing
+from interpret.attribution.result.aggregation import aggregate
+from interpret.attribution.result.scores import Attributed, AttributionScores, ScoreArray
+from interpret.display.heatmaps import (
+    Band,
+    Heatmap,
+    Panel,
+    SentencePiece,
+    headings,
+    plain_headings,
+    readable,
+    visible,
+)
+from interpret.display.view import View
+from interpret.finite import Tally
+from interpret.prompts.spelling import join_pieces
 
-_POSITIVE, _NEGATIVE = (34, 88, 196), (164, 76, 8)
-_ZERO = (36, 38, 43)
-"""Background of a zero score, set because the terminal's is unknown. White text is readable on all backgrounds here."""
-_LONGEST = 18
-"""Maximum number of characters of a heading."""
-_NARROWEST = 7
-"""Minimum width of a column, in characters."""
+_OPERATORS = {
+    "probability": "P({})",
+    "logit": "logit({})",
+    "cross_entropy": "−ln P({})",
+    "contrast_prob_diff": "P({}) − P({})",
+}
+"""How a value of a function is written, with its token and the foil."""
+DIMENSIONLESS = "1"
 
 
-def show(attribution: AttributionScores, *, html: str | Path | None = None, overwrite: bool = False) -> Path | None:
-    """Display an attribution as tables in a terminal or as a page in a notebook, or write the page to a file.
+def attribution_view(attribution: AttributionScores) -> View:
+    """Return what an attribution shows; of one that is read from disk, one input at a time is held in memory.
 
-    Every score is shown with its sign. Rows are tokens and columns attributed tokens; for layer methods there is a
-    table for each attributed token, with layers as rows and tokens as columns. The embedding dimension is summed.
-    ``page`` returns the HTML as text.
-
-    Args:
-        attribution: the attribution.
-        html: the file to write; nothing is displayed then. None: display.
-        overwrite: replace an existing file.
-
-    Returns:
-        The path of the written file; None if none is written.
-
-    Raises:
-        InputError: if the file exists and ``overwrite`` is false.
-        RunError: if the file cannot be written.
+    For each input, rows are tokens and columns attributed tokens; for layer methods there is a heat map for each
+    attributed token, with layers as rows and tokens as columns. The embedding dimension is summed.
     """
-    if html is not None:
-        path = Path(html)
-        if path.exists() and not overwrite:
-            raise InputError(f"{path} already exists; give overwrite=True to replace it, or choose another name")
-        with replacing(path) as file:
-            for text in pieces(attribution):
-                file.write(text.encode())
-        return path
-    console = Console()
-    if console.is_jupyter:
-        from IPython.display import HTML, display  # installed where notebooks are
-
-        display(HTML(framed(page(attribution))))
-    else:
-        console.print(Tables(attribution))
-    return None
+    unit, words = attribution.info.unit, function_words(attribution)
+    return View(
+        title=title(attribution),
+        unit=f"effect on {words}" + (f" ({unit})" if unit not in (DIMENSIONLESS, words) else ""),
+        panels=lambda: panels(attribution),
+        n_panels=len(attribution.sequences),
+        facts=_facts(attribution),
+        warning=not_finite(attribution),
+    )
 
 
-def framed(text: str) -> str:
-    """Return a page as an iframe, so that the styles of the page and of the notebook do not affect each other."""
-    frame = f'<iframe srcdoc="{escape(text)}" title="Attribution" style="width:100%;height:36rem;border:0"></iframe>'
-    return f"<div>{frame}</div>"
+def title(attribution: AttributionScores) -> str:
+    """Return a title of one line, such as ``Attribution of P(Paris) − P(London) by saliency``."""
+    return f"Attribution of {function_words(attribution)} by {attribution.info.method}"
 
 
-@dataclass(frozen=True)
-class Tables:
-    """An attribution as tables of the package rich; columns that do not fit the width go into further tables."""
-
-    attribution: AttributionScores
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Yield headings and tables."""
-        yield Text(f"{title(self.attribution)}, in: {self.attribution.info.unit}", style="bold")
-        if words := not_finite(self.attribution):
-            yield Text(words)
-        for panel in panels(self.attribution):
-            yield Text(f"\n{panel.prompt} → {panel.continuation}", style="bold")
-            for grid in panel.grids:
-                yield from _tables(grid, panel, options.max_width)
+def function_words(attribution: AttributionScores) -> str:
+    """Return the attributed function; of a single token, with the token and its foil."""
+    name = attribution.info.attributed_fn
+    if len(attribution.sequences) != 1 or name not in _OPERATORS:
+        return name
+    one = attribution.sequences[0]
+    if one.stop - one.start != 1:
+        return name
+    texts = (one.tokens[one.start : one.stop], one.foil_tokens or ())
+    return _OPERATORS[name].format(*(plain_text(text) or visible(join_pieces(text)) for text in texts))
 
 
-def _tables(grid: Heatmap, panel: Panel, width: int) -> Iterator[Table | Text]:
-    about = "" if grid.step is None else f"Token {grid.step.position} {grid.step.text}: "
-    yield Text(about + grid.title, style="dim")
-    rows = [row for band in grid.bands for row in band.rows]
-    beside = max((cell_len(_label(one)) for one in rows), default=0)
-    beside = max(beside, len(grid.down), *map(len, grid.foot), *(len(band.name) for band in grid.bands), 0)
-    for columns in _fitting([max(_NARROWEST, cell_len(_label(one))) for one in grid.columns], width - beside - 1):
-        yield _table(grid, panel, columns)
+def not_finite(attribution: AttributionScores) -> str:
+    """Return a line that counts the scores that are not finite; "" if all are finite."""
+    tally = Tally()
+    for one in attribution.sequences:
+        own = one.tally()
+        tally = Tally(tally.bad + own.bad, tally.total + own.total)
+    return tally.left_out("scores", "colour scales and normalisation")
 
 
-def _fitting(widths: list[int], room: int) -> Iterator[slice]:
-    """Split columns into groups that fit the width, each of at least one column."""
-    first, used = 0, 0
-    for column, width in enumerate(widths):
-        if column > first and used + width + 1 > room:
-            yield slice(first, column)
-            first, used = column, 0
-        used += width + 1
-    yield slice(first, len(widths))
+def panels(attribution: AttributionScores) -> Iterator[Panel]:
+    """Yield the panel of each input, one at a time; the embedding dimension is summed."""
+    for one in attribution.sequences:
+        summed = aggregate(replace(attribution, sequences=[one]), "sum", False, None, False, None)
+        yield from map(_panel, summed.sequences)
 
 
-def _table(grid: Heatmap, panel: Panel, columns: slice) -> Table:
-    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", show_edge=False)
-    table.add_column(grid.down, no_wrap=True)
-    for column in grid.columns[columns]:
-        table.add_column(Text(_label(column)), justify="right", no_wrap=True, min_width=_NARROWEST)
-    for band in grid.bands:
-        if len(grid.bands) > 1:
-            table.add_row(Text(band.name, style="dim"))
-        _add_rows(table, band, panel.largest, columns)
-    for name, values in grid.foot.items():
-        table.add_row(Text(name, style="dim"), *(Text(_plain(value), style="dim") for value in values[columns]))
-    return table
+def plain_text(tokens: Sequence[str]) -> str:
+    """Return tokens joined to plain text, for titles."""
+    return readable(join_pieces(tokens))
 
 
-def _add_rows(table: Table, band: Band, largest: float, columns: slice) -> None:
-    for row, values in zip(band.rows, band.cells, strict=True):
-        table.add_row(Text(_label(row)), *(_cell(value, largest) for value in values[columns]))
+def _panel(one: Attributed) -> Panel:
+    prompt = one.tokens[: one.n_prompt] if one.source_tokens is None else one.source_tokens
+    continuation = plain_text(one.tokens[one.n_prompt :])
+    if one.foil_tokens is not None:
+        continuation += f" (foil: {plain_text(one.foil_tokens)})"
+    if one.layer_scores:
+        return Panel(plain_text(prompt), _layer_grids(one), continuation)
+    return Panel(plain_text(prompt), [_token_grid(one)], continuation, _sentence(one))
 
 
-def _cell(value: float | None, largest: float) -> Text:
-    return Text("") if value is None else Text(marked(value, largest), style=_style(value, largest))
+def _token_grid(one: Attributed) -> Heatmap:
+    """Return a heat map with tokens as rows and attributed tokens as columns."""
+    bands = []
+    if one.source_tokens is not None and one.source_scores is not None:
+        bands.append(Band("source", headings(one.source_tokens), one.source_scores))
+    if one.scores is not None:
+        # The last attributed token and those after it have no scores.
+        rows = headings(one.tokens)[: max(one.stop - 1, 0)]
+        bands.append(Band("text", rows, one.scores[: len(rows)], one.unscored()[: len(rows)]))
+    across = headings(one.tokens)[one.start : one.stop]
+    details = {name: _with_gaps(values) for name, values in one.details.items()}
+    return Heatmap(
+        "Score of each token for each attributed token", "token", across, bands, foot=one.step_scores | details
+    )
 
 
-def _style(value: float, largest: float) -> str:
-    """Return the style of a cell: white text on a background as strong as the score; empty for NaN."""
-    if math.isnan(value):
-        return ""
-    strength = level(value, largest)
-    end, share = _POSITIVE if strength > 0 else _NEGATIVE, abs(strength) / LEVELS
-    ground = (round(zero + share * (full - zero)) for zero, full in zip(_ZERO, end, strict=True))
-    return "rgb(255,255,255) on rgb({},{},{})".format(*ground)
+def _sentence(one: Attributed) -> list[SentencePiece]:
+    """Return the text, or the source and its translation, with the scores for the first attributed token."""
+    pieces, n_source = [], 0
+    if one.source_tokens is not None and one.source_scores is not None and one.stop > one.start:
+        n_source = len(one.source_tokens)
+        scores = one.source_scores[:, 0].tolist()
+        pieces = [
+            SentencePiece(text, row, None, score)
+            for row, (text, score) in enumerate(zip(_written(one.source_tokens), scores, strict=True))
+        ]
+        pieces.append(SentencePiece(" → "))
+    for position, text in enumerate(_written(one.tokens)):
+        row = n_source + position if one.scores is not None and position < one.stop - 1 else None
+        column = position - one.start if one.start <= position < one.stop else None
+        seen = one.scores is not None and position < one.start < one.stop
+        score = float(one.scores[position, 0]) if seen and one.scores is not None else np.nan
+        pieces.append(SentencePiece(text, row, column, score))
+    return pieces
 
 
-def _label(heading: Heading) -> str:
-    text = heading.text if len(heading.text) <= _LONGEST else heading.text[: _LONGEST - 1] + "…"
-    return text if heading.position is None else f"{heading.position} {text}"
+def _written(tokens: Sequence[str]) -> list[str]:
+    """Return the tokens of a sentence: with their own spaces, other control characters visible."""
+    return [readable(f"|{token}|")[1:-1] for token in tokens]
 
 
-def _plain(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}"
+def _with_gaps(values: ScoreArray) -> NDArray[Any]:
+    """Return values with None in place of NaN, which marks steps without a value."""
+    gaps = values.astype(object)
+    gaps[np.isnan(values)] = None
+    return gaps
+
+
+def _layer_grids(one: Attributed) -> list[Heatmap]:
+    """Return a heat map for each attributed token and site, with layers as rows and tokens as columns."""
+    grids = []
+    names = sorted(one.layer_scores, key=_site_and_layer)
+    for step, column in enumerate(range(one.start, one.stop)):
+        for site, group in groupby(names, key=lambda name: _site_and_layer(name)[0]):
+            of_site = list(group)
+            values = np.stack([one.layer_scores[name][:column, step] for name in of_site])  # [R, C]
+            layers = plain_headings([_site_and_layer(name)[1] for name in of_site])
+            across, about = headings(one.tokens)[:column], headings(one.tokens)[column]
+            title = f"{site}: score of each layer at each token"
+            grids.append(Heatmap(title, "layer", across, [Band(site, layers, values)], step=about))
+    return grids
+
+
+def _site_and_layer(name: str) -> tuple[str, int]:
+    """Split ``mlp_out.3`` into site and layer number, so that layer 2 is sorted before layer 10."""
+    site, _, layer = name.rpartition(".")
+    return site, int(layer)
+
+
+def _facts(attribution: AttributionScores) -> Mapping[str, str]:
+    """Return how an attribution was made, as names and readable values; empty values are left out."""
+    info = attribution.info
+    units = {f"unit of {name}": unit for name, unit in info.step_units.items()}
+    options = {f"option {name}": str(value) for name, value in info.options.items()}
+    named = {
+        "method": info.method,
+        "attributed function": info.attributed_fn,
+        "contrast": info.contrast or "",
+        "model": info.model,
+        "tokenizer": info.tokenizer,
+        "aggregated by": ", ".join(info.aggregation),
+    }
+    return {name: value for name, value in (named | units | options).items() if value}

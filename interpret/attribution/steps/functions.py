@@ -164,14 +164,50 @@ def step_functions(names: Sequence[str]) -> list[str]:
     """Return the names of functions, which may be given by Inseq's names, without duplicates.
 
     Raises:
-        InputError: if a name is unknown.
+        InputError: if a name is unknown, or is not a name but a function.
     """
     found: list[str] = []
     for name in names:
+        if callable(name):
+            raise InputError(
+                f"{_name_of(name)!r} is a function, but tables record names: register it by register_step_function, "
+                "and give its name"
+            )
         if name not in FUNCTIONS and name not in SPELLINGS:
             raise InputError(unknown("step function", name, [*FUNCTIONS, *SPELLINGS]))
         found += SPELLINGS.get(name, (name,))
     return list(dict.fromkeys(found))
+
+
+def chosen_functions(
+    chosen: Sequence[str | Callable[..., Tensor]], *, with_foils: bool = False
+) -> dict[str, StepFunction]:
+    """Return functions by name, without duplicates.
+
+    Args:
+        chosen: names, ours or Inseq's, or functions as ``register_step_function`` takes them, which are named by
+            their ``__name__``, have no unit and are averaged when steps are merged.
+        with_foils: whether contrast targets are given; such a function may then use the foil.
+
+    Raises:
+        InputError: if a name is unknown, or two functions have the same name.
+    """
+    found: dict[str, StepFunction] = {}
+    for one in chosen:
+        if not callable(one):
+            found |= {name: FUNCTIONS[name] for name in step_functions([one])}
+            continue
+        name = _name_of(one)
+        _check_parameters(one, name)
+        known = found.get(name) or FUNCTIONS.get(name)
+        if name in SPELLINGS or (known is not None and known.fn is not one):
+            raise InputError(f"another step function has the name {name!r}; rename yours")
+        found[name] = known or StepFunction(one, "", "mean", contrast=with_foils)
+    return found
+
+
+def _name_of(fn: Callable[..., Any]) -> str:
+    return str(getattr(fn, "__name__", type(fn).__name__))
 
 
 def list_step_functions() -> list[str]:

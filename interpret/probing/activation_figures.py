@@ -1,8 +1,8 @@
 """Figures of activations and scores: attention, neurons, the residual stream, norms, and induction heads.
 
 Each function returns a matplotlib figure and, if ``to`` is given, writes it as PNG or PDF. Layers are in the order of
-the model, the first at the top or on the left. Signed values are white at 0, purple above and green below; non-negative
-values run from white to purple. Shapes: B prompts, T tokens, L layers, H heads.
+the model, the first at the top or on the left. Signed values are white at 0, blue above and orange below; non-negative
+values run from white to blue. Shapes: B prompts, T tokens, L layers, H heads.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from interpret.activations.edits import check_index
 from interpret.activations.lookup import check_holds, columns_of
 from interpret.anatomy import anatomy_of
 from interpret.drawing.canvases import LINES, To, canvas, heatmap, layer_axis, line_canvas, thin_ticks, written
-from interpret.drawing.panels import STYLE, shown
+from interpret.drawing.panels import STYLE, Sheet, shown
 from interpret.errors import InputError, UnsupportedModelError, unknown
 from interpret.finite import descending, top
 from interpret.prompts.spelling import piece
@@ -43,7 +43,7 @@ def attention_figure(
 
         ids = tokenizer("The capital of France is", return_tensors="pt").input_ids
         patterns = interpret.probing.attention_patterns(model, ids, layers=[3])
-        figure = interpret.figures.attention_figure(patterns, 3, 0, ids, tokenizer, to="head.png")
+        figure = interpret.probing.attention_figure(patterns, 3, 0, ids, tokenizer, to="head.png")
 
     Args:
         patterns: attention probabilities by layer, as ``attention_patterns`` returns them.
@@ -81,7 +81,7 @@ def query_key_figure(
     ::
 
         cache = interpret.activations.activation_cache(model, tokenizer, ["The capital of France is"], ["q.3", "k.3"])
-        figure = interpret.figures.query_key_figure(cache, 3, 0, tokenizer, to="products.png")
+        figure = interpret.probing.query_key_figure(cache, 3, 0, tokenizer, to="products.png")
 
     Args:
         cache: holds ``q`` and ``k`` of the layer.
@@ -119,7 +119,7 @@ def neuron_figure(
     ::
 
         cache = interpret.activations.activation_cache(model, tokenizer, ["The capital of France is"], ["neurons.12"])
-        figure = interpret.figures.neuron_figure(cache, 12, [5, 77, 1024], tokenizer, to="neurons.png")
+        figure = interpret.probing.neuron_figure(cache, 12, [5, 77, 1024], tokenizer, to="neurons.png")
 
     Args:
         cache: holds ``neurons`` of the layer.
@@ -163,7 +163,7 @@ def trajectory_figure(
     ::
 
         cache = interpret.activations.activation_cache(model, tokenizer, ["The capital of France is"], "resid_post.*")
-        figure = interpret.figures.trajectory_figure(cache, [12, 300], tokenizer, to="trajectories.png")
+        figure = interpret.probing.trajectory_figure(cache, [12, 300], tokenizer, to="trajectories.png")
 
     Args:
         cache: holds the site at some layers.
@@ -209,7 +209,7 @@ def residual_figure(
     ::
 
         cache = interpret.activations.activation_cache(model, tokenizer, ["The capital of France is"], "resid_post.*")
-        figure = interpret.figures.residual_figure(cache, tokenizer, to="stream.png")
+        figure = interpret.probing.residual_figure(cache, tokenizer, to="stream.png")
 
     Args:
         cache: holds ``resid_post`` of some layers.
@@ -240,7 +240,7 @@ def norm_figure(model: PreTrainedModel, cache: ActivationCache, *, prompt: int =
 
         names = ["resid_*", "attn_in.*", "attn_out.*", "mlp_in.*", "mlp_out.*"]
         cache = interpret.activations.activation_cache(model, tokenizer, ["The capital of France is"], names)
-        figure = interpret.figures.norm_figure(model, cache, to="norms.png")
+        figure = interpret.probing.norm_figure(model, cache, to="norms.png")
 
     Args:
         model: the model of the cache.
@@ -279,7 +279,7 @@ def norm_figure(model: PreTrainedModel, cache: ActivationCache, *, prompt: int =
         return torch.stack([torch.as_tensor(states).norm(dim=-1) for states in of_layers]).numpy()  # [L, T]
 
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 3.0), layout="constrained")
+        figure = Sheet(figsize=(6.4, 3.0), layout="constrained")
         panels: Sequence[Axes] = figure.subplots(1, 2, sharey=True)
         for panel, (part, before, after) in zip(panels, norms, strict=True):
             for label, values, (colour, dashes) in zip(
@@ -307,7 +307,7 @@ def induction_figure(scores: Tensor, *, marked: int = 5, to: To = None) -> Figur
     ::
 
         scores = interpret.probing.induction_scores(model)
-        figure = interpret.figures.induction_figure(scores, to="induction.png")
+        figure = interpret.probing.induction_figure(scores, to="induction.png")
 
     Args:
         scores: [L, H], as ``induction_scores`` returns them.

@@ -1,4 +1,4 @@
-// Readout and keyboard navigation in the grids of an attribution. The page shows every score without this script too.
+// Readout and keyboard navigation in the heat maps of a result. The page shows every number without this script too.
 "use strict";
 
 const readout = document.getElementById("readout");
@@ -43,10 +43,10 @@ function read(cell) {
   const [row, column] = headingsOf(cell);
   const table = cell.closest("table");
   const about = cell.closest("figure").querySelector(".about");
-  const layers = about !== null;
   const down = nameOf(row, table.tHead.rows[0].cells[0].textContent.trim());
-  const across = layers ? `at ${nameOf(column, "token")}` : `for ${nameOf(column, "token")}`;
-  const end = layers ? ` for “${about.textContent}”` : "";
+  const attributed = cell.closest(".input").querySelector(".target") !== null;
+  const across = `${attributed ? "for" : "at"} ${nameOf(column, table.dataset.across)}`;
+  const end = about === null ? "" : ` for “${about.textContent}”`;
   for (const one of marked) one.classList.remove("here");
   marked = [row, column];
   for (const one of marked) one.classList.add("here");
@@ -102,4 +102,36 @@ for (const section of document.querySelectorAll(".input")) {
   const label = document.createElement("label");
   label.append("Attributed token ", choice);
   section.querySelector(".tools").prepend(label);
+}
+
+// A sentence is coloured by the scores for one of its attributed tokens: the first one, until another is chosen.
+for (const section of document.querySelectorAll(".input")) {
+  const targets = [...section.querySelectorAll(".sentence .target")];
+  if (targets.length < 2) continue;
+  const rows = rowsOf(section.querySelector("table"));
+  const choose = target => {
+    for (const one of targets) one.classList.toggle("chosen", one === target);
+    for (const one of targets) one.setAttribute("aria-pressed", one === target);
+    for (const piece of section.querySelectorAll(".sentence [data-row]")) {
+      const cell = rows[piece.dataset.row][target.dataset.column];
+      const shades = [...piece.classList].filter(name => /^[np]\d+$/.test(name));
+      piece.classList.remove(...shades);
+      if ("value" in cell.dataset) piece.classList.add(...cell.classList);
+    }
+  };
+  for (const target of targets) {
+    target.tabIndex = 0;
+    target.setAttribute("role", "button");
+    target.addEventListener("click", () => choose(target));
+    target.addEventListener("keydown", event => {
+      if (event.key !== "Enter" && event.key !== " ") return;
+      event.preventDefault();
+      choose(target);
+    });
+  }
+  choose(targets[0]);
+  const help = document.createElement("span");
+  help.className = "quiet";
+  help.textContent = "The text is coloured by the scores for the framed token; click another underlined one.";
+  section.querySelector(".tools").append(help);
 }

@@ -12,10 +12,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from interpret.activations import activation_cache
 from interpret.anatomy import anatomy_of, reporting_attention
-from interpret.drawing.canvases import SIGNED, SIZES
+from interpret.drawing.palette import diverging, sequential
 from interpret.errors import InputError, RunError, UnsupportedModelError
-from interpret.figures import (
+from interpret.probing import (
     attention_figure,
+    attention_patterns,
     induction_figure,
     neuron_figure,
     norm_figure,
@@ -23,7 +24,6 @@ from interpret.figures import (
     residual_figure,
     trajectory_figure,
 )
-from interpret.probing import attention_patterns
 from interpret.probing.heads import induction_scores
 from reference.tiny import D, L, V, tiny_model
 from reference.toy_tokenizers import byte_level, word_tokenizer
@@ -71,7 +71,7 @@ def test_attention_is_that_of_the_head(model):
     assert panel.get_title() == "Attention of layer 2, head 3"
     assert figure.axes[1].get_ylabel() == "attention probability"
     (image,) = panel.get_images()
-    assert image.cmap.name == SIZES
+    assert image.cmap.name == sequential().name
     assert image.norm.vmin == 0
 
 
@@ -85,7 +85,7 @@ def test_products_are_those_of_queries_and_keys(model, cache):
         own = attention_patterns(model, IDS)[1][0, 2]
         torch.testing.assert_close(scores.softmax(-1).float(), own, rtol=1e-4, atol=1e-5)
     (image,) = figure.axes[0].get_images()
-    assert image.cmap.name == SIGNED
+    assert image.cmap.name == diverging().name
     assert image.norm.vmin == -image.norm.vmax
     assert labels(figure.axes[0].xaxis) == ["5", "6", "7", "8", "9"], "ids without a tokenizer"
 

@@ -1,0 +1,120 @@
+"""What causal traces show: for each fact a heat map of every mediator, tokens by layers."""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from interpret.display.heatmaps import Band, Heatmap, Panel, headings, plain_headings, readable, small_probability
+from interpret.display.shown import Rows, check_input
+from interpret.display.view import View
+from interpret.drawing.panels import shown, token_heatmaps
+from interpret.facts.grids import not_finite, same_fact
+from interpret.records import TraceCell
+from interpret.tracing.mediators import mediator_of
+from interpret.tracing.tables import TraceGrid, estimated, trace_grids
+
+
+class Traces(Rows[TraceCell]):
+    """Rows of causal traces, of one fact or many: those of ``trace_facts``, or of a run."""
+
+    record_type = TraceCell
+
+    def view(self) -> View:
+        """Return what is shown: the indirect effects of each fact."""
+        return trace_view(trace_grids(self), window_of(self))
+
+    def figure(self, input: int = 0) -> Figure:
+        """Draw one fact's traces, see ``prompt_figure``.
+
+        Args:
+            input: number of the fact, from 0.
+
+        Raises:
+            InputError: if there is no such fact.
+        """
+        facts = by_fact(trace_grids(self))
+        check_input(input, len(facts))
+        return prompt_figure(facts[input], window=window_of(self))
+
+
+def window_of(rows: Sequence[TraceCell]) -> int | None:
+    """Return the number of layers of a window, for titles; None if there is none."""
+    return next((row.window for row in rows if row.window is not None), None)
+
+
+def by_fact(traced: Sequence[TraceGrid]) -> list[list[TraceGrid]]:
+    """Group neighbouring grids by fact."""
+    return [list(of_one) for _, of_one in groupby(traced, key=lambda grid: grid.name)]
+
+
+def trace_view(traced: Sequence[TraceGrid], window: int | None = None) -> View:
+    """Return what traces show.
+
+    Args:
+        traced: grids of any facts and mediators; those of a fact are neighbours.
+        window: number of layers of a window, for the titles.
+    """
+    facts = by_fact(traced)
+    mediators = dict.fromkeys(mediator_of(grid.mediator).title(window).replace("\n", " ") for grid in traced)
+    return View(
+        title="Causal trace"
+        + (f" of {readable(facts[0][0].answer)}" if len(facts) == 1 else f"s of {len(facts)} facts"),
+        unit="indirect effect: P(answer) with one state restored − P(answer) in the corrupted run",
+        panels=lambda: _panels(facts, window),
+        n_panels=len(facts),
+        facts={"restored": ", ".join(mediators)},
+        warning="; ".join(filter(None, [estimated(traced), not_finite(traced)])),
+    )
+
+
+def _panels(facts: Sequence[Sequence[TraceGrid]], window: int | None) -> Iterator[Panel]:
+    for grids in facts:
+        first = grids[0]
+        answer = (
+            f"{readable(first.answer)} (P {small_probability(first.p_clean)}, "
+            f"{small_probability(first.p_corrupted)} with noise on the subject *)"
+        )
+        heatmaps = [_heatmap(grid, window) for grid in grids]
+        yield Panel(readable(first.prompt), heatmaps, answer, name=first.name if len(facts) > 1 else "")
+
+
+def _heatmap(grid: TraceGrid, window: int | None) -> Heatmap:
+    subject = range(*grid.subject_span)
+    tokens = headings([token + "*" * (place in subject) for place, token in enumerate(grid.tokens)])
+    title = mediator_of(grid.mediator).title(window).replace("\n", " ")
+    layers = plain_headings(range(grid.effects.shape[1]))
+    return Heatmap(title, "token", layers, [Band("", tokens, grid.effects)], across="layer", compact=True)
+
+
+def prompt_figure(traced: Sequence[TraceGrid], *, window: int | None = None) -> Figure:
+    """Draw one fact's traces as heatmaps, T tokens by L layers, one panel per mediator, with a shared colour scale.
+
+    The probability in the corrupted run is white, as in ROME; the scale is symmetric around it: higher probabilities
+    are blue, lower ones orange. Tokens of the subject are marked with a star.
+
+    Args:
+        traced: the grids of one fact, such as ``trace_grids`` makes from the rows of ``trace_facts``.
+        window: number of layers of a window, for the titles.
+
+    Raises:
+        InputError: if there is no grid, or the grids belong to several facts.
+    """
+    first, answer = same_fact(traced), shown(traced[0].answer).strip()
+    clean, corrupted = small_probability(first.p_clean), small_probability(first.p_corrupted)
+    title = f"{first.name}: p({answer}) is {clean}, {corrupted} with noise on the subject (*)"
+    return token_heatmaps(
+        first.tokens,
+        range(*first.subject_span),
+        {mediator_of(grid.mediator).title(window): grid.scores for grid in traced},
+        centre=first.p_corrupted if np.isfinite(first.p_corrupted) else 0.0,
+        unit=f"p({answer})",
+        title=title + warning(traced),
+    )
+
+
+def warning(traced: Sequence[TraceGrid]) -> str:
+    """Return the part of a figure's title that tells which cells are estimated or not finite, or an empty string."""
+    words = "".join(f"; {words}" for words in (estimated(traced), not_finite(traced)) if words)
+    return words.replace(" (NaN or infinity) and", " (hatched) and\n")
