@@ -220,6 +220,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1, help="Number of times that each way is measured, in turn.")
     options = parser.parse_args()
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # no message about processes that were started
     import ray
 
     cores = os.cpu_count() or 1

@@ -51,9 +51,9 @@ def ray_crew(workers: Workers, job: Job, opening: Opening, output: Path | str) -
         if workers.cluster is not None:
             stack.enter_context(_lease(output))
         place = place_of(workers, opening, [node["Resources"] for node in ray.nodes() if node["Alive"]])
-        # The last digits may depend on the number of threads, so a number that was chosen is kept.
+        # The last digits may depend on the number of threads, so a smaller number that was chosen is kept.
         chosen = os.environ.get("OMP_NUM_THREADS", "")
-        threads = int(chosen) if chosen.isdecimal() and int(chosen) else place.cpus
+        threads = min(place.cpus, int(chosen)) if chosen.isdecimal() and int(chosen) else place.cpus
         setup = Setup(
             cloudpickle.dumps(job),
             on_device(opening, place.gpus),
@@ -77,13 +77,14 @@ def _connected(workers: Workers) -> Iterator[None]:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
     try:
         if workers.cluster is None:
-            ray.init(
-                "local",
-                include_dashboard=False,
-                object_store_memory=_OBJECT_STORE,
-                _node_ip_address="127.0.0.1",
-                **quiet,
-            )
+            with _silent_tokenizers():
+                ray.init(
+                    "local",
+                    include_dashboard=False,
+                    object_store_memory=_OBJECT_STORE,
+                    _node_ip_address="127.0.0.1",
+                    **quiet,
+                )
         else:
             ray.init(workers.cluster, **quiet)
     except (RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
@@ -93,6 +94,19 @@ def _connected(workers: Workers) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _silent_tokenizers() -> Iterator[None]:
+    """Keep the library tokenizers from printing that a process which has used it starts others."""
+    name = "TOKENIZERS_PARALLELISM"
+    before = os.environ.get(name)
+    os.environ[name] = before or "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
 
 
 class _Lease:
