@@ -17,6 +17,7 @@ from typing import Any
 import ray
 from ray import cloudpickle
 from ray.exceptions import RayActorError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from interpret.errors import ModelError, RunError, one_line
 from interpret.models.opening import Opening
@@ -122,8 +123,10 @@ def _lease(output: Path | str) -> Iterator[None]:
     """Keep other drivers of the cluster from writing a folder; its lock alone does not, on a network file system."""
     folder = Path(output).resolve()
     name = f"llm-interpret {sha256(os.fsencode(folder)).hexdigest()[:16]}"
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = ray.remote(num_cpus=0)(_Lease).options(name=name, namespace="llm-interpret", scheduling_strategy=here)
     try:
-        holder = ray.remote(num_cpus=0)(_Lease).options(name=name, namespace="llm-interpret").remote()
+        holder = actor.remote()  # on this machine, so that it is lost only with the driver
         ray.get(holder.holds.remote())
     except ValueError:  # the name is taken
         raise RunError(f"{output} is being written by another driver of the cluster; wait for it or stop it") from None
