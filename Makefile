@@ -17,11 +17,14 @@ CURRENT_TESTS := $(addprefix tests/,activations anatomy control engine prompts s
   selfie/test_wrong_states tracing/test_approximate tracing/test_knowledge_tracing \
   tracing/test_trace test_current_install test_finite))
 
+# What CI runs of the tests with real workers.
+CLUSTER_CI := trace or selfie or costs_nothing_but_time[2] or death_of_a_machine or killed_driver or other_weights or ctrl_c
+
 # Two processes, because one process uses only one core. The tests of a file run in one process (loadfile), because they
 # share models. Files keep their order (no-loadscope-reorder), because the slow ones come first.
 PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-all test-current test-packaging notebooks lint mutants bench gpu browser clean
+.PHONY: demo test test-all test-current test-packaging test-cluster notebooks lint mutants bench gpu browser clean
 
 demo: .venv/installed
 	$(BIN)/python install_patch.py
@@ -44,6 +47,10 @@ notebooks: .venv/installed-for-tests
 test-all: lint browser .venv-current/installed
 	$(BIN)/python $(PYTEST) --all-combinations
 	$(CURRENT)/python $(PYTEST) --all-combinations $(CURRENT_TESTS)
+
+# Tests with real workers, a cluster of two machines on loopback. SOME=ci leaves out what CI does not run.
+test-cluster: .venv/installed-for-cluster
+	$(BIN)/python -m pytest -m cluster $(if $(filter ci,$(SOME)),-k "$(CLUSTER_CI)") tests/workers
 
 lint: .venv/installed-for-tests
 	$(BIN)/ruff check .
@@ -88,6 +95,10 @@ clean:
 
 .venv/installed-for-tests: .venv/installed
 	$(BIN)/python $(PIP_INSTALL) --editable '.[patch,test]'
+	touch $@
+
+.venv/installed-for-cluster: .venv/installed-for-tests
+	$(BIN)/python $(PIP_INSTALL) --editable '.[patch,test,cluster]'
 	touch $@
 
 .venv-current/installed: setup.py constraints.txt

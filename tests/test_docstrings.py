@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import interpret
+from reference.house import IMPORT_RAY
 
 MODULES = sorted(
     found.name
@@ -20,8 +21,11 @@ PARSER = doctest.DocTestFinder(exclude_empty=True)
 @pytest.mark.parametrize("name", MODULES)
 def test_every_example_in_a_docstring_runs(name, monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[1])
+    if name in IMPORT_RAY:
+        pytest.importorskip("ray")
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 
 def test_examples_are_found():
-    assert sum(bool(test.examples) for name in MODULES for test in PARSER.find(importlib.import_module(name))) > 40
+    names = set(MODULES) - IMPORT_RAY
+    assert sum(bool(test.examples) for name in names for test in PARSER.find(importlib.import_module(name))) > 40

@@ -40,7 +40,20 @@ from interpret.records import (
 from interpret.selfie.sources import SOURCE_SITES
 from interpret.sweep.cells import CELL_SITES, PINNED
 from interpret.tracing import MEDIATORS
-from reference.house import IMPORTS, LEVEL, MODULES, PACKAGE, PACKAGES, TOP, homes_of, name_of, room_imports, room_of
+from reference.house import (
+    IMPORT_RAY,
+    IMPORTABLE,
+    IMPORTS,
+    LEVEL,
+    MODULES,
+    PACKAGE,
+    PACKAGES,
+    TOP,
+    homes_of,
+    name_of,
+    room_imports,
+    room_of,
+)
 
 
 def test_every_package_has_a_level():
@@ -153,7 +166,7 @@ def opens_runs(path: Path) -> bool:
 
 def test_only_runs_modules_and_the_loop_open_run_folders_for_writing():
     writing = [path for path in MODULES.values() if opens_runs(path)]
-    assert PACKAGE / "tracing" / "runs.py" in writing
+    assert PACKAGE / "workers" / "runs.py" in writing
     for path in writing:
         room = path.relative_to(PACKAGE).parts[0]
         assert room in ("work", "cli") or path.stem == "runs" or path.stem.endswith("_runs"), path
@@ -316,7 +329,8 @@ for package, name, home in names:
 @pytest.mark.parametrize("order", ORDERS)
 def test_a_name_is_the_same_whatever_was_imported_before(order):
     names = [(package, name, home) for package in PACKAGES for name, home in homes_of(package).items()]
-    asked = json.dumps([ORDERS[order]([name for name in MODULES if name != "interpret.__main__"]), names])
+    importable = [name for name in IMPORTABLE if name != "interpret.__main__"]
+    asked = json.dumps([ORDERS[order](importable), names])
     command = [sys.executable, "-W", "ignore", "-c", FIND_EACH_NAME]
     done = subprocess.run(command, input=asked, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -331,6 +345,15 @@ def test_type_checkers_see_every_name(tmp_path, monkeypatch):
     assert re.search(r'user.py:2: note: Revealed type is "def \(.*\) -> interpret.tracing.result.TraceResult"', said)
     assert re.search(r'user.py:3: note: Revealed type is "def \(.*\) -> interpret.prompts.prompts.Prompt"', said)
     assert 'user.py:4: error: Module has no attribute "traec"' in said
+
+
+def test_only_one_module_imports_ray_and_it_is_imported_where_workers_start():
+    for name, path in MODULES.items():
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        imported |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+        assert (name in IMPORT_RAY) == any(one.split(".")[0] == "ray" for one in imported), name
+        assert name == "interpret.workers.runs" or not imported & IMPORT_RAY, name
 
 
 def test_scripts_are_thin():

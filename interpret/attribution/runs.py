@@ -4,9 +4,8 @@
 ``run_files.attribution_of`` reads these files, one at a time, for the page and the JSON file of the whole run.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,17 +28,21 @@ from interpret.attribution.run_options import (
     options_words,
     steps_words,
 )
-from interpret.attribution.run_plan import check_options, plan_run, read_pairs
-from interpret.attribution.targets import Alignment
+from interpret.attribution.run_plan import check_options, default_function, plan_run, read_pairs
+from interpret.attribution.steps.functions import attributed_function
+from interpret.attribution.targets import Alignment, Inputs
 from interpret.errors import InputError, ModelError
-from interpret.models.opening import model_circumstances, model_identity
+from interpret.models.opening import Opening
 from interpret.prompts.prompts import Prompt, raw_unless_said
 from interpret.records import TokenScore
-from interpret.storage.run import Run
+from interpret.storage.outcomes import Dropped, Kept
+from interpret.storage.parts import StoredParts, UnitParts
 from interpret.storage.run_folder import RunFolder
 from interpret.work.inputs import Examples, PromptList, prompt_list, read_options
-from interpret.work.loop import Work, fill_folder
-from interpret.work.progress import say
+from interpret.work.loop import Work
+from interpret.workers.jobs import Analysis, Executor, Finished, Say, Step, Task
+from interpret.workers.runs import run_job
+from interpret.workers.settings import Workers
 
 NOT_ATTRIBUTED = "not attributed"
 ATTRIBUTING = Work("Attributing", "attributed", "prompts", failures=(NOT_ATTRIBUTED,))
@@ -55,8 +58,8 @@ class Reduction:
 
 
 def run(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel | Opening,
+    tokenizer: PreTrainedTokenizerBase | None,
     examples: Prompt | Examples,
     output: Path | str,
     *,
@@ -77,6 +80,7 @@ def run(
     raw: bool = False,
     chat_template: str | None = None,
     batch_size: int = BATCH_SIZE,
+    workers: int | Workers = 1,
     progress: bool = True,
     identity: Mapping[str, Any] | None = None,
     circumstances: Mapping[str, Any] | None = None,
@@ -108,6 +112,8 @@ def run(
         chat_template: make these prompts the user's message of a chat: ``model``, or a text that contains
             ``{prompt}``. With neither: see ``Prompt.raw``, and the model's own template.
         batch_size: number of points or masked texts in a batch.
+        workers: number of processes that open the model and share the prompts, or ``Workers``. They open it as
+            ``interpret.load`` has opened it; it may also be an ``Opening``, with None for ``tokenizer``.
         progress: show a progress bar on stderr.
         identity: further JSON values the scores depend on, such as the version of your own method; a run is resumed
             only if they are equal.
@@ -145,44 +151,116 @@ def run(
     )
     said = raw_unless_said(raw=raw, chat_template=chat_template)
     found = PromptList([examples], "") if isinstance(examples, Prompt) else prompt_list(examples, raw=said)
-    single = examples if isinstance(examples, Prompt) else None
     check_options(words, found.prompts)
-    given = options if isinstance(options, Mapping) else read_options(options or ())
-    foil_asked = single is not None and single.foil is not None
-    plan = plan_run(model, tokenizer, words, found.prompts, given, batch_size, foil_asked)
-    alignment = read_pairs(words.align)
-    reduction = Reduction(cast(How, aggregate), normalize, subwords)
-    asked = questions(tokenizer, found.prompts, words.chat_template)
-    if single is not None:
-        inputs_of(plan, asked[0], alignment)  # errors are raised before the folder is created
-    own = {"examples": found.path, "batch_size": batch_size}
-    return fill_folder(
-        ATTRIBUTING,
+    job = AttributionJob(
+        words,
+        found,
+        options if isinstance(options, Mapping) else read_options(options or ()),
+        batch_size,
+        Reduction(cast(How, aggregate), normalize, subwords),
+        single=isinstance(examples, Prompt),
+        said=said,
+    )
+    return run_job(
+        job,
+        model,
+        tokenizer,
         output,
-        TokenScore,
-        lambda run: write_attributions(run, plan, asked, reduction, alignment=alignment),
-        others=(FILES,),
-        units=[one.name for one in asked],
-        identity={**model_identity(model), **_identity(words, plan, found, single, said), **(identity or {})},
-        circumstances={**model_circumstances(model), **own, **(circumstances or {})},
+        workers=workers,
         progress=progress,
+        identity=identity,
+        circumstances=circumstances,
     )
 
 
-def _identity(
-    words: RunOptions, plan: Plan, found: PromptList, single: Prompt | None, said: bool | None
-) -> dict[str, Any]:
-    """Return everything the scores depend on except the model, as the run records it."""
-    return {
-        "command": "attribute",
-        "prompt": single and single.text,
-        "target": single and _recorded(single.target),
-        "foil": single and _recorded(single.foil),
-        **({"raw": False} if single and not single.raw else {} if single or said is None else {"raw": said}),
-        **asdict(words),
-        "attributed_fn": plan.info.attributed_fn,
-        "examples_sha256": None if single else found.sha256,
-    }
+@dataclass(frozen=True)
+class AttributionJob:
+    """Prompts to attribute, one unit per prompt."""
+
+    words: RunOptions
+    """The options, checked."""
+    found: PromptList
+    """The prompts."""
+    options: Mapping[str, Any]
+    """Options of the method and the functions."""
+    batch_size: int
+    """Number of points or masked texts in a batch."""
+    reduction: Reduction
+    """How the scores are aggregated."""
+    single: bool
+    """Whether there is a single prompt, which was not in a file; it is checked before the folder is created."""
+    said: bool | None
+    """Whether prompts that do not say so themselves are raw."""
+
+    @property
+    def work(self) -> Work:
+        """The words for messages."""
+        return ATTRIBUTING
+
+    @property
+    def record_type(self) -> type:
+        """The record type of the table."""
+        return TokenScore
+
+    @property
+    def others(self) -> Sequence[str]:
+        """Names of files and folders besides the table."""
+        return (FILES,)
+
+    @property
+    def units(self) -> list[str]:
+        """The names of the prompts."""
+        return [one.name for one in self.found.prompts]
+
+    @property
+    def lacking(self) -> Mapping[str, str]:
+        """No prompt is dropped before it is tried."""
+        return {}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Everything the scores depend on except the model."""
+        prompt = self.found.prompts[0] if self.single else None
+        raw = {} if self.said is None else {"raw": self.said}
+        return {
+            "command": "attribute",
+            "prompt": prompt and prompt.text,
+            "target": prompt and _recorded(prompt.target),
+            "foil": prompt and _recorded(prompt.foil),
+            **({} if prompt and prompt.raw else {"raw": False} if prompt else raw),
+            **asdict(self.words),
+            "attributed_fn": attributed_function(self.words.attributed_fn or default_function(self.found.prompts)),
+            "examples_sha256": None if prompt else self.found.sha256,
+        }
+
+    @property
+    def circumstances(self) -> dict[str, Any]:
+        """What is recorded besides the identity."""
+        return {"examples": self.found.path, "batch_size": self.batch_size}
+
+    def open(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, say: Say) -> "AttributionAnalysis":
+        """Plan the attribution, and check a single prompt.
+
+        Raises:
+            InputError: as ``plan_run`` raises, or ``inputs_of`` for a single prompt.
+            UnsupportedModelError: as ``plan_run`` raises.
+        """
+        prompts = self.found.prompts
+        foil_asked = self.single and prompts[0].foil is not None
+        plan = plan_run(model, tokenizer, self.words, prompts, self.options, self.batch_size, foil_asked)
+        asked = questions(tokenizer, prompts, self.words.chat_template)
+        analysis = AttributionAnalysis(plan, asked, self.reduction, read_pairs(self.words.align))
+        if self.single:
+            analysis.inputs_of(asked[0])
+        return analysis
+
+    def tasks(self, executor: Executor, wanted: Collection[str]) -> Iterator[Task]:
+        """Yield a task per wanted prompt: its number."""
+        return (Task((name,), number) for number, name in enumerate(self.units) if name in wanted)
+
+    def count(self, executor: Executor, units: Sequence[str]) -> int:
+        """Return the number of steps: one per prompt."""
+        return len(units)
 
 
 def _recorded(continuation: str | Sequence[int] | None) -> str | list[int] | None:
@@ -190,50 +268,36 @@ def _recorded(continuation: str | Sequence[int] | None) -> str | list[int] | Non
     return continuation if continuation is None or isinstance(continuation, str) else list(continuation)
 
 
-def write_attributions(
-    run: Run, plan: Plan, asked: Sequence[Question], reduction: Reduction, *, alignment: Alignment | None = None
-) -> Iterator[str]:
-    """Attribute the pending prompts of a run, and yield the name of each unit once its results are written.
+@dataclass(frozen=True)
+class AttributionAnalysis(Analysis):
+    """Attributes prompts separately, so that their scores do not depend on where a run was interrupted."""
 
-    A prompt that cannot be attributed is dropped, and the reason is recorded. Each prompt is attributed separately, so
-    that its scores do not depend on where the run was interrupted; its parts are stored, see ``parts``. Finished
-    prompts of which the file is missing or changed are attributed again.
+    plan: Plan
+    asked: Sequence[Question]
+    reduction: Reduction
+    alignment: Alignment | None
 
-    Args:
-        run: an open run; its units are the names of the questions, its rows ``TokenScore``.
-        plan: of the attribution.
-        asked: all questions.
-        reduction: how the scores are aggregated.
-        alignment: as in ``inputs_of``, the same for all prompts.
+    def inputs_of(self, question: Question) -> Inputs:
+        """Return the inputs of a prompt.
 
-    Raises:
-        RunError: if the results cannot be written; those of earlier units are kept.
-    """
-    pending, damaged = set(run.pending), set(run.damaged)
-    for number, question in enumerate(asked):
-        name, attributed = question.name, partial(_attribution, run, plan, question, reduction, alignment)
-        if name in damaged:
-            try:
-                run.write_again(name, {file_name(number): compressed(attributed())})
-            except (InputError, ModelError) as error:  # it does not fit in memory now
-                say(f"the file of {name!r} is not made again: {error}")
-            yield name
-        elif name in pending:
-            try:
-                found = attributed()
-                rows = token_scores(question, found)
-            except (InputError, ModelError) as error:  # ModelError: it does not fit in memory
-                run.drop(name, f"{NOT_ATTRIBUTED}: {error}")
-            else:
-                run.write(name, rows, files={file_name(number): compressed(found)})
-            yield name
+        Raises:
+            InputError: if they do not fit.
+        """
+        return inputs_of(self.plan, question, self.alignment)
 
+    def do(self, what: int, parts: StoredParts) -> Iterator[Step]:
+        """Attribute the prompt of a number; if it cannot be attributed, it is dropped with the reason."""
+        question = self.asked[what]
+        try:
+            found = self._attribution(question, UnitParts(parts, question.name))
+            rows = Kept.of(TokenScore, token_scores(question, found), files={file_name(what): compressed(found)})
+        except (InputError, ModelError) as error:  # ModelError: it does not fit in memory
+            yield Finished(question.name, Dropped(f"{NOT_ATTRIBUTED}: {error}"))
+        else:
+            yield Finished(question.name, rows)
 
-def _attribution(
-    run: Run, plan: Plan, question: Question, reduction: Reduction, alignment: Alignment | None
-) -> Attribution:
-    inputs = inputs_of(plan, question, alignment)
-    parts = TextParts(run.parts_of(question.name), reduction.how)
-    with of_one_prompt():
-        found = Attribution(list(attributions(plan, inputs, parts)), plan.info)
-    return found.aggregate(reduction.how, normalize=reduction.normalize, subwords=reduction.subwords)
+    def _attribution(self, question: Question, stored: UnitParts) -> Attribution:
+        inputs, how = self.inputs_of(question), self.reduction
+        with of_one_prompt():
+            scores = list(attributions(self.plan, inputs, TextParts(stored, how.how)))
+        return Attribution(scores, self.plan.info).aggregate(how.how, normalize=how.normalize, subwords=how.subwords)

@@ -12,7 +12,7 @@ from interpret.attribution.methods.registry import METHODS
 from interpret.attribution.run_options import BATCH_SIZE, RunOptions
 from interpret.attribution.steps.functions import FUNCTIONS
 from interpret.cli.console import MOST_SHOWN, counted, say, show_table, tell
-from interpret.cli.options import Loading, Model, output_option
+from interpret.cli.options import Loading, Model, WorkerOptions, output_option
 from interpret.cli.sources import TargetPrompts, tell_framing
 from interpret.cli.work import tell_counts
 from interpret.errors import InputError
@@ -146,6 +146,7 @@ def attribute_command(
         int, typer.Option(min=1, help="Number of interpolation points or perturbed texts per forward pass.")
     ] = BATCH_SIZE,
     loading: Loading,
+    workers: WorkerOptions,
 ) -> None:
     """Score how much each token, or layer, contributes to the output: one CSV row per output token and earlier token.
 
@@ -165,8 +166,9 @@ def attribute_command(
     found = prompts.read()
     run_plan.check_options(RunOptions(**asdict(settings)), found)
     files.check()
-    opened = loading.open(model)
-    tell_framing(found, prompts.chat_template, has_template(opened.tokenizer))
+    opened = loading.open(model, workers.asked(loading.imports))
+    if opened.tokenizer is not None:
+        tell_framing(found, prompts.chat_template, has_template(opened.tokenizer))
     n_foils = sum(one.foil is not None for one in found)
     if 0 < n_foils < len(found) and settings.attributed_fn is None:
         say(

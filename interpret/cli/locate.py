@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from interpret.cli.console import out, peak_cells, tell
-from interpret.cli.options import FactOptions, Loading, Model, output_option
+from interpret.cli.options import FactOptions, Loading, Model, WorkerOptions, output_option
 from interpret.cli.sources import ContrastedFacts
 from interpret.cli.work import tell_counts
 
@@ -30,6 +30,7 @@ def locate_command(
     ] = "contrast_prob_diff",
     chosen: FactOptions,
     loading: Loading,
+    workers: WorkerOptions,
 ) -> None:
     """Find the tokens and layers that store facts by attribution: one CSV row per fact, site, token and layer.
 
@@ -48,7 +49,7 @@ def locate_command(
     # Check everything that can be checked without the model first.
     rule = rule_of(chosen.rule or "words")
     plan = runs.LocationPlan(fact.read(), chosen.limit, chosen.only_known, rule, attributed_fn, fact.chat_template)
-    opened = loading.open(model)
+    opened = loading.open(model, workers.asked(loading.imports))
     run = runs.run(
         opened.model,
         opened.tokenizer,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from interpret.cli.console import MOST_SHOWN, say, show_table, tell, tell_more
-from interpret.cli.options import Loading, Model, Output
+from interpret.cli.options import Loading, Model, Output, WorkerOptions
 from interpret.cli.work import tell_counts, tell_rows
 from interpret.errors import InputError
 from interpret.prompts.selectors import check_selector
@@ -53,6 +53,7 @@ def neurons_command(
     seed: Annotated[int, typer.Option(help="Random seed of the permutations.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Number of texts per forward pass.")] = 8,
     loading: Loading,
+    workers: WorkerOptions,
 ) -> None:
     """Find MLP neurons whose activation differs between true and false texts: one CSV row per neuron.
 
@@ -69,7 +70,7 @@ def neurons_command(
     texts, n_pairs = _texts(pairs, facts)
     token_of(token)
     check_selector("layer", layers)
-    opened = loading.open(model)
+    opened = loading.open(model, workers.asked(loading.imports))
     run = run_neurons(
         opened.model,
         opened.tokenizer,

@@ -9,9 +9,12 @@ import typer
 
 from interpret.cli.console import say
 from interpret.work.extensions import load_extensions, recorded
+from interpret.workers.settings import START_TIMEOUT, Workers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from interpret.models.opening import Opening
 
 Model = Annotated[str, typer.Option(help="'demo' (SmolLM2-135M-Instruct), a model folder, or a Hugging Face hub id.")]
 Output = Annotated[
@@ -40,12 +43,66 @@ Imports = Annotated[
 
 @dataclass(frozen=True)
 class Opened:
-    """An opened model, and what a run records about the options."""
+    """A model for a run, and what a run records about the options."""
 
-    model: "PreTrainedModel"
-    tokenizer: "PreTrainedTokenizerBase"
+    model: "PreTrainedModel | Opening"
+    """The opened model; with workers, how they open it."""
+    tokenizer: "PreTrainedTokenizerBase | None"
+    """Its tokenizer; with workers None."""
     recorded: dict[str, Any]
-    """Keyword arguments ``identity`` and ``circumstances`` of the run functions."""
+    """Keyword arguments ``workers``, ``identity`` and ``circumstances`` of the run functions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerOptions:
+    """How many processes do the units of a run, and where; None for the value in a configuration file, or a default."""
+
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of processes that open the model and share the work; the result is the same. Needs ray. "
+            "[default: 1, this process]",
+            show_default=False,
+        ),
+    ] = None
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the workers are: 'auto' for the Ray cluster that this machine belongs to, or HOST:PORT. "
+            "[default: on this machine]",
+            show_default=False,
+        ),
+    ] = None
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(
+            help="Number of GPUs of each worker, such as 2 with --device-map auto, or a fraction such as 0.5. "
+            "[default: 1, if there are GPUs]",
+            show_default=False,
+        ),
+    ] = None
+    start_timeout: Annotated[
+        float | None,
+        typer.Option(
+            help=f"Seconds to wait for the first worker to open the model. [default: {START_TIMEOUT:g}]",
+            show_default=False,
+        ),
+    ] = None
+
+    def asked(self, imports: list[Path] | None = None, **configured: Any) -> Workers:
+        """Return the workers that are asked for.
+
+        Args:
+            imports: the files of ``--import``.
+            configured: values of a configuration file; options replace them.
+
+        Raises:
+            InputError: if a value is invalid.
+        """
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        values = configured | given
+        count = values.pop("workers", 1)
+        return Workers(count, **values, imports=tuple(str(file.absolute()) for file in imports or ()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,16 +132,24 @@ class Loading:
         from interpret.models.opening import load
 
         gc.freeze()  # what was imported is never garbage: the collections of from_pretrained need not look at it
+        return load(name, **self._arguments(), say=say)
+
+    def _arguments(self) -> dict[str, Any]:
+        """Return the arguments of ``models.load``."""
         options = asdict(self)
         del options["imports"]
-        return load(name, **options, say=say)
+        return options
 
-    def open(self, name: str) -> Opened:
-        """Open a model for a run, as ``load`` does."""
-        model, tokenizer = self.load(name)
+    def open(self, name: str, workers: Workers) -> Opened:
+        """Open a model for a run, as ``load`` does; with workers, only they open it."""
+        from interpret.models.opening import Opening
+
         of_run: dict[str, Any] = recorded(load_extensions(self.imports or ()))
         of_run["circumstances"]["device_map"] = self.device_map
-        return Opened(model, tokenizer, of_run)
+        of_run["workers"] = workers
+        if not workers.in_process:
+            return Opened(Opening(name, **self._arguments()), None, of_run)
+        return Opened(*self.load(name), of_run)
 
 
 @dataclass(frozen=True, kw_only=True)

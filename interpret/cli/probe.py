@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from interpret.cli.console import MOST_SHOWN, show_table, tell_more
-from interpret.cli.options import Loading, Model, output_option
+from interpret.cli.options import Loading, Model, WorkerOptions, output_option
 from interpret.cli.sources import AllPrompts, PromptOptions, SubjectPrompts, TargetPrompts, tell_framing
 from interpret.cli.work import tell_counts
 from interpret.finite import descending
@@ -32,6 +32,7 @@ def lens_command(
     tokens: Tokens = "last",
     top: Annotated[int, typer.Option(min=0, help="Number of most likely tokens to list.")] = TOP,
     loading: Loading,
+    workers: WorkerOptions,
 ) -> None:
     """Apply the final norm and unembedding after every layer (logit lens): one CSV row per token, layer and prediction.
 
@@ -40,7 +41,7 @@ def lens_command(
     Lists the most likely next tokens of every layer, and the rank and probability of 'target' and 'foil' for prompts
     that have them.
     """
-    run = _run("lens", prompts, output, model, loading, {"top": top}, tokens=tokens)
+    run = _run("lens", prompts, output, model, loading, workers, {"top": top}, tokens=tokens)
     rows = next(run.by_unit(), None)
     if rows:
         _show_lens(rows)
@@ -73,6 +74,7 @@ def logits_command(
     output: Annotated[Path | None, output_option("logits")] = None,
     model: Model = "demo",
     loading: Loading,
+    workers: WorkerOptions,
 ) -> None:
     """Decompose the logit of the answer over heads and MLPs (direct logit attribution): one CSV row per component.
 
@@ -81,7 +83,7 @@ def logits_command(
     The answer is the first token of 'target', or the most likely token if there is no target. If a prompt has a
     'foil', the logit of its first token is decomposed as well.
     """
-    run = _run("logits", prompts, output, model, loading, {})
+    run = _run("logits", prompts, output, model, loading, workers, {})
     _show_logits(chain.from_iterable(run.by_unit()))
     _tell(run)
 
@@ -117,6 +119,7 @@ def heads_command(
     tokens: Tokens = "last",
     top: Annotated[int, typer.Option(min=1, help="Number of most attended tokens to list.")] = TOP,
     loading: Loading,
+    workers: WorkerOptions,
 ) -> None:
     """List the tokens that every head attends to most, and its induction score: one CSV row per head and token.
 
@@ -124,7 +127,7 @@ def heads_command(
 
     The induction score is measured on repeated random tokens; it is 1 for a perfect induction head.
     """
-    run = _run("heads", prompts, output, model, loading, {"top": top}, tokens=tokens)
+    run = _run("heads", prompts, output, model, loading, workers, {"top": top}, tokens=tokens)
     _show_heads(chain.from_iterable(run.by_unit()))
     _tell(run)
 
@@ -157,10 +160,11 @@ def probe_command(probe: Probe) -> Callable[..., None]:
             typer.Option("--option", help=f"Option of the probe: {_named(probe)}. May be given several times."),
         ] = None,
         loading: Loading,
+        workers: WorkerOptions,
     ) -> None:
         where = {"tokens": tokens} if probe.at_tokens else {}
         given = read_options(options or ())
-        _tell(_run(probe.name, prompts, output, model, loading, given, **where))
+        _tell(_run(probe.name, prompts, output, model, loading, workers, given, **where))
 
     command.__doc__ = (
         f"Run the probe {probe.name}: {probe.description.removesuffix('.')}.\n\n"
@@ -184,6 +188,7 @@ def _run(
     output: Path | None,
     model: str,
     loading: Loading,
+    workers: WorkerOptions,
     options: dict[str, Any],
     tokens: str = "last",
 ) -> RunFolder:
@@ -197,8 +202,9 @@ def _run(
     probe_of(name).check_options(options)
     check_tokens(tokens)
     without_subject(found, tokens)
-    opened = loading.open(model)
-    tell_framing(found, prompts.chat_template, has_template(opened.tokenizer))
+    opened = loading.open(model, workers.asked(loading.imports))
+    if opened.tokenizer is not None:
+        tell_framing(found, prompts.chat_template, has_template(opened.tokenizer))
     return run_probe(
         opened.model,
         opened.tokenizer,

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from interpret.cli.console import MOST_SHOWN, out, tell_more
-from interpret.cli.options import Loading, Model, output_option
+from interpret.cli.options import Loading, Model, WorkerOptions, output_option
 from interpret.cli.sources import SubjectPrompts, tell_framing
 from interpret.cli.work import tell_counts, tell_rows
 from interpret.errors import InterpretError
@@ -84,6 +84,7 @@ def selfie_command(
     model: Model = "demo",
     reading: InterpretOptions,
     loading: Loading,
+    workers: WorkerOptions,
 ) -> None:
     """Let a model describe its hidden states in words: one CSV row per prompt, layer, token and interpretation prompt.
 
@@ -106,8 +107,9 @@ def selfie_command(
     options = asdict(reading) | {"interpretation_prompts": reading.interpretation_prompts or INTERPRETATION_PROMPTS}
     runs.check_options(found, **options)
     set_seed(reading.seed)
-    opened = loading.open(model)
-    tell_framing(found, prompts.chat_template, has_template(opened.tokenizer))
+    opened = loading.open(model, workers.asked(loading.imports))
+    if opened.tokenizer is not None:
+        tell_framing(found, prompts.chat_template, has_template(opened.tokenizer))
     run = runs.run(
         opened.model,
         opened.tokenizer,

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from interpret.cli.console import out, peak_cells, say, show_table, tell
-from interpret.cli.options import FactOptions, Loading, output_option
+from interpret.cli.options import FactOptions, Loading, WorkerOptions, output_option
 from interpret.cli.sources import Framing, TracedFacts
 from interpret.cli.work import tell_counts
 from interpret.tracing.mediators import DEFAULT_MEDIATORS, MEDIATORS
@@ -120,6 +120,7 @@ def trace_command(
     given: TraceOptions,
     chosen: FactOptions,
     loading: Loading,
+    workers: WorkerOptions,
 ) -> None:
     """Find the tokens and layers that store facts by causal tracing: one CSV row per fact, mediator, token and layer.
 
@@ -134,11 +135,12 @@ def trace_command(
     """
     from interpret.tracing import runs
     from interpret.tracing.config import TraceConfig, load_config
-    from interpret.tracing.knowledge_tracing import check_module_names, row_names, write_lists
+    from interpret.tracing.knowledge_tracing import row_names, write_lists
 
     wanted = given.override(load_config(config) if config else TraceConfig(), fact, chosen, loading)
     folder = fact.folder(wanted.output or "runs/trace", output, wanted, chosen, loading)
     # Check everything that can be checked without the model first.
+    asked = workers.asked(loading.imports, **wanted.workers)
     plan = runs.TracePlan(
         fact.read(wanted.data),
         limit=chosen.limit,
@@ -147,10 +149,9 @@ def trace_command(
         method=wanted.method,
         only_known=chosen.only_known,
         rule=wanted.rule,
+        module_names=wanted.hook_layer,
     )
-    opened = replace(loading, device=wanted.device, dtype=wanted.dtype).open(wanted.model)
-    if wanted.hook_layer is not None:
-        check_module_names(opened.model, wanted.hook_layer)
+    opened = replace(loading, device=wanted.device, dtype=wanted.dtype).open(wanted.model, asked)
     opened.recorded["circumstances"] |= {"buckets": wanted.buckets, "name": wanted.name}
     run, traced, peaks = runs.run_plan(opened.model, opened.tokenizer, plan, folder, **opened.recorded)
     if traced:

@@ -32,6 +32,7 @@ RULES: tuple[Rule, ...] = ("words", "first_token")
 Reason = Literal["", "wrong answer", "several tokens", "too long", "too large", "not finite"]
 ROOM = 4
 """Tokens generated beyond the length of the attribute: for spaces, quotes, and the end of a longer word."""
+BATCH_SIZE = 32
 CHUNK = 16
 """Number of batches of facts that are sorted by length together; it bounds memory."""
 
@@ -86,7 +87,7 @@ def known(
     facts: Iterable[Fact],
     *,
     rule: Rule = "words",
-    batch_size: int = 32,
+    batch_size: int = BATCH_SIZE,
     chat_template: str | None = None,
 ) -> Iterator[Answered]:
     """Let a model answer the prompts of facts, and yield each fact with its answer, in order.
@@ -128,16 +129,71 @@ def _known(
     batch_size: int,
     chat_template: str | None,
 ) -> Iterator[Answered]:
-    longest = longest_text(model)
     while chunk := [_asked(tokenizer, fact, rule, chat_template) for fact in islice(facts, CHUNK * batch_size)]:
-        answers = {asked: Answered(asked.fact, "", nan, correct=False, reason="too long") for asked in chunk}
-        fitting = [asked for asked in chunk if len(asked.ids) + asked.new_tokens <= longest]
-        for _, same_length in groupby(sorted(fitting, key=_length), key=_length):
-            rows = list(same_length)
-            for start in range(0, len(rows), batch_size):
-                batch = rows[start : start + batch_size]
-                answers |= zip(batch, _answers(model, tokenizer, batch, rule), strict=True)
+        answers = {asked: too_long(asked.fact) for asked in chunk}
+        for batch in _batches(model, chunk, batch_size):
+            answers |= zip(batch, _answers(model, tokenizer, batch, rule), strict=True)
         yield from answers.values()
+
+
+@dataclass(frozen=True)
+class FactBatch:
+    """Facts that a model answers in one batch."""
+
+    facts: tuple[Fact, ...]
+    rule: Rule
+    chat_template: str | None
+
+    def answers(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[Answered]:
+        """Return the model's answers, in order."""
+        asked = [_asked(tokenizer, fact, self.rule, self.chat_template) for fact in self.facts]
+        return _answers(model, tokenizer, asked, self.rule)
+
+
+def fact_batches(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: Sequence[Fact],
+    *,
+    rule: Rule = "words",
+    batch_size: int = BATCH_SIZE,
+    chat_template: str | None = None,
+) -> list[list[list[int]]]:
+    """Return the batches in which ``known`` lets a model answer facts, so that several processes can share them.
+
+    Args:
+        model: a causal LM.
+        tokenizer: its tokenizer.
+        facts: the facts.
+        rule: as in ``known``.
+        batch_size: as in ``known``.
+        chat_template: as in ``known``.
+
+    Returns:
+        For each chunk of ``CHUNK * batch_size`` facts: its batches, as indices of ``facts``. Facts that are too long
+        are in none.
+    """
+    found = []
+    for start in range(0, len(facts), CHUNK * batch_size):
+        some = facts[start : start + CHUNK * batch_size]
+        number = {_asked(tokenizer, fact, rule, chat_template): start + at for at, fact in enumerate(some)}
+        found.append([[number[asked] for asked in batch] for batch in _batches(model, list(number), batch_size)])
+    return found
+
+
+def too_long(fact: Fact) -> Answered:
+    """Return that a fact is too long for the model."""
+    return Answered(fact, "", nan, correct=False, reason="too long")
+
+
+def _batches(model: PreTrainedModel, chunk: Sequence["_Asked"], batch_size: int) -> Iterator[list["_Asked"]]:
+    """Yield batches of prompts of equal length, without those that are too long for the model."""
+    longest = longest_text(model)
+    fitting = [asked for asked in chunk if len(asked.ids) + asked.new_tokens <= longest]
+    for _, same_length in groupby(sorted(fitting, key=_length), key=_length):
+        rows = list(same_length)
+        for start in range(0, len(rows), batch_size):
+            yield rows[start : start + batch_size]
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,9 +5,10 @@ The others are analysed one by one; each result is on disk before the next fact 
 ``interpret.locating.runs`` provide the analyses.
 """
 
+from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -17,25 +18,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from interpret.device import TOO_LARGE, unless_too_large
 from interpret.errors import InputError, ModelError, brief, unknown
 from interpret.facts.files import Fact, FactFile, load_facts
-from interpret.facts.filter import RULES, Answered, Rule, known
+from interpret.facts.filter import BATCH_SIZE, CHUNK, RULES, Answered, FactBatch, Rule, fact_batches, too_long
 from interpret.finite import MODEL_GIVES_NAN
 from interpret.prompts.prompts import check_template
 from interpret.reading import file_key
+from interpret.storage.outcomes import Dropped, Kept
+from interpret.storage.parts import StoredParts, UnitParts
 from interpret.storage.provenance import objects_sha256
-from interpret.storage.run import Run
-from interpret.work.progress import say
+from interpret.workers.jobs import Analysis, Executor, Finished, Settled, Step, Task
 
 BAD_ROW, UNKNOWN = "bad row", "not known"
 """First words of the reason for which a unit is dropped."""
-
-
-@dataclass(frozen=True)
-class FactResult:
-    """What the analysis of one fact gives."""
-
-    rows: Sequence[object]
-    files: Mapping[str, bytes] = field(default_factory=dict)
-    """Contents of further files, by name in the run folder."""
+IN_CHUNK = CHUNK * BATCH_SIZE
+"""Number of facts whose batches are made together."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +74,46 @@ class FactPlan:
     @property
     def units(self) -> list[str]:
         """The units of the run: unreadable rows, then facts, so that a higher limit only appends units."""
-        return [_bad_unit(bad.index) for bad in self.facts.bad] + [fact.name for fact in self.chosen]
+        return [*self.lacking, *(fact.name for fact in self.chosen)]
+
+    @property
+    def lacking(self) -> dict[str, str]:
+        """The units of unreadable rows, with the reason; the name of their fact may belong to another fact."""
+        return {f"row_{bad.index}": f"{BAD_ROW}: {bad.reason}" for bad in self.facts.bad}
+
+    @property
+    def others(self) -> Sequence[str]:
+        """Names of files and folders besides the table."""
+        return ()
+
+    @property
+    def circumstances(self) -> dict[str, Any]:
+        """What is recorded besides the identity."""
+        return {"facts": self.facts.source, "limit": self.limit}
+
+    def tasks(self, executor: Executor, wanted: Collection[str]) -> Iterator[Task]:
+        """Yield a task per wanted fact, with the model's answer to its prompt.
+
+        The batches of prompts depend only on the list of facts, as in an uninterrupted run; those without a wanted
+        fact are left out.
+        """
+        settled: SettledFacts = executor.settled()
+        facts = self.chosen
+        chunks = [[batch for batch in chunk if _some_of(facts, batch, wanted)] for chunk in settled.batches]
+        answers = executor.ask(
+            FactBatch(tuple(facts[number] for number in batch), self.rule, self.chat_template)
+            for chunk in chunks
+            for batch in chunk
+        )
+        for number, chunk in enumerate(chunks):
+            found = {at: answered for batch in chunk for at, answered in zip(batch, next(answers), strict=True)}
+            for at, fact in enumerate(facts[number * IN_CHUNK : (number + 1) * IN_CHUNK], number * IN_CHUNK):
+                if fact.name in wanted:
+                    yield Task((fact.name,), (found.get(at) or too_long(fact), settled.shared))
+
+    def count(self, executor: Executor, units: Sequence[str]) -> int:
+        """Return the number of steps: one per unit."""
+        return len(units)
 
 
 def rule_of(name: str) -> Rule:
@@ -131,82 +165,93 @@ def fact_file(facts: Facts) -> FactFile:
     return FactFile(list(listed), [])
 
 
-def write_facts(
-    run: Run,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    plan: FactPlan,
-    analyse: Callable[[Answered], FactResult],
-    *,
-    failed: str,
-) -> Iterator[str]:
-    """Process the pending units of a run, and yield the name of each unit once it is on disk.
+@dataclass(frozen=True)
+class SettledFacts(Settled):
+    """What is decided once for all facts."""
 
-    Finished facts of which a file is missing or changed are analysed again.
+    batches: Sequence[Sequence[Sequence[int]]]
+    """The result of ``fact_batches``."""
+    shared: Any
+    """The result of ``FactAnalysis.share``."""
+    told: Mapping[str, Any]
+    """The part of it that is recorded."""
 
-    Args:
-        run: an open run with the units ``plan.units``.
-        model: a causal LM of a supported family, in evaluation mode.
-        tokenizer: the model's tokenizer.
-        plan: the plan; only its limit may change when the run is resumed.
-        analyse: returns the rows and files of a fact. If it raises an ``InputError`` or a ``ModelError``, or runs out
-            of memory, the fact is dropped with the reason.
-        failed: first words of the reason for a fact that could not be analysed.
-
-    Yields:
-        Names of finished or dropped units.
-
-    Raises:
-        RunError: if the results cannot be written; earlier units are on disk.
-        UnsupportedModelError: if the model is not of a supported family.
-    """
-    pending, damaged = set(run.pending), set(run.damaged)
-    for bad in plan.facts.bad:
-        if (unit := _bad_unit(bad.index)) in pending:
-            run.drop(unit, f"{BAD_ROW}: {bad.reason}")
-            yield unit
-    # Include finished facts: the batches then depend only on the list of facts, as in an uninterrupted run.
-    for answered in known(model, tokenizer, plan.chosen, rule=plan.rule, chat_template=plan.chat_template):
-        if answered.fact.name in pending:
-            _write_fact(run, plan, answered, analyse, failed)
-            yield answered.fact.name
-        elif answered.fact.name in damaged:
-            _write_again(run, answered, analyse)
-            yield answered.fact.name
+    @property
+    def recorded(self) -> Mapping[str, Any]:
+        """What all facts share."""
+        return self.told
 
 
-def _write_fact(
-    run: Run, plan: FactPlan, answered: Answered, analyse: Callable[[Answered], FactResult], failed: str
-) -> None:
-    """Analyse one fact and write its rows, or drop it."""
-    name = answered.fact.name
-    if answered.reason == "too long":
-        return run.drop(name, f"{failed}: prompt and answer exceed the model's maximum length")
-    if answered.reason == "too large":
-        return run.drop(name, f"{failed}: the fact {TOO_LARGE}")
-    if plan.only_known and answered.reason == "not finite":
-        return run.drop(name, f"{failed}: the model has no answer; {MODEL_GIVES_NAN}")
-    if plan.only_known and not answered.correct:
-        return run.drop(name, f"{UNKNOWN}: {answered.reason}, {answered.answer_text!r}")
-    try:
-        found = unless_too_large(partial(analyse, answered))
-    except (InputError, ModelError) as error:  # ModelError: it does not fit in memory
-        return run.drop(name, f"{failed}: {error}")
-    if found is None:
-        return run.drop(name, f"{failed}: the fact {TOO_LARGE}")
-    return run.write(name, found.rows, files=found.files)
+class FactAnalysis(Analysis):
+    """An analysis of facts, one by one; subclasses define ``analyse``."""
+
+    failed: str
+    """First words of the reason for a fact that could not be analysed."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, plan: FactPlan) -> None:
+        self.model, self.tokenizer, self._facts = model, tokenizer, plan
+
+    @abstractmethod
+    def analyse(self, answered: Answered, shared: Any, parts: UnitParts) -> Kept:
+        """Return the rows and files of a fact.
+
+        Args:
+            answered: the fact, with the model's answer.
+            shared: the result of ``share``.
+            parts: the stored parts of the fact.
+
+        Raises:
+            InputError: if the fact cannot be analysed.
+            ModelError: if it does not fit in memory.
+        """
+
+    def share(self) -> Any:
+        """Return what must be the same for all facts and depends on the model; by default None."""
+        return None
+
+    def settle(self) -> SettledFacts:
+        """Return the batches in which facts are answered, and what all facts share."""
+        plan = self._facts
+        batches = fact_batches(
+            self.model, self.tokenizer, plan.chosen, rule=plan.rule, chat_template=plan.chat_template
+        )
+        shared = self.share()
+        return SettledFacts(batches, shared, self.told(shared))
+
+    def told(self, shared: Any) -> Mapping[str, Any]:
+        """Return what is recorded of ``share``, as JSON values; by default nothing."""
+        return {}
+
+    def ask(self, question: FactBatch) -> list[Answered]:
+        """Return the model's answers to the prompts of facts."""
+        return question.answers(self.model, self.tokenizer)
+
+    def do(self, what: tuple[Answered, Any], parts: StoredParts) -> Iterator[Step]:
+        """Analyse one fact; if it cannot be analysed, it is dropped with the reason."""
+        answered, shared = what
+        name = answered.fact.name
+        if reason := self._drop_reason(answered):
+            yield Finished(name, Dropped(reason))
+            return
+        try:
+            found = unless_too_large(partial(self.analyse, answered, shared, UnitParts(parts, name)))
+        except (InputError, ModelError) as error:  # ModelError: it does not fit in memory
+            yield Finished(name, Dropped(f"{self.failed}: {error}"))
+        else:
+            yield Finished(name, found or Dropped(f"{self.failed}: the fact {TOO_LARGE}"))
+
+    def _drop_reason(self, answered: Answered) -> str | None:
+        """Return why a fact is not analysed; None if it is."""
+        if answered.reason == "too long":
+            return f"{self.failed}: prompt and answer exceed the model's maximum length"
+        if answered.reason == "too large":
+            return f"{self.failed}: the fact {TOO_LARGE}"
+        if self._facts.only_known and answered.reason == "not finite":
+            return f"{self.failed}: the model has no answer; {MODEL_GIVES_NAN}"
+        if self._facts.only_known and not answered.correct:
+            return f"{UNKNOWN}: {answered.reason}, {answered.answer_text!r}"
+        return None
 
 
-def _write_again(run: Run, answered: Answered, analyse: Callable[[Answered], FactResult]) -> None:
-    """Analyse a finished fact again and write its files; a fact that does not fit in memory now keeps its rows."""
-    name = answered.fact.name
-    found = unless_too_large(partial(analyse, answered))
-    if found is None:
-        say(f"the files of {name!r} are not made again: the fact {TOO_LARGE}")
-    else:
-        run.write_again(name, found.files)
-
-
-def _bad_unit(index: int) -> str:
-    """Return the unit name of an unreadable row; the name of its fact may belong to another fact."""
-    return f"row_{index}"
+def _some_of(facts: Sequence[Fact], batch: Sequence[int], wanted: Collection[str]) -> bool:
+    return any(facts[number].name in wanted for number in batch)

@@ -3,7 +3,7 @@
 A fact takes one forward and one backward pass, so no parts of it are stored: an interrupt costs one fact.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,17 @@ from interpret.attribution.steps.functions import FUNCTIONS, attributed_function
 from interpret.errors import InputError
 from interpret.facts.files import Fact, FactFile
 from interpret.facts.filter import Answered, Rule
-from interpret.facts.runs import BAD_ROW, FactPlan, FactResult, fact_file, write_facts
+from interpret.facts.runs import BAD_ROW, FactAnalysis, FactPlan, fact_file
 from interpret.locating.facts import CONTRAST, locate_fact, location_cells, location_plan
-from interpret.models.opening import model_circumstances, model_identity
+from interpret.models.opening import Opening
 from interpret.records import LocationCell
-from interpret.storage.run import Run
+from interpret.storage.outcomes import Kept
+from interpret.storage.parts import UnitParts
 from interpret.storage.run_folder import RunFolder
-from interpret.work.loop import Work, fill_folder
+from interpret.work.loop import Work
+from interpret.workers.jobs import Say
+from interpret.workers.runs import run_job
+from interpret.workers.settings import Workers
 
 NOT_LOCATED = "not located"
 LOCATING = Work("Locating", "located", "facts", failures=(BAD_ROW, NOT_LOCATED))
@@ -55,6 +59,24 @@ class LocationPlan(FactPlan):
         return self.template
 
     @property
+    def work(self) -> Work:
+        """The words for messages."""
+        return LOCATING
+
+    @property
+    def record_type(self) -> type:
+        """The record type of the table."""
+        return LocationCell
+
+    def open(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, say: Say) -> "LocationAnalysis":
+        """Check what concerns every fact, and return the analysis.
+
+        Raises:
+            InputError: as ``location_plan`` raises.
+        """
+        return LocationAnalysis(model, tokenizer, self)
+
+    @property
     def identity(self) -> dict[str, Any]:
         """All settings besides the model that determine the numbers, as stored in the manifest."""
         return {
@@ -68,8 +90,8 @@ class LocationPlan(FactPlan):
 
 
 def run(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel | Opening,
+    tokenizer: PreTrainedTokenizerBase | None,
     facts: FactFile | Path | str | Sequence[Fact],
     output: Path | str,
     *,
@@ -78,6 +100,7 @@ def run(
     only_known: bool = True,
     rule: Rule = "words",
     chat_template: str | None = None,
+    workers: int | Workers = 1,
     progress: bool = True,
     identity: Mapping[str, Any] | None = None,
     circumstances: Mapping[str, Any] | None = None,
@@ -95,6 +118,8 @@ def run(
         rule: when a fact counts as known: ``words`` or ``first_token``, see ``known``.
         chat_template: template that makes each prompt the user's message of a chat: ``model`` for the model's own, or a
             text that contains ``{prompt}``; None to read the prompts as they are.
+        workers: number of processes that open the model and share the facts, or ``Workers``. They open it as
+            ``interpret.load`` has opened it; it may also be an ``Opening``, with None for ``tokenizer``.
         progress: show a progress bar on stderr.
         identity: further settings that determine the numbers, as JSON values; a run is resumed only if they are equal.
         circumstances: further entries of the manifest; they may differ when the run is resumed.
@@ -111,48 +136,35 @@ def run(
         >>> interpret.locating.run(model, tokenizer, "facts.json", "runs/locations").to_frame()  # doctest: +SKIP
     """
     plan = LocationPlan(fact_file(facts), limit, only_known, rule, attributed_fn, chat_template)
-    # Raise errors that concern every fact before the folder is created.
-    location_plan(model, tokenizer, plan.attributed_fn)
-    return fill_folder(
-        LOCATING,
+    return run_job(
+        plan,
+        model,
+        tokenizer,
         output,
-        LocationCell,
-        lambda run: write_locations(run, model, tokenizer, plan),
-        units=plan.units,
-        identity={**model_identity(model), **plan.identity, **(identity or {})},
-        circumstances={
-            **model_circumstances(model),
-            "facts": plan.facts.source,
-            "limit": plan.limit,
-            **(circumstances or {}),
-        },
+        workers=workers,
         progress=progress,
+        identity=identity,
+        circumstances=circumstances,
     )
 
 
-def write_locations(
-    run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, plan: LocationPlan
-) -> Iterator[str]:
-    """Process the pending units of a run, and yield the name of each unit once it is on disk.
+class LocationAnalysis(FactAnalysis):
+    """Locates facts by attribution."""
 
-    Args:
-        run: an open run with the units ``plan.units`` and rows of type ``LocationCell``.
-        model: a causal LM of a supported family, in evaluation mode.
-        tokenizer: the model's tokenizer.
-        plan: the plan; only its limit may change when the run is resumed.
+    failed = NOT_LOCATED
 
-    Yields:
-        Names of finished or dropped units.
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, plan: LocationPlan) -> None:
+        """Check the attributed function.
 
-    Raises:
-        InputError: as ``location_plan`` raises.
-        RunError: if the results cannot be written; earlier units are on disk.
-        UnsupportedModelError: if the model is not of a supported family.
-    """
-    checked = location_plan(model, tokenizer, plan.attributed_fn)
+        Raises:
+            InputError: as ``location_plan`` raises.
+        """
+        super().__init__(model, tokenizer, plan)
+        self._plan = plan
+        self._checked = location_plan(model, tokenizer, plan.attributed_fn)
 
-    def located(answered: Answered) -> FactResult:
-        found = locate_fact(checked, answered.fact, plan.chat_template)
-        return FactResult(location_cells(answered.fact, found, attributed_fn=checked.info.attributed_fn))
-
-    yield from write_facts(run, model, tokenizer, plan, located, failed=NOT_LOCATED)
+    def analyse(self, answered: Answered, shared: Any, parts: UnitParts) -> Kept:
+        """Return the scores of a fact."""
+        found = locate_fact(self._checked, answered.fact, self._plan.chat_template)
+        cells = location_cells(answered.fact, found, attributed_fn=self._checked.info.attributed_fn)
+        return Kept.of(LocationCell, cells)

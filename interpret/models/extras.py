@@ -14,24 +14,26 @@ def is_installed(module: str) -> bool:
         return False
 
 
-def require(module: str, what: str) -> None:
+def require(module: str, what: str, extra: str | None = None) -> None:
     """Check that the module of an extra is installed.
 
     Args:
-        module: name of the module and of the extra.
+        module: name of the module.
         what: what needs it, the start of the message.
+        extra: name of the extra; None if it is that of the module, see ``missing``.
 
     Raises:
         ModelError: if it is not; the message gives the line that installs it.
     """
     if not is_installed(module):
-        raise ModelError(missing(module, what))
+        raise ModelError(missing(module, what, extra))
 
 
-def missing(module: str, what: str) -> str:
+def missing(module: str, what: str, extra: str | None = None) -> str:
     """Return the message that something needs an extra, with the line that installs it.
 
-    Beside transformers 4.34.0 this is the extra ``patch``, which holds the releases that work with it.
+    Beside transformers 4.34.0, an extra of the module's name is replaced by ``patch``, which holds the releases that
+    work with it.
     """
-    extra = "patch" if can_be_patched() else module
+    extra = extra or ("patch" if can_be_patched() else module)
     return f'{what} needs {module}: pip install "llm-interpret[{extra}]"'

@@ -10,6 +10,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -39,7 +40,7 @@ from interpret.anatomy import (
     reads_gguf,
 )
 from interpret.anatomy.changes import Changes
-from interpret.errors import ModelError, RunError, brief, named, one_line, unknown
+from interpret.errors import InputError, ModelError, RunError, brief, named, one_line, unknown
 from interpret.models.demo import SMOLLM2, demo_model_folder
 from interpret.models.extras import is_installed, missing, require
 from interpret.models.gguf import check_room, converted_folder
@@ -67,11 +68,48 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 """Supported dtypes. In float64, transformers 4.34.0 cannot create the attention mask of a Llama model."""
 _MAP_WORDS = ("auto", "balanced", "balanced_low_0", "sequential")
 """Device maps that accelerate knows by name."""
-_OPENED_AS = "_interpret_opened_as"
-"""Attribute of opened models that holds the name as it was given; transformers stores a changed name."""
+_OPENING = "_interpret_opening"
+"""Attribute of opened models that holds their ``Opening``; transformers stores a changed name."""
 _HARMLESS_WARNINGS = (".*TypedStorage is deprecated.*", ".*_register_pytree_node.*", "Detected pickle protocol")
 """transformers 4.34.0 uses names that torch has since renamed, and weights of an unusual pickle protocol are refused
 with an error of their own."""
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How a model is opened, so that other processes can open it too: the arguments of ``load``."""
+
+    name: str = "demo"
+    """A folder, an id on the Hugging Face hub, a GGUF file, or ``demo``."""
+    dtype: str | None = None
+    device: str | None = None
+    device_map: DeviceMap | None = None
+    load_in_8bit: bool = False
+    load_in_4bit: bool = False
+
+    def load(self, say: Say | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """Open the model and its tokenizer; errors are those of ``load``."""
+        return load(
+            self.name,
+            dtype=self.dtype,
+            device=self.device,
+            device_map=self.device_map,
+            load_in_8bit=self.load_in_8bit,
+            load_in_4bit=self.load_in_4bit,
+            say=say,
+        )
+
+
+def opening_of(model: "PreTrainedModel | Opening") -> Opening:
+    """Return how a model was opened.
+
+    Raises:
+        InputError: if it was not opened by ``load``, so that other processes cannot open it.
+    """
+    found = model if isinstance(model, Opening) else vars(model).get(_OPENING)
+    if found is None:
+        raise InputError("workers cannot open this model: it was not opened by interpret.load; leave workers out")
+    return found
 
 
 def load(
@@ -133,7 +171,14 @@ def load(
         model = _open_model(source, gguf, config, torch_dtype, device_map, say)
         if file:
             model.config._name_or_path = str(file)
-        vars(model)[_OPENED_AS] = os.fspath(name_or_path)
+        vars(model)[_OPENING] = Opening(
+            os.fspath(name_or_path),
+            None if dtype is None else str(dtype).removeprefix("torch."),
+            None if device is None else str(device),
+            device_map,
+            load_in_8bit,
+            load_in_4bit,
+        )
         unrounded_(model)
         if say and (modules := own_code(config.to_dict())):
             say(f"opened with the code of transformers; that of the model ({modules}) is not run")
@@ -165,7 +210,8 @@ def model_identity(model: PreTrainedModel) -> dict[str, Any]:
     Raises:
         RunError: if its weights cannot be read.
     """
-    name = str(vars(model).get(_OPENED_AS, model.config._name_or_path))
+    opening = vars(model).get(_OPENING)
+    name = opening.name if opening else str(model.config._name_or_path)
     layers = {type(module).__name__ for module in model.modules()}
     eight_bit = {"Linear8bitLt", "EightBitLinear"}
     return {

@@ -23,7 +23,7 @@ from interpret.device import TOO_LARGE, in_batches
 from interpret.errors import InputError, RunError, one_line, unknown
 from interpret.facts.files import FactFile
 from interpret.facts.pairs import load_pairs, pairs_of_facts
-from interpret.models.opening import model_circumstances, model_identity
+from interpret.models.opening import Opening, model_circumstances, model_identity
 from interpret.probing.knowledge_prober import check_pairs, ranked_effects
 from interpret.probing.neurons import CHOICES, Token, check_texts, neuron_values
 from interpret.prompts.selectors import select, selector_words
@@ -34,6 +34,7 @@ from interpret.storage.run import Run
 from interpret.storage.run_folder import RunFolder
 from interpret.work.loop import Work, fill_folder
 from interpret.work.progress import say
+from interpret.workers.settings import Workers, workers_of
 
 NOT_READ = "not read"
 READING = Work("Reading", "read", "parts", "pairs", (NOT_READ,))
@@ -63,8 +64,8 @@ class NeuronPlan:
 
 
 def run_neurons(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel | Opening,
+    tokenizer: PreTrainedTokenizerBase | None,
     texts: Path | str | FactFile | Sequence[tuple[str, str]],
     output: Path | str,
     *,
@@ -73,6 +74,7 @@ def run_neurons(
     permutations: int = NeuronPlan.n_permutations,
     seed: int = NeuronPlan.seed,
     batch_size: int = NeuronPlan.batch_size,
+    workers: int | Workers = 1,
     progress: bool = True,
     identity: Mapping[str, Any] | None = None,
     circumstances: Mapping[str, Any] | None = None,
@@ -90,6 +92,7 @@ def run_neurons(
         permutations: the largest number of permutations for a p-value.
         seed: random seed of the permutations.
         batch_size: number of texts per forward pass.
+        workers: only 1: the last unit compares the values of all others.
         progress: show a progress bar on stderr.
         identity: further settings that determine the numbers, as JSON values; a run is resumed only if they are equal.
         circumstances: further entries of the manifest; they may change when the run is resumed.
@@ -105,6 +108,8 @@ def run_neurons(
     Example:
         >>> run_neurons(model, tokenizer, "examples/pairs.json", "runs/neurons").to_frame()  # doctest: +SKIP
     """
+    if isinstance(model, Opening) or tokenizer is None or not workers_of(workers).in_process:
+        raise InputError("probe neurons runs in one process without workers, because it compares all texts at its end")
     pairs, sha256, path = _texts(texts)
     chosen = select("layer", selector_words(layers), len(anatomy_of(model).layers))
     plan = NeuronPlan(pairs, chosen, token_of(token), permutations, seed, batch_size)

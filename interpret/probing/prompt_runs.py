@@ -4,10 +4,10 @@ A prompt takes one forward pass or a few, so no parts of it are stored: an inter
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from interpret.device import TOO_LARGE, unless_too_large
 from interpret.errors import InputError, ModelError, unknown
 from interpret.finite import MODEL_GIVES_NAN, readable
 from interpret.finite import top as top_of
-from interpret.models.opening import model_circumstances, model_identity
+from interpret.models.opening import Opening
 from interpret.probing._logit_attribution import logit_attribution
 from interpret.probing._logit_lens import NO_TOKEN, logit_lens
 from interpret.probing.heads import attention_patterns, check_looks_back, induction_scores
@@ -29,10 +29,14 @@ from interpret.prompts.prompts import MODEL_TEMPLATE, Prompt, raw_unless_said
 from interpret.prompts.spelling import piece
 from interpret.prompts.tokens import following, select_tokens, tokenise, without_subject
 from interpret.records import HeadView, LensReading, LogitShare
-from interpret.storage.run import Run
+from interpret.storage.outcomes import Dropped, Kept
+from interpret.storage.parts import StoredParts
 from interpret.storage.run_folder import RunFolder
-from interpret.work.inputs import Examples, prompt_list
-from interpret.work.loop import Work, drop_lacking, fill_folder
+from interpret.work.inputs import Examples, PromptList, prompt_list
+from interpret.work.loop import Work
+from interpret.workers.jobs import Analysis, Executor, Finished, Say, Step, Task
+from interpret.workers.runs import run_job
+from interpret.workers.settings import Workers
 
 NOT_PROBED = "not probed"
 PROBING = Work("Probing", "probed", "prompts", failures=(NOT_PROBED,))
@@ -41,8 +45,8 @@ MOST_REPEATED = 50
 
 
 def run_probe(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel | Opening,
+    tokenizer: PreTrainedTokenizerBase | None,
     probe: str | Probe,
     examples: Examples,
     output: Path | str,
@@ -51,6 +55,7 @@ def run_probe(
     raw: bool = False,
     chat_template: str | None = None,
     options: Mapping[str, Any] | None = None,
+    workers: int | Workers = 1,
     progress: bool = True,
     identity: Mapping[str, Any] | None = None,
     circumstances: Mapping[str, Any] | None = None,
@@ -70,6 +75,8 @@ def run_probe(
         chat_template: make these prompts the user's message of a chat: ``model``, or a text that contains
             ``{prompt}``. With neither: see ``Prompt.raw``, and the model's own template.
         options: options of the probe by name, as JSON values.
+        workers: number of processes that open the model and share the prompts, or ``Workers``. They open it as
+            ``interpret.load`` has opened it; it may also be an ``Opening``, with None for ``tokenizer``.
         progress: show a progress bar on stderr.
         identity: further settings that determine the numbers, as JSON values, such as the version of your own probe; a
             run is resumed only if they are equal.
@@ -87,37 +94,119 @@ def run_probe(
         >>> run_probe(model, tokenizer, "lens", "examples.json", "runs/lens").to_frame()  # doctest: +SKIP
     """
     probe = probe_of(probe)
-    read = probe.read(model, tokenizer, **(options or {}))
     said = raw_unless_said(raw=raw, chat_template=chat_template)
     template = MODEL_TEMPLATE if chat_template is None else chat_template
-    given = prompt_list(examples, raw=said)
-    lacking = without_subject(given.prompts, tokens)
-    kept = [one for one in given.prompts if one.name not in lacking]
-    prompts = probed_prompts(tokenizer, kept, tokens=tokens, chat_template=template)
-    asked = {
-        "command": f"probe {probe.name}",
-        **({"tokens": tokens} if probe.at_tokens else {}),
-        "chat_template": template,
-        **({} if said is None else {"raw": said}),
-        "examples_sha256": given.sha256,
-        **probe.options(),
-        **(options or {}),
-    }
-    return fill_folder(
-        PROBING,
+    job = ProbeJob(probe, prompt_list(examples, raw=said), tokens, template, options or {}, said)
+    return run_job(
+        job,
+        model,
+        tokenizer,
         output,
-        probe.record,
-        lambda run: write_probes(run, read, prompts, lacking),
-        units=[*lacking, *(one.name for one in kept)],
-        identity={**model_identity(model), **asked, **(identity or {})},
-        circumstances={**model_circumstances(model), "examples": given.path, **(circumstances or {})},
+        workers=workers,
         progress=progress,
+        identity=identity,
+        circumstances=circumstances,
     )
 
 
+@dataclass(frozen=True)
+class ProbeJob:
+    """Prompts to probe, one unit per prompt."""
+
+    probe: Probe
+    found: PromptList
+    """The prompts."""
+    tokens: str
+    """Selector of the tokens at which prompts are probed."""
+    chat_template: str
+    """Chat template of prompts that are not raw."""
+    options: Mapping[str, Any]
+    """Options of the probe."""
+    said: bool | None
+    """Whether prompts that do not say so themselves are raw."""
+
+    def __post_init__(self) -> None:
+        """Check the names of the options, and the tokens.
+
+        Raises:
+            InputError: for an option that the probe does not have, or if no prompt has the selected tokens.
+        """
+        self.probe.check_options(self.options)
+        without_subject(self.found.prompts, self.tokens)
+
+    @property
+    def work(self) -> Work:
+        """The words for messages."""
+        return PROBING
+
+    @property
+    def record_type(self) -> type:
+        """The record type of the table."""
+        return self.probe.record
+
+    @property
+    def others(self) -> Sequence[str]:
+        """Names of files and folders besides the table."""
+        return ()
+
+    @property
+    def lacking(self) -> dict[str, str]:
+        """The prompts without the subject that is selected -> reason."""
+        found = without_subject(self.found.prompts, self.tokens)
+        return {name: f"{NOT_PROBED}: {reason}" for name, reason in found.items()}
+
+    @property
+    def kept(self) -> list[Prompt]:
+        """The other prompts."""
+        lacking = self.lacking
+        return [one for one in self.found.prompts if one.name not in lacking]
+
+    @property
+    def units(self) -> list[str]:
+        """The names of the prompts, those that are dropped first."""
+        return [*self.lacking, *(one.name for one in self.kept)]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Everything the rows depend on except the model."""
+        return {
+            "command": f"probe {self.probe.name}",
+            **({"tokens": self.tokens} if self.probe.at_tokens else {}),
+            "chat_template": self.chat_template,
+            **({} if self.said is None else {"raw": self.said}),
+            "examples_sha256": self.found.sha256,
+            **self.probe.options(),
+            **self.options,
+        }
+
+    @property
+    def circumstances(self) -> dict[str, Any]:
+        """What is recorded besides the identity."""
+        return {"examples": self.found.path}
+
+    def open(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, say: Say) -> "ProbeAnalysis":
+        """Prepare the probe, and tokenise the prompts.
+
+        Raises:
+            InputError: if an option or a prompt is invalid.
+            UnsupportedModelError: if the model's family is unknown.
+        """
+        read = self.probe.read(model, tokenizer, **self.options)
+        asked = probed_prompts(tokenizer, self.kept, tokens=self.tokens, chat_template=self.chat_template)
+        return ProbeAnalysis(self.probe.record, read, asked)
+
+    def tasks(self, executor: Executor, wanted: Collection[str]) -> Iterator[Task]:
+        """Yield a task per wanted prompt: its number among those that can be read."""
+        return (Task((one.name,), number) for number, one in enumerate(self.kept) if one.name in wanted)
+
+    def count(self, executor: Executor, units: Sequence[str]) -> int:
+        """Return the number of steps: one per prompt."""
+        return len(units)
+
+
 def run_lens(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel | Opening,
+    tokenizer: PreTrainedTokenizerBase | None,
     examples: Examples,
     output: Path | str,
     *,
@@ -125,6 +214,7 @@ def run_lens(
     top: int = TOP,
     raw: bool = False,
     chat_template: str | None = None,
+    workers: int | Workers = 1,
     progress: bool = True,
     identity: Mapping[str, Any] | None = None,
     circumstances: Mapping[str, Any] | None = None,
@@ -140,6 +230,7 @@ def run_lens(
         top: number of most likely tokens to list.
         raw: as in ``run_probe``.
         chat_template: as in ``run_probe``.
+        workers: as in ``run_probe``.
         progress: as in ``run_probe``.
         identity: as in ``run_probe``.
         circumstances: as in ``run_probe``.
@@ -161,6 +252,7 @@ def run_lens(
         raw=raw,
         chat_template=chat_template,
         options={"top": top},
+        workers=workers,
         progress=progress,
         identity=identity,
         circumstances=circumstances,
@@ -168,13 +260,14 @@ def run_lens(
 
 
 def run_logits(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel | Opening,
+    tokenizer: PreTrainedTokenizerBase | None,
     examples: Examples,
     output: Path | str,
     *,
     raw: bool = False,
     chat_template: str | None = None,
+    workers: int | Workers = 1,
     progress: bool = True,
     identity: Mapping[str, Any] | None = None,
     circumstances: Mapping[str, Any] | None = None,
@@ -189,6 +282,7 @@ def run_logits(
         output: the run folder.
         raw: as in ``run_probe``.
         chat_template: as in ``run_probe``.
+        workers: as in ``run_probe``.
         progress: as in ``run_probe``.
         identity: as in ``run_probe``.
         circumstances: as in ``run_probe``.
@@ -208,6 +302,7 @@ def run_logits(
         output,
         raw=raw,
         chat_template=chat_template,
+        workers=workers,
         progress=progress,
         identity=identity,
         circumstances=circumstances,
@@ -215,8 +310,8 @@ def run_logits(
 
 
 def run_heads(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel | Opening,
+    tokenizer: PreTrainedTokenizerBase | None,
     examples: Examples,
     output: Path | str,
     *,
@@ -224,6 +319,7 @@ def run_heads(
     top: int = TOP,
     raw: bool = False,
     chat_template: str | None = None,
+    workers: int | Workers = 1,
     progress: bool = True,
     identity: Mapping[str, Any] | None = None,
     circumstances: Mapping[str, Any] | None = None,
@@ -239,6 +335,7 @@ def run_heads(
         top: number of tokens to list per head.
         raw: as in ``run_probe``.
         chat_template: as in ``run_probe``.
+        workers: as in ``run_probe``.
         progress: as in ``run_probe``.
         identity: as in ``run_probe``.
         circumstances: as in ``run_probe``.
@@ -260,6 +357,7 @@ def run_heads(
         raw=raw,
         chat_template=chat_template,
         options={"top": top},
+        workers=workers,
         progress=progress,
         identity=identity,
         circumstances=circumstances,
@@ -409,35 +507,23 @@ def _heads(model: PreTrainedModel, induction: list[list[float]], top: int, asked
     return found
 
 
-def write_probes(
-    run: Run, read: Reader, asked: Sequence[Probed], lacking: Mapping[str, str] = MappingProxyType({})
-) -> Iterator[str]:
-    """Do the pending units of a run, and yield the name of each unit once it is saved.
+@dataclass(frozen=True)
+class ProbeAnalysis(Analysis):
+    """Probes prompts one at a time, so that the numbers do not depend on where a run was interrupted."""
 
-    A prompt that cannot be probed is dropped with the reason. Prompts are probed one at a time, so that the numbers do
-    not depend on which prompts were done before the run was interrupted.
+    record_type: type
+    read: Reader
+    asked: Sequence[Probed]
 
-    Args:
-        run: an open run, with the names of the prompts as units and the record of the probe.
-        read: returns the rows of a prompt.
-        asked: all prompts that can be read.
-        lacking: the others, with what they lack.
-
-    Raises:
-        RunError: if results cannot be written; earlier units stay saved.
-    """
-    drop_lacking(run, lacking, NOT_PROBED)
-    pending = set(run.pending)
-    for one in asked:
-        if one.name not in pending:
-            continue
+    def do(self, what: int, parts: StoredParts) -> Iterator[Step]:
+        """Probe the prompt of a number; if it cannot be probed, it is dropped with the reason."""
+        one = self.asked[what]
         try:
-            rows = unless_too_large(partial(read, one))
+            rows = unless_too_large(partial(self.read, one))
         except (InputError, ModelError) as error:  # ModelError: it does not fit in memory
-            run.drop(one.name, f"{NOT_PROBED}: {error}")
+            yield Finished(one.name, Dropped(f"{NOT_PROBED}: {error}"))
+            return
+        if rows is None:
+            yield Finished(one.name, Dropped(f"{NOT_PROBED}: a prompt of {len(one.tokens.ids)} tokens {TOO_LARGE}"))
         else:
-            if rows is None:
-                run.drop(one.name, f"{NOT_PROBED}: a prompt of {len(one.tokens.ids)} tokens {TOO_LARGE}")
-            else:
-                run.write(one.name, rows)
-        yield one.name
+            yield Finished(one.name, Kept.of(self.record_type, rows))

@@ -10,7 +10,7 @@ import random
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from math import isfinite
 from typing import Any
@@ -33,7 +33,7 @@ from interpret.finite import MODEL_GIVES_NAN
 from interpret.prompts.spelling import decoded, pieces
 from interpret.records import Interpretation
 from interpret.records.states import FINAL_NORM
-from interpret.selfie.decoding import Written, automatic_batch_size, prime
+from interpret.selfie.decoding import Primed, Written, automatic_batch_size, prime
 from interpret.selfie.readings import (
     SAME,
     KeptReadings,
@@ -94,16 +94,52 @@ def interpretations(
         ModelError: if a prompt is dropped and ``drop`` is None, or an interpretation and ``drop_part``.
     """
     check_request(model, sources, templates, settings)
-    n_layers = len(anatomy_of(model).layers)
-    primed = [prime(model, template, settings.new_tokens) for template in templates]
-    controls = [read_nothing(one, settings) for one in primed]
-    size = settings.batch_size or min(automatic_batch_size(one, settings.new_tokens) for one in primed)
-    for group in _groups(sources, size):
-        if all(source.prompt.name in skip for source in group):
-            continue
+    interpreter = Interpreter(model, tokenizer, templates, settings)
+    stored, size = StoredParts() if parts is None else parts, interpreter.batch_size
+    for group in prompt_groups(sources, size):
+        if any(source.prompt.name not in skip for source in group):
+            yield from interpreter.read(group, size, skip, say, stored, drop, drop_part)
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """A model with its interpretation prompts; the arguments are those of ``interpretations``, checked."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    templates: Sequence[InterpretationPrompt]
+    settings: Settings
+
+    @cached_property
+    def _primed(self) -> list[Primed]:
+        return [prime(self.model, template, self.settings.new_tokens) for template in self.templates]
+
+    @cached_property
+    def _controls(self) -> list[Reading]:
+        return [read_nothing(one, self.settings) for one in self._primed]
+
+    @property
+    def batch_size(self) -> int:
+        """Number of interpretations generated together, as set or chosen from the memory of the device."""
+        new_tokens = self.settings.new_tokens
+        return self.settings.batch_size or min(automatic_batch_size(one, new_tokens) for one in self._primed)
+
+    def read(
+        self,
+        group: Sequence[Source],
+        size: int,
+        skip: Collection[str],
+        say: Callable[[str], None],
+        parts: StoredParts,
+        drop: Callable[[str, str], None] | None,
+        drop_part: Callable[[str, str, str], None] | None,
+    ) -> Iterator[Interpretation]:
+        """Interpret the states of one of the ``prompt_groups``, in batches of ``size``."""
+        model, settings = self.model, self.settings
+        n_layers, controls = len(anatomy_of(model).layers), self._controls
         written = _continued(model, group, settings.prompt_output_tokens)
         outputs = [None if one is None else one.ids[: settings.prompt_output_tokens] for one in written]
-        group = [with_generated(tokenizer, source, one) for source, one in zip(group, written, strict=True)]
+        group = [with_generated(self.tokenizer, source, one) for source, one in zip(group, written, strict=True)]
         states = [
             None if source.lacks_generated else unless_too_large(partial(_states, model, source, settings))
             for source in group
@@ -111,18 +147,19 @@ def interpretations(
         fitting = [
             state for output, own in zip(outputs, states, strict=True) if output is not None for state in own or ()
         ]
-        kept = [KeptReadings(StoredParts() if parts is None else parts, number) for number in range(len(templates))]
+        kept = [KeptReadings(parts, number) for number in range(len(self.templates))]
         readings = [
             read(one, fitting, settings, size, say, own, drop_too_large=drop_part is not None)
-            for one, own in zip(primed, kept, strict=True)
+            for one, own in zip(self._primed, kept, strict=True)
         ]
         for source, output, own in zip(group, outputs, states, strict=True):
             if output is None or own is None:
                 if source.prompt.name not in skip:
                     _drop(source, drop, too_large=output is None or not source.lacks_generated)
                 continue
-            for template, control, texts in zip(templates, controls, readings, strict=True):
-                row = _RowWriter(tokenizer, source, template, settings, decoded(tokenizer, output), control, n_layers)
+            for template, control, texts in zip(self.templates, controls, readings, strict=True):
+                text = decoded(self.tokenizer, output)
+                row = _RowWriter(self.tokenizer, source, template, settings, text, control, n_layers)
                 if source.prompt.name in skip:
                     deque(islice(texts, len(own)), maxlen=0)
                     continue
@@ -219,7 +256,7 @@ def count_rows(sources: Sequence[Source], n_templates: int) -> int:
     return n_templates * sum(1 + len(source.pairs) for source in sources)
 
 
-def _groups(sources: Sequence[Source], size: int) -> Iterator[list[Source]]:
+def prompt_groups(sources: Sequence[Source], size: int) -> Iterator[list[Source]]:
     """Group neighbouring prompts into batches; the groups do not depend on which prompts are already done."""
     group: list[Source] = []
     for source in sources:

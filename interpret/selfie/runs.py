@@ -1,13 +1,14 @@
 """Interpret a prompt file into a run folder: one unit per prompt, one row per state and interpretation prompt."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.errors import InputError, SpecError, unknown
-from interpret.models.opening import model_circumstances, model_identity
+from interpret.models.opening import Opening
 from interpret.prompts.prompts import MODEL_TEMPLATE, Prompt, raw_unless_said
 from interpret.prompts.selectors import check_selector, selector_words
 from interpret.prompts.tokens import check_tokens, without_subject
@@ -23,23 +24,26 @@ from interpret.selfie.settings import (
     TOKENS,
     Settings,
 )
-from interpret.selfie.sources import SOURCE_SITES, plan_sources
+from interpret.selfie.sources import SOURCE_SITES, Source, plan_sources
 from interpret.selfie.templates import InterpretationPrompt, check_words, interpretation_prompt
-from interpret.storage.run import Run
+from interpret.storage.outcomes import Dropped, Kept
+from interpret.storage.parts import StoredParts
 from interpret.storage.run_folder import RunFolder
 from interpret.surgery.plan import check_strength
 from interpret.surgery.words import MODES
-from interpret.work.inputs import Examples, prompt_list
-from interpret.work.loop import Work, drop_lacking, fill_folder
-from interpret.work.progress import say
+from interpret.work.inputs import Examples, PromptList, prompt_list
+from interpret.work.loop import Work
+from interpret.workers.jobs import Analysis, Executor, Finished, Say, Settled, Step, Task
+from interpret.workers.runs import run_job
+from interpret.workers.settings import Workers
 
 NOT_INTERPRETED = "not interpreted"
 INTERPRETING = Work("Interpreting", "interpreted", "prompts", "interpretations", (NOT_INTERPRETED,))
 
 
 def run(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel | Opening,
+    tokenizer: PreTrainedTokenizerBase | None,
     examples: Examples,
     output: Path | str,
     *,
@@ -58,6 +62,7 @@ def run(
     wrong_vector: bool = Settings.wrong_vector,
     seed: int = Settings.seed,
     batch_size: int | None = Settings.batch_size,
+    workers: int | Workers = 1,
     progress: bool = True,
     identity: Mapping[str, Any] | None = None,
     circumstances: Mapping[str, Any] | None = None,
@@ -87,6 +92,8 @@ def run(
         wrong_vector: also score each interpretation with another token's state inserted.
         seed: random seed of the choice of wrong states.
         batch_size: number of interpretations generated together; None to choose it from the device's memory.
+        workers: number of processes that open the model and share the prompts, or ``Workers``. They open it as
+            ``interpret.load`` has opened it; it may also be an ``Opening``, with None for ``tokenizer``.
         progress: show a progress bar on stderr.
         identity: further settings that determine the numbers, as JSON values; a run is resumed only if they are equal.
         circumstances: further entries of the manifest; they may change when the run is resumed.
@@ -120,34 +127,6 @@ def run(
         interpretation_prompts = [interpretation_prompts]
     if not interpretation_prompts:
         raise InputError("interpretation_prompts is empty; give at least one, such as 'summarize'")
-    templates = [_template(tokenizer, one, slots, template) for one in interpretation_prompts]
-    lacking = without_subject(prompts.prompts, selector_words(tokens))
-    kept = [one for one in prompts.prompts if one.name not in lacking]
-    sources = plan_sources(model, tokenizer, kept, layers=layers, tokens=tokens, site=site, chat_template=template)
-    rows.check_request(model, sources, templates, settings)
-    counts = {source.prompt.name: rows.count_rows([source], len(templates)) for source in sources}
-    tell = say if progress else _silent
-    dropped_parts: dict[str, dict[str, str]] = {source.prompt.name: {} for source in sources}
-
-    def drop_part(name: str, part: str, reason: str) -> None:
-        dropped_parts[name][part] = f"{NOT_INTERPRETED}: {reason}"
-
-    def written(run: Run) -> Iterator[Interpretation]:
-        records = rows.interpretations(
-            model,
-            tokenizer,
-            sources,
-            templates,
-            settings,
-            skip=run.finished,
-            say=tell,
-            parts=run.parts,
-            drop=lambda name, reason: run.drop(name, f"{NOT_INTERPRETED}: {reason}"),
-            drop_part=drop_part,
-        )
-        drop_lacking(run, lacking, NOT_INTERPRETED)
-        return write_interpretations(run, records, counts, dropped_parts)
-
     asked = {
         "command": "selfie",
         "interpretation_prompts": [_recorded(one) for one in interpretation_prompts],
@@ -161,42 +140,187 @@ def run(
         "examples_sha256": prompts.sha256,
         **_recorded_settings(settings),
     }
-    own = {"examples": prompts.path, "batch_size": batch_size}
-    return fill_folder(
-        INTERPRETING,
+    job = SelfieJob(prompts, list(interpretation_prompts), slots, layers, tokens, site, template, settings, asked)
+    return run_job(
+        job,
+        model,
+        tokenizer,
         output,
-        Interpretation,
-        written,
-        units=[*lacking, *(one.name for one in kept)],
-        identity={**model_identity(model), **asked, **(identity or {})},
-        circumstances={**model_circumstances(model), **own, **(circumstances or {})},
-        count=lambda units: sum(counts.get(name, 0) for name in units),
+        workers=workers,
         progress=progress,
+        identity=identity,
+        circumstances=circumstances,
     )
 
 
-def write_interpretations(
-    run: Run,
-    records: Iterator[Interpretation],
-    counts: Mapping[str, int],
-    dropped_parts: Mapping[str, Mapping[str, str]],
-) -> Iterator[Interpretation]:
-    """Write the records of the pending prompts, prompt by prompt, and yield every record.
+@dataclass(frozen=True)
+class SelfieJob:
+    """Prompts whose states are interpreted, one unit per prompt."""
 
-    Args:
-        run: an open run of ``Interpretation`` records, with the prompts' names as units.
-        records: records of the pending prompts, in order.
-        counts: number of records of each prompt.
-        dropped_parts: prompt -> interpretation that has no text -> reason; complete when the prompt's last record is.
-    """
-    of_prompt: list[Interpretation] = []
-    for record in records:
-        of_prompt.append(record)
-        # Records are counted: waiting for the next prompt's first record would delay writing this prompt.
-        if len(of_prompt) == counts[record.name]:
-            run.write(record.name, of_prompt, dropped_parts=dropped_parts[record.name])
-            of_prompt = []
-        yield record
+    found: PromptList
+    """The prompts."""
+    interpretation_prompts: Sequence[str | InterpretationPrompt]
+    slots: int
+    """Number of slots that replace ``{slots}``."""
+    layers: str | Sequence[int]
+    """Layers of the states to interpret."""
+    tokens: str | Sequence[int]
+    """Tokens of the states to interpret."""
+    site: str
+    """Where the states are taken from."""
+    chat_template: str
+    """Chat template of prompts that are not raw."""
+    settings: Settings
+    identity: Mapping[str, Any]
+    """Everything the rows depend on except the model."""
+
+    @property
+    def work(self) -> Work:
+        """The words for messages."""
+        return INTERPRETING
+
+    @property
+    def record_type(self) -> type:
+        """The record type of the table."""
+        return Interpretation
+
+    @property
+    def others(self) -> Sequence[str]:
+        """Names of files and folders besides the table."""
+        return ()
+
+    @property
+    def lacking(self) -> dict[str, str]:
+        """The prompts without the subject that is selected -> reason."""
+        found = without_subject(self.found.prompts, selector_words(self.tokens))
+        return {name: f"{NOT_INTERPRETED}: {reason}" for name, reason in found.items()}
+
+    @property
+    def kept(self) -> list[Prompt]:
+        """The other prompts."""
+        lacking = self.lacking
+        return [one for one in self.found.prompts if one.name not in lacking]
+
+    @property
+    def units(self) -> list[str]:
+        """The names of the prompts, those that are dropped first."""
+        return [*self.lacking, *(one.name for one in self.kept)]
+
+    @property
+    def circumstances(self) -> dict[str, Any]:
+        """What is recorded besides the identity."""
+        return {"examples": self.found.path, "batch_size": self.settings.batch_size}
+
+    def open(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, say: Say) -> "SelfieAnalysis":
+        """Find the states to interpret, and check the request.
+
+        Raises:
+            InputError: if an argument or a prompt is invalid.
+            SpecError: if the insertion does not fit the model.
+            UnsupportedModelError: if the model is not of a supported family.
+        """
+        templates = [_template(tokenizer, one, self.slots, self.chat_template) for one in self.interpretation_prompts]
+        sources = plan_sources(
+            model,
+            tokenizer,
+            self.kept,
+            layers=self.layers,
+            tokens=self.tokens,
+            site=self.site,
+            chat_template=self.chat_template,
+        )
+        rows.check_request(model, sources, templates, self.settings)
+        return SelfieAnalysis(rows.Interpreter(model, tokenizer, templates, self.settings), sources, say)
+
+    def tasks(self, executor: Executor, wanted: Collection[str]) -> Iterator[Task]:
+        """Yield a task per group of prompts that share batches, if one of them is wanted."""
+        settled: SettledGroups = executor.settled()
+        for group in settled.groups:
+            if units := tuple(name for name in group if name in wanted):
+                yield Task(units, _Group(group, units, settled.batch_size))
+
+    def count(self, executor: Executor, units: Sequence[str]) -> int:
+        """Return the number of steps: one per record, and one per prompt that is dropped."""
+        counts = executor.settled().counts
+        return sum(counts.get(name, 1) for name in units)
+
+
+@dataclass(frozen=True)
+class SettledGroups(Settled):
+    """How prompts share batches, which is decided once, because it depends on the memory of the device."""
+
+    batch_size: int
+    """Number of interpretations generated together."""
+    groups: Sequence[tuple[str, ...]]
+    """Names of the prompts that share batches."""
+    counts: Mapping[str, int]
+    """Number of records of each prompt."""
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """The size of batches."""
+        return {"batch_size": self.batch_size}
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Prompts that share batches."""
+
+    names: tuple[str, ...]
+    """All of them."""
+    wanted: tuple[str, ...]
+    """Those whose records are wanted."""
+    batch_size: int
+
+
+class SelfieAnalysis(Analysis):
+    """Interprets the states of groups of prompts."""
+
+    def __init__(self, interpreter: rows.Interpreter, sources: Sequence[Source], say: Say) -> None:
+        self._interpreter, self._say = interpreter, say
+        self._sources = {source.prompt.name: source for source in sources}
+
+    def settle(self) -> SettledGroups:
+        """Return the size of batches, and the groups of prompts that share them."""
+        size, n_templates = self._interpreter.batch_size, len(self._interpreter.templates)
+        groups = [
+            tuple(source.prompt.name for source in group)
+            for group in rows.prompt_groups(list(self._sources.values()), size)
+        ]
+        counts = {name: rows.count_rows([source], n_templates) for name, source in self._sources.items()}
+        return SettledGroups(size, groups, counts)
+
+    def do(self, what: _Group, parts: StoredParts) -> Iterator[Step]:
+        """Interpret the states of some prompts, and yield a step per record; what does not fit in memory is dropped."""
+        dropped: list[Finished] = []
+        dropped_parts: dict[str, dict[str, str]] = {name: {} for name in what.wanted}
+
+        def drop(name: str, reason: str) -> None:
+            dropped.append(Finished(name, Dropped(f"{NOT_INTERPRETED}: {reason}")))
+
+        def drop_part(name: str, part: str, reason: str) -> None:
+            dropped_parts[name][part] = f"{NOT_INTERPRETED}: {reason}"
+
+        group, skip = [self._sources[name] for name in what.names], set(what.names) - set(what.wanted)
+        of_prompt: list[Interpretation] = []
+        records = self._interpreter.read(group, what.batch_size, skip, self._say, parts, drop, drop_part)
+        for record in records:
+            yield from _emptied(dropped)
+            of_prompt.append(record)
+            # Records are counted: waiting for the next prompt's first record would delay writing this prompt.
+            if len(of_prompt) == rows.count_rows([self._sources[record.name]], len(self._interpreter.templates)):
+                found = Kept.of(Interpretation, of_prompt, dropped_parts=dropped_parts[record.name])
+                yield Finished(record.name, found)
+                of_prompt = []
+            else:
+                yield None
+        yield from _emptied(dropped)
+
+
+def _emptied(steps: list[Finished]) -> Iterator[Finished]:
+    """Take out all elements of a list, and yield them in order."""
+    while steps:
+        yield steps.pop(0)
 
 
 def check_options(
@@ -275,7 +399,3 @@ def _recorded(one: str | InterpretationPrompt) -> Any:
     if isinstance(one, InterpretationPrompt):
         return {"name": one.name, "ids": list(one.ids), "slots": list(one.slots)}
     return one
-
-
-def _silent(line: str) -> None:
-    pass

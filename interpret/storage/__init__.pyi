@@ -2,6 +2,8 @@ from .joining import join_runs as join_runs
 from .journal import Entry as Entry
 from .manifest import read_manifest as read_manifest
 from .opening import open_run as open_run
+from .outcomes import Dropped as Dropped
+from .outcomes import Kept as Kept
 from .parts import StoredParts as StoredParts
 from .parts import UnitParts as UnitParts
 from .run import Run as Run

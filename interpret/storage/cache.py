@@ -9,13 +9,14 @@ import hashlib
 import json
 import os
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from interpret.errors import RunError
 from interpret.reading import parse_json
-from interpret.storage.disk import replacing
+from interpret.storage.disk import replacing, waiting_lock
 from interpret.storage.provenance import file_sha256
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.gguf")
@@ -48,6 +49,26 @@ def remembered_sha256(path: Path | str) -> str:
     place = Path(path).resolve()
     entry = cache_folder() / _ENTRIES / f"{hashlib.sha256(os.fsencode(place)).hexdigest()}.json"
     state = _state(place)
+    known = _read(entry)
+    if {**known, **state} == known:
+        return str(known["sha256"])
+    with _one_at_a_time(entry):
+        return _hashed(place, entry, state)
+
+
+@contextmanager
+def _one_at_a_time(entry: Path) -> Iterator[None]:
+    """Let other processes wait that want the same hash; without a cache that can be written, each hashes the file."""
+    with ExitStack() as stack:
+        with suppress(OSError):
+            locks = entry.parent.with_name(f"{entry.parent.name}-locks")
+            locks.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(waiting_lock(locks / entry.stem, lambda: None))
+        yield
+
+
+def _hashed(place: Path, entry: Path, state: dict[str, Any]) -> str:
+    """Return the hash that another process has kept meanwhile, or hash the file and keep it."""
     known = _read(entry)
     if {**known, **state} == known:
         return str(known["sha256"])

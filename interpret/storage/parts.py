@@ -35,6 +35,11 @@ class StoredParts:
         """Return the number of stored parts."""
         return len(self._values)
 
+    @property
+    def folder(self) -> Path | None:
+        """The run folder; None if no part is stored."""
+        return None if self._path is None else self._path.parent
+
     def get(self, unit: str, part: str) -> Any:
         """Return the stored value of a part, a JSON value; None if there is none."""
         return self._values.get((unit, part))
@@ -92,6 +97,11 @@ class UnitParts:
 
     parts: StoredParts = field(default_factory=StoredParts)
     unit: str = ""
+
+    @property
+    def folder(self) -> Path | None:
+        """The run folder; None if no part is stored."""
+        return self.parts.folder
 
     def get(self, part: str) -> Any:
         """Return the stored value of a part, a JSON value; None if there is none."""

@@ -16,6 +16,8 @@ top level. All keys are optional::
     buckets: rome                           # or kt, see facts.buckets
     dtype: float32                          # default: as stored; also device
     memory: 4000000000                      # bytes that a sweep may use
+    workers: 8                              # processes that share the facts; also cluster, gpus_per_worker and
+                                            # start_timeout, see workers.settings
 
 A file with ``hook_layer`` is a Knowledge-Tracing configuration. Its missing settings have the defaults of that project:
 data ``data/known_1000.json``, noise 0.1, rule ``first_token`` and buckets ``kt``. Its module names are checked by
@@ -57,14 +59,18 @@ CHOICES: Mapping[str, Sequence[str]] = {
 }
 KNOWLEDGE_TRACING = {"data": "data/known_1000.json", "noise": 0.1, "rule": "first_token", "buckets": "kt"}
 """Values of our own keys where a configuration of Knowledge-Tracing does not have them: what that project does."""
-TEXTS = ("data", "output", "device", "chat_template")
-NUMBERS = {"samples": 1, "seed": 0, "window": 1, "memory": 1}
+TEXTS = ("data", "output", "device", "chat_template", "cluster")
+NUMBERS = {"samples": 1, "seed": 0, "window": 1, "memory": 1, "workers": 1}
 """Keys with integer values, and their minimum."""
 MOST = 2**63 - 1
 """Maximum of these values: the largest 64-bit integer."""
-KEYS = (*SECTIONS, "mediators", "noise", "replace", *TEXTS, *CHOICES, *NUMBERS)
+DECIMALS = ("gpus_per_worker", "start_timeout")
+"""Keys with values that may have decimals."""
+KEYS = (*SECTIONS, "mediators", "noise", "replace", *TEXTS, *CHOICES, *NUMBERS, *DECIMALS)
 SETTINGS = ("noise", "samples", "seed", "replace", "window", "answer_tokens", "chat_template", "memory")
 """The keys that are fields of ``TraceSettings``."""
+OF_WORKERS = ("workers", "cluster", "gpus_per_worker", "start_timeout")
+"""The keys about workers."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,8 @@ class TraceConfig:
     """The device; None for the GPU if there is one, else the CPU."""
     hook_layer: HookNames | None = None
     """The module names of a Knowledge-Tracing configuration, to check with ``check_module_names``."""
+    workers: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """The keys of ``OF_WORKERS`` that the file has."""
 
 
 def load_config(path: str | Path) -> TraceConfig:
@@ -122,13 +130,14 @@ def _config(document: object) -> TraceConfig:
     if hooks is not None:
         values = {**KNOWLEDGE_TRACING, "mediators": _mediators_of(hooks)} | values
     settings = TraceSettings(**{key: values.pop(key) for key in SETTINGS if key in values})
+    workers = {key: values.pop(key) for key in OF_WORKERS if key in values}
     model = {key: _text(f"model.{key}", value) for key, value in sections.get("model", {}).items()}
     path = model.get("pth", TraceConfig.model)
     name = model.get("name") or Path(path).name
     if "base_pth" in sections.get("result_pth", {}):
         base = _text("result_pth.base_pth", sections["result_pth"]["base_pth"])
         values.setdefault("output", str(Path(base) / name))
-    return TraceConfig(model=path, name=name, settings=settings, hook_layer=hooks, **values)
+    return TraceConfig(model=path, name=name, settings=settings, hook_layer=hooks, workers=workers, **values)
 
 
 def _mapping(where: str, value: object, allowed: Sequence[str], kind: str) -> dict[str, Any]:
@@ -183,6 +192,8 @@ def _value(key: str, value: Any) -> Any:
         return _number(key, value, NUMBERS[key])
     if key in TEXTS:
         return _text(key, value)
+    if key in DECIMALS:
+        return _decimal(key, value)
     if key == "mediators":
         return tuple(_choice("mediator", name, tuple(MEDIATORS)) for name in _texts(key, value))
     if key == "replace":
@@ -207,6 +218,12 @@ def _number(key: str, value: Any, least: int) -> int:
     if value > MOST:
         raise InputError(f"{key} is {brief(value)}; expected an integer of at most {MOST}")
     return value
+
+
+def _decimal(key: str, value: Any) -> float:
+    if type(value) not in (int, float):
+        raise InputError(f"{key} is {brief(value)}; expected a number")
+    return float(value)
 
 
 def _text(key: str, value: Any) -> str:

@@ -6,32 +6,38 @@ that every fact in the table has its grids. ``interpret.facts.runs`` chooses the
 
 import hashlib
 import io
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from interpret.anatomy import input_device
 from interpret.errors import InputError, unknown
 from interpret.facts.files import Fact, FactFile
 from interpret.facts.filter import Answered, Rule
-from interpret.facts.runs import BAD_ROW, FactPlan, FactResult, fact_file, write_facts
-from interpret.models.opening import model_circumstances, model_identity
+from interpret.facts.runs import BAD_ROW, FactAnalysis, FactPlan, fact_file
+from interpret.models.opening import Opening
 from interpret.records import EXACT, TRACE_METHODS, TraceCell, TraceMethod, TracePeak, csv_header, from_csv, to_csv
 from interpret.storage.disk import replace_whole, write_inside
 from interpret.storage.journal import checksums, is_intact
+from interpret.storage.outcomes import Kept
 from interpret.storage.parts import UnitParts
 from interpret.storage.provenance import objects_sha256
-from interpret.storage.run import Run
 from interpret.storage.run_folder import RunFolder, read_units
+from interpret.sweep.base_and_donor import usable_memory
 from interpret.tracing.facts import sized_for, trace_fact
 from interpret.tracing.inputs import TraceSettings, check_settings
+from interpret.tracing.knowledge_tracing import HookNames, check_module_names
 from interpret.tracing.mediators import DEFAULT_MEDIATORS, check_mediators, mediator_of
 from interpret.tracing.result import TraceResult, trace_cells
 from interpret.tracing.tables import TraceGrid, trace_grids, trace_peaks
-from interpret.work.loop import Work, fill_folder
+from interpret.work.loop import Work
+from interpret.workers.jobs import Say
+from interpret.workers.runs import run_job
+from interpret.workers.settings import Workers
 
 GRIDS, PEAKS = "grids", "peaks.csv"
 NOT_TRACED = "not traced"
@@ -49,6 +55,9 @@ class TracePlan(FactPlan):
     method: TraceMethod = EXACT
     """``exact``, ``approximate`` or ``screened``."""
 
+    module_names: HookNames | None = None
+    """The names of a Knowledge-Tracing configuration, which are compared with those of the model."""
+
     def __post_init__(self) -> None:
         """Check the arguments that can be checked without a model.
 
@@ -65,6 +74,36 @@ class TracePlan(FactPlan):
     def chat_template(self) -> str | None:
         """Template that makes each prompt the user's message of a chat; None to read the prompts as they are."""
         return self.settings.chat_template
+
+    @property
+    def work(self) -> Work:
+        """The words for messages."""
+        return TRACING
+
+    @property
+    def record_type(self) -> type:
+        """The record type of the table."""
+        return TraceCell
+
+    @property
+    def others(self) -> Sequence[str]:
+        """Names of files and folders besides the table."""
+        return GRIDS, PEAKS
+
+    @property
+    def circumstances(self) -> dict[str, Any]:
+        """What is recorded besides the identity."""
+        return {**super().circumstances, "memory": self.settings.memory}
+
+    def open(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, say: Say) -> "TraceAnalysis":
+        """Return the analysis.
+
+        Raises:
+            InputError: if the module names are not those of the model.
+        """
+        if self.module_names is not None:
+            check_module_names(model, self.module_names)
+        return TraceAnalysis(model, tokenizer, self)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -97,8 +136,8 @@ def _recorded_noise(noise: Any) -> str:
 
 
 def run(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel | Opening,
+    tokenizer: PreTrainedTokenizerBase | None,
     facts: FactFile | Path | str | Sequence[Fact],
     output: Path | str,
     *,
@@ -108,6 +147,7 @@ def run(
     limit: int | None = None,
     only_known: bool = True,
     rule: Rule = "words",
+    workers: int | Workers = 1,
     progress: bool = True,
     identity: Mapping[str, Any] | None = None,
     circumstances: Mapping[str, Any] | None = None,
@@ -126,6 +166,8 @@ def run(
         limit: trace only the first ``limit`` facts; a call with a higher limit resumes the run.
         only_known: filter out facts that the model does not know.
         rule: when a fact counts as known: ``words`` or ``first_token``, see ``known``.
+        workers: number of processes that open the model and share the facts, or ``Workers``. They open it as
+            ``interpret.load`` has opened it; it may also be an ``Opening``, with None for ``tokenizer``.
         progress: show a progress bar on stderr.
         identity: further settings that determine the numbers, as JSON values, such as the version of your own mediator;
             a run is resumed only if they are equal.
@@ -145,17 +187,25 @@ def run(
     settings = settings or TraceSettings()
     plan = TracePlan(fact_file(facts), limit, only_known, rule, mediators, settings, method)
     folder, _, _ = run_plan(
-        model, tokenizer, plan, output, progress=progress, identity=identity, circumstances=circumstances
+        model,
+        tokenizer,
+        plan,
+        output,
+        workers=workers,
+        progress=progress,
+        identity=identity,
+        circumstances=circumstances,
     )
     return folder
 
 
 def run_plan(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel | Opening,
+    tokenizer: PreTrainedTokenizerBase | None,
     plan: TracePlan,
     output: Path | str,
     *,
+    workers: int | Workers = 1,
     progress: bool = True,
     identity: Mapping[str, Any] | None = None,
     circumstances: Mapping[str, Any] | None = None,
@@ -164,93 +214,97 @@ def run_plan(
 
     Arguments and errors are those of ``run``.
     """
-    own = {"facts": plan.facts.source, "limit": plan.limit, "memory": plan.settings.memory}
-    folder = fill_folder(
-        TRACING,
+    folder = run_job(
+        plan,
+        model,
+        tokenizer,
         output,
-        TraceCell,
-        lambda run: write_traces(run, model, tokenizer, plan),
-        others=(GRIDS, PEAKS),
-        units=plan.units,
-        identity={**model_identity(model), **plan.identity, **(identity or {})},
-        circumstances={**model_circumstances(model), **own, **(circumstances or {})},
+        workers=workers,
         progress=progress,
+        identity=identity,
+        circumstances=circumstances,
     )
     return folder, *write_peaks(folder.folder)
 
 
-def write_traces(
-    run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, plan: TracePlan
-) -> Iterator[str]:
-    """Trace the pending facts of a run, and yield the name of each unit once it is on disk.
+class TraceAnalysis(FactAnalysis):
+    """Traces facts, one by one."""
 
-    Args:
-        run: an open run of ``TraceCell`` records with the units ``plan.units``.
-        model: a causal LM of a supported family, in evaluation mode.
-        tokenizer: the model's tokenizer.
-        plan: the plan; only its limit may change when the run is resumed.
+    failed = NOT_TRACED
 
-    Yields:
-        Names of finished or dropped units.
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, plan: TracePlan) -> None:
+        super().__init__(model, tokenizer, plan)
+        self._plan = plan
 
-    Raises:
-        InputError: if the settings are invalid for all facts.
-        RunError: if the results cannot be written; earlier units are on disk.
-        UnsupportedModelError: if the model is not of a supported family.
-    """
-    settings = sized_for(model, tokenizer, plan.facts.facts, plan.settings)
-    # An exact trace does not depend on the other mediators, so each is a part. Estimates share most of the work.
-    groups = [[one] for one in plan.mediators] if plan.method == EXACT else [list(plan.mediators)]
+    def share(self) -> TraceSettings:
+        """Return the settings with the size of the noise, and with the memory that a sweep may use.
 
-    def traced(answered: Answered) -> FactResult:
-        rows: list[object] = []
-        files: dict[str, bytes] = {}
+        Both would otherwise depend on who traces a fact: on the rounding of a device, and on its free memory.
+
+        Raises:
+            InputError: if the settings are invalid for all facts.
+        """
+        sized = sized_for(self.model, self.tokenizer, self._plan.facts.facts, self._plan.settings)
+        return replace(sized, memory=usable_memory(sized.memory, input_device(self.model)))
+
+    def told(self, shared: TraceSettings) -> dict[str, Any]:
+        """Return the memory that a sweep may use, on which the sizes of batches depend."""
+        return {"memory": shared.memory}
+
+    def analyse(self, answered: Answered, shared: TraceSettings, parts: UnitParts) -> Kept:
+        """Return the rows and grid files of a fact; each part is stored once it is traced."""
+        plan = self._plan
+        # An exact trace does not depend on the other mediators, so each is a part. Estimates share most of the work.
+        groups = [[one] for one in plan.mediators] if plan.method == EXACT else [list(plan.mediators)]
+        found = []
         for group in groups:
-            part = _Part(run.folder, run.parts_of(answered.fact.name), group[0])
-            found = part.stored()
-            if found is None:
-                results = trace_fact(model, tokenizer, answered.fact, settings, group, plan.method)
-                grids = {
-                    grid_name(answered.fact.name, name): grid_file(
-                        result, window=settings.window, correct=answered.correct
-                    )
-                    for name, result in results.items()
-                }
-                cells = [cell for result in results.values() for cell in trace_cells(answered.fact, result)]
-                found = FactResult(cells, grids)
-                if group is not groups[-1]:  # the whole fact follows the last
-                    part.keep(found)
-            rows += found.rows
-            files |= found.files
-        return FactResult(rows, files)
+            part = _Part(parts, group[0])
+            traced = part.stored() or self._traced(answered, shared, group)
+            if group is not groups[-1]:  # the whole fact follows the last
+                part.keep(traced)
+            found.append(traced)
+        files = {name: content for one in found for name, content in one.files.items()}
+        return Kept(b"".join(one.csv for one in found), sum(one.count for one in found), files)
 
-    yield from write_facts(run, model, tokenizer, plan, traced, failed=NOT_TRACED)
+    def _traced(self, answered: Answered, settings: TraceSettings, mediators: Sequence[str]) -> Kept:
+        """Trace a fact by some mediators."""
+        fact, window = answered.fact, settings.window
+        results = trace_fact(self.model, self.tokenizer, fact, settings, mediators, self._plan.method)
+        grids = {
+            grid_name(fact.name, name): grid_file(result, window=window, correct=answered.correct)
+            for name, result in results.items()
+        }
+        cells = (cell for result in results.values() for cell in trace_cells(fact, result))
+        return Kept.of(TraceCell, cells, files=grids)
 
 
 @dataclass(frozen=True)
 class _Part:
     """The trace of one fact by some mediators, in the files of a run."""
 
-    folder: Path
     parts: UnitParts
     """The parts of the fact."""
     name: str
     """The first mediator."""
 
-    def stored(self) -> FactResult | None:
+    def stored(self) -> Kept | None:
         """Return what an interrupted run stored; None if there is nothing, or a grid file is not the one stored."""
-        found = self.parts.get(self.name)
-        if found is None or not all(is_intact(self.folder / name, crc32) for name, crc32 in found["grids"].items()):
+        found, folder = self.parts.get(self.name), self.parts.folder
+        if found is None or folder is None:
             return None
-        rows = from_csv(TraceCell, csv_header(TraceCell) + found["rows"].encode())
-        return FactResult(rows, {name: (self.folder / name).read_bytes() for name in found["grids"]})
+        if not all(is_intact(folder / name, crc32) for name, crc32 in found["grids"].items()):
+            return None
+        csv = found["rows"].encode()
+        count = len(from_csv(TraceCell, csv_header(TraceCell) + csv))
+        return Kept(csv, count, {name: (folder / name).read_bytes() for name in found["grids"]})
 
-    def keep(self, found: FactResult) -> None:
-        """Write the grid files, and store the rows with the checksums of the files."""
+    def keep(self, found: Kept) -> None:
+        """Write the grid files, and store the rows with the checksums of the files; in a worker, nothing is stored."""
+        if self.parts.folder is None:
+            return
         for name, grid in found.files.items():
-            write_inside(self.folder, name, grid)
-        value = {"rows": to_csv(found.rows).decode(), "grids": checksums(found.files)}
-        self.parts.keep({self.name: value})
+            write_inside(self.parts.folder, name, grid)
+        self.parts.keep({self.name: {"rows": found.csv.decode(), "grids": checksums(found.files)}})
 
 
 def grid_name(name: str, mediator: str) -> str:

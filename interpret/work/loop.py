@@ -95,20 +95,6 @@ def fill_folder(
     return filled
 
 
-def drop_lacking(run: Run, reasons: Mapping[str, str], failed: str) -> None:
-    """Drop the pending units of a run that lack what the work needs; they are the first units of the run.
-
-    Args:
-        run: the open run.
-        reasons: unit -> what it lacks.
-        failed: first words of the reason, as in ``Work.failures``.
-    """
-    pending = set(run.pending)
-    for name, reason in reasons.items():
-        if name in pending:
-            run.drop(name, f"{failed}: {reason}")
-
-
 def _safe(work: Work, run: Run) -> str:
     """Return how much of a run is on disk, in words."""
     units = f"{len(run.finished)} of {len(run.units)} {work.units}"

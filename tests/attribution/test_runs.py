@@ -367,7 +367,7 @@ def test_a_damaged_attribution_of_a_prompt_that_does_not_fit_any_more_is_told(op
     file.unlink()
     monkeypatch.setattr(_attribute, "attributed", cpu_too_large)
     runs.run(*opened, prompts, tmp_path / "run")
-    assert "the file of 'a' is not made again: a text of " in capsys.readouterr().err
+    assert "the files of 'a' are not made again: not attributed: a text of " in capsys.readouterr().err
     monkeypatch.undo()
     runs.run(*opened, prompts, tmp_path / "run")
     assert file.read_bytes() == whole

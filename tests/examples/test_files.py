@@ -3,8 +3,10 @@
 import json
 import re
 import shlex
+import subprocess
 
 import pytest
+import yaml
 from typer.main import get_command
 
 import interpret
@@ -93,3 +95,40 @@ def test_an_example_of_help_has_options_that_exist_and_files_that_are_written(li
 
 def test_every_command_has_an_example():
     assert len(LINES) >= len(COMMANDS) + len(PROBES)
+
+
+SCRIPT, MANIFEST = TOP / "examples" / "workers.sbatch", TOP / "examples" / "workers-rayjob.yaml"
+
+
+def understood(words):
+    """Parse a command line of ours, and return its values by parameter."""
+    assert words[0] == "interpret"
+    command = get_command(make_app()).commands[words[1]]
+    return command.make_context(words[1], words[2:]).params
+
+
+def test_the_slurm_script_is_bash_and_runs_a_command_that_is_understood():
+    subprocess.run(["bash", "-n", SCRIPT], check=True)
+    text = SCRIPT.read_text()
+    assert "#SBATCH --ntasks-per-node=1\n" in text  # one `ray start` a node
+    line = text[text.index(" -- \\\n") + 4 :].replace("\\\n", " ")
+    line = line.replace("$((SLURM_JOB_NUM_NODES * 8))", "32")
+    found = understood(shlex.split(line))
+    assert (found["workers"], found["cluster"], str(found["facts"])) == (32, "auto", "facts.json")
+
+
+def test_the_kubernetes_manifest_is_a_rayjob_with_a_command_that_is_understood():
+    job = yaml.safe_load(MANIFEST.read_text())
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    spec = job["spec"]["rayClusterSpec"]
+    assert spec["authOptions"] == {"mode": "token"}
+    found = understood(shlex.split(job["spec"]["entrypoint"]))
+    assert found["cluster"] == "auto"
+    (group,) = spec["workerGroupSpecs"]
+    gpus = 0
+    for pod, replicas in ((spec["headGroupSpec"]["template"], 1), (group["template"], group["replicas"])):
+        (container,) = pod["spec"]["containers"]
+        mounted = {volume["name"] for volume in pod["spec"]["volumes"]}
+        assert {mount["name"] for mount in container["volumeMounts"]} == mounted
+        gpus += replicas * container["resources"]["limits"].get("nvidia.com/gpu", 0)
+    assert found["workers"] == gpus

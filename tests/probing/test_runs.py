@@ -1,6 +1,7 @@
 """``interpret probe``: tables compared with plain forward passes; input that is refused; interrupted runs."""
 
 import json
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -12,9 +13,9 @@ from interpret.errors import RunError
 from interpret.models.opening import load
 from interpret.probing import neuron_runs, prompt_runs
 from interpret.probing.neuron_runs import NeuronPlan, write_neurons
-from interpret.probing.prompt_runs import logits_probe, probed_prompts, write_probes
+from interpret.probing.prompt_runs import logits_probe, run_probe
+from interpret.probing.registry import Probe
 from interpret.prompts.chat import wrap
-from interpret.prompts.prompts import load_examples
 from interpret.prompts.spelling import piece
 from interpret.records import HeadView, LensReading, LogitShare, NeuronEffect
 from interpret.storage import run_folder
@@ -243,18 +244,19 @@ def test_a_scan_that_is_stopped_goes_on_to_the_same_bytes(n_done, opened, tmp_pa
 
 def test_a_prompt_that_is_done_is_not_done_again(opened, examples, tmp_path):
     model, tokenizer = opened
-    asked = probed_prompts(tokenizer, load_examples(examples))
-    settings = {"identity": {"probe": 1}, "circumstances": {}, "units": [one.name for one in asked]}
-    seen = []
+    probe = Probe("counted", "counts", LogitShare, lambda model, tokenizer: count)
+    seen, read = [], logits_probe(model, tokenizer)
 
     def count(one):
         seen.append(one.name)
-        return logits_probe(model, tokenizer)(one)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return read(one)
 
-    for _ in range(2):
-        with storage.open_run(tmp_path / "run", LogitShare, **settings) as open_run:
-            next(write_probes(open_run, count, asked))
-    assert seen == ["raw_1", "chat_1"]
+    for raised in (pytest.raises(KeyboardInterrupt), nullcontext()):
+        with raised:
+            run_probe(model, tokenizer, probe, examples, tmp_path / "run")
+    assert seen == ["raw_1", "chat_1", "chat_1"]
     assert {row.name for row in run_folder.read_table(tmp_path / "run", LogitShare)} == {"raw_1", "chat_1"}
 
 

@@ -71,14 +71,14 @@ def run(*argv: object) -> int:
 _STOPPING = """
 import runpy, sys, time
 from interpret.storage.run import Run
-write, safe = Run.write, []
-def write_three(run, unit, records, **more):
+take, safe = Run.take, []
+def take_three(run, ready):
     if len(safe) == 3:
         print("three are safe", flush=True)
         time.sleep(600)
-    write(run, unit, records, **more)
-    safe.append(unit)
-Run.write = write_three
+    take(run, ready)
+    safe.extend(ready)
+Run.take = take_three
 del sys.argv[0]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """

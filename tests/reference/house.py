@@ -1,6 +1,7 @@
 """The packages of the project, the levels that restrict their imports, and their actual imports."""
 
 import ast
+from importlib.util import find_spec
 from pathlib import Path
 
 TOP = Path(__file__).parents[2]
@@ -13,7 +14,7 @@ LEVELS = [
     {"device", "finite", "records"},
     {"anatomy", "prompts", "stats", "storage"},
     {"activations", "drawing", "models", "pages", "work"},
-    {"display", "engine"},
+    {"display", "engine", "workers"},
     {"surgery", "sweep"},
     {"control", "facts", "generation"},
     {"probing"},
@@ -33,6 +34,9 @@ def name_of(path: Path) -> str:
 
 
 MODULES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+IMPORT_RAY = {"interpret.workers.ray_crew"}
+"""The modules that need the extra ``cluster``."""
+IMPORTABLE = [name for name in MODULES if name not in IMPORT_RAY or find_spec("ray")]
 PACKAGES = [name for name, path in MODULES.items() if path.name == "__init__.py" and name != "interpret.lazy"]
 """Those whose public names are imported when they are first used."""
 

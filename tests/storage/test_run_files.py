@@ -9,6 +9,7 @@ import pytest
 
 from interpret.errors import RunError
 from interpret.storage.journal import read_journal
+from interpret.storage.parts import UnitParts
 from interpret.storage.run import Run
 from interpret.storage.run_folder import read_run
 from reference.damage import DAMAGES
@@ -155,9 +156,9 @@ def test_a_journal_line_about_files_that_is_not_one_is_refused(tmp_path: Path, l
 
 def test_of_a_finished_unit_no_part_is_stored(tmp_path: Path) -> None:
     with opened(tmp_path, others=["files"]) as run:
-        run.parts_of("a").keep({"1": 1})
-        assert run.parts_of("a").get("1") == 1
+        UnitParts(run.parts_for(["a"]), "a").keep({"1": 1})
+        assert UnitParts(run.parts_for(["a"]), "a").get("1") == 1
         fill(run)
-        run.parts_of("a").keep({"1": 1})
-        assert run.parts_of("a").get("1") is None
+        UnitParts(run.parts_for(["a"]), "a").keep({"1": 1})
+        assert UnitParts(run.parts_for(["a"]), "a").get("1") is None
         assert not (tmp_path / "unfinished.jsonl").exists()

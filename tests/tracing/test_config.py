@@ -7,11 +7,13 @@ import yaml
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from interpret.cli.options import WorkerOptions
 from interpret.errors import InputError
-from interpret.tracing.config import KEYS, TraceConfig, load_config
+from interpret.tracing.config import KEYS, OF_WORKERS, TraceConfig, load_config
 from interpret.tracing.inputs import TraceSettings
 from interpret.tracing.knowledge_tracing import check_module_names
 from interpret.tracing.mediators import MEDIATORS
+from interpret.workers import Workers
 from reference.tiny import tiny_model
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "trace.yaml"
@@ -99,7 +101,7 @@ def test_every_key_of_our_own_is_read(tmp_path):
         "dtype": "bfloat16",
         "device": "cpu",
     }
-    assert set(settings) | set(rest) == set(KEYS) - set(KNOWLEDGE_TRACING)
+    assert set(settings) | set(rest) == set(KEYS) - set(KNOWLEDGE_TRACING) - set(OF_WORKERS)
     config = load_config(written(tmp_path, {"model": {"pth": "a/b"}} | settings | rest))
     expected = rest | {"mediators": tuple(MEDIATORS)}
     assert config == TraceConfig(model="a/b", name="b", settings=TraceSettings(**settings), **expected)
@@ -237,3 +239,29 @@ def test_a_date_is_the_text_that_was_written(tmp_path):
 def test_an_alias_is_read(tmp_path):
     text = "model: {pth: &name demo}\noutput: *name\n"
     assert load_config(written(tmp_path, "\ufeff" + text)).output == "demo"
+
+
+def test_keys_about_workers_are_those_of_the_options(tmp_path):
+    keys = {"workers": 8, "cluster": "auto", "gpus_per_worker": 0.5, "start_timeout": 60}
+    path = tmp_path / "trace.yaml"
+    path.write_text(yaml.safe_dump(keys))
+    found = load_config(path).workers
+    assert found == keys
+    assert WorkerOptions().asked(**found) == Workers(8, "auto", 0.5, 60.0)
+    assert WorkerOptions(workers=2, cluster="a:1").asked(**found) == Workers(2, "a:1", 0.5, 60.0)
+    assert WorkerOptions().asked().in_process
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("workers: 0", "workers is 0; expected an integer of at least 1"),
+        ("workers: many", "workers is 'many'; expected an integer of at least 1"),
+        ("gpus_per_worker: half", "gpus_per_worker is 'half'; expected a number"),
+        ("cluster: 3", "cluster is 3; expected a non-empty string"),
+    ],
+)
+def test_wrong_values_about_workers_are_refused(line, message, tmp_path):
+    (tmp_path / "trace.yaml").write_text(line)
+    with pytest.raises(InputError, match=message):
+        load_config(tmp_path / "trace.yaml")

@@ -325,7 +325,8 @@ def test_a_damaged_grid_of_a_fact_that_does_not_fit_any_more_is_told(model_folde
     (tmp_path / "run" / "grids" / "known_0_hidden.npz").unlink()
     monkeypatch.setattr(runs, "trace_fact", cpu_too_large)
     assert run(*argv) == 0
-    assert "the files of 'known_0' are not made again: the fact does not fit in memory" in capsys.readouterr().err
+    told = "the files of 'known_0' are not made again: not traced: the fact does not fit in memory"
+    assert told in capsys.readouterr().err
     monkeypatch.undo()
     assert run(*argv) == 0
     assert results_of(tmp_path / "run") == whole
