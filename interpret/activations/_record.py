@@ -116,12 +116,16 @@ def all_names(model: PreTrainedModel) -> tuple[str, ...]:
         UnsupportedModelError: if the model's family is unknown.
     """
     anatomy = anatomy_of(model)
+    names = tuple(f"{site}.{layer}" for layer in range(len(anatomy.layers)) for site in sites_of(anatomy))
+    return names if model.get_output_embeddings() is None else (*names, LOGITS)
+
+
+def sites_of(anatomy: Anatomy) -> list[Site]:
+    """Return the sites that a model has."""
     without: set[str] = set() if anatomy.family.parts is not None else {"q", "k", "v", "heads", "neurons"}
     if not without and not anatomy.parts.down:
         without = {"neurons"}
-    sites = [site for site in SITES if site not in without]
-    names = tuple(f"{site}.{layer}" for layer in range(len(anatomy.layers)) for site in sites)
-    return names if model.get_output_embeddings() is None else (*names, LOGITS)
+    return [site for site in SITES if site not in without]
 
 
 def select_names(model: PreTrainedModel, patterns: str | Sequence[str]) -> tuple[str, ...]:

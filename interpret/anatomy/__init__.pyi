@@ -35,6 +35,7 @@ from .calls import longest_text as longest_text
 from .calls import past_length as past_length
 from .calls import with_layer_input as with_layer_input
 from .describing import describe as describe
+from .describing import describe_if_unknown as describe_if_unknown
 from .families import FAMILIES as FAMILIES
 from .families import Block as Block
 from .families import Family as Family

@@ -91,9 +91,10 @@ def _chosen(row: Row, layer: nn.Module) -> Row:
     known = {name for name, _ in layer.named_modules()}
     paths = {field.name: getattr(row, field.name) for field in fields(row)}
     several = {name: path.split("|") for name, path in paths.items() if isinstance(path, str) and "|" in path}
-    return replace(
-        row, **{name: next((path for path in some if path in known), some[0]) for name, some in several.items()}
-    )
+    chosen: dict[str, Any] = {
+        name: next((path for path in some if path in known), some[0]) for name, some in several.items()
+    }
+    return replace(row, **chosen)
 
 
 def _set(names: Sequence[str], config: Any) -> list[str]:
@@ -154,8 +155,8 @@ def _family_of(model: PreTrainedModel) -> Family:
     name = getattr(getattr(model, "config", None), "model_type", None)
     if name not in FAMILIES or not isinstance(model, PreTrainedModel):
         raise UnsupportedModelError(
-            f"{type(model).__name__} (model_type {name!r}) is not of a supported family; "
-            f"supported: {', '.join(FAMILIES)}. "
+            f"{type(model).__name__} (model_type {name!r}) is not of a supported family; interpret.anatomy.FAMILIES "
+            f"lists the {len(FAMILIES)} that are. "
             f"{_found_in(model)}interpret.describe(model) finds the row of many such models; docs/architecture.md, "
             "'Describing another family', shows how to write one in ten lines"
         )

@@ -7,6 +7,7 @@ Shapes: 2 texts, T tokens, D hidden width.
 """
 
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -23,11 +24,12 @@ from interpret.anatomy.agreement_pass import own_result, two_texts
 from interpret.anatomy.anatomy import base_of, check_is_model, check_uncompiled
 from interpret.anatomy.changes import Changes
 from interpret.anatomy.difference import apart
-from interpret.anatomy.families import FAMILIES, Block, Family, Fused, Parts, Rotary
+from interpret.anatomy.families import FAMILIES, Block, Family, Fused, Parts, Rotary, register_family
 from interpret.anatomy.passes import evaluating, without_own_hooks
-from interpret.errors import UnsupportedModelError
+from interpret.device import is_out_of_memory
+from interpret.errors import UnsupportedModelError, one_line
 
-_SETTINGS: tuple[dict[str, str], ...] = (
+_SETTINGS: tuple[dict[str, Any], ...] = (
     {},
     {"logit_scale": "logit_scale"},
     {"logit_divisor": "logits_scaling"},
@@ -61,13 +63,40 @@ def describe(model: PreTrainedModel) -> Family:
     """
     check_is_model(model)
     check_uncompiled(model)
-    if not isinstance(model, PreTrainedModel) or model.get_output_embeddings() is None:
+    if not _is_causal(model):
         raise UnsupportedModelError(
             f"{type(model).__name__} cannot be described: only causal language models of transformers can be, which "
             "have get_output_embeddings()"
         )
-    row = _proved_outline(model, _Look.at(model))
-    return _proved_parts(model, row)
+    try:
+        return _proved_parts(model, _proved_outline(model, _Look.at(model)))
+    except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        if is_out_of_memory(error) or isinstance(error, UnsupportedModelError):
+            raise
+        raise _nothing_found(model, one_line(f"{type(error).__name__}: {error}", 200)) from error
+
+
+def describe_if_unknown(model: PreTrainedModel) -> None:
+    """Register the row of a causal LM whose family has none, if it can be found, and say so in a warning."""
+    if not _is_causal(model) or model.config.model_type in FAMILIES:
+        return
+    try:
+        row = describe(model)
+    except UnsupportedModelError:
+        return  # the analysis that needs the row refuses the model by name
+    register_family(row)
+    how = "its layers are run part by part" if row.parts else "its layers cannot be run part by part"
+    warnings.warn(
+        f"the family {row.name!r} has no row; one was found by inspection and proved on this model ({how}). "
+        "print(interpret.describe(model)) shows it",
+        stacklevel=3,
+    )
+
+
+def _is_causal(model: Any) -> bool:
+    if not isinstance(model, PreTrainedModel) or model.config.is_encoder_decoder:
+        return False
+    return model.get_output_embeddings() is not None
 
 
 @dataclass(frozen=True)
@@ -314,7 +343,7 @@ def _query_key_value(path: str) -> int:
     return min((index for index, letter in enumerate("qkv") if letter in path.rsplit(".", 1)[-1][:5]), default=3)
 
 
-def _mlps(look: _Look, row: Family, linear: Sequence[_Call]) -> Iterator[dict[str, str]]:
+def _mlps(look: _Look, row: Family, linear: Sequence[_Call]) -> Iterator[dict[str, Any]]:
     """Yield the fields about the MLP: its projections and activation, or none if it is run as a whole."""
     by_path = {call.path: call for call in look.calls}
     first, last = by_path[row.mlp_first], by_path[row.mlp_last]

@@ -132,10 +132,12 @@ def _lines(row: Family | Parts, indent: str) -> str:
     return f"{type(row).__name__}(\n{''.join(said)}{indent})"
 
 
-def _separate(attention: str, out: str, norm: str, *mlp: str, **more: Any) -> Parts:
+def _separate(
+    attention: str, out: str, norm: str, up: str = "", activation: str = "", down: str = "", **more: Any
+) -> Parts:
     """Return the parts of a layer with separate projections for queries, keys and values."""
     names = tuple(f"{attention}.{letter}_proj" for letter in "qkv")
-    return Parts(norm, names, f"{attention}.{out}", *mlp, **more)
+    return Parts(norm, names, f"{attention}.{out}", up, activation, down, **more)
 
 
 def _gated(norm: str = "input_layernorm", rotary: Rotary = "halves", **more: Any) -> Parts:
@@ -166,13 +168,13 @@ def _experts(norm: str = "input_layernorm", rotary: Rotary = "halves", **more: A
 def _llama_like(
     name: str, parts: Parts | None, mlp_norm: str = "post_attention_layernorm", mlp: str = "mlp", **more: Any
 ) -> Family:
-    after = {} if parts is None else {"attention_last": parts.attention_after}
+    after: dict[str, Any] = {} if parts is None else {"attention_last": parts.attention_after}
     last = (parts and parts.mlp_after) or mlp
     return Family(name, "", "layers", "self_attn", mlp, last, mlp_norm, ("norm",), parts, **after, **more)
 
 
 _NORMED_HEADS: dict[str, Any] = {"query_norm": "self_attn.q_norm", "key_norm": "self_attn.k_norm"}
-_NORMED_HEADS_IN_WORDS = {"query_norm": "self_attn.q_layernorm", "key_norm": "self_attn.k_layernorm"}
+_NORMED_HEADS_IN_WORDS: dict[str, Any] = {"query_norm": "self_attn.q_layernorm", "key_norm": "self_attn.k_layernorm"}
 _NORMED_AFTER: dict[str, Any] = {
     "attention_after": "post_attention_layernorm",
     "mlp_after": "post_feedforward_layernorm",

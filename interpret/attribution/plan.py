@@ -176,7 +176,7 @@ _OTHER_NAMES = {
     "generation_args": "give max_new_tokens; continuations are greedy",
     "contrast_targets_alignments": "give alignment",
     "internal_batch_size": "give batch_size",
-    "show_progress": "leave it out; only the command and attribution.run show a progress bar",
+    "show_progress": "give progress",
     "output_step_attributions": "leave it out; all steps are kept",
     "n_approximation_steps": "give n_steps",
 }

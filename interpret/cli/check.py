@@ -1,5 +1,7 @@
-"""``interpret check``: show versions, and check that surgery without edits does not change a model's outputs."""
+"""``interpret check``: show versions, prove which analyses work on a model, and check surgery without edits."""
 
+import json
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -15,26 +17,41 @@ def check_command(
     model: Annotated[
         str, typer.Argument(help="'demo' (SmolLM2-135M-Instruct), a model folder, or a Hugging Face hub id.")
     ] = "demo",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
     loading: Loading,
 ) -> None:
-    """Show versions, and check that surgery without edits does not change a model's outputs.
+    """Show versions, prove which analyses work on a model, and check surgery without edits.
 
     interpret check demo
 
-    Compares the functions of the stock model with the surgery functions, once with no edit and once with an identity
-    edit (of strength 0 in every layer). All differences must be exactly 0; otherwise the exit code is 2.
+    Each analysis is proved by comparing what it is computed from with what the model itself computes. Then the
+    functions of the stock model are compared with the surgery functions, once with no edit and once with an identity
+    edit (of strength 0 in every layer): all differences must be exactly 0. If anything differs, the exit code is 2.
     """
     from interpret.surgery import selfcheck
 
-    for name, value in {**provenance.versions(), "patch": selfcheck.patch_state()}.items():
-        tell(f"{name:<16}{value}")
+    show = (lambda line: None) if as_json else tell
+    about = {**provenance.versions(), "patch": selfcheck.patch_state()}
+    for name, value in about.items():
+        show(f"{name:<16}{value}")
     lm, _ = loading.load(model)
-    for name, value in selfcheck.features(lm).items():
-        tell(f"{name:<16}{value}")
-    worst = 0.0
+    features = selfcheck.features(lm)
+    for name, value in features.items():
+        show(f"{name:<16}{value}")
+    proofs, results = [], []
+    for proof in selfcheck.certificate(lm):
+        proofs.append(proof)
+        show(f"{proof.analyses:<38}{proof.result:<16}{proof.reason}")
     for result in selfcheck.comparisons(lm):
-        worst = max(worst, result.difference)
-        tell(f"{result.what:<58}largest difference {result.difference:g}")
+        results.append(result)
+        show(f"{result.what:<58}largest difference {result.difference:g}")
+    if as_json:
+        found = {"analyses": [asdict(proof) for proof in proofs], "surgery": [asdict(result) for result in results]}
+        tell(json.dumps({**about, **features, **found}, indent=2))
+    if failed := [proof.analyses for proof in proofs if proof.result == "fails"]:
+        raise InterpretError(f"this model does not compute what the row of its family says: {'; '.join(failed)} fail")
+    worst = max(result.difference for result in results)
     if worst > 0:
         raise InterpretError(f"surgery without edits changed the outputs of this model by up to {worst:g}; expected 0")
-    out.print("[green]all outputs equal those of the stock model[/]")
+    if not as_json:
+        out.print("[green]all outputs equal those of the stock model[/]")

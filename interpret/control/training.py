@@ -27,7 +27,7 @@ from interpret.anatomy import Anatomy, anatomy_of, base_of, check_length, input_
 from interpret.anatomy.changes import Changes
 from interpret.anatomy.passes import evaluating, grad_mode
 from interpret.engine.greedy import answers
-from interpret.errors import InputError
+from interpret.errors import InputError, UnsupportedModelError
 from interpret.prompts.words import contains_words, pattern
 
 Scorer = Callable[[str], float]
@@ -374,6 +374,11 @@ def _checked_target(target: Tensor, site: _Site) -> Tensor:
 
 
 def _check_trainable(mlp: nn.Module, layer: int) -> None:
+    if any("expert" in name for name, _ in mlp.named_modules()):
+        raise UnsupportedModelError(
+            f"the MLP that writes layer {layer} is a mixture of experts, which runs other weights for other tokens; "
+            "control trains MLPs whose weights all tokens share"
+        )
     for name, parameter in mlp.named_parameters():
         if parameter.is_meta or not parameter.is_floating_point():
             state = "offloaded" if parameter.is_meta else f"quantised ({parameter.dtype})"

@@ -31,7 +31,14 @@ from transformers import (
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import logging as transformers_logging
 
-from interpret.anatomy import check_release, dequantised, gguf_arguments, loading_arguments, reads_gguf
+from interpret.anatomy import (
+    check_release,
+    dequantised,
+    describe_if_unknown,
+    gguf_arguments,
+    loading_arguments,
+    reads_gguf,
+)
 from interpret.anatomy.changes import Changes
 from interpret.errors import InputError, ModelError, RunError, brief, named, one_line, unknown
 from interpret.models.demo import SMOLLM2, demo_model_folder
@@ -183,7 +190,8 @@ def load(
             model.to(place)
     if model.generation_config is not None and model.generation_config.pad_token_id is None:
         model.generation_config.pad_token_id = tokenizer.pad_token_id
-    return model.eval(), tokenizer
+    describe_if_unknown(model.eval())
+    return model, tokenizer
 
 
 # ------------------------------------------------------------------------------ what runs record about a model

@@ -26,6 +26,7 @@ from interpret.anatomy import (
     base_of,
     check_length,
     check_same_rotation,
+    describe_if_unknown,
     generating_by,
     past_length,
     uncompiled,
@@ -238,7 +239,8 @@ def attach(model: Model) -> Model:
     """Add the surgery methods to one model object, without changing any file.
 
     Args:
-        model: a causal LM of a supported family; its base model gets ``forward_interpret`` too.
+        model: a causal LM of a supported family, or one whose row ``describe`` finds; its base model gets
+            ``forward_interpret`` too.
 
     Returns:
         The same model. Attaching twice has no further effect; ``detach`` undoes it.
@@ -246,6 +248,7 @@ def attach(model: Model) -> Model:
     Raises:
         UnsupportedModelError: if the model's family is not supported.
     """
+    describe_if_unknown(model)
     anatomy_of(model)
     for owner, methods in _owners(model):
         for method in methods:

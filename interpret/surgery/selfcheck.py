@@ -1,27 +1,32 @@
-"""Check that an opened model behaves like the stock model, and list what its family supports."""
+"""Check that an opened model behaves like the stock model, and prove which analyses work on it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from inspect import signature
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import transformers
 from torch import Tensor
 from transformers import GenerationMixin, LlamaForCausalLM, LlamaModel, PreTrainedModel
 
-from interpret.activations._record import SITES
+from interpret.activations._record import sites_of
 from interpret.anatomy import (
     anatomy_of,
     cache_tensors,
     can_be_patched,
+    check_insides,
     check_logits,
     check_parts,
+    check_scores,
     input_device,
     reporting_attention,
 )
 from interpret.device import in_float64
+from interpret.engine.recording import record_run
+from interpret.engine.trunk import check_trunk, trunk_of
+from interpret.errors import UnsupportedModelError
 from interpret.prompts.batches import pad, position_ids
 from interpret.surgery.generation import decoding_modes, forward_interpret, generate_interpret
 
@@ -54,21 +59,103 @@ def features(model: PreTrainedModel) -> dict[str, str]:
     """Return a model's family, size, dtype and device, and what can be read and edited.
 
     Raises:
-        UnsupportedModelError: if the model's family is not supported, logits from its states are not its own, or the
-            parts of its layers do not add up.
+        UnsupportedModelError: if the model's family is not supported.
     """
     anatomy = anatomy_of(model)
-    check_logits(model)
-    check_parts(model)
     return {
         "family": f"{anatomy.family.name}, {anatomy.block.replace('_', '-')} layers",
         "size": f"{len(anatomy.layers)} layers, hidden width {anatomy.width}",
         "runs as": f"{str(model.dtype).removeprefix('torch.')} on {model.device}",
-        "activations": ", ".join(SITES),
-        "logits": "computed from states as by the model itself",
-        "sweeps": "part by part" if anatomy.family.parts is not None else "by whole forward passes",
+        "activations": ", ".join(sites_of(anatomy)),
         "decoding": ", ".join(decoding_modes()),
     }
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Whether some analyses work on a model."""
+
+    analyses: str
+    result: Literal["works", "not available", "fails"]
+    """not available: the family has no such parts. fails: the model does not compute what its family's row says."""
+    reason: str
+    """What was compared, or why the analyses do not work."""
+
+
+def certificate(model: PreTrainedModel) -> Iterator[Proof]:
+    """Prove on a model which analyses work, each by a comparison with what the model itself computes.
+
+    Raises:
+        UnsupportedModelError: if the model's family is not supported.
+    """
+    for analyses, missing, prove in _PROOFS:
+        if (reason := missing(model)) is not None:
+            yield Proof(analyses, "not available", reason)
+            continue
+        try:
+            yield Proof(analyses, "works", prove(model))
+        except UnsupportedModelError as error:
+            yield Proof(analyses, "fails", str(error))
+
+
+def _nothing(model: PreTrainedModel) -> str | None:
+    return None
+
+
+def _without_parts(model: PreTrainedModel) -> str | None:
+    """Return why a model has no parts, if it has none."""
+    if anatomy_of(model).family.parts is None:
+        return "the family is described without its parts; exact traces take whole forward passes"
+    return None
+
+
+def _without_neurons(model: PreTrainedModel) -> str | None:
+    """Return why the neurons of a model cannot be read, if they cannot."""
+    without = _without_parts(model)
+    return without or (None if anatomy_of(model).parts.down else "the MLPs are mixtures of experts, run as a whole")
+
+
+def _own_logits(model: PreTrainedModel) -> str:
+    check_logits(model)
+    return "logits computed from states are the model's own"
+
+
+def _residual_stream(model: PreTrainedModel) -> str:
+    check_parts(model)
+    return "attention and MLP add up to the residual stream in every layer"
+
+
+def _heads(model: PreTrainedModel) -> str:
+    check_scores(model)
+    return "heads attend as computed from their queries and keys"
+
+
+def _neurons(model: PreTrainedModel) -> str:
+    check_insides(model)
+    return "neurons and their weights give the MLP's output"
+
+
+@torch.no_grad()
+def _part_by_part(model: PreTrainedModel) -> str:
+    inputs = _inputs(model)["input_ids"][-1:]
+    trunk = trunk_of(model, inputs.shape[1])
+    embeddings = trunk.embed(inputs)
+    last = record_run(trunk.layers, trunk.enter(embeddings), ()).states[-1]
+    check_trunk(model, trunk, embeddings, last)
+    difference = (trunk.logits(last) - model(inputs).logits.to(trunk.device)).abs().max()
+    return f"layers run part by part give the model's logits to within {difference:.2g}"
+
+
+_Missing = Callable[[PreTrainedModel], str | None]
+_Prove = Callable[[PreTrainedModel], str]
+_PROOFS: tuple[tuple[str, _Missing, _Prove], ...] = (
+    ("logit lens, attribution", _nothing, _own_logits),
+    ("recording, exact traces", _nothing, _residual_stream),
+    ("interpretations, approximate traces", _without_parts, _part_by_part),
+    ("heads, logit attribution", _without_parts, _heads),
+    ("neurons", _without_neurons, _neurons),
+)
+"""Analyses, what they need that a family may not have, and how they are proved."""
 
 
 @torch.no_grad()

@@ -66,7 +66,8 @@ def test_an_unknown_family_is_refused_by_name():
         BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
     )
     message = (
-        f"BertModel (model_type 'bert') is not of a supported family; supported: {', '.join(FAMILIES)}. "
+        "BertModel (model_type 'bert') is not of a supported family; interpret.anatomy.FAMILIES lists the "
+        f"{len(FAMILIES)} that are. "
         "Its layers are probably 'encoder.layer': 1 x BertLayer with attention (BertAttention), intermediate "
         "(BertIntermediate), output (BertOutput). "
         "interpret.describe(model) finds the row of many such models; docs/architecture.md, "

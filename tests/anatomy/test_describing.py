@@ -8,7 +8,7 @@ from torch import nn
 from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
 
-from interpret import describe, record, register_family
+from interpret import attach, describe, record, register_family
 from interpret.anatomy import FAMILIES, Family, Parts, check_scores
 from interpret.engine.recording import record_run
 from interpret.engine.trunk import check_trunk, trunk_of
@@ -35,13 +35,12 @@ REMOVED = (
 
 @contextlib.contextmanager
 def without_row(name):
-    row = FAMILIES.pop(name, None)
+    known = dict(FAMILIES)
     try:
-        yield row
+        yield FAMILIES.pop(name, None)
     finally:
-        FAMILIES.pop(name, None)
-        if row is not None:
-            FAMILIES[name] = row
+        FAMILIES.clear()
+        FAMILIES.update(known)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in REMOVED if kind in KINDS | MORE_KINDS])
@@ -69,6 +68,15 @@ def test_layers_that_cannot_be_run_part_by_part_are_described_without_parts():
         found = describe(tiny_model("bloom"))
     assert found.parts is None
     assert found.attention_output == "self_attention.dense"
+
+
+def test_an_unknown_family_is_described_when_surgery_is_attached_and_said_once():
+    with without_row("gpt2"):
+        model = tiny_model("gpt2")
+        with pytest.warns(UserWarning, match="the family 'gpt2' has no row; one was found by inspection and proved"):
+            attach(model)
+        attach(model)
+        assert FAMILIES["gpt2"].parts is not None
 
 
 def test_it_prints_the_lines_to_write():

@@ -12,7 +12,7 @@ import transformers
 from torch import nn
 
 from interpret import attach, attribute, record, register_family
-from interpret.anatomy import FAMILIES, Family, longest_text
+from interpret.anatomy import FAMILIES, Family, anatomy_of, longest_text
 from interpret.control import answers
 from interpret.engine.recording import record_run
 from interpret.engine.trunk import check_trunk, trunk_of
@@ -76,9 +76,9 @@ def described():
 
 def test_before_it_is_described_the_error_shows_what_to_write_down(persimmon):
     with pytest.raises(UnsupportedModelError) as error:
-        attach(persimmon)
+        anatomy_of(persimmon)
     said = str(error.value)
-    assert "PersimmonForCausalLM (model_type 'persimmon') is not of a supported family; supported: llama, mis" in said
+    assert "PersimmonForCausalLM (model_type 'persimmon') is not of a supported family; interpret.anatomy.F" in said
     assert "Its layers are probably 'model.layers': 4 x PersimmonDecoderLayer with self_attn" in said
     assert "interpret.describe(model) finds the row of many such models; docs/architecture.md" in said
 

@@ -26,7 +26,8 @@ def test_lime_of_steps_together_is_what_each_is_alone(family_model):
     together, alone = (steps_of(family_model, (2, 5, 8)) for _ in range(2))
     for scores, ours, step in zip(masking.lime(together, n_samples=50), together, alone, strict=True):
         torch.testing.assert_close(scores, lime(step, n_samples=50), rtol=1e-4, atol=1e-5)
-        assert ours.details["r2"] == pytest.approx(step.details["r2"], rel=1e-4)
+        # NaN where the value does not depend on the only token that may be masked.
+        assert ours.details["r2"] == pytest.approx(step.details["r2"], rel=1e-4, nan_ok=True)
 
 
 @dataclass(frozen=True)

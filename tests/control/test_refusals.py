@@ -15,7 +15,7 @@ from interpret.control.training import (
 )
 from interpret.errors import InputError, UnsupportedModelError
 from reference.controlled import BOTH, IDS, TARGET, assert_same, reinforced, snapshot, supervised
-from reference.tiny import D, tiny_model
+from reference.tiny import MORE_KINDS, D, tiny_model
 
 
 def refused(message):
@@ -152,3 +152,9 @@ def test_scorers_without_words_are_refused():
 def test_models_of_no_known_family_are_refused():
     with pytest.raises(UnsupportedModelError, match="is not of a supported family"):
         enter(supervised(nn.Linear(2, 2)))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ("mixtral", "gpt_oss", "deepseek_v3") if kind in MORE_KINDS])
+def test_mixtures_of_experts_are_refused(kind):
+    with pytest.raises(UnsupportedModelError, match="^the MLP that writes layer 2 is a mixture of experts"):
+        enter(supervised(tiny_model(kind)))

@@ -57,3 +57,17 @@ def test_the_text_is_coloured_by_the_scores_for_the_chosen_token(browser, tmp_pa
     back = ActionChains(browser).key_down(Keys.SHIFT).send_keys(Keys.TAB).key_up(Keys.SHIFT)
     back.send_keys(Keys.ENTER).perform()
     assert shades() == [*column(0), ""]
+
+
+def test_what_a_notebook_displays_works_in_its_closed_frame(browser, tmp_path):
+    look(browser)
+    path = tmp_path / "notebook.html"
+    path.write_text(f"<body>{RESULTS['interpretations']._repr_html_()}</body>", encoding="utf-8")
+    browser.get(path.as_uri())
+    browser.switch_to.frame(0)
+    browser.find_element(By.CSS_SELECTOR, "#grid td").click()
+    assert browser.find_element(By.ID, "dock").is_displayed()
+    assert browser.execute_script("try { return parent.document.title } catch (error) { return error.name }") == (
+        "SecurityError"
+    )
+    assert browser.get_log("browser") == []

@@ -67,12 +67,11 @@ def test_in_a_notebook_it_is_light_and_closed(result):
 
 @every_result
 def test_show_displays_the_page_in_a_notebook(result, monkeypatch):
-    import IPython.display
-
+    ipython = pytest.importorskip("IPython.display", reason="notebooks are tested where IPython is installed")
     shown = []
     monkeypatch.setattr(Console, "is_jupyter", True, raising=False)
     monkeypatch.setattr(Console, "__init__", lambda self: None)
-    monkeypatch.setattr(IPython.display, "display", shown.append)
+    monkeypatch.setattr(ipython, "display", shown.append)
     result.show()
     assert [one.data for one in shown] == [framed(html_of(result))]
 

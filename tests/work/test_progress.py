@@ -59,15 +59,14 @@ def test_nothing_is_written_to_a_file(monkeypatch):
 
 
 def test_a_notebook_shows_the_bar_as_html_and_takes_it_away(monkeypatch):
-    import IPython.display
-
+    ipython = pytest.importorskip("IPython.display", reason="notebooks are tested where IPython is installed")
     shown = []
 
     class Handle:
         update = staticmethod(lambda html: shown.append(html.data))
 
     monkeypatch.setattr(progress, "err", Console(file=io.StringIO(), force_jupyter=True))
-    monkeypatch.setattr(IPython.display, "display", lambda html, display_id: shown.append(html.data) or Handle)
+    monkeypatch.setattr(ipython, "display", lambda html, display_id: shown.append(html.data) or Handle)
     with progress.showing("Tracing", shown=True):
         list(progress.counted(range(1000)))
     assert shown[0] == "Tracing …"
