@@ -154,9 +154,15 @@ def test_the_patch_pins_the_release_it_is_for_where_that_can_be_installed(requir
 
 WITH_OTHERS = {"huggingface_hub": "transformers", "packaging": "transformers", "markupsafe": "jinja2"}
 """Modules that come with a package of the base."""
-ONLY_WHERE_IT_IS = {("interpret.models.eight_bit", "bitsandbytes"), ("interpret.display.shown", "IPython")}
-"""Modules, with what they import once it is known to be there: a package that quantises, and a notebook."""
-LAZY = {"accelerate", "bitsandbytes", "peft", "sentencepiece", "gguf"}
+ONLY_WHERE_IT_IS = {
+    ("interpret.models.eight_bit", "bitsandbytes"),
+    ("interpret.display.shown", "IPython"),
+    ("interpret.workers.ray_crew", "ray"),
+}
+"""Modules, with what they import once it is known to be there: a package that quantises, a notebook, a cluster."""
+OF_EXTRAS = {"interpret.models.eight_bit", "interpret.workers.ray_crew"}
+"""Modules that begin with the import of an extra, and are imported once it is known to be there."""
+LAZY = {"accelerate", "bitsandbytes", "peft", "ray", "sentencepiece", "gguf"}
 
 
 def test_every_module_that_is_imported_comes_with_the_base(requirements):
@@ -184,7 +190,7 @@ import importlib, sys, warnings
 warnings.simplefilter("ignore")
 for name in {sorted(LAZY)!r} + ["google.protobuf"]:
     sys.modules[name] = None  # importing it is an ImportError
-for name in {[name for name in MODULES if name not in ("interpret.__main__", "interpret.models.eight_bit")]!r}:
+for name in {[name for name in MODULES if name not in OF_EXTRAS | {"interpret.__main__"}]!r}:
     importlib.import_module(name)
 """
 
