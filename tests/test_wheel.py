@@ -157,6 +157,7 @@ WITH_OTHERS = {"huggingface_hub": "transformers", "packaging": "transformers", "
 ONLY_WHERE_IT_IS = {
     ("interpret.models.eight_bit", "bitsandbytes"),
     ("interpret.display.shown", "IPython"),
+    ("interpret.work.progress", "IPython"),
     ("interpret.workers.ray_crew", "ray"),
 }
 """Modules, with what they import once it is known to be there: a package that quantises, a notebook, a cluster."""
