@@ -172,7 +172,7 @@ def test_transformers_is_version_bound_in_two_places_only():
 def module_names(of) -> set[str]:
     """The names in a family's row that no other word could be."""
     if isinstance(of, str):
-        return {name for name in of.split(".") if "_" in name}
+        return {name for name in re.split(r"[.|]", of) if "_" in name}
     parts = vars(of).values() if isinstance(of, (Family, Parts)) else of if isinstance(of, tuple) else ()
     return {name for part in parts for name in module_names(part)}
 
