@@ -32,7 +32,10 @@ wide_model = cache(tiny.wide_model)
 
 
 def embeddings_of(model: PreTrainedModel, ids: list[int]) -> Tensor:
-    return model.get_input_embeddings()(torch.tensor([ids])).detach()
+    table = model.get_input_embeddings()
+    # XGLM and BioGPT scale embeddings; in transformers 4.34.0, only those of ids.
+    scale = 1.0 if hasattr(table, "embed_scale") else getattr(model.base_model, "embed_scale", 1.0)
+    return scale * table(torch.tensor([ids])).detach()
 
 
 def probability_of(model: PreTrainedModel, embeddings: Tensor, target: int) -> Tensor:
