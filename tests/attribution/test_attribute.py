@@ -204,9 +204,9 @@ def test_frozen_weights_do_no_harm():
 
 
 def test_a_model_of_no_known_family_is_refused():
-    from transformers import BloomConfig, BloomForCausalLM
+    from transformers import CTRLConfig, CTRLLMHeadModel
 
-    model = BloomForCausalLM(BloomConfig(vocab_size=450, hidden_size=8, n_layer=1, n_head=2)).eval()
+    model = CTRLLMHeadModel(CTRLConfig(vocab_size=450, n_embd=8, dff=8, n_layer=1, n_head=2)).eval()
     with pytest.raises(UnsupportedModelError, match="is not of a supported family"):
         attributed(model, method="layer_gradient_x_activation")
 

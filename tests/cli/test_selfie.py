@@ -123,7 +123,7 @@ def test_killed_and_run_again_it_ends_with_the_table_of_an_unbroken_run(model_fo
 
 
 def test_interrupted_it_says_what_is_safe(model_folder, examples, tmp_path, capsys, monkeypatch):
-    real = rows.interpretations
+    real = rows.Interpreter.read
 
     def interrupted(*args, **options):
         for record in real(*args, **options):
@@ -131,7 +131,7 @@ def test_interrupted_it_says_what_is_safe(model_folder, examples, tmp_path, caps
                 raise KeyboardInterrupt
             yield record
 
-    monkeypatch.setattr(rows, "interpretations", interrupted)
+    monkeypatch.setattr(rows.Interpreter, "read", interrupted)
     assert run(*arguments(model_folder, examples, tmp_path / "run")) == 130
     said = capsys.readouterr().err
     assert "stopped after 2 of 4 prompts and 20 interpretations of the next; the same command resumes" in said
