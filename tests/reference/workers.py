@@ -26,6 +26,11 @@ def until(there: Callable[[], Any]) -> Any:
     return found
 
 
+def _heed_ctrl_c() -> None:
+    """Let a driver heed Ctrl-C also if the tests run in the background of a script, where shells ignore it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def gone(processes: list[psutil.Process]) -> None:
     """Assert that processes end by themselves; those that do not are killed."""
     _, alive = psutil.wait_procs(processes, timeout=30)
@@ -98,7 +103,9 @@ class Gates:
         """Start a driver in a process group of its own."""
         line = [sys.executable, "-m", "interpret", *self.command(*words)]
         with (self.folder / f"said {len(self.drivers)}").open("w") as said:
-            driver = subprocess.Popen(line, cwd=self.folder, stdout=said, stderr=said, start_new_session=True)
+            driver = subprocess.Popen(
+                line, cwd=self.folder, stdout=said, stderr=said, start_new_session=True, preexec_fn=_heed_ctrl_c
+            )
         self.drivers.append(driver)
         return driver
 
