@@ -9,7 +9,6 @@ Shapes: 2 texts, T tokens, D hidden width.
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -24,7 +23,7 @@ from interpret.anatomy.agreement_pass import own_result, two_texts
 from interpret.anatomy.anatomy import base_of, check_is_model, check_uncompiled
 from interpret.anatomy.changes import Changes
 from interpret.anatomy.difference import apart
-from interpret.anatomy.families import FAMILIES, Block, Family, Fused, Parts, Rotary, register_family
+from interpret.anatomy.families import FAMILIES, Block, Family, Fused, Parts, Rotary, register_family, using_family
 from interpret.anatomy.passes import evaluating, without_own_hooks
 from interpret.device import is_out_of_memory
 from interpret.errors import UnsupportedModelError, one_line
@@ -302,12 +301,10 @@ def _proved_parts(model: PreTrainedModel, outline: Family) -> Family:
     """Return the row with its parts, if any are right; else the outline."""
     look = _Look.at(model)
     for parts in _all_parts(look, outline):
-        with suppress(UnsupportedModelError):
-            _check(model, replace(outline, parts=parts), check_insides)
+        if _is_right(model, replace(outline, parts=parts), check_insides):
             for rotary, softcap in product(_ROTARY, ("", "attn_logit_softcapping")):
                 row = replace(outline, parts=replace(parts, rotary=rotary), softcap=softcap)
-                with suppress(UnsupportedModelError, AttributeError, RuntimeError):
-                    _check(model, row, check_scores)
+                if _is_right(model, row, check_scores):
                     return row
     return outline
 
@@ -376,26 +373,23 @@ def _activations(look: _Look, row: Family) -> list[str]:
 # ---------------------------------------------------------------------------------------------------- proof
 
 
+def _is_right(model: PreTrainedModel, row: Family, check: Any) -> bool:
+    """Return whether a check of a model with a row succeeds; a wrong row may also not fit the model at all."""
+    try:
+        _check(model, row, check)
+    except (UnsupportedModelError, AttributeError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
+        return False
+    return True
+
+
 def _check(model: PreTrainedModel, row: Family, *checks: Any) -> None:
     """Run checks of a model with a row in place of that of its family.
 
     Raises:
         UnsupportedModelError: if the row is wrong.
     """
-    with _registered(row):
+    with using_family(row):
         for check in checks:
             check(model)
-
-
-@contextmanager
-def _registered(row: Family) -> Iterator[None]:
-    """Use a row inside the ``with`` block."""
-    known = FAMILIES.get(row.name)
-    FAMILIES[row.name] = row
-    try:
-        yield
-    finally:
-        if known is None:
-            del FAMILIES[row.name]
-        else:
-            FAMILIES[row.name] = known

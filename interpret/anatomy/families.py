@@ -4,6 +4,8 @@ To support another family, add a row to ``FAMILIES``, here or by ``register_fami
 to find its values.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, Literal
 
@@ -370,3 +372,21 @@ def register_family(family: Family) -> None:
     >>> register_family(FAMILIES["llama"])
     """
     FAMILIES[family.name] = family
+
+
+@contextmanager
+def using_family(family: Family) -> Iterator[None]:
+    """Use a row in place of that of its family inside the ``with`` block.
+
+    Args:
+        family: a row of the table; its family may have none.
+    """
+    before = FAMILIES.get(family.name)
+    FAMILIES[family.name] = family
+    try:
+        yield
+    finally:
+        if before is None:
+            del FAMILIES[family.name]
+        else:
+            FAMILIES[family.name] = before

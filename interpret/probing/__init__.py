@@ -6,8 +6,8 @@ ranks heads by what they write to and read from the residual stream.
 ``heads`` shows what attention heads attend to, ``composition`` analyses their weights. ``knowledge_prober`` finds
 neurons that separate true from false texts, with ``neurons`` and the statistics of ``effects``; ``top_inputs`` finds
 the prompts that activate a neuron most. ``head_edits`` ablates, patches and merges heads; ``layer_edits`` replaces,
-deletes and reorders layers. ``prompt_runs`` and ``neuron_runs`` write results to run folders; ``registry`` lists the
-probes of prompts.
+deletes and reorders layers. ``prompt_runs`` and ``neuron_runs`` write results to run folders;
+``prompt_probes`` has the probes of prompts, and ``registry`` lists them.
 """
 
 from interpret.lazy import lazy_names

@@ -3,45 +3,33 @@
 A prompt takes one forward pass or a few, so no parts of it are stored: an interrupt costs one prompt.
 """
 
-import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.activations.cache import activation_cache
-from interpret.anatomy import anatomy_of, input_device, longest_text
 from interpret.device import TOO_LARGE, unless_too_large
 from interpret.errors import InputError, ModelError, unknown
-from interpret.finite import MODEL_GIVES_NAN, readable
-from interpret.finite import top as top_of
 from interpret.models.opening import Opening
-from interpret.probing._logit_attribution import logit_attribution
-from interpret.probing._logit_lens import NO_TOKEN, logit_lens
-from interpret.probing.heads import attention_patterns, check_looks_back, induction_scores
 from interpret.probing.registry import HEADS, LENS, LOGITS, PROBES, TOP, Probe, Probed, Reader
 from interpret.prompts.chat import model_text
 from interpret.prompts.prompts import MODEL_TEMPLATE, Prompt, raw_unless_said
-from interpret.prompts.spelling import piece
-from interpret.prompts.tokens import following, select_tokens, tokenise, without_subject
-from interpret.records import HeadView, LensReading, LogitShare
+from interpret.prompts.tokens import following, select_tokens, tokenise
 from interpret.storage.outcomes import Dropped, Kept
 from interpret.storage.parts import StoredParts
 from interpret.storage.run_folder import RunFolder
-from interpret.work.inputs import Examples, PromptList, prompt_list
+from interpret.work.inputs import Examples, prompt_list
 from interpret.work.loop import Work
 from interpret.workers.jobs import Analysis, Executor, Finished, Say, Step, Task
+from interpret.workers.prompt_job import PromptJob
 from interpret.workers.runs import run_job
 from interpret.workers.settings import Workers
 
 NOT_PROBED = "not probed"
 PROBING = Work("Probing", "probed", "prompts", failures=(NOT_PROBED,))
-MOST_REPEATED = 50
-"""Number of random tokens for induction scores, if the model can read twice as many."""
 
 
 def run_probe(
@@ -96,7 +84,7 @@ def run_probe(
     probe = probe_of(probe)
     said = raw_unless_said(raw=raw, chat_template=chat_template)
     template = MODEL_TEMPLATE if chat_template is None else chat_template
-    job = ProbeJob(probe, prompt_list(examples, raw=said), tokens, template, options or {}, said)
+    job = ProbeJob(prompt_list(examples, raw=said), tokens, probe, template, options or {}, said)
     return run_job(
         job,
         model,
@@ -110,14 +98,10 @@ def run_probe(
 
 
 @dataclass(frozen=True)
-class ProbeJob:
+class ProbeJob(PromptJob):
     """Prompts to probe, one unit per prompt."""
 
     probe: Probe
-    found: PromptList
-    """The prompts."""
-    tokens: str
-    """Selector of the tokens at which prompts are probed."""
     chat_template: str
     """Chat template of prompts that are not raw."""
     options: Mapping[str, Any]
@@ -132,7 +116,7 @@ class ProbeJob:
             InputError: for an option that the probe does not have, or if no prompt has the selected tokens.
         """
         self.probe.check_options(self.options)
-        without_subject(self.found.prompts, self.tokens)
+        self.lacking  # noqa: B018 - raises
 
     @property
     def work(self) -> Work:
@@ -145,33 +129,11 @@ class ProbeJob:
         return self.probe.record
 
     @property
-    def others(self) -> Sequence[str]:
-        """Names of files and folders besides the table."""
-        return ()
-
-    @property
-    def lacking(self) -> dict[str, str]:
-        """The prompts without the subject that is selected -> reason."""
-        found = without_subject(self.found.prompts, self.tokens)
-        return {name: f"{NOT_PROBED}: {reason}" for name, reason in found.items()}
-
-    @property
-    def kept(self) -> list[Prompt]:
-        """The other prompts."""
-        lacking = self.lacking
-        return [one for one in self.found.prompts if one.name not in lacking]
-
-    @property
-    def units(self) -> list[str]:
-        """The names of the prompts, those that are dropped first."""
-        return [*self.lacking, *(one.name for one in self.kept)]
-
-    @property
     def identity(self) -> dict[str, Any]:
         """Everything the rows depend on except the model."""
         return {
             "command": f"probe {self.probe.name}",
-            **({"tokens": self.tokens} if self.probe.at_tokens else {}),
+            **({"tokens": self.selector} if self.probe.at_tokens else {}),
             "chat_template": self.chat_template,
             **({} if self.said is None else {"raw": self.said}),
             "examples_sha256": self.found.sha256,
@@ -192,7 +154,7 @@ class ProbeJob:
             UnsupportedModelError: if the model's family is unknown.
         """
         read = self.probe.read(model, tokenizer, **self.options)
-        asked = probed_prompts(tokenizer, self.kept, tokens=self.tokens, chat_template=self.chat_template)
+        asked = probed_prompts(tokenizer, self.kept, tokens=self.selector, chat_template=self.chat_template)
         return ProbeAnalysis(self.probe.record, read, asked)
 
     def tasks(self, executor: Executor, wanted: Collection[str]) -> Iterator[Task]:
@@ -407,103 +369,6 @@ def probed_prompts(
             found.append(Probed(prompt.name, tokenised, select_tokens(tokens, tokenised), followed))
         except InputError as error:
             raise InputError(f"prompt {prompt.name}: {error}") from None
-    return found
-
-
-def lens_probe(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, top: int = TOP) -> Reader:
-    """Return the reader of the logit lens: the ``top`` most likely tokens, and the first tokens of target and foil."""
-    return partial(_lens, model, tokenizer, top)
-
-
-def _lens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, top: int, asked: Probed) -> list[LensReading]:
-    cache = activation_cache(model, None, [asked.tokens.ids], ["resid_pre.0", "resid_post.*"])
-    followed, n_layers = list(asked.followed.values()), len(anatomy_of(model).layers)
-    frame = logit_lens(model, cache, followed, top=top, positions=asked.positions)
-    names = {asked.followed[name]: name for name in ("foil", "target") if name in asked.followed}
-    return [
-        LensReading(
-            name=asked.name,
-            prompt=asked.tokens.text,
-            token_idx=row.position,
-            token=asked.tokens.pieces[row.position],
-            site="resid_pre" if row.layer < n_layers else "resid_post",
-            layer_idx=min(row.layer, n_layers - 1),
-            rank=None if math.isnan(row.rank) else int(row.rank),
-            prediction_id=row.token_id,
-            prediction="" if row.token_id == NO_TOKEN else piece(tokenizer, row.token_id),
-            logit=row.logit,
-            probability=row.probability,
-            continuation=names.get(row.token_id, ""),
-        )
-        for row in frame.itertuples()
-    ]
-
-
-def logits_probe(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Reader:
-    """Return the reader of direct logit attribution, for a prompt's answer and foil, at its last token."""
-    return partial(_logits, model, tokenizer)
-
-
-def _logits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: Probed) -> list[LogitShare]:
-    names = ["resid_*", "attn_out.*", "heads.*", "mlp_out.*", "logits"]
-    cache = activation_cache(model, None, [asked.tokens.ids], names)
-    logits = cache["logits"][0, -1]
-    if not (logits < torch.inf).any():
-        raise InputError(f"no logit is finite: {MODEL_GIVES_NAN}")
-    answer = asked.followed.get("target", int(readable(logits).argmax()))
-    foil = asked.followed.get("foil")
-    shares = logit_attribution(model, cache, [answer])
-    if foil is None:
-        of_foil: list[float | None] = [None] * len(shares)
-    else:
-        of_foil = logit_attribution(model, cache, [foil])["logit"].tolist()
-    return [
-        LogitShare(
-            name=asked.name,
-            prompt=asked.tokens.text,
-            answer=piece(tokenizer, answer),
-            answer_id=answer,
-            foil="" if foil is None else piece(tokenizer, foil),
-            component=row.component,
-            layer_idx=row.layer,
-            head=row.head,
-            share=row.logit,
-            foil_share=foil_share,
-        )
-        for row, foil_share in zip(shares.itertuples(), of_foil, strict=True)
-    ]
-
-
-def heads_probe(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, top: int = TOP) -> Reader:
-    """Return the reader of attention heads: the ``top`` tokens that every head attends to."""
-    # The repeated sequence and a beginning-of-text token have to fit.
-    n_tokens = min(MOST_REPEATED, (longest_text(model) - 1) // 2)
-    return partial(_heads, model, induction_scores(model, n_tokens=n_tokens).tolist(), top)
-
-
-def _heads(model: PreTrainedModel, induction: list[list[float]], top: int, asked: Probed) -> list[HeadView]:
-    check_looks_back(asked.tokens.text, len(asked.tokens.ids))
-    ids = torch.tensor([list(asked.tokens.ids)], device=input_device(model))
-    found = []
-    for layer, pattern in attention_patterns(model, ids).items():
-        for head, of_head in enumerate(pattern[0].float()):
-            for position in asked.positions:
-                probabilities, places = top_of(of_head[position, : position + 1], min(top, position + 1))
-                at = places.tolist()
-                found.append(
-                    HeadView(
-                        name=asked.name,
-                        prompt=asked.tokens.text,
-                        layer_idx=layer,
-                        head=head,
-                        token_idx=position,
-                        token=asked.tokens.pieces[position],
-                        attended_positions=at,
-                        attended_tokens=[asked.tokens.pieces[one] for one in at],
-                        probabilities=probabilities.tolist(),
-                        induction_score=induction[layer][head],
-                    )
-                )
     return found
 
 

@@ -53,7 +53,7 @@ class Probe:
     """The frozen dataclass whose instances are its rows; ``interpret.records.table`` lists the types of fields."""
     reader: Callable[..., Reader] | str
     """``reader(model, tokenizer, **options)`` returns a function from a prompt (``Probed``) to its rows; options are
-    keyword-only arguments with defaults. A string names a function of this package: ``prompt_runs.lens_probe``."""
+    keyword-only arguments with defaults. A string names a function of this package: ``prompt_probes.lens_probe``."""
     figure: "Callable[[pandas.DataFrame], Figure] | None" = None
     """Draws its table as a figure of matplotlib, for ``interpret figures``; None if there is none."""
     at_tokens: bool = True
@@ -128,20 +128,20 @@ LENS = Probe(
     "lens",
     "the most likely tokens after the final norm and unembedding, applied after every layer (logit lens)",
     LensReading,
-    "prompt_runs.lens_probe",
+    "prompt_probes.lens_probe",
 )
 LOGITS = Probe(
     "logits",
     "what every head and MLP adds to the logit of the answer (direct logit attribution)",
     LogitShare,
-    "prompt_runs.logits_probe",
+    "prompt_probes.logits_probe",
     at_tokens=False,
 )
 HEADS = Probe(
     "heads",
     "the tokens that every head attends to, and how much it is an induction head",
     HeadView,
-    "prompt_runs.heads_probe",
+    "prompt_probes.heads_probe",
 )
 for _own in (LENS, LOGITS, HEADS):
     register_probe(_own)

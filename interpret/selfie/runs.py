@@ -31,9 +31,10 @@ from interpret.storage.parts import StoredParts
 from interpret.storage.run_folder import RunFolder
 from interpret.surgery.plan import check_strength
 from interpret.surgery.words import MODES
-from interpret.work.inputs import Examples, PromptList, prompt_list
+from interpret.work.inputs import Examples, prompt_list
 from interpret.work.loop import Work
 from interpret.workers.jobs import Analysis, Executor, Finished, Say, Settled, Step, Task
+from interpret.workers.prompt_job import PromptJob
 from interpret.workers.runs import run_job
 from interpret.workers.settings import Workers
 
@@ -140,7 +141,7 @@ def run(
         "examples_sha256": prompts.sha256,
         **_recorded_settings(settings),
     }
-    job = SelfieJob(prompts, list(interpretation_prompts), slots, layers, tokens, site, template, settings, asked)
+    job = SelfieJob(prompts, tokens, list(interpretation_prompts), slots, layers, site, template, settings, asked)
     return run_job(
         job,
         model,
@@ -154,18 +155,14 @@ def run(
 
 
 @dataclass(frozen=True)
-class SelfieJob:
+class SelfieJob(PromptJob):
     """Prompts whose states are interpreted, one unit per prompt."""
 
-    found: PromptList
-    """The prompts."""
     interpretation_prompts: Sequence[str | InterpretationPrompt]
     slots: int
     """Number of slots that replace ``{slots}``."""
     layers: str | Sequence[int]
     """Layers of the states to interpret."""
-    tokens: str | Sequence[int]
-    """Tokens of the states to interpret."""
     site: str
     """Where the states are taken from."""
     chat_template: str
@@ -183,28 +180,6 @@ class SelfieJob:
     def record_type(self) -> type:
         """The record type of the table."""
         return Interpretation
-
-    @property
-    def others(self) -> Sequence[str]:
-        """Names of files and folders besides the table."""
-        return ()
-
-    @property
-    def lacking(self) -> dict[str, str]:
-        """The prompts without the subject that is selected -> reason."""
-        found = without_subject(self.found.prompts, selector_words(self.tokens))
-        return {name: f"{NOT_INTERPRETED}: {reason}" for name, reason in found.items()}
-
-    @property
-    def kept(self) -> list[Prompt]:
-        """The other prompts."""
-        lacking = self.lacking
-        return [one for one in self.found.prompts if one.name not in lacking]
-
-    @property
-    def units(self) -> list[str]:
-        """The names of the prompts, those that are dropped first."""
-        return [*self.lacking, *(one.name for one in self.kept)]
 
     @property
     def circumstances(self) -> dict[str, Any]:

@@ -9,10 +9,11 @@ from torch import nn
 
 from interpret import record
 from interpret.anatomy import FAMILIES, check_logits, check_parts, check_scores
+from interpret.anatomy.families import using_family
 from interpret.errors import UnsupportedModelError
 from interpret.models.quantize import quantize_
 from interpret.probing import ablated_heads
-from reference.agreement import LOGITS, described, lens
+from reference.agreement import LOGITS, lens
 from reference.tiny import wide_model
 from reference.unlisted import adapt
 
@@ -46,7 +47,7 @@ def test_the_comparison_is_made_once_and_again_when_the_model_changes():
     assert compared()
     model.config.logits_scaling = 3.0
     assert compared()
-    with described(dataclasses.replace(FAMILIES["llama"], parts=None)):
+    with using_family(dataclasses.replace(FAMILIES["llama"], parts=None)):
         assert compared()
     handle = model.register_forward_hook(lambda module, args, output: None)
     assert compared()

@@ -13,6 +13,7 @@ from torch import nn
 from interpret import attribute, record
 from interpret.activations import activation_cache
 from interpret.anatomy import FAMILIES, Family, Parts, check_scores
+from interpret.anatomy.families import using_family
 from interpret.control import supervised_control
 from interpret.errors import UnsupportedModelError
 from interpret.probing import ablated_heads, head_weights, logit_attribution
@@ -25,7 +26,6 @@ from reference.agreement import (
     PARTS,
     attributed,
     controlled,
-    described,
     interpreted,
     lens,
     recorded,
@@ -49,7 +49,7 @@ _WRONG_GRANITE = [
 def test_a_row_without_the_scales_of_granite_is_refused_or_right(wrong, analysis):
     model = wide_model("granite")
     right = analysis(model) if analysis in (attributed, lens, interpreted) else None
-    with described(dataclasses.replace(FAMILIES["granite"], **wrong)):
+    with using_family(dataclasses.replace(FAMILIES["granite"], **wrong)):
         if "logit_divisor" in wrong and analysis in LOGITS:
             # ``shares`` records the parts before it reads logits.
             message = "where the model's own is .*logits_scaling=2.5|in layer 0, resid_pre .*residual_multiplier=0.5"
@@ -82,7 +82,7 @@ def test_a_row_without_the_scales_of_granite_is_refused_or_right(wrong, analysis
 )
 def test_a_row_whose_parts_do_not_add_up_is_refused(wrong, analysis):
     model = wide_model("llama")
-    with described(dataclasses.replace(FAMILIES["llama"], **wrong)):
+    with using_family(dataclasses.replace(FAMILIES["llama"], **wrong)):
         with pytest.raises(UnsupportedModelError, match="layer|the row of the family 'llama'"):
             analysis(model)
     analysis(model)
@@ -142,7 +142,7 @@ def test_a_row_that_is_wrong_inside_attention_or_mlp_is_refused(wrong):
     kind, change, message = _WRONG_INSIDE[wrong]
     model = wide_model(kind)
     cache = activation_cache(model, None, [IDS])
-    with described(change(FAMILIES[kind])):
+    with using_family(change(FAMILIES[kind])):
         for analysis in ATTENDING if wrong in ("queries", "rotation") else (*INSIDE, *ATTENDING):
             if analysis is shares:
                 analysis = partial(logit_attribution, cache=cache, tokens=[5])
@@ -161,7 +161,7 @@ def test_attribution_of_layers_by_a_wrong_row_is_refused(method):
     family = FAMILIES[model.config.model_type]
     wrong = dataclasses.replace(family, mlp_last="mlp" if family.name == "gemma2" else "mlp.act_fn")
     options = {} if method.endswith(("activation", "deeplift")) else {"n_steps": 2}
-    with described(wrong), pytest.raises(UnsupportedModelError, match="in layer 0, (resid_mid|mlp_out)"):
+    with using_family(wrong), pytest.raises(UnsupportedModelError, match="in layer 0, (resid_mid|mlp_out)"):
         attribute(model, TOKENIZER, PROMPT, TARGET, method=method, layers="mlp_out", **options)
 
 
@@ -174,7 +174,7 @@ def test_control_trains_the_whole_mlp_whichever_of_its_modules_the_row_names(cha
 
     model = wide_model("llama")
     expected = trained()
-    with described(dataclasses.replace(FAMILIES["llama"], **change)):
+    with using_family(dataclasses.replace(FAMILIES["llama"], **change)):
         torch.testing.assert_close(trained(), expected)
 
 
@@ -194,6 +194,6 @@ def test_a_wrong_row_is_not_called_an_adapter():
     model = wide_model("llama")
     parts = dataclasses.replace(FAMILIES["llama"].parts, gate="mlp.up_proj", up="mlp.gate_proj")
     assert isinstance(parts, Parts)
-    with described(dataclasses.replace(FAMILIES["llama"], parts=parts)):
+    with using_family(dataclasses.replace(FAMILIES["llama"], parts=parts)):
         with pytest.raises(UnsupportedModelError, match="the row of its family names the wrong parts"):
             traced(model)

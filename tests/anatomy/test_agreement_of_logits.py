@@ -12,9 +12,10 @@ from torch import nn
 from interpret import interpretation_prompt
 from interpret.activations import activation_cache
 from interpret.anatomy import FAMILIES, check_logits, check_parts, embedding_table
+from interpret.anatomy.families import using_family
 from interpret.errors import UnsupportedModelError
 from interpret.probing import logit_attribution
-from reference.agreement import IDS, LOGITS, NUMBER, attributed, described, divided, interpreted, lens, shares, traced
+from reference.agreement import IDS, LOGITS, NUMBER, attributed, divided, interpreted, lens, shares, traced
 from reference.plain_attribution import TARGET, TOKENIZER, prefixes
 from reference.tiny import ALL_KINDS, KINDS, hooks_on, tiny_model, wide_model
 from reference.unlisted import CAUSAL, adapt, bert, built
@@ -127,7 +128,7 @@ def test_other_logits_than_the_models_own_are_refused_with_both_figures(analysis
 
 
 def test_the_figures_are_those_of_the_model():
-    with described(dataclasses.replace(FAMILIES["llama"], logit_divisor="logits_scaling")):
+    with using_family(dataclasses.replace(FAMILIES["llama"], logit_divisor="logits_scaling")):
         model = divided()
         logits = model(torch.tensor([IDS])).logits[0, -1]
         assert lens(model).iloc[-1].logit == pytest.approx(logits[5].item(), rel=1e-4)

@@ -11,7 +11,8 @@ from interpret.facts.filter import known
 from interpret.locating.facts import locate_fact, locate_facts, location_plan
 from interpret.probing.heads import top_attended
 from interpret.probing.neurons import neuron_values
-from interpret.probing.prompt_runs import lens_probe, logits_probe, probed_prompts
+from interpret.probing.prompt_probes import lens_probe, logits_probe
+from interpret.probing.prompt_runs import probed_prompts
 from interpret.prompts.prompts import Prompt
 from interpret.prompts.scripts import joined
 from interpret.selfie.readings import Settings

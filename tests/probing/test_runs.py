@@ -11,9 +11,10 @@ from interpret import storage
 from interpret.anatomy import reporting_attention
 from interpret.errors import RunError
 from interpret.models.opening import load
-from interpret.probing import neuron_runs, prompt_runs
+from interpret.probing import neuron_runs, prompt_probes, prompt_runs
 from interpret.probing.neuron_runs import NeuronPlan, write_neurons
-from interpret.probing.prompt_runs import logits_probe, run_probe
+from interpret.probing.prompt_probes import logits_probe
+from interpret.probing.prompt_runs import run_probe
 from interpret.probing.registry import Probe
 from interpret.prompts.chat import wrap
 from interpret.prompts.spelling import piece
@@ -332,7 +333,7 @@ def test_prompts_that_were_probed_are_not_probed_again(folder, examples, tmp_pat
 def test_a_prompt_that_does_not_fit_in_memory_is_dropped_with_its_reason(
     opened, examples, tmp_path, monkeypatch, too_large
 ):
-    real = prompt_runs.activation_cache
+    real = prompt_probes.activation_cache
 
     def refusing(model, tokenizer, prompts, names):
         if len(prompts[0]) > n_tokens:
@@ -340,7 +341,7 @@ def test_a_prompt_that_does_not_fit_in_memory_is_dropped_with_its_reason(
         return real(model, tokenizer, prompts, names)
 
     n_tokens = len(opened[1](TEXT).input_ids)
-    monkeypatch.setattr(prompt_runs, "activation_cache", refusing)
+    monkeypatch.setattr(prompt_probes, "activation_cache", refusing)
     found = prompt_runs.run_lens(*opened, examples, tmp_path / "run")
     (reason,) = found.dropped.values()
     assert reason.startswith("not probed: a prompt of ")

@@ -1,13 +1,11 @@
 """Analyses that compare a model with itself before they run, and rows of families that do not fit their models."""
 
 import copy
-from contextlib import contextmanager
 
 import torch
 
 from interpret import attribute, interpretation_prompt, interpretations, plan_sources, record, trace
 from interpret.activations import activation_cache
-from interpret.anatomy import FAMILIES, Family
 from interpret.control import supervised_control
 from interpret.probing import logit_attribution, logit_lens
 from interpret.prompts.prompts import Prompt
@@ -62,20 +60,6 @@ LOGITS = [attributed, lens, shares, interpreted, traced, screened]
 """Analyses that turn states into logits."""
 PARTS = [shares, traced, screened, recorded, controlled]
 """Analyses that use what attention and MLP add to the residual stream."""
-
-
-@contextmanager
-def described(family: Family):
-    """Use another row of the table inside the ``with`` block."""
-    before = FAMILIES.get(family.name)
-    FAMILIES[family.name] = family
-    try:
-        yield
-    finally:
-        if before is None:
-            del FAMILIES[family.name]
-        else:
-            FAMILIES[family.name] = before
 
 
 def divided() -> DividedLogits:

@@ -180,10 +180,10 @@ def test_a_users_probe_is_a_command_and_its_table_is_read_again(model_folder, ex
 @pytest.mark.parametrize(
     ("probe", "message"),
     [
-        (Probe("lens", "", LensReading, "prompt_runs.lens_probe"), "'lens' already exists"),
-        (Probe("neurons", "", LensReading, "prompt_runs.lens_probe"), "'neurons' already exists"),
-        (Probe("two words", "", LensReading, "prompt_runs.lens_probe"), "a name is one word"),
-        (Probe("mine", "", dict, "prompt_runs.lens_probe"), "its record cannot be a row"),
+        (Probe("lens", "", LensReading, "prompt_probes.lens_probe"), "'lens' already exists"),
+        (Probe("neurons", "", LensReading, "prompt_probes.lens_probe"), "'neurons' already exists"),
+        (Probe("two words", "", LensReading, "prompt_probes.lens_probe"), "a name is one word"),
+        (Probe("mine", "", dict, "prompt_probes.lens_probe"), "its record cannot be a row"),
         (Probe("mine", "", LensReading, lambda model, tokenizer, *, tokens=1: None), "option 'tokens' needs"),
         (Probe("mine", "", LensReading, lambda model, tokenizer, *, size: None), "option 'size' needs a default"),
     ],
