@@ -197,3 +197,9 @@ def test_a_wrong_row_is_not_called_an_adapter():
     with using_family(dataclasses.replace(FAMILIES["llama"], parts=parts)):
         with pytest.raises(UnsupportedModelError, match="the row of its family names the wrong parts"):
             traced(model)
+
+
+def test_a_window_without_earlier_tokens_is_heeded():
+    model = wide_model("mistral")
+    model.config.sliding_window = 1  # counts the token itself; in 4.34.0, one token more
+    check_scores(model)

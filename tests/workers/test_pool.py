@@ -142,7 +142,9 @@ def test_after_one_death_a_unit_is_the_next():
 @pytest.mark.parametrize("unit", [UNITS[0], UNITS[7], UNITS[-1]])
 @pytest.mark.parametrize("size", [1, 3])
 def test_a_unit_that_always_kills_its_worker_is_dropped_with_the_reason(unit, size):
-    steps = do(Told(Cues(size, deadly={unit: 99})).pool, UNITS)
+    crew = Cues(size, deadly={unit: 99})
+    steps = do(Told(crew).pool, UNITS)
+    assert [what for *_, what in crew.given].count(unit) == STRIKES
     assert [step for step in steps if step.unit != unit] == [step for step in WHOLE if step.unit != unit]
     (dropped,) = (step.outcome for step in steps if step.unit == unit)
     assert isinstance(dropped, Dropped)
