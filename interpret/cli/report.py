@@ -15,14 +15,19 @@ from interpret.storage.manifest import command_of
 def report_command(
     run: Annotated[Path, typer.Argument(help="Run folder of any command; the run may still be in progress.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="HTML file to write; it works without network access.")
-    ] = Path("page.html"),
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="HTML file to write; it works without network access. [default: the name of the run folder, .html]",
+        ),
+    ] = None,
 ) -> None:
     """Write an HTML page of a run: interpretations, traces, attributions, located facts or probes. No model is needed.
 
     interpret report runs/interpretations
     """
-    pieces = _pieces(run)
+    pieces, output = _pieces(run), output or Path(f"{run.resolve().name}.html")
     first = next(pieces)  # an error is raised before the file is opened
     with disk.replacing(output) as file:
         file.write(first)

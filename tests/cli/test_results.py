@@ -50,6 +50,16 @@ def test_report_makes_a_page_with_the_model_and_the_settings(folder, tmp_path, c
     assert "page.html: open it in a browser" in capsys.readouterr().err.replace("\n", "")
 
 
+@pytest.mark.parametrize("folder", ["trace"], indirect=True)
+def test_pages_of_two_runs_have_names_of_their_own(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder.rename(tmp_path / "first.run")
+    assert run("report", "first.run") == 0
+    (tmp_path / "first.run").rename(tmp_path / "second")
+    assert run("report", "second/") == 0
+    assert {path.name for path in tmp_path.glob("*.html")} == {"first.run.html", "second.html"}
+
+
 @pytest.mark.parametrize("folder", ROWS, indirect=True)
 def test_figures_draws_a_figure_for_each_input(folder, tmp_path):
     assert run("figures", folder, "-o", tmp_path / "figures") == 0
