@@ -102,14 +102,32 @@ def keeping_activations(trunk: PreTrainedModel) -> Iterator[None]:
         yield
 
 
-def past_length(past_key_values: Any) -> int:
-    """Return the number of columns in a KV cache; 0 for None.
+def tokens_of(arguments: Mapping[str, Any]) -> Any:
+    """Return the ids, [B, T], or embeddings, [B, T, width], among the arguments of a call; None without both."""
+    ids = arguments.get("input_ids")
+    return arguments.get("inputs_embeds") if ids is None else ids
+
+
+def cache_of(arguments: Mapping[str, Any]) -> Any:
+    """Return the cache among the arguments of a model's or trunk's call, or None; Mamba names it ``cache_params``."""
+    cache = arguments.get("past_key_values")
+    return arguments.get("cache_params") if cache is None else cache
+
+
+def past_length(past_key_values: Any) -> int | None:
+    """Return the number of columns in a cache; 0 for None.
 
     A cache is an object with ``get_seq_length`` or, in transformers 4.34.0, a tuple over layers of (keys, values),
-    each [B, G, T, W].
+    each [B, G, T, W]. If no layer has keys and values, as in Mamba, it holds the state after the last token, which does
+    not tell how many there were: the result is None, if there was one.
     """
+    layers = getattr(past_key_values, "layers", None)
+    if layers and not any(hasattr(layer, "get_seq_length") for layer in layers):
+        return None if past_key_values.has_previous_state() else 0
     if hasattr(past_key_values, "get_seq_length"):
         return int(past_key_values.get_seq_length())
+    if not isinstance(past_key_values, (tuple, list, type(None))):  # the cache of Mamba before transformers 5
+        return None
     if past_key_values is None or past_key_values[0] is None:
         return 0
     length: int = past_key_values[0][0].shape[-2]

@@ -166,8 +166,8 @@ def _by_whole_passes(
     )
     n_samples, n_tokens = base.shape[:2]
     n_read = check_metrics(metrics, exit_of(model).n_logits, n_tokens)
-    # The number of neurons is unknown here; whole_passes refuses all cells of single units.
-    check_cells(cells, n_tokens, len(anatomy.layers), model.config.num_attention_heads, sys.maxsize)
+    # The numbers of heads and neurons are unknown here; whole_passes refuses all cells of single units.
+    check_cells(cells, n_tokens, len(anatomy.layers), sys.maxsize, sys.maxsize)
     own, given, values = whole_passes(model, base, donor, cells, tuple(metrics.values()), n_read)
     count = (n_samples * (len(cells) + 1) + len(donor)) * n_tokens * len(anatomy.layers)
     return SweepResult(cells, _named(metrics, values), _named(metrics, own), _named(metrics, given), count)
