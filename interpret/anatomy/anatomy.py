@@ -91,6 +91,16 @@ class Anatomy:
         }
         return block.get_submodule(paths[site])
 
+    def check_added(self) -> None:
+        """Check that modules write all that the layers add to the residual stream.
+
+        Raises:
+            UnsupportedModelError: if they do not; the message names the first layer.
+        """
+        for layer in range(len(self.layers)):
+            if self.has(layer, "resid_mid") or not self.added(layer):
+                self.module(layer, "mlp_out")
+
     def _attends(self, layer: int) -> bool:
         """Return whether a layer has attention; a row that names nothing in its place says that all layers have it."""
         path = self.family.attention_output

@@ -134,9 +134,14 @@ def past_length(past_key_values: Any) -> int | None:
     return length
 
 
-def cache_tensors(cache: Any) -> list[tuple[Tensor, Tensor]]:
-    """Return the keys and values of each layer, each [B, G, T, W], from a cache object."""
-    return [(layer.keys, layer.values) for layer in cache.layers]
+def cache_tensors(cache: Any) -> list[Tensor]:
+    """Return all tensors of a cache object: keys and values of each layer, [B, G, T, W], and recurrent states."""
+    held: list[Tensor | None] = []
+    for layer in cache.layers:
+        held += [getattr(layer, "keys", None), getattr(layer, "values", None)]
+        for name in ("conv_states", "recurrent_states"):
+            held += getattr(layer, name, {}).values()
+    return [tensor for tensor in held if tensor is not None]
 
 
 def blank_past(n_layers: int, n_rows: int, n_columns: int, like: Tensor) -> Any:

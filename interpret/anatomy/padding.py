@@ -28,12 +28,12 @@ _KNOWN: WeakKeyDictionary[nn.Module, tuple[tuple[Any, ...], tuple[float, float] 
 
 
 def reads_padding(model: PreTrainedModel) -> tuple[float, float] | None:
-    """Return a logit of a text that is padded on the left and the same logit without padding; None if all are equal.
+    """Return what ``padding_difference`` returns; None without a measurement if all layers have attention."""
+    return None if model.config.is_encoder_decoder or _has_parts(model) else padding_difference(model)
 
-    Models whose layers are run part by part have attention only, and are not measured.
-    """
-    if model.config.is_encoder_decoder or _has_parts(model):
-        return None
+
+def padding_difference(model: PreTrainedModel) -> tuple[float, float] | None:
+    """Return a logit of a text that is padded on the left and the same logit without padding; None if all are equal."""
     made_of = composition(model)
     if model not in _KNOWN or _KNOWN[model][0] != made_of:
         _KNOWN[model] = made_of, _measured(model)

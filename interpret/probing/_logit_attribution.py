@@ -97,7 +97,9 @@ def logit_attribution(
     anatomy = anatomy_of(model)
     check_logits(model)
     check_insides(model)
-    _check_adds_up(anatomy)
+    if anatomy.block == "post_norm":
+        _ = anatomy.parts  # the norms after the sums
+    anatomy.check_added()
     check_holds(cache, *_needed(anatomy))
     if len(tokens) != len(cache.token_ids) or isinstance(tokens, str):
         raise InputError(f"tokens: give one for each of the {len(cache.token_ids)} prompts, not {len(tokens)}")
@@ -132,19 +134,6 @@ def needed_activations(model: PreTrainedModel) -> list[str]:
         UnsupportedModelError: if the model's family is not supported.
     """
     return _needed(anatomy_of(model))[0]
-
-
-def _check_adds_up(anatomy: Anatomy) -> None:
-    """Check that all that layers add to the residual stream can be recorded.
-
-    Raises:
-        UnsupportedModelError: if it cannot.
-    """
-    if anatomy.block == "post_norm":
-        _ = anatomy.parts
-    for layer in range(len(anatomy.layers)):
-        if anatomy.has(layer, "resid_mid") or not anatomy.added(layer):
-            anatomy.module(layer, "mlp_out")
 
 
 def _needed(anatomy: Anatomy) -> tuple[list[str], list[str]]:

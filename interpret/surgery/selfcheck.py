@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 import transformers
 from torch import Tensor
-from transformers import GenerationMixin, LlamaForCausalLM, LlamaModel, PreTrainedModel
+from transformers import GenerationConfig, GenerationMixin, LlamaForCausalLM, LlamaModel, PreTrainedModel
 
 from interpret.activations._record import sites_of
 from interpret.anatomy import (
@@ -20,7 +20,10 @@ from interpret.anatomy import (
     check_logits,
     check_parts,
     check_scores,
+    generating_by,
     input_device,
+    padding_difference,
+    reads_padding,
     reporting_attention,
 )
 from interpret.device import in_float64
@@ -102,6 +105,24 @@ def _nothing(model: PreTrainedModel) -> str | None:
     return None
 
 
+def _without_sums(model: PreTrainedModel) -> str | None:
+    """Return why what the layers add to the residual stream cannot be read, if it cannot."""
+    try:
+        anatomy_of(model).check_added()
+    except UnsupportedModelError as error:
+        return str(error)
+    return None
+
+
+def _reading_padding(model: PreTrainedModel) -> str | None:
+    """Return how padding on the left changes a row, if it does."""
+    figures = padding_difference(model)
+    return figures and (
+        f"recurrent layers read padding (a logit of {figures[1]:.4g} becomes {figures[0]:.4g}): texts of unequal "
+        "length are run apart, and left-padded batches refused"
+    )
+
+
 def _without_parts(model: PreTrainedModel) -> str | None:
     """Return why a model has no parts, if it has none."""
     if anatomy_of(model).family.parts is None:
@@ -122,7 +143,23 @@ def _own_logits(model: PreTrainedModel) -> str:
 
 def _residual_stream(model: PreTrainedModel) -> str:
     check_parts(model)
+    anatomy = anatomy_of(model)
+    without = [layer for layer in range(len(anatomy.layers)) if not anatomy.has(layer, "attn_out")]
+    if _without_sums(model):
+        return "hidden states are the residual stream; what layers add to it is not known"
+    if without:
+        layers = ", ".join(map(str, without)) if len(without) < len(anatomy.layers) else "no layer has it"
+        return f"what layers add makes the residual stream; without attention: {layers}"
     return "attention and MLP add up to the residual stream in every layer"
+
+
+def _adding_up(model: PreTrainedModel) -> str:
+    check_insides(model)
+    return "what layers add makes the residual stream, and the norms after it are known"
+
+
+def _padding(model: PreTrainedModel) -> str:
+    return "a text that is padded on the left has the logits that it has alone"
 
 
 def _heads(model: PreTrainedModel) -> str:
@@ -146,14 +183,47 @@ def _part_by_part(model: PreTrainedModel) -> str:
     return f"layers run part by part give the model's logits to within {difference:.2g}"
 
 
+def _texts(model: PreTrainedModel) -> str:
+    return _by_own_cache(model) if _without_parts(model) else _part_by_part(model)
+
+
+@torch.no_grad()
+def _by_own_cache(model: PreTrainedModel) -> str:
+    """Compare how a model continues a text by its own cache with a pass over the whole text.
+
+    Raises:
+        UnsupportedModelError: if a logit differs.
+    """
+    ids = _inputs(model)["input_ids"][-1:]
+    config = GenerationConfig(
+        max_new_tokens=3, do_sample=False, pad_token_id=0, output_scores=True, return_dict_in_generate=True
+    )
+    with generating_by(model, config):
+        output = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
+    start = ids.shape[1] - 1
+    expected = model(output.sequences[:, :-1], use_cache=False).logits[0, start:].float()
+    found = torch.cat(output.scores).float()
+    difference = float((found - expected).abs().max())
+    exact = model.dtype in (torch.float32, torch.float64)
+    if difference > (1e-3 if exact else 0.1) * expected.abs().max():
+        raise UnsupportedModelError(
+            f"{type(model).__name__} does not continue a text by its cache as by passes over the whole text: logits "
+            f"differ by up to {difference:.2g}"
+        )
+    return f"texts continued by the model's cache have the logits of whole passes to within {difference:.2g}"
+
+
 _Missing = Callable[[PreTrainedModel], str | None]
 _Prove = Callable[[PreTrainedModel], str]
 _PROOFS: tuple[tuple[str, _Missing, _Prove], ...] = (
     ("logit lens, attribution", _nothing, _own_logits),
     ("recording, exact traces", _nothing, _residual_stream),
-    ("interpretations, approximate traces", _without_parts, _part_by_part),
-    ("heads, logit attribution", _without_parts, _heads),
+    ("interpretations", _nothing, _texts),
+    ("logit attribution", _without_sums, _adding_up),
+    ("approximate traces", _without_parts, _part_by_part),
+    ("heads", _without_parts, _heads),
     ("neurons", _without_neurons, _neurons),
+    ("left-padded batches", _reading_padding, _padding),
 )
 """Analyses, what they need that a family may not have, and how they are proved."""
 
@@ -189,9 +259,10 @@ def comparisons(model: PreTrainedModel) -> Iterator[Comparison]:
 
 
 def _inputs(model: PreTrainedModel) -> dict[str, Any]:
-    """Return rows of 5, 9 and 12 random tokens, padded on the left."""
+    """Return rows of 5, 9 and 12 random tokens, padded on the left; of 12 tokens, where layers read padding."""
     chance = torch.Generator().manual_seed(0)
-    rows = [torch.randint(model.config.vocab_size, (n,), generator=chance).tolist() for n in (5, 9, 12)]
+    lengths = (12, 12, 12) if reads_padding(model) else (5, 9, 12)
+    rows = [torch.randint(model.config.vocab_size, (n,), generator=chance).tolist() for n in lengths]
     batch = pad(rows, pad_id=0, device=input_device(model))
     return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
 
