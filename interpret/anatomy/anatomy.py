@@ -112,9 +112,9 @@ class Anatomy:
         if site in _ATTENTION and family.mixer:
             path = _first_of(family.mixer, self.layers[layer])
             mixer = type(self.layers[layer].get_submodule(path)).__name__
-            return f"{what} has no attention: it mixes tokens by {path!r} ({mixer}), whose output is mixer_out.{layer}"
+            return f"{what} has no attention: in its place is {path!r} ({mixer}), whose output is mixer_out.{layer}"
         if site == "mixer_out" and self._attends(layer):
-            return f"{what} mixes tokens by attention, whose output is attn_out.{layer}; it has no mixer_out"
+            return f"{what} has attention, whose output is attn_out.{layer}, and no mixer_out"
         missing = {"mlp_in": "an MLP", "mlp_out": "an MLP", "resid_mid": "an MLP"}.get(site, "attention")
         if site in _MLP and family.mlp_norm:
             return f"{what}: its MLP adds the outputs of several modules, so {site} is not the input or output of one"

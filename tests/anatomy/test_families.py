@@ -168,7 +168,9 @@ def assert_refused(model, base, donor, kind, cells, metric):
     """Cells that need attention or an MLP, in a layer that has none, are refused by name."""
     for cell in cells:
         if not possible(kind, cell):
-            said = r"^cells\[0\]: (layer \d of .* has no attention: it mixes|.* is described without|.* adds the)"
+            said = (
+                r"^cells\[0\]: (layer \d of .* has no attention: in its place is|.* is described without|.* adds the)"
+            )
             with pytest.raises(UnsupportedModelError, match=said):
                 run_sweep(model, base, donor, [cell], metric)
 
