@@ -51,9 +51,11 @@ from .generate_settings import uncompiled as uncompiled
 from .insides import centres as centres
 from .insides import norm_epsilon as norm_epsilon
 from .insides import norm_weight as norm_weight
-from .padding import check_padding as check_padding
-from .padding import padding_difference as padding_difference
-from .padding import reads_padding as reads_padding
+from .measured import cache_difference as cache_difference
+from .measured import check_cache as check_cache
+from .measured import check_padding as check_padding
+from .measured import padding_difference as padding_difference
+from .measured import reads_padding as reads_padding
 from .patterns import last_attention_only as last_attention_only
 from .patterns import reporting_attention as reporting_attention
 from .releases import can_be_patched as can_be_patched

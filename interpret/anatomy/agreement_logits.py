@@ -85,7 +85,7 @@ def _problem_of_embeddings(
         ours = first_layer_input(anatomy, embeddings, 0)
     else:
         what, theirs = "the last state", seen.states
-        ours = base_of(model)(inputs_embeds=embeddings, use_cache=False)[0]
+        ours = base_of(model)(inputs_embeds=embeddings.clone(), use_cache=False)[0]
     figures = apart(exact, ours, theirs)
     if figures is None:
         return None

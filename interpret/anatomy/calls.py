@@ -109,9 +109,9 @@ def tokens_of(arguments: Mapping[str, Any]) -> Any:
 
 
 def cache_of(arguments: Mapping[str, Any]) -> Any:
-    """Return the cache among the arguments of a model's or trunk's call, or None; Mamba names it ``cache_params``."""
-    cache = arguments.get("past_key_values")
-    return arguments.get("cache_params") if cache is None else cache
+    """Return the cache among the arguments of a call, or None; some models have other names for it."""
+    found = (arguments.get(name) for name in ("past_key_values", "cache_params", "state"))
+    return next((cache for cache in found if cache is not None), None)
 
 
 def past_length(past_key_values: Any) -> int | None:
@@ -126,8 +126,8 @@ def past_length(past_key_values: Any) -> int | None:
         return None if past_key_values.has_previous_state() else 0
     if hasattr(past_key_values, "get_seq_length"):
         return int(past_key_values.get_seq_length())
-    if not isinstance(past_key_values, (tuple, list, type(None))):  # the cache of Mamba before transformers 5
-        return None
+    if isinstance(past_key_values, list) or not isinstance(past_key_values, tuple | None):
+        return None  # the states of RWKV, and of Mamba before transformers 5
     if past_key_values is None or past_key_values[0] is None:
         return 0
     length: int = past_key_values[0][0].shape[-2]
@@ -173,7 +173,8 @@ def first_layer_input(anatomy: Anatomy, embeddings: Tensor, column: int) -> Tens
     past = blank_past(len(anatomy.layers), len(embeddings), column, embeddings) if column else None
     with Changes() as change, change, suppress(_StopError):
         change.before(anatomy.layers[0], stop)
-        anatomy.trunk(inputs_embeds=embeddings, past_key_values=past, use_cache=False)
+        # A copy, because CTRL scales what it is given in place.
+        anatomy.trunk(inputs_embeds=embeddings.clone(), past_key_values=past, use_cache=False)
     return seen[0]
 
 

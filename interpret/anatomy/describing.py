@@ -36,6 +36,10 @@ _SETTINGS: tuple[dict[str, Any], ...] = (
     {"logit_divisor": "logits_scaling"},
     {"logit_scale": "logits_scaling"},
     {"final_softcap": "final_logit_softcapping"},
+    {"logit_scale": "lm_head_multiplier"},  # FalconH1
+    {"logit_divisor": "logits_mup_width_multiplier"},  # Inkling
+    {"final_softcap": "logits_soft_cap"},  # RecurrentGemma
+    {"final_softcap": "output_logit_soft_cap"},  # xLSTM
 )
 """The fields about logits, with the names that their settings have in other families."""
 _FUSED: tuple[Fused, ...] = ("blocks", "groups", "quarters")
@@ -77,14 +81,18 @@ def describe(model: PreTrainedModel) -> Family:
         raise _nothing_found(model, one_line(f"{type(error).__name__}: {error}", 200)) from error
 
 
-def describe_if_unknown(model: PreTrainedModel) -> None:
-    """Register the row of a causal LM whose family has none, if it can be found, and say so in a warning."""
+def describe_if_unknown(model: PreTrainedModel) -> UnsupportedModelError | None:
+    """Register the row of a causal LM whose family has none, if it can be found, and say so in a warning.
+
+    Returns:
+        Why no row was found; None if there is a row, or the model is no causal LM.
+    """
     if not _is_causal(model) or model.config.model_type in FAMILIES:
-        return
+        return None
     try:
         row = describe(model)
-    except UnsupportedModelError:
-        return  # the analysis that needs the row refuses the model by name
+    except UnsupportedModelError as error:
+        return error
     register_family(row)
     how = "its layers are run part by part" if row.parts else "its layers cannot be run part by part"
     if not (row.attention or row.mixer or row.mlp_last):
@@ -94,6 +102,7 @@ def describe_if_unknown(model: PreTrainedModel) -> None:
         "print(interpret.describe(model)) shows it",
         stacklevel=3,
     )
+    return None
 
 
 def _is_causal(model: Any) -> bool:

@@ -3,7 +3,7 @@
 Usually any may: a text attends neither to padding nor to other texts. There are three exceptions. The rotary embeddings
 of some models (longrope, as in Phi-3) are chosen once per pass, by its longest text. The 8-bit layers of bitsandbytes
 choose the columns that they do not round over all tokens of a batch; those of ``models.load`` do not. And some
-recurrent layers (RecurrentGemma) read padding on the left as if it were text, see ``padding``.
+recurrent layers (RecurrentGemma) read padding on the left as if it were text, see ``measured``.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from interpret.anatomy.attention import forgets_window
-from interpret.anatomy.padding import reads_padding
+from interpret.anatomy.measured import loses_its_cache, reads_padding
 from interpret.errors import InputError
 
 _LONGROPE = ("longrope", "su")
@@ -98,7 +98,9 @@ def changes_rotation(model: PreTrainedModel, n_tokens: int, new_tokens: int) -> 
 
 def needs_whole_passes(model: PreTrainedModel, n_tokens: int, new_tokens: int) -> bool:
     """Return whether ``generate`` with a KV cache deviates from passes over the whole text, so that it needs these."""
-    return forgets_window(model, n_tokens + new_tokens) or changes_rotation(model, n_tokens, new_tokens)
+    if forgets_window(model, n_tokens + new_tokens) or changes_rotation(model, n_tokens, new_tokens):
+        return True
+    return new_tokens > 1 and loses_its_cache(model, n_tokens) is not None
 
 
 def longrope_limit(model: PreTrainedModel) -> int | None:

@@ -25,6 +25,7 @@ from interpret.anatomy import (
     anatomy_of,
     base_of,
     cache_of,
+    check_cache,
     check_length,
     check_padding,
     check_same_rotation,
@@ -148,7 +149,7 @@ def generate_interpret(
             rotary embeddings than another prompt.
         SpecError: if ``insert_info`` does not fit the model and the batch.
         UnsupportedModelError: if the model's family is not supported, or the decoding mode does not support
-            surgery.
+            surgery, or the model does not continue a text by its cache.
     """
     if insert_info is None:
         return model.generate(inputs, generation_config, *args, **kwargs)
@@ -157,6 +158,8 @@ def generate_interpret(
     settings = GenerateSettings(model, generation_config, kwargs)
     prompt = _generate_prompt(inputs, settings, kwargs)
     _check_decoding(prompt, settings, kwargs)
+    if settings["use_cache"] is not False:
+        check_cache(model, min(token_counts(prompt.attention_mask)))
     _check_lengths(model, prompt, settings["max_new_tokens"] or 0)
     new_tokens = _new_tokens(prompt, settings)
     generation_config, more = uncompiled(model, generation_config)
@@ -252,7 +255,9 @@ def attach(model: Model) -> Model:
     Raises:
         UnsupportedModelError: if the model's family is not supported.
     """
-    describe_if_unknown(model)
+    refused = describe_if_unknown(model)
+    if refused is not None:
+        raise refused
     anatomy_of(model)
     for owner, methods in _owners(model):
         for method in methods:

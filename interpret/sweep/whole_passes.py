@@ -98,7 +98,7 @@ def _recorded(
     """Return the values at some places in an unpatched pass, [S, T, D], and its contributions to the metrics."""
     names = {place: _name(*place) for place in places}
     with record(model, sorted(set(names.values()))) as seen:
-        logits = model(inputs_embeds=run, use_cache=False).logits[:, -n_read:]
+        logits = model(inputs_embeds=run.clone(), use_cache=False).logits[:, -n_read:]
     # Hooks write module outputs, which the model multiplies by this factor before it adds them.
     factor = residual_factor(anatomy_of(model))
     values = {place: seen[name] if place[1] == "resid_post" else seen[name] / factor for place, name in names.items()}

@@ -260,8 +260,8 @@ def test_layers_are_chosen_by_name_site_and_number():
     [
         (
             {"layers": ["mlp_uot.1"]},
-            "unknown activation 'mlp_uot.1'; did you mean 'mlp_out'? Allowed: resid_post, attn_out, mlp_out, "
-            "each for all layers, or with a layer, as 'resid_post.3'",
+            "unknown activation 'mlp_uot.1'; did you mean 'mlp_out'? Allowed: resid_post, attn_out, mixer_out, "
+            "mlp_out, each for all layers, or with a layer, as 'resid_post.3'",
         ),
         ({"layers": [4]}, "layer 4 does not exist; this model has layers 0 to 3"),
         ({"layers": -5}, "layer -5 does not exist; this model has layers 0 to 3"),
