@@ -42,6 +42,11 @@ def problem_of_parts(model: PreTrainedModel, exact: bool, anatomy: Anatomy, seen
         return f"{row_of(model)} names a module that its layers do not have: {seen.missing}"
     for layer, (block, tensors) in enumerate(zip(anatomy.layers, seen.layers, strict=True)):
         before = tensors["resid_pre"]
+        if before.shape[:2] != seen.states.shape[:2]:
+            return (
+                f"{type(model).__name__}: layer {layer} reads a state of shape {list(before.shape)} for texts of shape "
+                f"{list(seen.states.shape[:2])}, so that its states are not those of the tokens"
+            )
         added = anatomy.added(layer)
         for name in (*added, "resid_mid"):
             value = tensors.get(name)

@@ -25,37 +25,36 @@ from interpret.anatomy.calls import longest_text
 from interpret.anatomy.difference import apart
 from interpret.anatomy.generate_settings import generating_by
 from interpret.anatomy.passes import evaluating, without_own_hooks
-from interpret.errors import InputError, UnsupportedModelError
+from interpret.device import is_out_of_memory
+from interpret.errors import InputError, UnsupportedModelError, one_line
 
-Figures = tuple[float, float]
-"""A logit as it is computed one way, and as it has to be."""
 _PADDING = 3
 """Columns of padding in the pass that is compared."""
 _NEW_TOKENS = 3
 """How many tokens are written by the cache that is compared."""
-_KNOWN: dict[str, WeakKeyDictionary[nn.Module, tuple[tuple[Any, ...], Figures | None]]] = {
+_KNOWN: dict[str, WeakKeyDictionary[nn.Module, tuple[tuple[Any, ...], str | None]]] = {
     what: WeakKeyDictionary() for what in ("padding", "cache", "cache of one token")
 }
 """What was measured of each model, and what the model was made of at that time."""
 
 
-def reads_padding(model: PreTrainedModel) -> Figures | None:
+def reads_padding(model: PreTrainedModel) -> str | None:
     """Return what ``padding_difference`` returns; None without a measurement if all layers have attention."""
     return None if _only_attends(model) else padding_difference(model)
 
 
-def padding_difference(model: PreTrainedModel) -> Figures | None:
-    """Return a logit of a text that is padded on the left and the same logit without padding; None if all are equal."""
+def padding_difference(model: PreTrainedModel) -> str | None:
+    """Return how a logit of a text changes when the text is padded on the left; None if none does."""
     return _remembered("padding", model, _padded)
 
 
-def loses_its_cache(model: PreTrainedModel, n_tokens: int) -> Figures | None:
+def loses_its_cache(model: PreTrainedModel, n_tokens: int) -> str | None:
     """Return what ``cache_difference`` returns; None without a measurement if all layers have attention."""
     return None if _only_attends(model) else cache_difference(model, n_tokens)
 
 
-def cache_difference(model: PreTrainedModel, n_tokens: int) -> Figures | None:
-    """Return a logit that ``generate`` computes by its cache, and that of a pass over the whole text; None if equal.
+def cache_difference(model: PreTrainedModel, n_tokens: int) -> str | None:
+    """Return how logits of ``generate`` with a cache differ from those of passes over the whole text; None if equal.
 
     A text of one token is measured by itself: RecurrentGemma takes it for the continuation of the text before it.
 
@@ -83,12 +82,12 @@ def check_padding(model: PreTrainedModel, attention_mask: Tensor) -> None:
     padded = (before_a_token & ~tokens).any(dim=1)
     if not padded.any():
         return
-    figures = reads_padding(model)
-    if figures is not None:
+    problem = reads_padding(model)
+    if problem is not None:
         raise InputError(
             f"sample {int(padded.nonzero()[0])} is padded on the left, and the recurrent layers of "
-            f"{type(model).__name__} read the padding: a logit of {figures[1]:.4g} becomes {figures[0]:.4g}. Pass "
-            "samples with equal numbers of tokens, or one sample at a time"
+            f"{type(model).__name__} read the padding: {problem}. Pass samples with equal numbers of tokens, or one "
+            "sample at a time"
         )
 
 
@@ -98,11 +97,11 @@ def check_cache(model: PreTrainedModel, n_tokens: int) -> None:
     Raises:
         UnsupportedModelError: if it does not; the message gives both figures of one logit.
     """
-    figures = loses_its_cache(model, n_tokens)
-    if figures is not None:
+    problem = loses_its_cache(model, n_tokens)
+    if problem is not None:
         raise UnsupportedModelError(
-            f"{type(model).__name__}: generate with a cache does not continue a text of {n_tokens} tokens as a pass "
-            f"over the whole text: a logit of {figures[1]:.4g} becomes {figures[0]:.4g}. Pass use_cache=False"
+            f"{type(model).__name__}: generate with a cache does not continue texts of {n_tokens} tokens as passes "
+            f"over the whole texts: {problem}. Pass use_cache=False"
         )
 
 
@@ -116,9 +115,7 @@ def _only_attends(model: PreTrainedModel) -> bool:
         return False
 
 
-def _remembered(
-    what: str, model: PreTrainedModel, measure: Callable[[PreTrainedModel], Figures | None]
-) -> Figures | None:
+def _remembered(what: str, model: PreTrainedModel, measure: Callable[[PreTrainedModel], str | None]) -> str | None:
     known, made_of = _KNOWN[what], composition(model)
     if model not in known or known[model][0] != made_of:
         with torch.no_grad(), without_own_hooks(), evaluating(model):
@@ -126,7 +123,7 @@ def _remembered(
     return known[model][1]
 
 
-def _padded(model: PreTrainedModel) -> Figures | None:
+def _padded(model: PreTrainedModel) -> str | None:
     """Compare the logits of a text in a padded row with those of the text alone."""
     texts = two_texts(model)
     alone, other = texts[:1], texts[1:]
@@ -138,22 +135,35 @@ def _padded(model: PreTrainedModel) -> Figures | None:
     more: dict[str, Any] = {"attention_mask": mask, "use_cache": False, "return_dict": True}
     if "position_ids" in signature(model.forward).parameters:
         more["position_ids"] = (mask.cumsum(-1) - 1).masked_fill(mask == 0, 1)
-    return apart(_is_exact(model), model(input_ids=ids, **more)[0][:1, n_padding:], own_result(model, alone))
+    return _change(model, model(input_ids=ids, **more)[0][:1, n_padding:], own_result(model, alone))
 
 
-def _continued(n_tokens: int, model: PreTrainedModel) -> Figures | None:
-    """Compare the logits of tokens that are written by the cache with those of a pass over the whole text."""
-    other, ids = two_texts(model)[:, None]
+def _continued(n_tokens: int, model: PreTrainedModel) -> str | None:
+    """Compare the logits of tokens that are written by the cache with those of passes over the whole texts."""
+    texts = two_texts(model)
     config = GenerationConfig(
-        max_new_tokens=_NEW_TOKENS, do_sample=False, pad_token_id=0, output_scores=True, return_dict_in_generate=True
+        max_new_tokens=_NEW_TOKENS,
+        do_sample=False,
+        use_cache=True,
+        pad_token_id=0,
+        output_scores=True,
+        return_dict_in_generate=True,
     )
-    with generating_by(model, config):
-        model.generate(other, attention_mask=torch.ones_like(other), generation_config=config)
-        ids = ids[:, -n_tokens:]
-        output = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
-    expected = own_result(model, output.sequences[:, :-1])[0, ids.shape[1] - 1 :]
-    return apart(_is_exact(model), torch.cat(output.scores), expected)
+    try:
+        with generating_by(model, config):
+            model.generate(texts, attention_mask=torch.ones_like(texts), generation_config=config)
+            ids = texts[:, -n_tokens:]
+            output = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
+    except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
+        return one_line(f"it fails with {type(error).__name__}: {error}", 200)
+    expected = own_result(model, output.sequences[:, :-1])[:, ids.shape[1] - 1 :]
+    return _change(model, torch.stack(output.scores, dim=1), expected)
 
 
-def _is_exact(model: PreTrainedModel) -> bool:
-    return all(parameter.dtype in (torch.float32, torch.float64) for parameter in model.parameters())
+def _change(model: PreTrainedModel, found: Tensor, expected: Tensor) -> str | None:
+    """Return which logit differs most between two computations of the same; None if they agree."""
+    exact = all(parameter.dtype in (torch.float32, torch.float64) for parameter in model.parameters())
+    figures = apart(exact, found, expected)
+    return None if figures is None else f"a logit of {figures[1]:.4g} becomes {figures[0]:.4g}"

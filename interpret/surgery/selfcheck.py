@@ -116,10 +116,10 @@ def _without_sums(model: PreTrainedModel) -> str | None:
 
 def _reading_padding(model: PreTrainedModel) -> str | None:
     """Return how padding on the left changes a row, if it does."""
-    figures = padding_difference(model)
-    return figures and (
-        f"recurrent layers read padding (a logit of {figures[1]:.4g} becomes {figures[0]:.4g}): texts of unequal "
-        "length are run apart, and left-padded batches refused"
+    problem = padding_difference(model)
+    return problem and (
+        f"recurrent layers read padding ({problem}): texts of unequal length are run apart, and left-padded batches "
+        "refused"
     )
 
 

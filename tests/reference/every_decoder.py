@@ -11,7 +11,7 @@ from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, PreTrained
 
 V = 450
 """Tokens of the vocabulary: enough for the toy tokenizers."""
-LARGEST = 5_000_000
+LARGEST = 15_000_000
 """A model with more parameters was not made small by these settings, and is not built."""
 _WIDTH = dict.fromkeys(
     ("hidden_size", "n_embd", "d_model", "dim_model", "emb_dim", "lru_width", "word_embed_proj_dim"), 32
@@ -39,12 +39,17 @@ _TEXT = {"vocab_size": V, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 
 _TEXT |= dict.fromkeys(("max_position_embeddings", "n_positions"), 64)
 SIZES: dict[str, Any] = _WIDTH | _LAYERS | _HEADS | _INNER | _EXPERTS | _LATENT | _RECURRENT | _NO_DROPOUT | _TEXT
 SIZES |= {"vocab_size_per_layer_input": V, "hidden_size_per_layer_input": 8}
-SIZES |= {"num_key_value_heads": 2, "head_dim": 8, "encoder_layers": 2, "sliding_window": 4, "attention_window_size": 8}
+SIZES |= {"num_key_value_heads": 2, "head_dim": 8, "encoder_layers": 4, "sliding_window": 4, "attention_window_size": 8}
 OVERRIDES: dict[str, dict[str, Any]] = {
     "falcon_h1": {"mamba_d_ssm": 64},
     "gemma3n_text": {"num_kv_shared_layers": 0},
-    "dbrx": {"attn_config": {"kv_n_heads": 2, "rope_theta": 1e4}, "ffn_config": {"ffn_hidden_size": 48}},
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8.0},
+        "ffn_config": {"ffn_hidden_size": 48},
+    },
     "dots3_note_text": {"num_key_value_heads": 4},
+    "moshi": {"sliding_window": 64},
+    "zaya": {"num_experts_per_tok": 1},
     "bailing_hybrid": {"layer_types": ["linear_attention", "full_attention"] * 2},
 }
 """What single families need: settings that have to agree with each other."""

@@ -116,7 +116,7 @@ def test_a_cache_that_is_lost_is_found_and_refused(kind, monkeypatch):
 
     monkeypatch.setattr(type(model), "prepare_inputs_for_generation", without_cache)
     with pytest.raises(
-        UnsupportedModelError, match=r"^MambaForCausalLM: generate with a cache does not continue a text"
+        UnsupportedModelError, match=r"^MambaForCausalLM: generate with a cache does not continue texts"
     ):
         generate_interpret(model, IDS, insert_info=INFOS, max_new_tokens=2)
     (one,) = write_after(model, [[5, 6, 7]], 4)
