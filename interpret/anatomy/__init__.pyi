@@ -1,4 +1,5 @@
 from .agreement import check_evaluating as check_evaluating
+from .agreement import check_head as check_head
 from .agreement import check_insides as check_insides
 from .agreement import check_logits as check_logits
 from .agreement import check_parts as check_parts

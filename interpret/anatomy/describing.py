@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from interpret.anatomy.agreement import check_insides, check_logits, check_parts, check_scores
+from interpret.anatomy.agreement import check_head, check_insides, check_parts, check_scores
 from interpret.anatomy.agreement_pass import own_result, two_texts
 from interpret.anatomy.anatomy import base_of, check_is_model, check_uncompiled
 from interpret.anatomy.changes import Changes
@@ -224,7 +224,7 @@ def _proved_outline(model: PreTrainedModel, look: _Look) -> Family:
             if all(hasattr(model.config, name) for name in settings.values()):
                 row = replace(outline, **settings)
                 try:
-                    _check(model, row, check_parts, check_logits)
+                    _check(model, row, check_parts, check_head)
                 except UnsupportedModelError as error:
                     problem = str(error)  # of the row that names the least
                 else:

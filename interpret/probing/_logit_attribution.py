@@ -30,8 +30,8 @@ from interpret.anatomy import (
     Anatomy,
     anatomy_of,
     centres,
+    check_head,
     check_insides,
-    check_logits,
     final_modules,
     logit_factor,
     norm_epsilon,
@@ -95,7 +95,7 @@ def logit_attribution(
     True
     """
     anatomy = anatomy_of(model)
-    check_logits(model)
+    check_head(model)
     check_insides(model)
     if anatomy.block == "post_norm":
         _ = anatomy.parts  # the norms after the sums

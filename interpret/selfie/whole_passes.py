@@ -18,8 +18,8 @@ from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 from interpret.anatomy import (
     anatomy_of,
     base_of,
+    check_head,
     check_keeps_rotation,
-    check_logits,
     generating_by,
     input_device,
     logits_of,
@@ -70,7 +70,7 @@ def prime_whole(model: PreTrainedModel, template: InterpretationPrompt, new_toke
         InputError: if its rotary embeddings change while it writes.
         UnsupportedModelError: if its logits are not those of its states.
     """
-    check_logits(model)
+    check_head(model)
     check_keeps_rotation(model, f"the interpretation prompt {template.name!r}", len(template.ids), new_tokens)
     return WholePrimed(model, template)
 

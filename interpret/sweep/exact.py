@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from interpret.anatomy import anatomy_of
+from interpret.anatomy import anatomy_of, check_logits
 from interpret.device import index_on, is_out_of_memory
 from interpret.engine.layers import Point
 from interpret.engine.recording import RecordedRun, record_run
@@ -159,6 +159,7 @@ def _by_whole_passes(
 ) -> SweepResult:
     """Compute a sweep for a model whose layers cannot be run part by part."""
     anatomy = anatomy_of(model)
+    check_logits(model)
     warnings.warn(
         f"the family {anatomy.family.name!r} is described without its parts, so each cell takes a whole forward pass; "
         "this is slower and gives the same results",
