@@ -54,8 +54,8 @@ def interpret(
     Returns:
         Columns of equal length, suitable for ``pandas.DataFrame``, with one row per prompt, interpretation prompt and
         pair: ``prompt``, ``interpretation`` (text), ``layer``, ``token``, ``token_decoded``, ``relevancy_score``
-        ([G] |P_with - P_without| of each generated token); and ``interpretation_prompt`` (text), ``probability`` and
-        ``probability_without_insertion`` ([G] each), ``signed_relevancy`` ([G] P_with - P_without),
+        ([G] ``|P_with - P_without|`` of each generated token); and ``interpretation_prompt`` (text), ``probability``
+        and ``probability_without_insertion`` ([G] each), ``signed_relevancy`` ([G] P_with - P_without),
         ``gain_over_nothing`` (nats per token) and ``control`` (the text generated with nothing inserted). The dict
         shows itself as a page to explore.
 

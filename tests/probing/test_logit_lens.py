@@ -249,8 +249,8 @@ def test_decomposition_and_movement_have_their_closed_forms(gpt2):
         (
             lambda model, cache: logit_lens(model, byte_level(), "A text"),
             "*",
-            f"cache is of type {type(byte_level()).__name__}; make one with interpret.activations.activation_cache(model, "
-            "tokenizer, texts, ['resid_pre.0', 'resid_post.*'])",
+            f"cache is of type {type(byte_level()).__name__}; make one with interpret.activations.activation_cache("
+            "model, tokenizer, texts, ['resid_pre.0', 'resid_post.*'])",
         ),
         (
             lambda model, cache: logit_lens(model, cache, top=98),
