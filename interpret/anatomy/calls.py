@@ -126,9 +126,11 @@ def past_length(past_key_values: Any) -> int | None:
         return None if past_key_values.has_previous_state() else 0
     if hasattr(past_key_values, "get_seq_length"):
         return int(past_key_values.get_seq_length())
-    if isinstance(past_key_values, list) or not isinstance(past_key_values, tuple | None):
+    if past_key_values is None:
+        return 0
+    if not isinstance(past_key_values, tuple | list) or isinstance(past_key_values[0], Tensor):
         return None  # the states of RWKV, and of Mamba before transformers 5
-    if past_key_values is None or past_key_values[0] is None:
+    if past_key_values[0] is None:
         return 0
     length: int = past_key_values[0][0].shape[-2]
     return length

@@ -12,7 +12,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import chain, product
 from typing import Any
 
 import torch
@@ -219,14 +219,14 @@ def _proved_outline(model: PreTrainedModel, look: _Look) -> Family:
         UnsupportedModelError: if none does, with the last difference found.
     """
     problem = ""
-    for outline in (*_outlines(look), *_mixing_outlines(look), _layers_alone(look)):
+    for outline in chain(_outlines(look), _mixing_outlines(look), [_layers_alone(look)]):
         for settings in _SETTINGS:
             if all(hasattr(model.config, name) for name in settings.values()):
                 row = replace(outline, **settings)
                 try:
                     _check(model, row, check_parts, check_head)
                 except UnsupportedModelError as error:
-                    problem = str(error)  # of the row that names the least
+                    problem = problem if settings else str(error)  # in the end, of the row that names the least
                 else:
                     return row
     raise _nothing_found(model, problem)

@@ -376,7 +376,6 @@ FAMILIES: dict[str, Family] = {
         _mixing("mamba", "mixer", final="norm_f"),
         _mixing("mamba2", "mixer", final="norm_f"),
         _mixing("falcon_mamba", "mixer", final="norm_f"),
-        _mixing("zamba", "mamba|mamba_decoder.mamba", final="final_layernorm"),
         _mixing("zamba2", "mamba|mamba_decoder.mamba", final="final_layernorm"),
         # ---------------------------------------------------------------------------------- attention in some layers
         _mixing("jamba", "mamba", "self_attn", "feed_forward", "pre_ff_layernorm", final="final_layernorm"),

@@ -85,9 +85,8 @@ def check_padding(model: PreTrainedModel, attention_mask: Tensor) -> None:
     problem = reads_padding(model)
     if problem is not None:
         raise InputError(
-            f"sample {int(padded.nonzero()[0])} is padded on the left, and the recurrent layers of "
-            f"{type(model).__name__} read the padding: {problem}. Pass samples with equal numbers of tokens, or one "
-            "sample at a time"
+            f"sample {int(padded.nonzero()[0])} is padded on the left, which changes what {type(model).__name__} "
+            f"computes for it: {problem}. Pass samples with equal numbers of tokens, or one sample at a time"
         )
 
 

@@ -118,8 +118,8 @@ def _reading_padding(model: PreTrainedModel) -> str | None:
     """Return how padding on the left changes a row, if it does."""
     problem = padding_difference(model)
     return problem and (
-        f"recurrent layers read padding ({problem}): texts of unequal length are run apart, and left-padded batches "
-        "refused"
+        f"padding on the left changes a text ({problem}): texts of unequal length are run apart, and left-padded "
+        "batches are refused"
     )
 
 

@@ -101,7 +101,7 @@ def test_texts_of_unequal_length_are_apart_where_layers_read_padding(kind):
     assert list(batches(model, [3, 3, 5, 3], 8)) == [slice(0, 4)]  # padded on the right
     check_padding(model, torch.tensor([[1, 1, 0], [1, 1, 1]]))
     for mask in ([[1, 1, 1], [0, 1, 1]], [[1, 1, 1], [1, 0, 1]]):
-        with pytest.raises(InputError, match=r"^sample 1 is padded on the left, and the recurrent layers of Recurrent"):
+        with pytest.raises(InputError, match=r"^sample 1 is padded on the left, which changes what Recurrent"):
             check_padding(model, torch.tensor(mask))
 
 
