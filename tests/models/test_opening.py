@@ -16,7 +16,7 @@ from transformers import BartConfig, BartForConditionalGeneration, LlamaConfig, 
 from transformers.utils import logging as transformers_logging
 
 from interpret.errors import ModelError
-from interpret.models import opening
+from interpret.models import files
 from interpret.models.opening import load
 from reference.toy_tokenizers import WORDS, save_words
 
@@ -72,7 +72,7 @@ def test_demo_is_the_demo_model_wherever_it_lies(saved: Path, monkeypatch: pytes
         asked.append(say)
         return saved
 
-    monkeypatch.setattr(opening, "demo_model_folder", demo_model_folder)
+    monkeypatch.setattr(files, "demo_model_folder", demo_model_folder)
     said: list[str] = []
     model, _ = load(say=said.append)
     assert asked == [said.append]

@@ -12,7 +12,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from interpret.errors import ModelError
-from interpret.models import opening, safety
+from interpret.models import files, safety
 from interpret.models.opening import load
 from reference.messages import check_message, one_message_at_most
 
@@ -280,7 +280,7 @@ def test_the_type_of_an_unusual_error_is_named(saved: Path, monkeypatch: pytest.
     def broken(*args: object, **kwargs: object) -> None:
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr(opening.AutoModelForCausalLM, "from_pretrained", broken)
+    monkeypatch.setattr(files.AutoModelForCausalLM, "from_pretrained", broken)
     with pytest.raises(ModelError, match="cannot open the model .*: ZeroDivisionError: division by zero") as caught:
         load(saved)
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
