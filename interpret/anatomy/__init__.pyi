@@ -8,6 +8,8 @@ from .anatomy import Anatomy as Anatomy
 from .anatomy import anatomy_of as anatomy_of
 from .anatomy import base_of as base_of
 from .anatomy import check_is_model as check_is_model
+from .anatomy import text_config as text_config
+from .anatomy import text_configs as text_configs
 from .attention import attention_scale as attention_scale
 from .attention import attention_sinks as attention_sinks
 from .attention import attention_softcap as attention_softcap
@@ -74,3 +76,5 @@ from .vocabulary import logits_of as logits_of
 from .vocabulary import residual_factor as residual_factor
 from .vocabulary import unembedding_size as unembedding_size
 from .vocabulary import word_embeddings as word_embeddings
+from .wrappers import unwrapped as unwrapped
+from .wrappers import unwrapping as unwrapping

@@ -20,11 +20,12 @@ from transformers.pytorch_utils import Conv1D
 
 from interpret.anatomy.agreement import check_insides, check_logits, check_parts, check_scores
 from interpret.anatomy.agreement_pass import own_result, two_texts
-from interpret.anatomy.anatomy import base_of, check_is_model, check_uncompiled
+from interpret.anatomy.anatomy import base_of, check_is_model, check_uncompiled, text_config
 from interpret.anatomy.changes import Changes
 from interpret.anatomy.difference import apart
 from interpret.anatomy.families import FAMILIES, Block, Family, Fused, Parts, Rotary, register_family, using_family
 from interpret.anatomy.passes import evaluating, without_own_hooks
+from interpret.anatomy.wrappers import unwrapping
 from interpret.device import is_out_of_memory
 from interpret.errors import UnsupportedModelError, one_line
 
@@ -40,6 +41,7 @@ _FUSED: tuple[Fused, ...] = ("blocks", "groups", "quarters")
 _ROTARY: tuple[Rotary, ...] = ("", "halves", "pairs")
 
 
+@unwrapping
 def describe(model: PreTrainedModel) -> Family:
     """Find the row of a model's family, and prove it on the model; nothing is registered.
 
@@ -77,7 +79,7 @@ def describe(model: PreTrainedModel) -> Family:
 
 def describe_if_unknown(model: PreTrainedModel) -> None:
     """Register the row of a causal LM whose family has none, if it can be found, and say so in a warning."""
-    if not _is_causal(model) or model.config.model_type in FAMILIES:
+    if not _is_causal(model) or text_config(model).model_type in FAMILIES:
         return
     try:
         row = describe(model)
@@ -206,7 +208,7 @@ def _proved_outline(model: PreTrainedModel, look: _Look) -> Family:
     problem = "no two modules of its first layer write what the layer adds to its input"
     for outline in _outlines(look):
         for settings in _SETTINGS:
-            if all(hasattr(model.config, name) for name in settings.values()):
+            if all(hasattr(text_config(model), name) for name in settings.values()):
                 row = replace(outline, **settings)
                 try:
                     _check(model, row, check_parts, check_logits)
@@ -220,7 +222,7 @@ def _proved_outline(model: PreTrainedModel, look: _Look) -> Family:
 def _outlines(look: _Look) -> Iterator[Family]:
     """Yield rows without parts in which attention and MLP add up to the first layer's output."""
     factor = _residual_setting(look.model)
-    scale = getattr(look.model.config, factor) if factor else 1.0
+    scale = getattr(text_config(look.model), factor) if factor else 1.0
     wide = [call for call in look.calls if call.wrote.numel() == look.before.numel()]
     pairs = [
         (one, other)
@@ -237,7 +239,7 @@ def _outlines(look: _Look) -> Iterator[Family]:
 
 
 def _residual_setting(model: PreTrainedModel) -> str:
-    return "residual_multiplier" if getattr(model.config, "residual_multiplier", None) else ""
+    return "residual_multiplier" if getattr(text_config(model), "residual_multiplier", None) else ""
 
 
 def _like(value: Tensor, look: _Look) -> Tensor:
@@ -261,7 +263,7 @@ def _outline(look: _Look, attention: _Call, mlp: _Call, middle: Tensor, factor: 
             first = min(firsts, key=lambda call: len(call.path)).path
             kind: Block = "parallel" if block == "parallel" else "sequential"
             return Family(
-                look.model.config.model_type, look.trunk, look.layers, whole, first, mlp.path,
+                text_config(look.model).model_type, look.trunk, look.layers, whole, first, mlp.path,
                 "" if norm is None else norm.path, _final(look), attention_last="" if attention.path == whole
                 else attention.path, block=kind, residual_scale=factor,
                 overwrites_mlp=not look.same(mlp.returned, mlp.wrote),

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from interpret.anatomy import unwrapping
 from interpret.anatomy.passes import grad_mode
 from interpret.attribution.methods.layer_gradients import LAYER_SITES, layer_gradient_x_activation
 from interpret.attribution.plan import Plan, plan_attribution
@@ -53,6 +54,7 @@ class Location:
     """[T, L] per site, float32, on the CPU."""
 
 
+@unwrapping
 def locate_facts(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

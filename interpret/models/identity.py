@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from interpret.anatomy import unwrapping
 from interpret.models.demo import SMOLLM2
 from interpret.models.opening import opened_as
 from interpret.storage import provenance
 from interpret.storage.cache import cache_folder, remembered_sha256, weights_sha256
 
 
+@unwrapping
 def model_identity(model: PreTrainedModel) -> dict[str, Any]:
     """Return what a run records about a model and compares when it is resumed.
 
@@ -39,6 +41,7 @@ def model_identity(model: PreTrainedModel) -> dict[str, Any]:
     }
 
 
+@unwrapping
 def model_circumstances(model: PreTrainedModel) -> dict[str, Any]:
     """Return what a run records about a model without comparing it: ``versions`` of libraries, and its ``device``."""
     return {"versions": provenance.versions(), "device": str(model.device)}

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import check_release, describe_if_unknown
+from interpret.anatomy import check_release, describe_if_unknown, unwrapping
 from interpret.errors import InputError
 from interpret.models.arguments import DeviceMap, bits_of, dtype_of, place_of
 from interpret.models.files import Say, convert, open_config, open_model, open_tokenizer, source_of
@@ -56,6 +56,7 @@ def opened_as(model: PreTrainedModel) -> Opening | None:
     return found
 
 
+@unwrapping
 def opening_of(model: "PreTrainedModel | Opening") -> Opening:
     """Return how a model was opened.
 

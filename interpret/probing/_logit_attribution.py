@@ -34,6 +34,7 @@ from interpret.anatomy import (
     norm_epsilon,
     residual_factor,
     unembedding_size,
+    unwrapping,
 )
 from interpret.anatomy.passes import foreign_changes, grad_mode
 from interpret.errors import InputError, UnsupportedModelError
@@ -47,6 +48,7 @@ Share = tuple[str, int, int, Tensor]
 LayerShares = Generator[Share, None, Tensor]
 
 
+@unwrapping
 def logit_attribution(
     model: PreTrainedModel,
     cache: ActivationCache,

@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import anatomy_of
+from interpret.anatomy import anatomy_of, unwrapping
 from interpret.device import TOO_LARGE, in_batches
 from interpret.errors import InputError, RunError, one_line, unknown
 from interpret.facts.files import FactFile
@@ -64,6 +64,7 @@ class NeuronPlan:
         return [f"pairs_{first + 1}" for first in range(0, len(self.pairs), PAIRS_A_UNIT)] + [EFFECTS]
 
 
+@unwrapping
 def run_neurons(
     model: PreTrainedModel | Opening,
     tokenizer: PreTrainedTokenizerBase | None,

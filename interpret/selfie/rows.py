@@ -25,6 +25,7 @@ from interpret.anatomy import (
     check_length,
     check_logits,
     unembedding_size,
+    unwrapping,
 )
 from interpret.device import TOO_LARGE, unless_too_large
 from interpret.engine.greedy import Continuation, write_after
@@ -52,6 +53,7 @@ from interpret.storage.parts import StoredParts
 from interpret.surgery.plan import plan_surgery
 
 
+@unwrapping
 def interpretations(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

@@ -22,6 +22,7 @@ from interpret.anatomy import (
     check_scores,
     input_device,
     reporting_attention,
+    text_config,
 )
 from interpret.device import in_float64
 from interpret.engine.recording import record_run
@@ -191,7 +192,7 @@ def comparisons(model: PreTrainedModel) -> Iterator[Comparison]:
 def _inputs(model: PreTrainedModel) -> dict[str, Any]:
     """Return rows of 5, 9 and 12 random tokens, padded on the left."""
     chance = torch.Generator().manual_seed(0)
-    rows = [torch.randint(model.config.vocab_size, (n,), generator=chance).tolist() for n in (5, 9, 12)]
+    rows = [torch.randint(text_config(model).vocab_size, (n,), generator=chance).tolist() for n in (5, 9, 12)]
     batch = pad(rows, pad_id=0, device=input_device(model))
     return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
 

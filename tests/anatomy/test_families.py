@@ -13,7 +13,7 @@ import torch
 import transformers
 
 from interpret.activations._record import record
-from interpret.anatomy import FAMILIES, anatomy_of, logit_cap, logits_of
+from interpret.anatomy import FAMILIES, anatomy_of, logit_cap, logits_of, text_config
 from interpret.engine.recording import record_run
 from interpret.engine.trunk import check_trunk, trunk_of
 from interpret.errors import UnsupportedModelError
@@ -172,7 +172,7 @@ def test_sweeps_are_exact(kind, attention):
 @EVERY_KIND
 def test_sweeps_by_whole_passes_are_the_same(kind, monkeypatch):
     model = model_of(kind)
-    name = model.config.model_type
+    name = text_config(model).model_type
     monkeypatch.setitem(FAMILIES, name, dataclasses.replace(FAMILIES[name], parts=None))
     base, donor = two_runs(model)
     metric = {"p": Metric("probability", (5,))}
