@@ -52,6 +52,7 @@ from .insides import centres as centres
 from .insides import norm_epsilon as norm_epsilon
 from .patterns import last_attention_only as last_attention_only
 from .patterns import reporting_attention as reporting_attention
+from .releases import auto_class as auto_class
 from .releases import can_be_patched as can_be_patched
 from .releases import check_release as check_release
 from .releases import dequantised as dequantised

@@ -1,6 +1,7 @@
 """Open the configuration, the tokenizer and the weights of a model from its files."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,8 +9,6 @@ import torch
 import transformers
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -17,15 +16,18 @@ from transformers import (
 )
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-from interpret.anatomy import dequantised, gguf_arguments, loading_arguments, reads_gguf
+from interpret.anatomy import auto_class, dequantised, gguf_arguments, loading_arguments, reads_gguf
 from interpret.errors import ModelError, RunError, brief, named
+from interpret.models.adapters import Adapter, adapter_in
 from interpret.models.arguments import DeviceMap
 from interpret.models.demo import demo_model_folder
 from interpret.models.extras import is_installed, missing, require
 from interpret.models.gguf import check_room
 from interpret.models.quiet import explained
 from interpret.models.safety import (
+    ADAPTER,
     check_folder,
+    check_pointers,
     check_tokenizer,
     is_pointer,
     loading_safely,
@@ -39,32 +41,76 @@ Gguf = dict[str, str]
 """``gguf_file``: the file's name, as an argument of ``from_pretrained``; empty for other sources."""
 
 
-def source_of(name: str, say: Say | None) -> tuple[str, Gguf]:
-    """Return the source for ``from_pretrained``, an existing folder or an id on the hub, and the GGUF file in it."""
+@dataclass(frozen=True)
+class Source:
+    """Where a model is opened from."""
+
+    name: str
+    """An existing folder, or an id on the hub."""
+    gguf: Gguf = field(default_factory=dict)
+    """The file in the folder, if it is a GGUF file."""
+    adapter: Adapter | None = None
+    """The adapter that is put into the model."""
+
+
+def source_of(name: str, say: Say | None) -> Source:
+    """Return where a model is opened from.
+
+    Args:
+        name: as for ``load``.
+        say: is called with one line before the demo model is made.
+
+    Raises:
+        ModelError: if there is no such file or folder, or it cannot be opened.
+    """
     if name == "demo":
-        return str(demo_model_folder(say)), {}
+        return Source(str(demo_model_folder(say)))
     folder = Path(name).expanduser()
     try:
         folder.exists()
     except OSError as error:  # too long for a path, or in a folder that cannot be read
         raise ModelError(f"{brief(name)} cannot be opened: {error.strerror}") from None
     if folder.is_dir():
+        check_pointers(folder)
+        if adapter := adapter_in(folder):
+            return _base_of(adapter, say)
         check_folder(folder)
-        return str(folder), {}
+        return Source(str(folder))
     if folder.is_file() and is_pointer(folder):
-        raise ModelError(f"{named(name)!r} is a Git LFS pointer in place of the file: run 'git lfs pull' in its folder")
+        raise ModelError(
+            f"{named(name)!r} is a Git LFS pointer, a few lines of text: the file itself was not downloaded. Run "
+            "'git lfs pull' in its folder"
+        )
     if folder.is_file() and folder.suffix == ".gguf":
         if not reads_gguf():
             raise ModelError(
                 f"{name!r}: transformers {transformers.__version__} cannot read GGUF files; a current version can"
             )
-        return str(folder.parent), {"gguf_file": folder.name}
+        return Source(str(folder.parent), {"gguf_file": folder.name})
     if folder.exists():
         raise ModelError(f"{name!r} is a file: give the folder that holds it, with its config.json and tokenizer")
     # A backslash or a colon: a path on Windows.
     if name.startswith((".", "~", "/")) or name.count("/") > 1 or any(sign in name for sign in "\\:"):
         raise ModelError(f"there is no folder {name!r}: give an existing folder, an id on the hub, or 'demo'")
-    return name, {}
+    return Source(name)
+
+
+def _base_of(adapter: Adapter, say: Say | None) -> Source:
+    """Return the source of the model that an adapter was trained on, with the adapter.
+
+    Raises:
+        ModelError: if it cannot be opened, or is an adapter or a GGUF file itself.
+    """
+    what = f"the model of the adapter {named(adapter.folder)!r}"
+    try:
+        if (Path(adapter.base).expanduser() / ADAPTER).is_file():
+            raise ModelError(f"{brief(adapter.base)} is an adapter itself: merge it into its model")
+        source = source_of(adapter.base, say)
+    except (ModelError, OSError) as error:
+        raise ModelError(f"{what}: {error}") from None
+    if source.gguf:
+        raise ModelError(f"{what}: {brief(adapter.base)} is a GGUF file, which takes no adapters")
+    return replace(source, adapter=adapter)
 
 
 def convert(file: Path, folder: Path, say: Say | None) -> None:
@@ -176,19 +222,16 @@ def open_model(
         ModelError: if the files cannot be read, or do not hold all weights of the model.
     """
     if config.is_encoder_decoder:
-        # AutoModelForCausalLM would open it without its encoder. With a device map, transformers 4.34.0 loses the
-        # embeddings that encoder and decoder share.
+        # With a device map, transformers 4.34.0 loses the embeddings that encoder and decoder share.
         if device_map is not None:
             raise ModelError(f"{source!r} is an encoder-decoder model, which device_map cannot spread: give device")
-        auto = AutoModelForSeq2SeqLM
     else:
-        auto = AutoModelForCausalLM
         # With any device map, the weights are not initialised at random first, and loading takes a third of the time.
         # (low_cpu_mem_usage alone has the same effect, but then missing weights are not reported.)
         device_map = device_map or ({"": "cpu"} if is_installed("accelerate") else None)
     of_file = {**gguf, **gguf_arguments()} if gguf else {}
     with explained(f"cannot open the model {source!r}", "Check the files, and device_map if it is given"), Unfilled():
-        model, report = auto.from_pretrained(
+        model, report = auto_class(config).from_pretrained(
             source,
             config=config,
             device_map=device_map,

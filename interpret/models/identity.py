@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from interpret.anatomy import unwrapping
+from interpret.models.adapters import adapters_sha256
 from interpret.models.demo import SMOLLM2
 from interpret.models.opening import opened_as
 from interpret.storage import provenance
@@ -51,11 +52,17 @@ def weights(model: PreTrainedModel) -> str:
     """Return an identifier of a model's weights: a hash of its files or of its tensors, or its commit on the hub.
 
     The files are those from which it was opened; later changes of the weights in memory do not show. Tensors are hashed
-    if the model was not opened from a file, a folder or the hub.
+    if the model was not opened from a file, a folder or the hub. For adapters of PEFT in the model, the hash of their
+    tensors is added.
 
     Raises:
         RunError: if a file cannot be read, or its folder has no weight files.
     """
+    adapters = adapters_sha256(model)
+    return _base_weights(model) + (f", adapters sha256 {adapters}" if adapters else "")
+
+
+def _base_weights(model: PreTrainedModel) -> str:
     name = str(model.config._name_or_path)
     place = Path(name)
     if place.is_file():

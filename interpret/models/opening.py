@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.anatomy import check_release, describe_if_unknown, unwrapping
 from interpret.errors import InputError
+from interpret.models.adapters import adapters_sha256, check_tokens, with_adapter
 from interpret.models.arguments import DeviceMap, bits_of, dtype_of, place_of
 from interpret.models.files import Say, convert, open_config, open_model, open_tokenizer, source_of
 from interpret.models.gguf import converted_folder
@@ -22,7 +23,8 @@ from interpret.models.quiet import quiet
 from interpret.models.safety import own_code, tensors_only
 
 _OPENING = "_interpret_opening"
-"""Attribute of opened models that holds their ``Opening``; transformers stores a changed name."""
+"""Attribute of opened models that holds a hash of their adapters and their ``Opening``; transformers stores a changed
+name."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,9 @@ class Opening:
 
 
 def opened_as(model: PreTrainedModel) -> Opening | None:
-    """Return how ``load`` opened a model; None if it was opened in another way."""
-    found: Opening | None = vars(model).get(_OPENING)
-    return found
+    """Return how ``load`` opened a model; None if it was opened in another way, or its adapters changed since."""
+    adapters, opening = vars(model).get(_OPENING, (None, None))
+    return opening if adapters == adapters_sha256(model) else None
 
 
 @unwrapping
@@ -65,7 +67,10 @@ def opening_of(model: "PreTrainedModel | Opening") -> Opening:
     """
     found = model if isinstance(model, Opening) else opened_as(model)
     if found is None:
-        raise InputError("workers cannot open this model: it was not opened by interpret.load; leave workers out")
+        raise InputError(
+            "workers cannot open this model: it was not opened by interpret.load, or got an "
+            "adapter since; leave workers out"
+        )
     return found
 
 
@@ -85,7 +90,8 @@ def load(
         name_or_path: a folder as written by ``save_pretrained``, an id on the Hugging Face hub, or ``"demo"``:
             SmolLM2-135M-Instruct, which needs no hub (a folder of that name is ``"./demo"``). With a current
             transformers also a ``.gguf`` file, whose weights are dequantised to float32, once: the result is kept in
-            the cache.
+            the cache. For the folder of an adapter, as written by ``PeftModel.save_pretrained``, the model that it was
+            trained on, with the adapter (extra ``peft``).
         dtype: ``"float32"``, ``"float16"``, ``"bfloat16"`` or the torch dtype; by default as stored.
         device: the device of the model, such as ``"cpu"`` or ``"cuda:1"``; by default the GPU if there is one.
         device_map: instead of ``device``, for models larger than one GPU: ``"auto"`` or a mapping from module
@@ -114,28 +120,22 @@ def load(
     bits = bits_of(load_in_8bit, load_in_4bit)
     torch_dtype = dtype_of(dtype)
     place = place_of(device, device_map)
-    source, gguf = source_of(os.fspath(name_or_path), say)
+    source = source_of(os.fspath(name_or_path), say)
     if say:
         say(f"opening {name_or_path}")
-    file = Path(source, gguf["gguf_file"]) if gguf else None
+    name, gguf, adapter = source.name, source.gguf, source.adapter
+    file = Path(name, gguf["gguf_file"]) if gguf else None
     with quiet(), tensors_only():
         if file and torch_dtype == "auto":
             torch_dtype = torch.float32  # transformers 5 takes the dtype of the file's norms, so do not leave it to it
         if file and (kept := converted_folder(file, partial(convert, say=say), say)):
-            source, gguf = str(kept), {}
-        config = open_config(source, gguf)
-        tokenizer = open_tokenizer(source, gguf, config)
-        model = open_model(source, gguf, config, torch_dtype, device_map, say)
+            name, gguf = str(kept), {}
+        config = open_config(name, gguf)
+        of_tokenizer = str(adapter.folder) if adapter and adapter.has_tokenizer else name
+        tokenizer = open_tokenizer(of_tokenizer, gguf, config)
+        model = open_model(name, gguf, config, torch_dtype, device_map, say)
         if file:
             model.config._name_or_path = str(file)
-        vars(model)[_OPENING] = Opening(
-            os.fspath(name_or_path),
-            None if dtype is None else str(dtype).removeprefix("torch."),
-            None if device is None else str(device),
-            device_map,
-            load_in_8bit,
-            load_in_4bit,
-        )
         unrounded_(model)
         if say and (modules := own_code(config.to_dict())):
             say(f"opened with the code of transformers; that of the model ({modules}) is not run")
@@ -143,9 +143,23 @@ def load(
             if say:
                 say(f"rounding the weights to {bits} bits")
             quantize_(model, bits, device=place)
+        if adapter:
+            check_tokens(adapter, model, tokenizer)
+            with_adapter(model, adapter)
         if place is not None:
             model.to(place)
     if model.generation_config is not None and model.generation_config.pad_token_id is None:
         model.generation_config.pad_token_id = tokenizer.pad_token_id
     describe_if_unknown(model.eval())
+    vars(model)[_OPENING] = (
+        adapters_sha256(model),
+        Opening(
+            os.fspath(name_or_path),
+            None if dtype is None else str(dtype).removeprefix("torch."),
+            None if device is None else str(device),
+            device_map,
+            load_in_8bit,
+            load_in_4bit,
+        ),
+    )
     return model, tokenizer
