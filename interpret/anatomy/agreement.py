@@ -147,12 +147,10 @@ def _agreement(model: PreTrainedModel) -> _Agreement:
 def composition(model: PreTrainedModel) -> tuple[Any, ...]:
     """Return what the result of a comparison depends on: modules, settings, the family's row, hooks on the model."""
     plain = (bool, int, float, str, type(None))
-    settings = {
-        name: value
+    settings = [
+        {name: value for name, value in vars(config).items() if isinstance(value, plain) and not name.startswith("_")}
         for config in text_configs(model)
-        for name, value in vars(config).items()
-        if isinstance(value, plain) and not name.startswith("_")
-    }
+    ]
     # Weak references, because the id of a module that is gone may be given to another one. Hooks inside the model take
     # part wherever their module is called; those on the whole model only in its own passes.
     modules = [ref(module) for module in model.modules()]

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from interpret.anatomy.families import FAMILIES, Block, Family, Parts
-from interpret.anatomy.releases import check_release
+from interpret.anatomy.releases import check_release, text_settings
 from interpret.errors import UnsupportedModelError
 
 
@@ -113,7 +113,7 @@ def text_configs(model: PreTrainedModel) -> list[Any]:
 
     A multimodal model and its text part may hold copies of one configuration.
     """
-    found = (model.config, _text_settings(model.config), text_config(model))
+    found = (model.config, text_settings(model.config), text_config(model))
     return list({id(config): config for config in found}.values())
 
 
@@ -136,18 +136,11 @@ def base_of(model: PreTrainedModel) -> PreTrainedModel:
 
 def _text_part(model: PreTrainedModel) -> PreTrainedModel:
     """Return the model inside a multimodal model that reads text; any other model is returned as it is."""
-    settings = _text_settings(model.config)
+    settings = text_settings(model.config)
     if settings is model.config:
         return model
     parts = (part for part in model.modules() if isinstance(part, PreTrainedModel))
     return next((part for part in parts if part.config.model_type == settings.model_type), model)
-
-
-def _text_settings(config: Any) -> Any:
-    """Return the part of a configuration about text; releases before multimodal models have no such part."""
-    if config.is_encoder_decoder or not hasattr(config, "get_text_config"):
-        return config
-    return config.get_text_config()
 
 
 def check_is_model(model: Any) -> None:

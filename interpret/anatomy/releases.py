@@ -89,9 +89,22 @@ def auto_class(config: PretrainedConfig) -> Any:
     if config.is_encoder_decoder:
         return transformers.AutoModelForSeq2SeqLM
     multimodal = getattr(transformers, "AutoModelForImageTextToText", None)
-    if multimodal is not None and config.get_text_config() is not config and type(config) in multimodal._model_mapping:
+    if multimodal is not None and text_settings(config) is not config and type(config) in multimodal._model_mapping:
         return multimodal
     return transformers.AutoModelForCausalLM
+
+
+def text_settings(config: PretrainedConfig) -> PretrainedConfig:
+    """Return the part of a configuration about the decoder of texts, which is all of it but in multimodal models.
+
+    Releases without multimodal models have no name for it, and models with several such parts none that is theirs.
+    """
+    if config.is_encoder_decoder or not hasattr(config, "get_text_config"):
+        return config
+    try:
+        return config.get_text_config(decoder=True)
+    except ValueError:
+        return config
 
 
 def language_codes(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:

@@ -76,8 +76,8 @@ def adapter_in(folder: Path) -> Adapter | None:
     return Adapter(folder, settings)
 
 
-def with_adapter(model: PreTrainedModel, adapter: Adapter) -> PreTrainedModel:
-    """Put the modules of an adapter into the model that it was trained on, in place, and return the model.
+def put_adapter_(model: PreTrainedModel, adapter: Adapter) -> None:
+    """Put the modules of an adapter into the model that it was trained on, in place.
 
     Raises:
         ModelError: if the adapter cannot be read, does not fit the model, or does not act within its modules; or if
@@ -99,10 +99,9 @@ def with_adapter(model: PreTrainedModel, adapter: Adapter) -> PreTrainedModel:
             _check_complete(name, set(weights), set(made), set(wrapper.state_dict()))
             peft.set_peft_model_state_dict(wrapper, weights)
         try:
-            inside: PreTrainedModel = unwrapped(wrapper.eval())
+            unwrapped(wrapper.eval())  # checks that the model includes all of the adapter
         except UnsupportedModelError as error:
             raise ModelError(f"{name!r}: {error}") from None
-    return inside
 
 
 def _configuration(adapter: Adapter) -> Any:

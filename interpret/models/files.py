@@ -148,7 +148,7 @@ def open_config(source: str, gguf: Gguf) -> PretrainedConfig:
     else:
         advice = (
             "There is no folder of this name either. Check the name, connect to the network, "
-            "or give the folder of a model, or 'demo'"
+            "or give the folder of a model, or 'demo'; adapters are opened from folders only"
         )
     with explained(f"cannot open the model {source!r}", advice):
         try:

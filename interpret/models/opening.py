@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.anatomy import check_release, describe_if_unknown, unwrapping
 from interpret.errors import InputError
-from interpret.models.adapters import adapters_sha256, check_tokens, with_adapter
+from interpret.models.adapters import adapters_sha256, check_tokens, put_adapter_
 from interpret.models.arguments import DeviceMap, bits_of, dtype_of, place_of
 from interpret.models.files import Say, convert, open_config, open_model, open_tokenizer, source_of
 from interpret.models.gguf import converted_folder
@@ -145,7 +145,7 @@ def load(
             quantize_(model, bits, device=place)
         if adapter:
             check_tokens(adapter, model, tokenizer)
-            with_adapter(model, adapter)
+            put_adapter_(model, adapter)
         if place is not None:
             model.to(place)
     if model.generation_config is not None and model.generation_config.pad_token_id is None:
