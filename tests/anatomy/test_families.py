@@ -234,8 +234,9 @@ def layer_output(model, ids, layer):
 def test_a_soft_cap_is_that_of_gemma2_on_any_release():
     """A stand-in for a model, because transformers 4.34.0 has no Gemma 2."""
     head = torch.nn.Linear(3, 5)
-    config = SimpleNamespace(model_type="gemma2", final_logit_softcapping=8.0)
-    model = SimpleNamespace(config=config, get_output_embeddings=lambda: head)
+    config = SimpleNamespace(model_type="gemma2", final_logit_softcapping=8.0, is_encoder_decoder=False)
+    base = SimpleNamespace(config=config)
+    model = SimpleNamespace(config=config, base_model=base, get_output_embeddings=lambda: head)
     x = 20 * torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         logits = head(x)
