@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from interpret import attach, load
-from interpret.anatomy import base_of, check_logits, text_config, text_configs
+from interpret.anatomy import base_of, check_logits, reporting_attention, text_config, text_configs
 from interpret.errors import UnsupportedModelError
 from interpret.models import model_identity
 from interpret.probing import ablated_heads, attention_patterns, deleted_layers, induction_scores
@@ -62,6 +62,16 @@ def test_edits_are_those_of_the_text_only_model(edit: Callable[..., Any], what: 
         assert torch.equal(found, alone.generate(ids, max_new_tokens=4, do_sample=False))
     assert torch.equal(model(ids).logits, plain)
     assert hooks_on(model) == 0
+
+
+def test_attention_is_reported_by_the_text_part_alone() -> None:
+    model = tiny_model(KIND)
+    configs = (model.config, model.config.text_config, model.config.vision_config, text_config(model))
+    before = [config._attn_implementation for config in configs]
+    with reporting_attention(model):
+        assert text_config(model)._attn_implementation == "eager"
+        assert model.config.vision_config._attn_implementation == before[2]
+    assert [config._attn_implementation for config in configs] == before
 
 
 def test_control_trains_the_text_part() -> None:
