@@ -105,5 +105,5 @@ clean:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is required but was not found; give its path: make PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(CURRENT)/python || $(PYTHON) -m venv .venv-current
 	@echo "installing a current transformers into .venv-current (about a minute, 1.6 GB)"
-	$(CURRENT)/python $(PIP_INSTALL) '$(CURRENT_TRANSFORMERS)' --editable '.[accelerate,bitsandbytes,sentencepiece,test]'
+	$(CURRENT)/python $(PIP_INSTALL) '$(CURRENT_TRANSFORMERS)' --editable '.[accelerate,bitsandbytes,peft,sentencepiece,test]'
 	touch $@

@@ -9,6 +9,8 @@ from .anatomy import Anatomy as Anatomy
 from .anatomy import anatomy_of as anatomy_of
 from .anatomy import base_of as base_of
 from .anatomy import check_is_model as check_is_model
+from .anatomy import text_config as text_config
+from .anatomy import text_configs as text_configs
 from .attention import attention_scale as attention_scale
 from .attention import attention_sinks as attention_sinks
 from .attention import attention_softcap as attention_softcap
@@ -59,6 +61,7 @@ from .measured import padding_difference as padding_difference
 from .measured import reads_padding as reads_padding
 from .patterns import last_attention_only as last_attention_only
 from .patterns import reporting_attention as reporting_attention
+from .releases import auto_class as auto_class
 from .releases import can_be_patched as can_be_patched
 from .releases import check_release as check_release
 from .releases import dequantised as dequantised
@@ -83,3 +86,5 @@ from .vocabulary import logits_of as logits_of
 from .vocabulary import residual_factor as residual_factor
 from .vocabulary import unembedding_size as unembedding_size
 from .vocabulary import word_embeddings as word_embeddings
+from .wrappers import unwrapped as unwrapped
+from .wrappers import unwrapping as unwrapping

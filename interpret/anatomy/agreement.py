@@ -26,7 +26,15 @@ from interpret.anatomy.agreement_logits import (
     problem_of_translation,
 )
 from interpret.anatomy.agreement_pass import own_result, recording, two_texts
-from interpret.anatomy.anatomy import Anatomy, anatomy_of, base_of, check_is_model, check_uncompiled
+from interpret.anatomy.anatomy import (
+    Anatomy,
+    anatomy_of,
+    base_of,
+    check_is_model,
+    check_uncompiled,
+    text_config,
+    text_configs,
+)
 from interpret.anatomy.families import FAMILIES
 from interpret.anatomy.passes import evaluating, foreign_changes, without_own_hooks
 from interpret.errors import InputError, UnsupportedModelError
@@ -155,16 +163,15 @@ def _agreement(model: PreTrainedModel) -> _Agreement:
 def composition(model: PreTrainedModel) -> tuple[Any, ...]:
     """Return what the result of a comparison depends on: modules, settings, the family's row, hooks on the model."""
     plain = (bool, int, float, str, type(None))
-    settings = {
-        name: value
-        for name, value in vars(model.config).items()
-        if isinstance(value, plain) and not name.startswith("_")
-    }
+    settings = [
+        {name: value for name, value in vars(config).items() if isinstance(value, plain) and not name.startswith("_")}
+        for config in text_configs(model)
+    ]
     # Weak references, because the id of a module that is gone may be given to another one. Hooks inside the model take
     # part wherever their module is called; those on the whole model only in its own passes.
     modules = [ref(module) for module in model.modules()]
     changes = [foreign_changes(part) for part in (model, base_of(model))]
-    return model.dtype, settings, FAMILIES.get(model.config.model_type), modules, changes
+    return model.dtype, settings, FAMILIES.get(text_config(model).model_type), modules, changes
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from interpret.anatomy.anatomy import Anatomy, check_is_model
+from interpret.anatomy.anatomy import Anatomy, check_is_model, text_config
 from interpret.anatomy.changes import Changes
 from interpret.anatomy.releases import given_embedding_scales
 from interpret.errors import InputError
@@ -18,7 +18,7 @@ from interpret.errors import InputError
 
 def longest_text(model: PreTrainedModel) -> int:
     """Return the maximum length of a text in tokens; ``sys.maxsize`` without a limit, as in Bloom."""
-    longest = getattr(model.config, "max_position_embeddings", None)
+    longest = getattr(text_config(model), "max_position_embeddings", None)
     return sys.maxsize if longest is None or longest < 0 else longest  # -1 in XLNet
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from interpret.anatomy.anatomy import anatomy_of
+from interpret.anatomy.anatomy import anatomy_of, text_config
 from interpret.anatomy.changes import Changes, passing_thread
 from interpret.anatomy.passes import Forward, replaced_forwards
 
@@ -15,9 +15,8 @@ from interpret.anatomy.passes import Forward, replaced_forwards
 @contextmanager
 def reporting_attention(model: PreTrainedModel) -> Iterator[None]:
     """Make a model compute attention probabilities explicitly (eager attention) inside the ``with`` block."""
-    config = model.config
-    had = getattr(config, "_attn_implementation", "eager")
-    if had in ("eager", None):  # other implementations never store them
+    config = text_config(model)
+    if getattr(config, "_attn_implementation", "eager") in ("eager", None):  # other implementations never store them
         yield
         return
     with Changes() as change, change:

@@ -80,6 +80,33 @@ def loading_arguments(dtype: torch.dtype | str) -> dict[str, Any]:
     return arguments if _ERRORS_TELL_SHAPES else {**arguments, "ignore_mismatched_sizes": True}
 
 
+def auto_class(config: PretrainedConfig) -> Any:
+    """Return the class of transformers that opens the model of a configuration with all its parts.
+
+    ``AutoModelForCausalLM`` would open an encoder-decoder model without its encoder, and knows only some of the
+    multimodal models, which transformers 4.34.0 lacks.
+    """
+    if config.is_encoder_decoder:
+        return transformers.AutoModelForSeq2SeqLM
+    multimodal = getattr(transformers, "AutoModelForImageTextToText", None)
+    if multimodal is not None and text_settings(config) is not config and type(config) in multimodal._model_mapping:
+        return multimodal
+    return transformers.AutoModelForCausalLM
+
+
+def text_settings(config: PretrainedConfig) -> PretrainedConfig:
+    """Return the part of a configuration about the decoder of texts, which is all of it but in multimodal models.
+
+    Releases without multimodal models have no name for it, and models with several such parts none that is theirs.
+    """
+    if config.is_encoder_decoder or not hasattr(config, "get_text_config"):
+        return config
+    try:
+        return config.get_text_config(decoder=True)
+    except ValueError:
+        return config
+
+
 def language_codes(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     """Return the language codes of an M2M100 or NLLB tokenizer, each with the id of its token."""
     known = getattr(tokenizer, "lang_code_to_id", None)

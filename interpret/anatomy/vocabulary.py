@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from interpret.anatomy.anatomy import Anatomy
+from interpret.anatomy.anatomy import Anatomy, text_config
 from interpret.anatomy.calls import input_device
 from interpret.anatomy.families import FAMILIES
 from interpret.anatomy.releases import embedding_scale
@@ -71,9 +71,9 @@ def _setting(model: PreTrainedModel, name: str) -> float | None:
     For families without a row, whose predictions can be attributed, the usual names are tried. ``agreement`` compares
     the result with the model's own logits.
     """
-    family = FAMILIES.get(model.config.model_type)
+    family = FAMILIES.get(text_config(model).model_type)
     setting = getattr(family or _LogitSettings(), name)
-    return getattr(model.config, setting, None) if family is None or setting else None
+    return getattr(text_config(model), setting, None) if family is None or setting else None
 
 
 def logit_factor(model: PreTrainedModel) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from interpret.anatomy import unwrapping
 from interpret.anatomy.passes import grad_mode
 from interpret.attribution.languages import languages_of
 from interpret.attribution.parts import TextParts, scores_of
@@ -35,6 +36,7 @@ from interpret.prompts.spelling import words
 from interpret.work.progress import showing
 
 
+@unwrapping
 def attribute(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

@@ -25,6 +25,7 @@ from interpret.anatomy import (
     padding_difference,
     reads_padding,
     reporting_attention,
+    text_config,
 )
 from interpret.device import in_float64
 from interpret.engine.recording import record_run
@@ -242,7 +243,7 @@ def _inputs(model: PreTrainedModel) -> dict[str, Any]:
     """Return rows of 5, 9 and 12 random tokens, padded on the left; of 12 tokens, where layers read padding."""
     chance = torch.Generator().manual_seed(0)
     lengths = (12, 12, 12) if reads_padding(model) else (5, 9, 12)
-    rows = [torch.randint(model.config.vocab_size, (n,), generator=chance).tolist() for n in lengths]
+    rows = [torch.randint(text_config(model).vocab_size, (n,), generator=chance).tolist() for n in lengths]
     batch = pad(rows, pad_id=0, device=input_device(model))
     return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from interpret.anatomy import unwrapping
 from interpret.anatomy.passes import grad_mode
 from interpret.device import in_float64
 from interpret.engine.layers import Point
@@ -58,6 +59,7 @@ class _Plan:
     """The points recorded in both runs, besides the states."""
 
 
+@unwrapping
 def first_order(
     model: PreTrainedModel,
     base: Tensor,

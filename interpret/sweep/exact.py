@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from interpret.anatomy import anatomy_of, check_logits
+from interpret.anatomy import anatomy_of, check_logits, unwrapping
 from interpret.device import index_on, is_out_of_memory
 from interpret.engine.layers import Point
 from interpret.engine.recording import RecordedRun, record_run
@@ -90,6 +90,7 @@ class _Job:
         return []
 
 
+@unwrapping
 @torch.no_grad()
 def run_sweep(
     model: PreTrainedModel,
@@ -134,13 +135,13 @@ def run_sweep(
     n_read = check_metrics(metrics, trunk.n_logits, base.shape[1])
     starts = [trunk.enter(run) for run in (base, donor)]
     n_neurons = _n_neurons(trunk, cells, starts[0])
-    check_cells(cells, base.shape[1], len(trunk.layers), model.config.num_attention_heads, n_neurons)
+    check_cells(cells, base.shape[1], len(trunk.layers), text_config(model).num_attention_heads, n_neurons)
     base_run, donor_run = (
         record_run(trunk.layers, start, points) for start, points in zip(starts, _points(cells), strict=True)
     )
     check_trunk(model, trunk, donor[:1], donor_run.states[-1][:1])
     plan = _Plan(trunk, metrics, n_read, base_run, donor_run)
-    return _result(plan, tuple(cells), _Limits.of(memory, starts[0], model.config.num_attention_heads))
+    return _result(plan, tuple(cells), _Limits.of(memory, starts[0], text_config(model).num_attention_heads))
 
 
 def _n_neurons(trunk: Trunk, cells: Sequence[Cell], start: Tensor) -> int:

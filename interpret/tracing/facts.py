@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from interpret.anatomy import unwrapping
 from interpret.errors import InputError
 from interpret.facts.files import Fact
 from interpret.finite import NOTHING_FINITE, counted_once, warn
@@ -22,6 +23,7 @@ from interpret.tracing.result import TraceResult, cells_not_finite, trace_cells
 from interpret.work.progress import streamed
 
 
+@unwrapping
 def trace_facts(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

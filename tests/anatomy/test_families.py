@@ -13,7 +13,7 @@ import torch
 import transformers
 
 from interpret.activations._record import record
-from interpret.anatomy import FAMILIES, anatomy_of, logit_cap, logits_of
+from interpret.anatomy import FAMILIES, anatomy_of, logit_cap, logits_of, text_config
 from interpret.engine.recording import record_run
 from interpret.engine.trunk import check_trunk, trunk_of
 from interpret.errors import InputError, UnsupportedModelError
@@ -216,7 +216,7 @@ def test_sweeps_are_exact(kind, attention):
 @EVERY_KIND
 def test_sweeps_by_whole_passes_are_the_same(kind, monkeypatch):
     model = model_of(kind)
-    name = model.config.model_type
+    name = text_config(model).model_type
     monkeypatch.setitem(FAMILIES, name, dataclasses.replace(FAMILIES[name], parts=None))
     base, donor = two_runs(model)
     metric = {"p": Metric("probability", (5,))}
@@ -295,8 +295,9 @@ def layer_output(model, ids, layer):
 def test_a_soft_cap_is_that_of_gemma2_on_any_release():
     """A stand-in for a model, because transformers 4.34.0 has no Gemma 2."""
     head = torch.nn.Linear(3, 5)
-    config = SimpleNamespace(model_type="gemma2", final_logit_softcapping=8.0)
-    model = SimpleNamespace(config=config, get_output_embeddings=lambda: head)
+    config = SimpleNamespace(model_type="gemma2", final_logit_softcapping=8.0, is_encoder_decoder=False)
+    base = SimpleNamespace(config=config)
+    model = SimpleNamespace(config=config, base_model=base, get_output_embeddings=lambda: head)
     x = 20 * torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         logits = head(x)
