@@ -1,6 +1,7 @@
 """The ``attribute`` call: from prompts to scores of tokens or activations."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from inspect import signature
 from typing import Any
@@ -17,17 +18,9 @@ from interpret.attribution.result.attribution import Attribution
 from interpret.attribution.result.scores import Attributed, ScoreArray, side_by_side
 from interpret.attribution.result.show import not_finite
 from interpret.attribution.steps.functions import Contrast
-from interpret.attribution.steps.step import (
-    Room,
-    Step,
-    embed,
-    foil_tokens,
-    gathered_details,
-    head,
-    hidden_states,
-)
+from interpret.attribution.steps.step import Room, Step, foil_tokens, gathered_details
 from interpret.attribution.targets import Alignment, Inputs, Target, Text, one_for_each, texts_of
-from interpret.attribution.translation import attributed_translation, translated_texts
+from interpret.attribution.translation import TranslationStep, translated_texts
 from interpret.device import unless_too_large
 from interpret.errors import InputError
 from interpret.finite import warn
@@ -151,13 +144,12 @@ def attributions(plan: Plan, inputs: Inputs, parts: TextParts | None = None) -> 
         InputError: for an invalid text (if targets are given, before the first text is attributed), or one that does
             not fit in memory.
     """
-    one = attributed if plan.languages is None else attributed_translation
     parts = parts or TextParts()
     if inputs.targets is not None:
         check_texts(plan, inputs)
     for texts in _batches(plan, inputs):
         for text in texts:
-            found = unless_too_large(partial(one, plan, text, parts))
+            found = unless_too_large(partial(attributed, plan, text, parts))
             if found is None:
                 raise InputError(
                     f"a text of {len(text.ids)} tokens does not fit in memory, even one pass at a time: "
@@ -183,10 +175,40 @@ def _batches(plan: Plan, inputs: Inputs) -> Iterator[list[Text]]:
 
 
 def attributed(plan: Plan, text: Text, parts: TextParts) -> Attributed:
-    """Attribute one text."""
+    """Attribute one text; for a translation model, the scores of source and decoder are separated."""
+    steps = _steps(plan, text, parts)
+    step_scores = _step_scores(plan, steps)
+    with grad_mode(True):
+        by_activation = scores_of(plan.method, steps, plan.layers, plan.method_options, parts)
+    n_source, ids = text.n_source, text.ids[text.n_source :]
+    scores = {
+        name: side_by_side([of_step[n_source:] for of_step in of_steps], len(ids))
+        for name, of_steps in by_activation.items()
+    }
+    found = Attributed(
+        tokens=text.pieces[n_source:],
+        token_ids=ids,
+        words=tuple(words(plan.tokenizer, ids)),
+        n_prompt=text.n_prompt - n_source,
+        start=text.start - n_source,
+        stop=text.stop - n_source,
+        scores=scores.pop("", None),
+        layer_scores=scores,
+        step_scores=step_scores,
+        details=gathered_details(steps),
+        foil_tokens=foil_tokens(steps),
+    )
+    return _with_source(plan, text, found, by_activation[""]) if n_source else found
+
+
+def _steps(plan: Plan, text: Text, parts: TextParts) -> list[Step]:
+    """Return the steps of a text, in order; they share their room in memory and their stored parts."""
+    make: Callable[..., Step] = Step
+    if plan.languages is not None:
+        make = partial(TranslationStep, n_source=text.n_source, flags=plan.languages.flags)
     room = Room()
-    steps = [
-        Step(
+    return [
+        make(
             plan.model,
             plan.tokenizer,
             text.ids[:column],
@@ -199,32 +221,29 @@ def attributed(plan: Plan, text: Text, parts: TextParts) -> Attributed:
         )
         for column, foil in zip(range(text.start, text.stop), text.foils, strict=True)
     ]
-    step_scores = _step_scores(plan, text, steps)
-    with grad_mode(True):
-        by_activation = scores_of(plan.method, steps, plan.layers, plan.method_options, parts)
-    scores = {name: side_by_side(of_steps, len(text.ids)) for name, of_steps in by_activation.items()}
-    return Attributed(
-        tokens=text.pieces,
-        token_ids=text.ids,
-        words=tuple(words(plan.tokenizer, text.ids)),
-        n_prompt=text.n_prompt,
-        start=text.start,
-        stop=text.stop,
-        scores=scores.pop("", None),
-        layer_scores=scores,
-        step_scores=step_scores,
-        details=gathered_details(steps),
-        foil_tokens=foil_tokens(steps),
+
+
+def _with_source(plan: Plan, text: Text, found: Attributed, scores: Sequence[ScoreArray]) -> Attributed:
+    """Add the source of a translation and its part of the scores of each step, [S + T_t, ...]."""
+    ids = text.ids[: text.n_source]
+    return replace(
+        found,
+        source_tokens=text.pieces[: text.n_source],
+        source_ids=ids,
+        source_words=tuple(words(plan.tokenizer, ids)),
+        source_scores=np.stack([of_step[: text.n_source] for of_step in scores], axis=1),
     )
 
 
 @torch.no_grad()
-def _step_scores(plan: Plan, text: Text, steps: Sequence[Step]) -> dict[str, ScoreArray]:
+def _step_scores(plan: Plan, steps: Sequence[Step]) -> dict[str, ScoreArray]:
     """Return the values of all reported functions, [G] each, from one forward pass."""
-    states = hidden_states(plan.model, embed(plan.model, text.ids[: text.stop - 1]))
+    last = steps[-1]
+    states = last.states(last.embeddings)  # for a translation model, the decoder's only
     values: dict[str, list[float]] = {name: [] for name in plan.step_scores}
     for step in steps:
-        reading = step.reading(head(plan.model, states[:, len(step.ids) - 1]), step.embeddings)
+        column = len(step.ids) - len(last.ids) - 1  # from the end
+        reading = step.reading(step.head(states[:, column]), step.embeddings)
         for name, function in plan.step_scores.items():
             values[name].append(function(reading).item())
     return {name: np.array(of_steps) for name, of_steps in values.items()}

@@ -55,7 +55,7 @@ class Text:
     foils: tuple[Foil | None, ...]
     """[G]; None without a contrast."""
     pieces: tuple[str, ...] = ()
-    """[T], the text of each token, for people to read; not set for translations."""
+    """[T], the text of each token, for people to read."""
     n_source: int = 0
     """For a translation: the number of source tokens, which come first. The prompt is then the source and the tokens
     the decoder starts with."""

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
@@ -22,19 +21,16 @@ from interpret.anatomy import (
     last_attention_only,
     reporting_attention,
 )
-from interpret.anatomy.passes import grad_mode
 from interpret.attribution.languages import Languages
-from interpret.attribution.parts import TextParts, scores_of
 from interpret.attribution.plan import Plan
-from interpret.attribution.result.scores import Attributed, ScoreArray, side_by_side
-from interpret.attribution.steps.step import Room, Step, foil_tokens, gathered_details
+from interpret.attribution.steps.step import Step
 from interpret.attribution.targets import Inputs, Target, Text, check_finite, check_length, check_text, text_of
 from interpret.device import in_batches
 from interpret.engine.greedy import greedy_continuation, sound_steps
 from interpret.errors import InputError
 from interpret.prompts.batches import pad
 from interpret.prompts.encoding import given_ids
-from interpret.prompts.spelling import pieces, words
+from interpret.prompts.spelling import pieces
 from interpret.prompts.vocabulary import special_ids
 
 
@@ -107,8 +103,12 @@ def translated_texts(plan: Plan, inputs: Inputs, first: int) -> list[Text]:
         foils = inputs.contrast_targets
         foil = None if foils is None else (*source, *_given(plan, languages, "contrast_targets", number, foils[number]))
         text = text_of(plan, inputs, number, (*source, *whole), len(source) + len(languages.begin), foil)
-        texts.append(replace(text, n_source=len(source)))
+        texts.append(replace(text, pieces=_pieces(plan, source, whole), n_source=len(source)))
     return texts
+
+
+def _pieces(plan: Plan, source: Sequence[int], whole: Sequence[int]) -> tuple[str, ...]:
+    return (*pieces(plan.tokenizer, source), *pieces(plan.tokenizer, whole))
 
 
 def _source(plan: Plan, languages: Languages, number: int, text: str) -> tuple[int, ...]:
@@ -166,56 +166,3 @@ def write_translations(
     sound, ends = sound_steps(output.scores), [tokenizer.eos_token_id]
     written = [greedy_continuation(text, ends, n_sound) for text, n_sound in zip(new, sound, strict=True)]
     return [(*begin, *one.ids) if one.finite else None for one in written]
-
-
-def attributed_translation(plan: Plan, text: Text, parts: TextParts) -> Attributed:
-    """Attribute one translation."""
-    assert plan.languages is not None
-    n_source, room = text.n_source, Room()
-    steps = [
-        TranslationStep(
-            plan.model,
-            plan.tokenizer,
-            text.ids[:column],
-            text.ids[column],
-            foil,
-            plan.function,
-            plan.batch_size,
-            room,
-            parts.stored,
-            n_source=n_source,
-            flags=plan.languages.flags,
-        )
-        for column, foil in zip(range(text.start, text.stop), text.foils, strict=True)
-    ]
-    step_scores = _step_scores(plan, steps)
-    with grad_mode(True):
-        scores = scores_of(plan.method, steps, (), plan.method_options, parts)[""]  # [S + T_t, ...] each
-    source, target = text.ids[:n_source], text.ids[n_source:]
-    return Attributed(
-        tokens=tuple(pieces(plan.tokenizer, target)),
-        token_ids=target,
-        words=tuple(words(plan.tokenizer, target)),
-        n_prompt=text.n_prompt - n_source,
-        start=text.start - n_source,
-        stop=text.stop - n_source,
-        scores=side_by_side([of_step[n_source:] for of_step in scores], len(target)),
-        step_scores=step_scores,
-        details=gathered_details(steps),
-        foil_tokens=foil_tokens(steps),
-        source_tokens=tuple(pieces(plan.tokenizer, source)),
-        source_ids=source,
-        source_words=tuple(words(plan.tokenizer, source)),
-        source_scores=np.stack([of_step[:n_source] for of_step in scores], axis=1),
-    )
-
-
-@torch.no_grad()
-def _step_scores(plan: Plan, steps: Sequence[TranslationStep]) -> dict[str, ScoreArray]:
-    """Return the values of all reported functions, [G] each."""
-    values: dict[str, list[float]] = {name: [] for name in plan.step_scores}
-    for step in steps:
-        reading = step.reading(step.logits(step.embeddings), step.embeddings)
-        for name, function in plan.step_scores.items():
-            values[name].append(function(reading).item())
-    return {name: np.array(of_steps) for name, of_steps in values.items()}
