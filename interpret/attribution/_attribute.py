@@ -11,16 +11,16 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.anatomy.passes import grad_mode
-from interpret.attribution.languages import languages_of
 from interpret.attribution.parts import TextParts, scores_of
 from interpret.attribution.plan import Plan, plan_attribution
 from interpret.attribution.result.attribution import Attribution
 from interpret.attribution.result.scores import Attributed, ScoreArray, side_by_side
 from interpret.attribution.result.show import not_finite
+from interpret.attribution.seq2seq import Seq2SeqStep, seq2seq_texts
+from interpret.attribution.seq2seq_texts import seq2seq_texts_of
 from interpret.attribution.steps.functions import Contrast
 from interpret.attribution.steps.step import Room, Step, foil_tokens, gathered_details
 from interpret.attribution.targets import Alignment, Inputs, Target, Text, one_for_each, texts_of
-from interpret.attribution.translation import TranslationStep, translated_texts
 from interpret.device import unless_too_large
 from interpret.errors import InputError
 from interpret.finite import warn
@@ -55,9 +55,10 @@ def attribute(
     A token after the prompt whose prediction is explained is called an attributed token; each is one step.
 
     Args:
-        model: a causal LM, which may be quantized, or a translation model (M2M100, NLLB,
-            Marian); in evaluation mode. For a translation model, prompts are source texts and targets are
-            translations without the source. The model is not changed, and no gradient is left on it.
+        model: a causal LM, which may be quantized, or an encoder-decoder model (T5, FLAN-T5, mT5, BART, Pegasus,
+            mBART, M2M100, NLLB, Marian); in evaluation mode. For an encoder-decoder, prompts are the texts that its
+            encoder reads, and targets are those that its decoder writes, without the prompts. The model is not changed,
+            and no gradient is left on it.
         tokenizer: the model's tokenizer.
         prompts: one or several; tokenized as they are, with the special tokens that the tokenizer puts before a text.
             For a chat model, ``chat_text`` builds them.
@@ -82,9 +83,10 @@ def attribute(
         batch_size: how many prompts are continued in one batch, and how many points or masked texts of one step are
             run in one batch.
         max_new_tokens: maximum number of tokens the model generates for a prompt.
-        source_language: for translation models except Marian: the language code of the prompts, such as ``en`` or
-            ``eng_Latn``.
-        target_language: for translation models with several target languages: the language code of the translations.
+        source_language: for M2M100, NLLB and mBART: the language code of the prompts, such as ``en``, ``eng_Latn`` or
+            ``en_XX``.
+        target_language: for these, and for Marian models with several target languages: the language code of the
+            targets.
         progress: show a progress bar while it runs, in a terminal or a notebook.
         **options: of the method and the functions. ``integrated_gradients``, also at layers: ``n_steps``, ``baseline``;
             ``discretized_integrated_gradients``: also ``strategy``, ``n_neighbors``; ``deeplift``, also at layers:
@@ -121,7 +123,7 @@ def attribute(
         end=end,
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
-        languages=languages_of(model, tokenizer, source_language, target_language),
+        seq2seq=seq2seq_texts_of(model, tokenizer, source_language, target_language),
         options=options,
         arguments=signature(attribute).parameters,
     )
@@ -169,13 +171,13 @@ def check_texts(plan: Plan, inputs: Inputs) -> None:
 
 
 def _batches(plan: Plan, inputs: Inputs) -> Iterator[list[Text]]:
-    read = texts_of if plan.languages is None else translated_texts
+    read = texts_of if plan.seq2seq is None else seq2seq_texts
     for first in range(0, len(inputs.prompts), plan.batch_size):
         yield read(plan, inputs, first)
 
 
 def attributed(plan: Plan, text: Text, parts: TextParts) -> Attributed:
-    """Attribute one text; for a translation model, the scores of source and decoder are separated."""
+    """Attribute one text; for an encoder-decoder, the scores of source and target are separated."""
     steps = _steps(plan, text, parts)
     step_scores = _step_scores(plan, steps)
     with grad_mode(True):
@@ -204,8 +206,8 @@ def attributed(plan: Plan, text: Text, parts: TextParts) -> Attributed:
 def _steps(plan: Plan, text: Text, parts: TextParts) -> list[Step]:
     """Return the steps of a text, in order; they share their room in memory and their stored parts."""
     make: Callable[..., Step] = Step
-    if plan.languages is not None:
-        make = partial(TranslationStep, n_source=text.n_source, flags=plan.languages.flags)
+    if plan.seq2seq is not None:
+        make = partial(Seq2SeqStep, n_source=text.n_source, flags=plan.seq2seq.flags)
     room = Room()
     return [
         make(
@@ -224,7 +226,7 @@ def _steps(plan: Plan, text: Text, parts: TextParts) -> list[Step]:
 
 
 def _with_source(plan: Plan, text: Text, found: Attributed, scores: Sequence[ScoreArray]) -> Attributed:
-    """Add the source of a translation and its part of the scores of each step, [S + T_t, ...]."""
+    """Add the source of an encoder-decoder and its part of the scores of each step, [S + T_t, ...]."""
     ids = text.ids[: text.n_source]
     return replace(
         found,
@@ -239,7 +241,7 @@ def _with_source(plan: Plan, text: Text, found: Attributed, scores: Sequence[Sco
 def _step_scores(plan: Plan, steps: Sequence[Step]) -> dict[str, ScoreArray]:
     """Return the values of all reported functions, [G] each, from one forward pass."""
     last = steps[-1]
-    states = last.states(last.embeddings)  # for a translation model, the decoder's only
+    states = last.states(last.embeddings)  # of an encoder-decoder, the decoder's only
     values: dict[str, list[float]] = {name: [] for name in plan.step_scores}
     for step in steps:
         column = len(step.ids) - len(last.ids) - 1  # from the end

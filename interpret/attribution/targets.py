@@ -57,8 +57,8 @@ class Text:
     pieces: tuple[str, ...] = ()
     """[T], the text of each token, for people to read."""
     n_source: int = 0
-    """For a translation: the number of source tokens, which come first. The prompt is then the source and the tokens
-    the decoder starts with."""
+    """For an encoder-decoder: the number of source tokens, which come first. The prompt is then the source and the
+    tokens the decoder begins with."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import batches, check_length, generating_by, input_device, needs_whole_passes
+from interpret.anatomy import batches, check_decoder_only, check_length, generating_by, input_device, needs_whole_passes
 from interpret.anatomy.passes import evaluating
 from interpret.errors import InputError
 from interpret.finite import MODEL_GIVES_NAN
@@ -47,7 +47,11 @@ def write_after(model: PreTrainedModel, prompts: Sequence[Sequence[int]], new_to
 
     Returns:
         One continuation per prompt.
+
+    Raises:
+        UnsupportedModelError: if the model has an encoder.
     """
+    check_decoder_only(model)
     if not new_tokens:
         return [Continuation([], nan) for _ in prompts]
     lengths = [len(prompt) for prompt in prompts]

@@ -1,4 +1,4 @@
-"""Attribution of encoder-decoder translation models: M2M100, NLLB and Marian.
+"""Attribution of encoder-decoder models: the text of a step, and the targets that a model writes.
 
 The text of a step is the source followed by the tokens the decoder has read, so that methods on embeddings score both
 at once; the scores are split afterwards. Shapes: S source tokens, T decoder tokens, G of them attributed, B rows, D
@@ -15,14 +15,15 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
 from interpret.anatomy import (
-    decode_translation,
+    decode,
     generating_by,
     input_device,
     last_attention_only,
     reporting_attention,
+    stacked_layers,
 )
-from interpret.attribution.languages import Languages
 from interpret.attribution.plan import Plan
+from interpret.attribution.seq2seq_texts import Seq2SeqTexts
 from interpret.attribution.steps.step import Step
 from interpret.attribution.targets import Inputs, Target, Text, check_finite, check_length, check_text, text_of
 from interpret.device import in_batches
@@ -35,8 +36,8 @@ from interpret.prompts.vocabulary import special_ids
 
 
 @dataclass(frozen=True)
-class TranslationStep(Step):
-    """One attributed token of a translation; ``ids`` are the S source tokens, then those the decoder has read."""
+class Seq2SeqStep(Step):
+    """One attributed token of a target; ``ids`` are the S source tokens, then those the decoder has read."""
 
     n_source: int = field(kw_only=True)
     """S, the number of source tokens."""
@@ -52,7 +53,7 @@ class TranslationStep(Step):
 
     def layers(self) -> list[nn.Module]:
         """Return the layers of encoder and decoder."""
-        return [*self.model.get_encoder().layers, *self.model.get_decoder().layers]
+        return stacked_layers(self.model)
 
     def states(self, embeddings: Tensor) -> Tensor:
         """Return the final hidden state at each token of the decoder, [B, S + T, D] -> [B, T, D]."""
@@ -72,37 +73,37 @@ class TranslationStep(Step):
 
     def _decoded(self, embeddings: Tensor, **options: bool) -> Any:
         """Run encoder and decoder; return the output of the decoder."""
-        return decode_translation(self.model, embeddings[:, : self.n_source], embeddings[:, self.n_source :], **options)
+        return decode(self.model, embeddings[:, : self.n_source], embeddings[:, self.n_source :], **options)
 
 
-def translated_texts(plan: Plan, inputs: Inputs, first: int) -> list[Text]:
-    """Return one batch of texts, each a source and its translation; the model translates if no targets are given.
+def seq2seq_texts(plan: Plan, inputs: Inputs, first: int) -> list[Text]:
+    """Return one batch of texts, each a source and its target; the model writes the targets if none are given.
 
     Args:
-        plan: of the attribution of a translation model.
-        inputs: all inputs: prompts are sources; targets and contrast targets are translations without the source.
+        plan: of the attribution of an encoder-decoder model.
+        inputs: all inputs: prompts are sources; targets and contrast targets do not repeat the source.
         first: index of the first input of the batch.
 
     Raises:
         InputError: for an invalid text.
     """
-    languages = plan.languages
-    assert languages is not None
+    reader = plan.seq2seq
+    assert reader is not None
     numbers = range(len(inputs.prompts))[first : first + plan.batch_size]
-    sources = [_source(plan, languages, number, inputs.prompts[number]) for number in numbers]
+    sources = [_source(plan, reader, number, inputs.prompts[number]) for number in numbers]
     if inputs.targets is None:
-        check_length(plan, "the beginning of a translation", len(languages.begin), plan.max_new_tokens)
-        writing = partial(write_translations, plan.model, languages=languages, new_tokens=plan.max_new_tokens)
+        check_length(plan, "the beginning of a target", len(reader.begin), plan.max_new_tokens)
+        writing = partial(write_targets, plan.model, reader=reader, new_tokens=plan.max_new_tokens)
         written = list(in_batches(sources, len(sources), writing, lambda _: None))
         check_finite({number: one is not None for number, one in zip(numbers, written, strict=True)})
         wholes = [one for one in written if one is not None]
     else:
-        wholes = [_given(plan, languages, "targets", number, inputs.targets[number]) for number in numbers]
+        wholes = [_given(plan, reader, "targets", number, inputs.targets[number]) for number in numbers]
     texts = []
     for number, source, whole in zip(numbers, sources, wholes, strict=True):
         foils = inputs.contrast_targets
-        foil = None if foils is None else (*source, *_given(plan, languages, "contrast_targets", number, foils[number]))
-        text = text_of(plan, inputs, number, (*source, *whole), len(source) + len(languages.begin), foil)
+        foil = None if foils is None else (*source, *_given(plan, reader, "contrast_targets", number, foils[number]))
+        text = text_of(plan, inputs, number, (*source, *whole), len(source) + len(reader.begin), foil)
         texts.append(replace(text, pieces=_pieces(plan, source, whole), n_source=len(source)))
     return texts
 
@@ -111,41 +112,45 @@ def _pieces(plan: Plan, source: Sequence[int], whole: Sequence[int]) -> tuple[st
     return (*pieces(plan.tokenizer, source), *pieces(plan.tokenizer, whole))
 
 
-def _source(plan: Plan, languages: Languages, number: int, text: str) -> tuple[int, ...]:
+def _source(plan: Plan, reader: Seq2SeqTexts, number: int, text: str) -> tuple[int, ...]:
     check_text(f"prompts[{number}]", text)
-    ids = languages.source_ids(text)
+    ids = reader.source_ids(text)
+    if not ids:
+        raise InputError(f"prompts[{number}] {text!r} has no tokens; it needs at least one")
     check_length(plan, f"prompts[{number}]", len(ids))
     return ids
 
 
-def _given(plan: Plan, languages: Languages, what: str, number: int, target: Target) -> tuple[int, ...]:
+def _given(plan: Plan, reader: Seq2SeqTexts, what: str, number: int, target: Target) -> tuple[int, ...]:
     if isinstance(target, str):
-        ids = languages.target_ids(target)
+        ids = reader.target_ids(target)
     else:
-        ids = (*languages.begin, *given_ids(plan.tokenizer, target, f"{what}[{number}]"))
-    if len(ids) == len(languages.begin):
+        ids = (*reader.begin, *given_ids(plan.tokenizer, target, f"{what}[{number}]"))
+    if len(ids) == len(reader.begin):
         raise InputError(f"{what}[{number}] {target!r} has no tokens; there is nothing to attribute")
     check_length(plan, f"{what}[{number}]", len(ids))
     return ids
 
 
 @torch.no_grad()
-def write_translations(
-    model: PreTrainedModel, sources: Sequence[Sequence[int]], languages: Languages, new_tokens: int
+def write_targets(
+    model: PreTrainedModel, sources: Sequence[Sequence[int]], reader: Seq2SeqTexts, new_tokens: int
 ) -> list[tuple[int, ...] | None]:
-    """Translate greedily; return the tokens without the end-of-text token.
+    """Write targets greedily; return the tokens without the end-of-text token.
+
+    Generation settings of the checkpoint, such as a number of beams or a minimal length, are not applied.
 
     Args:
         model: the model.
-        sources: tokens of the texts to translate.
-        languages: source and target language.
-        new_tokens: maximum number of tokens to generate after ``languages.begin``.
+        sources: tokens of the sources.
+        reader: how its texts become tokens.
+        new_tokens: maximum number of tokens to generate after ``reader.begin``.
 
     Returns:
-        For each source all tokens of the decoder, including ``languages.begin``; None if there is no translation,
+        For each source all tokens of the decoder, including ``reader.begin``; None if there is no target,
         because a logit is NaN or infinite.
     """
-    tokenizer, begin = languages.tokenizer, languages.begin
+    tokenizer, begin = reader.tokenizer, reader.begin
     batch = pad(sources, pad_id=tokenizer.pad_token_id, side="right", device=input_device(model))
     config = GenerationConfig(
         max_new_tokens=new_tokens,
@@ -153,12 +158,12 @@ def write_translations(
         decoder_start_token_id=begin[0],
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        suppress_tokens=[tokenizer.pad_token_id],  # never generated, although Marian begins with it
+        suppress_tokens=[tokenizer.pad_token_id],  # never written, although many models begin with it
         output_scores=True,
         return_dict_in_generate=True,
     )
     start = torch.tensor([begin] * len(sources), device=batch.input_ids.device)
-    with generating_by(model, config):  # Marian's own config would force an end-of-text token
+    with generating_by(model, config):  # most configurations would force an end-of-text token
         output = model.generate(
             batch.input_ids, attention_mask=batch.attention_mask, decoder_input_ids=start, generation_config=config
         )
