@@ -1,5 +1,6 @@
 """Encoder-decoder models: refused by name by all but attribution, and compared with their own logits."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +9,9 @@ from transformers import PreTrainedModel, T5Config, T5ForConditionalGeneration
 import interpret
 from interpret.anatomy import ENCODER_DECODERS, FAMILIES, anatomy_of, check_logits
 from interpret.errors import InputError, UnsupportedModelError
+from interpret.surgery.selfcheck import certificate
 from other_device.calls import CALLS
+from reference.commands import run
 from reference.toy_seq2seq import KINDS, toy_seq2seq
 
 REFUSAL = (
@@ -68,3 +71,19 @@ def test_a_model_whose_logits_are_computed_otherwise_is_refused(t5: PreTrainedMo
     check_logits(t5)
     with pytest.raises(UnsupportedModelError, match="^Tempered .* its last state gives a logit of .*, where the"):
         check_logits(Tempered(t5.config).eval())
+
+
+def test_a_certificate_says_what_works(t5: PreTrainedModel) -> None:
+    found = [(proof.analyses, proof.result) for proof in certificate(t5)]
+    assert found == [("attribution to tokens", "works"), ("all other analyses, surgery", "not available")]
+    assert next(certificate(Tempered(t5.config).eval())).result == "fails"
+
+
+def test_the_command_shows_the_certificate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    toy = toy_seq2seq("t5")
+    for part in (toy.model, toy.tokenizer):
+        part.save_pretrained(tmp_path)
+    assert run("check", tmp_path, "--device", "cpu") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "family T5, FLAN-T5: an encoder and a decoder size 2 and 3 layers, hidden width 16" in shown
+    assert "attribution to tokens works logits computed from states are the model's own" in shown
