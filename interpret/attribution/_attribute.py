@@ -16,7 +16,7 @@ from interpret.attribution.plan import Plan, plan_attribution
 from interpret.attribution.result.attribution import Attribution
 from interpret.attribution.result.scores import Attributed, ScoreArray, side_by_side
 from interpret.attribution.result.show import not_finite
-from interpret.attribution.seq2seq import Seq2SeqStep, seq2seq_texts
+from interpret.attribution.seq2seq import Seq2SeqStep, texts_with_sources
 from interpret.attribution.seq2seq_texts import seq2seq_texts_of
 from interpret.attribution.steps.functions import Contrast
 from interpret.attribution.steps.step import Room, Step, foil_tokens, gathered_details
@@ -171,7 +171,7 @@ def check_texts(plan: Plan, inputs: Inputs) -> None:
 
 
 def _batches(plan: Plan, inputs: Inputs) -> Iterator[list[Text]]:
-    read = texts_of if plan.seq2seq is None else seq2seq_texts
+    read = texts_of if plan.seq2seq is None else texts_with_sources
     for first in range(0, len(inputs.prompts), plan.batch_size):
         yield read(plan, inputs, first)
 

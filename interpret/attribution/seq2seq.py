@@ -76,7 +76,7 @@ class Seq2SeqStep(Step):
         return decode(self.model, embeddings[:, : self.n_source], embeddings[:, self.n_source :], **options)
 
 
-def seq2seq_texts(plan: Plan, inputs: Inputs, first: int) -> list[Text]:
+def texts_with_sources(plan: Plan, inputs: Inputs, first: int) -> list[Text]:
     """Return one batch of texts, each a source and its target; the model writes the targets if none are given.
 
     Args:

@@ -118,11 +118,11 @@ def seq2seq_texts_of(
 def _start(model: PreTrainedModel) -> int:
     """Return the token with which the decoder starts."""
     given = GenerateSettings(model, None, {})["decoder_start_token_id"]
-    start: int | None = model.config.decoder_start_token_id if given is None else given
+    start: int | None = getattr(model.config, "decoder_start_token_id", None) if given is None else given
     if start is None:
         raise InputError(
-            "the model's configuration does not say with which token its decoder starts; set it: "
-            "model.generation_config.decoder_start_token_id"
+            "the configuration of the model does not say with which token its decoder starts; set "
+            "model.generation_config.decoder_start_token_id, of T5 to tokenizer.pad_token_id"
         )
     return start
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers import T5Config, T5ForConditionalGeneration
 
 from interpret.anatomy import check_logits, language_codes, reporting_attention
 from interpret.attribution._attribute import attribute
@@ -392,6 +393,16 @@ def test_another_encoder_decoder_family_is_refused():
     message = "Marian models with separate source and target vocabularies are not supported"
     with pytest.raises(UnsupportedModelError, match=f"^{re.escape(message)}$"):
         seq2seq_texts_of(config_of(model_type="marian", share_encoder_decoder_embeddings=False), None, None, None)
+
+
+def test_a_model_that_does_not_say_how_its_decoder_starts_is_an_error():
+    sizes = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2}
+    model = T5ForConditionalGeneration(T5Config(vocab_size=9, **sizes))
+    message = "^the configuration of the model does not say with which token its decoder starts; set model.generation_"
+    with pytest.raises(InputError, match=message):
+        seq2seq_texts_of(model, toy_seq2seq("t5").tokenizer, None, None)
+    model.generation_config.decoder_start_token_id = 0
+    assert seq2seq_texts_of(model, toy_seq2seq("t5").tokenizer, None, None).begin == (0,)
 
 
 FITTING = (
