@@ -16,6 +16,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from interpret.anatomy import (
     decode,
+    decoder_layers,
     generating_by,
     input_device,
     last_attention_only,
@@ -155,6 +156,8 @@ def write_targets(
     config = GenerationConfig(
         max_new_tokens=new_tokens,
         do_sample=False,
+        # transformers 5 makes T5's cache with as many layers as the encoder has.
+        use_cache=len(decoder_layers(model)) <= model.config.num_hidden_layers,
         decoder_start_token_id=begin[0],
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

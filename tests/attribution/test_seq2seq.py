@@ -246,6 +246,7 @@ def test_what_is_written_is_what_generate_writes(toy):
             max_new_tokens=6 + len(begin(toy)) - 1,
             suppress_tokens=[toy.tokenizer.pad_token_id],
             forced_eos_token_id=None,
+            use_cache=False,
             **({} if toy.source_language is None else {language: begin(toy)[-1]}),
         )[0].tolist()
         assert output[: len(begin(toy))] == begin(toy)
