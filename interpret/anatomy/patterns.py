@@ -53,12 +53,12 @@ def _attention_modules(model: PreTrainedModel) -> list[nn.Module]:
     """Return the modules whose patterns a decoder returns, layer by layer; two per layer for an encoder-decoder.
 
     Raises:
-        UnsupportedModelError: if the model's family is not supported.
+        UnsupportedModelError: if the model's family is not supported, or a layer has no attention.
     """
     if model.config.is_encoder_decoder:
         return decoder_attention(model)
     anatomy = anatomy_of(model)
-    return [layer.get_submodule(anatomy.family.attention) for layer in anatomy.layers]
+    return [anatomy.module(layer, "attn_in") for layer in range(len(anatomy.layers))]
 
 
 def _with_last_row(output: tuple[Any, ...]) -> tuple[Any, ...]:
