@@ -21,9 +21,9 @@ from transformers import PreTrainedModel
 from interpret.anatomy.agreement_layers import problem_of_parts, problems_inside
 from interpret.anatomy.agreement_logits import (
     problem_of_attention,
+    problem_of_both_sides,
     problem_of_embeddings,
     problem_of_head,
-    problem_of_translation,
 )
 from interpret.anatomy.agreement_pass import own_result, recording, two_texts
 from interpret.anatomy.anatomy import (
@@ -46,7 +46,7 @@ def check_logits(model: PreTrainedModel) -> None:
     """Check that logits computed from a model's states are the model's own, and that no token attends to later ones.
 
     Args:
-        model: a causal LM, its base model (only its attention is checked), or a translation model.
+        model: a causal LM, its base model (only its attention is checked), or an encoder-decoder model.
 
     Raises:
         UnsupportedModelError: if a logit differs, or changes with a later token; the message gives both figures.
@@ -179,7 +179,7 @@ def _compared(model: PreTrainedModel, made_of: tuple[Any, ...]) -> _Agreement:
     ids, exact = two_texts(model), all(parameter.dtype in _FULL for parameter in model.parameters())
     with without_own_hooks(), evaluating(model):
         if model.config.is_encoder_decoder:
-            problem = problem_of_translation(model, exact, ids)
+            problem = problem_of_both_sides(model, exact, ids)
             return _Agreement(made_of, problem, problem)
         if not _caches(model):  # OpenAI GPT and XLM
             problem = f"{type(model).__name__}: only decoders with a KV cache are supported"

@@ -11,8 +11,9 @@ from transformers import PreTrainedModel
 from interpret.anatomy.agreement_layers import kind_of, row_of
 from interpret.anatomy.agreement_pass import SHARED, Recorded, own_result
 from interpret.anatomy.anatomy import Anatomy, base_of, text_config
-from interpret.anatomy.calls import decode_translation, first_layer_input
+from interpret.anatomy.calls import first_layer_input
 from interpret.anatomy.difference import apart
+from interpret.anatomy.encoder_decoders import decode
 from interpret.anatomy.families import FAMILIES
 from interpret.anatomy.vocabulary import final_modules, logits_of, word_embeddings
 from interpret.device import is_out_of_memory
@@ -91,11 +92,11 @@ def _cannot_be_computed(model: PreTrainedModel, error: Exception) -> str:
     )
 
 
-def problem_of_translation(model: PreTrainedModel, exact: bool, ids: Tensor) -> str | None:
-    """Return why the logits of a translation model, for texts [2, T] as its targets, cannot be computed; or None."""
+def problem_of_both_sides(model: PreTrainedModel, exact: bool, ids: Tensor) -> str | None:
+    """Return why the logits of an encoder-decoder cannot be computed, for texts [2, T] as targets; None if they can."""
     own = own_result(model, ids)
     source, text = (word_embeddings(model, rows) for rows in (ids[:1].expand_as(ids), ids))
-    figures = apart(exact, logits_of(model, decode_translation(model, source, text)[0]), own)
+    figures = apart(exact, logits_of(model, decode(model, source, text)[0]), own)
     return problem_of_attention(model, exact, own) or (None if figures is None else _other_logits(model, figures))
 
 

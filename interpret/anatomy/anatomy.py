@@ -243,6 +243,20 @@ def check_is_model(model: Any) -> None:
     raise UnsupportedModelError(f"{kind} is a wrapper around a model; pass the model itself: model.{inner[0]}")
 
 
+def check_decoder_only(model: Any) -> None:
+    """Check that a model has no encoder, and is not hidden in a wrapper.
+
+    Raises:
+        UnsupportedModelError: if it has or is; the message says what to use instead.
+    """
+    check_is_model(model)
+    if isinstance(model, PreTrainedModel) and model.config.is_encoder_decoder:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} is an encoder-decoder model. Its predictions can be attributed to tokens "
+            "(interpret.attribute, 'interpret attribute'); everything else takes decoder-only models"
+        )
+
+
 def check_uncompiled(model: PreTrainedModel) -> None:
     """Check that no module inside a model was compiled.
 
@@ -270,7 +284,7 @@ def _family_of(model: PreTrainedModel) -> Family:
     Raises:
         UnsupportedModelError: if the family is not in the table.
     """
-    check_is_model(model)
+    check_decoder_only(model)
     name = text_config(model).model_type if isinstance(model, PreTrainedModel) else None
     if name not in FAMILIES:
         raise UnsupportedModelError(

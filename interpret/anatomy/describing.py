@@ -22,7 +22,7 @@ from transformers.pytorch_utils import Conv1D
 
 from interpret.anatomy.agreement import check_head, check_insides, check_parts, check_scores
 from interpret.anatomy.agreement_pass import own_result, two_texts
-from interpret.anatomy.anatomy import base_of, check_is_model, check_uncompiled, text_config
+from interpret.anatomy.anatomy import base_of, check_decoder_only, check_uncompiled, text_config
 from interpret.anatomy.changes import Changes
 from interpret.anatomy.difference import apart
 from interpret.anatomy.families import FAMILIES, Block, Family, Fused, Parts, Rotary, register_family, using_family
@@ -68,7 +68,7 @@ def describe(model: PreTrainedModel) -> Family:
     >>> describe(GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=8, n_layer=2, n_head=2)).eval()).layers
     'h'
     """
-    check_is_model(model)
+    check_decoder_only(model)
     check_uncompiled(model)
     if not _is_causal(model):
         raise UnsupportedModelError(

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from interpret.anatomy.anatomy import Anatomy, text_config
 from interpret.anatomy.calls import input_device
+from interpret.anatomy.encoder_decoders import unembedding_scale
 from interpret.anatomy.families import FAMILIES
 from interpret.anatomy.releases import embedding_scale
 
@@ -45,14 +46,15 @@ def _scaled(values: Tensor, scale: float) -> Tensor:
 
 
 def logits_of(model: PreTrainedModel, states: Tensor) -> Tensor:
-    """Return the logits, [..., V], for inputs of the unembedding, [..., D]."""
-    return finished_logits(model, model.get_output_embeddings()(states))
+    """Return the logits, [..., V], for final hidden states, [..., D]."""
+    scaled = _scaled(states, unembedding_scale(model))
+    return finished_logits(model, model.get_output_embeddings()(scaled))
 
 
 def finished_logits(model: PreTrainedModel, raw: Tensor) -> Tensor:
     """Return the logits for outputs of the unembedding, both [..., V]: scaled, capped and shifted as the model does."""
     logits = capped(_scaled(raw, logit_factor(model)), logit_cap(model))
-    bias: Tensor | None = getattr(model, "final_logits_bias", None)  # Marian's
+    bias: Tensor | None = getattr(model, "final_logits_bias", None)  # of BART and its relatives
     return logits if bias is None else logits + bias.to(logits.device)
 
 

@@ -10,6 +10,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from interpret.anatomy import (
     batches,
+    check_decoder_only,
     check_length,
     generating_by,
     input_device,
@@ -55,7 +56,11 @@ def write_after(model: PreTrainedModel, prompts: Sequence[Sequence[int]], new_to
 
     Returns:
         One continuation per prompt.
+
+    Raises:
+        UnsupportedModelError: if the model has an encoder.
     """
+    check_decoder_only(model)
     if not new_tokens:
         return [Continuation([], nan) for _ in prompts]
     lengths = [len(prompt) for prompt in prompts]

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from interpret.activations.edits import check_index
 from interpret.anatomy import (
     anatomy_of,
+    check_decoder_only,
     check_insides,
     check_length,
     check_padding,
@@ -198,6 +199,7 @@ def induction_scores(model: PreTrainedModel, *, n_tokens: int = 50, n_sequences:
         InputError: if there are fewer than 2 tokens or no sequences, or more tokens than the vocabulary has or the
             model reads.
     """
+    check_decoder_only(model)
     config = text_config(model)
     special = {config.bos_token_id, config.eos_token_id, config.pad_token_id} - {None}
     allowed = torch.tensor([token for token in range(config.vocab_size) if token not in special])

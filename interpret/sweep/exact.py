@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from interpret.anatomy import anatomy_of, check_logits, unwrapping
+from interpret.anatomy import anatomy_of, check_logits, text_config, unwrapping
 from interpret.device import index_on, is_out_of_memory
 from interpret.engine.layers import Point
 from interpret.engine.recording import RecordedRun, record_run
