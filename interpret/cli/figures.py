@@ -171,6 +171,8 @@ def _figures(
     yield "average_lines", traces.line_figure(traced, scheme=scheme, window=window)
     if traces.severed_grids(traced):
         yield "severed_bars", traces.severed_figure(traced)
+    if traces.knockout_grids(traced):
+        yield "knockout_curves", traces.knockout_figure(traced, window=window)
     wanted = [grid for grid in traced if grid.name in chosen]
     for name, of_fact in groupby(wanted, key=lambda grid: grid.name):
         yield f"fact_{name}", prompt_figure(list(of_fact), window=window)

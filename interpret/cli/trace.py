@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from interpret.cli.console import out, peak_cells, say, show_table, tell
 from interpret.cli.options import FactOptions, Loading, WorkerOptions, output_option
 from interpret.cli.sources import Framing, TracedFacts
 from interpret.cli.work import tell_counts
-from interpret.tracing.mediators import DEFAULT_MEDIATORS, MEDIATORS
+from interpret.tracing.mediators import DEFAULT_MEDIATORS, MEDIATORS, mediator_of
 
 if TYPE_CHECKING:
     from interpret.facts.buckets import Scheme
@@ -36,7 +36,7 @@ class TraceOptions:
     mediator: Annotated[
         list[str] | None,
         typer.Option(
-            help="What is restored at each token and layer; may be given several times. "
+            help="What is restored or knocked out at each token and layer; may be given several times. "
             f"{'; '.join(f'{one.name}: {one.description}' for one in MEDIATORS.values())}. "
             f"[default: {', '.join(DEFAULT_MEDIATORS)}]"
         ),
@@ -60,7 +60,9 @@ class TraceOptions:
     ] = None
     window: Annotated[
         int | None,
-        typer.Option(min=1, help="Number of layers that attn_window and mlp_window restore together. [default: 10]"),
+        typer.Option(
+            min=1, help="Number of layers that attn_window, mlp_window and attn_knockout change together. [default: 10]"
+        ),
     ] = None
     answer_tokens: Annotated[
         str | None,
@@ -169,11 +171,12 @@ def _show(traced: "Sequence[TraceGrid]", peaks: "Sequence[TracePeak]", scheme: "
 
     if words := tables.estimated(traced):
         tell(f"Warning: {words}; their sizes are unreliable, and the averages include them.")
-    averages = Table("restored", "tokens", "layer", "AIE", "95% interval", "facts")
+    averages = Table(Column("mediator", overflow="fold"), "tokens", "layer", "AIE", "95% interval", "facts")
     single: list[Sequence[str]] = []
     shown: list[BucketMean] = []
     for mediator, of_one in by_part(traced, "mediator").items():
-        found = bucket_peaks(bucket_averages(of_one, scheme=scheme), scheme=scheme)
+        direction = mediator_of(mediator).direction
+        found = bucket_peaks(bucket_averages(of_one, scheme=scheme), scheme=scheme, direction=direction)
         for peak in found:
             averages.add_row(mediator, *peak_cells(peak))
         shown += found
@@ -182,7 +185,7 @@ def _show(traced: "Sequence[TraceGrid]", peaks: "Sequence[TracePeak]", scheme: "
             there = [peak for peak in found if among == tables.ALL or peak.bucket.endswith("_subject")]
             if not there:
                 continue
-            average = max(there, key=lambda peak: peak.mean)
+            average = max(there, key=lambda peak: direction * peak.mean)
             of_facts = [peak for peak in peaks if (peak.mediator, peak.among) == (mediator, among)]
             single.append((mediator, among, f"{average.mean:+.3f}", str(average.layer_idx), *_sum_up(of_facts)))
     out.print("Average indirect effect (AIE) for each kind of token, at its peak layer:")
@@ -191,7 +194,7 @@ def _show(traced: "Sequence[TraceGrid]", peaks: "Sequence[TracePeak]", scheme: "
         tell(words)
     show_table(
         "Peaks of the average, and peaks of single facts from peaks.csv (mean effect; median and quartiles of layers):",
-        ("restored", "among", "AIE", "layer", "IE of single facts", "layer of single facts"),
+        ("mediator", "among", "AIE", "layer", "IE of single facts", "layer of single facts"),
         single,
     )
 

@@ -1,8 +1,8 @@
 """Figures of causal traces, from stored rows; the model is not needed.
 
 After ROME (Meng et al. 2022, figures 2 and 3): average indirect effects (AIE) as heatmaps and as lines with confidence
-intervals; and bars that show how much of the effect remains when attention or MLPs are severed. ``tracing.show`` draws
-one fact.
+intervals; and bars that show how much of the effect remains when attention or MLPs are severed. After Geva et al. 2023
+(figure 2): curves of attention knockout. ``tracing.show`` draws one fact.
 ``locations`` draws attribution scores in the same layout. Each function returns a matplotlib figure;
 ``interpret.drawing.save`` writes it as PNG and PDF, with the same bytes for the same numbers.
 """
@@ -19,6 +19,7 @@ from interpret.drawing.panels import (
     Sheet,
     bucket_heatmaps,
     bucket_lines,
+    layer_curves,
     layers_below,
 )
 from interpret.errors import InputError
@@ -126,6 +127,42 @@ def severed_figure(traced: Sequence[TraceGrid]) -> Figure:
             fontsize=9,
         )
     return figure
+
+
+def knockout_grids(traced: Sequence[TraceGrid]) -> list[TraceGrid]:
+    """Return the grids that ``knockout_figure`` draws: those of mediators that knock out attention."""
+    return [grid for grid in traced if mediator_of(grid.mediator).sources]
+
+
+def knockout_figure(traced: Sequence[TraceGrid], *, window: int | None = None) -> Figure:
+    """Draw how much knocking out the last token's attention changes the probability of the answer, by source.
+
+    The change is relative to the clean run, as in figure 2 of Geva et al. 2023; one curve over layers per source, with
+    its 95% interval over facts.
+
+    Args:
+        traced: grids of mediators that knock out attention; other grids are ignored.
+        window: number of layers of a window, for the title.
+
+    Raises:
+        InputError: if no mediator knocks out attention, or the grids differ in their number of layers.
+    """
+    wanted = knockout_grids(traced)
+    if not wanted:
+        raise InputError("a figure of attention knockout needs grids of attn_knockout: trace it")
+    if len(depths := sorted({grid.effects.shape[1] for grid in wanted})) > 1:
+        raise InputError(f"cannot average grids with different numbers of layers: {', '.join(map(str, depths))}")
+    curves = {
+        mediator_of(name).sources: average([100 * grid.effects[-1] / grid.p_clean for grid in of_one])
+        for name, of_one in by_part(wanted, "mediator").items()
+    }
+    n = len({grid.name for grid in wanted})
+    shaded = "; shaded: 95% intervals" if n > 1 else ""
+    return layer_curves(
+        {"attention of the last token to": curves},
+        unit="change of P(answer) in %",
+        headline=f"Knocked out in {window or 'some'} layers, n={n} fact{'s'[: n != 1]}{shaded}{warning(wanted)}",
+    )
 
 
 def _mediator_labels(traced: Sequence[TraceGrid], window: int | None) -> dict[str, str]:

@@ -16,6 +16,8 @@ EXACT, APPROXIMATE, SCREENED = TRACE_METHODS
 class TraceCell:
     """One cell of a causal trace: the state of one token and layer, restored in the corrupted runs of one fact.
 
+    Mediators may change the clean run instead: ``attn_knockout`` hides tokens from the attention of this token.
+
     Probabilities are those of the answer, in [0, 1]; those of corrupted and restored runs are means over the noise
     samples. Effects are differences of probabilities.
     """
@@ -36,15 +38,17 @@ class TraceCell:
     """Id of the first of those tokens."""
     mediator: str
     """What was restored: ``hidden``, ``attn_severed``, ``mlp_severed``, ``attn_window``, ``mlp_window``, or a
-    user-defined mediator."""
+    user-defined mediator; or knocked out: ``attn_knockout``, attention to the subject, or to the tokens after a colon,
+    as in ``attn_knockout:relation``."""
     method: str
     """``exact``, computed by forward passes, or ``approximate``, estimated from gradients."""
     site: str
-    """Which activation of the layer was restored: ``resid_post``, its output; ``attn_out`` or ``mlp_out``."""
+    """Which activation of the layer was restored: ``resid_post``, its output; ``attn_out`` or ``mlp_out``; or
+    ``attention``, if it was knocked out."""
     layer_idx: int
     """The decoder layer, from 0; for a window, its middle layer."""
     window: int | None
-    """Number of layers restored together, fewer near the first and the last layer; None for a single layer."""
+    """Number of layers changed together, fewer near the first and the last layer; None for a single layer."""
     token_idx: int
     """Position in the prompt, from 0 without padding."""
     token: str
@@ -60,11 +64,12 @@ class TraceCell:
     p_corrupted: float
     """Probability in the corrupted runs."""
     p_restored: float
-    """Probability in the corrupted runs with this one state restored."""
+    """Probability in the corrupted runs with this one state restored, or in the changed clean run."""
     indirect_effect: float
-    """IE, ``p_restored - p_corrupted``; negative if restoring the state makes the answer even less likely."""
+    """IE, ``p_restored - p_corrupted``; negative if restoring the state makes the answer even less likely. For
+    mediators that change the clean run, ``p_restored - p_clean``."""
     effect_std: float | None
-    """Standard deviation of the indirect effect over the noise samples; None for a single sample."""
+    """Standard deviation of the indirect effect over the noise samples; None for a single sample or without noise."""
     total_effect: float
     """TE, ``p_clean - p_corrupted``."""
 

@@ -13,6 +13,7 @@ explains how this is computed for all tokens at once. Letters are those of ``eng
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -114,10 +115,12 @@ def first_order(
 
 def _plan(model: PreTrainedModel, cells: tuple[Cell, ...], metric: Metric, n_tokens: int) -> _Plan:
     _check_estimable(cells)
+    if metric.kind == "rank":
+        raise InputError("a rank has no derivative, so there are no first-order estimates of it; give another metric")
     trunk = trunk_of(model, n_tokens)
     n_read = check_metrics({"metric": metric}, trunk.n_logits, n_tokens)
     check_cells(cells, n_tokens, len(trunk.layers), 0, 0)
-    points = frozenset(cell.site for cell in cells if cell.site != "resid_post")
+    points = frozenset(cast(Point, cell.site) for cell in cells if cell.site != "resid_post")
     return _Plan(trunk, cells, _routes(cells, len(trunk.layers)), metric, n_read, points)
 
 
@@ -139,7 +142,7 @@ def _routes(cells: tuple[Cell, ...], n_layers: int) -> tuple[Route, ...]:
         if cell.site == "resid_post":
             # Before the restored layer the values are the base's anyway, so pins of all layers equal later pins.
             return frozenset(pin.site for pin in cell.pins), n_layers
-        return frozenset([cell.site]), cell.stop
+        return frozenset([cast(Point, cell.site)]), cell.stop
 
     bottoms: dict[tuple[frozenset[Point], int], int] = {}
     for cell in cells:
@@ -206,8 +209,9 @@ def _terms(
                 there, here = (run.states[at.layer + 1] for run in (donor, base))
                 slope = at.outputs[route]
             else:
-                there, here = (run.points[site][at.layer] for run in (donor, base))
-                slope = at.points[route, site]
+                point = cast(Point, site)  # the estimable sites besides resid_post are points
+                there, here = (run.points[point][at.layer] for run in (donor, base))
+                slope = at.points[route, point]
             terms[route, site, at.layer] = _along(there, here, slope)
     # Moved at the end: each copy waits for what the device still computes.
     return {place: term.cpu() for place, term in terms.items()}

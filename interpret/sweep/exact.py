@@ -23,7 +23,7 @@ from interpret.engine.layers import Point
 from interpret.engine.recording import RecordedRun, record_run
 from interpret.engine.trunk import Trunk, check_trunk, exit_of, trunk_of
 from interpret.sweep.base_and_donor import check_runs, embedded, first_difference, usable_memory
-from interpret.sweep.cells import Cell, CellSite, Pin, check_cells
+from interpret.sweep.cells import ATTENTION, Cell, CellSite, Pin, check_cells
 from interpret.sweep.columns import Column, run_column
 from interpret.sweep.metrics import Metric, check_metrics, read, together
 from interpret.sweep.whole_passes import whole_passes
@@ -178,7 +178,7 @@ def _points(cells: Iterable[Cell]) -> tuple[set[Point], set[Point]]:
     base, donor = set(), set()
     for cell in cells:
         base |= {pin.site for pin in cell.pins}
-        donor |= {cell.site} - {"resid_post"}
+        donor |= {cell.site} - {"resid_post", ATTENTION}
     return cast(set[Point], base), cast(set[Point], donor)
 
 
@@ -243,12 +243,13 @@ def _named(metrics: Mapping[str, Metric], parts: Tensor) -> dict[str, Tensor]:
 def _columns(cells: tuple[Cell, ...], first_difference: int, first_read: int, n_layers: int) -> list[Column]:
     """Group the cells that must be run into columns.
 
-    Left out are cells at tokens before the first difference, and cells that restore the last layer's output at a token
-    that no metric reads.
+    Left out are cells that restore a token before the first difference or knock out nothing, and cells that change the
+    last layer's output at a token that no metric reads.
     """
     groups: dict[tuple[int, CellSite, tuple[Pin, ...]], list[int]] = {}
     for index, cell in enumerate(cells):
-        if cell.token >= first_difference and (cell.start < n_layers - 1 or cell.token >= first_read):
+        unlike = cell.token >= first_difference if cell.knockout is None else bool(cell.knockout.sources)
+        if unlike and (cell.start < n_layers - 1 or cell.token >= first_read):
             groups.setdefault((cell.token, cell.site, cell.pins), []).append(index)
     ordered = (sorted(group, key=lambda index: cells[index].start) for group in groups.values())
     return [Column(tuple(cells[index] for index in group), tuple(group)) for group in ordered]

@@ -6,6 +6,8 @@ from .config import TraceConfig as TraceConfig
 from .config import load_config as load_config
 from .facts import trace_facts as trace_facts
 from .inputs import TraceSettings as TraceSettings
+from .knockouts import KnockoutResult as KnockoutResult
+from .knockouts import knockout as knockout
 from .knowledge_tracing import HookNames as HookNames
 from .knowledge_tracing import check_module_names as check_module_names
 from .mediators import DEFAULT_MEDIATORS as DEFAULT_MEDIATORS

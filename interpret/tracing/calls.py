@@ -13,11 +13,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.errors import InputError, unknown
 from interpret.finite import warn
-from interpret.records import APPROXIMATE, SCREENED, TRACE_METHODS, TraceMethod
+from interpret.records import APPROXIMATE, EXACT, SCREENED, TRACE_METHODS, TraceMethod
 from interpret.tracing.approximate import Screening, check_amount, estimate_traces, screen_traces
 from interpret.tracing.exact import trace_exactly
 from interpret.tracing.inputs import AnswerTokens, TraceSettings, trace_inputs
-from interpret.tracing.mediators import DEFAULT_MEDIATORS, check_mediators
+from interpret.tracing.mediators import DEFAULT_MEDIATORS, check_estimable, check_mediators
 from interpret.tracing.result import TracedMediators, TraceResult, cells_not_finite
 from interpret.work.progress import showing
 
@@ -54,14 +54,16 @@ def trace(
             run.
         mediator: what is restored at each token and layer: ``hidden``, the layer's output; ``attn_severed`` and
             ``mlp_severed``, the same with the token's attention or MLP outputs held at their corrupted values in
-            all later layers; ``attn_window`` and ``mlp_window``, attention or MLP outputs of ``window`` layers; or a
+            all later layers; ``attn_window`` and ``mlp_window``, attention or MLP outputs of ``window`` layers;
+            ``attn_knockout``, the token's attention to the subject, knocked out of the clean run in ``window`` layers
+            (to other tokens: ``attn_knockout:relation``, ``:itself``, ``:last`` or ``:0,3``, see ``knockout``); or a
             registered mediator of your own.
         noise: a noise specification, or the noise itself, see ``TraceSettings``.
         samples: number of noise samples.
         seed: random seed of the noise.
         replace: replace the embeddings by the noise instead of adding it.
-        window: number of layers restored together by ``attn_window`` and ``mlp_window``. The window of layer l starts
-            at layer ``l - window // 2``; layers outside the model are left out, as in ROME.
+        window: number of layers changed together by ``attn_window``, ``mlp_window`` and ``attn_knockout``. The window
+            of layer l starts at layer ``l - window // 2``; layers outside the model are left out, as in ROME.
         answer_tokens: ``first`` or ``whole``: read the first token of the answer, or the whole answer.
         occurrence: index of the occurrence of the subject, from 0; required if there are several.
         counterfactual: another prompt with the same number of tokens; its run is the corrupted run, without noise.
@@ -143,6 +145,8 @@ def trace_mediators(
     check_mediators(mediators)
     if method not in TRACE_METHODS:
         raise InputError(unknown("method", method, TRACE_METHODS))
+    if method != EXACT:
+        check_estimable(mediators)
     inputs = trace_inputs(
         model,
         tokenizer,
@@ -209,7 +213,7 @@ def screen(
         >>> found["hidden"].result.exact.mean()  # doctest: +SKIP
     """
     settings = settings or TraceSettings()
-    check_mediators(mediators)
+    check_estimable(mediators)
     check_amount(share, top)
     inputs = trace_inputs(
         model,

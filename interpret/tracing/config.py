@@ -40,7 +40,7 @@ from interpret.reading import is_unicode, read_yaml
 from interpret.records import TRACE_METHODS, TraceMethod
 from interpret.tracing.inputs import ANSWER_TOKENS, TraceSettings
 from interpret.tracing.knowledge_tracing import HookNames
-from interpret.tracing.mediators import DEFAULT_MEDIATORS, MEDIATORS
+from interpret.tracing.mediators import DEFAULT_MEDIATORS, check_mediators
 from interpret.tracing.noise import parse_noise
 
 SECTIONS: Mapping[str, tuple[str, ...]] = {
@@ -195,7 +195,9 @@ def _value(key: str, value: Any) -> Any:
     if key in DECIMALS:
         return _decimal(key, value)
     if key == "mediators":
-        return tuple(_choice("mediator", name, tuple(MEDIATORS)) for name in _texts(key, value))
+        names = _texts(key, value)
+        check_mediators(names)
+        return names
     if key == "replace":
         if not isinstance(value, bool):
             raise InputError(f"replace is {brief(value)}; expected true or false")

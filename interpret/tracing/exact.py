@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from interpret.sweep import Cell, Metric, run_sweep
 from interpret.tracing.cell_values import values_by_mediator
 from interpret.tracing.inputs import TraceInputs, TraceSettings
-from interpret.tracing.mediators import MEDIATORS
+from interpret.tracing.mediators import mediator_named
 from interpret.tracing.result import TraceResult, trace_result
 
 
@@ -35,7 +35,7 @@ def cells_of(
 ) -> dict[str, list[Cell]]:
     """Return the cells of each mediator, ordered by token and layer."""
     n_tokens, n_layers = len(inputs.tokens.ids), model.config.num_hidden_layers
-    return {name: MEDIATORS[name].cells(n_tokens, n_layers, window) for name in mediators}
+    return {name: mediator_named(name).cells(n_tokens, n_layers, window, inputs.span) for name in mediators}
 
 
 def run_exactly(

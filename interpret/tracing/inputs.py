@@ -95,13 +95,13 @@ def trace_inputs(
     text = framed(tokenizer, prompt, settings.chat_template)
     tokens = tokenised(tokenizer, prompt, subject, occurrence, settings.chat_template)
     check_length(model, "the prompt", len(tokens.ids))
-    answer_ids = _answer_ids(model, tokenizer, text, tokens, answer, settings.answer_tokens)
+    answer_ids = read_ids(model, tokenizer, text, tokens, answer, settings.answer_tokens)
     # The last token of the answer is not read.
     check_length(model, "the prompt with its answer", len(tokens.ids) + len(answer_ids) - 1)
-    span, clean = subject_span(tokens), _embeddings(model, [*tokens.ids, *answer_ids[:-1]])
+    span, clean = subject_span(tokens), embeddings_of(model, [*tokens.ids, *answer_ids[:-1]])
     if counterfactual is not None:
         other = _counterfactual_ids(tokenizer, framed(tokenizer, counterfactual, settings.chat_template), tokens)
-        return TraceInputs(tokens, span, answer_ids, clean, _embeddings(model, [*other, *answer_ids[:-1]]))
+        return TraceInputs(tokens, span, answer_ids, clean, embeddings_of(model, [*other, *answer_ids[:-1]]))
     shape = (settings.samples, span[1] - span[0], clean.shape[-1])
     noise = noise_of(
         settings.noise, shape, model, tokenizer, subject, texts=settings.reference_texts, seed=settings.seed
@@ -117,15 +117,24 @@ def check_settings(settings: TraceSettings) -> None:
     """
     if isinstance(settings.noise, (str, int, float)):
         parse_noise(settings.noise)
-    if settings.answer_tokens not in ANSWER_TOKENS:
-        raise InputError(unknown("answer_tokens", settings.answer_tokens, ANSWER_TOKENS))
+    check_answer_tokens(settings.answer_tokens)
     if settings.samples < 1:
         raise InputError(f"samples is {settings.samples}; give at least 1")
     if settings.window < 1:
         raise InputError(f"window is {settings.window}; give at least 1 layer")
 
 
-def _answer_ids(
+def check_answer_tokens(answer_tokens: str) -> None:
+    """Check which tokens of the answer are read.
+
+    Raises:
+        InputError: if the word is unknown.
+    """
+    if answer_tokens not in ANSWER_TOKENS:
+        raise InputError(unknown("answer_tokens", answer_tokens, ANSWER_TOKENS))
+
+
+def read_ids(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     text: ChatText,
@@ -154,6 +163,6 @@ def _counterfactual_ids(tokenizer: PreTrainedTokenizerBase, text: ChatText, toke
     return other
 
 
-def _embeddings(model: PreTrainedModel, ids: Sequence[int]) -> Tensor:
+def embeddings_of(model: PreTrainedModel, ids: Sequence[int]) -> Tensor:
     """Return the word embeddings of one sequence, [1, T, width]."""
     return word_embeddings(model, torch.tensor([list(ids)], device=input_device(model)))

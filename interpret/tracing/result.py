@@ -20,7 +20,7 @@ from interpret.stats import Floats
 from interpret.sweep.cells import CellSite
 from interpret.tracing.cell_values import CellValues
 from interpret.tracing.inputs import TraceInputs
-from interpret.tracing.mediators import MEDIATORS, ActsOn
+from interpret.tracing.mediators import ActsOn, mediator_named
 from interpret.tracing.show import Traces, prompt_figure, trace_view
 from interpret.tracing.tables import TraceGrid
 
@@ -59,7 +59,7 @@ class TraceResult(Shown):
     window: int | None
     """Number of layers restored together; None if the mediator has no window."""
     sample_scores: Floats = field(repr=False)
-    """[S, T, L], the scores of each noise sample."""
+    """[S, T, L], the scores of each noise sample; [1, T, L] where attention is knocked out of the clean run."""
     sample_lows: Floats = field(repr=False)
     """[S], probability of the answer in the corrupted run of each noise sample."""
     exact: NDArray[np.bool_] = field(repr=False)
@@ -190,7 +190,7 @@ def trace_cells(fact: Fact, result: TraceResult) -> list[TraceCell]:
             p_corrupted=result.low,
             p_restored=float(result.scores[token, layer]),
             indirect_effect=float(effects[token, layer]),
-            effect_std=None if len(result.sample_lows) == 1 else float(spread[token, layer]),
+            effect_std=None if len(result.sample_scores) == 1 else float(spread[token, layer]),
             total_effect=result.total_effect,
         )
         for token in range(n_tokens)
@@ -216,8 +216,8 @@ def trace_result(
     exact: bool = True,
 ) -> TraceResult:
     """Return a result from the values of a mediator's cells, [T * L, S], ordered by token and layer."""
-    tokens, answer_ids, row, lows = inputs.tokens, inputs.answer_ids, MEDIATORS[mediator], found.lows
-    sample_scores = found.values.T.reshape(len(lows), len(tokens.ids), -1).copy()
+    tokens, answer_ids, row, lows = inputs.tokens, inputs.answer_ids, mediator_named(mediator), found.lows
+    sample_scores = found.values.T.reshape(found.values.shape[1], len(tokens.ids), -1).copy()
     return TraceResult(
         scores=sample_scores.mean(axis=0),
         low=float(lows.mean()),

@@ -31,7 +31,7 @@ from interpret.sweep.base_and_donor import usable_memory
 from interpret.tracing.facts import sized_for, trace_fact
 from interpret.tracing.inputs import TraceSettings, check_settings
 from interpret.tracing.knowledge_tracing import HookNames, check_module_names
-from interpret.tracing.mediators import DEFAULT_MEDIATORS, check_mediators, mediator_of
+from interpret.tracing.mediators import DEFAULT_MEDIATORS, check_estimable, check_mediators, mediator_of
 from interpret.tracing.result import TraceResult, trace_cells
 from interpret.tracing.tables import TraceGrid, trace_grids, trace_peaks
 from interpret.work.loop import Work
@@ -69,6 +69,8 @@ class TracePlan(FactPlan):
         check_settings(self.settings)
         if self.method not in TRACE_METHODS:
             raise InputError(unknown("method", self.method, TRACE_METHODS))
+        if self.method != EXACT:
+            check_estimable(self.mediators)
 
     @property
     def chat_template(self) -> str | None:
@@ -309,7 +311,7 @@ class _Part:
 
 def grid_name(name: str, mediator: str) -> str:
     """Return the name of a grid file in the run folder: of a fact and a mediator."""
-    return f"{GRIDS}/{name}_{mediator}.npz"
+    return f"{GRIDS}/{name}_{mediator.replace(':', '_')}.npz"
 
 
 def grid_file(result: TraceResult, *, window: int, correct: bool) -> bytes:

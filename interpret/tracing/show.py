@@ -39,6 +39,10 @@ class Traces(Rows[TraceCell]):
         return prompt_figure(facts[input], window=window_of(self))
 
 
+RESTORED = "indirect effect: P(answer) with one state restored − P(answer) in the corrupted run"
+CHANGED = "effect: P(answer) in the changed clean run − P(answer) in the clean run"
+
+
 def window_of(rows: Sequence[TraceCell]) -> int | None:
     """Return the number of layers of a window, for titles; None if there is none."""
     return next((row.window for row in rows if row.window is not None), None)
@@ -58,13 +62,15 @@ def trace_view(traced: Sequence[TraceGrid], window: int | None = None) -> View:
     """
     facts = by_fact(traced)
     mediators = dict.fromkeys(mediator_of(grid.mediator).title(window).replace("\n", " ") for grid in traced)
+    runs = {mediator_of(grid.mediator).acts_on for grid in traced}
+    units = {"corrupted": RESTORED, "clean": CHANGED}
     return View(
         title="Causal trace"
         + (f" of {readable(facts[0][0].answer)}" if len(facts) == 1 else f"s of {len(facts)} facts"),
-        unit="indirect effect: P(answer) with one state restored − P(answer) in the corrupted run",
+        unit="; ".join(unit for run, unit in units.items() if run in runs),
         panels=lambda: _panels(facts, window),
         n_panels=len(facts),
-        facts={"restored": ", ".join(mediators)},
+        facts={"mediators": ", ".join(mediators)},
         warning="; ".join(filter(None, [estimated(traced), not_finite(traced)])),
     )
 
@@ -92,7 +98,8 @@ def prompt_figure(traced: Sequence[TraceGrid], *, window: int | None = None) -> 
     """Draw one fact's traces as heatmaps, T tokens by L layers, one panel per mediator, with a shared colour scale.
 
     The probability in the corrupted run is white, as in ROME; the scale is symmetric around it: higher probabilities
-    are blue, lower ones orange. Tokens of the subject are marked with a star.
+    are blue, lower ones orange. Tokens of the subject are marked with a star. If a mediator acts on the clean run, the
+    changes of the probability are drawn instead, and white is no change.
 
     Args:
         traced: the grids of one fact, such as ``trace_grids`` makes from the rows of ``trace_facts``.
@@ -104,12 +111,13 @@ def prompt_figure(traced: Sequence[TraceGrid], *, window: int | None = None) -> 
     first, answer = same_fact(traced), shown(traced[0].answer).strip()
     clean, corrupted = small_probability(first.p_clean), small_probability(first.p_corrupted)
     title = f"{first.name}: p({answer}) is {clean}, {corrupted} with noise on the subject (*)"
+    restored = all(mediator_of(grid.mediator).acts_on == "corrupted" for grid in traced)
     return token_heatmaps(
         first.tokens,
         range(*first.subject_span),
-        {mediator_of(grid.mediator).title(window): grid.scores for grid in traced},
-        centre=first.p_corrupted if np.isfinite(first.p_corrupted) else 0.0,
-        unit=f"p({answer})",
+        {mediator_of(grid.mediator).title(window): grid.scores if restored else grid.effects for grid in traced},
+        centre=first.p_corrupted if restored and np.isfinite(first.p_corrupted) else 0.0,
+        unit=f"p({answer})" if restored else f"change of p({answer})",
         title=title + warning(traced),
     )
 

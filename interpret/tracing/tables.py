@@ -15,6 +15,7 @@ from interpret.facts.buckets import Scheme
 from interpret.facts.grids import Grid, bucket_averages, bucket_means_of, by_part, tokens_by_layers
 from interpret.records import EXACT, TraceAverage, TraceCell, TracePeak
 from interpret.stats import Average, Floats, average
+from interpret.tracing.mediators import mediator_of
 
 ALL, SUBJECT = "all", "subject"
 """The tokens among which a peak is searched: all tokens, or those of the subject."""
@@ -33,7 +34,7 @@ class TraceGrid(Grid):
     p_corrupted: float
     """Mean probability of the answer in the corrupted runs."""
     scores: Floats
-    """[T, L], mean probability of the answer with one state restored (or corrupted)."""
+    """[T, L], mean probability of the answer with one state restored, corrupted, or with attention knocked out."""
     spread: Floats
     """[T, L], standard deviations of the effects over noise samples; NaN for a single sample."""
     exact: NDArray[np.bool_]
@@ -107,6 +108,8 @@ def trace_averages(traced: Iterable[TraceGrid], *, scheme: Scheme = "rome") -> l
 def trace_peaks(rows: Iterable[TraceCell]) -> list[TracePeak]:
     """Find the largest finite indirect effect of each fact, among all tokens and among the subject's tokens.
 
+    For mediators that act on the clean run, it is the largest drop, that is, the lowest effect.
+
     Returns:
         Two peaks per fact and mediator, in the order of the rows; of equal effects, the first. There is no peak where
         no effect is finite.
@@ -120,7 +123,8 @@ def trace_peaks(rows: Iterable[TraceCell]) -> list[TracePeak]:
             continue
         for among in (ALL, SUBJECT) if row.in_subject else (ALL,):
             key = (row.name, row.mediator, among)
-            if key not in best or row.indirect_effect > best[key].indirect_effect:
+            direction = mediator_of(row.mediator).direction
+            if key not in best or direction * row.indirect_effect > direction * best[key].indirect_effect:
                 best[key] = row
     return [_peak(cell, among) for (_, _, among), cell in best.items()]
 

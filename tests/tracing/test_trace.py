@@ -25,6 +25,7 @@ SAMPLES = 3
 
 
 MODELS = {kind: wide_model(kind) for kind in (*KINDS, *MORE_KINDS)}
+RESTORING = [name for name, row in MEDIATORS.items() if row.acts_on == "corrupted"]
 TOKENIZER = byte_level()
 
 
@@ -73,7 +74,7 @@ def restored_by(mediator, layer, window):
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize("mediator", list(MEDIATORS))
+@pytest.mark.parametrize("mediator", RESTORING)
 @pytest.mark.parametrize("kind", [*KINDS, *FURTHER])
 def test_a_trace_equals_romes_forward_passes(kind, mediator):
     model, window = MODELS[kind], 3
@@ -109,7 +110,7 @@ def test_mediators_traced_together_equal_single_traces():
         np.testing.assert_allclose(result.scores, alone.scores, **CLOSE)
         assert (result.low, result.high, result.mediator) == (alone.low, alone.high, name)
     scores = [result.scores for result in together.values()]
-    assert not any(np.allclose(scores[i], scores[j], rtol=1e-3) for i in range(5) for j in range(i))
+    assert not any(np.allclose(scores[i], scores[j], rtol=1e-3) for i in range(len(scores)) for j in range(i))
 
 
 def test_the_repr_of_a_trace_is_short():
