@@ -50,6 +50,9 @@ def figures_command(
             help="Kinds of tokens for averages: rome (six kinds) or kt (four kinds). [default: as in the run]"
         ),
     ] = None,
+    normalise: Annotated[
+        bool, typer.Option("--normalise", help="Divide the effects of each traced fact by its total effect.")
+    ] = False,
     imports: Imports = None,
 ) -> None:
     """Draw figures of a run: one per fact or prompt, and averages of traces and located facts. No model is needed.
@@ -57,17 +60,22 @@ def figures_command(
     interpret figures runs/trace
     """
     from interpret.facts.buckets import SCHEMES
+    from interpret.tracing.tables import normalised, trace_grids
 
     load_extensions(imports or ())
     manifest = run_folder.read_manifest(run)
     scheme = choice("bucket scheme", buckets or str(manifest["circumstances"].get("buckets", "rome")), SCHEMES)
     command = str(manifest["identity"].get("command", "trace"))
+    if normalise and command != "trace":
+        raise InputError(f"--normalise divides by the total effect of a trace; {run} is a run of {command}")
     averages = f"; the averages in {AVERAGES}"
     if command == "locate":
         _draw_locations(run, output, scheme, fact, prompts)
     elif command == "trace":
         window = manifest["identity"].get("window")
-        _draw_traces(run, output, scheme, fact, prompts, window=window if isinstance(window, int) else None)
+        traced = trace_grids(run_folder.read_rows(run, TraceCell))
+        traced = normalised(traced) if normalise else traced
+        _draw_traces(traced, output, scheme, fact, prompts, window=window if isinstance(window, int) else None)
     else:
         _save(output, _own_figure(run, command) or _figures_of_inputs(run, fact, prompts))
         averages = ""
@@ -107,12 +115,17 @@ def file_name(name: str) -> str:
 
 
 def _draw_traces(
-    run: Path, output: Path, scheme: "Scheme", fact: Sequence[str] | None, prompts: int, *, window: int | None
+    traced: "Sequence[TraceGrid]",
+    output: Path,
+    scheme: "Scheme",
+    fact: Sequence[str] | None,
+    prompts: int,
+    *,
+    window: int | None,
 ) -> None:
     from interpret.facts.grids import bucket_averages, by_part
-    from interpret.tracing.tables import trace_averages, trace_grids
+    from interpret.tracing.tables import trace_averages
 
-    traced = trace_grids(run_folder.read_rows(run, TraceCell))
     _save(output, _figures(traced, _chosen(traced, fact, prompts), scheme, window))
     _say_if_few([bucket_averages(of_one, scheme=scheme) for of_one in by_part(traced, "mediator").values()], scheme)
     averages = trace_averages(traced, scheme=scheme)

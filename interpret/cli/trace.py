@@ -12,6 +12,7 @@ from interpret.cli.console import out, peak_cells, say, show_table, tell
 from interpret.cli.options import FactOptions, Loading, WorkerOptions, output_option
 from interpret.cli.sources import Framing, TracedFacts
 from interpret.cli.work import tell_counts
+from interpret.errors import InputError
 from interpret.tracing.mediators import DEFAULT_MEDIATORS, MEDIATORS, mediator_of
 
 if TYPE_CHECKING:
@@ -71,6 +72,13 @@ class TraceOptions:
             "[default: first]"
         ),
     ] = None
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            help="What is measured of the answer: probability, log_probability, logit, logit_difference (answer minus "
+            "foil) or rank. [default: probability]"
+        ),
+    ] = None
     method: Annotated[
         str | None,
         typer.Option(
@@ -89,6 +97,7 @@ class TraceOptions:
             "replace": self.replace_embeddings,
             "window": self.window,
             "answer_tokens": self.answer_tokens,
+            "metric": self.metric,
             "chat_template": framing.chat_template,
         }
         others = {
@@ -140,6 +149,8 @@ def trace_command(
     from interpret.tracing.knowledge_tracing import row_names, write_lists
 
     wanted = given.override(load_config(config) if config else TraceConfig(), fact, chosen, loading)
+    if fact.foil is not None and wanted.settings.metric != "logit_difference":
+        raise InputError("--foil is only read by --metric logit_difference; add it, or leave out --foil")
     folder = fact.folder(wanted.output or "runs/trace", output, wanted, chosen, loading)
     # Check everything that can be checked without the model first.
     asked = workers.asked(loading.imports, **wanted.workers)
@@ -175,7 +186,7 @@ def _show(traced: "Sequence[TraceGrid]", peaks: "Sequence[TracePeak]", scheme: "
     single: list[Sequence[str]] = []
     shown: list[BucketMean] = []
     for mediator, of_one in by_part(traced, "mediator").items():
-        direction = mediator_of(mediator).direction
+        direction = mediator_of(mediator).direction(of_one[0].metric)
         found = bucket_peaks(bucket_averages(of_one, scheme=scheme), scheme=scheme, direction=direction)
         for peak in found:
             averages.add_row(mediator, *peak_cells(peak))

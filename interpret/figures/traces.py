@@ -28,9 +28,9 @@ from interpret.facts.grids import bucket_averages, by_part
 from interpret.stats import Average, Floats, average
 from interpret.tracing.mediators import HIDDEN, mediator_of
 from interpret.tracing.show import warning
-from interpret.tracing.tables import TraceGrid, total_average
+from interpret.tracing.tables import TraceGrid, metric_of, total_average
 
-AIE = "AIE (change of probability)"
+PROBABILITY = "probability"
 
 
 def average_figure(traced: Sequence[TraceGrid], *, scheme: Scheme = "rome", window: int | None = None) -> Figure:
@@ -47,7 +47,10 @@ def average_figure(traced: Sequence[TraceGrid], *, scheme: Scheme = "rome", wind
         InputError: if there is no grid, or the grids differ in their number of layers.
     """
     return bucket_heatmaps(
-        _averages(traced, scheme), SCHEMES[scheme], PanelWords(_mediator_labels(traced, window), AIE), _headline(traced)
+        _averages(traced, scheme),
+        SCHEMES[scheme],
+        _words(traced, window),
+        _headline(traced),
     )
 
 
@@ -63,7 +66,10 @@ def line_figure(traced: Sequence[TraceGrid], *, scheme: Scheme = "rome", window:
         InputError: if there is no grid, or the grids differ in their number of layers.
     """
     return bucket_lines(
-        _averages(traced, scheme), SCHEMES[scheme], PanelWords(_mediator_labels(traced, window), AIE), _headline(traced)
+        _averages(traced, scheme),
+        SCHEMES[scheme],
+        _words(traced, window),
+        _headline(traced),
     )
 
 
@@ -117,7 +123,7 @@ def severed_figure(traced: Sequence[TraceGrid]) -> Figure:
             )
         panel.axhline(0, color="black", linewidth=0.5)
         panel.margins(x=0.01)
-        panel.set_ylabel(AIE)
+        panel.set_ylabel(_unit(wanted))
         layers_below(panel, n_layers)
         panel.spines[["top", "right"]].set_visible(False)
         figure.legend(loc="outside lower center", ncols=len(found), frameon=False)
@@ -137,8 +143,8 @@ def knockout_grids(traced: Sequence[TraceGrid]) -> list[TraceGrid]:
 def knockout_figure(traced: Sequence[TraceGrid], *, window: int | None = None) -> Figure:
     """Draw how much knocking out the last token's attention changes the probability of the answer, by source.
 
-    The change is relative to the clean run, as in figure 2 of Geva et al. 2023; one curve over layers per source, with
-    its 95% interval over facts.
+    The change of a probability is relative to the clean run, as in figure 2 of Geva et al. 2023; one curve over layers
+    per source, with its 95% interval over facts.
 
     Args:
         traced: grids of mediators that knock out attention; other grids are ignored.
@@ -153,20 +159,39 @@ def knockout_figure(traced: Sequence[TraceGrid], *, window: int | None = None) -
     if len(depths := sorted({grid.effects.shape[1] for grid in wanted})) > 1:
         raise InputError(f"cannot average grids with different numbers of layers: {', '.join(map(str, depths))}")
     curves = {
-        mediator_of(name).sources: average([100 * grid.effects[-1] / grid.p_clean for grid in of_one])
+        mediator_of(name).sources: average([_change(grid)[-1] for grid in of_one])
         for name, of_one in by_part(wanted, "mediator").items()
     }
+    measured = metric_of(wanted[0].metric)
     n = len({grid.name for grid in wanted})
     shaded = "; shaded: 95% intervals" if n > 1 else ""
     return layer_curves(
         {"attention of the last token to": curves},
-        unit="change of P(answer) in %",
+        unit=f"change of {measured}" + " in %" * _in_percent(wanted[0]) + ", share of the total" * wanted[0].share,
         headline=f"Knocked out in {window or 'some'} layers, n={n} fact{'s'[: n != 1]}{shaded}{warning(wanted)}",
     )
 
 
-def _mediator_labels(traced: Sequence[TraceGrid], window: int | None) -> dict[str, str]:
-    return {mediator: _label(mediator, window) for mediator in by_part(traced, "mediator")}
+def _change(grid: TraceGrid) -> Floats:
+    """Return the effects, [T, L]; those on a probability in percent of the clean run, unless they are shares."""
+    return 100 * grid.effects / grid.clean if _in_percent(grid) else grid.effects
+
+
+def _in_percent(grid: TraceGrid) -> bool:
+    return grid.metric == PROBABILITY and not grid.share
+
+
+def _unit(traced: Sequence[TraceGrid]) -> str:
+    """Return the unit of averages of some grids."""
+    if traced[0].share:
+        return "AIE (share of the total effect)"
+    metric = "probability" if traced[0].metric == PROBABILITY else metric_of(traced[0].metric)
+    return f"AIE (change of {metric})"
+
+
+def _words(traced: Sequence[TraceGrid], window: int | None) -> PanelWords:
+    labels = {mediator: _label(mediator, window) for mediator in by_part(traced, "mediator")}
+    return PanelWords(labels, _unit(traced) if traced else "")
 
 
 def _averages(traced: Sequence[TraceGrid], scheme: Scheme) -> Mapping[str, Average]:

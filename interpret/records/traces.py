@@ -18,8 +18,8 @@ class TraceCell:
 
     Mediators may change the clean run instead: ``attn_knockout`` hides tokens from the attention of this token.
 
-    Probabilities are those of the answer, in [0, 1]; those of corrupted and restored runs are means over the noise
-    samples. Effects are differences of probabilities.
+    Values are those of the metric, by default the probability of the answer, in [0, 1]; those of corrupted and restored
+    runs are means over the noise samples. Effects are differences of values.
     """
 
     name: str
@@ -33,13 +33,15 @@ class TraceCell:
     attribute: str
     """The correct continuation of the prompt."""
     answer: str
-    """Text of the tokens whose probability is measured: the first token of the attribute, or all of them."""
+    """Text of the tokens that are measured: the first token of the attribute, or all of them."""
     answer_id: int
     """Id of the first of those tokens."""
     mediator: str
     """What was restored: ``hidden``, ``attn_severed``, ``mlp_severed``, ``attn_window``, ``mlp_window``, or a
     user-defined mediator; or knocked out: ``attn_knockout``, attention to the subject, or to the tokens after a colon,
     as in ``attn_knockout:relation``."""
+    metric: str
+    """What is measured: ``probability``, ``log_probability``, ``logit``, ``logit_difference`` or ``rank``."""
     method: str
     """``exact``, computed by forward passes, or ``approximate``, estimated from gradients."""
     site: str
@@ -59,19 +61,19 @@ class TraceCell:
     """The token's bucket among ROME's six kinds of token positions; empty before the subject."""
     bucket_kt: str
     """The token's bucket among the four of Knowledge-Tracing; empty if it is in none."""
-    p_clean: float
-    """Probability in the clean run."""
-    p_corrupted: float
-    """Probability in the corrupted runs."""
-    p_restored: float
-    """Probability in the corrupted runs with this one state restored, or in the changed clean run."""
+    clean: float
+    """Value in the clean run."""
+    corrupted: float
+    """Value in the corrupted runs."""
+    restored: float
+    """Value in the corrupted runs with this one state restored, or in the changed clean run."""
     indirect_effect: float
-    """IE, ``p_restored - p_corrupted``; negative if restoring the state makes the answer even less likely. For
-    mediators that change the clean run, ``p_restored - p_clean``."""
+    """IE, ``restored - corrupted``; negative if restoring the state makes the answer even less likely. For
+    mediators that change the clean run, ``restored - clean``."""
     effect_std: float | None
     """Standard deviation of the indirect effect over the noise samples; None for a single sample or without noise."""
     total_effect: float
-    """TE, ``p_clean - p_corrupted``."""
+    """TE, ``clean - corrupted``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +87,7 @@ class TraceAverage:
     layer_idx: int
     """As in ``TraceCell``."""
     average_indirect_effect: float
-    """Mean over prompts; for each prompt, the mean over its tokens of this kind. A difference of probabilities."""
+    """Mean over prompts; for each prompt, the mean over its tokens of this kind. A difference of values."""
     low: float
     """Lower end of the 95% bootstrap interval of the mean."""
     high: float
@@ -121,4 +123,4 @@ class TracePeak:
     indirect_effect: float
     """IE at the peak."""
     total_effect: float
-    """TE, ``p_clean - p_corrupted``, the same for all cells of the fact."""
+    """TE, ``clean - corrupted``, the same for all cells of the fact."""

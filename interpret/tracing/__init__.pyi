@@ -21,6 +21,7 @@ from .runs import run as run
 from .show import Traces as Traces
 from .show import prompt_figure as prompt_figure
 from .tables import TraceGrid as TraceGrid
+from .tables import normalised as normalised
 from .tables import trace_averages as trace_averages
 from .tables import trace_grids as trace_grids
 from .tables import trace_peaks as trace_peaks

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from interpret.errors import InputError, unknown
 from interpret.finite import warn
 from interpret.records import APPROXIMATE, EXACT, SCREENED, TRACE_METHODS, TraceMethod
+from interpret.sweep.metrics import Kind
 from interpret.tracing.approximate import Screening, check_amount, estimate_traces, screen_traces
 from interpret.tracing.exact import trace_exactly
 from interpret.tracing.inputs import AnswerTokens, TraceSettings, trace_inputs
@@ -30,6 +31,8 @@ def trace(
     answer: str | Sequence[int] | None = None,
     *,
     mediator: str = "hidden",
+    metric: Kind = "probability",
+    foil: str | Sequence[int] | None = None,
     noise: str | float | ArrayLike = "s3",
     samples: int = 10,
     seed: int = 0,
@@ -58,6 +61,8 @@ def trace(
             ``attn_knockout``, the token's attention to the subject, knocked out of the clean run in ``window`` layers
             (to other tokens: ``attn_knockout:relation``, ``:itself``, ``:last`` or ``:0,3``, see ``knockout``); or a
             registered mediator of your own.
+        metric: what is read: ``probability``, ``log_probability``, ``logit``, ``logit_difference`` or ``rank``.
+        foil: a wrong answer, as words or token ids, for ``logit_difference``.
         noise: a noise specification, or the noise itself, see ``TraceSettings``.
         samples: number of noise samples.
         seed: random seed of the noise.
@@ -85,7 +90,7 @@ def trace(
         >>> result.indirect_effects.argmax()  # doctest: +SKIP
     """
     texts = None if reference_texts is None else tuple(reference_texts)
-    settings = TraceSettings(noise, samples, seed, replace, window, answer_tokens, texts, chat_template, memory)
+    settings = TraceSettings(noise, samples, seed, replace, window, answer_tokens, metric, texts, chat_template, memory)
     results = trace_mediators(
         model,
         tokenizer,
@@ -96,6 +101,7 @@ def trace(
         settings=settings,
         occurrence=occurrence,
         counterfactual=counterfactual,
+        foil=foil,
         progress=progress,
     )
     return results[mediator]
@@ -113,6 +119,7 @@ def trace_mediators(
     settings: TraceSettings | None = None,
     occurrence: int | None = None,
     counterfactual: str | None = None,
+    foil: str | Sequence[int] | None = None,
     method: TraceMethod = "exact",
     progress: bool = True,
 ) -> TracedMediators:
@@ -128,6 +135,7 @@ def trace_mediators(
         settings: how the prompt is corrupted and what is read; None for the defaults.
         occurrence: as in ``trace``.
         counterfactual: as in ``trace``.
+        foil: as in ``trace``.
         method: ``exact``: every cell is run. ``approximate``: every cell is estimated to first order from derivatives
             at the corrupted runs (attribution patching); ``low`` and ``high`` are exact. ``screened``: the 10% of the
             cells with the largest estimates are run, see ``screen``. ``TraceResult.exact`` marks the exact cells.
@@ -146,7 +154,7 @@ def trace_mediators(
     if method not in TRACE_METHODS:
         raise InputError(unknown("method", method, TRACE_METHODS))
     if method != EXACT:
-        check_estimable(mediators)
+        check_estimable(mediators, settings.metric)
     inputs = trace_inputs(
         model,
         tokenizer,
@@ -156,6 +164,7 @@ def trace_mediators(
         settings=settings,
         occurrence=occurrence,
         counterfactual=counterfactual,
+        foil=foil,
     )
     with showing("Tracing", shown=progress):
         if method == APPROXIMATE:
@@ -182,6 +191,7 @@ def screen(
     settings: TraceSettings | None = None,
     occurrence: int | None = None,
     counterfactual: str | None = None,
+    foil: str | Sequence[int] | None = None,
     progress: bool = True,
 ) -> dict[str, Screening]:
     """Estimate the traces of one prompt, and run the cells with the largest estimated effects.
@@ -199,6 +209,7 @@ def screen(
         settings: how the prompt is corrupted and what is read; None for the defaults.
         occurrence: as in ``trace``.
         counterfactual: as in ``trace``.
+        foil: as in ``trace``.
         progress: as in ``trace``.
 
     Returns:
@@ -213,7 +224,7 @@ def screen(
         >>> found["hidden"].result.exact.mean()  # doctest: +SKIP
     """
     settings = settings or TraceSettings()
-    check_estimable(mediators)
+    check_estimable(mediators, settings.metric)
     check_amount(share, top)
     inputs = trace_inputs(
         model,
@@ -224,6 +235,7 @@ def screen(
         settings=settings,
         occurrence=occurrence,
         counterfactual=counterfactual,
+        foil=foil,
     )
     with showing("Tracing", shown=progress):
         found = screen_traces(model, tokenizer, inputs, mediators, settings, share=share, top=top)

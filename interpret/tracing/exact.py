@@ -6,7 +6,7 @@ from functools import partial
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.sweep import Cell, Metric, run_sweep
+from interpret.sweep import Cell, run_sweep
 from interpret.tracing.cell_values import values_by_mediator
 from interpret.tracing.inputs import TraceInputs, TraceSettings
 from interpret.tracing.mediators import mediator_named
@@ -47,6 +47,5 @@ def run_exactly(
     cells: Sequence[Cell],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run every cell; a ``RunCells`` if model, inputs and settings are bound."""
-    metrics = {"answer": Metric("probability", inputs.answer_ids)}
-    found = run_sweep(model, base, donor, cells, metrics, memory=settings.memory)
+    found = run_sweep(model, base, donor, cells, {"answer": inputs.metric}, memory=settings.memory)
     return found.values["answer"], found.base["answer"], found.donor["answer"]

@@ -17,6 +17,7 @@ from interpret.records import EXACT, TraceCell, TraceMethod
 from interpret.tracing.calls import trace_mediators
 from interpret.tracing.inputs import TraceSettings
 from interpret.tracing.mediators import DEFAULT_MEDIATORS
+from interpret.tracing.metrics import DIFFERENCE
 from interpret.tracing.noise import embedding_sigma, parse_noise
 from interpret.tracing.result import TraceResult, cells_not_finite, trace_cells
 
@@ -107,6 +108,7 @@ def trace_fact(
             mediators=mediators,
             settings=settings,
             occurrence=fact.occurrence,
+            foil=fact.foil if settings.metric == DIFFERENCE else None,
             method=method,
             progress=False,
         )

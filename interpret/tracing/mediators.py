@@ -63,10 +63,9 @@ class Mediator:
         sources = self.sources.replace(",", ", ")
         return (self.label or self.name).format(window="some" if window is None else window, sources=sources)
 
-    @property
-    def direction(self) -> Literal[1, -1]:
-        """1 if restoring raises the probability of the answer, -1 if corrupting lowers it, as a rule."""
-        return 1 if self.acts_on == "corrupted" else -1
+    def direction(self, metric: str) -> Literal[1, -1]:
+        """Return 1 if restoring raises the metric, as a rule, or -1 if corrupting lowers it; the reverse for a rank."""
+        return 1 if (self.acts_on == "corrupted") == (metric != "rank") else -1
 
     def cells(
         self, n_tokens: int, n_layers: int, window: int, subject_span: tuple[int, int] | None = None
@@ -163,8 +162,8 @@ def check_mediators(mediators: Sequence[str]) -> None:
         mediator_named(mediator)
 
 
-def check_estimable(mediators: Sequence[str]) -> None:
-    """Check that the effects of mediators can be estimated from derivatives.
+def check_estimable(mediators: Sequence[str], metric: str) -> None:
+    """Check that the effects of mediators on a metric can be estimated from derivatives.
 
     Raises:
         InputError: if one cannot; the message names it.
@@ -172,6 +171,8 @@ def check_estimable(mediators: Sequence[str]) -> None:
     for mediator in mediators:
         if mediator_named(mediator).site == ATTENTION:
             raise InputError(f"mediator {mediator!r} has no first-order estimate: trace it with the method exact")
+    if metric == "rank":
+        raise InputError("a rank has no derivative, so it has no first-order estimate: trace it with the method exact")
 
 
 def mediator_of(name: str) -> Mediator:

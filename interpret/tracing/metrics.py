@@ -52,6 +52,8 @@ def trace_metrics(
         raise InputError(f"the metric {DIFFERENCE} needs a foil: give a wrong answer")
     if foil is not None and DIFFERENCE not in metrics:
         raise InputError(f"a foil is read by the metric {DIFFERENCE} only; add the metric, or leave out the foil")
+    if RANK in metrics and len(answer_ids) > 1:
+        raise InputError("a rank is of a single token, not of a whole answer; give the answer_tokens 'first'")
     foil_ids = None if foil is None else _foil_ids(tokenizer, text, answer_ids, foil)
     return {kind: Metric(kind, answer_ids, foil_ids if kind == DIFFERENCE else None) for kind in metrics}
 

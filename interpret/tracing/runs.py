@@ -70,7 +70,7 @@ class TracePlan(FactPlan):
         if self.method not in TRACE_METHODS:
             raise InputError(unknown("method", self.method, TRACE_METHODS))
         if self.method != EXACT:
-            check_estimable(self.mediators)
+            check_estimable(self.mediators, self.settings.metric)
 
     @property
     def chat_template(self) -> str | None:
@@ -123,6 +123,7 @@ class TracePlan(FactPlan):
             "replace": settings.replace,
             "window": settings.window,
             "answer_tokens": settings.answer_tokens,
+            "metric": settings.metric,
             "filter": self.only_known,
             "rule": self.rule,
             **({} if self.chat_template is None else {"chat_template": self.chat_template}),
@@ -319,7 +320,8 @@ def grid_file(result: TraceResult, *, window: int, correct: bool) -> bytes:
 
     Its keys are those of ROME: ``scores`` [T, L], ``low_score``, ``high_score``, ``input_ids`` and ``input_tokens``
     [T], ``subject_range`` [2], ``answer``, ``window``, ``correct_prediction`` and ``kind`` ("" for hidden states); and
-    our own: ``mediator``, ``exact`` [T, L], ``answer_ids``, ``sample_scores`` [S, T, L] and ``sample_lows`` [S].
+    our own: ``metric``, ``mediator``, ``exact`` [T, L], ``answer_ids``, ``sample_scores`` [S, T, L] and ``sample_lows``
+    [S].
     """
     file = io.BytesIO()
     np.savez(
@@ -331,6 +333,7 @@ def grid_file(result: TraceResult, *, window: int, correct: bool) -> bytes:
         input_tokens=np.array(result.tokens),
         subject_range=np.array(result.subject_span),
         answer=result.answer,
+        metric=result.metric,
         window=window,
         correct_prediction=correct,
         kind=result.mediator if (kind := mediator_of(result.mediator).rome_kind) is None else kind,

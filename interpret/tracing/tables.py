@@ -6,7 +6,7 @@ within each prompt and then over prompts (AIE). ``trace_peaks`` finds the larges
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,23 +27,28 @@ class TraceGrid(Grid):
 
     prompt: str
     """The prompt."""
+    metric: str
+    """What is measured, see ``TraceSettings``."""
     mediator: str
     """Name of the mediator."""
-    p_clean: float
-    """Probability of the answer in the clean run."""
-    p_corrupted: float
-    """Mean probability of the answer in the corrupted runs."""
+    clean: float
+    """The metric in the clean run."""
+    corrupted: float
+    """Mean of the metric in the corrupted runs."""
     scores: Floats
-    """[T, L], mean probability of the answer with one state restored, corrupted, or with attention knocked out."""
+    """[T, L], mean of the metric with one state restored, corrupted, or with attention knocked out."""
     spread: Floats
     """[T, L], standard deviations of the effects over noise samples; NaN for a single sample."""
     exact: NDArray[np.bool_]
     """[T, L], True for exact cells, False for estimates."""
 
+    share: bool = False
+    """Whether effects and spread are divided by the total effect, see ``normalised``."""
+
     @property
     def total_effect(self) -> float:
-        """TE, clean minus corrupted probability."""
-        return self.p_clean - self.p_corrupted
+        """TE, the metric in the clean run minus that in the corrupted runs."""
+        return self.clean - self.corrupted
 
 
 def trace_grids(rows: Iterable[TraceCell]) -> list[TraceGrid]:
@@ -63,16 +68,40 @@ def _grid(ordered: Sequence[TraceCell], shape: tuple[int, int], subject_span: tu
         name=first.name,
         prompt=first.prompt,
         answer=first.answer,
+        metric=first.metric,
         mediator=first.mediator,
         tokens=tuple(cell.token for cell in ordered[:: shape[1]]),
         subject_span=subject_span,
-        p_clean=first.p_clean,
-        p_corrupted=first.p_corrupted,
-        scores=np.array([cell.p_restored for cell in ordered]).reshape(shape),
+        clean=first.clean,
+        corrupted=first.corrupted,
+        scores=np.array([cell.restored for cell in ordered]).reshape(shape),
         effects=np.array([cell.indirect_effect for cell in ordered]).reshape(shape),
         spread=np.array(stds).reshape(shape),
         exact=np.array([cell.method == EXACT for cell in ordered]).reshape(shape),
     )
+
+
+def normalised(traced: Iterable[TraceGrid]) -> list[TraceGrid]:
+    """Divide the effects of each grid by its total effect, so that facts whose answers differ in size can be compared.
+
+    A small total effect makes noise large, so facts that the corruption does not change should be left out.
+    """
+    return [
+        replace(grid, effects=grid.effects / grid.total_effect, spread=grid.spread / abs(grid.total_effect), share=True)
+        for grid in traced
+    ]
+
+
+METRIC_WORDS = {"probability": "P", "log_probability": "log P", "logit_difference": "logit difference"}
+
+
+def metric_of(metric: str, answer: str = "answer") -> str:
+    """Return a metric of an answer as figures and pages say it.
+
+    >>> metric_of("probability", "Paris"), metric_of("rank")
+    ('P(Paris)', 'rank(answer)')
+    """
+    return f"{METRIC_WORDS.get(metric, metric)}({answer})"
 
 
 def total_average(traced: Sequence[TraceGrid]) -> Average:
@@ -108,7 +137,7 @@ def trace_averages(traced: Iterable[TraceGrid], *, scheme: Scheme = "rome") -> l
 def trace_peaks(rows: Iterable[TraceCell]) -> list[TracePeak]:
     """Find the largest finite indirect effect of each fact, among all tokens and among the subject's tokens.
 
-    For mediators that act on the clean run, it is the largest drop, that is, the lowest effect.
+    For mediators that act on the clean run, it is the largest drop, that is, the lowest effect; for ranks, the reverse.
 
     Returns:
         Two peaks per fact and mediator, in the order of the rows; of equal effects, the first. There is no peak where
@@ -123,7 +152,7 @@ def trace_peaks(rows: Iterable[TraceCell]) -> list[TracePeak]:
             continue
         for among in (ALL, SUBJECT) if row.in_subject else (ALL,):
             key = (row.name, row.mediator, among)
-            direction = mediator_of(row.mediator).direction
+            direction = mediator_of(row.mediator).direction(row.metric)
             if key not in best or direction * row.indirect_effect > direction * best[key].indirect_effect:
                 best[key] = row
     return [_peak(cell, among) for (_, _, among), cell in best.items()]

@@ -403,8 +403,7 @@ def test_there_is_no_rank_correlation_without_an_order(grid):
         ({"top": 0}, "top is 0; give at least 1 cell to run"),
         (
             {"mediators": ["hiden"]},
-            "unknown mediator 'hiden'; did you mean 'hidden'? "
-            "Allowed: hidden, attn_severed, mlp_severed, attn_window, mlp_window",
+            f"unknown mediator 'hiden'; did you mean 'hidden'? Allowed: {', '.join(MEDIATORS)}",
         ),
     ],
 )

@@ -88,6 +88,7 @@ def test_every_key_of_our_own_is_read(tmp_path):
         "replace": True,
         "window": 4,
         "answer_tokens": "whole",
+        "metric": "logit",
         "memory": 9,
     }
     settings["chat_template"] = "model"

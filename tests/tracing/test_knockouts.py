@@ -140,7 +140,7 @@ def test_rows_peaks_and_figures_show_the_drops():
             assert peak.indirect_effect == grid.effects.min() < 0
     (panel,) = knockout_figure(grids, window=WINDOW).axes
     for line, grid in zip(panel.get_lines(), grids, strict=False):
-        np.testing.assert_allclose(line.get_ydata(), 100 * grid.effects[-1] / grid.p_clean)
+        np.testing.assert_allclose(line.get_ydata(), 100 * grid.effects[-1] / grid.clean)
     assert [text.get_text() for text in panel.figure.legends[0].get_texts()] == ["subject", "relation"]
     drawn = prompt_figure(grids, window=WINDOW)
     np.testing.assert_array_equal(drawn.axes[0].get_images()[0].get_array(), grids[0].effects)

@@ -74,7 +74,7 @@ def test_rows_store_a_trace_exactly(opened, samples):
     np.testing.assert_array_equal(grid.scores, result.scores)
     np.testing.assert_array_equal(grid.effects, result.indirect_effects)
     np.testing.assert_array_equal(grid.spread, result.spread)
-    assert (grid.p_clean, grid.p_corrupted, grid.total_effect) == (result.high, result.low, result.total_effect)
+    assert (grid.clean, grid.corrupted, grid.total_effect) == (result.high, result.low, result.total_effect)
     assert (grid.tokens, grid.subject_span, grid.answer) == (result.tokens, result.subject_span, result.answer)
     first, last = rows[0], rows[-1]
     assert (first.relation, first.attribute, first.answer_id) == ("P17", "Paris", result.answer_id)
@@ -140,10 +140,49 @@ def test_the_manifest_holds_every_argument_that_decides_the_numbers(model_folder
         "replace": True,
         "window": 3,
         "answer_tokens": "whole",
+        "metric": "probability",
         "filter": False,
         "rule": "words",
     }
     assert manifest["circumstances"]["limit"] == 1
+
+
+def test_knockouts_of_another_metric_are_traced_and_drawn(model_folder, opened, tmp_path, capsys):
+    facts = file_of(tmp_path, [row | {"foil": "Rome"} for row in fact_rows(2)])
+    names = ["attn_knockout", "attn_knockout:relation,0"]
+    given = [word for name in names for word in ("--mediator", name)]
+    assert run(*arguments(model_folder, facts, tmp_path / "run", *given, "--metric", "logit_difference")) == 0
+    assert "attn_knockout" in capsys.readouterr().out
+    settings = TraceSettings(samples=2, window=3, metric="logit_difference")
+    rows = list(trace_facts(*opened, load_facts(facts).facts, settings=settings, mediators=names))
+    assert table_of(tmp_path / "run") == rows
+    assert {(row.metric, row.site, row.effect_std) for row in rows} == {("logit_difference", "attention", None)}
+    grids = {file.name for file in (tmp_path / "run" / "grids").iterdir()}
+    assert {f"known_0_{name.replace(':', '_')}.npz" for name in names} <= grids
+    for options in ([], ["--normalise"]):
+        assert run("figures", str(tmp_path / "run"), "--output", str(tmp_path / "drawn"), *options) == 0
+        assert (tmp_path / "drawn" / "knockout_curves.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--metric", "logits"], "unknown metric 'logits'; did you mean 'logit'?"),
+        (["--mediator", "attn_knockout:subjects"], "mediator 'attn_knockout:subjects': unknown token selector"),
+        (["--mediator", "attn_knockout", "--method", "screened"], "mediator 'attn_knockout' has no first-order"),
+        (["--metric", "rank", "--method", "screened"], "a rank has no derivative, so it has no first-order estimate"),
+    ],
+)
+def test_metrics_and_knockouts_that_do_not_exist_are_refused(model_folder, tmp_path, capsys, options, message):
+    facts = file_of(tmp_path, fact_rows(1))
+    assert run(*arguments(model_folder, facts, tmp_path / "run", *options)) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_foil_that_is_not_read_is_refused(model_folder, tmp_path, capsys):
+    given = ["--prompt", PROMPT, "--subject", SUBJECT, "--target", "Paris", "--foil", "Rome"]
+    assert run("trace", "--model", str(model_folder), *given, "--output", str(tmp_path / "run")) == 2
+    assert "--foil is only read by --metric logit_difference" in capsys.readouterr().err
 
 
 def test_estimated_cells_are_marked(model_folder, tmp_path):
