@@ -14,7 +14,7 @@ from interpret.cli.options import Imports
 from interpret.cli.results import result_of
 from interpret.errors import InputError, brief, closest
 from interpret.probing.registry import PROBES
-from interpret.records import LocationAverage, LocationCell, TraceAverage, TraceCell, csv_header, to_csv
+from interpret.records import LocationAverage, LocationCell, TraceAverage, TraceCell, UnitCell, csv_header, to_csv
 from interpret.storage import disk, run_folder
 from interpret.work.extensions import load_extensions
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from interpret.tracing.tables import TraceGrid
 
 AVERAGES = "averages.csv"
+UNITS_TABLE = "units.csv"
+"""The table of single heads and neurons of a trace."""
 
 
 def figures_command(
@@ -60,7 +62,6 @@ def figures_command(
     interpret figures runs/trace
     """
     from interpret.facts.buckets import SCHEMES
-    from interpret.tracing.tables import normalised, trace_grids
 
     load_extensions(imports or ())
     manifest = run_folder.read_manifest(run)
@@ -73,11 +74,11 @@ def figures_command(
         _draw_locations(run, output, scheme, fact, prompts)
     elif command == "trace":
         window = manifest["identity"].get("window")
-        traced = trace_grids(run_folder.read_rows(run, TraceCell))
-        traced = normalised(traced) if normalise else traced
-        _draw_traces(traced, output, scheme, fact, prompts, window=window if isinstance(window, int) else None)
+        _draw_traces(run, output, scheme, fact, prompts, normalise, window if isinstance(window, int) else None)
     else:
         _save(output, _own_figure(run, command) or _figures_of_inputs(run, fact, prompts))
+        averages = ""
+    if not (output / AVERAGES).is_file():
         averages = ""
     say(f"{output}: {len(list(output.glob('*.png')))} figures, each as PNG and PDF{averages}")
 
@@ -115,21 +116,36 @@ def file_name(name: str) -> str:
 
 
 def _draw_traces(
-    traced: "Sequence[TraceGrid]",
+    run: Path,
     output: Path,
     scheme: "Scheme",
     fact: Sequence[str] | None,
     prompts: int,
-    *,
+    normalise: bool,
     window: int | None,
 ) -> None:
     from interpret.facts.grids import bucket_averages, by_part
-    from interpret.tracing.tables import trace_averages
+    from interpret.tracing.tables import normalised, trace_averages, trace_grids
 
+    units = run / UNITS_TABLE
+    if units.is_file():
+        _save(output, _unit_figures(run_folder.read_table(units, UnitCell)))
+        if not run_folder.read_table(run, TraceCell):  # the run has heads or neurons only
+            return
+    traced = trace_grids(run_folder.read_rows(run, TraceCell))
+    traced = normalised(traced) if normalise else traced
     _save(output, _figures(traced, _chosen(traced, fact, prompts), scheme, window))
     _say_if_few([bucket_averages(of_one, scheme=scheme) for of_one in by_part(traced, "mediator").values()], scheme)
     averages = trace_averages(traced, scheme=scheme)
     disk.replace_whole(output / AVERAGES, csv_header(TraceAverage) + to_csv(averages))
+
+
+def _unit_figures(rows: Sequence[UnitCell]) -> "Iterator[tuple[str, Figure]]":
+    """Yield (name, figure) for the heads of a trace, if it has some."""
+    from interpret.figures.traces import heads_figure
+
+    if any(row.mediator == "heads" for row in rows):
+        yield "heads_heatmap", heads_figure(rows)
 
 
 def _draw_locations(run: Path, output: Path, scheme: "Scheme", fact: Sequence[str] | None, prompts: int) -> None:

@@ -13,14 +13,23 @@ from interpret.cli.options import FactOptions, Loading, WorkerOptions, output_op
 from interpret.cli.sources import Framing, TracedFacts
 from interpret.cli.work import tell_counts
 from interpret.errors import InputError
-from interpret.tracing.mediators import DEFAULT_MEDIATORS, MEDIATORS, mediator_of
+from interpret.tracing.mediators import DEFAULT_MEDIATORS, MEDIATORS, UNIT_MEDIATORS, mediator_of
 
 if TYPE_CHECKING:
     from interpret.facts.buckets import Scheme
     from interpret.facts.grids import BucketMean
-    from interpret.records import TracePeak
+    from interpret.records import TracePeak, UnitCell
     from interpret.tracing.config import TraceConfig
     from interpret.tracing.tables import TraceGrid
+
+
+MOST_UNITS = 10
+"""Number of heads and of neurons that are printed."""
+
+
+def _described() -> dict[str, str]:
+    """Return the descriptions of all mediators."""
+    return {one.name: one.description for one in MEDIATORS.values()} | UNIT_MEDIATORS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +47,7 @@ class TraceOptions:
         list[str] | None,
         typer.Option(
             help="What is restored or knocked out at each token and layer; may be given several times. "
-            f"{'; '.join(f'{one.name}: {one.description}' for one in MEDIATORS.values())}. "
+            f"{'; '.join(f'{name}: {words}' for name, words in _described().items())}. "
             f"[default: {', '.join(DEFAULT_MEDIATORS)}]"
         ),
     ] = None
@@ -144,6 +153,8 @@ def trace_command(
     A run can be stopped at any time; the same command resumes it. Exit code 3: finished, but some facts could not be
     traced.
     """
+    from interpret.records import UnitCell
+    from interpret.storage.run_folder import read_table
     from interpret.tracing import runs
     from interpret.tracing.config import TraceConfig, load_config
     from interpret.tracing.knowledge_tracing import row_names, write_lists
@@ -172,6 +183,8 @@ def trace_command(
     if traced and wanted.hook_layer is not None:
         count = write_lists(traced, row_names(plan.facts), folder.parent, wanted.name)
         say(f"{folder.parent / wanted.name}-*.pt: {count} files in the format of Knowledge-Tracing")
+    if (units := run.folder / runs.UNITS_TABLE).is_file():
+        _show_units(read_table(units, UnitCell))
     tell_counts(runs.TRACING, run)
 
 
@@ -208,6 +221,29 @@ def _show(traced: "Sequence[TraceGrid]", peaks: "Sequence[TracePeak]", scheme: "
         ("mediator", "among", "AIE", "layer", "IE of single facts", "layer of single facts"),
         single,
     )
+
+
+def _show_units(rows: "Sequence[UnitCell]") -> None:
+    """Print the heads and neurons with the largest average effects."""
+    from interpret.facts.grids import BucketMean, too_few
+    from interpret.stats import average
+    from interpret.tracing.tables import unit_means
+
+    means = unit_means(rows)
+    for mediator in dict.fromkeys(row.mediator for row in rows):
+        shown = []
+        for one in [one for one in means if one.mediator == mediator][:MOST_UNITS]:
+            found, n_facts = average(one.effects), len(one.effects)
+            interval = f"{found.low:+.3f} to {found.high:+.3f}" if n_facts > 1 else ""
+            place = f"{one.layer_idx}.{one.unit}", one.bucket
+            shown.append((*place, f"{one.mean:+.4f}", interval, f"{one.n} of {n_facts}"))
+        show_table(
+            f"{mediator.capitalize()} with the largest average indirect effects:",
+            (f"layer.{mediator[:-1]}", "token", "AIE", "95% interval", "facts"),
+            shown,
+        )
+    if words := too_few([BucketMean(one.bucket, one.layer_idx, one.mean, 0.0, 0.0, len(one.effects)) for one in means]):
+        tell(words)
 
 
 def _sum_up(peaks: "Sequence[TracePeak]") -> tuple[str, str]:

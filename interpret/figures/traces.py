@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from interpret.drawing.panels import (
+    BUCKET_LABELS,
     STYLE,
     PanelWords,
     Sheet,
@@ -21,14 +22,16 @@ from interpret.drawing.panels import (
     bucket_lines,
     layer_curves,
     layers_below,
+    token_heatmaps,
 )
 from interpret.errors import InputError
 from interpret.facts.buckets import SCHEMES, Scheme
 from interpret.facts.grids import bucket_averages, by_part
+from interpret.records import UnitCell
 from interpret.stats import Average, Floats, average
 from interpret.tracing.mediators import HIDDEN, mediator_of
 from interpret.tracing.show import warning
-from interpret.tracing.tables import TraceGrid, metric_of, total_average
+from interpret.tracing.tables import TraceGrid, metric_of, total_average, unit_means
 
 PROBABILITY = "probability"
 
@@ -169,6 +172,34 @@ def knockout_figure(traced: Sequence[TraceGrid], *, window: int | None = None) -
         {"attention of the last token to": curves},
         unit=f"change of {measured}" + " in %" * _in_percent(wanted[0]) + ", share of the total" * wanted[0].share,
         headline=f"Knocked out in {window or 'some'} layers, n={n} fact{'s'[: n != 1]}{shaded}{warning(wanted)}",
+    )
+
+
+def heads_figure(rows: Sequence[UnitCell]) -> Figure:
+    """Draw the average indirect effect of single heads, heads by layers, at the last token of subject and prompt.
+
+    Args:
+        rows: rows of single heads and neurons of one model; neurons are ignored.
+
+    Raises:
+        InputError: if there is no row of a head.
+    """
+    heads = [row for row in rows if row.mediator == "heads"]
+    if not heads:
+        raise InputError("a figure of heads needs rows of the mediator heads: trace it")
+    shape = max(row.unit for row in heads) + 1, max(row.layer_idx for row in heads) + 1
+    panels_of: dict[str, Floats] = {}
+    for one in unit_means(heads):
+        values = panels_of.setdefault(BUCKET_LABELS[one.bucket], np.full(shape, np.nan))
+        values[one.unit, one.layer_idx] = one.mean
+    n = len({row.name for row in heads})
+    return token_heatmaps(
+        [f"head {head}" for head in range(shape[0])],
+        (),
+        dict(sorted(panels_of.items(), key=lambda panel: panel[0] == BUCKET_LABELS["last"])),
+        centre=0.0,
+        unit=f"AIE (change of {metric_of(heads[0].metric)})",
+        title=f"Average indirect effect of single heads, n={n} fact{'s'[: n != 1]}",
     )
 
 

@@ -77,6 +77,40 @@ class TraceCell:
 
 
 @dataclass(frozen=True, kw_only=True)
+class UnitCell:
+    """One attention head or MLP neuron, restored alone in the corrupted runs of one fact, by forward passes."""
+
+    name: str
+    """The fact's name, the same in all its rows."""
+    prompt: str
+    """The text the model read."""
+    answer: str
+    """As in ``TraceCell``."""
+    metric: str
+    """As in ``TraceCell``."""
+    mediator: str
+    """``heads`` or ``neurons``."""
+    layer_idx: int
+    """The decoder layer, from 0."""
+    unit: int
+    """The head or neuron of the layer, from 0."""
+    token_idx: int
+    """Position in the prompt, from 0 without padding."""
+    token: str
+    """The token, decoded."""
+    bucket_rome: str
+    """As in ``TraceCell``; ``last_subject`` or ``last``."""
+    clean: float
+    """Value in the clean run."""
+    corrupted: float
+    """Value in the corrupted runs."""
+    indirect_effect: float
+    """IE, the value with this unit restored minus ``corrupted``."""
+    total_effect: float
+    """TE, ``clean - corrupted``."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TraceAverage:
     """Average indirect effect (AIE) of one kind of token at one layer, for one mediator."""
 

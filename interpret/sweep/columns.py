@@ -1,4 +1,4 @@
-"""One column of a sweep: cells with the same token, site and pins, run through the layers together.
+"""One column of a sweep: cells with the same token, site, pins and knockout, run through the layers together.
 
 Where attention is knocked out, each cell has an attention mask of its own (Geva et al. 2023, arXiv:2304.14767).
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from interpret.device import index_on
+from interpret.device import index_on, sent
 from interpret.engine.layers import Context, Layer, Past, Point, run_layer
 from interpret.engine.masks import masks_for
 from interpret.engine.recording import RecordedRun
@@ -18,7 +18,7 @@ from interpret.sweep.cells import ATTENTION, UNITS, Cell
 
 @dataclass(frozen=True)
 class Column:
-    """Cells with the same token, site and pins, ordered by their first layers."""
+    """Cells with the same token, site, pins and knockout, ordered by their first layers."""
 
     cells: tuple[Cell, ...]
     indices: tuple[int, ...]
@@ -141,19 +141,21 @@ class _Step:
 
     def _knocked_out(self, cells: tuple[Cell, ...], mask: Tensor) -> Tensor:
         """Return the mask [N, T] without the attention that cells knock out in this layer, see ``Context.mask``."""
-        rows = [(row, cell.knockout) for row, cell in enumerate(cells) if cell.restores(ATTENTION, self.index)]
-        if not rows:
+        knockout, rows = (
+            cells[0].knockout,
+            [row for row, cell in enumerate(cells) if cell.restores(ATTENTION, self.index)],
+        )
+        if knockout is None or not rows:
             return mask
-        heads = self.layer.n_heads if any(knockout and knockout.heads is not None for _, knockout in rows) else 1
-        blocked = torch.zeros(len(cells), heads, mask.shape[-1], dtype=torch.bool)  # at the column's token
-        for row, knockout in rows:
-            assert knockout is not None
-            of_layer = knockout.of_layer(self.index)
-            for head in range(heads) if of_layer is None else of_layer:
-                blocked[row, head, list(knockout.sources)] = True
-        mask = mask.expand(len(cells), heads, -1, -1).clone()
-        mask[:, :, 0].masked_fill_(blocked.to(mask.device), float("-inf"))
-        groups = self.layer.n_key_heads if heads > 1 else 1
+        of_layer = knockout.of_layer(self.index)
+        heads = range(1) if of_layer is None else range(self.layer.n_heads)  # one mask for all heads, or one for each
+        hidden = torch.zeros(len(cells), len(heads), mask.shape[-1], dtype=torch.bool)  # from the column's token
+        for row in rows:
+            for head in heads if of_layer is None else of_layer:
+                hidden[row, head, list(knockout.sources)] = True
+        mask = mask.expand(len(cells), len(heads), -1, -1).clone()
+        mask[:, :, 0].masked_fill_(sent(hidden, mask.device), float("-inf"))
+        groups = 1 if of_layer is None else self.layer.n_key_heads
         return mask.unflatten(1, (groups, -1)).transpose(0, 1)  # heads that share a key are neighbours
 
 

@@ -42,7 +42,7 @@ from interpret.records import TRACE_METHODS, TraceMethod
 from interpret.sweep.metrics import KINDS
 from interpret.tracing.inputs import ANSWER_TOKENS, TraceSettings
 from interpret.tracing.knowledge_tracing import HookNames
-from interpret.tracing.mediators import DEFAULT_MEDIATORS, check_mediators
+from interpret.tracing.mediators import DEFAULT_MEDIATORS, UNIT_MEDIATORS, check_mediators
 from interpret.tracing.noise import parse_noise
 
 SECTIONS: Mapping[str, tuple[str, ...]] = {
@@ -199,7 +199,7 @@ def _value(key: str, value: Any) -> Any:
         return _decimal(key, value)
     if key == "mediators":
         names = _texts(key, value)
-        check_mediators(names)
+        check_mediators([name for name in names if name not in UNIT_MEDIATORS])
         return names
     if key == "replace":
         if not isinstance(value, bool):

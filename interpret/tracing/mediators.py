@@ -79,6 +79,11 @@ class Mediator:
         return [replace(cell, knockout=of_token[cell.token]) for cell in cells]
 
 
+UNIT_MEDIATORS = {
+    "heads": "the output of each attention head, alone",
+    "neurons": "the activation of each MLP neuron, alone, for the 100 with the largest estimates",
+}
+"""What ``trace_units`` and runs restore at the last token of the subject and of the prompt -> its description."""
 MEDIATORS: dict[str, Mediator] = {}
 """The mediators by name, in order of registration."""
 
@@ -138,9 +143,14 @@ def mediator_named(name: str) -> Mediator:
     >>> mediator_named("attn_knockout:relation").sources
     'relation'
     """
+    if name in UNIT_MEDIATORS:
+        raise InputError(
+            f"mediator {name!r} restores single units, in runs (interpret.tracing.run); for one prompt, use "
+            "interpret.tracing.trace_units"
+        )
     base, colon, sources = name.partition(":")
     if base not in MEDIATORS:
-        raise InputError(unknown("mediator", name, MEDIATORS))
+        raise InputError(unknown("mediator", name, [*MEDIATORS, *UNIT_MEDIATORS]))
     if not colon:
         return MEDIATORS[base]
     if MEDIATORS[base].site != ATTENTION:
@@ -160,6 +170,23 @@ def check_mediators(mediators: Sequence[str]) -> None:
     """
     for mediator in mediators:
         mediator_named(mediator)
+
+
+def check_run_mediators(mediators: Sequence[str], method: str, metric: str) -> None:
+    """Check the mediators of a run, which may also be those of ``UNIT_MEDIATORS``.
+
+    Raises:
+        InputError: if one does not exist, or not with this method and metric; the message names it.
+    """
+    grids = [name for name in mediators if name not in UNIT_MEDIATORS]
+    check_mediators(grids)
+    if method != "exact":
+        check_estimable(grids, metric)
+        for name in mediators:
+            if name not in grids:
+                raise InputError(f"mediator {name!r} is not traced by the method {method!r}; give the method exact")
+    if "neurons" in mediators:
+        check_estimable([], metric)
 
 
 def check_estimable(mediators: Sequence[str], metric: str) -> None:
@@ -239,7 +266,11 @@ ATTN_KNOCKOUT = Mediator(
     label="attention to {sources}\nknocked out, {window} layers",
     colour="#e7298a",
 )
-for _own in (HIDDEN, ATTN_SEVERED, MLP_SEVERED, ATTN_WINDOW, MLP_WINDOW, ATTN_KNOCKOUT):
+ATTN_OUT = Mediator(
+    "attn_out", "the attention output of one layer", "attn_out", label="attention output", colour="#a6761d"
+)
+MLP_OUT = Mediator("mlp_out", "the MLP output of one layer", "mlp_out", label="MLP output", colour="#66a61e")
+for _own in (HIDDEN, ATTN_SEVERED, MLP_SEVERED, ATTN_WINDOW, MLP_WINDOW, ATTN_OUT, MLP_OUT, ATTN_KNOCKOUT):
     register_mediator(_own)
 DEFAULT_MEDIATORS = (HIDDEN.name, ATTN_SEVERED.name, MLP_SEVERED.name)
 """The mediators that are traced by default."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from interpret.facts.buckets import Scheme
 from interpret.facts.grids import Grid, bucket_averages, bucket_means_of, by_part, tokens_by_layers
-from interpret.records import EXACT, TraceAverage, TraceCell, TracePeak
+from interpret.records import EXACT, TraceAverage, TraceCell, TracePeak, UnitCell
 from interpret.stats import Average, Floats, average
 from interpret.tracing.mediators import mediator_of
 
@@ -171,6 +171,43 @@ def _peak(cell: TraceCell, among: str) -> TracePeak:
         indirect_effect=cell.indirect_effect,
         total_effect=cell.total_effect,
     )
+
+
+@dataclass(frozen=True)
+class UnitMean:
+    """The mean effect of one head or neuron over facts, at one kind of token."""
+
+    mediator: str
+    """``heads`` or ``neurons``."""
+    bucket: str
+    """``last_subject`` or ``last``."""
+    layer_idx: int
+    unit: int
+    effects: tuple[float, ...]
+    """One effect per fact; 0 for facts in which the unit was not run, because its estimate was small."""
+    n: int
+    """Number of facts in which it was run."""
+
+    @property
+    def mean(self) -> float:
+        """The mean of ``effects``."""
+        return sum(self.effects) / len(self.effects)
+
+
+def unit_means(rows: Sequence[UnitCell]) -> list[UnitMean]:
+    """Average the finite effects of heads and neurons over facts; those with the largest absolute means come first."""
+    facts: dict[str, dict[str, None]] = {}
+    found: dict[tuple[str, str, int, int], list[float]] = {}
+    for row in rows:
+        facts.setdefault(row.mediator, {})[row.name] = None
+        if math.isfinite(row.indirect_effect):
+            key = (row.mediator, row.bucket_rome, row.layer_idx, row.unit)
+            found.setdefault(key, []).append(row.indirect_effect)
+    means = [
+        UnitMean(*key, (*effects, *[0.0] * (len(facts[key[0]]) - len(effects))), len(effects))
+        for key, effects in found.items()
+    ]
+    return sorted(means, key=lambda one: -abs(one.mean))
 
 
 def estimated(traced: Sequence[TraceGrid]) -> str:

@@ -15,7 +15,7 @@ from interpret.sweep import Cell, Metric, Pin, estimates, first_order, run_sweep
 from interpret.tracing import exact as exact_tracing
 from interpret.tracing.calls import screen, trace_mediators
 from interpret.tracing.inputs import TraceSettings
-from interpret.tracing.mediators import MEDIATORS
+from interpret.tracing.mediators import MEDIATORS, UNIT_MEDIATORS
 from reference.tiny import EXPERTS, FURTHER, KINDS, L, hooks_on, tiny_model, wide_model
 from reference.toy_tokenizers import byte_level
 from reference.tracing import recorded, run
@@ -403,7 +403,7 @@ def test_there_is_no_rank_correlation_without_an_order(grid):
         ({"top": 0}, "top is 0; give at least 1 cell to run"),
         (
             {"mediators": ["hiden"]},
-            f"unknown mediator 'hiden'; did you mean 'hidden'? Allowed: {', '.join(MEDIATORS)}",
+            f"unknown mediator 'hiden'; did you mean 'hidden'? Allowed: {', '.join([*MEDIATORS, *UNIT_MEDIATORS])}",
         ),
     ],
 )

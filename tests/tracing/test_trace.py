@@ -12,7 +12,7 @@ from interpret.stats import Average, average
 from interpret.tracing.calls import trace, trace_mediators
 from interpret.tracing.facts import trace_cells
 from interpret.tracing.inputs import TraceSettings
-from interpret.tracing.mediators import MEDIATORS
+from interpret.tracing.mediators import MEDIATORS, UNIT_MEDIATORS
 from interpret.tracing.noise import corrupt, draw, embedding_rows, embedding_sigma, noise_of, parse_noise
 from interpret.tracing.tables import TraceGrid, normalised, trace_grids
 from reference.tiny import FURTHER, KINDS, MORE_KINDS, D, L, hooks_on, wide_model
@@ -71,6 +71,8 @@ def restored_by(mediator, layer, window):
         "mlp_severed": ("resid_post", [layer], {"mlp_out": later}),
         "attn_window": ("attn_out", around, {}),
         "mlp_window": ("mlp_out", around, {}),
+        "attn_out": ("attn_out", [layer], {}),
+        "mlp_out": ("mlp_out", [layer], {}),
     }[mediator]
 
 
@@ -489,7 +491,8 @@ def test_no_effects_have_no_average():
             PROMPT,
             SUBJECT,
             {"mediator": "attn_sever"},
-            f"unknown mediator 'attn_sever'; did you mean 'attn_severed'? Allowed: {', '.join(MEDIATORS)}",
+            "unknown mediator 'attn_sever'; did you mean 'attn_severed'? Allowed: "
+            f"{', '.join([*MEDIATORS, *UNIT_MEDIATORS])}",
         ),
         ([PROMPT], SUBJECT, {}, f"prompt is [{PROMPT!r}]; give a single string"),
         (PROMPT, None, {}, "subject is None; give a single string"),
