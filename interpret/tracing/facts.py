@@ -22,6 +22,7 @@ from interpret.tracing.metrics import DIFFERENCE
 from interpret.tracing.noise import embedding_sigma, parse_noise
 from interpret.tracing.result import TraceResult, cells_not_finite, trace_cells
 from interpret.tracing.units import UnitSite, UnitTrace, trace_units
+from interpret.work.progress import streamed
 
 
 def trace_facts(
@@ -32,6 +33,7 @@ def trace_facts(
     settings: TraceSettings | None = None,
     mediators: Sequence[str] = DEFAULT_MEDIATORS,
     method: TraceMethod = EXACT,
+    progress: bool = True,
 ) -> Iterator[TraceCell]:
     """Trace facts, and yield one row per fact, mediator, token and layer, in that order.
 
@@ -44,6 +46,7 @@ def trace_facts(
         mediators: names of mediators, as in ``trace_mediators``.
         method: ``exact``, ``approximate`` or ``screened``, as in ``trace_mediators``. The column
             ``method`` tells exact cells from estimates.
+        progress: show a progress bar of the facts while rows are taken, in a terminal or a notebook.
 
     Yields:
         One ``TraceCell`` per cell.
@@ -56,7 +59,7 @@ def trace_facts(
         >>> rows = list(interpret.tracing.trace_facts(model, tokenizer, facts))  # doctest: +SKIP
     """
     sized = sized_for(model, tokenizer, facts, settings or TraceSettings())
-    for fact in facts:
+    for fact in streamed("Tracing", facts, len(facts), shown=progress):
         try:
             results = trace_fact(model, tokenizer, fact, sized, mediators, method)
         except InputError as error:
