@@ -7,12 +7,13 @@ from typing import Literal, get_args
 
 from interpret.errors import InputError, unknown
 
-CellSite = Literal["resid_post", "attn_out", "mlp_out", "heads", "neurons", "attention"]
-"""What a cell changes. The sites of ``interpret.activations`` that can be restored: the output of a decoder layer, of
-its attention, of its MLP, of one attention head (before the output projection) or of one MLP neuron (after the
-activation). And ``attention``, the attention of a token to others, which can be knocked out."""
-CELL_SITES = get_args(CellSite)
-ATTENTION: CellSite = "attention"
+RestoredSite = Literal["resid_post", "attn_out", "mlp_out", "heads", "neurons"]
+"""The sites of ``interpret.activations`` that can be restored: the output of a decoder layer, of its attention, of its
+MLP, of one attention head (before the output projection) or of one MLP neuron (after the activation)."""
+CELL_SITES = get_args(RestoredSite)
+CellSite = RestoredSite | Literal["attention"]
+"""What a cell changes: a restored site, or the attention of a token to others, which is knocked out."""
+ATTENTION: Literal["attention"] = "attention"
 UNITS = {"heads": "head", "neurons": "neuron"}
 """The name of one unit, for the sites that have units."""
 PINNED = ("attn_out", "mlp_out")
@@ -121,8 +122,8 @@ def check_cells(cells: Sequence[Cell], n_tokens: int, n_layers: int, n_heads: in
 
 def _problem(cell: Cell, n_tokens: int, n_layers: int, units: dict[str, int]) -> str:
     """Return what is wrong with a cell; "" if it is valid."""
-    if cell.site not in CELL_SITES:
-        return unknown("site", cell.site, CELL_SITES)
+    if cell.site not in (*CELL_SITES, ATTENTION):
+        return unknown("site", cell.site, [*CELL_SITES, ATTENTION])
     if not 0 <= cell.token < n_tokens:
         return f"token {cell.token} does not exist; this prompt has tokens 0 to {n_tokens - 1}"
     lowest = -1 if cell.site == "resid_post" else 0

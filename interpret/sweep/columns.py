@@ -141,10 +141,8 @@ class _Step:
 
     def _knocked_out(self, cells: tuple[Cell, ...], mask: Tensor) -> Tensor:
         """Return the mask [N, T] without the attention that cells knock out in this layer, see ``Context.mask``."""
-        knockout, rows = (
-            cells[0].knockout,
-            [row for row, cell in enumerate(cells) if cell.restores(ATTENTION, self.index)],
-        )
+        knockout = cells[0].knockout
+        rows = [row for row, cell in enumerate(cells) if cell.restores(ATTENTION, self.index)]
         if knockout is None or not rows:
             return mask
         of_layer = knockout.of_layer(self.index)

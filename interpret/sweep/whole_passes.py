@@ -55,7 +55,7 @@ def whole_passes(
                 f"cells[{index}]: the family {anatomy_of(model).family.name!r} is described without its parts, so a "
                 f"single {cell.one_unit} cannot be restored; docs/architecture.md shows how to describe the parts"
             )
-        if cell.knockout is not None and (problem := _not_maskable(model, cell)):
+        if cell.knockout is not None and (problem := _not_maskable(anatomy_of(model), cell)):
             raise UnsupportedModelError(f"cells[{index}]: {problem}")
     layers = range(len(anatomy_of(model).layers))
     wanted: set[Place] = {
@@ -155,10 +155,13 @@ def _hook(change: Changes, anatomy: Anatomy, place: Place, write: Callable[[Tens
     return change.after(block.get_submodule(path), on_output)
 
 
-def _not_maskable(model: PreTrainedModel, cell: Cell) -> str:
+def _not_maskable(anatomy: Anatomy, cell: Cell) -> str:
     """Return why attention cannot be knocked out by a mask; "" if it can."""
     assert cell.knockout is not None
-    family = f"the family {anatomy_of(model).family.name!r} is described without its parts"
+    for layer in range(cell.start, cell.stop):
+        if not _has_attention(anatomy, layer):
+            return f"layer {layer} of this {anatomy.family.name!r} model has no attention that could be knocked out"
+    family = f"the family {anatomy.family.name!r} is described without its parts"
     if cell.knockout.heads is not None:
         return f"{family}, so attention cannot be knocked out in single heads; leave out the heads"
     if len(set(cell.knockout.sources)) > cell.token:
@@ -166,10 +169,15 @@ def _not_maskable(model: PreTrainedModel, cell: Cell) -> str:
             f"{family}, so a token cannot be left with nothing to attend to; leave out one of the tokens 0 to "
             f"{cell.token}"
         )
-    implementation = getattr(model.config, "_attn_implementation", None) or "eager"
+    implementation = getattr(anatomy.trunk.config, "_attn_implementation", None) or "eager"
     if implementation not in MASKED:
         return f"attention {implementation!r} takes no mask of single tokens; open the model with 'eager' or 'sdpa'"
     return ""
+
+
+def _has_attention(anatomy: Anatomy, layer: int) -> bool:
+    path = anatomy.family.attention
+    return bool(path) and any(name == path for name, _ in anatomy.layers[layer].named_modules())
 
 
 def _masker(rows: Sequence[tuple[int, Cell]], n_cells: int, base: Tensor) -> Callable[..., Any]:
@@ -182,6 +190,10 @@ def _masker(rows: Sequence[tuple[int, Cell]], n_cells: int, base: Tensor) -> Cal
 
     def on_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         mask = kwargs.get("attention_mask")
+        if "attention_mask" not in kwargs or (mask is not None and mask.dim() != 4):
+            raise UnsupportedModelError(
+                f"a {type(module).__name__} takes no mask of single tokens, so attention cannot be knocked out"
+            )
         if mask is None:
             lowest = torch.full((n_tokens, n_tokens), torch.finfo(base.dtype).min, dtype=base.dtype, device=base.device)
             mask = lowest.triu(1)[None, None]

@@ -107,7 +107,7 @@ def register_mediator(mediator: Mediator) -> None:
         raise InputError(f"{what}: a name is one word of letters, digits and underscores")
     if mediator.name in MEDIATORS:
         raise InputError(f"{what} already exists; give another name")
-    _check_choice(what, "site", [mediator.site], [site for site in CELL_SITES if site not in UNITS])
+    _check_choice(what, "site", [mediator.site], [*(site for site in CELL_SITES if site not in UNITS), ATTENTION])
     _check_choice(what, "site of a pin", [pin.site for pin in mediator.pins], PINNED)
     _check_choice(what, "acts_on", [mediator.acts_on], ACTS_ON)
     _check_choice(what, "column", mediator.columns, OWN_COLUMNS)

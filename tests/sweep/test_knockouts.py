@@ -1,10 +1,12 @@
 """Attention knockout in sweeps, on every family, compared with full passes of the stock model."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 
+from interpret.anatomy import anatomy_of
 from interpret.errors import InputError, UnsupportedModelError
 from interpret.sweep import Cell, Knockout, Metric, run_sweep
 from reference.knockouts import knocked_out
@@ -81,6 +83,18 @@ def test_what_masks_cannot_do_is_refused(number, masked, message, monkeypatch):
     run, _ = runs(model)
     with pytest.raises(UnsupportedModelError, match=re.escape(message)):
         run_sweep(model, run, run, [CELLS[number]], P)
+
+
+@pytest.mark.filterwarnings("ignore:the family .* is described without its parts")
+def test_layers_without_attention_are_refused(monkeypatch):
+    model = tiny_model("bloom")
+    run, _ = runs(model)
+    real = anatomy_of(model)
+    without = replace(real, family=replace(real.family, attention="missing"))
+    monkeypatch.setattr("interpret.sweep.whole_passes.anatomy_of", lambda model: without)
+    message = "cells[0]: layer 0 of this 'bloom' model has no attention that could be knocked out"
+    with pytest.raises(UnsupportedModelError, match=f"^{re.escape(message)}$"):
+        run_sweep(model, run, run, CELLS[:1], P)
 
 
 def test_small_batches_give_the_same_knockouts():
