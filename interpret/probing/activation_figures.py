@@ -19,7 +19,8 @@ from interpret.activations.cache import ActivationCache
 from interpret.activations.edits import check_index
 from interpret.activations.lookup import check_holds, columns_of
 from interpret.anatomy import anatomy_of, unwrapping
-from interpret.drawing.canvases import LINES, To, canvas, heatmap, layer_axis, line_canvas, thin_ticks, written
+from interpret.drawing.canvases import To, canvas, heatmap, layer_axis, line_canvas, thin_ticks, written
+from interpret.drawing.palette import LINES
 from interpret.drawing.panels import STYLE, Sheet, shown
 from interpret.errors import InputError, UnsupportedModelError, unknown
 from interpret.finite import descending, top

@@ -24,3 +24,4 @@ from .traces import TraceAverage as TraceAverage
 from .traces import TraceCell as TraceCell
 from .traces import TraceMethod as TraceMethod
 from .traces import TracePeak as TracePeak
+from .traces import UnitCell as UnitCell

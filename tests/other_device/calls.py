@@ -156,17 +156,32 @@ for noise in ("s3", "m", "t3", "u0.5"):
         f"trace ({noise})",
         lambda model, noise=noise: interpret.trace(model, TOKENIZER, PROMPT, SUBJECT, noise=noise, samples=2),
     )
-for name in ("trace_mediators", "screen"):
+ESTIMABLE = [name for name, mediator in MEDIATORS.items() if mediator.site != "attention"]
+for name, mediators in (("trace_mediators", [*MEDIATORS, "attn_knockout:itself"]), ("screen", ESTIMABLE)):
     call(
         name,
-        lambda model, name=name: getattr(interpret.tracing, name)(
-            model, TOKENIZER, PROMPT, SUBJECT, mediators=list(MEDIATORS), settings=SETTINGS
+        lambda model, name=name, mediators=mediators: getattr(interpret.tracing, name)(
+            model, TOKENIZER, PROMPT, SUBJECT, mediators=mediators, settings=SETTINGS
+        ),
+    )
+for heads in (None, [(1, 0), (2, 1)]):
+    call(
+        f"knockout (heads {heads})",
+        lambda model, heads=heads: interpret.tracing.knockout(
+            model, TOKENIZER, PROMPT, SUBJECT, window=2, heads=heads, metrics=["probability", "rank"]
+        ),
+    )
+for site in ("heads", "neurons"):
+    call(
+        f"trace_units ({site})",
+        lambda model, site=site: interpret.tracing.trace_units(
+            model, TOKENIZER, PROMPT, SUBJECT, site=site, settings=SETTINGS
         ),
     )
 call(
     "trace_mediators (approximate)",
     lambda model: interpret.tracing.trace_mediators(
-        model, TOKENIZER, PROMPT, SUBJECT, mediators=list(MEDIATORS), settings=SETTINGS, method="approximate"
+        model, TOKENIZER, PROMPT, SUBJECT, mediators=ESTIMABLE, settings=SETTINGS, method="approximate"
     ),
 )
 for rule in ("exact", "approximate", "screened"):

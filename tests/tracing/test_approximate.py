@@ -15,13 +15,13 @@ from interpret.sweep import Cell, Metric, Pin, estimates, first_order, run_sweep
 from interpret.tracing import exact as exact_tracing
 from interpret.tracing.calls import screen, trace_mediators
 from interpret.tracing.inputs import TraceSettings
-from interpret.tracing.mediators import MEDIATORS
+from interpret.tracing.mediators import MEDIATORS, UNIT_MEDIATORS
 from reference.tiny import EXPERTS, FURTHER, KINDS, L, hooks_on, tiny_model, wide_model
 from reference.toy_tokenizers import byte_level
 from reference.tracing import recorded, run
 
 PROMPT, SUBJECT = "The Eiffel Tower is in", "Eiffel Tower"
-ALL = list(MEDIATORS)
+ALL = [name for name, row in MEDIATORS.items() if row.site != "attention"]
 SETTINGS = TraceSettings(samples=2, window=3, seed=3)
 TOKENIZER = byte_level()
 LOGIT = Metric("logit", (5,))
@@ -403,8 +403,7 @@ def test_there_is_no_rank_correlation_without_an_order(grid):
         ({"top": 0}, "top is 0; give at least 1 cell to run"),
         (
             {"mediators": ["hiden"]},
-            "unknown mediator 'hiden'; did you mean 'hidden'? "
-            "Allowed: hidden, attn_severed, mlp_severed, attn_window, mlp_window",
+            f"unknown mediator 'hiden'; did you mean 'hidden'? Allowed: {', '.join([*MEDIATORS, *UNIT_MEDIATORS])}",
         ),
     ],
 )
