@@ -10,9 +10,11 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.anatomy.passes import grad_mode
+from interpret.attribution.groups import Groups
 from interpret.attribution.languages import languages_of
 from interpret.attribution.parts import TextParts, scores_of
 from interpret.attribution.plan import Plan, plan_attribution
+from interpret.attribution.result.aggregation import merged, whole_answer
 from interpret.attribution.result.attribution import Attribution
 from interpret.attribution.result.scores import Attributed, ScoreArray, side_by_side
 from interpret.attribution.result.show import not_finite
@@ -48,6 +50,7 @@ def attribute(
     alignment: Sequence[Alignment] | None = None,
     step_scores: str | Callable[..., torch.Tensor] | Sequence[str | Callable[..., torch.Tensor]] = (),
     layers: Sequence[int | str] | str | int | None = None,
+    groups: Groups | None = None,
     start: int | None = None,
     end: int | None = None,
     batch_size: int = 8,
@@ -72,7 +75,9 @@ def attribute(
             prompt. None: the model's greedy continuation, without the end-of-text token.
         method: one of ``list_methods()``.
         attributed_fn: the function whose value is attributed, one of ``list_step_functions()``; or a function of
-            yours, as ``register_step_function`` takes it.
+            yours, as ``register_step_function`` takes it. ``answer_log_probability`` is a function of the whole answer,
+            the tokens from ``start`` to ``end``: the sum of their ln P, as a function of the prompt. It has one step,
+            and only the tokens of the prompt are scored.
         contrast_targets: for each prompt, the prompt and the foil as one text, or the ids of the foil's tokens.
         contrast: the context of the foil. ``same_context``: that of the target, P(target | text) - P(foil | text).
             ``own_prefix``: the foil's own preceding tokens. Scores of input methods then include the effect of the
@@ -84,6 +89,10 @@ def attribute(
             ``mlp_out``; a site without a layer selects all layers, a number all sites of that layer, None and ``all``
             everything. For ``attention``: a layer number, a span, a list of numbers or ``all``; by default the last
             layer. Selectors such as ``0:20:5`` are understood as in the command.
+        groups: for ``occlusion``, ``lime`` and ``kernel_shap``: which tokens of a prompt are masked together, as one.
+            A unit: ``words``, ``lines``, ``sentences``, ``paragraphs``; a template that the prompt fits, with
+            its fields in braces, as ``"{name} lives in {city}"``; or a list of parts of the prompt. Tokens in no group
+            are never masked. In the result, a group is one token. None: each token alone, also those after the prompt.
         start: the first attributed step; ``start`` and ``end`` are a slice of the tokens after the prompt.
         end: one past the last attributed step.
         batch_size: how many prompts are continued in one batch, and how many points or masked texts of one step are
@@ -97,9 +106,10 @@ def attribute(
             ``discretized_integrated_gradients``: also ``strategy``, ``n_neighbors``; ``deeplift``, also at layers:
             ``baseline``; ``gradient_shap``: ``n_samples``, ``noise``, ``baseline``, ``seed``; ``attention``: ``heads``,
             ``aggregate_layers``, ``aggregate_heads``; ``occlusion``: ``window``, ``baseline``; ``lime``: ``n_samples``,
-            ``mask_probability``, ``kernel_width``, ``penalty``, ``baseline``, ``seed``; functions with dropout:
-            ``n_mcd_steps``, ``seed``. ``info.options`` of the result has their values. ``layer_integrated_gradients``
-            needs ``n_steps`` passes for each step and activation: choose few ``layers``.
+            ``mask_probability``, ``kernel_width``, ``penalty``, ``baseline``, ``seed``; ``kernel_shap``: ``n_samples``,
+            ``baseline``, ``seed``; functions with dropout: ``n_mcd_steps``, ``seed``. ``info.options`` of the result
+            has their values. ``layer_integrated_gradients`` needs ``n_steps`` passes for each step and activation: choose
+            few ``layers``.
 
     Returns:
         One entry per prompt. Scores are signed (except ``attention``); those of gradient methods still have the
@@ -124,6 +134,7 @@ def attribute(
         with_foils=contrast_targets is not None,
         step_scores=step_scores,
         layers=layers,
+        groups=groups,
         start=start,
         end=end,
         batch_size=batch_size,
@@ -196,6 +207,7 @@ def attributed(plan: Plan, text: Text, parts: TextParts) -> Attributed:
             plan.batch_size,
             room,
             parts.stored,
+            text.groups,
         )
         for column, foil in zip(range(text.start, text.stop), text.foils, strict=True)
     ]
@@ -203,7 +215,7 @@ def attributed(plan: Plan, text: Text, parts: TextParts) -> Attributed:
     with grad_mode(True):
         by_activation = scores_of(plan.method, steps, plan.layers, plan.method_options, parts)
     scores = {name: side_by_side(of_steps, len(text.ids)) for name, of_steps in by_activation.items()}
-    return Attributed(
+    found = Attributed(
         tokens=text.pieces,
         token_ids=text.ids,
         words=tuple(words(plan.tokenizer, text.ids)),
@@ -216,6 +228,9 @@ def attributed(plan: Plan, text: Text, parts: TextParts) -> Attributed:
         details=gathered_details(steps),
         foil_tokens=foil_tokens(steps),
     )
+    if plan.groups is not None:
+        found = merged(found, text.groups or (), plan.info.step_aggregates)
+    return whole_answer(found, plan.info.step_aggregates) if plan.whole else found
 
 
 @torch.no_grad()

@@ -34,6 +34,8 @@ class RunOptions:
     """Functions to report for each step, besides the attributed one."""
     layers: str | None = None
     """``"3,7"``, ``"0:20:5"``, or activation names; None: all layers, for ``attention`` the last."""
+    groups: Sequence[str] | None = None
+    """Tokens that are masked together: a unit, a template, or parts of every prompt."""
     options: Sequence[str] | None = None
     """Options of the method and the functions, such as ``"n_steps=20"``."""
     aggregate: str = "sum"
@@ -82,6 +84,15 @@ def layers_words(layers: str | int | Sequence[int | str] | None) -> str | None:
         if not isinstance(layer, (int, str)):
             raise InputError(f"layers: a {type(layer).__name__} is not a layer; give numbers, or names of activations")
     return ",".join(map(str, listed))
+
+
+def groups_words(groups: str | Sequence[str] | None) -> list[str] | None:
+    """Return groups of tokens as they are written on the command line.
+
+    >>> groups_words("sentences")
+    ['sentences']
+    """
+    return None if groups is None else [groups] if isinstance(groups, str) else list(groups)
 
 
 def options_words(options: Mapping[str, Any] | Sequence[str] | None) -> list[str] | None:

@@ -6,9 +6,16 @@ from typing import Any, cast
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.anatomy import anatomy_of
+from interpret.attribution.groups import UNITS, Groups, is_template
 from interpret.attribution.languages import languages_of
 from interpret.attribution.methods.registry import METHODS
-from interpret.attribution.plan import Plan, check_method_options, check_takes_layers, plan_attribution
+from interpret.attribution.plan import (
+    Plan,
+    check_method_options,
+    check_takes_groups,
+    check_takes_layers,
+    plan_attribution,
+)
 from interpret.attribution.result.aggregation import HOWS
 from interpret.attribution.run_options import RunOptions
 from interpret.attribution.steps.functions import CONTRASTS, FUNCTIONS, Contrast, attributed_function, step_functions
@@ -46,6 +53,7 @@ def check_options(words: RunOptions, prompts: Sequence[Prompt]) -> None:
     read_pairs(words.align)
     if words.layers is not None:
         check_takes_layers(words.method)
+    check_takes_groups(words.method, read_groups(words.groups))
     check_method_options(
         words.method, [FUNCTIONS[name] for name in (function, *reported)], read_options(words.options or ())
     )
@@ -84,6 +92,7 @@ def plan_run(
         with_foils=needs_foil or foil_asked,
         step_scores=reported,
         layers=_layers(words.layers, model),
+        groups=read_groups(words.groups),
         start=start,
         end=end,
         batch_size=batch_size,
@@ -102,6 +111,13 @@ def read_pairs(words: str | None) -> Alignment | None:
         return [(step, of_foil) for step, of_foil in pairs]
     except ValueError:
         raise InputError(f"align {words!r} is not understood; give pairs of numbers, such as 0:0,2:1") from None
+
+
+def read_groups(words: Sequence[str] | None) -> Groups | None:
+    """Read groups of tokens: a single unit or template is one, anything else is a list of parts of the prompt."""
+    if words is not None and len(words) == 1 and (words[0] in UNITS or is_template(words[0])):
+        return words[0]
+    return words
 
 
 def _slice(words: str) -> tuple[int | None, int | None]:

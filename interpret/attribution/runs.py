@@ -12,6 +12,7 @@ from typing import Any, cast
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.attribution._attribute import attributions
+from interpret.attribution.groups import Groups
 from interpret.attribution.parts import TextParts
 from interpret.attribution.plan import Plan
 from interpret.attribution.questions import Question, inputs_of, of_one_prompt, questions
@@ -24,6 +25,7 @@ from interpret.attribution.run_options import (
     BATCH_SIZE,
     RunOptions,
     align_words,
+    groups_words,
     layers_words,
     options_words,
     steps_words,
@@ -73,6 +75,7 @@ def run(
     new_tokens: int = RunOptions.new_tokens,
     step_scores: Sequence[str] | None = RunOptions.step_scores,
     layers: str | int | Sequence[int | str] | None = RunOptions.layers,
+    groups: Groups | None = RunOptions.groups,
     options: Mapping[str, Any] | Sequence[str] | None = RunOptions.options,
     aggregate: str = RunOptions.aggregate,
     normalize: bool = RunOptions.normalize,
@@ -104,6 +107,7 @@ def run(
         new_tokens: maximum number of tokens generated for a prompt without a target.
         step_scores: functions to report for each step, besides the attributed one.
         layers: for layer methods and attention: numbers, or activation names; also as ``"3,7"`` or ``"0:20:5"``.
+        groups: as in ``attribute``, the same for all prompts; of a chat, in the user's message.
         options: options of the method and the functions, by name; also as ``["n_steps=20"]``.
         aggregate: how the embedding dimension is reduced: ``sum``, ``mean`` or ``l2``.
         normalize: divide the scores of each step by the sum of their absolute values.
@@ -143,6 +147,7 @@ def run(
         new_tokens=new_tokens,
         step_scores=None if step_scores is None else list(step_scores),
         layers=layers_words(layers),
+        groups=groups_words(groups),
         options=options_words(options),
         aggregate=aggregate,
         normalize=normalize,
@@ -298,6 +303,8 @@ class AttributionAnalysis(Analysis):
 
     def _attribution(self, question: Question, stored: UnitParts) -> Attribution:
         inputs, how = self.inputs_of(question), self.reduction
+        # The steps of a whole answer are added up before their dimensions are reduced.
+        parts = TextParts(stored, None if self.plan.whole else how.how)
         with of_one_prompt():
-            scores = list(attributions(self.plan, inputs, TextParts(stored, how.how)))
+            scores = list(attributions(self.plan, inputs, parts))
         return Attribution(scores, self.plan.info).aggregate(how.how, normalize=how.normalize, subwords=how.subwords)

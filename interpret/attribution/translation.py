@@ -26,9 +26,19 @@ from interpret.anatomy.passes import grad_mode
 from interpret.attribution.languages import Languages
 from interpret.attribution.parts import TextParts, scores_of
 from interpret.attribution.plan import Plan
+from interpret.attribution.result.aggregation import whole_answer
 from interpret.attribution.result.scores import Attributed, ScoreArray, side_by_side
 from interpret.attribution.steps.step import Room, Step, foil_tokens, gathered_details
-from interpret.attribution.targets import Inputs, Target, Text, check_finite, check_length, check_text, text_of
+from interpret.attribution.targets import (
+    Inputs,
+    Target,
+    Text,
+    check_finite,
+    check_length,
+    check_text,
+    prompt_tokens,
+    text_of,
+)
 from interpret.device import in_batches
 from interpret.engine.greedy import greedy_continuation, sound_steps
 from interpret.errors import InputError
@@ -107,7 +117,7 @@ def translated_texts(plan: Plan, inputs: Inputs, first: int) -> list[Text]:
         foils = inputs.contrast_targets
         foil = None if foils is None else (*source, *_given(plan, languages, "contrast_targets", number, foils[number]))
         text = text_of(plan, inputs, number, (*source, *whole), len(source) + len(languages.begin), foil)
-        texts.append(replace(text, n_source=len(source)))
+        texts.append(replace(text, n_source=len(source), groups=prompt_tokens(plan, text.n_prompt)))
     return texts
 
 
@@ -183,6 +193,7 @@ def attributed_translation(plan: Plan, text: Text, parts: TextParts) -> Attribut
             plan.batch_size,
             room,
             parts.stored,
+            text.groups,
             n_source=n_source,
             flags=plan.languages.flags,
         )
@@ -192,7 +203,7 @@ def attributed_translation(plan: Plan, text: Text, parts: TextParts) -> Attribut
     with grad_mode(True):
         scores = scores_of(plan.method, steps, (), plan.method_options, parts)[""]  # [S + T_t, ...] each
     source, target = text.ids[:n_source], text.ids[n_source:]
-    return Attributed(
+    found = Attributed(
         tokens=tuple(pieces(plan.tokenizer, target)),
         token_ids=target,
         words=tuple(words(plan.tokenizer, target)),
@@ -208,6 +219,7 @@ def attributed_translation(plan: Plan, text: Text, parts: TextParts) -> Attribut
         source_words=tuple(words(plan.tokenizer, source)),
         source_scores=np.stack([of_step[:n_source] for of_step in scores], axis=1),
     )
+    return whole_answer(found, plan.info.step_aggregates) if plan.whole else found
 
 
 @torch.no_grad()

@@ -49,7 +49,8 @@ class AttributionOptions:
         str | None,
         typer.Option(
             help=f"The function of each output token to attribute: {', '.join(FUNCTIONS)}. contrast_prob_diff is "
-            "P(target) - P(foil). [default: contrast_prob_diff if every prompt has a foil, else probability]",
+            "P(target) - P(foil); answer_log_probability is ln P of all output tokens together. "
+            "[default: contrast_prob_diff if every prompt has a foil, else probability]",
             show_default=False,
         ),
     ] = None
@@ -85,6 +86,14 @@ class AttributionOptions:
             help="For layer methods and attention: layers ('3,7', '0:20:5') or activations ('mlp_out', 'resid_post.3')."
             " [default: all layers; for attention, the last]",
             show_default=False,
+        ),
+    ] = None
+    groups: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="For occlusion, lime and kernel_shap: which tokens are masked together. words, lines, sentences or "
+            "paragraphs; a template with fields, such as '{name} lives in {city}'; or a part of the prompt, given "
+            "several times."
         ),
     ] = None
     options: Annotated[

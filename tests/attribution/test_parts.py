@@ -29,6 +29,7 @@ CASES = {
     "attention": {"steps": ":3"},
     "occlusion": {},
     "lime": {"options": {"n_samples": 20}},
+    "kernel_shap": {"options": {"n_samples": 40}, "steps": ":2"},
 }
 """Each built-in method, with options that give several parts."""
 

@@ -119,7 +119,7 @@ def _expected_gradients(
     ways = (x - start).expand(n_samples, -1, -1)
     if noise:
         drawn = torch.cat([torch.randn(x.shape, generator=generator) for _ in shares])  # [N, T, D]
-        ways = x + noise * drawn.to(x) - start
+        ways = torch.where(steps[-1].kept[:, None], 0, x + noise * drawn.to(x) - start)
     shares = shares.to(x)
     return summed_gradients(steps, n_samples, lambda some: (start + shares[some] * ways[some], ways[some] / n_samples))
 

@@ -32,6 +32,8 @@ class AttributionMethod:
     """Whether it needs gradients."""
     translations: bool = True
     """Whether it supports translation models."""
+    groups: bool = False
+    """Whether it can mask groups of tokens together."""
     part: Part = "step"
     """The part of its work on a text that a run stores as a whole: a ``step``; some ``steps`` that share their
     forward passes; an ``activation`` at these steps; the whole ``text``, whose passes serve all steps."""
@@ -114,6 +116,7 @@ METHODS: dict[str, AttributionMethod] = {
         "masking.occlusion",
         together=True,
         gradients=False,
+        groups=True,
         part="text",
     ),
     "lime": AttributionMethod(
@@ -121,6 +124,15 @@ METHODS: dict[str, AttributionMethod] = {
         "masking.lime",
         together=True,
         gradients=False,
+        groups=True,
+        part="text",
+    ),
+    "kernel_shap": AttributionMethod(
+        "Shapley values, from masked texts; the scores add up to the change of the value",
+        "shapley.kernel_shap",
+        together=True,
+        gradients=False,
+        groups=True,
         part="text",
     ),
 }
@@ -177,7 +189,7 @@ def register_method(
     _check_parameters(fn, identifier, positional=2 if layers else 1)
     part: Part = "text" if together or layers else "step"
     METHODS[identifier] = AttributionMethod(
-        description or identifier, fn, together, layers, gradients, translations, part
+        description or identifier, fn, together, layers, gradients, translations, part=part
     )
 
 

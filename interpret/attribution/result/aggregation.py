@@ -39,10 +39,8 @@ def aggregate(attribution: A, how: How, normalize: bool, spans: Spans | None, su
     if spans is not None:
         if len(spans) != len(sequences):
             raise InputError(f"spans has {len(spans)} entries for {len(sequences)} inputs; give one list for each")
-        sequences = [
-            _merged(one, _ranges(one, own, number), None, aggregates)
-            for number, (one, own) in enumerate(zip(sequences, spans, strict=True))
-        ]
+        pairs_of = enumerate(zip(sequences, spans, strict=True))
+        sequences = [merged(one, own, aggregates, number) for number, (one, own) in pairs_of]
         done.append("spans")
     if subwords:
         sequences = [_with_words(one, aggregates) for one in sequences]
@@ -111,6 +109,32 @@ def _size(values: ScoreArray) -> ScoreArray:
     return np.where(np.isfinite(values), np.abs(values), 0).sum(axis=0)
 
 
+def merged(
+    one: Attributed, spans: Sequence[tuple[int, int]], aggregates: dict[str, str], number: int = 0
+) -> Attributed:
+    """Return an input whose spans of tokens are merged; see ``Attribution.aggregate``.
+
+    Args:
+        one: the input.
+        spans: ranges of tokens, (first, one past the last).
+        aggregates: how each of ``step_scores`` is combined when steps are merged.
+        number: index of the input, for messages.
+
+    Raises:
+        InputError: for spans that overlap or do not fit.
+    """
+    return _merged(one, _ranges(one, spans, number), None, aggregates)
+
+
+def whole_answer(one: Attributed, aggregates: dict[str, str]) -> Attributed:
+    """Return an input whose steps are merged into one, which stands for the whole answer.
+
+    Errors of completeness, the detail ``delta``, add up as the scores do; other diagnostics are left out.
+    """
+    deltas = {name: values.sum(keepdims=True) for name, values in one.details.items() if name == "delta"}
+    return replace(merged(one, [(one.start, one.stop)], aggregates), details=deltas)
+
+
 def _ranges(one: Attributed, spans: Sequence[tuple[int, int]], number: int) -> Ranges:
     """Return ranges that cover all tokens: the spans, and single tokens between them."""
     if any(isinstance(span, int) for span in spans):
@@ -153,8 +177,11 @@ def _merged(one: Attributed, rows: Ranges, source: Ranges | None, aggregates: di
 
     def change(values: ScoreArray, side: str) -> ScoreArray:
         ranges = rows if side == "target" else source
-        # Tokens at and after a step's own token count as 0; those of a merged step get NaN again below.
-        whole = np.where(one.unscored(), 0, values) if side == "target" else values
+        whole = values
+        if side == "target":
+            # Tokens at and after a step's own token count as 0; those of a merged step get NaN again below.
+            unscored = one.unscored() if values.ndim == 2 else one.unscored()[..., None]
+            whole = np.where(unscored, 0, values)
         whole = whole if ranges is None else _added(whole, ranges, axis=0)
         whole = _added(whole, columns, axis=1)
         if side == "target":
@@ -174,7 +201,7 @@ def _merged(one: Attributed, rows: Ranges, source: Ranges | None, aggregates: di
             name: np.array([MERGES[aggregates[name]](values[start:end]) for start, end in columns])
             for name, values in one.step_scores.items()
         },
-        details={},
+        details=one.details if len(columns) == one.stop - one.start else {},
         foil_tokens=one.foil_tokens and tuple(_joined(one.foil_tokens, columns)),
         source_tokens=one.source_tokens and tuple(_joined(one.source_tokens, source)),
         source_ids=one.source_ids and tuple(_joined_ids(one.source_ids, source)),

@@ -27,6 +27,7 @@ from interpret.prompts.spelling import join_pieces
 _OPERATORS = {
     "probability": "P({})",
     "logit": "logit({})",
+    "answer_log_probability": "ln P({})",
     "cross_entropy": "−ln P({})",
     "contrast_prob_diff": "P({}) − P({})",
 }

@@ -52,6 +52,9 @@ class StepFunction:
     """Whether it needs a foil."""
     dropout: bool = False
     """Whether it runs further passes, in training mode."""
+    whole: bool = False
+    """Whether its sum over all attributed tokens is attributed as one value, which depends on the prompt: methods do
+    not change the tokens after it."""
 
     def options(self) -> dict[str, Any]:
         """Return its options, with their defaults."""
@@ -89,6 +92,11 @@ def entropy(reading: StepReading) -> Tensor:
 def cross_entropy(reading: StepReading) -> Tensor:
     """Return -ln p of the target, in nats."""
     return -reading.logits.log_softmax(-1)[:, reading.target]
+
+
+def answer_log_probability(reading: StepReading) -> Tensor:
+    """Return ln p of the target; the sum over the tokens of an answer is ln P(answer | prompt)."""
+    return reading.logits.log_softmax(-1)[:, reading.target]
 
 
 def perplexity(reading: StepReading) -> Tensor:
@@ -134,6 +142,7 @@ FUNCTIONS: dict[str, StepFunction] = {
     "probability": StepFunction(probability, "probability", "product"),
     "entropy": StepFunction(entropy, "nats", "sum"),
     "cross_entropy": StepFunction(cross_entropy, "nats", "sum"),
+    "answer_log_probability": StepFunction(answer_log_probability, "nats", "sum", whole=True),
     "perplexity": StepFunction(perplexity, "1 / probability", "product"),
     "contrast_prob_diff": StepFunction(contrast_prob_diff, "probability difference", "sum", contrast=True),
     "mc_dropout_mean": StepFunction(mc_dropout_mean, "probability", "product", dropout=True),
