@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from inspect import signature
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -35,6 +35,8 @@ from interpret.errors import InputError
 from interpret.finite import warn
 from interpret.prompts.spelling import words
 from interpret.work.progress import showing
+
+T = TypeVar("T")
 
 
 def attribute(
@@ -108,8 +110,8 @@ def attribute(
             ``aggregate_layers``, ``aggregate_heads``; ``occlusion``: ``window``, ``baseline``; ``lime``: ``n_samples``,
             ``mask_probability``, ``kernel_width``, ``penalty``, ``baseline``, ``seed``; ``kernel_shap``: ``n_samples``,
             ``baseline``, ``seed``; functions with dropout: ``n_mcd_steps``, ``seed``. ``info.options`` of the result
-            has their values. ``layer_integrated_gradients`` needs ``n_steps`` passes for each step and activation: choose
-            few ``layers``.
+            has their values. ``layer_integrated_gradients`` needs ``n_steps`` passes for each step and activation:
+            choose few ``layers``.
 
     Returns:
         One entry per prompt. Scores are signed (except ``attention``); those of gradient methods still have the
@@ -163,12 +165,20 @@ def attributions(plan: Plan, inputs: Inputs, parts: TextParts | None = None) -> 
             not fit in memory.
     """
     one = attributed if plan.languages is None else attributed_translation
-    parts = parts or TextParts()
+    return of_texts(plan, inputs, partial(one, plan, parts=parts or TextParts()))
+
+
+def of_texts(plan: Plan, inputs: Inputs, work: Callable[[Text], T]) -> Iterator[T]:
+    """Yield the result of ``work`` for the text of each input, in order.
+
+    Raises:
+        InputError: as ``attributions`` raises.
+    """
     if inputs.targets is not None:
         check_texts(plan, inputs)
     for texts in _batches(plan, inputs):
         for text in texts:
-            found = unless_too_large(partial(one, plan, text, parts))
+            found = unless_too_large(partial(work, text))
             if found is None:
                 raise InputError(
                     f"a text of {len(text.ids)} tokens does not fit in memory, even one pass at a time: "
@@ -193,10 +203,10 @@ def _batches(plan: Plan, inputs: Inputs) -> Iterator[list[Text]]:
         yield read(plan, inputs, first)
 
 
-def attributed(plan: Plan, text: Text, parts: TextParts) -> Attributed:
-    """Attribute one text."""
+def steps_of(plan: Plan, text: Text, parts: TextParts) -> list[Step]:
+    """Return the attributed tokens of one text."""
     room = Room()
-    steps = [
+    return [
         Step(
             plan.model,
             plan.tokenizer,
@@ -211,6 +221,11 @@ def attributed(plan: Plan, text: Text, parts: TextParts) -> Attributed:
         )
         for column, foil in zip(range(text.start, text.stop), text.foils, strict=True)
     ]
+
+
+def attributed(plan: Plan, text: Text, parts: TextParts) -> Attributed:
+    """Attribute one text."""
+    steps = steps_of(plan, text, parts)
     step_scores = _step_scores(plan, text, steps)
     with grad_mode(True):
         by_activation = scores_of(plan.method, steps, plan.layers, plan.method_options, parts)

@@ -20,6 +20,8 @@ class RunOptions:
     target_language: str | None = None
     """For translation models: the language code of the translations."""
     method: str = "input_x_gradient"
+    compare: Sequence[str] | None = None
+    """Methods that are compared, in place of ``method``."""
     attributed_fn: str | None = None
     """None: ``contrast_prob_diff`` if every prompt has a foil, else ``probability``."""
     contrast: str = CONTRASTS[0]
@@ -84,6 +86,17 @@ def layers_words(layers: str | int | Sequence[int | str] | None) -> str | None:
         if not isinstance(layer, (int, str)):
             raise InputError(f"layers: a {type(layer).__name__} is not a layer; give numbers, or names of activations")
     return ",".join(map(str, listed))
+
+
+def compare_words(compare: str | Sequence[str] | None) -> list[str] | None:
+    """Return the names of methods that may be written on the command line, with commas.
+
+    >>> compare_words("saliency,lime")
+    ['saliency', 'lime']
+    """
+    if compare is None:
+        return None
+    return [name.strip() for name in compare.split(",")] if isinstance(compare, str) else list(compare)
 
 
 def groups_words(groups: str | Sequence[str] | None) -> list[str] | None:

@@ -6,7 +6,8 @@ from typing import Any, cast
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.anatomy import anatomy_of
-from interpret.attribution.groups import UNITS, Groups, is_template
+from interpret.attribution.comparison import check_methods, shared_options
+from interpret.attribution.groups import UNITS, Groups, check_groups, is_template
 from interpret.attribution.languages import languages_of
 from interpret.attribution.methods.registry import METHODS
 from interpret.attribution.plan import (
@@ -51,12 +52,26 @@ def check_options(words: RunOptions, prompts: Sequence[Prompt]) -> None:
             raise InputError(unknown(kind, name, allowed))
     _slice(words.steps)
     read_pairs(words.align)
+    options, groups = read_options(words.options or ()), read_groups(words.groups)
+    functions = [FUNCTIONS[name] for name in (function, *reported)]
+    if words.compare is not None:
+        _check_comparison(words, words.compare)
+        check_method_options(words.compare[0], functions, shared_options(words.compare, options))
+        if groups is not None:
+            check_groups(groups)
+        return
     if words.layers is not None:
         check_takes_layers(words.method)
-    check_takes_groups(words.method, read_groups(words.groups))
-    check_method_options(
-        words.method, [FUNCTIONS[name] for name in (function, *reported)], read_options(words.options or ())
-    )
+    check_takes_groups(words.method, groups)
+    check_method_options(words.method, functions, options)
+
+
+def _check_comparison(words: RunOptions, methods: Sequence[str]) -> None:
+    """Check the methods to be compared, and that there are no options that only a single method has."""
+    check_methods(methods)
+    for name in ("method", "layers", "step_scores", "normalize", "subwords"):
+        if getattr(words, name) != getattr(RunOptions, name):
+            raise InputError(f"{name} is for a single method; leave it out, or leave out compare")
 
 
 def plan_run(
