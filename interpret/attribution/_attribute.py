@@ -28,7 +28,7 @@ from interpret.attribution.steps.step import (
     head,
     hidden_states,
 )
-from interpret.attribution.targets import Alignment, Inputs, Target, Text, one_for_each, texts_of
+from interpret.attribution.targets import Alignment, Inputs, Target, Text, check_foils, one_for_each, texts_of
 from interpret.attribution.translation import attributed_translation, translated_texts
 from interpret.device import unless_too_large
 from interpret.errors import InputError
@@ -200,7 +200,10 @@ def check_texts(plan: Plan, inputs: Inputs) -> None:
 def _batches(plan: Plan, inputs: Inputs) -> Iterator[list[Text]]:
     read = texts_of if plan.languages is None else translated_texts
     for first in range(0, len(inputs.prompts), plan.batch_size):
-        yield read(plan, inputs, first)
+        texts = read(plan, inputs, first)
+        for number, text in enumerate(texts, first):
+            check_foils(text, number)
+        yield texts
 
 
 def steps_of(plan: Plan, text: Text, parts: TextParts) -> list[Step]:

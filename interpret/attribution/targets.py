@@ -159,6 +159,19 @@ def prompt_tokens(plan: Plan, n_prompt: int) -> tuple[Span, ...] | None:
     return tuple((column, column + 1) for column in range(n_prompt)) if plan.whole else None
 
 
+def check_foils(text: Text, number: int) -> None:
+    """Raise an InputError if the foil of every attributed token is this token, in the same context."""
+    columns = range(text.start, text.stop)
+    contexts = [
+        None if foil is None else (foil.id, foil.prefix or text.ids[:at])
+        for at, foil in zip(columns, text.foils, strict=True)
+    ]
+    if contexts == [(text.ids[at], text.ids[:at]) for at in columns]:
+        raise InputError(
+            f"contrast_targets[{number}] does not differ from the text at any attributed token; give another foil"
+        )
+
+
 def _pieces(prompt: Encoding, ids: Sequence[int]) -> tuple[str, ...]:
     """Return the texts of the tokens of a prompt and of what follows it."""
     return (*prompt.pieces(), *pieces(prompt.tokenizer, ids[len(prompt.ids) :]))

@@ -32,7 +32,8 @@ def occlusion(steps: Sequence[Step], *, window: int = 1, baseline: Baseline = "z
         InputError: for a window below 1 or above F, or an unknown baseline.
     """
     for step in steps:
-        if not 1 <= window <= (n := len(step.features)):
+        n = len(step.features)
+        if not 1 <= window <= n:
             what = "tokens" if step.groups is None else "groups"
             raise InputError(f"window is {window}; the text before {name_of(step)} allows 1 to {n} {what}")
     n_features = len(steps[-1].features)

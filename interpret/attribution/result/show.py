@@ -29,6 +29,8 @@ _OPERATORS = {
     "logit": "logit({})",
     "answer_log_probability": "ln P({})",
     "cross_entropy": "−ln P({})",
+    "contrast_logits": "logit({1})",
+    "contrast_logits_diff": "logit({}) − logit({})",
     "contrast_prob_diff": "P({}) − P({})",
 }
 """How a value of a function is written, with its token and the foil."""

@@ -104,6 +104,18 @@ def perplexity(reading: StepReading) -> Tensor:
     return cross_entropy(reading).exp()
 
 
+def contrast_logits(reading: StepReading) -> Tensor:
+    """Return the foil's logit."""
+    assert reading.foil is not None
+    assert reading.foil_logits is not None
+    return reading.foil_logits[:, reading.foil]
+
+
+def contrast_logits_diff(reading: StepReading) -> Tensor:
+    """Return logit(target) - logit(foil); Yin and Neubig 2022 (arXiv:2202.10419), section 3."""
+    return logit(reading) - contrast_logits(reading)
+
+
 def contrast_prob_diff(reading: StepReading) -> Tensor:
     """Return P(target) - P(foil); Yin and Neubig 2022 (arXiv:2202.10419), section 3, with probabilities."""
     assert reading.foil is not None
@@ -145,6 +157,8 @@ FUNCTIONS: dict[str, StepFunction] = {
     "answer_log_probability": StepFunction(answer_log_probability, "nats", "sum", whole=True),
     "perplexity": StepFunction(perplexity, "1 / probability", "product"),
     "contrast_prob_diff": StepFunction(contrast_prob_diff, "probability difference", "sum", contrast=True),
+    "contrast_logits": StepFunction(contrast_logits, "logit", "sum", contrast=True),
+    "contrast_logits_diff": StepFunction(contrast_logits_diff, "logit difference", "sum", contrast=True),
     "mc_dropout_mean": StepFunction(mc_dropout_mean, "probability", "product", dropout=True),
     "mc_dropout_std": StepFunction(mc_dropout_std, "probability", "mean", dropout=True),
     "mc_dropout_z": StepFunction(mc_dropout_z, "standard deviations", "mean", dropout=True),
