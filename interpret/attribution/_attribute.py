@@ -89,8 +89,8 @@ def attribute(
         step_scores: functions to report for each step, besides the attributed one; names, or functions of yours.
         layers: for layer methods: activation names as in ``record``, at the sites ``resid_post``, ``attn_out`` and
             ``mlp_out``; a site without a layer selects all layers, a number all sites of that layer, None and ``all``
-            everything. For ``attention``: a layer number, a span, a list of numbers or ``all``; by default the last
-            layer. Selectors such as ``0:20:5`` are understood as in the command.
+            everything. For ``attention`` and ``value_zeroing``: a layer number, a span, a list of numbers or ``all``;
+            by default the last layer, and all layers. Selectors such as ``0:20:5`` are understood as in the command.
         groups: for ``occlusion``, ``lime`` and ``kernel_shap``: which tokens of a prompt are masked together, as one.
             A unit: ``words``, ``lines``, ``sentences``, ``paragraphs``; a template that the prompt fits, with
             its fields in braces, as ``"{name} lives in {city}"``; or a list of parts of the prompt. Tokens in no group
@@ -105,9 +105,10 @@ def attribute(
         target_language: for translation models with several target languages: the language code of the translations.
         progress: show a progress bar while it runs, in a terminal or a notebook.
         **options: of the method and the functions. ``integrated_gradients``, also at layers: ``n_steps``, ``baseline``;
-            ``discretized_integrated_gradients``: also ``strategy``, ``n_neighbors``; ``deeplift``, also at layers:
-            ``baseline``; ``gradient_shap``: ``n_samples``, ``noise``, ``baseline``, ``seed``; ``attention``: ``heads``,
-            ``aggregate_layers``, ``aggregate_heads``; ``occlusion``: ``window``, ``baseline``; ``lime``: ``n_samples``,
+            ``sequential_integrated_gradients``: the same; ``discretized_integrated_gradients``: also ``strategy``,
+            ``n_neighbors``; ``deeplift``, also at layers: ``baseline``; ``gradient_shap``: ``n_samples``, ``noise``,
+            ``baseline``, ``seed``; ``attention``: ``heads``, ``aggregate_layers``, ``aggregate_heads``;
+            ``value_zeroing``: ``aggregate_layers``; ``occlusion``: ``window``, ``baseline``; ``lime``: ``n_samples``,
             ``mask_probability``, ``kernel_width``, ``penalty``, ``baseline``, ``seed``; ``kernel_shap``: ``n_samples``,
             ``baseline``, ``seed``; functions with dropout: ``n_mcd_steps``, ``seed``. ``info.options`` of the result
             has their values. ``layer_integrated_gradients`` needs ``n_steps`` passes for each step and activation:

@@ -92,8 +92,8 @@ class AttributionOptions:
     layers: Annotated[
         str | None,
         typer.Option(
-            help="For layer methods and attention: layers ('3,7', '0:20:5') or activations ('mlp_out', 'resid_post.3')."
-            " [default: all layers; for attention, the last]",
+            help="For layer methods, attention and value_zeroing: layers ('3,7', '0:20:5') or activations ('mlp_out', "
+            "'resid_post.3'). [default: all layers; for attention, the last]",
             show_default=False,
         ),
     ] = None

@@ -67,6 +67,12 @@ METHODS: dict[str, AttributionMethod] = {
         together=True,
         part="steps",
     ),
+    "sequential_integrated_gradients": AttributionMethod(
+        "integrated gradients of one token at a time, while the others stay",
+        "gradients.sequential_integrated_gradients",
+        together=True,
+        part="steps",
+    ),
     "discretized_integrated_gradients": AttributionMethod(
         "gradients along a path of words from a baseline",
         "discretized.discretized_integrated_gradients",
@@ -111,6 +117,14 @@ METHODS: dict[str, AttributionMethod] = {
         part="steps",
     ),
     "attention": AttributionMethod("what the heads attend to", "attention.attention", gradients=False),
+    "value_zeroing": AttributionMethod(
+        "how much layers change if a token's value vectors are zeroed",
+        "value_zeroing.value_zeroing",
+        together=True,
+        gradients=False,
+        translations=False,
+        part="steps",
+    ),
     "occlusion": AttributionMethod(
         "drop of the value when a token is masked",
         "masking.occlusion",
