@@ -110,7 +110,8 @@ def attribute(
             ``baseline``, ``seed``; ``attention``: ``heads``, ``aggregate_layers``, ``aggregate_heads``;
             ``value_zeroing``: ``aggregate_layers``; ``occlusion``: ``window``, ``baseline``; ``lime``: ``n_samples``,
             ``mask_probability``, ``kernel_width``, ``penalty``, ``baseline``, ``seed``; ``kernel_shap``: ``n_samples``,
-            ``baseline``, ``seed``; functions with dropout: ``n_mcd_steps``, ``seed``. ``info.options`` of the result
+            ``baseline``, ``seed``; ``reagent``: ``n_probes``, ``max_rounds``, ``replaced``, ``kept``, ``top_k``,
+            ``seed``; functions with dropout: ``n_mcd_steps``, ``seed``. ``info.options`` of the result
             has their values. ``layer_integrated_gradients`` needs ``n_steps`` passes for each step and activation:
             choose few ``layers``.
 

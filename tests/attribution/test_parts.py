@@ -31,6 +31,7 @@ CASES = {
     "value_zeroing": {"steps": ":4"},
     "occlusion": {},
     "lime": {"options": {"n_samples": 20}},
+    "reagent": {"options": {"n_probes": 2, "max_rounds": 2}, "steps": ":3"},
     "kernel_shap": {"options": {"n_samples": 40}, "steps": ":2"},
 }
 """Each built-in method, with options that give several parts."""

@@ -141,6 +141,12 @@ METHODS: dict[str, AttributionMethod] = {
         groups=True,
         part="text",
     ),
+    "reagent": AttributionMethod(
+        "importance for the probability, from texts with other plausible tokens",
+        "reagent.reagent",
+        gradients=False,
+        translations=False,
+    ),
     "kernel_shap": AttributionMethod(
         "Shapley values, from masked texts; the scores add up to the change of the value",
         "shapley.kernel_shap",
