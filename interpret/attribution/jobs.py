@@ -1,7 +1,7 @@
 """Attribute prompts as units of a run: the job, and what a worker does for each prompt."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -18,7 +18,7 @@ from interpret.attribution.run_files import FILES, file_name
 from interpret.attribution.run_options import RunOptions
 from interpret.attribution.run_plan import default_function, plan_run, read_pairs
 from interpret.attribution.steps.functions import attributed_function
-from interpret.attribution.targets import Alignment, Inputs
+from interpret.attribution.targets import Alignment, Inputs, texts_of
 from interpret.errors import InputError, ModelError
 from interpret.records import TokenScore
 from interpret.storage.outcomes import Dropped, Kept
@@ -116,10 +116,21 @@ class AttributionJob:
         """
         asked = questions(tokenizer, self.found.prompts, self.words.chat_template)
         plan = self.plan(model, tokenizer, self.words, self.options)
-        analysis = AttributionAnalysis(plan, asked, self.reduction, read_pairs(self.words.align))
+        if self.words.versus is not None and plan.languages is not None:
+            raise InputError("versus is for decoder-only models; this one translates")
+        analysis = AttributionAnalysis(
+            plan, asked, self.reduction, read_pairs(self.words.align), self._versus(tokenizer)
+        )
         if self.single:
             analysis.inputs_of(asked[0])
         return analysis
+
+    def _versus(self, tokenizer: PreTrainedTokenizerBase) -> Question | None:
+        """Return the prompt whose scores are subtracted, if there is one."""
+        if self.words.versus is None:
+            return None
+        other = replace(self.found.prompts[0], text=self.words.versus, subject=None)
+        return questions(tokenizer, [other], self.words.chat_template)[0]
 
     def plan(
         self,
@@ -155,6 +166,8 @@ class AttributionAnalysis(Analysis):
     asked: Sequence[Question]
     reduction: Reduction
     alignment: Alignment | None
+    versus: Question | None = None
+    """Another prompt, whose scores are subtracted."""
 
     def inputs_of(self, question: Question) -> Inputs:
         """Return the inputs of a prompt.
@@ -181,4 +194,15 @@ class AttributionAnalysis(Analysis):
         parts = TextParts(stored, None if self.plan.whole else how.how)
         with of_one_prompt():
             scores = list(attributions(self.plan, inputs, parts))
-        return Attribution(scores, self.plan.info).aggregate(how.how, normalize=how.normalize, subwords=how.subwords)
+            minus = None if self.versus is None else self._of_versus(self.versus, inputs)
+        found = Attribution(scores, self.plan.info)
+        return found.aggregate(
+            how.how, normalize=how.normalize, subwords=how.subwords, minus=minus, align=minus is not None
+        )
+
+    def _of_versus(self, versus: Question, inputs: Inputs) -> Attribution:
+        """Return the attribution of the other prompt, with the continuation of the first one."""
+        (text,) = texts_of(self.plan, inputs, 0)
+        others = self.inputs_of(replace(versus, target=text.ids[text.n_prompt :]))
+        parts = TextParts(how=None if self.plan.whole else self.reduction.how)
+        return Attribution(list(attributions(self.plan, others, parts)), self.plan.info)

@@ -22,6 +22,8 @@ class RunOptions:
     method: str = "input_x_gradient"
     compare: Sequence[str] | None = None
     """Methods that are compared, in place of ``method``."""
+    versus: str | None = None
+    """Another prompt, whose scores are subtracted after both are aligned; for a single prompt."""
     attributed_fn: str | None = None
     """None: ``contrast_prob_diff`` if every prompt has a foil, else ``probability``."""
     contrast: str = CONTRASTS[0]

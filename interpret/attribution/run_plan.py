@@ -69,7 +69,7 @@ def check_options(words: RunOptions, prompts: Sequence[Prompt]) -> None:
 def _check_comparison(words: RunOptions, methods: Sequence[str]) -> None:
     """Check the methods to be compared, and that there are no options that only a single method has."""
     check_methods(methods)
-    for name in ("method", "layers", "step_scores", "normalize", "subwords"):
+    for name in ("method", "layers", "step_scores", "normalize", "subwords", "versus"):
         if getattr(words, name) != getattr(RunOptions, name):
             raise InputError(f"{name} is for a single method; leave it out, or leave out compare")
 

@@ -26,6 +26,7 @@ from interpret.attribution.run_options import (
 )
 from interpret.attribution.run_plan import check_options
 from interpret.attribution.targets import Alignment
+from interpret.errors import InputError
 from interpret.models.opening import Opening
 from interpret.prompts.prompts import Prompt, raw_unless_said
 from interpret.storage.run_folder import RunFolder
@@ -44,6 +45,7 @@ def run(
     target_language: str | None = RunOptions.target_language,
     method: str = RunOptions.method,
     compare: str | Sequence[str] | None = RunOptions.compare,
+    versus: str | None = RunOptions.versus,
     attributed_fn: str | None = RunOptions.attributed_fn,
     contrast: str = RunOptions.contrast,
     align: str | Alignment | None = RunOptions.align,
@@ -78,6 +80,9 @@ def run(
         compare: several methods instead, which are compared as by ``compare_methods``; also as
             ``"saliency,occlusion"``. The table then has one row per prompt, output token and method, and
             ``Comparison(found.records())`` is the result; there is no ``attributions/``.
+        versus: for one ``Prompt``: another prompt that differs in some words. Both are attributed with the same
+            continuation, and the table has the differences of their scores, aligned as by
+            ``aggregate(minus=..., align=True)``.
         attributed_fn: one of ``list_step_functions()``. By default ``contrast_prob_diff``, P(target) - P(foil), if
             every prompt has a foil, else ``probability``.
         contrast: the context of the foil: ``same_context`` or ``own_prefix``, as in ``attribute``.
@@ -120,6 +125,7 @@ def run(
         target_language=target_language,
         method=method,
         compare=compare_words(compare),
+        versus=versus,
         attributed_fn=attributed_fn,
         contrast=contrast,
         align=align_words(align),
@@ -137,6 +143,8 @@ def run(
     said = raw_unless_said(raw=raw, chat_template=chat_template)
     found = PromptList([examples], "") if isinstance(examples, Prompt) else prompt_list(examples, raw=said)
     check_options(words, found.prompts)
+    if versus is not None and not isinstance(examples, Prompt):
+        raise InputError("versus is for a single prompt; leave it out")
     kind = AttributionJob if words.compare is None else ComparisonJob
     job = kind(
         words,

@@ -54,6 +54,13 @@ class AttributionOptions:
             "'saliency,occlusion,kernel_shap'."
         ),
     ] = None
+    versus: Annotated[
+        str | None,
+        typer.Option(
+            help="With --prompt: another prompt that differs in some words. The scores are differences: those of "
+            "--prompt minus those of this one, with the same continuation, word by word."
+        ),
+    ] = None
     attributed_fn: Annotated[
         str | None,
         typer.Option(

@@ -7,6 +7,7 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 
+from interpret.attribution.result.aligning import aligned
 from interpret.attribution.result.scores import Attributed, AttributionScores, How, ScoreArray, Spans
 from interpret.errors import InputError, unknown
 from interpret.prompts.spelling import join_pieces
@@ -22,7 +23,15 @@ Ranges = list[tuple[int, int]]
 A = TypeVar("A", bound=AttributionScores)
 
 
-def aggregate(attribution: A, how: How, normalize: bool, spans: Spans | None, subwords: bool, minus: A | None) -> A:
+def aggregate(
+    attribution: A,
+    how: How,
+    normalize: bool,
+    spans: Spans | None,
+    subwords: bool,
+    minus: A | None,
+    align: bool = False,
+) -> A:
     """Return an aggregated attribution; see ``Attribution.aggregate``."""
     if how not in HOWS:
         raise InputError(unknown("how", how, HOWS))
@@ -30,10 +39,17 @@ def aggregate(attribution: A, how: How, normalize: bool, spans: Spans | None, su
         raise InputError("spans and subwords both select tokens to merge; give only one of them")
     sequences = [_reduced(one, how) for one in attribution.sequences]
     done: list[str] = [how]
+    if align and minus is None:
+        raise InputError("align is for minus: give the attribution of the other prompts, too")
     if minus is not None:
-        _check_same_tokens(sequences, minus.sequences)
-        pairs = zip(sequences, minus.sequences, strict=True)
-        sequences = [_minus(one, _reduced(other, how)) for one, other in pairs]
+        others = [_reduced(one, how) for one in minus.sequences]
+        _check_same_number(sequences, others)
+        if align:
+            both = [aligned(*pair, number) for number, pair in enumerate(zip(sequences, others, strict=True))]
+            sequences, others = [one for one, _ in both], [other for _, other in both]
+            done.append("align")
+        _check_same_tokens(sequences, others)
+        sequences = [_minus(one, other) for one, other in zip(sequences, others, strict=True)]
         done.append("minus")
     aggregates = attribution.info.step_aggregates
     if spans is not None:
@@ -68,13 +84,19 @@ def _reduced(one: Attributed, how: How) -> Attributed:
     return _mapped(one, lambda values, _: HOWS[how](values) if values.ndim == 3 else values.copy())
 
 
-def _check_same_tokens(sequences: Sequence[Attributed], others: Sequence[Attributed]) -> None:
+def _check_same_number(sequences: Sequence[Attributed], others: Sequence[Attributed]) -> None:
     if len(sequences) != len(others):
         raise InputError(f"minus has {len(others)} inputs, this attribution {len(sequences)}")
+
+
+def _check_same_tokens(sequences: Sequence[Attributed], others: Sequence[Attributed]) -> None:
     for number, (one, other) in enumerate(zip(sequences, others, strict=True)):
         same = [(each.tokens, each.start, each.stop, each.source_tokens, set(each.parts())) for each in (one, other)]
         if same[0] != same[1]:
-            raise InputError(f"minus has other tokens, steps or activations at input {number}; both must have the same")
+            raise InputError(
+                f"minus has other tokens, steps or activations at input {number}; both must have the "
+                "same, unless align=True merges the tokens that differ"
+            )
 
 
 def _minus(one: Attributed, other: Attributed) -> Attributed:
