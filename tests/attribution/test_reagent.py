@@ -20,22 +20,31 @@ def by_full_passes(model, ids, target, free, shares, *, n_probes, max_rounds, re
     scores = torch.rand(n_probes, len(free), generator=draws.generator, dtype=torch.float64).numpy()
     p = last_logits(model, list(ids)).softmax(-1)[target].item()
     going = list(range(n_probes))
-    for _ in range(max_rounds):
-        chosen = torch.rand(len(going), len(free), generator=draws.generator) < replaced
-        for probe, row, text in zip(going, chosen.tolist(), draws.texts(chosen).tolist(), strict=True):
-            delta = p - last_logits(model, text).softmax(-1)[target].item()
-            for place, was in enumerate(row):
-                share = 0.5 + 0.5 * (delta if was else -delta)
-                scores[probe, place] += np.log(share / (1 - share))
-        n_kept = int(np.ceil(kept * len(free)))
-        others = torch.ones(len(going), len(free), dtype=torch.bool)
+    n_kept, size = int(np.ceil(kept * len(free))), 1
+    while max_rounds > 0 and going:
+        n = min(size, max_rounds)
+        chosen = torch.rand(n, len(going), len(free), generator=draws.generator) < replaced
+        texts = draws.texts(chosen.flatten(0, 1)).view(n, len(going), -1).tolist()
+        path = np.zeros((n, len(going), len(free)))
         for row, probe in enumerate(going):
-            others[row, np.argsort(-scores[probe])[:n_kept].copy()] = False
-        texts = draws.texts(others).tolist()
-        best = [last_logits(model, text).topk(top_k).indices.tolist() for text in texts]
-        going = [probe for probe, tokens in zip(going, best, strict=True) if target not in tokens]
-        if not going:
-            break
+            own = scores[probe].copy()
+            for turn in range(n):
+                delta = p - last_logits(model, texts[turn][row]).softmax(-1)[target].item()
+                for place, was in enumerate(chosen[turn, row].tolist()):
+                    share = 0.5 + 0.5 * (delta if was else -delta)
+                    own[place] += np.log(share / (1 - share))
+                path[turn, row] = own
+        others = torch.ones(n, len(going), len(free), dtype=torch.bool)
+        for turn, row in np.ndindex(n, len(going)):
+            others[turn, row, np.argsort(-path[turn, row])[:n_kept].copy()] = False
+        texts = draws.texts(others.flatten(0, 1)).view(n, len(going), -1).tolist()
+        left = []
+        for row, probe in enumerate(going):
+            best = [last_logits(model, texts[turn][row]).topk(top_k).indices.tolist() for turn in range(n)]
+            hits = [turn for turn in range(n) if target in best[turn]]
+            scores[probe] = path[hits[0] if hits else n - 1, row]
+            left += [] if hits else [probe]
+        going, max_rounds, size = left, max_rounds - n, 2 * size
     importance = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
     return importance.mean(0), 1 - len(going) / n_probes
 

@@ -28,7 +28,7 @@ def reagent(
     step: Step,
     *,
     n_probes: int = 8,
-    max_rounds: int = 100,
+    max_rounds: int = 50,
     replaced: float = 0.3,
     kept: float = 0.3,
     top_k: int = 3,
@@ -40,7 +40,7 @@ def reagent(
     added to the scores of the replaced tokens and subtracted from those of the others, on a logistic scale. It stops
     when the tokens with the highest scores suffice: with all others replaced, the step's token is among the most likely
     ones. The result is the mean over the probes of the softmax of their scores. Special tokens are never replaced, and
-    their score is 0. The step's detail ``stopped`` is the share of probes that stopped before the last round.
+    their score is 0. The step's detail ``stopped`` is the share of probes that stopped.
 
     Scores do not depend on the attributed function.
 
@@ -56,11 +56,7 @@ def reagent(
     Raises:
         InputError: for an option out of range, or a text with only special tokens.
     """
-    for name, count in (("n_probes", n_probes), ("max_rounds", max_rounds), ("top_k", top_k)):
-        check_count(name, count)
-    for name, share in (("replaced", replaced), ("kept", kept)):
-        if not 0 < share < 1:
-            raise InputError(f"{name} is {share}; it must be above 0 and below 1")
+    _check_options(n_probes, max_rounds, replaced, kept, top_k)
     free = (~step.special & ~step.kept).cpu().nonzero()[:, 0]  # [F]
     if not len(free):
         name = piece(step.tokenizer, step.target)
@@ -72,18 +68,37 @@ def reagent(
     scores = torch.rand(n_probes, len(free), generator=draws.generator, dtype=torch.float64)
     going = torch.arange(n_probes)  # the probes that have not stopped
     n_kept = ceil(kept * len(free))
-    for _ in range(max_rounds):
-        chosen = torch.rand(len(going), len(free), generator=draws.generator) < replaced
-        lost = whole - replaced_values(likely, draws.texts(chosen))
-        signed = torch.where(chosen, lost[:, None], -lost[:, None])
-        scores[going] += torch.logit(0.5 + 0.5 * signed, eps=_EDGE)
-        others = scores[going].argsort(1, descending=True).argsort(1) >= n_kept
-        going = going[replaced_values(ranked, draws.texts(others)) >= top_k]
-        if not len(going):
-            break
+    done, together = 0, 1
+    # What is replaced does not depend on scores, so the texts of 1, 2, 4, ... rounds are run together.
+    while done < max_rounds and len(going):
+        n = min(together, max_rounds - done)
+        chosen = torch.rand(n, len(going), len(free), generator=draws.generator) < replaced  # [n, P, F]
+        lost = whole - _values(likely, draws, chosen)[..., None]
+        shares = 0.5 + 0.5 * torch.where(chosen, lost, -lost)
+        after = scores[going] + torch.logit(shares, eps=_EDGE).cumsum(0)  # the scores after each round
+        others = after.argsort(2, descending=True).argsort(2) >= n_kept
+        suffices = _values(ranked, draws, others) < top_k  # [n, P]
+        stops = suffices.any(0)
+        last = torch.where(stops, suffices.int().argmax(0), n - 1)
+        scores[going] = after[last, torch.arange(len(going))]
+        going = going[~stops]
+        done, together = done + n, 2 * together
     step.details["stopped"] = 1 - len(going) / n_probes
     importance = scores.softmax(1).mean(0)
     return importance.new_zeros(len(step.ids)).index_put((free,), importance)
+
+
+def _check_options(n_probes: int, max_rounds: int, replaced: float, kept: float, top_k: int) -> None:
+    for name, count in (("n_probes", n_probes), ("max_rounds", max_rounds), ("top_k", top_k)):
+        check_count(name, count)
+    for name, share in (("replaced", replaced), ("kept", kept)):
+        if not 0 < share < 1:
+            raise InputError(f"{name} is {share}; it must be above 0 and below 1")
+
+
+def _values(step: Step, draws: "Draws", chosen: Tensor) -> Tensor:
+    """Return the values of texts with other tokens where ``chosen``, [n, P, F] -> [n, P]."""
+    return replaced_values(step, draws.texts(chosen.flatten(0, 1))).view(chosen.shape[:2])
 
 
 def rank_of_target(reading: StepReading) -> Tensor:
