@@ -62,7 +62,7 @@ def discretized_integrated_gradients(
     words = torch.tensor(steps[-1].ids, device=x.device)
     distinct, places = words.unique(return_inverse=True)
     table = embedding_table(steps[-1].model).float()
-    free = int((~steps[-1].kept).nonzero()[0])  # the baseline is the same at all of these tokens
+    free = int(steps[-1].features.any(0).nonzero()[0])  # the baseline is the same at all tokens that are not kept
     search = AnchorSearch(table, start[0, free].float(), n_steps, strategy, min(n_neighbors, len(table) - 1))
     points = search.paths(distinct)[:, places]  # [m + 1, T, D]
     points = torch.where(steps[-1].kept[:, None], x.to(points), points)

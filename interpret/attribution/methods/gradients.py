@@ -19,6 +19,7 @@ from interpret.anatomy.changes import Changes
 from interpret.attribution.steps.derivatives import Rule, WayBack, gradients, sides, summed_gradients, values
 from interpret.attribution.steps.fitting import at_once
 from interpret.attribution.steps.step import Baseline, Step
+from interpret.device import sent
 from interpret.engine.pullback import derivative
 from interpret.errors import InputError
 
@@ -91,7 +92,8 @@ def sequential_integrated_gradients(
     check_count("n_steps", n_steps)
     x, start = steps[-1].embeddings, steps[-1].baseline(baseline)
     shares, weights = quadrature(n_steps, x)
-    moving = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)[~steps[-1].kept, :, None]  # [F, T, 1]
+    each = torch.eye(x.shape[1], dtype=torch.bool)[steps[-1].features.any(0)]
+    moving = sent(each[:, :, None], x.device)  # [F, T, 1]: which token moves, one of F
 
     def point(some: slice) -> tuple[Tensor, Tensor]:
         index = torch.arange(some.start, some.stop, device=x.device)

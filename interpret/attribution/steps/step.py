@@ -29,6 +29,7 @@ from interpret.anatomy import (
 from interpret.anatomy.passes import grad_mode, in_modes
 from interpret.attribution.result.scores import ScoreArray
 from interpret.attribution.steps.functions import StepReading
+from interpret.device import sent
 from interpret.errors import InputError, unknown
 from interpret.prompts.spelling import pieces
 from interpret.prompts.vocabulary import special_ids
@@ -104,7 +105,7 @@ class Step:
     @cached_property
     def kept(self) -> Tensor:
         """[T] bool: which tokens methods must not change."""
-        return ~self.features.any(0).to(self.embeddings.device)
+        return sent(~self.features.any(0), self.embeddings.device)
 
     def at_tokens(self, scores: Tensor) -> Tensor:
         """Return the scores of features, [F], at the first token of each, [T] with zeros elsewhere."""
