@@ -120,7 +120,8 @@ def plan_attribution(
         step_aggregates={one: each.aggregate for one, each in functions.items()},
         model=model.config.name_or_path or type(model).__name__,
         tokenizer=tokenizer.name_or_path or type(tokenizer).__name__,
-        options=_plain(own | {key: value for each in own_of.values() for key, value in each.items()}),
+        options=_plain(own | {key: value for each in own_of.values() for key, value in each.items()})
+        | ({} if groups is None else {"groups": groups if isinstance(groups, str) else list(groups)}),
     )
     return Plan(
         model=model,

@@ -7,6 +7,7 @@ from captum.attr import FeatureAblation
 
 from interpret import InputError, attribute
 from interpret.attribution.groups import UNITS, check_groups, token_groups
+from interpret.attribution.result.attribution import Attribution
 from interpret.attribution.run_files import attribution_of
 from interpret.attribution.runs import run
 from interpret.attribution.steps.functions import probability
@@ -100,6 +101,12 @@ def test_occlusion_of_groups_is_captums_ablation_of_features(kind):
         lost = ablation.attribute(x, baselines=0, feature_mask=mask)[0, :, 0].detach().numpy()
         expected = [lost[0], 0, lost[3], *[0] * step]
         np.testing.assert_allclose(found.scores[: 3 + step, step], expected, rtol=1e-4, atol=1e-7)
+
+
+def test_groups_are_recorded(tmp_path):
+    found = attribute(wide_model("llama"), TOKENIZER, PROMPT, TARGET, method="occlusion", groups=("Eiffel Tower",))
+    assert found.info.options["groups"] == ["Eiffel Tower"]
+    assert Attribution.load(found.save(tmp_path / "a.json")).info == found.info
 
 
 def test_a_group_of_one_token_is_that_token():
