@@ -1,4 +1,4 @@
-"""Measure what workers cost and gain: overhead of a unit, start, throughput, memory, bytes; and simulate 100 of them.
+"""Measure what workers cost and gain: time between units, start, throughput, memory, bytes; and simulate 100 of them.
 
 python -m benchmarks.bench_workers  (needs ray; about 8 minutes on two cores)
 
@@ -18,10 +18,12 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import pandas as pd
 import psutil
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -46,6 +48,8 @@ class SleepJob:
     n_units: int
     seconds: float
     n_bytes: int
+    log: Path
+    """Folder in which each worker writes when its units began and ended."""
     work: Work = Work("Sleeping", "slept", "units", failures=("not slept",))
     record_type: type = TraceCell
     others: Sequence[str] = ("files",)
@@ -64,7 +68,7 @@ class SleepJob:
 
     def open(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, say: Say) -> "Sleeper":
         """Return what sleeps."""
-        return Sleeper(self.seconds, self.n_bytes)
+        return Sleeper(self.seconds, self.n_bytes, self.log)
 
     def tasks(self, executor: Executor, wanted: Collection[str]) -> Iterator[Task]:
         """Yield a task per unit."""
@@ -81,10 +85,14 @@ class Sleeper(Analysis):
 
     seconds: float
     n_bytes: int
+    log: Path
 
     def do(self, what: str, parts: StoredParts) -> Iterator[Step]:
         """Sleep, and return a file of some bytes."""
+        began = time.perf_counter()
         time.sleep(self.seconds)
+        with (self.log / str(os.getpid())).open("a") as file:
+            file.write(f"{began} {time.perf_counter()}\n")
         yield Finished(what, Kept(b"", 0, {f"files/{what}": bytes(self.n_bytes)}))
 
 
@@ -116,33 +124,29 @@ class Watch:
             self.most = {kind: max(self.most[kind], size) for kind, size in found.items()}
 
 
-def seconds_of_run(job: SleepJob, workers: int) -> float:
-    """Return the seconds of a run whose workers start first."""
+def sleep(n_units: int, seconds: float, n_bytes: int, workers: int) -> tuple[float, list[float]]:
+    """Let workers sleep; return the seconds of the run, and those between two units of a worker."""
     with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder, "log")
+        log.mkdir()
+        job, opening = SleepJob(n_units, seconds, n_bytes, log), Opening("demo", device="cpu")
+        settings = Workers(workers, gpus_per_worker=0, cluster="auto")
         started = time.perf_counter()
-        run_job(
-            job,
-            Opening("demo", device="cpu"),
-            None,
-            folder,
-            workers=Workers(workers, gpus_per_worker=0, cluster="auto"),
-            progress=False,
-        )
-        return time.perf_counter() - started
+        run_job(job, opening, None, Path(folder, "run"), workers=settings, progress=False)
+        whole = time.perf_counter() - started
+        between: list[float] = []
+        for file in log.iterdir():
+            units = [[float(word) for word in line.split()] for line in file.read_text().splitlines()]
+            between += [after[0] - before[1] for before, after in pairwise(units)]
+        return whole, between
 
 
-def overhead(workers: int, seconds: float, n_bytes: int, n_units: int) -> float:
-    """Return the seconds per unit beyond its sleep: from two runs, so that the start of the workers cancels out."""
-    few, many = (seconds_of_run(SleepJob(count * n_units, seconds, n_bytes), workers) for count in (1, 2))
-    return (many - few) * workers / n_units - seconds
-
-
-def traced(facts: Path, workers: int, samples: int) -> tuple[float, dict[str, bytes]]:
-    """Trace facts with three mediators; return the seconds of the run and the bytes of its table and grids."""
+def traced(facts: Path, workers: int, samples: int) -> tuple[float, pd.DataFrame, int]:
+    """Trace facts with three mediators; return the seconds of the run, its table, and the bytes of its files."""
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         opening = Opening("demo", device="cpu")
-        interpret.tracing.run(
+        run = interpret.tracing.run(
             opening,
             None,
             facts,
@@ -154,7 +158,7 @@ def traced(facts: Path, workers: int, samples: int) -> tuple[float, dict[str, by
         )
         seconds = time.perf_counter() - started
         files = [path for path in Path(folder).rglob("*") if path.suffix in (".csv", ".npz", ".jsonl")]
-        return seconds, {path.name: path.read_bytes() for path in files}
+        return seconds, run.to_frame(), sum(path.stat().st_size for path in files)
 
 
 @dataclass
@@ -164,8 +168,8 @@ class Simulated:
     size: int
     unit: float
     """Seconds that a worker needs for a unit."""
-    call_cost: float
-    """Seconds that the driver needs for a call and its result."""
+    driver: float
+    """Seconds that the driver needs for a unit."""
     now: float = 0.0
     events: list[tuple[float, int, Event]] = field(default_factory=list)
 
@@ -176,7 +180,7 @@ class Simulated:
 
     def call(self, worker: int, name: str, what: Any) -> None:
         """Start a call."""
-        self.now += self.call_cost
+        self.now += self.driver
         done = Done(worker, [Finished(what, Kept(b"", 0))])
         heapq.heappush(self.events, (self.now + self.unit, worker, done))
 
@@ -193,68 +197,80 @@ class Simulated:
         """End a worker; this does not happen here."""
 
 
-def simulated(workers: int, n_units: int, unit: float, call_cost: float, flush: float, file: float) -> float:
+def simulated(workers: int, n_units: int, unit: float, driver: float) -> float:
     """Return how busy workers are, from 0 to 1, in a run of the real queue.
 
     Args:
         workers: number of workers.
         n_units: number of units.
         unit: seconds of a unit.
-        call_cost: seconds of the driver per call.
-        flush: seconds to flush table and journal, once for all units that are ready.
-        file: seconds to write the files of a unit.
+        driver: seconds of the driver per unit, for the call, its result and writing it.
     """
-    crew = Simulated(workers, unit, call_cost)
+    crew = Simulated(workers, unit, driver)
     pool = Pool(crew, "", 1e9, lambda line: None, lambda: crew.now)
     tasks = (Task((str(number),), str(number)) for number in range(n_units))
-    for steps in pool.do(tasks, lambda units: StoredParts()):
-        crew.now += flush + file * len(steps)
+    for _ in pool.do(tasks, lambda units: StoredParts()):
+        pass
     return n_units * unit / workers / crew.now
+
+
+def measure_traces(n_facts: int, samples: int, rounds: int, cores: int) -> None:
+    """Print the times of traces in one process and with workers, in turn, and the memory of the workers."""
+    with tempfile.TemporaryDirectory() as folder:
+        facts = Path(folder, "facts.json")
+        facts.write_text(json.dumps(known_facts(n_facts)))
+        found: dict[str, list[float]] = {}
+        tables: list[pd.DataFrame] = []
+        for _ in range(rounds):
+            for name, workers in (("one process", 1), (f"{cores} workers", cores)):
+                with Watch() as watch:
+                    seconds, table, n_bytes = traced(facts, workers, samples)
+                found.setdefault(name, []).append(seconds)
+                tables.append(table)
+                memory = ", ".join(f"{size:.2f} GB {kind}" for kind, size in watch.most.items())
+                print(f"{name}: {seconds:.1f} s; all workers at most {memory}")
+    # Not the bytes: a worker has one thread here, and sums may differ in the last digits with another number.
+    apart = max(float((table["p_restored"] - tables[0]["p_restored"]).abs().max()) for table in tables)
+    assert apart < 1e-5, f"probabilities differ by {apart}"
+    one, many = (median(times) for times in found.values())
+    print(f"{n_facts} facts: {cores} workers are {one / many:.2f} times one process with {cores} threads;", end=" ")
+    print(f"largest difference {apart:.1e}; {n_bytes / n_facts:,.0f} bytes per fact")
+
+
+def measure_units(cores: int) -> float:
+    """Print the start of a worker and the time between units; return the latter for units of 240 kB, in seconds."""
+    print(f"start of a worker, Ray running: {sleep(1, 0.0, 0, 1)[0]:.1f} s")
+    costs = {}
+    for n_bytes in (0, 240_000, 1_500_000):
+        _, between = sleep(200, 0.0, n_bytes, 1)
+        costs[n_bytes] = median(between)
+        print(f"between two units that return {n_bytes:,} bytes: {1000 * median(between):.1f} ms (median)")
+    _, between = sleep(20 * cores, 1.0, 240_000, cores)
+    share = f"{1000 * median(between):.1f} ms, {median(between):.1%} of a unit"
+    print(f"between two units of 1 s, {cores} workers: {share}")
+    return costs[240_000]
 
 
 def main() -> None:
     """Measure all, and print it."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--facts", type=int, default=12, help="Number of known facts to trace.")
-    parser.add_argument("--samples", type=int, default=2, help="Number of noise samples.")
-    parser.add_argument("--rounds", type=int, default=1, help="Number of times that each way is measured, in turn.")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--facts", type=int, default=12, help="number of known facts to trace; 0 to leave this out")
+    parser.add_argument("--samples", type=int, default=2, help="number of noise samples")
+    parser.add_argument("--rounds", type=int, default=1, help="number of times that each way is measured, in turn")
     options = parser.parse_args()
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # no message about processes that were started
     import ray
 
     cores = os.cpu_count() or 1
-    with tempfile.TemporaryDirectory() as folder:
-        facts = Path(folder, "facts.json")
-        known = known_facts(options.facts)
-        facts.write_text(json.dumps(known))
-        found: dict[str, list[float]] = {}
-        outputs = []
-        for _ in range(options.rounds):
-            for name, workers in (("one process", 1), (f"{cores} workers", cores)):
-                with Watch() as watch:
-                    seconds, files = traced(facts, workers, options.samples)
-                found.setdefault(name, []).append(seconds)
-                outputs.append(files)
-                memory = ", ".join(f"{size:.2f} GB {kind}" for kind, size in watch.most.items())
-                print(f"{name}: {seconds:.1f} s; all workers at most {memory}")
-        print(f"same bytes: {all(files == outputs[0] for files in outputs)}")
-        one, many = (median(times) for times in found.values())
-        print(f"{len(known)} facts: {cores} workers are {one / many:.2f} times one process with {cores} threads")
-        print(f"bytes of a fact: {sum(map(len, outputs[0].values())) / len(known):,.0f}")
+    if options.facts:
+        measure_traces(options.facts, options.samples, options.rounds, cores)
     ray.init("local", include_dashboard=False, log_to_driver=False, logging_level="error", object_store_memory=2**28)
-    started = time.perf_counter()
-    seconds_of_run(SleepJob(1, 0.0, 0), 1)
-    print(f"start of a worker, Ray running: {time.perf_counter() - started:.1f} s")
-    costs = {n_bytes: overhead(1, 0.0, n_bytes, 200) for n_bytes in (0, 240_000, 1_500_000)}
-    for n_bytes, cost in costs.items():
-        print(f"overhead of a unit of {n_bytes:,} bytes, with writing: {1000 * cost:.1f} ms")
-    whole = overhead(cores, 1.0, 240_000, 10)
-    print(f"overhead of a unit of 1 s, {cores} workers: {100 * whole:.1f}%")
+    driver = measure_units(cores)
     ray.shutdown()
-    print("simulated, 1,209 units of 5 s; how busy the workers are, with files on a local disk and on NFS (40 ms):")
+    print("simulated, 1,209 units of 5 s: share of time in which workers work, as measured, and with 40 ms more (NFS):")
     for workers in (1, 2, 8, 32, 100, 400):
-        shares = [simulated(workers, 1209, 5.0, 0.002, flush, file) for flush, file in ((0.01, 0.005), (0.02, 0.02))]
+        shares = [simulated(workers, 1209, 5.0, driver + nfs) for nfs in (0.0, 0.04)]
         print(f"  {workers} workers: {shares[0]:.0%}, {shares[1]:.0%}")
 
 

@@ -20,8 +20,13 @@ def check_holds(cache: ActivationCache, names: Sequence[str], ask_for: Sequence[
         ask_for: patterns that cover these names, suggested by the message.
 
     Raises:
-        InputError: if an activation is missing; the message names the first.
+        InputError: if it is no cache, or an activation is missing; the message names the first.
     """
+    if not isinstance(cache, ActivationCache):
+        raise InputError(
+            f"cache is of type {type(cache).__name__}; make one with "
+            f"interpret.activations.activation_cache(model, tokenizer, texts, {list(ask_for)})"
+        )
     for name in names:
         if name not in cache:
             asked = [pattern for pattern in ask_for if any(fnmatchcase(needed, pattern) for needed in names)]

@@ -29,6 +29,7 @@ from interpret.anatomy.passes import evaluating, grad_mode
 from interpret.engine.greedy import answers
 from interpret.errors import InputError, UnsupportedModelError
 from interpret.prompts.words import contains_words, pattern
+from interpret.work.progress import counted, showing
 
 Scorer = Callable[[str], float]
 """Maps a text to its reward: 1 to strengthen the state the text describes, -1 to weaken it, 0 for no change."""
@@ -61,6 +62,7 @@ def supervised_control(
     target: Tensor,
     steps: int = 10,
     lr: float = 3e-4,
+    progress: bool = True,
 ) -> Iterator[list[float]]:
     """Train one MLP so that the states it writes match a target: Adam on the mean of ``(x - target)^2``.
 
@@ -72,6 +74,7 @@ def supervised_control(
         target: [D], shared by all positions, or [P, D].
         steps: number of updates; the paper uses 10 to 20.
         lr: learning rate.
+        progress: show a progress bar of the updates, in a terminal or a notebook.
 
     Yields:
         ``steps + 1`` losses: entry i is the loss after i updates, so ``[0]`` belongs to the original model and
@@ -98,7 +101,7 @@ def supervised_control(
         losses.append(loss.item())
         return loss
 
-    with _trained(model, site, objective, steps, lr):
+    with _trained(model, site, objective, steps, lr, progress):
         yield losses
 
 
@@ -113,6 +116,7 @@ def reinforcement_control(
     scorer: Scorer,
     steps: int = 10,
     lr: float = 3e-4,
+    progress: bool = True,
 ) -> Iterator[list[RewardStep]]:
     """Train one MLP by rewards: a positive reward lengthens a state, a negative reward shortens it.
 
@@ -130,6 +134,7 @@ def reinforcement_control(
         scorer: called with each text; see ``word_scorer``.
         steps: number of updates, at least 1.
         lr: learning rate, above 0.
+        progress: as in ``supervised_control``.
 
     Yields:
         ``steps + 1`` records: entry i describes the states after i updates, ``[-1]`` those inside the block.
@@ -159,7 +164,7 @@ def reinforcement_control(
         looks.append(RewardStep(texts, rewards, alignment(now, original).tolist()))
         return reward_loss(states, states.new_tensor(rewards))
 
-    with _trained(model, site, objective, steps, lr):
+    with _trained(model, site, objective, steps, lr, progress):
         yield looks
 
 
@@ -273,7 +278,7 @@ def _mlp_of(anatomy: Anatomy, block: nn.Module, after: str) -> nn.Module:
 
 @contextmanager
 def _trained(
-    model: PreTrainedModel, site: _Site, objective: Callable[[Tensor], Tensor], steps: int, lr: float
+    model: PreTrainedModel, site: _Site, objective: Callable[[Tensor], Tensor], steps: int, lr: float, progress: bool
 ) -> Iterator[None]:
     """Minimise ``objective(x)`` by ``steps`` updates of the MLP; the trained weights hold inside the ``with`` block."""
     if not isinstance(steps, int) or steps < 1:
@@ -281,7 +286,8 @@ def _trained(
     if not (math.isfinite(lr) and lr > 0):
         raise InputError(f"lr is {lr!r}: give a learning rate above 0, such as 3e-4")
     with _own_weights(site.mlp):
-        with torch.inference_mode(False), torch.enable_grad(), evaluating(model):
+        shown = showing("Training", shown=progress)
+        with shown, torch.inference_mode(False), torch.enable_grad(), evaluating(model):
             _descend(site, objective, steps, lr)
         yield
 
@@ -291,7 +297,7 @@ def _descend(site: _Site, objective: Callable[[Tensor], Tensor], steps: int, lr:
     # The model's own parameters are not part of the graph, so their gradients and flags do not change.
     weights = _copies(site.mlp)
     optimizer = torch.optim.Adam([copy.requires_grad_() for copy in weights.values()], lr=lr)
-    for step in range(steps + 1):
+    for step in counted(range(steps + 1)):
         loss = objective(site.write(weights))
         if not loss.isfinite():
             raise InputError(

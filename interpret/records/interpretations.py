@@ -34,7 +34,7 @@ class Interpretation:
     """Index of the state in ``hidden_states``: 0 for the embeddings, k for the input of layer k, L for the state after
     the final norm; for other sites, the layer; None in a control row."""
     interpretation_weights: list[float]
-    """[G] relevancy |P_with - P_without| of each generated token, a difference of probabilities in [0, 1]."""
+    """[G] relevancy ``|P_with - P_without|`` of each generated token, a difference of probabilities in [0, 1]."""
     interpretation_prob: list[float]
     """[G] P_with: probability of each generated token with the state inserted."""
     repeat_prompt: str

@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import islice
+from itertools import chain, islice
 from math import isfinite
 from typing import Any
 
@@ -50,6 +50,7 @@ from interpret.selfie.sources import RESID_PRE, Source, states_of, with_generate
 from interpret.selfie.templates import InterpretationPrompt
 from interpret.storage.parts import StoredParts
 from interpret.surgery.plan import plan_surgery
+from interpret.work.progress import streamed
 
 
 def interpretations(
@@ -64,6 +65,7 @@ def interpretations(
     parts: StoredParts | None = None,
     drop: Callable[[str, str], None] | None = None,
     drop_part: Callable[[str, str, str], None] | None = None,
+    progress: bool = True,
 ) -> Iterator[Interpretation]:
     """Interpret every chosen state of every prompt with every template.
 
@@ -85,6 +87,7 @@ def interpretations(
             although one is to be interpreted, and the reason, instead of yielding its rows; None to raise an error.
         drop_part: called with the name of a prompt, the name of an interpretation that does not fit in memory alone,
             and the reason, before its row; None to raise an error.
+        progress: show a progress bar while rows are taken, in a terminal or a notebook.
 
     Yields:
         One ``Interpretation`` per row, as soon as its batch is done.
@@ -96,9 +99,13 @@ def interpretations(
     check_request(model, sources, templates, settings)
     interpreter = Interpreter(model, tokenizer, templates, settings)
     stored, size = StoredParts() if parts is None else parts, interpreter.batch_size
-    for group in prompt_groups(sources, size):
-        if any(source.prompt.name not in skip for source in group):
-            yield from interpreter.read(group, size, skip, say, stored, drop, drop_part)
+    rows = chain.from_iterable(
+        interpreter.read(group, size, skip, say, stored, drop, drop_part)
+        for group in prompt_groups(sources, size)
+        if any(source.prompt.name not in skip for source in group)
+    )
+    total = count_rows([source for source in sources if source.prompt.name not in skip], len(templates))
+    yield from streamed("Interpreting", rows, total, shown=progress)
 
 
 @dataclass(frozen=True)

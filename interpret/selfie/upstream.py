@@ -20,7 +20,7 @@ from interpret.selfie.show import InterpretedStates
 from interpret.selfie.sources import RESID_PRE, source_of_pairs
 from interpret.selfie.templates import InterpretationPrompt
 from interpret.storage.parts import StoredParts
-from interpret.work.progress import counted, showing
+from interpret.work.progress import streamed
 
 
 def interpret(
@@ -54,8 +54,8 @@ def interpret(
     Returns:
         Columns of equal length, suitable for ``pandas.DataFrame``, with one row per prompt, interpretation prompt and
         pair: ``prompt``, ``interpretation`` (text), ``layer``, ``token``, ``token_decoded``, ``relevancy_score``
-        ([G] |P_with - P_without| of each generated token); and ``interpretation_prompt`` (text), ``probability`` and
-        ``probability_without_insertion`` ([G] each), ``signed_relevancy`` ([G] P_with - P_without),
+        ([G] ``|P_with - P_without|`` of each generated token); and ``interpretation_prompt`` (text), ``probability``
+        and ``probability_without_insertion`` ([G] each), ``signed_relevancy`` ([G] P_with - P_without),
         ``gain_over_nothing`` (nats per token) and ``control`` (the text generated with nothing inserted). The dict
         shows itself as a page to explore.
 
@@ -72,10 +72,7 @@ def interpret(
     settings = Settings(k, new_tokens=max_new_tokens, prompt_output_tokens=0, wrong_vector=False, batch_size=bs)
     table: dict[str, list[Any]] = {}
     control = ""
-    total = len(interpretation_prompt) * sum(1 + len(source.pairs) for source in sources)
-    found = interpretations(model, tokenizer, sources, interpretation_prompt, settings)
-    with showing("Interpreting", shown=progress):
-        rows = list(counted(found, total))
+    rows = list(interpretations(model, tokenizer, sources, interpretation_prompt, settings, progress=progress))
     for row in rows:
         if row.kind == "control":
             control = row.interpretation_text
@@ -107,6 +104,8 @@ def interpret_vectors(
     bs: int | None = None,
     k: int = 1,
     max_new_tokens: int = 30,
+    *,
+    progress: bool = True,
 ) -> list[str]:
     """Interpret arbitrary vectors, and return the generated texts.
 
@@ -118,6 +117,7 @@ def interpret_vectors(
         bs: number of interpretations generated together; None to choose it from the device's memory.
         k: the layer whose input is edited.
         max_new_tokens: maximum length of an interpretation, in tokens.
+        progress: as in ``interpret``.
 
     Returns:
         N texts, one per vector.
@@ -138,5 +138,6 @@ def interpret_vectors(
     states = [State("", k, index, vector) for index, vector in enumerate(vecs)]
     size = bs or automatic_batch_size(primed, max_new_tokens)
     readings = read(primed, states, settings, size, lambda line: None, KeptReadings(StoredParts(), 0))
-    texts = [[] if isinstance(reading, str) else reading.written.ids for reading in readings]
+    shown = streamed("Interpreting", readings, len(states), shown=progress)
+    texts = [[] if isinstance(reading, str) else reading.written.ids for reading in shown]
     return [decoded(tokenizer, ids) for ids in texts]

@@ -19,6 +19,7 @@ from interpret.tracing.inputs import TraceSettings
 from interpret.tracing.mediators import DEFAULT_MEDIATORS
 from interpret.tracing.noise import embedding_sigma, parse_noise
 from interpret.tracing.result import TraceResult, cells_not_finite, trace_cells
+from interpret.work.progress import streamed
 
 
 def trace_facts(
@@ -29,6 +30,7 @@ def trace_facts(
     settings: TraceSettings | None = None,
     mediators: Sequence[str] = DEFAULT_MEDIATORS,
     method: TraceMethod = EXACT,
+    progress: bool = True,
 ) -> Iterator[TraceCell]:
     """Trace facts, and yield one row per fact, mediator, token and layer, in that order.
 
@@ -41,6 +43,7 @@ def trace_facts(
         mediators: names of mediators, as in ``trace_mediators``.
         method: ``exact``, ``approximate`` or ``screened``, as in ``trace_mediators``. The column
             ``method`` tells exact cells from estimates.
+        progress: show a progress bar of the facts while rows are taken, in a terminal or a notebook.
 
     Yields:
         One ``TraceCell`` per cell.
@@ -53,7 +56,7 @@ def trace_facts(
         >>> rows = list(interpret.tracing.trace_facts(model, tokenizer, facts))  # doctest: +SKIP
     """
     sized = sized_for(model, tokenizer, facts, settings or TraceSettings())
-    for fact in facts:
+    for fact in streamed("Tracing", facts, len(facts), shown=progress):
         try:
             results = trace_fact(model, tokenizer, fact, sized, mediators, method)
         except InputError as error:

@@ -1,13 +1,15 @@
 """Progress during a run or a call: a progress bar with the time left, and single lines on stderr.
 
-A bar is shown in two ways. ``progress_bar`` counts the units of a run. Python calls open ``showing``, and the loops
+A bar is shown in three ways. ``progress_bar`` counts the units of a run. Python calls open ``showing``, and the loops
 inside them count their steps with ``counted``; a loop need not know which call it serves, and outside ``showing`` it
-shows nothing. The bar of a call vanishes when the call ends, and is only shown to people: in a terminal or a notebook.
+shows nothing. Generators yield their results through ``streamed``. The bar of a call or a generator vanishes when it
+ends, and is only shown to people: in a terminal or a notebook.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
+from threading import Lock
 from typing import TypeVar, cast
 
 from rich.console import Console
@@ -21,8 +23,8 @@ Update = Callable[[int, int], None]
 """Shows (number of done steps, number of all steps)."""
 _counter: ContextVar["_Counter | None"] = ContextVar("counter", default=None)
 """The bar of the Python call in progress."""
-_drawn: ContextVar[bool] = ContextVar("drawn", default=False)
-"""Whether a bar is on the screen: there is one at a time."""
+_screen = Lock()
+"""Held by the bar that is on the screen: there is one at a time, in all threads."""
 
 
 def say(message: str) -> None:
@@ -47,14 +49,30 @@ def progress_bar(doing: str, items: Iterable[T], total: int, *, shown: bool = Tr
         yield items
         return
     with _bar(doing, vanishes=False) as update:
-        update(0, total)
+        yield items if update is None else _taken(items, total, update)
 
-        def taken() -> Iterator[T]:
-            for done, item in enumerate(items, 1):
-                update(done, total)
-                yield item
 
-        yield taken()
+def streamed(doing: str, items: Iterable[T], total: int, *, shown: bool) -> Iterator[T]:
+    """Yield items under a bar that counts them; like that of a call, it vanishes at the end.
+
+    Args:
+        doing: label of the bar.
+        items: the items.
+        total: their number.
+        shown: whether to show the bar.
+    """
+    if not (shown and _watched()):
+        yield from items
+        return
+    with _bar(doing, vanishes=True) as update:
+        yield from items if update is None else _taken(items, total, update)
+
+
+def _taken(items: Iterable[T], total: int, update: Update) -> Iterator[T]:
+    update(0, total)
+    for done, item in enumerate(items, 1):
+        update(done, total)
+        yield item
 
 
 @contextmanager
@@ -65,10 +83,13 @@ def showing(doing: str, *, shown: bool) -> Iterator[None]:
         doing: label of the bar, such as ``Tracing``.
         shown: whether to show it; it is never shown where nobody watches, as in a log file.
     """
-    if _drawn.get() or not shown or not (err.is_terminal or err.is_jupyter):
+    if not (shown and _watched()):
         yield
         return
     with _bar(doing, vanishes=True) as update:
+        if update is None:
+            yield
+            return
         token = _counter.set(_Counter(update))
         try:
             yield
@@ -108,16 +129,22 @@ class _Counter:
         self.update(self.done, self.total)
 
 
+def _watched() -> bool:
+    return err.is_terminal or err.is_jupyter
+
+
 @contextmanager
-def _bar(doing: str, *, vanishes: bool) -> Iterator[Update]:
-    """Show a bar inside the ``with`` block, and yield what moves it."""
+def _bar(doing: str, *, vanishes: bool) -> Iterator[Update | None]:
+    """Show a bar inside the ``with`` block, and yield what moves it; None if another bar is on the screen."""
+    if not _screen.acquire(blocking=False):
+        yield None
+        return
     kind = _notebook_bar if err.is_jupyter else _terminal_bar
-    with kind(doing, vanishes=vanishes) as update:
-        token = _drawn.set(True)
-        try:
+    try:
+        with kind(doing, vanishes=vanishes) as update:
             yield update
-        finally:
-            _drawn.reset(token)
+    finally:
+        _screen.release()
 
 
 @contextmanager

@@ -247,6 +247,12 @@ def test_decomposition_and_movement_have_their_closed_forms(gpt2):
             "position 2 does not exist; prompt 1 has 2 tokens, 0 to 1",
         ),
         (
+            lambda model, cache: logit_lens(model, byte_level(), "A text"),
+            "*",
+            f"cache is of type {type(byte_level()).__name__}; make one with interpret.activations.activation_cache("
+            "model, tokenizer, texts, ['resid_pre.0', 'resid_post.*'])",
+        ),
+        (
             lambda model, cache: logit_lens(model, cache, top=98),
             "*",
             "top is 98: give 1 to 97, or 0 and some tokens to follow",

@@ -1,8 +1,10 @@
 """Progress bars of Python calls: shown to people only, counted by inner loops, off by one argument."""
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 from rich.console import Console
 
 import interpret
@@ -41,6 +43,30 @@ def test_a_call_inside_a_run_leaves_the_screen_to_the_bar_of_the_run(watched):
                 assert list(progress.counted(range(3))) == [0, 1, 2]
     assert "Tracing" not in watched()
     assert "2/2" in watched()
+
+
+def test_a_stream_has_a_bar_until_it_ends(watched):
+    assert list(progress.streamed("Interpreting", iter("abc"), 3, shown=True)) == ["a", "b", "c"]
+    assert "Interpreting" in watched()
+    assert "3/3" in watched()
+
+
+def test_an_abandoned_stream_frees_the_screen(watched):
+    stream = progress.streamed("Interpreting", iter("abc"), 3, shown=True)
+    assert next(stream) == "a"
+    with progress.showing("Tracing", shown=True):
+        assert list(progress.counted(range(2))) == [0, 1]
+    assert "Tracing" not in watched()
+    stream.close()
+    with progress.showing("Locating", shown=True):
+        assert list(progress.counted(range(2))) == [0, 1]
+    assert "Locating" in watched()
+
+
+def test_two_threads_share_one_screen(watched):
+    with progress.showing("Tracing", shown=True), ThreadPoolExecutor(1) as other:
+        assert other.submit(lambda: list(progress.streamed("Locating", "ab", 2, shown=True))).result() == ["a", "b"]
+    assert "Locating" not in watched()
 
 
 def test_a_loop_that_no_call_watches_shows_nothing(watched):
@@ -85,5 +111,23 @@ def test_every_call_has_a_bar_and_one_argument_that_turns_it_off(opened, watched
     prober = interpret.probing.KnowledgeProber(model, tokenizer)
     prober.scan([("a b", "b a"), ("c d", "d c")], 0, n_permutations=2, **options)
     interpret.interpret(PROMPT, tokenizer, template, model, [(0, 1)], max_new_tokens=1, **options)
-    words = ("Tracing", "Attributing", "Locating", "Reading neurons", "Interpreting")
-    assert [word in watched() for word in words] == [not options] * 5
+    target = {"layer": 1, "positions": [-1], "target": torch.ones(model.config.hidden_size)}
+    with interpret.control.supervised_control(model, [1, 2], **target, steps=1, **options):
+        pass
+    words = ("Tracing", "Attributing", "Locating", "Reading neurons", "Interpreting", "Training")
+    assert [word in watched() for word in words] == [not options] * 6
+
+
+@pytest.mark.parametrize("options", [{}, {"progress": False}], ids=["on", "off"])
+def test_every_stream_has_a_bar_and_one_argument_that_turns_it_off(opened, watched, options):
+    model, tokenizer = opened
+    template = interpret.interpretation_prompt(tokenizer, "It says {slots} is")
+    sources = interpret.plan_sources(model, tokenizer, [interpret.Prompt("a", PROMPT, "", raw=True)], layers="0")
+    settings = interpret.selfie.Settings(new_tokens=1, prompt_output_tokens=0)
+    rows = list(interpret.interpretations(model, tokenizer, sources, [template], settings, **options))
+    facts = [interpret.Fact("a", PROMPT, SUBJECT, "Paris")]
+    one_sample = interpret.tracing.TraceSettings(samples=1)
+    list(interpret.tracing.trace_facts(model, tokenizer, facts, settings=one_sample, **options))
+    for bar in (f"Interpreting {len(rows)}", "Tracing 1"):
+        doing, total = bar.split()
+        assert [doing in watched(), f"{total}/{total}" in watched()] == [not options] * 2
