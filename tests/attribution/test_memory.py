@@ -28,6 +28,7 @@ from reference.toy_translation import toy_translation
 GRADIENTS = [name for name, method in METHODS.items() if method.gradients]
 POINTS = {
     "integrated_gradients": {"n_steps": 8},
+    "sequential_integrated_gradients": {"n_steps": 2},
     "gradient_shap": {"n_samples": 8},
     # Later activations of its layer depend on it.
     "layer_integrated_gradients": {"n_steps": 8, "layers": ["attn_out.1"]},
