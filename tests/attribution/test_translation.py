@@ -324,8 +324,8 @@ def test_another_encoder_decoder_family_is_refused():
 
 
 FITTING = (
-    "saliency, input_x_gradient, integrated_gradients, discretized_integrated_gradients, gradient_shap, attention, "
-    "occlusion, lime"
+    "saliency, input_x_gradient, integrated_gradients, sequential_integrated_gradients, "
+    "discretized_integrated_gradients, gradient_shap, attention, occlusion, lime, kernel_shap"
 )
 
 

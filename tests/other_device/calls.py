@@ -207,7 +207,7 @@ call(
     "compare_methods",
     lambda model: interpret.attribution.compare_methods(
         model, TOKENIZER, "I love eating", "I love eating the", methods=["saliency", "occlusion"]
-    ).to_frame(),
+    ).summary(),
 )
 call(
     "attribute (generated)",
