@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.anatomy import check_evaluating, check_logits
+from interpret.attribution.groups import Groups, check_groups
 from interpret.attribution.methods.gradients import check_count
 from interpret.attribution.methods.layer_gradients import layer_names
 from interpret.attribution.methods.registry import METHODS, AttributionMethod
@@ -41,6 +42,10 @@ class Plan:
     layers: tuple[str, ...]
     """Activation names; empty except for layer methods."""
     contrast: Contrast | None
+    groups: Groups | None
+    """Tokens that are masked together; None: each alone."""
+    whole: bool
+    """Whether the attributed tokens are attributed as one value."""
     seq2seq: Seq2SeqTexts | None
     """How the texts of an encoder-decoder become tokens; None for a causal LM."""
     start: int | None
@@ -65,6 +70,7 @@ def plan_attribution(
     batch_size: int,
     max_new_tokens: int,
     options: Mapping[str, Any],
+    groups: Groups | None = None,
     seq2seq: Seq2SeqTexts | None = None,
     arguments: Collection[str] = (),
 ) -> Plan:
@@ -92,6 +98,9 @@ def plan_attribution(
     check_count("max_new_tokens", max_new_tokens)
     if seq2seq is not None:
         _check_seq2seq(method, chosen)
+        if groups is not None:
+            raise InputError("groups are for decoder-only models; this one is an encoder-decoder")
+    check_takes_groups(method, groups)
     _check_contrast(functions, contrast, with_foils)
     check_method_options(method, functions.values(), options, arguments)
     _check_model(model, chosen)
@@ -111,7 +120,8 @@ def plan_attribution(
         step_aggregates={one: each.aggregate for one, each in functions.items()},
         model=model.config.name_or_path or type(model).__name__,
         tokenizer=tokenizer.name_or_path or type(tokenizer).__name__,
-        options=_plain(own | {key: value for each in own_of.values() for key, value in each.items()}),
+        options=_plain(own | {key: value for each in own_of.values() for key, value in each.items()})
+        | ({} if groups is None else {"groups": groups if isinstance(groups, str) else list(groups)}),
     )
     return Plan(
         model=model,
@@ -122,6 +132,8 @@ def plan_attribution(
         step_scores=bound,
         layers=tuple(layer_names(model, layers)) if chosen.layers else (),
         contrast=contrast,
+        groups=groups,
+        whole=functions[name].whole,
         seq2seq=seq2seq,
         start=start,
         end=end,
@@ -184,6 +196,19 @@ def check_takes_layers(method: str) -> None:
     """Raise an InputError if a method cannot be limited to some layers."""
     if not METHODS[method].layers and "layers" not in METHODS[method].options():
         raise InputError(f"method {method!r} takes no layers; leave layers out, or use a layer method")
+
+
+def check_takes_groups(method: str, groups: Groups | None) -> None:
+    """Raise an InputError if a method cannot mask groups of tokens, or groups are wrong for every prompt."""
+    if groups is None:
+        return
+    if not METHODS[method].groups:
+        fitting = ", ".join(name for name, each in METHODS.items() if each.groups)
+        raise InputError(
+            f"method {method!r} does not mask tokens together; these take groups: {fitting}; "
+            "scores of other methods can be added up, with aggregate(spans=...)"
+        )
+    check_groups(groups)
 
 
 def check_method_options(

@@ -26,7 +26,16 @@ from interpret.anatomy import (
 from interpret.attribution.plan import Plan
 from interpret.attribution.seq2seq_texts import Seq2SeqTexts
 from interpret.attribution.steps.step import Step
-from interpret.attribution.targets import Inputs, Target, Text, check_finite, check_length, check_text, text_of
+from interpret.attribution.targets import (
+    Inputs,
+    Target,
+    Text,
+    check_finite,
+    check_length,
+    check_text,
+    prompt_tokens,
+    text_of,
+)
 from interpret.device import in_batches
 from interpret.engine.greedy import greedy_continuation, sound_steps
 from interpret.errors import InputError
@@ -105,7 +114,8 @@ def texts_with_sources(plan: Plan, inputs: Inputs, first: int) -> list[Text]:
         foils = inputs.contrast_targets
         foil = None if foils is None else (*source, *_given(plan, reader, "contrast_targets", number, foils[number]))
         text = text_of(plan, inputs, number, (*source, *whole), len(source) + len(reader.begin), foil)
-        texts.append(replace(text, pieces=_pieces(plan, source, whole), n_source=len(source)))
+        groups = prompt_tokens(plan, text.n_prompt)
+        texts.append(replace(text, pieces=_pieces(plan, source, whole), n_source=len(source), groups=groups))
     return texts
 
 

@@ -14,7 +14,16 @@ from interpret.cli.options import Imports
 from interpret.cli.results import result_of
 from interpret.errors import InputError, brief, closest
 from interpret.probing.registry import PROBES
-from interpret.records import LocationAverage, LocationCell, TraceAverage, TraceCell, UnitCell, csv_header, to_csv
+from interpret.records import (
+    LocationAverage,
+    LocationCell,
+    MethodComparison,
+    TraceAverage,
+    TraceCell,
+    UnitCell,
+    csv_header,
+    to_csv,
+)
 from interpret.storage import disk, run_folder
 from interpret.work.extensions import load_extensions
 
@@ -72,6 +81,9 @@ def figures_command(
     averages = f"; the averages in {AVERAGES}"
     if command == "locate":
         _draw_locations(run, output, scheme, fact, prompts)
+    elif command == "attribute --compare":
+        _save(output, _comparison_figures(run, fact, prompts))
+        averages = ""
     elif command == "trace":
         window = manifest["identity"].get("window")
         _draw_traces(run, output, scheme, fact, prompts, normalise, window if isinstance(window, int) else None)
@@ -81,6 +93,14 @@ def figures_command(
     if not (output / AVERAGES).is_file():
         averages = ""
     say(f"{output}: {len(list(output.glob('*.png')))} figures, each as PNG and PDF{averages}")
+
+
+def _comparison_figures(run: Path, facts: Sequence[str] | None, prompts: int) -> "Iterator[tuple[str, Figure]]":
+    """Yield (name, figure) for a comparison of attribution methods: the mean curves, and each chosen prompt."""
+    from interpret.attribution import Comparison
+
+    yield "average_curves", Comparison(run_folder.read_rows(run, MethodComparison)).average_figure()
+    yield from _figures_of_inputs(run, facts, prompts)
 
 
 def _own_figure(run: Path, command: str) -> "Iterator[tuple[str, Figure]] | None":

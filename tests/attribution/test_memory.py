@@ -28,6 +28,7 @@ from reference.toy_seq2seq import toy_seq2seq
 GRADIENTS = [name for name, method in METHODS.items() if method.gradients]
 POINTS = {
     "integrated_gradients": {"n_steps": 8},
+    "sequential_integrated_gradients": {"n_steps": 2},
     "gradient_shap": {"n_samples": 8},
     # Later activations of its layer depend on it.
     "layer_integrated_gradients": {"n_steps": 8, "layers": ["attn_out.1"]},

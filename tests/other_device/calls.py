@@ -204,11 +204,26 @@ FEW_POINTS = {
     name: {"n_steps": 4}
     for name in ("integrated_gradients", "discretized_integrated_gradients", "layer_integrated_gradients")
 }
+FEW_POINTS |= {
+    "sequential_integrated_gradients": {"n_steps": 2},
+    "kernel_shap": {"n_samples": 30},
+    "reagent": {"n_probes": 2, "max_rounds": 2},
+}
 for method in interpret.attribution.list_methods():
     call(f"attribute ({method})", partial(attributed, method=method, **FEW_POINTS.get(method, {})))
 for function in interpret.attribution.list_step_functions():
     foil = {"contrast_targets": "I love eating of", "contrast": "same_context"} if "contrast" in function else {}
     call(f"attribute ({function})", partial(attributed, attributed_fn=function, step_scores=[function], **foil))
+call(
+    "attribute (groups)",
+    partial(attributed, method="kernel_shap", groups="words", attributed_fn="answer_log_probability", n_samples=30),
+)
+call(
+    "compare_methods",
+    lambda model: interpret.attribution.compare_methods(
+        model, TOKENIZER, "I love eating", "I love eating the", methods=["saliency", "occlusion"]
+    ).summary(),
+)
 call(
     "attribute (generated)",
     lambda model: interpret.attribute(model, TOKENIZER, [PROMPT, "I love"], max_new_tokens=3).to_frame(),

@@ -27,7 +27,10 @@ from interpret.prompts.spelling import join_pieces
 _OPERATORS = {
     "probability": "P({})",
     "logit": "logit({})",
+    "answer_log_probability": "ln P({})",
     "cross_entropy": "−ln P({})",
+    "contrast_logits": "logit({1})",
+    "contrast_logits_diff": "logit({}) − logit({})",
     "contrast_prob_diff": "P({}) − P({})",
 }
 """How a value of a function is written, with its token and the foil."""
