@@ -1,4 +1,5 @@
 from .agreement import check_evaluating as check_evaluating
+from .agreement import check_head as check_head
 from .agreement import check_insides as check_insides
 from .agreement import check_logits as check_logits
 from .agreement import check_parts as check_parts
@@ -25,6 +26,7 @@ from .attention import rotation as rotation
 from .attention import unfused as unfused
 from .attention import window_of as window_of
 from .calls import blank_past as blank_past
+from .calls import cache_of as cache_of
 from .calls import cache_tensors as cache_tensors
 from .calls import check_length as check_length
 from .calls import decode_translation as decode_translation
@@ -35,6 +37,7 @@ from .calls import keeping_activations as keeping_activations
 from .calls import layer_input as layer_input
 from .calls import longest_text as longest_text
 from .calls import past_length as past_length
+from .calls import tokens_of as tokens_of
 from .calls import with_layer_input as with_layer_input
 from .describing import describe as describe
 from .describing import describe_if_unknown as describe_if_unknown
@@ -50,6 +53,12 @@ from .generate_settings import generating_by as generating_by
 from .generate_settings import uncompiled as uncompiled
 from .insides import centres as centres
 from .insides import norm_epsilon as norm_epsilon
+from .insides import norm_weight as norm_weight
+from .measured import cache_difference as cache_difference
+from .measured import check_cache as check_cache
+from .measured import check_padding as check_padding
+from .measured import padding_difference as padding_difference
+from .measured import reads_padding as reads_padding
 from .patterns import last_attention_only as last_attention_only
 from .patterns import reporting_attention as reporting_attention
 from .releases import auto_class as auto_class

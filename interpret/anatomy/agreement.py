@@ -19,7 +19,12 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from interpret.anatomy.agreement_layers import problem_of_parts, problems_inside
-from interpret.anatomy.agreement_logits import problem_of_attention, problem_of_logits, problem_of_translation
+from interpret.anatomy.agreement_logits import (
+    problem_of_attention,
+    problem_of_embeddings,
+    problem_of_head,
+    problem_of_translation,
+)
 from interpret.anatomy.agreement_pass import own_result, recording, two_texts
 from interpret.anatomy.anatomy import (
     Anatomy,
@@ -47,6 +52,15 @@ def check_logits(model: PreTrainedModel) -> None:
         UnsupportedModelError: if a logit differs, or changes with a later token; the message gives both figures.
     """
     _raise(_agreement(model).logits)
+
+
+def check_head(model: PreTrainedModel) -> None:
+    """Check what ``check_logits`` does, except that word embeddings can stand for tokens.
+
+    Raises:
+        UnsupportedModelError: if a logit differs, or changes with a later token; the message gives both figures.
+    """
+    _raise(_agreement(model).head)
 
 
 def check_parts(model: PreTrainedModel) -> None:
@@ -122,6 +136,8 @@ class _Agreement:
 
     made_of: tuple[Any, ...]
     logits: str | None
+    """Why logits from embeddings or states are not the model's own; None if they are."""
+    head: str | None = None
     """Why logits from states are not the model's own; None if they are."""
     parts: str | None = None
     """Why the parts of layers do not add up; None if they do, or if the family is not supported."""
@@ -163,9 +179,11 @@ def _compared(model: PreTrainedModel, made_of: tuple[Any, ...]) -> _Agreement:
     ids, exact = two_texts(model), all(parameter.dtype in _FULL for parameter in model.parameters())
     with without_own_hooks(), evaluating(model):
         if model.config.is_encoder_decoder:
-            return _Agreement(made_of, problem_of_translation(model, exact, ids))
+            problem = problem_of_translation(model, exact, ids)
+            return _Agreement(made_of, problem, problem)
         if not _caches(model):  # OpenAI GPT and XLM
-            return _Agreement(made_of, f"{type(model).__name__}: only decoders with a KV cache are supported")
+            problem = f"{type(model).__name__}: only decoders with a KV cache are supported"
+            return _Agreement(made_of, problem, problem)
         anatomy = _anatomy_if_known(model)
         with recording(model, anatomy) as seen:
             own = own_result(model, ids)
@@ -177,8 +195,9 @@ def _compared(model: PreTrainedModel, made_of: tuple[Any, ...]) -> _Agreement:
         # If tokens attend to later ones, the row of the family is not to blame for what heads compute.
         if anatomy is not None and anatomy.family.parts is not None and parts is None and later is None:
             insides, scores = problems_inside(model, exact, anatomy, seen)
-        logits = later or problem_of_logits(model, exact, anatomy, ids, own, seen)
-        return _Agreement(made_of, logits, parts, insides, scores)
+        head = later or problem_of_head(model, exact, anatomy, own, seen)
+        logits = later or problem_of_embeddings(model, exact, anatomy, ids, seen) or head
+        return _Agreement(made_of, logits, head, parts, insides, scores)
 
 
 def _caches(model: PreTrainedModel) -> bool:

@@ -42,31 +42,54 @@ def problem_of_attention(model: PreTrainedModel, exact: bool, own: Tensor) -> st
     )
 
 
-def problem_of_logits(
-    model: PreTrainedModel, exact: bool, anatomy: Anatomy | None, ids: Tensor, own: Tensor, seen: Recorded
+def problem_of_embeddings(
+    model: PreTrainedModel, exact: bool, anatomy: Anatomy | None, ids: Tensor, seen: Recorded
 ) -> str | None:
-    """Return why logits cannot be computed from word embeddings, states and the unembedding; None if they can.
+    """Return why word embeddings cannot stand for tokens; None if they can.
 
     Args:
-        model: the model; without an unembedding, only its embeddings are compared.
+        model: the model.
         exact: as for ``apart``.
         anatomy: its parts, if its family is supported.
         ids: the two texts, [2, T].
-        own: what the model computed for them: logits, [2, T, V], or states, [2, T, D].
+        seen: what was recorded when the model read them.
+    """
+    try:
+        return _problem_of_embeddings(model, exact, anatomy, ids, seen)
+    except _ERRORS as error:
+        return _cannot_be_computed(model, error)
+
+
+def problem_of_head(
+    model: PreTrainedModel, exact: bool, anatomy: Anatomy | None, own: Tensor, seen: Recorded
+) -> str | None:
+    """Return why logits cannot be computed from states and the unembedding; None if they can, or without unembedding.
+
+    Args:
+        model: the model.
+        exact: as for ``apart``.
+        anatomy: its parts, if its family is supported.
+        own: the logits that the model computed for the two texts, [2, T, V].
         seen: what was recorded at the same time.
     """
     try:
-        return _problem_of_embeddings(model, exact, anatomy, ids, seen) or (
-            None if model.get_output_embeddings() is None else _problem_of_head(model, exact, anatomy, own, seen)
-        )
-    except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        if is_out_of_memory(error):
-            raise
-        return (
-            f"{kind_of(model)}: its logits cannot be computed from word embeddings, its last state and its "
-            "unembedding, as those of other models "
-            f"({one_line(f'{type(error).__name__}: {error}', 200)})"
-        )
+        return None if model.get_output_embeddings() is None else _problem_of_head(model, exact, anatomy, own, seen)
+    except _ERRORS as error:
+        return _cannot_be_computed(model, error)
+
+
+_ERRORS = (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError)
+"""What a computation may raise that is not the model's own."""
+
+
+def _cannot_be_computed(model: PreTrainedModel, error: Exception) -> str:
+    if is_out_of_memory(error):
+        raise error
+    return (
+        f"{kind_of(model)}: its logits cannot be computed from word embeddings, its last state and its unembedding, as "
+        "those of other models "
+        f"({one_line(f'{type(error).__name__}: {error}', 200)})"
+    )
 
 
 def problem_of_translation(model: PreTrainedModel, exact: bool, ids: Tensor) -> str | None:
@@ -84,9 +107,11 @@ def _problem_of_embeddings(
     if anatomy is not None:
         what, theirs = "the first layer's input", seen.layers[0]["resid_pre"]
         ours = first_layer_input(anatomy, embeddings, 0)
+        if anatomy.family.parts is None:  # Gemma 4 takes only the embeddings of tokens, and looks their ids up
+            first_layer_input(anatomy, 0.5 * embeddings, 0)
     else:
         what, theirs = "the last state", seen.states
-        ours = base_of(model)(inputs_embeds=embeddings, use_cache=False)[0]
+        ours = base_of(model)(inputs_embeds=embeddings.clone(), use_cache=False)[0]
     figures = apart(exact, ours, theirs)
     if figures is None:
         return None

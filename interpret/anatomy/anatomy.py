@@ -11,6 +11,9 @@ from interpret.anatomy.families import FAMILIES, Block, Family, Parts
 from interpret.anatomy.releases import check_release, text_settings
 from interpret.errors import UnsupportedModelError
 
+_ATTENTION, _MLP = ("attn_in", "attn_out"), ("mlp_in", "mlp_out")
+"""The sites that a layer has only with attention, and only with an MLP."""
+
 
 @dataclass(frozen=True)
 class Anatomy:
@@ -54,6 +57,72 @@ class Anatomy:
             )
         return self.parts
 
+    def has(self, layer: int, site: str) -> bool:
+        """Return whether a layer has a site of ``interpret.activations`` that does not need the parts of layers."""
+        if site in _ATTENTION:
+            return self._attends(layer)
+        if site == "mixer_out":
+            return bool(self.family.mixer) and not self._attends(layer)
+        if site in _MLP:
+            return bool(self.family.mlp_last)
+        return bool(self.family.mlp_norm or self.family.mlp_first) if site == "resid_mid" else True
+
+    def added(self, layer: int) -> list[str]:
+        """Return the sites of what a layer adds to the residual stream, in order."""
+        return [site for site in ("attn_out", "mixer_out", "mlp_out") if self.has(layer, site)]
+
+    def module(self, layer: int, site: str) -> nn.Module:
+        """Return the module whose output (``attn_out``, ``mixer_out``, ``mlp_out``) or input (others) a site is.
+
+        Raises:
+            UnsupportedModelError: if the layer has no such site; the message says what it has instead.
+        """
+        block, family = self.layers[layer], self.family
+        if not self.has(layer, site):
+            raise UnsupportedModelError(self._lacks(layer, site))
+        normed = family.mlp_norm if self.block == "sequential" else ""
+        paths = {
+            "attn_in": family.attention,
+            "attn_out": family.attention_output,
+            "mixer_out": _first_of(family.mixer, block),
+            "resid_mid": normed or family.mlp_first,
+            "mlp_in": family.mlp_first,
+            "mlp_out": family.mlp_last,
+        }
+        return block.get_submodule(paths[site])
+
+    def check_added(self) -> None:
+        """Check that modules write all that the layers add to the residual stream.
+
+        Raises:
+            UnsupportedModelError: if they do not; the message names the first layer.
+        """
+        for layer in range(len(self.layers)):
+            if self.has(layer, "resid_mid") or not self.added(layer):
+                self.module(layer, "mlp_out")
+
+    def _attends(self, layer: int) -> bool:
+        """Return whether a layer has attention; a row that names nothing in its place says that all layers have it."""
+        path = self.family.attention_output
+        return bool(path) and (not self.family.mixer or _has(self.layers[layer], path))
+
+    def _lacks(self, layer: int, site: str) -> str:
+        """Return why a layer does not have a site."""
+        family, what = self.family, f"layer {layer} of {type(self.trunk).__name__}"
+        if site in _ATTENTION and family.mixer:
+            path = _first_of(family.mixer, self.layers[layer])
+            mixer = type(self.layers[layer].get_submodule(path)).__name__
+            return f"{what} has no attention: in its place is {path!r} ({mixer}), whose output is mixer_out.{layer}"
+        if site == "mixer_out" and self._attends(layer):
+            return f"{what} has attention, whose output is attn_out.{layer}, and no mixer_out"
+        missing = {"mlp_in": "an MLP", "mlp_out": "an MLP", "resid_mid": "an MLP"}.get(site, "attention")
+        if site in _MLP and family.mlp_norm:
+            return f"{what}: its MLP adds the outputs of several modules, so {site} is not the input or output of one"
+        return (
+            f"the family {family.name!r} is described without {missing} of its layers, so there is no {site}; the "
+            f"residual stream (resid_pre.{layer}, resid_post.{layer}) can be read and edited"
+        )
+
 
 def anatomy_of(model: PreTrainedModel) -> Anatomy:
     """Find the parts of a model, which is a causal LM or its base model.
@@ -69,7 +138,7 @@ def anatomy_of(model: PreTrainedModel) -> Anatomy:
         layers = trunk.get_submodule(family.layers)
         config = text_config(model)
         family = _fitted(family, layers[0], config)
-        layers[0].get_submodule(family.mlp_last)
+        layers[0].get_submodule(family.mlp_last or _first_of(family.mixer, layers[0]))
     except AttributeError as error:
         raise UnsupportedModelError(
             f"{type(model).__name__} does not have the modules of other {family.name} models: {error}. "
@@ -84,18 +153,32 @@ Row = TypeVar("Row", Family, Parts)
 def _fitted(family: Family, layer: nn.Module, config: Any) -> Family:
     """Return the row of a family with the alternatives that a model has, and without parts if they cannot be run."""
     parts = None if family.parts is None or _set(family.whole_if, config) else _chosen(family.parts, layer)
-    return replace(_chosen(family, layer), parts=parts)
+    chosen = replace(_chosen(family, layer), parts=parts, mixer=family.mixer)
+    split = family.mlp_split_if and getattr(config, family.mlp_split_if, None)
+    return replace(chosen, mlp_first="", mlp_last="") if split else chosen
 
 
 def _chosen(row: Row, layer: nn.Module) -> Row:
     """Return a row in which each path with alternatives is the first one that a layer has."""
-    known = {name for name, _ in layer.named_modules()}
     paths = {field.name: getattr(row, field.name) for field in fields(row)}
-    several = {name: path.split("|") for name, path in paths.items() if isinstance(path, str) and "|" in path}
-    chosen: dict[str, Any] = {
-        name: next((path for path in some if path in known), some[0]) for name, some in several.items()
-    }
+    several = [name for name, path in paths.items() if isinstance(path, str) and "|" in path]
+    chosen: dict[str, Any] = {name: _first_of(paths[name], layer) for name in several}
     return replace(row, **chosen)
+
+
+def _first_of(path: str, layer: nn.Module) -> str:
+    """Return the first alternative of a path that a layer has; the first one if it has none."""
+    alternatives = path.split("|")
+    return next((one for one in alternatives if _has(layer, one)), alternatives[0])
+
+
+def _has(layer: nn.Module, path: str) -> bool:
+    """Return whether a layer has a module."""
+    try:
+        layer.get_submodule(path)
+    except AttributeError:
+        return False
+    return True
 
 
 def _set(names: Sequence[str], config: Any) -> list[str]:

@@ -51,12 +51,13 @@ def _attention_modules(model: PreTrainedModel) -> list[nn.Module]:
     """Return the modules whose patterns a decoder returns, layer by layer; two per layer for a translation model.
 
     Raises:
-        UnsupportedModelError: if the model's family is not supported and it is not a translation model.
+        UnsupportedModelError: if it is not a translation model, and its family is not supported or a layer has no
+            attention.
     """
     if model.config.is_encoder_decoder:
         return [part for layer in model.get_decoder().layers for part in (layer.self_attn, layer.encoder_attn)]
     anatomy = anatomy_of(model)
-    return [layer.get_submodule(anatomy.family.attention) for layer in anatomy.layers]
+    return [anatomy.module(layer, "attn_in") for layer in range(len(anatomy.layers))]
 
 
 def _last_row(part: Any) -> Any:

@@ -49,7 +49,7 @@ def interpret(
         bs: number of interpretations generated together; None to choose it from the device's memory.
         max_new_tokens: maximum length of an interpretation, in tokens.
         k: the layer whose input is edited, or ``"same"`` for the layer that each state comes from.
-        site: where the states are taken from: ``"resid_pre"``, ``"attn_out"`` or ``"mlp_out"``.
+        site: where the states are taken from: ``"resid_pre"``, ``"attn_out"``, ``"mixer_out"`` or ``"mlp_out"``.
         progress: show a progress bar while it runs, in a terminal or a notebook.
 
     Returns:

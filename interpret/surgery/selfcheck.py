@@ -14,6 +14,7 @@ from transformers import GenerationMixin, LlamaForCausalLM, LlamaModel, PreTrain
 from interpret.activations._record import sites_of
 from interpret.anatomy import (
     anatomy_of,
+    cache_difference,
     cache_tensors,
     can_be_patched,
     check_insides,
@@ -21,6 +22,8 @@ from interpret.anatomy import (
     check_parts,
     check_scores,
     input_device,
+    padding_difference,
+    reads_padding,
     reporting_attention,
     text_config,
 )
@@ -103,6 +106,24 @@ def _nothing(model: PreTrainedModel) -> str | None:
     return None
 
 
+def _without_sums(model: PreTrainedModel) -> str | None:
+    """Return why what the layers add to the residual stream cannot be read, if it cannot."""
+    try:
+        anatomy_of(model).check_added()
+    except UnsupportedModelError as error:
+        return str(error)
+    return None
+
+
+def _reading_padding(model: PreTrainedModel) -> str | None:
+    """Return how padding on the left changes a row, if it does."""
+    problem = padding_difference(model)
+    return problem and (
+        f"padding on the left changes a text ({problem}): texts of unequal length are run apart, and left-padded "
+        "batches are refused"
+    )
+
+
 def _without_parts(model: PreTrainedModel) -> str | None:
     """Return why a model has no parts, if it has none."""
     if anatomy_of(model).family.parts is None:
@@ -123,7 +144,23 @@ def _own_logits(model: PreTrainedModel) -> str:
 
 def _residual_stream(model: PreTrainedModel) -> str:
     check_parts(model)
+    anatomy = anatomy_of(model)
+    without = [layer for layer in range(len(anatomy.layers)) if not anatomy.has(layer, "attn_out")]
+    if _without_sums(model):
+        return "hidden states are the residual stream; what layers add to it is not known"
+    if without:
+        layers = ", ".join(map(str, without)) if len(without) < len(anatomy.layers) else "no layer has it"
+        return f"what layers add makes the residual stream; without attention: {layers}"
     return "attention and MLP add up to the residual stream in every layer"
+
+
+def _adding_up(model: PreTrainedModel) -> str:
+    check_insides(model)
+    return "what layers add makes the residual stream, and the norms after it are known"
+
+
+def _padding(model: PreTrainedModel) -> str:
+    return "a text that is padded on the left has the logits that it has alone"
 
 
 def _heads(model: PreTrainedModel) -> str:
@@ -147,14 +184,27 @@ def _part_by_part(model: PreTrainedModel) -> str:
     return f"layers run part by part give the model's logits to within {difference:.2g}"
 
 
+def _texts(model: PreTrainedModel) -> str:
+    return _by_own_cache(model) if _without_parts(model) else _part_by_part(model)
+
+
+def _by_own_cache(model: PreTrainedModel) -> str:
+    if cache_difference(model, 2) is not None:
+        return "texts are continued by passes over the whole text, because generate with a cache gives others"
+    return "texts that the model continues by its cache have the logits of whole passes"
+
+
 _Missing = Callable[[PreTrainedModel], str | None]
 _Prove = Callable[[PreTrainedModel], str]
 _PROOFS: tuple[tuple[str, _Missing, _Prove], ...] = (
     ("logit lens, attribution", _nothing, _own_logits),
     ("recording, exact traces", _nothing, _residual_stream),
-    ("interpretations, approximate traces", _without_parts, _part_by_part),
-    ("heads, logit attribution", _without_parts, _heads),
+    ("interpretations", _nothing, _texts),
+    ("logit attribution", _without_sums, _adding_up),
+    ("approximate traces", _without_parts, _part_by_part),
+    ("heads", _without_parts, _heads),
     ("neurons", _without_neurons, _neurons),
+    ("left-padded batches", _reading_padding, _padding),
 )
 """Analyses, what they need that a family may not have, and how they are proved."""
 
@@ -190,9 +240,10 @@ def comparisons(model: PreTrainedModel) -> Iterator[Comparison]:
 
 
 def _inputs(model: PreTrainedModel) -> dict[str, Any]:
-    """Return rows of 5, 9 and 12 random tokens, padded on the left."""
+    """Return rows of 5, 9 and 12 random tokens, padded on the left; of 12 tokens, where layers read padding."""
     chance = torch.Generator().manual_seed(0)
-    rows = [torch.randint(text_config(model).vocab_size, (n,), generator=chance).tolist() for n in (5, 9, 12)]
+    lengths = (12, 12, 12) if reads_padding(model) else (5, 9, 12)
+    rows = [torch.randint(text_config(model).vocab_size, (n,), generator=chance).tolist() for n in lengths]
     batch = pad(rows, pad_id=0, device=input_device(model))
     return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from interpret.anatomy import anatomy_of, text_config, unwrapping
+from interpret.anatomy import anatomy_of, check_logits, text_config, unwrapping
 from interpret.device import index_on, is_out_of_memory
 from interpret.engine.layers import Point
 from interpret.engine.recording import RecordedRun, record_run
@@ -160,6 +160,7 @@ def _by_whole_passes(
 ) -> SweepResult:
     """Compute a sweep for a model whose layers cannot be run part by part."""
     anatomy = anatomy_of(model)
+    check_logits(model)
     warnings.warn(
         f"the family {anatomy.family.name!r} is described without its parts, so each cell takes a whole forward pass; "
         "this is slower and gives the same results",
@@ -167,8 +168,8 @@ def _by_whole_passes(
     )
     n_samples, n_tokens = base.shape[:2]
     n_read = check_metrics(metrics, exit_of(model).n_logits, n_tokens)
-    # The number of neurons is unknown here; whole_passes refuses all cells of single units.
-    check_cells(cells, n_tokens, len(anatomy.layers), text_config(model).num_attention_heads, sys.maxsize)
+    # The numbers of heads and neurons are unknown here; whole_passes refuses all cells of single units.
+    check_cells(cells, n_tokens, len(anatomy.layers), sys.maxsize, sys.maxsize)
     own, given, values = whole_passes(model, base, donor, cells, tuple(metrics.values()), n_read)
     count = (n_samples * (len(cells) + 1) + len(donor)) * n_tokens * len(anatomy.layers)
     return SweepResult(cells, _named(metrics, values), _named(metrics, own), _named(metrics, given), count)

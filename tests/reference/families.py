@@ -108,6 +108,18 @@ NAMES = {
     "qwen3_vl_moe": "Qwen3-VL (mixture of experts)",
     "deepseek_v2": "DeepSeek-V2",
     "deepseek_v3": "DeepSeek-V3, R1",
+    "mamba": "Mamba",
+    "mamba2": "Mamba 2",
+    "falcon_mamba": "FalconMamba",
+    "zamba2": "Zamba2",
+    "jamba": "Jamba",
+    "bamba": "Bamba",
+    "lfm2": "LFM2",
+    "lfm2_moe": "LFM2 (mixture of experts)",
+    "qwen3_next": "Qwen3-Next",
+    "granitemoehybrid": "Granite 4 (hybrid, dense)",
+    "granitemoehybrid_experts": "Granite 4 (hybrid, mixture of experts)",
+    "recurrent_gemma": "RecurrentGemma",
 }
 
 

@@ -33,6 +33,8 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
         return model.transformer.h
     if model.config.model_type == "mpt":
         return model.transformer.blocks
+    if model.config.model_type in ("mamba", "mamba2", "falcon_mamba"):
+        return model.backbone.layers
     if model.config.model_type == "biogpt":
         return model.biogpt.layers
     if model.config.model_type == "gpt_neox":

@@ -70,6 +70,10 @@ _FAMILY_OF = {
     "MiniMaxM2": "minimax_m2",
     "DeepseekV2": "deepseek_v2",
     "DeepseekV3": "deepseek_v3",
+    "FalconMamba": "falcon_mamba",
+    "Lfm2Moe": "lfm2_moe",
+    "Qwen3Next": "qwen3_next",
+    "RecurrentGemma": "recurrent_gemma",
     "SolarOpen": "solar_open",
     "FlexOlmo": "flex_olmo",
     "HunYuanMoEV1": "hunyuan_v1_moe",
@@ -161,6 +165,12 @@ def _qwen_vl(**text: Any) -> dict[str, Any]:
     text = _LLAMA_LIKE | {"rope_scaling": rope} | text
     return {"text_config": text, "vision_config": _QWEN_SEEING, **_QWEN_TOKENS}
 
+
+_MAMBA = {"hidden_size": D, "num_hidden_layers": L, "state_size": 8, "time_step_rank": 4}
+_MAMBA2 = {"num_heads": 4, "head_dim": 16, "n_groups": 2, "state_size": 8, "chunk_size": 4}
+_LINEAR = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8}
+_INNER_MAMBA = {"mamba_d_state": 8, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_n_groups": 2, "mamba_chunk_size": 4}
+_HYBRID = {"layer_types": ["linear_attention", "full_attention"] * 2}
 
 # Further families: the tests of the README's table, and those of each analysis in tests/anatomy/test_more_families.py.
 _MORE: dict[str, Kind] = {
@@ -310,6 +320,61 @@ _MORE: dict[str, Kind] = {
         "4.57.0",
     ),
     "deepseek_v3": Kind("DeepseekV3ForCausalLM", "DeepseekV3Config", _EXPERTS | _ROUTED | _LATENT, "4.51.0"),
+    "mamba": Kind("MambaForCausalLM", "MambaConfig", _MAMBA, "4.39.0"),
+    "mamba2": Kind("Mamba2ForCausalLM", "Mamba2Config", _MAMBA | _MAMBA2, "4.44.0"),
+    "falcon_mamba": Kind("FalconMambaForCausalLM", "FalconMambaConfig", _MAMBA, "4.45.0"),
+    "zamba2": Kind(
+        "Zamba2ForCausalLM",
+        "Zamba2Config",
+        _NEOX
+        | {"layers_block_type": ["linear_attention", "hybrid"] * 2, "num_key_value_heads": 4, "num_mem_blocks": 1}
+        | {"mamba_d_state": 8, "n_mamba_heads": 4, "mamba_headdim": 16, "chunk_size": 4, "adapter_rank": 4},
+        "4.49.0",
+    ),
+    "jamba": Kind(
+        "JambaForCausalLM",
+        "JambaConfig",
+        _EXPERTS
+        | {"num_experts": 4, "attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 8, "mamba_dt_rank": 4},
+        "4.40.0",
+    ),
+    "bamba": Kind(
+        "BambaForCausalLM", "BambaConfig", _LLAMA_LIKE | _INNER_MAMBA | {"attn_layer_indices": [1]}, "4.48.0"
+    ),
+    "lfm2": Kind(
+        "Lfm2ForCausalLM", "Lfm2Config", _LLAMA_LIKE | {"layer_types": ["conv", "full_attention"] * 2}, "4.54.0"
+    ),
+    "lfm2_moe": Kind(
+        "Lfm2MoeForCausalLM",
+        "Lfm2MoeConfig",
+        _EXPERTS | _NUMBERED | {"layer_types": ["conv", "full_attention"] * 2, "num_dense_layers": 1},
+        "5.0.0",
+    ),
+    "qwen3_next": Kind(
+        "Qwen3NextForCausalLM",
+        "Qwen3NextConfig",
+        _EXPERTS | _NUMBERED | _LINEAR | _HYBRID | {"head_dim": 16, "shared_expert_intermediate_size": 24},
+        "4.57.0",
+    ),
+    "granitemoehybrid": Kind(
+        "GraniteMoeHybridForCausalLM",
+        "GraniteMoeHybridConfig",
+        _LLAMA_LIKE | _GRANITE | _INNER_MAMBA | _HYBRID | {"shared_intermediate_size": 24, "num_local_experts": 0},
+        "4.52.0",
+    ),
+    "granitemoehybrid_experts": Kind(
+        "GraniteMoeHybridForCausalLM",
+        "GraniteMoeHybridConfig",
+        _EXPERTS | _LOCAL | _GRANITE | _INNER_MAMBA | _HYBRID | {"shared_intermediate_size": 24},
+        "4.52.0",
+    ),
+    "recurrent_gemma": Kind(
+        "RecurrentGemmaForCausalLM",
+        "RecurrentGemmaConfig",
+        _LLAMA_LIKE
+        | {"lru_width": D, "attention_window_size": 4, "head_dim": 8, "block_types": ["recurrent", "attention"]},
+        "4.40.0",
+    ),
 }
 ALL_KINDS = MOST_TESTED | _MORE
 
@@ -340,12 +405,26 @@ WHOLE = (
     "mpt",
 )
 WHOLE += ("deepseek_v2", "deepseek_v3", "llama4", "llama4_multimodal")
+ATTENDING: dict[str, tuple[int, ...]] = {
+    **dict.fromkeys(("mamba", "mamba2", "falcon_mamba", "zamba2"), ()),
+    **dict.fromkeys(("jamba", "lfm2", "lfm2_moe", "qwen3_next", "recurrent_gemma"), (1, 3)),
+    **dict.fromkeys(("granitemoehybrid", "granitemoehybrid_experts"), (1, 3)),
+    "bamba": (1,),
+}
+"""Kinds with layers that mix tokens without attention, and the layers that have attention."""
+NO_MLP = ("mamba", "mamba2", "falcon_mamba", "zamba2", "granitemoehybrid_experts")
+"""Kinds without MLPs, or whose MLPs no single module writes."""
+READ_PADDING = ("recurrent_gemma",)
+"""Kinds whose recurrent layers read padding on the left."""
+WHOLE += tuple(ATTENDING)
 """Kinds whose layers cannot be run part by part."""
 EXPERTS = ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "gpt_oss", "granitemoe", "phimoe", "ernie4_5_moe", "glm4_moe")
 EXPERTS += ("dots1", "minimax_m2", "solar_open", "mellum", "flex_olmo", "qwen3_vl_moe")
 """Kinds whose MLPs are mixtures of experts, and whose layers can be run part by part."""
 FURTHER = [pytest.param(kind, marks=pytest.mark.further) for kind in MORE_KINDS if kind not in WHOLE]
 """Parameters of tests that a sample of these kinds takes part in, and all of them with ``--all-combinations``."""
+FURTHER_WHOLE = [pytest.param(kind, marks=pytest.mark.further) for kind in MORE_KINDS if kind in WHOLE]
+"""The same for kinds whose layers cannot be run part by part."""
 
 
 def tiny_model(kind: str, seed: int = 0) -> PreTrainedModel:
