@@ -261,10 +261,11 @@ def attach(model: Model) -> Model:
     Raises:
         UnsupportedModelError: if the model's family is not supported.
     """
-    refused = describe_if_unknown(unwrapped(model))
+    inside = unwrapped(model)
+    refused = describe_if_unknown(inside)
     if refused is not None:
         raise refused
-    anatomy_of(unwrapped(model))
+    anatomy_of(inside)
     for owner, methods in _owners(model):
         for method in methods:
             setattr(owner, method.__name__, MethodType(method, owner))

@@ -407,8 +407,8 @@ def test_a_model_that_does_not_say_how_its_decoder_starts_is_an_error():
 
 
 FITTING = (
-    "saliency, input_x_gradient, integrated_gradients, discretized_integrated_gradients, gradient_shap, attention, "
-    "occlusion, lime"
+    "saliency, input_x_gradient, integrated_gradients, sequential_integrated_gradients, "
+    "discretized_integrated_gradients, gradient_shap, attention, occlusion, lime, kernel_shap"
 )
 
 

@@ -10,8 +10,7 @@ from matplotlib.figure import Figure
 from interpret.display.heatmaps import Band, Heatmap, Panel, plain_headings, readable
 from interpret.display.shown import Rows, grouped
 from interpret.display.view import View
-from interpret.drawing.canvases import LINES
-from interpret.drawing.palette import OKABE_ITO
+from interpret.drawing.palette import LINES, OKABE_ITO
 from interpret.drawing.panels import STYLE, Sheet
 from interpret.errors import InputError
 from interpret.records import MethodComparison
