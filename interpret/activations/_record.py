@@ -12,6 +12,7 @@ name (k = layer)    what it holds                                               
 ``v.k``             values                                                              [B, T, G, W]
 ``heads.k``         output of each head, before the output projection                   [B, T, H, W]
 ``attn_out.k``      what the attention adds to the residual stream                      [B, T, D]
+``mixer_out.k``     what a layer without attention adds in its place (Mamba, LFM2)      [B, T, D]
 ``resid_mid.k``     residual stream to which the MLP's output is added                  [B, T, D]
 ``mlp_in.k``        input of the MLP, after its norm                                    [B, T, D]
 ``neurons.k``       activations of the MLP's neurons: input of its down projection      [B, T, F]
@@ -21,8 +22,9 @@ name (k = layer)    what it holds                                               
 ``logits``          output of the unembedding (language-model head)                     [B, T, V]
 ==================  ==================================================================  ================
 
-``resid_mid + mlp_out == resid_post``; in parallel layers (GPT-J, GPT-NeoX) ``resid_mid`` is
-``resid_pre + attn_out``. In post-norm layers (OPT-350m), a norm is applied to each of these sums.
+``resid_mid + mlp_out == resid_post``, and without an MLP ``resid_pre + mixer_out == resid_post``; in parallel layers
+(GPT-J, GPT-NeoX) ``resid_mid`` is ``resid_pre + attn_out``. In post-norm layers (OPT-350m), a norm is applied to each
+of these sums.
 ``resid_post`` of a layer is ``resid_pre`` of the next.
 """
 
@@ -45,27 +47,32 @@ from interpret.anatomy import (
     key_heads,
     layer_input,
     residual_factor,
+    text_config,
     unfused,
+    unwrapping,
 )
 from interpret.anatomy.changes import Changes
 from interpret.errors import InputError, unknown
 
 Site = Literal[
-    "resid_pre", "attn_in", "q", "k", "v", "heads", "attn_out",
+    "resid_pre", "attn_in", "q", "k", "v", "heads", "attn_out", "mixer_out",
     "resid_mid", "mlp_in", "neurons", "mlp_out", "resid_post",
 ]  # fmt: skip
 """Name of an activation within a layer; see the table above."""
 SITES: tuple[Site, ...] = get_args(Site)
 """All sites, in the order in which a layer computes them."""
 LOGITS = "logits"
+_OF_PARTS = ("q", "k", "v", "heads", "neurons")
+"""The sites that only a family with ``parts`` has."""
 _CHECKS: dict[Callable[[PreTrainedModel], None], set[str]] = {
-    check_parts: {"attn_out", "resid_mid", "mlp_out"},
+    check_parts: {"attn_out", "mixer_out", "resid_mid", "mlp_out"},
     check_insides: {"attn_in", "heads", "mlp_in", "neurons", "v"},
     check_scores: {"q", "k"},
 }
 """The check that each site requires; ``resid_pre`` and ``resid_post`` are inputs and outputs of layers in any case."""
 
 
+@unwrapping
 @contextmanager
 def record(model: PreTrainedModel, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     """Record activations of the forward passes this thread makes inside the ``with`` block.
@@ -95,6 +102,7 @@ def record(model: PreTrainedModel, names: Sequence[str]) -> Iterator[dict[str, T
     anatomy = anatomy_of(model)
     wanted: dict[int, set[str]] = {}
     for site, layer in (_parse(name, len(anatomy.layers)) for name in names):
+        _check_has(anatomy, site, layer)
         wanted.setdefault(layer, set()).add(site)
     for check, sites in _CHECKS.items():
         if any(sites & here for here in wanted.values()):
@@ -102,7 +110,7 @@ def record(model: PreTrainedModel, names: Sequence[str]) -> Iterator[dict[str, T
     seen: dict[str, Tensor] = {}
     with keeping_activations(anatomy.trunk), Changes() as change, change:
         for layer in sorted(wanted):
-            _hook_layer(change, anatomy, model.config, layer, wanted[layer], seen)
+            _hook_layer(change, anatomy, text_config(model), layer, wanted[layer], seen)
         yield seen
 
 
@@ -110,22 +118,37 @@ def all_names(model: PreTrainedModel) -> tuple[str, ...]:
     """Return the names of all activations of a model, layer by layer, in the order of computation.
 
     A model without parts (``Family.parts``) has no heads, queries, keys and values; neither it nor a mixture of experts
-    has neurons.
+    has neurons. A layer without attention, or without an MLP, has none of their activations.
 
     Raises:
         UnsupportedModelError: if the model's family is unknown.
     """
     anatomy = anatomy_of(model)
-    names = tuple(f"{site}.{layer}" for layer in range(len(anatomy.layers)) for site in sites_of(anatomy))
+    layers = range(len(anatomy.layers))
+    names = tuple(f"{site}.{layer}" for layer in layers for site in SITES if _has(anatomy, site, layer))
     return names if model.get_output_embeddings() is None else (*names, LOGITS)
 
 
 def sites_of(anatomy: Anatomy) -> list[Site]:
-    """Return the sites that a model has."""
-    without: set[str] = set() if anatomy.family.parts is not None else {"q", "k", "v", "heads", "neurons"}
-    if not without and not anatomy.parts.down:
-        without = {"neurons"}
-    return [site for site in SITES if site not in without]
+    """Return the sites that a model has, in any of its layers."""
+    return [site for site in SITES if any(_has(anatomy, site, layer) for layer in range(len(anatomy.layers)))]
+
+
+def _has(anatomy: Anatomy, site: str, layer: int) -> bool:
+    """Return whether a layer has a site."""
+    if site in _OF_PARTS:
+        return anatomy.family.parts is not None and (site != "neurons" or bool(anatomy.parts.down))
+    return anatomy.has(layer, site)
+
+
+def _check_has(anatomy: Anatomy, site: str, layer: int) -> None:
+    """Check that a layer has a site.
+
+    Raises:
+        UnsupportedModelError: if it does not; the message says why.
+    """
+    if not _has(anatomy, site, layer):
+        _ = anatomy.module(layer, site) if site not in _OF_PARTS else anatomy.neuron_parts
 
 
 def select_names(model: PreTrainedModel, patterns: str | Sequence[str]) -> tuple[str, ...]:
@@ -138,13 +161,16 @@ def select_names(model: PreTrainedModel, patterns: str | Sequence[str]) -> tuple
 
     Raises:
         InputError: if a pattern matches no name, or there is no pattern.
-        UnsupportedModelError: if the model's family is unknown.
+        UnsupportedModelError: if the model's family is unknown, or its layers do not have the site.
     """
-    names = all_names(model)
+    names, anatomy = all_names(model), anatomy_of(model)
     wanted: set[str] = set()
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         fitting = {name for name in names if fnmatchcase(name, pattern)}
         if not fitting:
+            site = pattern.partition(".")[0]
+            if site in SITES and site not in sites_of(anatomy):
+                _check_has(anatomy, site, 0)
             raise InputError(_no_such(pattern, names))
         wanted |= fitting
     if not wanted:
@@ -199,21 +225,17 @@ def _hook_layer(
 
     _on_input(change, block, partial(keep, "resid_pre"))
     _hook_attention(change, anatomy, config, layer, sites, keep)
-    family = anatomy.family
     if "resid_mid" in sites and anatomy.block == "parallel":
-        _on_output(change, block.get_submodule(family.attention_output), keep_mid)
+        _on_output(change, anatomy.module(layer, "attn_out"), keep_mid)
     elif "resid_mid" in sites:
-        at = family.mlp_norm if family.mlp_norm and anatomy.block == "sequential" else family.mlp_first
-        _on_input(change, block.get_submodule(at), partial(keep_rows, "resid_mid"))
+        _on_input(change, anatomy.module(layer, "resid_mid"), partial(keep_rows, "resid_mid"))
     if "mlp_in" in sites:
-        _on_input(change, block.get_submodule(family.mlp_first), partial(keep_rows, "mlp_in"))
+        _on_input(change, anatomy.module(layer, "mlp_in"), partial(keep_rows, "mlp_in"))
     if "neurons" in sites:
         _on_input(change, block.get_submodule(anatomy.neuron_parts.down), partial(keep_rows, "neurons"))
-    if "mlp_out" in sites:
-        copy = family.overwrites_mlp and anatomy.block == "parallel"
-        _on_output(change, block.get_submodule(family.mlp_last), partial(keep_added, "mlp_out"), copy=copy)
-    if "attn_out" in sites:
-        _on_output(change, block.get_submodule(family.attention_output), partial(keep_added, "attn_out"))
+    for site in sites & {"attn_out", "mixer_out", "mlp_out"}:
+        copy = site == "mlp_out" and anatomy.family.overwrites_mlp and anatomy.block == "parallel"
+        _on_output(change, anatomy.module(layer, site), partial(keep_added, site), copy=copy)
     if "resid_post" in sites:
         _on_output(change, block, partial(keep, "resid_post"))
 
@@ -222,9 +244,9 @@ def _hook_attention(
     change: Changes, anatomy: Anatomy, config: Any, layer: int, sites: set[str], keep: Callable[[str, Tensor], None]
 ) -> None:
     """Register the hooks on the attention of one layer."""
-    block, family = anatomy.layers[layer], anatomy.family
+    block = anatomy.layers[layer]
     if "attn_in" in sites:
-        _on_input(change, block.get_submodule(family.attention), partial(keep, "attn_in"))
+        _on_input(change, anatomy.module(layer, "attn_in"), partial(keep, "attn_in"))
     if sites & {"q", "k", "v"}:
         _hook_projections(change, anatomy, config, layer, sites, keep)
     if "heads" in sites:

@@ -15,11 +15,13 @@ from transformers import PreTrainedModel
 
 from interpret.anatomy import (
     anatomy_of,
+    cache_of,
     check_insides,
     first_column,
     keeping_activations,
     layer_input,
     past_length,
+    tokens_of,
     with_layer_input,
 )
 from interpret.anatomy.changes import Changes
@@ -37,16 +39,19 @@ class _Pass:
     trunk_signature: Signature
     start: int = 0
     """Column of its first token in the padded batch."""
+    end: int = 0
+    """One past the column of its last token."""
     n_rows: int = 0
     """B; needed because OPT's MLP gets [B * T, width]."""
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         arguments = self.trunk_signature.bind(*args, **kwargs).arguments
-        tokens = arguments.get("input_ids")
-        tokens = arguments["inputs_embeds"] if tokens is None else tokens
-        self.n_rows = len(tokens)
-        past = past_length(arguments.get("past_key_values"))
-        self.start = first_column(arguments, tokens.shape[1], past)
+        tokens = tokens_of(arguments)
+        past = past_length(cache_of(arguments))
+        # A cache without keys and values does not count its columns; it is that of the pass before this one.
+        past = self.end if past is None else past
+        self.n_rows, self.start = len(tokens), first_column(arguments, tokens.shape[1], past)
+        self.end = self.start + tokens.shape[1]
 
     def rewrite(self, edit: Edit) -> Callable[..., Any]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -19,9 +19,22 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from interpret.anatomy.agreement_layers import problem_of_parts, problems_inside
-from interpret.anatomy.agreement_logits import problem_of_attention, problem_of_logits, problem_of_translation
+from interpret.anatomy.agreement_logits import (
+    problem_of_attention,
+    problem_of_both_sides,
+    problem_of_embeddings,
+    problem_of_head,
+)
 from interpret.anatomy.agreement_pass import own_result, recording, two_texts
-from interpret.anatomy.anatomy import Anatomy, anatomy_of, base_of, check_is_model, check_uncompiled
+from interpret.anatomy.anatomy import (
+    Anatomy,
+    anatomy_of,
+    base_of,
+    check_is_model,
+    check_uncompiled,
+    text_config,
+    text_configs,
+)
 from interpret.anatomy.families import FAMILIES
 from interpret.anatomy.passes import evaluating, foreign_changes, without_own_hooks
 from interpret.errors import InputError, UnsupportedModelError
@@ -33,12 +46,21 @@ def check_logits(model: PreTrainedModel) -> None:
     """Check that logits computed from a model's states are the model's own, and that no token attends to later ones.
 
     Args:
-        model: a causal LM, its base model (only its attention is checked), or a translation model.
+        model: a causal LM, its base model (only its attention is checked), or an encoder-decoder model.
 
     Raises:
         UnsupportedModelError: if a logit differs, or changes with a later token; the message gives both figures.
     """
     _raise(_agreement(model).logits)
+
+
+def check_head(model: PreTrainedModel) -> None:
+    """Check what ``check_logits`` does, except that word embeddings can stand for tokens.
+
+    Raises:
+        UnsupportedModelError: if a logit differs, or changes with a later token; the message gives both figures.
+    """
+    _raise(_agreement(model).head)
 
 
 def check_parts(model: PreTrainedModel) -> None:
@@ -114,6 +136,8 @@ class _Agreement:
 
     made_of: tuple[Any, ...]
     logits: str | None
+    """Why logits from embeddings or states are not the model's own; None if they are."""
+    head: str | None = None
     """Why logits from states are not the model's own; None if they are."""
     parts: str | None = None
     """Why the parts of layers do not add up; None if they do, or if the family is not supported."""
@@ -139,16 +163,15 @@ def _agreement(model: PreTrainedModel) -> _Agreement:
 def composition(model: PreTrainedModel) -> tuple[Any, ...]:
     """Return what the result of a comparison depends on: modules, settings, the family's row, hooks on the model."""
     plain = (bool, int, float, str, type(None))
-    settings = {
-        name: value
-        for name, value in vars(model.config).items()
-        if isinstance(value, plain) and not name.startswith("_")
-    }
+    settings = [
+        {name: value for name, value in vars(config).items() if isinstance(value, plain) and not name.startswith("_")}
+        for config in text_configs(model)
+    ]
     # Weak references, because the id of a module that is gone may be given to another one. Hooks inside the model take
     # part wherever their module is called; those on the whole model only in its own passes.
     modules = [ref(module) for module in model.modules()]
     changes = [foreign_changes(part) for part in (model, base_of(model))]
-    return model.dtype, settings, FAMILIES.get(model.config.model_type), modules, changes
+    return model.dtype, settings, FAMILIES.get(text_config(model).model_type), modules, changes
 
 
 @torch.no_grad()
@@ -156,9 +179,11 @@ def _compared(model: PreTrainedModel, made_of: tuple[Any, ...]) -> _Agreement:
     ids, exact = two_texts(model), all(parameter.dtype in _FULL for parameter in model.parameters())
     with without_own_hooks(), evaluating(model):
         if model.config.is_encoder_decoder:
-            return _Agreement(made_of, problem_of_translation(model, exact, ids))
+            problem = problem_of_both_sides(model, exact, ids)
+            return _Agreement(made_of, problem, problem)
         if not _caches(model):  # OpenAI GPT and XLM
-            return _Agreement(made_of, f"{type(model).__name__}: only decoders with a KV cache are supported")
+            problem = f"{type(model).__name__}: only decoders with a KV cache are supported"
+            return _Agreement(made_of, problem, problem)
         anatomy = _anatomy_if_known(model)
         with recording(model, anatomy) as seen:
             own = own_result(model, ids)
@@ -170,8 +195,9 @@ def _compared(model: PreTrainedModel, made_of: tuple[Any, ...]) -> _Agreement:
         # If tokens attend to later ones, the row of the family is not to blame for what heads compute.
         if anatomy is not None and anatomy.family.parts is not None and parts is None and later is None:
             insides, scores = problems_inside(model, exact, anatomy, seen)
-        logits = later or problem_of_logits(model, exact, anatomy, ids, own, seen)
-        return _Agreement(made_of, logits, parts, insides, scores)
+        head = later or problem_of_head(model, exact, anatomy, own, seen)
+        logits = later or problem_of_embeddings(model, exact, anatomy, ids, seen) or head
+        return _Agreement(made_of, logits, head, parts, insides, scores)
 
 
 def _caches(model: PreTrainedModel) -> bool:

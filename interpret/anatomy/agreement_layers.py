@@ -3,7 +3,7 @@
 ``agreement`` asks for it, with what ``agreement_pass`` recorded. Shapes: 2 texts, T tokens, D hidden width.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from interpret.anatomy.agreement_pass import Recorded
-from interpret.anatomy.anatomy import Anatomy
+from interpret.anatomy.anatomy import Anatomy, text_config
 from interpret.anatomy.difference import apart
 from interpret.anatomy.insides import Comparison, attending, inputs_inside, inside, outputs_inside
 from interpret.anatomy.passes import foreign_changes
@@ -21,9 +21,14 @@ from interpret.device import is_out_of_memory
 from interpret.errors import one_line
 
 
+def kind_of(model: PreTrainedModel) -> str:
+    """Return how messages call a model: its class and its model type."""
+    return f"{type(model).__name__} (model_type {text_config(model).model_type!r})"
+
+
 def row_of(model: PreTrainedModel) -> str:
     """Return how messages call the row of a model's family."""
-    return f"the row of the family {model.config.model_type!r}"
+    return f"the row of the family {text_config(model).model_type!r}"
 
 
 # ------------------------------------------------------------------------------------------------ attention and MLP
@@ -42,7 +47,13 @@ def problem_of_parts(model: PreTrainedModel, exact: bool, anatomy: Anatomy, seen
         return f"{row_of(model)} names a module that its layers do not have: {seen.missing}"
     for layer, (block, tensors) in enumerate(zip(anatomy.layers, seen.layers, strict=True)):
         before = tensors["resid_pre"]
-        for name in ("attn_out", "mlp_out", "resid_mid"):
+        if before.shape[:2] != seen.states.shape[:2]:
+            return (
+                f"{type(model).__name__}: layer {layer} reads a state of shape {list(before.shape)} for texts of shape "
+                f"{list(seen.states.shape[:2])}, so that its states are not those of the tokens"
+            )
+        added = anatomy.added(layer)
+        for name in (*added, "resid_mid"):
             value = tensors.get(name)
             if name == "resid_mid" and value is None:
                 continue
@@ -52,7 +63,7 @@ def problem_of_parts(model: PreTrainedModel, exact: bool, anatomy: Anatomy, seen
                     f"{type(model).__name__}: in layer {layer}, {name} {given}, where the residual stream has shape "
                     f"{list(before.shape)}; {row_of(model)} names the wrong module"
                 )
-        for what, total, shares, expected in _sums(anatomy, block, tensors):
+        for what, total, shares, expected in _sums(anatomy, added, block, tensors):
             figures = apart(exact, total, expected, size=shares)
             if figures is not None:
                 cause = f"{row_of(model)} has to name the modules that write them, and residual_scale"
@@ -64,36 +75,44 @@ def problem_of_parts(model: PreTrainedModel, exact: bool, anatomy: Anatomy, seen
 
 
 def _sums(
-    anatomy: Anatomy, block: nn.Module, tensors: Mapping[str, Tensor]
+    anatomy: Anatomy, added: Sequence[str], block: nn.Module, tensors: Mapping[str, Tensor]
 ) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
-    """Yield each sum of a layer: its name, its value, what is added, and the value the model has, [2, T, D] each."""
+    """Yield each sum of a layer: its name, its value, what is added, and the value the model has, [2, T, D] each.
+
+    Args:
+        anatomy: the model's parts.
+        added: the names of the tensors that the layer adds; none, if the row of the family names none.
+        block: the layer.
+        tensors: what it computed.
+    """
     expected = tensors["written"]
     before = tensors["resid_pre"].to(expected)  # a layer's input may come from another device
     factor = residual_factor(anatomy)
-    attention, mlp = (tensors[name].reshape(before.shape).to(before) * factor for name in ("attn_out", "mlp_out"))
-    if anatomy.block == "parallel":
-        yield "resid_pre + attn_out + mlp_out", before + attention + mlp, attention + mlp, expected
+    shares = [tensors[name].reshape(before.shape).to(before) * factor for name in added]
+    middle = tensors["resid_mid"].reshape(before.shape).to(expected) if "resid_mid" in tensors else None
+    if anatomy.block == "parallel" or (middle is None and anatomy.block == "sequential"):
+        if shares:
+            yield " + ".join(["resid_pre", *added]), before + sum(shares), torch.stack(shares).sum(0), expected
         return
-    if "resid_mid" not in tensors:
-        if anatomy.block == "sequential":
-            yield "resid_pre + attn_out + mlp_out", before + attention + mlp, attention + mlp, expected
+    if middle is None:
         return
-    middle = tensors["resid_mid"].reshape(before.shape).to(expected)
-    first, second = before + attention, middle + mlp
+    first = before + shares[0]
     if anatomy.block == "post_norm":  # a norm follows each sum
-        if anatomy.family.parts is not None:
-            first = block.get_submodule(anatomy.family.parts.attention_norm)(first)
-        else:
-            first = middle
+        parts = anatomy.family.parts
+        first = middle if parts is None else block.get_submodule(parts.attention_norm)(first)
+    yield f"resid_pre + {added[0]}", first, shares[0], middle
+    if "mlp_out" not in added:  # the MLP adds the outputs of several modules
+        return
+    second = middle + shares[1]
+    if anatomy.block == "post_norm":
         second = block.get_submodule(anatomy.family.mlp_norm)(second)
-    yield "resid_pre + attn_out", first, attention, middle
-    yield "resid_mid + mlp_out", second, mlp, expected
+    yield "resid_mid + mlp_out", second, shares[1], expected
 
 
 def _scales(model: PreTrainedModel) -> str:
     """Name the settings of a model that look like factors on the residual stream."""
-    names = [name for name in vars(model.config) if "residual" in name or name.endswith("multiplier")]
-    said = ", ".join(f"{name}={getattr(model.config, name)}" for name in names)
+    settings = vars(text_config(model)).items()
+    said = ", ".join(f"{name}={value}" for name, value in settings if "residual" in name or name.endswith("multiplier"))
     return f" (its configuration has {said})" if said else ""
 
 
@@ -162,7 +181,7 @@ def _problem_of_modules(
     compared: Callable[[Anatomy, int, nn.Module, Mapping[str, Tensor]], Iterator[Comparison]],
 ) -> str | None:
     """Return a problem with the modules that the parts of the family's row name."""
-    kind, paths = f"{type(model).__name__} (model_type {model.config.model_type!r})", _paths(anatomy)
+    kind, paths = kind_of(model), _paths(anatomy)
     for layer in layers:
         if uncalled := [path for name, path in paths.items() if name not in layer.tensors]:
             return (

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from interpret.anatomy.anatomy import Anatomy, base_of
+from interpret.anatomy.anatomy import Anatomy, base_of, text_config, text_configs
 from interpret.anatomy.calls import input_device, layer_input, longest_text
 from interpret.anatomy.changes import Changes
 from interpret.anatomy.insides import inputs_inside, outputs_inside
@@ -26,8 +26,9 @@ SHARED = 1
 
 def two_texts(model: PreTrainedModel) -> Tensor:
     """Return the ids of two texts, [2, T], without special tokens; they differ from column ``SHARED`` on."""
-    size, settings = model.config.vocab_size, vars(model.config)
-    special = {value for name, value in settings.items() if name.endswith("token_id") and isinstance(value, int)}
+    size = text_config(model).vocab_size
+    settings = [setting for config in text_configs(model) for setting in vars(config).items()]
+    special = {value for name, value in settings if name.endswith("token_id") and isinstance(value, int)}
     some = range(1, size, max(1, size // 50))
     usable = [token for token in some if token not in special] or list(range(size))
     chosen = [usable[index * len(usable) // (2 * _LENGTH)] for index in range(2 * _LENGTH)]
@@ -130,26 +131,26 @@ def _record_modules(change: Changes, found: Recorded, anatomy: Anatomy) -> None:
     Raises:
         AttributeError: if a layer does not have a module.
     """
-    inputs, outputs = _recorded_modules(anatomy)
     for layer, block in enumerate(anatomy.layers):
         once = _in_one_place(block)
         found.singles.append(once)
-        for path in {*inputs.values(), *outputs.values()}:
-            module = block.get_submodule(path)
-            taken = [name for name, of in inputs.items() if of == path and (name != "resid_mid" or id(module) in once)]
-            given = [name for name, of in outputs.items() if of == path]
+        inputs, outputs = _recorded_modules(anatomy, layer)
+        for module in {id(one): one for one in (*inputs.values(), *outputs.values())}.values():
+            taken = [
+                name for name, one in inputs.items() if one is module and (name != "resid_mid" or id(module) in once)
+            ]
+            given = [name for name, one in outputs.items() if one is module]
             _record_module(change, found, layer, module, taken, given, copy=anatomy.family.overwrites_mlp)
 
 
-def _recorded_modules(anatomy: Anatomy) -> tuple[dict[str, str], dict[str, str]]:
+def _recorded_modules(anatomy: Anatomy, layer: int) -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:
     """Return the modules of a layer whose inputs, and whose outputs, are recorded, by the names of the tensors."""
-    family = anatomy.family
-    normed = family.mlp_norm and anatomy.block == "sequential"
-    inputs = {"resid_mid": family.mlp_norm if normed else family.mlp_first}
-    outputs = {"attn_out": family.attention_output, "mlp_out": family.mlp_last}
+    family, block = anatomy.family, anatomy.layers[layer]
+    inputs = {"resid_mid": anatomy.module(layer, "resid_mid")} if anatomy.has(layer, "resid_mid") else {}
+    outputs = {site: anatomy.module(layer, site) for site in anatomy.added(layer)}
     if family.parts is not None:
-        inputs |= inputs_inside(family, family.parts)
-        outputs |= outputs_inside(family, family.parts)
+        inputs |= {name: block.get_submodule(path) for name, path in inputs_inside(family, family.parts).items()}
+        outputs |= {name: block.get_submodule(path) for name, path in outputs_inside(family, family.parts).items()}
     return inputs, outputs
 
 

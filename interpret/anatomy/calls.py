@@ -10,15 +10,14 @@ import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from interpret.anatomy.anatomy import Anatomy, check_is_model
+from interpret.anatomy.anatomy import Anatomy, check_is_model, text_config
 from interpret.anatomy.changes import Changes
-from interpret.anatomy.releases import given_embedding_scales
 from interpret.errors import InputError
 
 
 def longest_text(model: PreTrainedModel) -> int:
     """Return the maximum length of a text in tokens; ``sys.maxsize`` without a limit, as in Bloom."""
-    longest = getattr(model.config, "max_position_embeddings", None)
+    longest = getattr(text_config(model), "max_position_embeddings", None)
     return sys.maxsize if longest is None or longest < 0 else longest  # -1 in XLNet
 
 
@@ -88,37 +87,62 @@ def input_device(model: PreTrainedModel) -> torch.device:
 
 
 @contextmanager
-def keeping_activations(trunk: PreTrainedModel) -> Iterator[None]:
-    """Turn gradient checkpointing off inside the ``with`` block.
+def keeping_activations(model: PreTrainedModel) -> Iterator[None]:
+    """Turn gradient checkpointing off inside the ``with`` block, in a model or its trunk.
 
     Checkpointing runs the layers without a graph, and again in the backward pass, when the hooks of the block are
     gone: recorded states would have no gradient, and edited states the gradient of an unedited pass.
     """
     # Either the trunk has the flag, or each layer.
-    switched = [module for module in trunk.modules() if getattr(module, "gradient_checkpointing", False)]
+    switched = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
     with Changes() as change, change:
         for module in switched:
             change.set(module, "gradient_checkpointing", False)
         yield
 
 
-def past_length(past_key_values: Any) -> int:
-    """Return the number of columns in a KV cache; 0 for None.
+def tokens_of(arguments: Mapping[str, Any]) -> Any:
+    """Return the ids, [B, T], or embeddings, [B, T, width], among the arguments of a call; None without both."""
+    ids = arguments.get("input_ids")
+    return arguments.get("inputs_embeds") if ids is None else ids
+
+
+def cache_of(arguments: Mapping[str, Any]) -> Any:
+    """Return the cache among the arguments of a call, or None; some models have other names for it."""
+    found = (arguments.get(name) for name in ("past_key_values", "cache_params", "state"))
+    return next((cache for cache in found if cache is not None), None)
+
+
+def past_length(past_key_values: Any) -> int | None:
+    """Return the number of columns in a cache; 0 for None.
 
     A cache is an object with ``get_seq_length`` or, in transformers 4.34.0, a tuple over layers of (keys, values),
-    each [B, G, T, W].
+    each [B, G, T, W]. If no layer has keys and values, as in Mamba, it holds the state after the last token, which does
+    not tell how many there were: the result is None, if there was one.
     """
+    layers = getattr(past_key_values, "layers", None)
+    if layers and not any(hasattr(layer, "get_seq_length") for layer in layers):
+        return None if past_key_values.has_previous_state() else 0
     if hasattr(past_key_values, "get_seq_length"):
         return int(past_key_values.get_seq_length())
-    if past_key_values is None or past_key_values[0] is None:
+    if past_key_values is None:
+        return 0
+    if not isinstance(past_key_values, tuple | list) or isinstance(past_key_values[0], Tensor):
+        return None  # the states of RWKV, and of Mamba before transformers 5
+    if past_key_values[0] is None:
         return 0
     length: int = past_key_values[0][0].shape[-2]
     return length
 
 
-def cache_tensors(cache: Any) -> list[tuple[Tensor, Tensor]]:
-    """Return the keys and values of each layer, each [B, G, T, W], from a cache object."""
-    return [(layer.keys, layer.values) for layer in cache.layers]
+def cache_tensors(cache: Any) -> list[Tensor]:
+    """Return all tensors of a cache object: keys and values of each layer, [B, G, T, W], and recurrent states."""
+    held: list[Tensor | None] = []
+    for layer in cache.layers:
+        held += [getattr(layer, "keys", None), getattr(layer, "values", None)]
+        for name in ("conv_states", "recurrent_states"):
+            held += getattr(layer, name, {}).values()
+    return [tensor for tensor in held if tensor is not None]
 
 
 def blank_past(n_layers: int, n_rows: int, n_columns: int, like: Tensor) -> Any:
@@ -150,13 +174,6 @@ def first_layer_input(anatomy: Anatomy, embeddings: Tensor, column: int) -> Tens
     past = blank_past(len(anatomy.layers), len(embeddings), column, embeddings) if column else None
     with Changes() as change, change, suppress(_StopError):
         change.before(anatomy.layers[0], stop)
-        anatomy.trunk(inputs_embeds=embeddings, past_key_values=past, use_cache=False)
+        # A copy, because CTRL scales what it is given in place.
+        anatomy.trunk(inputs_embeds=embeddings.clone(), past_key_values=past, use_cache=False)
     return seen[0]
-
-
-def decode_translation(model: PreTrainedModel, source: Tensor, text: Tensor, **options: bool) -> Any:
-    """Run a translation model on word embeddings, [B, S, D] and [B, T, D]; return the output of its decoder."""
-    of_source, of_target = given_embedding_scales(model)
-    states = model.get_encoder()(inputs_embeds=source * of_source)[0]
-    decoder = model.get_decoder()
-    return decoder(inputs_embeds=text * of_target, encoder_hidden_states=states, use_cache=False, **options)

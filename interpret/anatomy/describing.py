@@ -2,7 +2,9 @@
 
 A layer's modules are told apart by what they read and write: attention and MLP are the modules whose outputs add up to
 the change of the residual stream, a norm before them reads the stream and writes what they read, and so on. Names only
-order what remains. A row is returned only if ``agreement`` finds no difference between it and the model.
+order what remains. Where layers differ, as in hybrids with state space models, each is looked at. If nothing adds up,
+the row names only the layers, whose residual stream can be read and edited. A row is returned only if ``agreement``
+finds no difference between it and the model.
 Shapes: 2 texts, T tokens, D hidden width.
 """
 
@@ -10,7 +12,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import chain, product
 from typing import Any
 
 import torch
@@ -18,13 +20,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from interpret.anatomy.agreement import check_insides, check_logits, check_parts, check_scores
+from interpret.anatomy.agreement import check_head, check_insides, check_parts, check_scores
 from interpret.anatomy.agreement_pass import own_result, two_texts
-from interpret.anatomy.anatomy import base_of, check_is_model, check_uncompiled
+from interpret.anatomy.anatomy import base_of, check_decoder_only, check_uncompiled, text_config
 from interpret.anatomy.changes import Changes
 from interpret.anatomy.difference import apart
 from interpret.anatomy.families import FAMILIES, Block, Family, Fused, Parts, Rotary, register_family, using_family
 from interpret.anatomy.passes import evaluating, without_own_hooks
+from interpret.anatomy.wrappers import unwrapping
 from interpret.device import is_out_of_memory
 from interpret.errors import UnsupportedModelError, one_line
 
@@ -34,12 +37,17 @@ _SETTINGS: tuple[dict[str, Any], ...] = (
     {"logit_divisor": "logits_scaling"},
     {"logit_scale": "logits_scaling"},
     {"final_softcap": "final_logit_softcapping"},
+    {"logit_scale": "lm_head_multiplier"},  # FalconH1
+    {"logit_divisor": "logits_mup_width_multiplier"},  # Inkling
+    {"final_softcap": "logits_soft_cap"},  # RecurrentGemma
+    {"final_softcap": "output_logit_soft_cap"},  # xLSTM
 )
 """The fields about logits, with the names that their settings have in other families."""
 _FUSED: tuple[Fused, ...] = ("blocks", "groups", "quarters")
 _ROTARY: tuple[Rotary, ...] = ("", "halves", "pairs")
 
 
+@unwrapping
 def describe(model: PreTrainedModel) -> Family:
     """Find the row of a model's family, and prove it on the model; nothing is registered.
 
@@ -51,7 +59,7 @@ def describe(model: PreTrainedModel) -> Family:
 
     Returns:
         A row for ``register_family``; ``print`` shows it as the lines to write. Without ``parts``, if the layers
-        cannot be run part by part.
+        cannot be run part by part; without attention and MLP, if no modules write what the layers add.
 
     Raises:
         UnsupportedModelError: if no row is right; the message says what was looked for.
@@ -60,7 +68,7 @@ def describe(model: PreTrainedModel) -> Family:
     >>> describe(GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=8, n_layer=2, n_head=2)).eval()).layers
     'h'
     """
-    check_is_model(model)
+    check_decoder_only(model)
     check_uncompiled(model)
     if not _is_causal(model):
         raise UnsupportedModelError(
@@ -75,21 +83,28 @@ def describe(model: PreTrainedModel) -> Family:
         raise _nothing_found(model, one_line(f"{type(error).__name__}: {error}", 200)) from error
 
 
-def describe_if_unknown(model: PreTrainedModel) -> None:
-    """Register the row of a causal LM whose family has none, if it can be found, and say so in a warning."""
-    if not _is_causal(model) or model.config.model_type in FAMILIES:
-        return
+def describe_if_unknown(model: PreTrainedModel) -> UnsupportedModelError | None:
+    """Register the row of a causal LM whose family has none, if it can be found, and say so in a warning.
+
+    Returns:
+        Why no row was found; None if there is a row, or the model is no causal LM.
+    """
+    if not _is_causal(model) or text_config(model).model_type in FAMILIES:
+        return None
     try:
         row = describe(model)
-    except UnsupportedModelError:
-        return  # the analysis that needs the row refuses the model by name
+    except UnsupportedModelError as error:
+        return error
     register_family(row)
     how = "its layers are run part by part" if row.parts else "its layers cannot be run part by part"
+    if not (row.attention or row.mixer or row.mlp_last):
+        how = "only its residual stream can be read and edited"
     warnings.warn(
         f"the family {row.name!r} has no row; one was found by inspection and proved on this model ({how}). "
         "print(interpret.describe(model)) shows it",
         stacklevel=3,
     )
+    return None
 
 
 def _is_causal(model: Any) -> bool:
@@ -113,29 +128,29 @@ class _Call:
 
 @dataclass(frozen=True)
 class _Look:
-    """What was seen of a model in one pass."""
+    """What was seen of one layer of a model, and of what comes after all, in one pass."""
 
     model: PreTrainedModel
     trunk: str
     layers: str
     calls: list[_Call]
-    """Of the modules inside the first layer, in the order of their ends."""
+    """Of the modules inside the layer, in the order of their ends."""
     after: list[_Call]
     """Of the modules that the trunk calls after its last layer."""
     before: Tensor
-    """The input of the first layer, [2, T, D]."""
+    """The input of the layer, [2, T, D]."""
     written: Tensor
     """Its output."""
 
     @classmethod
     @torch.no_grad()
-    def at(cls, model: PreTrainedModel) -> "_Look":
+    def at(cls, model: PreTrainedModel, layer: int = 0) -> "_Look":
         base = base_of(model)
         trunk, layers = _find_layers(base)
         blocks: Any = base.get_submodule(trunk).get_submodule(layers)
         calls, after, whole, last = list[_Call](), list[_Call](), list[_Call](), list[_Call]()
         with without_own_hooks(), evaluating(model), Changes() as change, change:
-            for path, module in blocks[0].named_modules():
+            for path, module in blocks[layer].named_modules():
                 _keep(change, path, module, calls if path else whole)
             _keep(change, "", blocks[-1], last)
             for path, module in base.get_submodule(trunk).named_children():
@@ -172,14 +187,15 @@ def _keep(
 
 def _find_layers(base: PreTrainedModel) -> tuple[str, str]:
     """Return the path of the module that runs the layers, and that of their list, relative to it."""
-    lists = [
-        (len(module), path)
+    lists = {
+        path: len(module)
         for path, module in base.named_modules()
-        if isinstance(module, nn.ModuleList) and len({type(part) for part in module}) == 1 and any(module[0].children())
-    ]
-    if not lists:
+        if isinstance(module, nn.ModuleList) and len(module) and all(any(part.children()) for part in module)
+    }
+    outer = [path for path in lists if not any(path.startswith(f"{other}.") for other in lists)]  # no experts of layers
+    if not outer:
         raise _nothing_found(base, "it has no list of layers (nn.ModuleList)")
-    path = max(lists, key=lambda found: found[0])[1]
+    path = max(outer, key=lists.__getitem__)
     names = path.split(".")
     inside = [".".join(names[:n]) for n in range(len(names))]
     trunk = next(name for name in reversed(inside) if isinstance(base.get_submodule(name), PreTrainedModel))
@@ -188,9 +204,10 @@ def _find_layers(base: PreTrainedModel) -> tuple[str, str]:
 
 def _nothing_found(model: nn.Module, missing: str) -> UnsupportedModelError:
     return UnsupportedModelError(
-        f"{type(model).__name__} cannot be described: {missing}. Looked for: a list of equal layers; in the first of "
-        "them two modules, attention and MLP, whose outputs add up to what the layer adds to its input; and norms "
-        "before them. docs/architecture.md, 'Describing another family', shows how to write the row yourself"
+        f"{type(model).__name__} cannot be described: {missing}. Looked for: a list of layers; in them modules, such "
+        "as attention and MLP, whose outputs add up to what a layer adds to its input, and norms before them; after "
+        "the layers a norm and the unembedding. docs/architecture.md, 'Describing another family', shows how to write "
+        "the row yourself"
     )
 
 
@@ -203,15 +220,15 @@ def _proved_outline(model: PreTrainedModel, look: _Look) -> Family:
     Raises:
         UnsupportedModelError: if none does, with the last difference found.
     """
-    problem = "no two modules of its first layer write what the layer adds to its input"
-    for outline in _outlines(look):
+    problem = ""
+    for outline in chain(_outlines(look), _mixing_outlines(look), [_layers_alone(look)]):
         for settings in _SETTINGS:
-            if all(hasattr(model.config, name) for name in settings.values()):
+            if all(hasattr(text_config(model), name) for name in settings.values()):
                 row = replace(outline, **settings)
                 try:
-                    _check(model, row, check_parts, check_logits)
+                    _check(model, row, check_parts, check_head)
                 except UnsupportedModelError as error:
-                    problem = str(error)
+                    problem = problem if settings else str(error)  # in the end, of the row that names the least
                 else:
                     return row
     raise _nothing_found(model, problem)
@@ -220,24 +237,83 @@ def _proved_outline(model: PreTrainedModel, look: _Look) -> Family:
 def _outlines(look: _Look) -> Iterator[Family]:
     """Yield rows without parts in which attention and MLP add up to the first layer's output."""
     factor = _residual_setting(look.model)
-    scale = getattr(look.model.config, factor) if factor else 1.0
-    wide = [call for call in look.calls if call.wrote.numel() == look.before.numel()]
+    for pair in _pairs(look):
+        middle = look.before + _residual_scale(look.model) * _like(pair[0].wrote, look)
+        if (row := _outline(look, *pair, middle, factor)) is not None:
+            yield row
+
+
+def _pairs(look: _Look) -> list[tuple[_Call, _Call]]:
+    """Return calls of two modules whose outputs the layer adds to its input, the MLP second, the outer modules first.
+
+    What an MLP returns is what its last layer returns.
+    """
+    scale, wide = _residual_scale(look.model), _as_wide_as_the_stream(look)
     pairs = [
         (one, other)
         for index, one in enumerate(wide)
         for other in wide[index + 1 :]
         if look.same(look.before + scale * (_like(one.wrote, look) + _like(other.wrote, look)), look.written)
     ]
-    # The outer modules first: what an MLP returns is what its last layer returns.
-    for one, other in sorted(pairs, key=lambda pair: (len(pair[0].path) + len(pair[1].path), pair[0].path)):
-        pair = (one, other) if not _is_mlp(one.path) else (other, one)
-        middle = look.before + scale * _like(pair[0].wrote, look)
-        if (row := _outline(look, *pair, middle, factor)) is not None:
-            yield row
+    pairs.sort(key=lambda pair: (len(pair[0].path) + len(pair[1].path), pair[0].path))
+    return [(one, other) if not _is_mlp(one.path) else (other, one) for one, other in pairs]
+
+
+def _as_wide_as_the_stream(look: _Look) -> list[_Call]:
+    return [call for call in look.calls if call.wrote.numel() == look.before.numel()]
+
+
+def _mixing_outlines(look: _Look) -> Iterator[Family]:
+    """Yield rows of layers that mix tokens without attention, or of which some do; at most one."""
+    n_layers = len(base_of(look.model).get_submodule(look.trunk).get_submodule(look.layers))
+    looks = [look, *(_Look.at(look.model, layer) for layer in range(1, n_layers))]
+    added = [_added_by(each) for each in looks]
+    if not all(added):
+        return
+    mlps = {tuple(call.path for call in calls[1:]) for calls in added}
+    attending = [_is_attention(calls[0]) for calls in added]
+    attention = dict.fromkeys(calls[0].path for calls, attends in zip(added, attending, strict=True) if attends)
+    mixers = dict.fromkeys(calls[0].path for calls, attends in zip(added, attending, strict=True) if not attends)
+    if len(mlps) > 1 or len(attention) > 1 or not mixers or set(attention) & set(mixers):
+        return
+    mlp = "".join(mlps.pop())
+    norms = [] if not mlp else _norms(look, look.before + _residual_scale(look.model) * _like(added[0][0].wrote, look))
+    yield Family(
+        text_config(look.model).model_type, look.trunk, look.layers, "".join(attention), mlp, mlp,
+        norms[0].path if norms else "", _final(look), mixer="|".join(mixers),
+        residual_scale=_residual_setting(look.model),
+    )  # fmt: skip
+
+
+def _added_by(look: _Look) -> list[_Call]:
+    """Return the calls of the module, or of the two, whose output a layer adds to its input; none if none adds up."""
+    scale = _residual_scale(look.model)
+    alone = [call for call in _as_wide_as_the_stream(look) if look.same(
+        look.before + scale * _like(call.wrote, look), look.written
+    )]  # fmt: skip
+    if alone:
+        return [min(alone, key=lambda call: len(call.path))]
+    pairs = _pairs(look)
+    return list(pairs[0]) if pairs else []
+
+
+def _is_attention(call: _Call) -> bool:
+    """Return whether a module is attention by its names; linear attention has no probabilities."""
+    return re.search("att", call.path.lower()) is not None and "linear" not in call.path.lower()
+
+
+def _layers_alone(look: _Look) -> Family:
+    """Return the row that names no module inside the layers."""
+    return Family(text_config(look.model).model_type, look.trunk, look.layers, "", "", "", "", _final(look))
 
 
 def _residual_setting(model: PreTrainedModel) -> str:
-    return "residual_multiplier" if getattr(model.config, "residual_multiplier", None) else ""
+    return "residual_multiplier" if getattr(text_config(model), "residual_multiplier", None) else ""
+
+
+def _residual_scale(model: PreTrainedModel) -> float:
+    setting = _residual_setting(model)
+    return getattr(text_config(model), setting) if setting else 1.0
 
 
 def _like(value: Tensor, look: _Look) -> Tensor:
@@ -261,7 +337,7 @@ def _outline(look: _Look, attention: _Call, mlp: _Call, middle: Tensor, factor: 
             first = min(firsts, key=lambda call: len(call.path)).path
             kind: Block = "parallel" if block == "parallel" else "sequential"
             return Family(
-                look.model.config.model_type, look.trunk, look.layers, whole, first, mlp.path,
+                text_config(look.model).model_type, look.trunk, look.layers, whole, first, mlp.path,
                 "" if norm is None else norm.path, _final(look), attention_last="" if attention.path == whole
                 else attention.path, block=kind, residual_scale=factor,
                 overwrites_mlp=not look.same(mlp.returned, mlp.wrote),
@@ -299,6 +375,8 @@ def _final(look: _Look) -> tuple[str, ...]:
 
 def _proved_parts(model: PreTrainedModel, outline: Family) -> Family:
     """Return the row with its parts, if any are right; else the outline."""
+    if not outline.attention or outline.mixer:
+        return outline
     look = _Look.at(model)
     for parts in _all_parts(look, outline):
         if _is_right(model, replace(outline, parts=parts), check_insides):

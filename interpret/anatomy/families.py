@@ -73,15 +73,16 @@ class Family:
     name: str
     """``config.model_type``."""
     trunk: str
-    """The module that runs the layers, relative to ``model.base_model``; "" for ``model.base_model`` itself."""
+    """The module that runs the layers, relative to the base model; "" for the base model itself."""
     layers: str
     """The list of decoder layers, relative to the trunk."""
     attention: str
-    """The attention module, relative to a layer."""
+    """The attention module, relative to a layer. "" if no layer has attention; with ``mixer``, some layers may lack
+    it."""
     mlp_first: str
-    """The module whose input is the MLP's input, relative to a layer."""
+    """The module whose input is the MLP's input, relative to a layer; "" if no layer has an MLP."""
     mlp_last: str
-    """The module whose output the MLP adds to the residual stream, relative to a layer."""
+    """The module whose output the MLP adds to the residual stream, relative to a layer; "" if no layer has an MLP."""
     mlp_norm: str
     """The norm before the MLP, relative to a layer; in sequential layers it reads the residual stream. "" for none."""
     final: tuple[str, ...]
@@ -90,6 +91,12 @@ class Family:
     """What is needed to run a layer part by part; if None, whole forward passes are run instead."""
     attention_last: str = ""
     """The module whose output the attention adds to the residual stream, if it is not ``attention``."""
+    mixer: str = ""
+    """The module whose output a layer without attention adds in its place, as a state space model or a convolution,
+    relative to the layer. Each layer uses the first alternative that it has."""
+    mlp_split_if: str = ""
+    """The configuration setting, if there is one, with which the MLP adds the outputs of several modules, so that no
+    module writes its output; what it adds can then not be read or edited."""
     block: Block = "sequential"
     parallel_if: str = ""
     """The configuration flag that makes the layers parallel, if there is one."""
@@ -175,6 +182,13 @@ def _llama_like(
     return Family(name, "", "layers", "self_attn", mlp, last, mlp_norm, ("norm",), parts, **after, **more)
 
 
+def _mixing(
+    name: str, mixer: str, attention: str = "", mlp: str = "", mlp_norm: str = "", final: str = "norm", **more: Any
+) -> Family:
+    """Return the row of a family whose layers, or some of them, mix tokens without attention."""
+    return Family(name, "", "layers", attention, mlp, mlp, mlp_norm, (final,), mixer=mixer, **more)
+
+
 _NORMED_HEADS: dict[str, Any] = {"query_norm": "self_attn.q_norm", "key_norm": "self_attn.k_norm"}
 _NORMED_HEADS_IN_WORDS: dict[str, Any] = {"query_norm": "self_attn.q_layernorm", "key_norm": "self_attn.k_layernorm"}
 _NORMED_AFTER: dict[str, Any] = {
@@ -194,6 +208,9 @@ FAMILIES: dict[str, Family] = {
         _llama_like("ministral", _gated()),
         _llama_like("qwen2", _gated()),
         _llama_like("qwen3", _gated(**_NORMED_HEADS)),
+        _llama_like("qwen2_vl_text", _gated()),
+        _llama_like("qwen2_5_vl_text", _gated()),
+        _llama_like("qwen3_vl_text", _gated(**_NORMED_HEADS)),
         _llama_like("gemma", _gated(norm_offset=1.0)),
         _llama_like(
             "gemma2", _gated(**_GEMMA), "pre_feedforward_layernorm",
@@ -354,10 +371,31 @@ FAMILIES: dict[str, Family] = {
         _llama_like("minimax_m2", _experts(**_NORMED_HEADS), mlp=_MIXTURE),
         _llama_like("solar_open", _experts()),
         _llama_like("mellum", _experts(**_NORMED_HEADS)),
+        _llama_like("qwen3_vl_moe_text", _experts(**_NORMED_HEADS)),
         _llama_like("flex_olmo", _experts("", **_NORMED_AFTER, **_NORMED_HEADS), ""),
         _llama_like("hunyuan_v1_moe", None),
+        _llama_like("llama4_text", None, mlp="feed_forward"),
         _llama_like("deepseek_v2", None),
         _llama_like("deepseek_v3", None),
+        # ---------------------------------------------------------------------------------- without attention
+        _mixing("mamba", "mixer", final="norm_f"),
+        _mixing("mamba2", "mixer", final="norm_f"),
+        _mixing("falcon_mamba", "mixer", final="norm_f"),
+        _mixing("zamba2", "mamba|mamba_decoder.mamba", final="final_layernorm"),
+        # ---------------------------------------------------------------------------------- attention in some layers
+        _mixing("jamba", "mamba", "self_attn", "feed_forward", "pre_ff_layernorm", final="final_layernorm"),
+        _mixing("bamba", "mamba", "self_attn", "feed_forward", "pre_ff_layernorm", final="final_layernorm"),
+        _mixing("lfm2", "conv", "self_attn", "feed_forward", "ffn_norm", final="embedding_norm"),
+        _mixing("lfm2_moe", "conv", "self_attn", "feed_forward", "ffn_norm", final="embedding_norm"),
+        _mixing("qwen3_next", "linear_attn", "self_attn", "mlp", "post_attention_layernorm"),
+        _mixing(
+            "granitemoehybrid", "mamba", "self_attn", "shared_mlp", "post_attention_layernorm",
+            mlp_split_if="num_local_experts", **_GRANITE,
+        ),
+        _mixing(
+            "recurrent_gemma", "temporal_block.linear_out", "temporal_block", "mlp_block", "channel_pre_norm",
+            final="final_norm", attention_last="temporal_block.o_proj", final_softcap="logits_soft_cap",
+        ),
     )
 }  # fmt: skip
 """The families by name, including those added by ``register_family``."""

@@ -165,6 +165,28 @@ def norm_epsilon(norm: nn.Module) -> float | None:
     return found
 
 
+def norm_weight(norm: nn.Module, like: Tensor) -> Tensor:
+    """Return the factor on each normed feature, [D], float64 on the CPU: the norm's weight and what it adds to it.
+
+    Some norms multiply by ``1 + weight`` (Gemma). What a norm adds is read from its output for one state, rounded.
+
+    Args:
+        norm: the norm, whose ``norm_epsilon`` is known.
+        like: states of the dtype that it takes, [..., D].
+    """
+    held: Tensor | None = getattr(norm, "weight", None)
+    if held is None:
+        return torch.ones(like.shape[-1], dtype=torch.float64)
+    state = torch.ones_like(like, device=held.device).flatten(0, -2)[:1]  # [1, D]
+    state[:, 1::2] = -1
+    spread = state.double() - state.double().mean() if centres(norm) else state.double()
+    normed = spread / (spread.pow(2).mean() + (norm_epsilon(norm) or 0.0)).sqrt()
+    bias: Tensor | None = getattr(norm, "bias", None)
+    written = norm(state) if bias is None else norm(state) - bias
+    factors = written.double() / normed
+    return (held.double() + (factors - held.double()).nanmedian().round(decimals=2)).detach().cpu()
+
+
 def _neurons(block: nn.Module, parts: Parts, seen: Mapping[str, Tensor]) -> Tensor:
     activation: Any = block
     for name in parts.activation.split("."):  # in OPT this is a plain function, not a module

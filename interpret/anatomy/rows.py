@@ -1,16 +1,18 @@
 """Which texts may share a batch, so that each gives the numbers that it gives alone.
 
-Usually any may: a text attends neither to padding nor to other texts. There are two exceptions. The rotary embeddings
-of some models (longrope, as in Phi-3) are chosen once per pass, by its longest text. And the 8-bit layers of
-bitsandbytes choose the columns that they do not round over all tokens of a batch; those of ``models.load`` do not.
+Usually any may: a text attends neither to padding nor to other texts. There are three exceptions. The rotary embeddings
+of some models (longrope, as in Phi-3) are chosen once per pass, by its longest text. The 8-bit layers of bitsandbytes
+choose the columns that they do not round over all tokens of a batch; those of ``models.load`` do not. And some
+recurrent layers (RecurrentGemma) read padding on the left as if it were text, see ``measured``.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from transformers import PreTrainedModel
 
+from interpret.anatomy.anatomy import text_config
 from interpret.anatomy.attention import forgets_window
+from interpret.anatomy.measured import loses_its_cache, reads_padding
 from interpret.errors import InputError
 
 _LONGROPE = ("longrope", "su")
@@ -24,7 +26,7 @@ def batches(model: PreTrainedModel, lengths: Sequence[int], size: int, new_token
         model: the model that reads them.
         lengths: number of tokens of each text.
         size: maximum number of texts in a batch.
-        new_tokens: how many tokens the model writes after each text.
+        new_tokens: how many tokens the model writes after each text; for this, texts are padded on the left.
 
     Yields:
         The texts of each batch: slices that together cover all texts.
@@ -34,6 +36,8 @@ def batches(model: PreTrainedModel, lengths: Sequence[int], size: int, new_token
         return
     alone = _rounds_by_batch(model)
     kinds = [_rotation_kind(model, length, new_tokens) for length in lengths]
+    if new_tokens and len(set(lengths)) > 1 and reads_padding(model) is not None:
+        kinds = list(lengths)
     start = 0
     while start < len(kinds):
         end = start + 1
@@ -94,12 +98,14 @@ def changes_rotation(model: PreTrainedModel, n_tokens: int, new_tokens: int) -> 
 
 def needs_whole_passes(model: PreTrainedModel, n_tokens: int, new_tokens: int) -> bool:
     """Return whether ``generate`` with a KV cache deviates from passes over the whole text, so that it needs these."""
-    return forgets_window(model, n_tokens + new_tokens) or changes_rotation(model, n_tokens, new_tokens)
+    if forgets_window(model, n_tokens + new_tokens) or changes_rotation(model, n_tokens, new_tokens):
+        return True
+    return new_tokens > 1 and loses_its_cache(model, n_tokens) is not None
 
 
 def longrope_limit(model: PreTrainedModel) -> int | None:
     """Return the length of text beyond which a model has other rotary embeddings (longrope); None without these."""
-    config: Any = model.config
+    config = text_config(model)
     settings = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     # One dict, or one for each type of layer.
     for one in (settings, *(value for value in settings.values() if isinstance(value, dict))):

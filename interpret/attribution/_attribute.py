@@ -1,6 +1,7 @@
 """The ``attribute`` call: from prompts to scores of tokens or activations."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from inspect import signature
 from typing import Any
@@ -9,25 +10,18 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from interpret.anatomy import unwrapping
 from interpret.anatomy.passes import grad_mode
-from interpret.attribution.languages import languages_of
 from interpret.attribution.parts import TextParts, scores_of
 from interpret.attribution.plan import Plan, plan_attribution
 from interpret.attribution.result.attribution import Attribution
 from interpret.attribution.result.scores import Attributed, ScoreArray, side_by_side
 from interpret.attribution.result.show import not_finite
+from interpret.attribution.seq2seq import Seq2SeqStep, texts_with_sources
+from interpret.attribution.seq2seq_texts import seq2seq_texts_of
 from interpret.attribution.steps.functions import Contrast
-from interpret.attribution.steps.step import (
-    Room,
-    Step,
-    embed,
-    foil_tokens,
-    gathered_details,
-    head,
-    hidden_states,
-)
+from interpret.attribution.steps.step import Room, Step, foil_tokens, gathered_details
 from interpret.attribution.targets import Alignment, Inputs, Target, Text, one_for_each, texts_of
-from interpret.attribution.translation import attributed_translation, translated_texts
 from interpret.device import unless_too_large
 from interpret.errors import InputError
 from interpret.finite import warn
@@ -35,6 +29,7 @@ from interpret.prompts.spelling import words
 from interpret.work.progress import showing
 
 
+@unwrapping
 def attribute(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -62,9 +57,10 @@ def attribute(
     A token after the prompt whose prediction is explained is called an attributed token; each is one step.
 
     Args:
-        model: a causal LM, which may be quantized, or a translation model (M2M100, NLLB,
-            Marian); in evaluation mode. For a translation model, prompts are source texts and targets are
-            translations without the source. The model is not changed, and no gradient is left on it.
+        model: a causal LM, which may be quantized, or an encoder-decoder model (T5, FLAN-T5, mT5, BART, Pegasus,
+            mBART, M2M100, NLLB, Marian); in evaluation mode. For an encoder-decoder, prompts are the texts that its
+            encoder reads, and targets are those that its decoder writes, without the prompts. The model is not changed,
+            and no gradient is left on it.
         tokenizer: the model's tokenizer.
         prompts: one or several; tokenized as they are, with the special tokens that the tokenizer puts before a text.
             For a chat model, ``chat_text`` builds them.
@@ -89,9 +85,10 @@ def attribute(
         batch_size: how many prompts are continued in one batch, and how many points or masked texts of one step are
             run in one batch.
         max_new_tokens: maximum number of tokens the model generates for a prompt.
-        source_language: for translation models except Marian: the language code of the prompts, such as ``en`` or
-            ``eng_Latn``.
-        target_language: for translation models with several target languages: the language code of the translations.
+        source_language: for M2M100, NLLB and mBART: the language code of the prompts, such as ``en``, ``eng_Latn`` or
+            ``en_XX``.
+        target_language: for these, and for Marian models with several target languages: the language code of the
+            targets.
         progress: show a progress bar while it runs, in a terminal or a notebook.
         **options: of the method and the functions. ``integrated_gradients``, also at layers: ``n_steps``, ``baseline``;
             ``discretized_integrated_gradients``: also ``strategy``, ``n_neighbors``; ``deeplift``, also at layers:
@@ -128,7 +125,7 @@ def attribute(
         end=end,
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
-        languages=languages_of(model, tokenizer, source_language, target_language),
+        seq2seq=seq2seq_texts_of(model, tokenizer, source_language, target_language),
         options=options,
         arguments=signature(attribute).parameters,
     )
@@ -151,13 +148,12 @@ def attributions(plan: Plan, inputs: Inputs, parts: TextParts | None = None) -> 
         InputError: for an invalid text (if targets are given, before the first text is attributed), or one that does
             not fit in memory.
     """
-    one = attributed if plan.languages is None else attributed_translation
     parts = parts or TextParts()
     if inputs.targets is not None:
         check_texts(plan, inputs)
     for texts in _batches(plan, inputs):
         for text in texts:
-            found = unless_too_large(partial(one, plan, text, parts))
+            found = unless_too_large(partial(attributed, plan, text, parts))
             if found is None:
                 raise InputError(
                     f"a text of {len(text.ids)} tokens does not fit in memory, even one pass at a time: "
@@ -177,16 +173,46 @@ def check_texts(plan: Plan, inputs: Inputs) -> None:
 
 
 def _batches(plan: Plan, inputs: Inputs) -> Iterator[list[Text]]:
-    read = texts_of if plan.languages is None else translated_texts
+    read = texts_of if plan.seq2seq is None else texts_with_sources
     for first in range(0, len(inputs.prompts), plan.batch_size):
         yield read(plan, inputs, first)
 
 
 def attributed(plan: Plan, text: Text, parts: TextParts) -> Attributed:
-    """Attribute one text."""
+    """Attribute one text; for an encoder-decoder, the scores of source and target are separated."""
+    steps = _steps(plan, text, parts)
+    step_scores = _step_scores(plan, steps)
+    with grad_mode(True):
+        by_activation = scores_of(plan.method, steps, plan.layers, plan.method_options, parts)
+    n_source, ids = text.n_source, text.ids[text.n_source :]
+    scores = {
+        name: side_by_side([of_step[n_source:] for of_step in of_steps], len(ids))
+        for name, of_steps in by_activation.items()
+    }
+    found = Attributed(
+        tokens=text.pieces[n_source:],
+        token_ids=ids,
+        words=tuple(words(plan.tokenizer, ids)),
+        n_prompt=text.n_prompt - n_source,
+        start=text.start - n_source,
+        stop=text.stop - n_source,
+        scores=scores.pop("", None),
+        layer_scores=scores,
+        step_scores=step_scores,
+        details=gathered_details(steps),
+        foil_tokens=foil_tokens(steps),
+    )
+    return _with_source(plan, text, found, by_activation[""]) if n_source else found
+
+
+def _steps(plan: Plan, text: Text, parts: TextParts) -> list[Step]:
+    """Return the steps of a text, in order; they share their room in memory and their stored parts."""
+    make: Callable[..., Step] = Step
+    if plan.seq2seq is not None:
+        make = partial(Seq2SeqStep, n_source=text.n_source, flags=plan.seq2seq.flags)
     room = Room()
-    steps = [
-        Step(
+    return [
+        make(
             plan.model,
             plan.tokenizer,
             text.ids[:column],
@@ -199,32 +225,29 @@ def attributed(plan: Plan, text: Text, parts: TextParts) -> Attributed:
         )
         for column, foil in zip(range(text.start, text.stop), text.foils, strict=True)
     ]
-    step_scores = _step_scores(plan, text, steps)
-    with grad_mode(True):
-        by_activation = scores_of(plan.method, steps, plan.layers, plan.method_options, parts)
-    scores = {name: side_by_side(of_steps, len(text.ids)) for name, of_steps in by_activation.items()}
-    return Attributed(
-        tokens=text.pieces,
-        token_ids=text.ids,
-        words=tuple(words(plan.tokenizer, text.ids)),
-        n_prompt=text.n_prompt,
-        start=text.start,
-        stop=text.stop,
-        scores=scores.pop("", None),
-        layer_scores=scores,
-        step_scores=step_scores,
-        details=gathered_details(steps),
-        foil_tokens=foil_tokens(steps),
+
+
+def _with_source(plan: Plan, text: Text, found: Attributed, scores: Sequence[ScoreArray]) -> Attributed:
+    """Add the source of an encoder-decoder and its part of the scores of each step, [S + T_t, ...]."""
+    ids = text.ids[: text.n_source]
+    return replace(
+        found,
+        source_tokens=text.pieces[: text.n_source],
+        source_ids=ids,
+        source_words=tuple(words(plan.tokenizer, ids)),
+        source_scores=np.stack([of_step[: text.n_source] for of_step in scores], axis=1),
     )
 
 
 @torch.no_grad()
-def _step_scores(plan: Plan, text: Text, steps: Sequence[Step]) -> dict[str, ScoreArray]:
+def _step_scores(plan: Plan, steps: Sequence[Step]) -> dict[str, ScoreArray]:
     """Return the values of all reported functions, [G] each, from one forward pass."""
-    states = hidden_states(plan.model, embed(plan.model, text.ids[: text.stop - 1]))
+    last = steps[-1]
+    states = last.states(last.embeddings)  # of an encoder-decoder, the decoder's only
     values: dict[str, list[float]] = {name: [] for name in plan.step_scores}
     for step in steps:
-        reading = step.reading(head(plan.model, states[:, len(step.ids) - 1]), step.embeddings)
+        column = len(step.ids) - len(last.ids) - 1  # from the end
+        reading = step.reading(step.head(states[:, column]), step.embeddings)
         for name, function in plan.step_scores.items():
             values[name].append(function(reading).item())
     return {name: np.array(of_steps) for name, of_steps in values.items()}

@@ -83,8 +83,8 @@ def inputs_of(plan: Plan, question: Question, alignment: Alignment | None) -> In
 
 
 def _whole(plan: Plan, prompt: str, target: str | Sequence[int]) -> str | Sequence[int]:
-    """Return a target as ``attribute`` takes it: the prompt and the words after it, only the translation, or ids."""
-    if plan.languages is not None or not isinstance(target, str):
+    """Return a target as ``attribute`` takes it: ids, or words, before which decoder-only models read the prompt."""
+    if plan.seq2seq is not None or not isinstance(target, str):
         return target
     return joined(prompt, target)
 

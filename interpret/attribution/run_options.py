@@ -18,7 +18,7 @@ class RunOptions:
     source_language: str | None = None
     """For M2M100 and NLLB: the language code of the prompts."""
     target_language: str | None = None
-    """For translation models: the language code of the translations."""
+    """For translation models: the language code of the targets."""
     method: str = "input_x_gradient"
     attributed_fn: str | None = None
     """None: ``contrast_prob_diff`` if every prompt has a foil, else ``probability``."""

@@ -5,12 +5,12 @@ from typing import Any, cast
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import anatomy_of
-from interpret.attribution.languages import languages_of
+from interpret.anatomy import anatomy_of, decoder_layers
 from interpret.attribution.methods.registry import METHODS
 from interpret.attribution.plan import Plan, check_method_options, check_takes_layers, plan_attribution
 from interpret.attribution.result.aggregation import HOWS
 from interpret.attribution.run_options import RunOptions
+from interpret.attribution.seq2seq_texts import seq2seq_texts_of
 from interpret.attribution.steps.functions import CONTRASTS, FUNCTIONS, Contrast, attributed_function, step_functions
 from interpret.attribution.targets import Alignment
 from interpret.errors import InputError, unknown
@@ -89,7 +89,7 @@ def plan_run(
         batch_size=batch_size,
         max_new_tokens=words.new_tokens,
         options=options,
-        languages=languages_of(model, tokenizer, words.source_language, words.target_language),
+        seq2seq=seq2seq_texts_of(model, tokenizer, words.source_language, words.target_language),
     )
 
 
@@ -117,8 +117,7 @@ def _layers(words: str | None, model: PreTrainedModel) -> list[int | str] | None
     """Read '0:20:5,-1' into numbers; names of activations stay as they are."""
     if words is None:
         return None
-    config = model.config
-    n_layers = config.decoder_layers if config.is_encoder_decoder else len(anatomy_of(model).layers)
+    n_layers = len(decoder_layers(model) if model.config.is_encoder_decoder else anatomy_of(model).layers)
     found: list[int | str] = []
     for part in (part.strip() for part in words.split(",")):
         found += [part] if part[:1].isalpha() and part != "all" else selectors.select("layer", part, n_layers)

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from interpret.anatomy import unwrapping
 from interpret.attribution._attribute import attributions
 from interpret.attribution.parts import TextParts
 from interpret.attribution.plan import Plan
@@ -57,6 +58,7 @@ class Reduction:
     subwords: bool = False
 
 
+@unwrapping
 def run(
     model: PreTrainedModel | Opening,
     tokenizer: PreTrainedTokenizerBase | None,

@@ -55,10 +55,10 @@ class Text:
     foils: tuple[Foil | None, ...]
     """[G]; None without a contrast."""
     pieces: tuple[str, ...] = ()
-    """[T], the text of each token, for people to read; not set for translations."""
+    """[T], the text of each token, for people to read."""
     n_source: int = 0
-    """For a translation: the number of source tokens, which come first. The prompt is then the source and the tokens
-    the decoder starts with."""
+    """For an encoder-decoder: the number of source tokens, which come first. The prompt is then the source and the
+    tokens the decoder begins with."""
 
 
 @dataclass(frozen=True)

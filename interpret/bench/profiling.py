@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.activations.cache import token_rows
-from interpret.anatomy import Anatomy, anatomy_of, input_device
+from interpret.anatomy import Anatomy, anatomy_of, input_device, unwrapping
 from interpret.anatomy.changes import Changes
 from interpret.anatomy.passes import evaluating
 from interpret.errors import InputError, unknown
@@ -40,6 +40,7 @@ class Profiled:
     """The table, as ``profile`` returns it."""
 
 
+@unwrapping
 def profile(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase | None,
@@ -145,8 +146,8 @@ def _parts(model: PreTrainedModel, granularity: Granularity) -> list[_Measured]:
         if granularity == "layer":
             parts.append(_whole(("layer", index, ""), layer))
             continue
-        first, last = (layer.get_submodule(path) for path in (anatomy.family.mlp_first, anatomy.family.mlp_last))
-        parts.append(_whole(("layer", index, "attention"), layer.get_submodule(anatomy.family.attention)))
+        first, last = anatomy.module(index, "mlp_in"), anatomy.module(index, "mlp_out")
+        parts.append(_whole(("layer", index, "attention"), anatomy.module(index, "attn_in")))
         parts.append(_Measured(("layer", index, "mlp"), ((first, last),), (first, last)))
         parts.append(_whole(("layer", index, "rest"), layer))
     if head is not None:

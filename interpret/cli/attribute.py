@@ -33,11 +33,11 @@ class AttributionOptions:
 
     source_language: Annotated[
         str | None,
-        typer.Option(help="For M2M100 and NLLB: the language code of the prompts, such as en or eng_Latn."),
+        typer.Option(help="For M2M100, NLLB and mBART: language code of the prompts, such as en, eng_Latn or en_XX."),
     ] = None
     target_language: Annotated[
         str | None,
-        typer.Option(help="For translation models: the language code of the translation, such as fr or fra_Latn."),
+        typer.Option(help="For these and Marian: language code of the targets, such as fr, fra_Latn, fr_XX or fra."),
     ] = None
     method: Annotated[
         str,
@@ -199,13 +199,13 @@ def _show(run: RunFolder, found: "Attribution") -> None:
     """Print the first steps with their top attributions; only one prompt is in memory at a time."""
     from interpret.attribution.result.show import title
 
-    info, translated = found.info, found.sequences[0].source_tokens is not None
+    info, with_source = found.info, found.sequences[0].source_tokens is not None
     shown: list[tuple[str, ...]] = []
     prompts_left, steps_left = len(found.sequences), 0
     for rows in run.by_unit():
         of_steps = [list(of_one) for _, of_one in groupby(rows, key=lambda row: row.step)]
         room = MOST_SHOWN - len(shown)
-        shown += [_cells(of_one, translated=translated) for of_one in of_steps[:room]]
+        shown += [_cells(of_one, with_source=with_source) for of_one in of_steps[:room]]
         prompts_left, steps_left = prompts_left - 1, len(of_steps) - room
         if steps_left >= 0:
             break
@@ -217,18 +217,18 @@ def _show(run: RunFolder, found: "Attribution") -> None:
         tell(f"and {' and '.join(more)}")
 
 
-def _cells(rows: "Sequence[TokenScore]", *, translated: bool) -> tuple[str, str, str, str]:
+def _cells(rows: "Sequence[TokenScore]", *, with_source: bool) -> tuple[str, str, str, str]:
     """Return the table cells of one step: prompt, token, value, and top attributions."""
     from interpret.display.heatmaps import visible
 
     most = sorted(rows, key=lambda row: descending(abs(row.score)))[:MOST_TOKENS]
-    words = ", ".join(f"{_place(row, translated)} {row.score:+.3g}" for row in most)
+    words = ", ".join(f"{_place(row, with_source)} {row.score:+.3g}" for row in most)
     return rows[0].name, visible(rows[0].step_token), f"{rows[0].value:.3g}", words
 
 
-def _place(row: "TokenScore", translated: bool) -> str:
-    """Return position, text and activation of a token; for a translation, also whether it is in source or target."""
+def _place(row: "TokenScore", with_source: bool) -> str:
+    """Return position, text and activation of a token; with a source, also whether it is in source or target."""
     from interpret.display.heatmaps import visible
 
-    side = ("source " if row.in_prompt else "target ") if translated else ""
+    side = ("source " if row.in_prompt else "target ") if with_source else ""
     return f"{side}{row.position} {visible(row.token)}" + (f" {row.activation}" if row.activation else "")

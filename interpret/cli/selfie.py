@@ -47,7 +47,9 @@ class InterpretOptions:
     ] = TOKENS
     site: Annotated[
         str,
-        typer.Option(help="Which states are interpreted: 'resid_pre' (residual stream), 'attn_out' or 'mlp_out'."),
+        typer.Option(
+            help="Which states are interpreted: 'resid_pre' (residual stream), 'attn_out', 'mixer_out' or 'mlp_out'."
+        ),
     ] = RESID_PRE
     insertion_layer: Annotated[
         str, typer.Option(help="Layer into whose input the state is inserted, or 'same' for the source layer.")

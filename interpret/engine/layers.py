@@ -28,6 +28,7 @@ from interpret.anatomy import (
     residual_factor,
     rotated,
     rotation,
+    text_config,
     unfused,
     window_of,
 )
@@ -151,7 +152,7 @@ def layers_of(model: PreTrainedModel, anatomy: Anatomy, like: Tensor, n_tokens: 
     Raises:
         UnsupportedModelError: if the family is described without its parts.
     """
-    config, parts = model.config, anatomy.parts
+    config, parts = text_config(model), anatomy.parts
     width = head_width(config)
 
     def found(index: int, block: nn.Module) -> Layer:

@@ -128,7 +128,7 @@ def check_trunk(model: PreTrainedModel, trunk: Trunk, embeddings: Tensor, last: 
     Raises:
         UnsupportedModelError: if the results differ.
     """
-    own = trunk.anatomy.trunk(inputs_embeds=embeddings, use_cache=False)[0].float()
+    own = trunk.anatomy.trunk(inputs_embeds=embeddings.clone(), use_cache=False)[0].float()
     ours = trunk.leave(last).float().to(own.device)
     # With low-precision weights and states, two implementations of attention differ by larger rounding errors.
     full = (torch.float32, torch.float64)

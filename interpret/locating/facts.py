@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from interpret.activations._record import Site
+from interpret.anatomy import anatomy_of, unwrapping
 from interpret.anatomy.passes import grad_mode
 from interpret.attribution.methods.layer_gradients import LAYER_SITES, layer_gradient_x_activation
 from interpret.attribution.plan import Plan, plan_attribution
@@ -53,6 +55,7 @@ class Location:
     """[T, L] per site, float32, on the CPU."""
 
 
+@unwrapping
 def locate_facts(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -110,7 +113,7 @@ def location_plan(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, at
         contrast="same_context" if contrastive else None,
         with_foils=contrastive,
         step_scores=(),
-        layers=None,
+        layers=_sites(model),
         start=0,
         end=1,
         batch_size=1,
@@ -138,7 +141,7 @@ def locate_fact(plan: Plan, fact: Fact, chat_template: str | None = None) -> Loc
         (found,) = layer_gradient_x_activation([step], plan.layers)
     logits = readings[0].logits.detach()[0]  # [V]
     p = logits.softmax(-1)
-    scores: dict[str, Tensor] = {site: _summed(found, site) for site in LAYER_SITES}
+    scores: dict[str, Tensor] = {site: _summed(found, site) for site in _sites(plan.model)}
     if not p.isfinite().all() or not any(of_site.isfinite().any() for of_site in scores.values()):
         raise InputError(f"scores {NOTHING_FINITE}")
     return Location(
@@ -150,6 +153,12 @@ def locate_fact(plan: Plan, fact: Fact, chat_template: str | None = None) -> Loc
         p_false=None if step.foil is None else p[step.foil.id].item(),
         scores=scores,
     )
+
+
+def _sites(model: PreTrainedModel) -> list[Site]:
+    """Return the sites that every layer of a model has, so that each makes a grid of tokens and layers."""
+    anatomy = anatomy_of(model)
+    return [site for site in LAYER_SITES if all(anatomy.has(layer, site) for layer in range(len(anatomy.layers)))]
 
 
 def _step(plan: Plan, fact: Fact, prompt: ChatText) -> tuple[Step, list[StepReading]]:

@@ -14,7 +14,7 @@ from interpret.facts.grids import not_finite, same_fact
 from interpret.locating.tables import LocationGrid, location_grids
 from interpret.records import LocationCell
 
-SITE_LABELS = {"resid_post": "layer output", "attn_out": "attention", "mlp_out": "MLP"}
+SITE_LABELS = {"resid_post": "layer output", "attn_out": "attention", "mixer_out": "mixer", "mlp_out": "MLP"}
 CONTRAST = "contrast_prob_diff"
 
 

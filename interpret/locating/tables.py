@@ -16,7 +16,7 @@ class LocationGrid(Grid):
     """The scores of one fact at one site, as ``effects``, [T, L]."""
 
     site: str
-    """``resid_post``, ``attn_out`` or ``mlp_out``."""
+    """``resid_post``, ``attn_out``, ``mixer_out`` or ``mlp_out``."""
     attributed_fn: str
     """The attributed function."""
 

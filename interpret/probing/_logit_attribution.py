@@ -1,5 +1,8 @@
 """Direct logit attribution: decompose a logit into the contributions of heads and MLPs (Elhage et al., 2021).
 
+Families that are described without their parts are decomposed into what each layer adds: attention (or what a layer has
+in its place) and MLP.
+
 A logit is a linear function of what the layers write to the residual stream, except for the norms in between. These are
 linearised at the given run, with their scale fixed: for a residual stream x that is the sum of parts p,
 
@@ -27,13 +30,15 @@ from interpret.anatomy import (
     Anatomy,
     anatomy_of,
     centres,
+    check_head,
     check_insides,
-    check_logits,
     final_modules,
     logit_factor,
     norm_epsilon,
+    norm_weight,
     residual_factor,
     unembedding_size,
+    unwrapping,
 )
 from interpret.anatomy.passes import foreign_changes, grad_mode
 from interpret.errors import InputError, UnsupportedModelError
@@ -44,9 +49,12 @@ from interpret.prompts.spelling import piece
 
 Share = tuple[str, int, int, Tensor]
 """Component, layer and head (-1 if there is none), and the contribution to the logits, [P]."""
+_COMPONENTS = {"attn_out": "attention", "mixer_out": "mixer", "mlp_out": "mlp"}
+"""The component that adds each site to the residual stream."""
 LayerShares = Generator[Share, None, Tensor]
 
 
+@unwrapping
 def logit_attribution(
     model: PreTrainedModel,
     cache: ActivationCache,
@@ -60,7 +68,8 @@ def logit_attribution(
     Args:
         model: the causal LM that computed the cache; its unembedding may have an adapter, but not be quantised.
         cache: contains ``resid_pre.0``, ``heads.*``, ``mlp_out.*`` and the last ``resid_post``; if norms follow each
-            sum (OPT-350m), also ``resid_pre.*``, ``attn_out.*`` and ``resid_mid.*``.
+            sum (OPT-350m), also ``resid_pre.*``, ``attn_out.*`` and ``resid_mid.*``. Without parts, ``attn_out.*`` and
+            ``mixer_out.*`` instead of ``heads.*``.
         tokens: one per prompt, the token whose logit is decomposed: an id, or the text of a single token.
         tokenizer: the model's tokenizer; needed if tokens are texts.
         positions: positions of each prompt at which to decompose, -1 for the last; None for all.
@@ -68,14 +77,16 @@ def logit_attribution(
     Returns:
         One row per prompt, position and component, with the columns ``prompt``, ``position``, ``token_id``,
         ``component``, ``layer``, ``head`` (-1 if there is none) and ``logit``. Components are ``embedding`` (token and
-        position), ``head``, ``attention_bias``, ``mlp`` (with its bias), ``norm_bias`` and ``output_bias``. The column
+        position), ``head``, ``attention_bias``, ``mlp`` (with its bias), ``norm_bias`` and ``output_bias``; without
+        parts, ``attention`` or ``mixer`` (what a layer has in its place) instead of heads and their bias. The column
         ``logit`` sums to the model's logit for each prompt and position; summed by ``layer``, it gives the contribution
         of each layer. Contributions that are not finite are counted in a warning.
 
     Raises:
         InputError: if the cache lacks an activation, or tokens or positions do not fit.
-        UnsupportedModelError: if a module between the last layer and the unembedding is not a norm or linear layer, or
-            the contributions do not sum to the logit; the message then gives both figures.
+        UnsupportedModelError: if a module between the last layer and the unembedding is not a norm or linear layer, a
+            layer adds something that is not recorded, or the contributions do not sum to the logit; the message then
+            gives both figures.
 
     >>> from transformers import GPT2Config, GPT2LMHeadModel
     >>> from interpret.activations.cache import activation_cache
@@ -86,8 +97,11 @@ def logit_attribution(
     True
     """
     anatomy = anatomy_of(model)
-    check_logits(model)
+    check_head(model)
     check_insides(model)
+    if anatomy.block == "post_norm":
+        _ = anatomy.parts  # the norms after the sums
+    anatomy.check_added()
     check_holds(cache, *_needed(anatomy))
     if len(tokens) != len(cache.token_ids) or isinstance(tokens, str):
         raise InputError(f"tokens: give one for each of the {len(cache.token_ids)} prompts, not {len(tokens)}")
@@ -115,11 +129,24 @@ def logit_attribution(
     return found
 
 
+def needed_activations(model: PreTrainedModel) -> list[str]:
+    """Return the names of the activations that ``logit_attribution`` needs in its cache.
+
+    Raises:
+        UnsupportedModelError: if the model's family is not supported.
+    """
+    return _needed(anatomy_of(model))[0]
+
+
 def _needed(anatomy: Anatomy) -> tuple[list[str], list[str]]:
     """Return the names of the activations that are needed, and patterns that cover them."""
     last = len(anatomy.layers) - 1
-    sites = ["heads", "mlp_out", *(["resid_pre", "attn_out", "resid_mid"] if anatomy.block == "post_norm" else [])]
-    names = [f"{site}.{layer}" for site in sites for layer in range(last + 1)]
+    if anatomy.family.parts is None:
+        sites = list(dict.fromkeys(site for layer in range(last + 1) for site in anatomy.added(layer)))
+    else:
+        more = ["resid_pre", "attn_out", "resid_mid"] if anatomy.block == "post_norm" else []
+        sites = ["heads", "mlp_out", *more]
+    names = [f"{site}.{layer}" for site in sites for layer in range(last + 1) if anatomy.has(layer, site)]
     return [*dict.fromkeys(["resid_pre.0", f"resid_post.{last}", *names])], [
         *(f"{site}.*" for site in sites),
         *([] if "resid_pre" in sites else ["resid_pre.0"]),
@@ -139,10 +166,14 @@ def _shares(anatomy: Anatomy, head: Any, factor: float, token: int, held: dict[s
     if constant is not None:
         yield "output_bias", -1, -1, factor * constant.expand(len(stream))
     for module, before in reversed(passed):
-        reads, constant = _pulled_back(module, before, reads, anatomy.parts.norm_offset)
+        reads, constant = _pulled_back(module, before, reads)
         yield "norm_bias", -1, -1, constant
     for layer in reversed(range(len(anatomy.layers))):
-        reads = yield from _layer_shares(anatomy, layer, held, reads)
+        if anatomy.family.parts is None:
+            for site in reversed(anatomy.added(layer)):
+                yield _COMPONENTS[site], layer, -1, (held[f"{site}.{layer}"].double() * reads).sum(-1)
+        else:
+            reads = yield from _layer_shares(anatomy, layer, held, reads)
     yield "embedding", -1, -1, (held["resid_pre.0"].double() * reads).sum(-1)
 
 
@@ -164,7 +195,7 @@ def _layer_shares(anatomy: Anatomy, layer: int, held: dict[str, Tensor], reads: 
     by_heads = reads * residual_factor(anatomy)
     if anatomy.parts.attention_after:
         after, whole = block.get_submodule(anatomy.parts.attention_after), writes.sum(dim=1) + bias
-        by_heads, _ = _pulled_back(after, whole, by_heads, anatomy.parts.norm_offset)
+        by_heads, _ = _pulled_back(after, whole, by_heads)
     yield "attention_bias", layer, -1, (bias.double() * by_heads).sum(-1)
     for number, write in enumerate(writes.double().unbind(dim=1)):
         yield "head", layer, number, (write * by_heads).sum(-1)
@@ -236,31 +267,29 @@ def head_writes(project: nn.Module, heads: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack(writes).unflatten(0, (-1, n_heads)) - bias, bias
 
 
-def _pulled_back(module: Any, x: Tensor, reads: Tensor, offset: float = 0.0) -> tuple[Tensor, Tensor]:
+def _pulled_back(module: Any, x: Tensor, reads: Tensor) -> tuple[Tensor, Tensor]:
     """Propagate a direction back through a norm or linear layer.
 
     Args:
         module: LayerNorm, RMSNorm or Linear.
         x: its input in the run, [P, D].
         reads: a direction in its output at each position, [P, width].
-        offset: what a norm adds to its weight.
 
     Returns:
         The direction in its input, [P, D], and the contribution of its bias, [P].
     """
     bias: Tensor | None = getattr(module, "bias", None)
     constant = reads.new_zeros(len(reads)) if bias is None else reads @ bias.detach().cpu().double()
-    held: Tensor | None = getattr(module, "weight", None)  # some norms have no weight
-    weight = reads.new_ones(()) if held is None else held.detach().cpu().double()
     if isinstance(module, nn.Linear):
-        return reads @ weight, constant
+        return reads @ module.weight.detach().cpu().double(), constant
     centred = centres(module)
     epsilon = norm_epsilon(module)
     if epsilon is None or not (centred or type(module).__name__.endswith("RMSNorm")):
         raise UnsupportedModelError(
             f"{type(module).__name__} before the unembedding is not a LayerNorm, RMSNorm or Linear"
         )
+    weight = norm_weight(module, x)
     x = x.double()
     spread = x - x.mean(-1, keepdim=True) if centred else x
-    reads = reads * (weight + offset) / (spread.pow(2).mean(-1, keepdim=True) + epsilon).sqrt()
+    reads = reads * weight / (spread.pow(2).mean(-1, keepdim=True) + epsilon).sqrt()
     return reads - reads.mean(-1, keepdim=True) if centred else reads, constant

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.activations.cache import ActivationCache
 from interpret.activations.lookup import check_holds, columns_of, token_id
-from interpret.anatomy import anatomy_of, check_logits
+from interpret.anatomy import anatomy_of, check_head, unwrapping
 from interpret.anatomy.passes import grad_mode
 from interpret.engine.trunk import exit_of
 from interpret.errors import InputError
@@ -27,6 +27,7 @@ NO_TOKEN = -1
 """Token id of the row that stands for the most likely tokens where no logit is finite."""
 
 
+@unwrapping
 def logit_lens(
     model: PreTrainedModel,
     cache: ActivationCache,
@@ -68,7 +69,7 @@ def logit_lens(
     [0, 1, 2]
     """
     n_layers = len(anatomy_of(model).layers)
-    check_logits(model)
+    check_head(model)
     names = ["resid_pre.0", *(f"resid_post.{layer}" for layer in range(n_layers))]
     check_holds(cache, names, ["resid_pre.0", "resid_post.*"])
     end = exit_of(model)

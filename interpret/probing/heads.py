@@ -17,13 +17,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from interpret.activations.edits import check_index
 from interpret.anatomy import (
     anatomy_of,
+    check_decoder_only,
     check_insides,
     check_length,
+    check_padding,
     check_same_rotation,
     input_device,
     layer_input,
     longest_text,
     reporting_attention,
+    text_config,
+    unwrapping,
 )
 from interpret.anatomy.changes import Changes
 from interpret.anatomy.passes import evaluating
@@ -39,6 +43,7 @@ Head = tuple[int, int]
 Hook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]
 
 
+@unwrapping
 def attention_patterns(
     model: PreTrainedModel,
     input_ids: Tensor,
@@ -59,7 +64,8 @@ def attention_patterns(
 
     Raises:
         InputError: for a layer outside the model, or if ``input_ids`` is not a tensor [B, T].
-        UnsupportedModelError: if the attention does not return its probabilities, such as flash attention.
+        UnsupportedModelError: if the attention does not return its probabilities, such as flash attention, or a layer
+            has no attention.
     """
     if not isinstance(input_ids, Tensor) or input_ids.ndim != 2:
         raise InputError("input_ids: give a tensor [B, T], such as tokenizer(text, return_tensors='pt').input_ids")
@@ -82,13 +88,15 @@ def attention_patterns(
     def ask(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return args, {**kwargs, "output_attentions": True}
 
-    _run(model, input_ids, attention_mask, anatomy_of(model).family.attention, {k: keep(k) for k in chosen}, ask)
+    modules = {layer: anatomy_of(model).module(layer, "attn_in") for layer in chosen}
+    _run(model, input_ids, attention_mask, modules, keep, ask)
     if attention_mask is not None:
         padding = attention_mask.cpu()[:, None, :, None] == 0
         patterns = {layer: pattern.masked_fill(padding, 0) for layer, pattern in patterns.items()}
     return patterns
 
 
+@unwrapping
 def top_attended(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -156,7 +164,7 @@ def head_outputs(
     """
     check_insides(model)
     outputs: dict[int, Tensor] = {}
-    n_heads = model.config.num_attention_heads
+    n_heads = text_config(model).num_attention_heads
 
     def keep(layer: int) -> Hook:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -164,10 +172,15 @@ def head_outputs(
 
         return hook
 
-    _run(model, input_ids, attention_mask, anatomy_of(model).parts.attention_out, {k: keep(k) for k in layers})
+    anatomy = anatomy_of(model)
+    for layer in layers:
+        check_index("layer", layer, len(anatomy.layers))
+    modules = {layer: anatomy.layers[layer].get_submodule(anatomy.parts.attention_out) for layer in layers}
+    _run(model, input_ids, attention_mask, modules, keep)
     return outputs
 
 
+@unwrapping
 def induction_scores(model: PreTrainedModel, *, n_tokens: int = 50, n_sequences: int = 4, seed: int = 0) -> Tensor:
     """Return the induction score of each head, [L, H] float32.
 
@@ -186,7 +199,8 @@ def induction_scores(model: PreTrainedModel, *, n_tokens: int = 50, n_sequences:
         InputError: if there are fewer than 2 tokens or no sequences, or more tokens than the vocabulary has or the
             model reads.
     """
-    config = model.config
+    check_decoder_only(model)
+    config = text_config(model)
     special = {config.bos_token_id, config.eos_token_id, config.pad_token_id} - {None}
     allowed = torch.tensor([token for token in range(config.vocab_size) if token not in special])
     if not 2 <= n_tokens <= len(allowed) or n_sequences < 1:
@@ -218,13 +232,16 @@ def check_heads(model: PreTrainedModel, heads: Sequence[Head]) -> dict[int, list
 
     Raises:
         InputError: for a layer or head outside the model, or if there are no heads.
+        UnsupportedModelError: if a layer has no attention.
     """
     if not heads:
         raise InputError("heads is empty: name at least one, as (layer, head)")
     by_layer: dict[int, list[int]] = {}
+    anatomy = anatomy_of(model)
     for layer, head in heads:
-        check_index("layer", layer, len(anatomy_of(model).layers))
-        check_index("head", head, model.config.num_attention_heads)
+        check_index("layer", layer, len(anatomy.layers))
+        _ = anatomy.module(layer, "attn_in")
+        check_index("head", head, text_config(model).num_attention_heads)
         by_layer.setdefault(layer, []).append(head)
     return by_layer
 
@@ -233,28 +250,26 @@ def _run(
     model: PreTrainedModel,
     input_ids: Tensor,
     attention_mask: Tensor | None,
-    path: str,
-    hooks: Mapping[int, Hook],
+    modules: Mapping[int, nn.Module],
+    keep: Callable[[int], Hook],
     before: Callable[..., Any] | None = None,
 ) -> None:
-    """Run the model without its unembedding, with hooks after (and one before) a module of some layers."""
+    """Run the model without its unembedding, with a hook after (and one before) a module of some layers."""
     anatomy, device = anatomy_of(model), input_device(model)
-    for layer in hooks:
-        check_index("layer", layer, len(anatomy.layers))
     counts = [input_ids.shape[1]] * len(input_ids) if attention_mask is None else token_counts(attention_mask)
     check_length(model, "input_ids", max(counts, default=0))
     check_same_rotation(model, counts)
     inputs = {"input_ids": input_ids.to(device)}
     if attention_mask is not None:
+        check_padding(model, attention_mask)
         inputs["attention_mask"] = attention_mask.to(device)
         if "position_ids" in signature(anatomy.trunk.forward).parameters:  # other models derive them from the mask
             inputs["position_ids"] = position_ids(inputs["attention_mask"])
     with ExitStack() as stack, torch.no_grad(), evaluating(model), Changes() as change, change:
         if before is not None:
             stack.enter_context(reporting_attention(model))
-        for layer, hook in hooks.items():
-            module = anatomy.layers[layer].get_submodule(path)
+        for layer, module in modules.items():
             if before is not None:
                 change.before(module, before)
-            change.after(module, hook, with_kwargs=True)
+            change.after(module, keep(layer), with_kwargs=True)
         anatomy.trunk(**inputs, use_cache=False)

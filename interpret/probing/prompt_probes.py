@@ -14,7 +14,7 @@ from interpret.anatomy import anatomy_of, input_device, longest_text
 from interpret.errors import InputError
 from interpret.finite import MODEL_GIVES_NAN, readable
 from interpret.finite import top as top_of
-from interpret.probing._logit_attribution import logit_attribution
+from interpret.probing._logit_attribution import logit_attribution, needed_activations
 from interpret.probing._logit_lens import NO_TOKEN, logit_lens
 from interpret.probing.heads import attention_patterns, check_looks_back, induction_scores
 from interpret.probing.registry import TOP, Probed, Reader
@@ -60,8 +60,7 @@ def logits_probe(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
 
 
 def _logits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: Probed) -> list[LogitShare]:
-    names = ["resid_*", "attn_out.*", "heads.*", "mlp_out.*", "logits"]
-    cache = activation_cache(model, None, [asked.tokens.ids], names)
+    cache = activation_cache(model, None, [asked.tokens.ids], [*needed_activations(model), "logits"])
     logits = cache["logits"][0, -1]
     if not (logits < torch.inf).any():
         raise InputError(f"no logit is finite: {MODEL_GIVES_NAN}")

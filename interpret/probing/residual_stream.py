@@ -10,27 +10,29 @@ from transformers import PreTrainedModel
 
 from interpret.activations.cache import ActivationCache
 from interpret.activations.lookup import check_holds, columns_of
-from interpret.anatomy import anatomy_of
+from interpret.anatomy import anatomy_of, unwrapping
 
-_PARTS = ("resid_pre", "attn_out", "mlp_out")
+_PARTS = ("resid_pre", "attn_out", "mixer_out", "mlp_out")
 
 
+@unwrapping
 def residual_decomposition(
     model: PreTrainedModel, cache: ActivationCache, *, positions: Sequence[int] | None = (-1,)
 ) -> pd.DataFrame:
-    """Decompose the output of each layer into its input, its attention output and its MLP output.
+    """Decompose the output of each layer into its input and what it adds: by attention, or in its place, and MLP.
 
     Args:
         model: the model that computed the cache.
-        cache: contains ``resid_pre.*``, ``attn_out.*``, ``mlp_out.*`` and ``resid_post.*``.
+        cache: contains ``resid_pre.*``, ``attn_out.*``, ``mixer_out.*``, ``mlp_out.*`` and ``resid_post.*``, those that
+            the layers have.
         positions: positions of each prompt at which to read, -1 for the last; None for all.
 
     Returns:
         One row per prompt, position, layer and part, with the columns ``prompt``, ``position``, ``layer``, ``part``,
         ``norm`` (L2 norm of the part), ``cosine`` (with the layer's output) and ``share`` (projection of the part on
         the output, divided by the output's norm: the shares of a layer sum to 1). Parts are ``resid_pre``,
-        ``attn_out``, ``mlp_out`` and ``rest``, the change made by norms after the sums (OPT-350m); in other models,
-        ``rest`` is 0 up to rounding.
+        ``attn_out`` or ``mixer_out``, ``mlp_out`` and ``rest``, the change made by norms after the sums (OPT-350m) and
+        by MLPs that no single module writes; in other models, ``rest`` is 0 up to rounding.
 
     Raises:
         InputError: if the cache lacks an activation, or a position does not exist.
@@ -38,7 +40,7 @@ def residual_decomposition(
     rows = []
     for place, held in _places(model, cache, (*_PARTS, "resid_post"), positions):
         after = held["resid_post"]
-        parts = {name: held[name] for name in _PARTS}
+        parts = {name: held[name] for name in _PARTS if name in held}
         parts["rest"] = after - sum(parts.values())
         for name, part in parts.items():
             share = (part @ after / (after @ after)).item()
@@ -47,6 +49,7 @@ def residual_decomposition(
     return pd.DataFrame(rows)
 
 
+@unwrapping
 def residual_movement(
     model: PreTrainedModel, cache: ActivationCache, *, positions: Sequence[int] | None = (-1,)
 ) -> pd.DataFrame:
@@ -85,16 +88,18 @@ def _places(
     model: PreTrainedModel, cache: ActivationCache, sites: Sequence[str], positions: Sequence[int] | None
 ) -> Iterator[tuple[dict[str, Any], dict[str, Tensor]]]:
     """Yield each prompt, position and layer, in this order, with its activations [D] in float64."""
-    n_layers = len(anatomy_of(model).layers)
-    names = [f"{site}.{layer}" for site in sites for layer in range(n_layers)]
-    check_holds(cache, names, [f"{site}.*" for site in sites])
+    anatomy = anatomy_of(model)
+    n_layers = len(anatomy.layers)
+    of_layer = [[site for site in sites if anatomy.has(layer, site)] for layer in range(n_layers)]
+    names = [f"{site}.{layer}" for layer, some in enumerate(of_layer) for site in some]
+    check_holds(cache, names, [f"{site}.*" for site in sites if any(site in some for some in of_layer)])
     columns = [columns_of(cache, prompt, positions) for prompt in range(len(cache.token_ids))]
     held = {name: cache[name] for name in names}
     for prompt, at in enumerate(columns):
         for position in at:
             for layer in range(n_layers):
                 place = {"prompt": prompt, "position": position, "layer": layer}
-                yield place, {site: held[f"{site}.{layer}"][prompt, position].double() for site in sites}
+                yield place, {site: held[f"{site}.{layer}"][prompt, position].double() for site in of_layer[layer]}
 
 
 def _cosine(a: Tensor, b: Tensor) -> float:

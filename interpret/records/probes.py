@@ -48,7 +48,8 @@ class LogitShare:
     foil: str
     """Text of the foil's first token; empty if the prompt has no foil."""
     component: str
-    """``embedding``, ``head``, ``attention_bias``, ``mlp``, ``norm_bias`` or ``output_bias``."""
+    """``embedding``, ``head``, ``attention_bias``, ``attention``, ``mixer``, ``mlp``, ``norm_bias`` or
+    ``output_bias``."""
     layer_idx: int
     """The decoder layer, from 0; -1 if the component is in no layer."""
     head: int

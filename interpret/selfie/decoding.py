@@ -4,7 +4,7 @@ All interpretations of a template share computation, with exact results: the col
 slot and the layers before the first insertion run once. Rows whose text has ended leave the batch. Probabilities of
 generated tokens are computed during decoding. Scoring the same texts under another condition takes one forward pass:
 with another state inserted, for all tokens of a text at once; with nothing inserted, for all texts at once, as a tree
-of their common prefixes.
+of their common prefixes. Families that are described without their parts are decoded by ``whole_passes``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from interpret.anatomy import anatomy_of, input_device
 from interpret.device import index_on, sent, total_memory
 from interpret.engine.continuations import RowMemory, at_once, run_rows
 from interpret.engine.greedy import end_tokens
@@ -25,6 +26,15 @@ from interpret.engine.prefix_tree import LARGEST_TREE, PrefixTree, groves, read_
 from interpret.engine.recording import RecordedRun, record_run
 from interpret.engine.trunk import Trunk, check_rotation, check_trunk, trunk_of
 from interpret.selfie.templates import InterpretationPrompt
+from interpret.selfie.whole_passes import (
+    WholePrimed,
+    WholeStart,
+    prime_whole,
+    score_plain_whole,
+    score_whole,
+    write_whole,
+)
+from interpret.selfie.written import Written, most_likely
 from interpret.surgery.hooks import bind, overlay
 from interpret.surgery.plan import plan_surgery
 
@@ -73,23 +83,16 @@ class Start:
         return len(self.primed.template.ids)
 
 
-@dataclass(frozen=True)
-class Written:
-    """A greedily generated text: G tokens, without the end-of-text token."""
-
-    ids: list[int]
-    """[G] token ids."""
-    probabilities: list[float]
-    """[G], probability of each token given the tokens before it."""
-
-
 @torch.no_grad()
-def prime(model: PreTrainedModel, template: InterpretationPrompt, new_tokens: int) -> Primed:
+def prime(model: PreTrainedModel, template: InterpretationPrompt, new_tokens: int) -> Primed | WholePrimed:
     """Run a template with nothing inserted; up to ``new_tokens`` tokens can then be generated after it.
 
     Raises:
+        InputError: if the rotary embeddings of the model change while it writes.
         UnsupportedModelError: if the model is not of a supported family, or does not compute as its family does.
     """
+    if anatomy_of(model).family.parts is None:
+        return prime_whole(model, template, new_tokens)
     trunk = trunk_of(model, len(template.ids) + new_tokens)
     check_rotation(trunk, len(template.ids))
     embeddings = trunk.embed(torch.tensor([template.ids], device=trunk.device))  # [1, T, width]
@@ -98,19 +101,23 @@ def prime(model: PreTrainedModel, template: InterpretationPrompt, new_tokens: in
     return Primed(model, template, trunk, run, trunk.logits(run.states[-1][:, -1]))
 
 
-def start_plain(primed: Primed) -> Start:
+def start_plain(primed: Primed | WholePrimed) -> Start | WholeStart:
     """Return the start of a single row with nothing inserted."""
+    if isinstance(primed, WholePrimed):
+        return WholeStart(primed, [None])
     memory = [RowMemory.empty(past, 1, 0) for past in primed.run.past]
     return Start(primed, primed.past(len(primed.template.ids)), memory, primed.logits)
 
 
 @torch.no_grad()
-def start_inserted(primed: Primed, insertions: Sequence[Mapping[Any, Any]]) -> Start:
+def start_inserted(primed: Primed | WholePrimed, insertions: Sequence[Mapping[Any, Any]]) -> Start | WholeStart:
     """Run a template with insertions into its slots, one row for each of R ``insert_info`` entries.
 
     Raises:
         SpecError: if an insertion does not fit the template or the model.
     """
+    if isinstance(primed, WholePrimed):
+        return WholeStart(primed, insertions)
     first, length = primed.template.slots[0], len(primed.template.ids)
     memory = [RowMemory.empty(past, len(insertions), length - first) for past in primed.run.past]
     logits = primed.logits.new_empty(len(insertions), primed.logits.shape[1])
@@ -170,13 +177,15 @@ def _chosen(start: Start, rows: Sequence[int], room: int = 0) -> Start:
 
 
 @torch.no_grad()
-def write(start: Start, rows: Sequence[int], new_tokens: int) -> list[Written]:
+def write(start: Start | WholeStart, rows: Sequence[int], new_tokens: int) -> list[Written]:
     """Generate greedily from some rows of a start, up to the end-of-text token or ``new_tokens`` tokens."""
+    if isinstance(start, WholeStart):
+        return write_whole(start, rows, new_tokens)
     trunk, start = start.primed.trunk, _chosen(start, rows, new_tokens)
     ends, memory = end_tokens(start.primed.model), start.memory
     written = [Written([], []) for _ in rows]
     active: list[Written | None] = list(written)  # the text of each row of the batch; None if it has ended
-    token, said = _most_likely(start.logits)  # [R]
+    token, said = most_likely(start.logits)  # [R]
     for step in range(new_tokens):
         going: list[int] = []
         for place, (text, (number, one_p)) in enumerate(zip(active, said.tolist(), strict=True)):
@@ -201,23 +210,15 @@ def write(start: Start, rows: Sequence[int], new_tokens: int) -> list[Written]:
             active, token = [active[place] for place in going], token[rows_left]
             memory = [own.chosen(rows_left, new_tokens - step) for own in memory]
         x = trunk.enter(trunk.embed(token[:, None]), start.length + step)
-        token, said = _most_likely(trunk.logits(run_rows(trunk, x, start.shared, memory)[:, -1]))
+        token, said = most_likely(trunk.logits(run_rows(trunk, x, start.shared, memory)[:, -1]))
     return written
 
 
-def _most_likely(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the id of each row's most likely token, [R, V] -> [R], and the id with its probability, [R, 2].
-
-    Both numbers are in one tensor, so that reading them waits once for the device; float32 holds all ids exactly.
-    """
-    top, token = logits.max(-1)
-    p = (top - logits.logsumexp(-1)).exp()
-    return token, torch.stack([token.to(p.dtype), p], dim=1)
-
-
 @torch.no_grad()
-def score(start: Start, rows: Sequence[int], texts: Sequence[Sequence[int]]) -> list[list[float]]:
+def score(start: Start | WholeStart, rows: Sequence[int], texts: Sequence[Sequence[int]]) -> list[list[float]]:
     """Return the probability of each token of N texts; text n continues row ``rows[n]`` of a start."""
+    if isinstance(start, WholeStart):
+        return score_whole(start, rows, texts)
     found = []
     longest = max((len(text) for text in texts), default=0)
     for some in at_once(range(len(rows)), max(1, longest), start.primed.trunk.device):
@@ -243,8 +244,10 @@ def _score(start: Start, texts: Sequence[Sequence[int]]) -> list[list[float]]:
 
 
 @torch.no_grad()
-def score_plain(primed: Primed, texts: Sequence[Sequence[int]]) -> list[list[float]]:
+def score_plain(primed: Primed | WholePrimed, texts: Sequence[Sequence[int]]) -> list[list[float]]:
     """Return the probability of each token of N texts after the template with nothing inserted."""
+    if isinstance(primed, WholePrimed):
+        return score_plain_whole(primed, texts)
     ids = index_on(primed.logits.device, [text[0] for text in texts if text])
     firsts = iter(primed.logits[0].softmax(-1)[ids].tolist())
     found = [[next(firsts)] if text else [] for text in texts]
@@ -276,11 +279,14 @@ def _probabilities(trunk: Trunk, states: Tensor, ids: Tensor) -> Tensor:
     return torch.cat([trunk.logits(x).softmax(-1).gather(1, one[:, None]).squeeze(1) for x, one in pieces])
 
 
-def automatic_batch_size(primed: Primed, new_tokens: int) -> int:
+def automatic_batch_size(primed: Primed | WholePrimed, new_tokens: int) -> int:
     """Choose the number of rows of a batch, from the memory that a row needs and the device's total memory.
 
     The total memory is used, not the free memory, so that a resumed run has the same batches.
     """
+    if isinstance(primed, WholePrimed):
+        share = total_memory(input_device(primed.model)) // MEMORY_SHARE
+        return max(1, min(LARGEST_BATCH, share // primed.bytes_of_row(new_tokens)))
     room = len(primed.template.ids) - primed.template.slots[0] + new_tokens
     column = sum(2 * past.keys[0, :, 0].numel() * past.keys.element_size() for past in primed.run.past)
     # The start is kept for scoring with other states, and the memory is copied when rows leave the batch.

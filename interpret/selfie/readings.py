@@ -12,9 +12,11 @@ from torch import Tensor
 from interpret.device import in_batches, sent
 from interpret.errors import InputError
 from interpret.finite import NOTHING_FINITE
-from interpret.selfie.decoding import Primed, Written, score, score_plain, start_inserted, start_plain, write
+from interpret.selfie.decoding import Primed, score, score_plain, start_inserted, start_plain, write
 from interpret.selfie.settings import SAME, Settings
 from interpret.selfie.templates import InterpretationPrompt
+from interpret.selfie.whole_passes import WholePrimed
+from interpret.selfie.written import Written
 from interpret.storage.parts import StoredParts
 from interpret.surgery.words import MODE, STRENGTH
 
@@ -92,7 +94,7 @@ class KeptReadings:
 
 
 def read(
-    primed: Primed,
+    primed: Primed | WholePrimed,
     states: Sequence[State],
     settings: Settings,
     size: int,
@@ -137,7 +139,7 @@ def _is_finite(written: Written) -> bool:
     return all(map(isfinite, written.probabilities))
 
 
-def _read_batch(primed: Primed, batch: Sequence[State], settings: Settings) -> list[Reading]:
+def _read_batch(primed: Primed | WholePrimed, batch: Sequence[State], settings: Settings) -> list[Reading]:
     """Generate texts for N states in one batch, and score them under the controls."""
     vectors = {state.place: (state.layer, state.vector) for state in batch}
     vectors |= {  # a wrong state that is not itself in the batch gets its own row
@@ -159,7 +161,7 @@ def _read_batch(primed: Primed, batch: Sequence[State], settings: Settings) -> l
     return [Reading(*parts) for parts in zip(written, p_without, p_wrong, wrong_tokens, strict=True)]
 
 
-def read_nothing(primed: Primed, settings: Settings) -> Reading:
+def read_nothing(primed: Primed | WholePrimed, settings: Settings) -> Reading:
     """Generate the control text: after the template with nothing inserted.
 
     Raises:

@@ -25,6 +25,7 @@ from interpret.anatomy import (
     check_length,
     check_logits,
     unembedding_size,
+    unwrapping,
 )
 from interpret.device import TOO_LARGE, unless_too_large
 from interpret.engine.greedy import Continuation, write_after
@@ -33,7 +34,7 @@ from interpret.finite import MODEL_GIVES_NAN
 from interpret.prompts.spelling import decoded, pieces
 from interpret.records import Interpretation
 from interpret.records.states import FINAL_NORM
-from interpret.selfie.decoding import Primed, Written, automatic_batch_size, prime
+from interpret.selfie.decoding import Primed, automatic_batch_size, prime
 from interpret.selfie.readings import (
     SAME,
     KeptReadings,
@@ -48,11 +49,14 @@ from interpret.selfie.readings import (
 )
 from interpret.selfie.sources import RESID_PRE, Source, states_of, with_generated
 from interpret.selfie.templates import InterpretationPrompt
+from interpret.selfie.whole_passes import WholePrimed
+from interpret.selfie.written import Written
 from interpret.storage.parts import StoredParts
 from interpret.surgery.plan import plan_surgery
 from interpret.work.progress import streamed
 
 
+@unwrapping
 def interpretations(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -118,7 +122,7 @@ class Interpreter:
     settings: Settings
 
     @cached_property
-    def _primed(self) -> list[Primed]:
+    def _primed(self) -> list[Primed | WholePrimed]:
         return [prime(self.model, template, self.settings.new_tokens) for template in self.templates]
 
     @cached_property

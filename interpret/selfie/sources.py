@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.activations._record import Site, record
-from interpret.anatomy import anatomy_of, base_of, input_device
+from interpret.anatomy import anatomy_of, base_of, input_device, unwrapping
 from interpret.engine.greedy import Continuation
 from interpret.errors import InputError, unknown
 from interpret.prompts.chat import MODEL_TEMPLATE, model_text
@@ -18,7 +18,7 @@ from interpret.prompts.spelling import pieces
 from interpret.prompts.tokens import TokenisedPrompt, select_tokens, tokenise
 from interpret.selfie.settings import GENERATED, LAYERS, RESID_PRE, TOKENS
 
-SOURCE_SITES: tuple[Site, ...] = (RESID_PRE, "attn_out", "mlp_out")
+SOURCE_SITES: tuple[Site, ...] = (RESID_PRE, "attn_out", "mixer_out", "mlp_out")
 """Sites from which states can be taken."""
 
 
@@ -40,6 +40,7 @@ class Source:
         return any(token == len(self.tokenised.ids) for _, token in self.pairs)
 
 
+@unwrapping
 def plan_sources(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -62,7 +63,8 @@ def plan_sources(
         tokens: positions in the text the model reads, chat template included, from 0, or from the end with -1 as the
             last. A list, or a selector as for ``layers``; also ``content``, ``last``, ``subject``, ``subject_last`` and
             ``generated``, the first token that the model generates after the prompt, even if it is the end of the text.
-        site: ``resid_pre``, the residual stream; ``attn_out`` or ``mlp_out``, the output of attention or MLP.
+        site: ``resid_pre``, the residual stream; ``attn_out``, ``mixer_out`` or ``mlp_out``, the output of attention,
+            of what a layer has in its place, or of the MLP.
         chat_template: template for prompts that are not raw: ``model`` for the model's own, or a text such as
             ``"[INST] {prompt} [/INST]"``.
 
@@ -124,9 +126,9 @@ def with_generated(tokenizer: PreTrainedTokenizerBase, source: Source, continuat
 @torch.no_grad()
 def states_of(model: PreTrainedModel, source: Source) -> dict[int, Tensor]:
     """Return the states of the requested layers at all tokens of the prompt, [T, D] each."""
-    layers = {layer for layer, _ in source.pairs}
-    names = {} if source.site == RESID_PRE else {layer: f"{source.site}.{layer}" for layer in layers}
+    layers, n_layers = {layer for layer, _ in source.pairs}, len(anatomy_of(model).layers)
+    names = {layer: f"{source.site}.{layer}" for layer in layers if layer < n_layers}
     ids = torch.tensor([source.tokenised.ids], device=input_device(model))  # [1, T]
     with record(model, list(names.values())) as seen:
-        output = base_of(model)(ids, attention_mask=torch.ones_like(ids), output_hidden_states=True)
-    return {layer: seen[names[layer]][0] if names else output.hidden_states[layer][0] for layer in layers}
+        output = base_of(model)(ids, attention_mask=torch.ones_like(ids), use_cache=False)
+    return {layer: seen[names[layer]][0] if layer in names else output[0][0] for layer in layers}

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import anatomy_of
+from interpret.anatomy import anatomy_of, unwrapping
 from interpret.errors import InputError
 from interpret.prompts.prompts import Prompt
 from interpret.prompts.spelling import decoded
@@ -23,6 +23,7 @@ from interpret.storage.parts import StoredParts
 from interpret.work.progress import streamed
 
 
+@unwrapping
 def interpret(
     original_prompt: str | Sequence[str],
     tokenizer: PreTrainedTokenizerBase,
@@ -48,7 +49,7 @@ def interpret(
         bs: number of interpretations generated together; None to choose it from the device's memory.
         max_new_tokens: maximum length of an interpretation, in tokens.
         k: the layer whose input is edited, or ``"same"`` for the layer that each state comes from.
-        site: where the states are taken from: ``"resid_pre"``, ``"attn_out"`` or ``"mlp_out"``.
+        site: where the states are taken from: ``"resid_pre"``, ``"attn_out"``, ``"mixer_out"`` or ``"mlp_out"``.
         progress: show a progress bar while it runs, in a terminal or a notebook.
 
     Returns:
@@ -96,6 +97,7 @@ def interpret(
     return InterpretedStates(table, rows)
 
 
+@unwrapping
 def interpret_vectors(
     vecs: Tensor | Sequence[Tensor],
     model: PreTrainedModel,

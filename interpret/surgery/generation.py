@@ -24,12 +24,18 @@ from interpret.anatomy import (
     GenerateSettings,
     anatomy_of,
     base_of,
+    cache_of,
+    check_cache,
     check_length,
+    check_padding,
     check_same_rotation,
     describe_if_unknown,
     generating_by,
     past_length,
+    tokens_of,
     uncompiled,
+    unwrapped,
+    unwrapping,
 )
 from interpret.errors import SpecError, UnsupportedModelError
 from interpret.prompts.batches import ends_in_padding, left_padding_order, position_ids, token_columns, token_counts
@@ -48,6 +54,7 @@ _SETTINGS = (
 _GREEDY_ARGUMENTS = ("logits_processor", "stopping_criteria", *_SETTINGS, "synced_gpus", "streamer")
 
 
+@unwrapping
 def forward_interpret(
     model: PreTrainedModel,
     *args: Any,
@@ -66,7 +73,8 @@ def forward_interpret(
             each sample are numbered from 0, ignoring padding, as ``generate`` does.
         output_pre_mlp_states: also return the MLP's input and the residual stream before each MLP.
         **kwargs: as for the model's own forward. With ``output_hidden_states=True``, ``hidden_states[k]``
-            shows the edited input of layer k; the last entry is the state after the final norm.
+            shows the edited input of layer k; the last entry is the state after the final norm. (Mamba, Mamba 2 and
+            FalconMamba collect the outputs of layers instead: entry k is the edited input of layer k + 1.)
 
     Returns:
         The output of the model's own forward. With ``output_pre_mlp_states``, a pair of that output and a list of L+1
@@ -95,7 +103,7 @@ def forward_interpret(
         if insert_info is not None:
             if prompt is None:
                 raise SpecError("insert_info requires tokens to edit; pass input_ids or inputs_embeds")
-            _check_mask(prompt, past_length(call.arguments.get("past_key_values")))
+            _check_mask(prompt, _columns_in_cache(call.arguments))
             stack.enter_context(_operate(model, insert_info, prompt))
             args, kwargs = _with_positions(call, prompt)
         if not output_pre_mlp_states:
@@ -108,6 +116,7 @@ def forward_interpret(
         return output, [(seen["resid_pre.0"], seen["resid_pre.0"]), *around]
 
 
+@unwrapping
 def generate_interpret(
     model: PreTrainedModel,
     inputs: Tensor | None = None,
@@ -144,7 +153,7 @@ def generate_interpret(
             rotary embeddings than another prompt.
         SpecError: if ``insert_info`` does not fit the model and the batch.
         UnsupportedModelError: if the model's family is not supported, or the decoding mode does not support
-            surgery.
+            surgery, or the model does not continue a text by its cache.
     """
     if insert_info is None:
         return model.generate(inputs, generation_config, *args, **kwargs)
@@ -153,6 +162,8 @@ def generate_interpret(
     settings = GenerateSettings(model, generation_config, kwargs)
     prompt = _generate_prompt(inputs, settings, kwargs)
     _check_decoding(prompt, settings, kwargs)
+    if settings["use_cache"] is not False:
+        check_cache(model, min(token_counts(prompt.attention_mask)))
     _check_lengths(model, prompt, settings["max_new_tokens"] or 0)
     new_tokens = _new_tokens(prompt, settings)
     generation_config, more = uncompiled(model, generation_config)
@@ -167,6 +178,7 @@ def generate_interpret(
     return _with_prompt_columns(output, prompt)
 
 
+@unwrapping
 def greedy_search_interpret(
     model: PreTrainedModel, input_ids: Tensor, *args: Any, insert_info: InsertInfo | None = None, **kwargs: Any
 ) -> Any:
@@ -243,13 +255,16 @@ def attach(model: Model) -> Model:
             ``forward_interpret`` too.
 
     Returns:
-        The same model. Attaching twice has no further effect; ``detach`` undoes it.
+        The same model. Attaching twice has no further effect; ``detach`` undoes it. If it is wrapped by
+        ``torch.compile`` or PEFT, the methods are those of the model inside.
 
     Raises:
         UnsupportedModelError: if the model's family is not supported.
     """
-    describe_if_unknown(model)
-    anatomy_of(model)
+    refused = describe_if_unknown(unwrapped(model))
+    if refused is not None:
+        raise refused
+    anatomy_of(unwrapped(model))
     for owner, methods in _owners(model):
         for method in methods:
             setattr(owner, method.__name__, MethodType(method, owner))
@@ -266,9 +281,10 @@ def detach(model: Model) -> Model:
 
 def _owners(model: PreTrainedModel) -> list[tuple[nn.Module, tuple[Any, ...]]]:
     """Return the modules to which ``attach`` adds methods, each with its methods."""
+    inside = unwrapped(model)
     return [
-        (base_of(model), (forward_interpret,)),
-        (model, (forward_interpret, generate_interpret, greedy_search_interpret)),
+        (base_of(inside), (forward_interpret,)),
+        (inside, (forward_interpret, generate_interpret, greedy_search_interpret)),
     ]
 
 
@@ -291,6 +307,7 @@ def _operate(model: PreTrainedModel, insert_info: InsertInfo, prompt: _Prompt, n
     mask = prompt.attention_mask
     counts = token_counts(mask)
     check_same_rotation(model, counts, new_tokens)
+    check_padding(model, mask)
     plan = plan_surgery(
         insert_info,
         token_counts=counts,
@@ -334,14 +351,29 @@ def _with_positions(call: BoundArguments, prompt: _Prompt) -> tuple[tuple[Any, .
 def _forward_prompt(arguments: Mapping[str, Any]) -> _Prompt | None:
     """Return the tokens and the mask of a forward pass from its arguments; None if it is given no tokens."""
     name = "input_ids" if arguments.get("input_ids") is not None else "inputs_embeds"
-    tokens = arguments.get(name)
+    tokens = tokens_of(arguments)
     if tokens is None:
         return None
-    past = past_length(arguments.get("past_key_values"))
+    past = _columns_in_cache(arguments)
     mask = arguments.get("attention_mask")
     if mask is None:
         mask = torch.ones(tokens.shape[0], past + tokens.shape[1], dtype=torch.long)
     return _Prompt(name, tokens, mask, continues_cache=past > 0)
+
+
+def _columns_in_cache(arguments: Mapping[str, Any]) -> int:
+    """Return how many columns the cache of a call holds.
+
+    Raises:
+        SpecError: if it cannot be known.
+    """
+    past = past_length(cache_of(arguments))
+    if past is None:
+        raise SpecError(
+            "insert_info cannot continue from this cache: it holds the states of recurrent layers, which do not tell "
+            "how many tokens they have read; run the whole text, without the cache"
+        )
+    return past
 
 
 def _check_mask(prompt: _Prompt, past: int) -> None:
@@ -366,7 +398,7 @@ def _generate_prompt(ids: Tensor | None, settings: GenerateSettings, kwargs: Map
     if mask is None:
         mask = _inferred_mask(tokens, settings["pad_token_id"], settings["eos_token_id"])
     name = "input_ids" if embeddings is None else "inputs_embeds"
-    return _Prompt(name, tokens, mask, continues_cache=past_length(kwargs.get("past_key_values")) > 0)
+    return _Prompt(name, tokens, mask, continues_cache=_columns_in_cache(kwargs) > 0)
 
 
 def _inferred_mask(tokens: Tensor, pad: int | None, eos: int | Sequence[int] | None) -> Tensor:

@@ -15,7 +15,16 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
-from interpret.anatomy import Anatomy, first_column, keeping_activations, layer_input, past_length, with_layer_input
+from interpret.anatomy import (
+    Anatomy,
+    cache_of,
+    first_column,
+    keeping_activations,
+    layer_input,
+    past_length,
+    tokens_of,
+    with_layer_input,
+)
 from interpret.anatomy.changes import Changes
 from interpret.device import sent
 from interpret.errors import SpecError
@@ -68,6 +77,7 @@ class _Operation:
         self.edits = edits
         self.trunk_signature: Signature = signature(anatomy.trunk.forward)
         self.past = 0  # columns in the cache before the current pass
+        self.end = 0  # one past the last column of the current pass
         self.arguments: Mapping[str, Any] = {}  # of the trunk's call
         self.edited: dict[int, tuple[Tensor, Tensor]] = {}  # id of a layer's input -> (it, its edited copy)
 
@@ -81,7 +91,11 @@ class _Operation:
 
     def _enter_pass(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.arguments = self.trunk_signature.bind(*args, **kwargs).arguments
-        self.past = past_length(self.arguments.get("past_key_values"))
+        past = past_length(cache_of(self.arguments))
+        # A cache without keys and values does not count its columns; it is that of the pass before this one.
+        self.past = self.end if past is None else past
+        n_tokens = tokens_of(self.arguments).shape[1]
+        self.end = first_column(self.arguments, n_tokens, self.past) + n_tokens
         self.edited.clear()
 
     def _edit_input(self, bound: BoundEdit) -> Callable[..., Any]:

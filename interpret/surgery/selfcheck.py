@@ -14,14 +14,21 @@ from transformers import GenerationMixin, LlamaForCausalLM, LlamaModel, PreTrain
 from interpret.activations._record import sites_of
 from interpret.anatomy import (
     anatomy_of,
+    cache_difference,
     cache_tensors,
     can_be_patched,
     check_insides,
     check_logits,
     check_parts,
     check_scores,
+    decoder_layers,
+    encoder_decoder_of,
     input_device,
+    padding_difference,
+    reads_padding,
     reporting_attention,
+    stacked_layers,
+    text_config,
 )
 from interpret.device import in_float64
 from interpret.engine.recording import record_run
@@ -61,14 +68,25 @@ def features(model: PreTrainedModel) -> dict[str, str]:
     Raises:
         UnsupportedModelError: if the model's family is not supported.
     """
+    if model.config.is_encoder_decoder:
+        n_layers, n_decoding = len(stacked_layers(model)), len(decoder_layers(model))
+        return {
+            "family": f"{encoder_decoder_of(model).models}: an encoder and a decoder",
+            "size": f"{n_layers - n_decoding} and {n_decoding} layers, hidden width {model.config.hidden_size}",
+            "runs as": _runs_as(model),
+        }
     anatomy = anatomy_of(model)
     return {
         "family": f"{anatomy.family.name}, {anatomy.block.replace('_', '-')} layers",
         "size": f"{len(anatomy.layers)} layers, hidden width {anatomy.width}",
-        "runs as": f"{str(model.dtype).removeprefix('torch.')} on {model.device}",
+        "runs as": _runs_as(model),
         "activations": ", ".join(sites_of(anatomy)),
         "decoding": ", ".join(decoding_modes()),
     }
+
+
+def _runs_as(model: PreTrainedModel) -> str:
+    return f"{str(model.dtype).removeprefix('torch.')} on {model.device}"
 
 
 @dataclass(frozen=True)
@@ -88,7 +106,7 @@ def certificate(model: PreTrainedModel) -> Iterator[Proof]:
     Raises:
         UnsupportedModelError: if the model's family is not supported.
     """
-    for analyses, missing, prove in _PROOFS:
+    for analyses, missing, prove in _PROOFS_WITH_ENCODER if model.config.is_encoder_decoder else _PROOFS:
         if (reason := missing(model)) is not None:
             yield Proof(analyses, "not available", reason)
             continue
@@ -100,6 +118,24 @@ def certificate(model: PreTrainedModel) -> Iterator[Proof]:
 
 def _nothing(model: PreTrainedModel) -> str | None:
     return None
+
+
+def _without_sums(model: PreTrainedModel) -> str | None:
+    """Return why what the layers add to the residual stream cannot be read, if it cannot."""
+    try:
+        anatomy_of(model).check_added()
+    except UnsupportedModelError as error:
+        return str(error)
+    return None
+
+
+def _reading_padding(model: PreTrainedModel) -> str | None:
+    """Return how padding on the left changes a row, if it does."""
+    problem = padding_difference(model)
+    return problem and (
+        f"padding on the left changes a text ({problem}): texts of unequal length are run apart, and left-padded "
+        "batches are refused"
+    )
 
 
 def _without_parts(model: PreTrainedModel) -> str | None:
@@ -122,7 +158,23 @@ def _own_logits(model: PreTrainedModel) -> str:
 
 def _residual_stream(model: PreTrainedModel) -> str:
     check_parts(model)
+    anatomy = anatomy_of(model)
+    without = [layer for layer in range(len(anatomy.layers)) if not anatomy.has(layer, "attn_out")]
+    if _without_sums(model):
+        return "hidden states are the residual stream; what layers add to it is not known"
+    if without:
+        layers = ", ".join(map(str, without)) if len(without) < len(anatomy.layers) else "no layer has it"
+        return f"what layers add makes the residual stream; without attention: {layers}"
     return "attention and MLP add up to the residual stream in every layer"
+
+
+def _adding_up(model: PreTrainedModel) -> str:
+    check_insides(model)
+    return "what layers add makes the residual stream, and the norms after it are known"
+
+
+def _padding(model: PreTrainedModel) -> str:
+    return "a text that is padded on the left has the logits that it has alone"
 
 
 def _heads(model: PreTrainedModel) -> str:
@@ -146,25 +198,47 @@ def _part_by_part(model: PreTrainedModel) -> str:
     return f"layers run part by part give the model's logits to within {difference:.2g}"
 
 
+def _texts(model: PreTrainedModel) -> str:
+    return _by_own_cache(model) if _without_parts(model) else _part_by_part(model)
+
+
+def _by_own_cache(model: PreTrainedModel) -> str:
+    if cache_difference(model, 2) is not None:
+        return "texts are continued by passes over the whole text, because generate with a cache gives others"
+    return "texts that the model continues by its cache have the logits of whole passes"
+
+
 _Missing = Callable[[PreTrainedModel], str | None]
 _Prove = Callable[[PreTrainedModel], str]
 _PROOFS: tuple[tuple[str, _Missing, _Prove], ...] = (
     ("logit lens, attribution", _nothing, _own_logits),
     ("recording, exact traces", _nothing, _residual_stream),
-    ("interpretations, approximate traces", _without_parts, _part_by_part),
-    ("heads, logit attribution", _without_parts, _heads),
+    ("interpretations", _nothing, _texts),
+    ("logit attribution", _without_sums, _adding_up),
+    ("approximate traces", _without_parts, _part_by_part),
+    ("heads", _without_parts, _heads),
     ("neurons", _without_neurons, _neurons),
+    ("left-padded batches", _reading_padding, _padding),
 )
 """Analyses, what they need that a family may not have, and how they are proved."""
+_PROOFS_WITH_ENCODER: tuple[tuple[str, _Missing, _Prove], ...] = (
+    ("attribution to tokens", _nothing, _own_logits),
+    ("all other analyses, surgery", lambda model: "they take decoder-only models", _own_logits),
+)
+"""The same for encoder-decoder models."""
 
 
 @torch.no_grad()
 def comparisons(model: PreTrainedModel) -> Iterator[Comparison]:
     """Compare stock calls with surgery calls that change nothing, on a padded batch of random tokens.
 
+    An encoder-decoder model has no surgery, and therefore no comparisons.
+
     Raises:
         UnsupportedModelError: if the model's family is not supported.
     """
+    if model.config.is_encoder_decoder:
+        return
     inputs = _inputs(model)
     plans = {"no edit": None, "an identity edit": _identity_edit(model, len(inputs["input_ids"]))}
     passes: dict[str, dict[str, Any]] = {"hidden states": {}, "attentions": {"output_attentions": True}}
@@ -189,9 +263,10 @@ def comparisons(model: PreTrainedModel) -> Iterator[Comparison]:
 
 
 def _inputs(model: PreTrainedModel) -> dict[str, Any]:
-    """Return rows of 5, 9 and 12 random tokens, padded on the left."""
+    """Return rows of 5, 9 and 12 random tokens, padded on the left; of 12 tokens, where layers read padding."""
     chance = torch.Generator().manual_seed(0)
-    rows = [torch.randint(model.config.vocab_size, (n,), generator=chance).tolist() for n in (5, 9, 12)]
+    lengths = (12, 12, 12) if reads_padding(model) else (5, 9, 12)
+    rows = [torch.randint(text_config(model).vocab_size, (n,), generator=chance).tolist() for n in lengths]
     batch = pad(rows, pad_id=0, device=input_device(model))
     return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from interpret.anatomy import unwrapping
 from interpret.anatomy.passes import grad_mode
 from interpret.device import in_float64
 from interpret.engine.layers import Point
@@ -61,6 +62,7 @@ class _Plan:
     """Number of neurons of a layer; 0 if MLPs are run as a whole."""
 
 
+@unwrapping
 def first_order(
     model: PreTrainedModel,
     base: Tensor,

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from interpret.anatomy import anatomy_of
+from interpret.anatomy import anatomy_of, check_logits, text_config, unwrapping
 from interpret.device import index_on, is_out_of_memory
 from interpret.engine.layers import Point
 from interpret.engine.recording import RecordedRun, record_run
@@ -90,6 +90,7 @@ class _Job:
         return []
 
 
+@unwrapping
 @torch.no_grad()
 def run_sweep(
     model: PreTrainedModel,
@@ -134,13 +135,13 @@ def run_sweep(
     n_read = check_metrics(metrics, trunk.n_logits, base.shape[1])
     starts = [trunk.enter(run) for run in (base, donor)]
     n_neurons = neurons_of(trunk, cells, starts[0])
-    check_cells(cells, base.shape[1], len(trunk.layers), model.config.num_attention_heads, n_neurons)
+    check_cells(cells, base.shape[1], len(trunk.layers), text_config(model).num_attention_heads, n_neurons)
     base_run, donor_run = (
         record_run(trunk.layers, start, points) for start, points in zip(starts, _points(cells), strict=True)
     )
     check_trunk(model, trunk, donor[:1], donor_run.states[-1][:1])
     plan = _Plan(trunk, metrics, n_read, base_run, donor_run)
-    return _result(plan, tuple(cells), _Limits.of(memory, starts[0], model.config.num_attention_heads))
+    return _result(plan, tuple(cells), _Limits.of(memory, starts[0], text_config(model).num_attention_heads))
 
 
 def _by_whole_passes(
@@ -148,6 +149,7 @@ def _by_whole_passes(
 ) -> SweepResult:
     """Compute a sweep for a model whose layers cannot be run part by part."""
     anatomy = anatomy_of(model)
+    check_logits(model)
     warnings.warn(
         f"the family {anatomy.family.name!r} is described without its parts, so each cell takes a whole forward pass; "
         "this is slower and gives the same results",
@@ -155,8 +157,8 @@ def _by_whole_passes(
     )
     n_samples, n_tokens = base.shape[:2]
     n_read = check_metrics(metrics, exit_of(model).n_logits, n_tokens)
-    # The number of neurons is unknown here; whole_passes refuses all cells of single units.
-    check_cells(cells, n_tokens, len(anatomy.layers), model.config.num_attention_heads, sys.maxsize)
+    # The numbers of heads and neurons are unknown here; whole_passes refuses all cells of single units.
+    check_cells(cells, n_tokens, len(anatomy.layers), sys.maxsize, sys.maxsize)
     own, given, values = whole_passes(model, base, donor, cells, tuple(metrics.values()), n_read)
     count = (n_samples * (len(cells) + 1) + len(donor)) * n_tokens * len(anatomy.layers)
     return SweepResult(cells, _named(metrics, values), _named(metrics, own), _named(metrics, given), count)

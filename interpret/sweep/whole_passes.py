@@ -49,19 +49,11 @@ def whole_passes(
         UnsupportedModelError: if a cell is a head or neuron, which can be found only with the parts of a layer; or if
             it knocks out attention, in single heads or of a kind without a mask, or all that a token attends to.
     """
-    for index, cell in enumerate(cells):
-        if cell.unit is not None:
-            raise UnsupportedModelError(
-                f"cells[{index}]: the family {anatomy_of(model).family.name!r} is described without its parts, so a "
-                f"single {cell.one_unit} cannot be restored; docs/architecture.md shows how to describe the parts"
-            )
-        if cell.knockout is not None and (problem := _not_maskable(anatomy_of(model), cell)):
-            raise UnsupportedModelError(f"cells[{index}]: {problem}")
+    _check_places(anatomy_of(model), cells)
     layers = range(len(anatomy_of(model).layers))
-    wanted: set[Place] = {
-        (layer, cell.site) for cell in cells if cell.knockout is None for layer in range(cell.start, cell.stop)
-    }
-    pinned: set[Place] = {(layer, pin.site) for cell in cells for pin in cell.pins for layer in layers}
+    restoring = [cell for cell in cells if cell.knockout is None]
+    wanted: set[Place] = {(layer, cell.site) for cell in restoring for layer in range(cell.start, cell.stop)}
+    pinned: set[Place] = {(layer, site) for cell in cells for layer, site in _held(cell, layers)}
     held, of_base = _recorded(model, base, pinned, metrics, n_read)
     given, of_donor = _recorded(model, donor, wanted, metrics, n_read)
     size = max(1, TOKENS // (len(base) * base.shape[1]))
@@ -79,13 +71,43 @@ def whole_passes(
     return of_base, of_donor, values
 
 
+def _check_places(anatomy: Anatomy, cells: Sequence[Cell]) -> None:
+    """Check that the layers have what cells restore and hold.
+
+    Raises:
+        UnsupportedModelError: if they do not; the message names the first such cell.
+    """
+    layers = range(len(anatomy.layers))
+    for index, cell in enumerate(cells):
+        if cell.unit is not None:
+            raise UnsupportedModelError(
+                f"cells[{index}]: the family {anatomy.family.name!r} is described without its parts, so a "
+                f"single {cell.one_unit} cannot be restored; docs/architecture.md shows how to describe the parts"
+            )
+        if cell.knockout is not None:
+            if problem := _not_maskable(anatomy, cell):
+                raise UnsupportedModelError(f"cells[{index}]: {problem}")
+            continue
+        restored = [(layer, cell.site) for layer in range(cell.start, cell.stop) if cell.site != "resid_post"]
+        try:
+            for layer, site in (*restored, *_held(cell, layers)):
+                anatomy.module(layer, site)
+        except UnsupportedModelError as error:
+            raise UnsupportedModelError(f"cells[{index}]: {error}") from None
+
+
+def _held(cell: Cell, layers: Sequence[int]) -> list[Place]:
+    """Return the places at which a cell holds values of the base run."""
+    return [(layer, site) for site in ("attn_out", "mlp_out") for layer in layers if cell.holds(site, layer)]
+
+
 def _recorded(
     model: PreTrainedModel, run: Tensor, places: set[Place], metrics: Sequence[Metric], n_read: int
 ) -> tuple[dict[Place, Tensor], Tensor]:
     """Return the values at some places in an unpatched pass, [S, T, D], and its contributions to the metrics."""
     names = {place: _name(*place) for place in places}
     with record(model, sorted(set(names.values()))) as seen:
-        logits = model(inputs_embeds=run, use_cache=False).logits[:, -n_read:]
+        logits = model(inputs_embeds=run.clone(), use_cache=False).logits[:, -n_read:]
     # Hooks write module outputs, which the model multiplies by this factor before it adds them.
     factor = residual_factor(anatomy_of(model))
     values = {place: seen[name] if place[1] == "resid_post" else seen[name] / factor for place, name in names.items()}
@@ -150,16 +172,15 @@ def _hook(change: Changes, anatomy: Anatomy, place: Place, write: Callable[[Tens
 
     if layer < 0:
         return change.before(anatomy.layers[0], on_input)
-    family, block = anatomy.family, anatomy.layers[layer]
-    path = {"resid_post": "", "attn_out": family.attention_output, "mlp_out": family.mlp_last}[site]
-    return change.after(block.get_submodule(path), on_output)
+    module = anatomy.layers[layer] if site == "resid_post" else anatomy.module(layer, site)
+    return change.after(module, on_output)
 
 
 def _not_maskable(anatomy: Anatomy, cell: Cell) -> str:
     """Return why attention cannot be knocked out by a mask; "" if it can."""
     assert cell.knockout is not None
     for layer in range(cell.start, cell.stop):
-        if not _has_attention(anatomy, layer):
+        if not anatomy.has(layer, "attn_out"):
             return f"layer {layer} of this {anatomy.family.name!r} model has no attention that could be knocked out"
     family = f"the family {anatomy.family.name!r} is described without its parts"
     if cell.knockout.heads is not None:
@@ -173,11 +194,6 @@ def _not_maskable(anatomy: Anatomy, cell: Cell) -> str:
     if implementation not in MASKED:
         return f"attention {implementation!r} takes no mask of single tokens; open the model with 'eager' or 'sdpa'"
     return ""
-
-
-def _has_attention(anatomy: Anatomy, layer: int) -> bool:
-    path = anatomy.family.attention
-    return bool(path) and any(name == path for name, _ in anatomy.layers[layer].named_modules())
 
 
 def _masker(rows: Sequence[tuple[int, Cell]], n_cells: int, base: Tensor) -> Callable[..., Any]:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import ArrayLike
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from interpret.anatomy import unwrapping
 from interpret.errors import InputError, unknown
 from interpret.finite import warn
 from interpret.records import APPROXIMATE, EXACT, SCREENED, TRACE_METHODS, TraceMethod
@@ -23,6 +24,7 @@ from interpret.tracing.result import TracedMediators, TraceResult, cells_not_fin
 from interpret.work.progress import showing
 
 
+@unwrapping
 def trace(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -107,6 +109,7 @@ def trace(
     return results[mediator]
 
 
+@unwrapping
 @torch.no_grad()
 def trace_mediators(
     model: PreTrainedModel,
@@ -178,6 +181,7 @@ def trace_mediators(
     return TracedMediators(results)
 
 
+@unwrapping
 def screen(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

@@ -36,7 +36,7 @@ from typing import Any
 from interpret.errors import InputError, brief, named, unknown
 from interpret.facts.buckets import SCHEMES, Scheme
 from interpret.facts.filter import RULES, Rule
-from interpret.models.opening import DTYPES
+from interpret.models.arguments import DTYPES
 from interpret.reading import is_unicode, read_yaml
 from interpret.records import TRACE_METHODS, TraceMethod
 from interpret.sweep.metrics import KINDS

@@ -6,6 +6,7 @@ from functools import partial
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from interpret.anatomy import text_config
 from interpret.sweep import Cell, run_sweep
 from interpret.tracing.cell_values import values_by_mediator
 from interpret.tracing.inputs import TraceInputs, TraceSettings
@@ -34,7 +35,7 @@ def cells_of(
     model: PreTrainedModel, mediators: Sequence[str], inputs: TraceInputs, window: int
 ) -> dict[str, list[Cell]]:
     """Return the cells of each mediator, ordered by token and layer."""
-    n_tokens, n_layers = len(inputs.tokens.ids), model.config.num_hidden_layers
+    n_tokens, n_layers = len(inputs.tokens.ids), text_config(model).num_hidden_layers
     return {name: mediator_named(name).cells(n_tokens, n_layers, window, inputs.span) for name in mediators}
 
 

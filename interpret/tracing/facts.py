@@ -11,6 +11,7 @@ from typing import cast
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from interpret.anatomy import unwrapping
 from interpret.errors import InputError
 from interpret.facts.files import Fact
 from interpret.finite import NOTHING_FINITE, counted_once, warn
@@ -25,6 +26,7 @@ from interpret.tracing.units import UnitSite, UnitTrace, trace_units
 from interpret.work.progress import streamed
 
 
+@unwrapping
 def trace_facts(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

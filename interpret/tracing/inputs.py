@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import check_length, input_device, word_embeddings
+from interpret.anatomy import check_decoder_only, check_length, input_device, word_embeddings
 from interpret.errors import InputError, unknown
 from interpret.finite import MODEL_GIVES_NAN
 from interpret.prompts.chat import ChatText, framed
@@ -101,8 +101,10 @@ def trace_inputs(
 
     Raises:
         InputError: if an argument is invalid or the arguments do not fit together.
+        UnsupportedModelError: if the model has an encoder.
     """
     check_settings(settings)
+    check_decoder_only(model)
     text = framed(tokenizer, prompt, settings.chat_template)
     tokens = tokenised(tokenizer, prompt, subject, occurrence, settings.chat_template)
     check_length(model, "the prompt", len(tokens.ids))

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from interpret.anatomy import Anatomy, anatomy_of
+from interpret.anatomy import Anatomy, anatomy_of, unwrapping
 from interpret.errors import InputError, brief
 from interpret.facts.files import FactFile
 from interpret.storage import disk
@@ -55,6 +55,7 @@ class HookNames:
                 yield field.name, value
 
 
+@unwrapping
 def check_module_names(model: PreTrainedModel, names: HookNames) -> None:
     """Check that every name is a module of the model, and the expected one where its key requires one.
 
@@ -78,14 +79,14 @@ def check_module_names(model: PreTrainedModel, names: HookNames) -> None:
 
 def _part(model: PreTrainedModel, anatomy: Anatomy, key: str) -> tuple[str, list[nn.Module]]:
     """Return a description of the module that a key requires, and the module of each layer; empty if any is allowed."""
-    layers, family = list(anatomy.layers), anatomy.family
+    layers = list(anatomy.layers)
     if key == "clean_replace":
         return "each layer", layers
     if key == "attn_sever":
-        attentions = [layer.get_submodule(family.attention_output) for layer in layers]
+        attentions = [anatomy.module(layer, "attn_out") for layer in range(len(layers))]
         return "the module that outputs the attention of each layer", attentions
     if key == "mlp_sever":
-        mlps = [layer.get_submodule(family.mlp_last) for layer in layers]
+        mlps = [anatomy.module(layer, "mlp_out") for layer in range(len(layers))]
         return "the module that outputs the MLP of each layer", mlps
     if key == "corrupt":
         return "the input embedding", [model.get_input_embeddings()] * len(layers)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import input_device
+from interpret.anatomy import input_device, unwrapping
 from interpret.errors import InputError, unknown
 from interpret.facts.files import Fact, FactFile
 from interpret.facts.filter import Answered, Rule
@@ -148,6 +148,7 @@ def _recorded_noise(noise: Any) -> str:
     return f"sha256 {hashlib.sha256(np.ascontiguousarray(noise).tobytes()).hexdigest()}"
 
 
+@unwrapping
 def run(
     model: PreTrainedModel | Opening,
     tokenizer: PreTrainedTokenizerBase | None,

@@ -94,7 +94,7 @@ def test_it_prints_the_lines_to_write():
 class TinyConfig(PretrainedConfig):
     model_type = "own_gpt"
 
-    def __init__(self, vocab_size=V, hidden_size=D, num_hidden_layers=L, num_attention_heads=4, bent=False, **more):
+    def __init__(self, vocab_size=V, hidden_size=D, num_hidden_layers=L, num_attention_heads=4, bent="", **more):
         self.vocab_size, self.hidden_size = vocab_size, hidden_size
         self.num_hidden_layers, self.num_attention_heads = num_hidden_layers, num_attention_heads
         self.bent = bent
@@ -125,7 +125,7 @@ class MLP(nn.Module):
 class Block(nn.Module):
     def __init__(self, config):
         super().__init__()
-        self.bent = config.bent
+        self.bent = config.bent == "layers"
         self.norm_a, self.norm_b = nn.LayerNorm(D), nn.LayerNorm(D)
         self.attn, self.mlp = Attention(config), MLP()
 
@@ -168,7 +168,7 @@ class OwnLM(PreTrainedModel, GenerationMixin):
 
     def forward(self, input_ids=None, inputs_embeds=None, use_cache=False, **options):
         states = self.body(input_ids, inputs_embeds)[0]
-        return CausalLMOutput(logits=self.head(states))
+        return CausalLMOutput(logits=self.head(states) * (1.5 if self.config.bent == "logits" else 1.0))
 
 
 def own_model(**options):
@@ -201,14 +201,44 @@ def test_a_model_of_ones_own_is_found():
         torch.testing.assert_close(trunk.logits(last), logits, rtol=0, atol=1e-4)
 
 
+@torch.no_grad()
+def test_layers_whose_modules_do_not_add_up_are_found_for_the_residual_stream_alone():
+    model = own_model(bent="layers")
+    with without_row("own_gpt"):
+        with pytest.warns(
+            UserWarning, match=r"proved on this model \(only its residual stream can be read and edited\)"
+        ):
+            attach(model)
+        assert FAMILIES["own_gpt"] == Family("own_gpt", "", "stack", "", "", "", "", ("ending",))
+        vector = torch.randn(1, 1, D, generator=torch.Generator().manual_seed(1))
+        with record(model, ["resid_pre.2", "resid_post.1"]) as seen:
+            edited = model.forward_interpret(IDS, insert_info=[{2: ([1], vector)}, None]).logits
+        assert torch.equal(seen["resid_pre.2"][0, 1], vector[0, 0])
+        assert not torch.allclose(edited[0, 1:], model(IDS).logits[0, 1:], atol=1e-2)
+        assert torch.equal(edited[1], model(IDS).logits[1])
+        said = (
+            "^the family 'own_gpt' is described without attention of its layers, so there is no attn_out; the residual"
+        )
+        with pytest.raises(UnsupportedModelError, match=said), record(model, ["attn_out.1"]):
+            pass
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ("mamba", "jamba", "lfm2", "qwen3_next") if kind in MORE_KINDS])
+def test_a_removed_row_of_layers_without_attention_is_found_again(kind):
+    model = tiny_model(kind)
+    with without_row(model.config.model_type) as removed:
+        found = describe(model)
+    assert found == removed
+
+
 def test_a_model_that_cannot_be_found_is_refused_with_what_was_looked_for():
     message = (
-        r"^OwnLM cannot be described: no two modules of its first layer write what the layer adds to its input\. "
-        r"Looked for: a list of equal layers; in the first of them two modules, attention and MLP, .*"
+        r"^OwnLM cannot be described: OwnLM \(model_type 'own_gpt'\): unembedding its last state gives a logit of .*"
+        r"Looked for: a list of layers; in them modules, such as attention and MLP, .*"
         r"shows how to write the row yourself$"
     )
     with pytest.raises(UnsupportedModelError, match=message):
-        describe(own_model(bent=True))
+        describe(own_model(bent="logits"))
     assert "own_gpt" not in FAMILIES
 
 

@@ -13,15 +13,31 @@ import torch
 import transformers
 
 from interpret.activations._record import record
-from interpret.anatomy import FAMILIES, anatomy_of, logit_cap, logits_of
+from interpret.anatomy import FAMILIES, anatomy_of, logit_cap, logits_of, text_config
 from interpret.engine.recording import record_run
 from interpret.engine.trunk import check_trunk, trunk_of
-from interpret.errors import UnsupportedModelError
+from interpret.errors import InputError, UnsupportedModelError
 from interpret.surgery.generation import attach
 from interpret.sweep import Cell, Metric, Pin, run_sweep
-from reference.families import COLUMNS, README, RELEASES, with_table
+from reference.families import COLUMNS, README, RELEASES, with_tables
 from reference.overlay import reference_forward, reference_greedy
-from reference.tiny import ALL_KINDS, EXPERTS, KINDS, MORE_KINDS, WHOLE, D, L, V, eager, first, tiny_model
+from reference.tiny import (
+    ALL_KINDS,
+    ATTENDING,
+    EXPERTS,
+    KINDS,
+    MORE_KINDS,
+    NO_MLP,
+    READ_PADDING,
+    WHOLE,
+    D,
+    L,
+    V,
+    eager,
+    first,
+    residual_scale,
+    tiny_model,
+)
 from reference.tracing import patched
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10, 11], [20, 30, 40, 50, 60, 70, 80]])
@@ -46,14 +62,16 @@ def vectors(n_positions, seed=1):
     return 2 * torch.randn(1, n_positions, D, generator=torch.Generator().manual_seed(seed))
 
 
+SHOWN_FROM = {"mamba": 1, "mamba2": 1, "falcon_mamba": 1}
+"""The first layer whose input is in ``hidden_states``, for kinds that collect the outputs of layers."""
 INFO = [
     {0: ([1], vectors(1)), 2: ([0, -1], vectors(2, 2)), "overlay_strength": 0.75},
     {1: ([0, -1], vectors(2, 3)), 3: ([1], vectors(1, 4)), "replacing_mode": "addition"},
 ]
 
 
-def test_the_readmes_table_is_that_of_these_tests():
-    assert with_table(README.read_text()) == README.read_text(), "run: python tests/reference/families.py"
+def test_the_readmes_tables_are_those_of_these_tests():
+    assert with_tables(README.read_text()) == README.read_text(), "run: python tests/reference/families.py"
     for name in COLUMNS.values():
         (marked,) = [mark for mark in globals()[name].pytestmark if mark.args[:1] == ("kind",)]
         assert [parameter.values for parameter in marked.args[1]] == [(kind,) for kind in ALL_KINDS]
@@ -77,8 +95,8 @@ def test_surgery_on_a_pass_is_the_reference_and_shown_in_hidden_states(kind, att
     for row, info in enumerate(INFO):
         expected = reference_forward(model, IDS[row].tolist(), info)
         torch.testing.assert_close(output.logits[row], expected.logits, rtol=0, atol=1e-4)
-        for layer in range(L):
-            shown = output.hidden_states[layer][row]
+        for layer in range(SHOWN_FROM.get(kind, 0), L):
+            shown = output.hidden_states[layer - SHOWN_FROM.get(kind, 0)][row]
             torch.testing.assert_close(shown, expected.layer_inputs[layer], rtol=0, atol=1e-4)
 
 
@@ -89,10 +107,14 @@ def test_surgery_on_generation_is_the_reference(kind, use_cache):
     model = attach(model_of(kind))
     ids = torch.tensor([[0, 0, 5, 6, 7], [20, 30, 40, 50, 60]])
     mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+    if kind in READ_PADDING:
+        with pytest.raises(InputError, match=r"^sample 0 is padded on the left, which changes what \w+ computes"):
+            model.generate_interpret(ids, attention_mask=mask, insert_info=INFO, max_new_tokens=1)
+        ids, mask = ids[:, 2:], mask[:, 2:]
     ours = model.generate_interpret(
         ids, attention_mask=mask, insert_info=INFO, max_new_tokens=7, do_sample=False, use_cache=use_cache
     )
-    for row, start in ((0, 2), (1, 0)):
+    for row, start in enumerate(mask.argmax(dim=1).tolist()):
         expected = reference_greedy(model, ids[row, start:].tolist(), INFO[row], 7)
         assert ours[row, start:].tolist() == expected
 
@@ -133,6 +155,26 @@ def two_runs(model):
     return base, donor
 
 
+def possible(kind, cell):
+    """Whether the layers of a kind have what a cell restores and holds."""
+    layers = {cell.site: range(max(cell.start, 0), cell.stop)} if cell.site != "resid_post" else {}
+    for pin in cell.pins:
+        layers[pin.site] = range(0 if pin.layers == "all" else cell.stop, L)
+    attending = ATTENDING.get(kind, range(L))
+    return set(layers.get("attn_out", ())) <= set(attending) and not ("mlp_out" in layers and kind in NO_MLP)
+
+
+def assert_refused(model, base, donor, kind, cells, metric):
+    """Cells that need attention or an MLP, in a layer that has none, are refused by name."""
+    for cell in cells:
+        if not possible(kind, cell):
+            said = (
+                r"^cells\[0\]: (layer \d of .* has no attention: in its place is|.* is described without|.* adds the)"
+            )
+            with pytest.raises(UnsupportedModelError, match=said):
+                run_sweep(model, base, donor, [cell], metric)
+
+
 def assert_exact(model, base, donor, cells, values):
     for cell, found in zip(cells, values, strict=True):
         restored = range(cell.start, cell.stop)
@@ -165,6 +207,8 @@ def test_sweeps_are_exact(kind, attention):
     with warnings.catch_warnings():
         if kind in WHOLE:
             warnings.filterwarnings("ignore", "the family .* is described without its parts")
+        assert_refused(model, base, donor, kind, cells, metric)
+        cells = [cell for cell in cells if possible(kind, cell)]
         found = run_sweep(model, base, donor, cells, metric)
     assert_exact(model, base, donor, cells, found.values["p"])
 
@@ -172,14 +216,15 @@ def test_sweeps_are_exact(kind, attention):
 @EVERY_KIND
 def test_sweeps_by_whole_passes_are_the_same(kind, monkeypatch):
     model = model_of(kind)
-    name = model.config.model_type
+    name = text_config(model).model_type
     monkeypatch.setitem(FAMILIES, name, dataclasses.replace(FAMILIES[name], parts=None))
     base, donor = two_runs(model)
     metric = {"p": Metric("probability", (5,))}
+    cells = [cell for cell in CELLS if possible(kind, cell)]
     with pytest.warns(UserWarning, match="described without its parts") as said:
-        found = run_sweep(model, base, donor, CELLS, metric)
+        found = run_sweep(model, base, donor, cells, metric)
     assert len(said) == 1
-    assert_exact(model, base, donor, CELLS, found.values["p"])
+    assert_exact(model, base, donor, cells, found.values["p"])
     warnings.simplefilter("ignore")
     with pytest.raises(UnsupportedModelError, match=r"^cells\[0\]: the family '.*' is described without its parts"):
         run_sweep(model, base, donor, UNITS, metric)
@@ -189,16 +234,32 @@ def test_sweeps_by_whole_passes_are_the_same(kind, monkeypatch):
 @torch.no_grad()
 def test_recorded_halves_add_up(kind):
     model = model_of(kind)
-    names = [
-        f"{site}.{k}" for k in range(L) for site in ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
-    ]
+    mixed = ["attn_out" if k in ATTENDING.get(kind, range(L)) else "mixer_out" for k in range(L)]
+    names = [f"{site}.{k}" for k in range(L) for site in ("resid_pre", mixed[k], "resid_post")]
+    if kind not in NO_MLP:
+        names += [f"{site}.{k}" for k in range(L) for site in ("resid_mid", "mlp_out")]
     with record(model, names) as seen:
         model(IDS)
     if anatomy_of(model).block == "post_norm":
         return
+    factor = residual_scale(model)
     for k in range(L):
-        torch.testing.assert_close(seen[f"resid_pre.{k}"] + seen[f"attn_out.{k}"], seen[f"resid_mid.{k}"])
+        middle = seen[f"resid_pre.{k}"] + seen[f"{mixed[k]}.{k}"]
+        if kind in NO_MLP:
+            after = seen[f"resid_post.{k}"] - factor * mlp_of(model, k, middle)
+            torch.testing.assert_close(middle, after)
+            continue
+        torch.testing.assert_close(middle, seen[f"resid_mid.{k}"])
         torch.testing.assert_close(seen[f"resid_mid.{k}"] + seen[f"mlp_out.{k}"], seen[f"resid_post.{k}"])
+
+
+def mlp_of(model, layer, states):
+    """What the MLP of a layer adds, where no single module writes it; 0 in layers without an MLP."""
+    block = anatomy_of(model).layers[layer]
+    if not hasattr(block, "block_sparse_moe"):
+        return 0.0
+    normed = block.post_attention_layernorm(states)
+    return block.block_sparse_moe(normed) + block.shared_mlp(normed)
 
 
 def test_the_kinds_bend_scores_and_logits_and_see_windows():
@@ -234,8 +295,9 @@ def layer_output(model, ids, layer):
 def test_a_soft_cap_is_that_of_gemma2_on_any_release():
     """A stand-in for a model, because transformers 4.34.0 has no Gemma 2."""
     head = torch.nn.Linear(3, 5)
-    config = SimpleNamespace(model_type="gemma2", final_logit_softcapping=8.0)
-    model = SimpleNamespace(config=config, get_output_embeddings=lambda: head)
+    config = SimpleNamespace(model_type="gemma2", final_logit_softcapping=8.0, is_encoder_decoder=False)
+    base = SimpleNamespace(config=config)
+    model = SimpleNamespace(config=config, base_model=base, get_output_embeddings=lambda: head)
     x = 20 * torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         logits = head(x)

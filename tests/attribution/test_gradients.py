@@ -30,7 +30,7 @@ from reference.plain_attribution import (
     probability_of,
     wide_model,
 )
-from reference.tiny import FURTHER, hooks_on
+from reference.tiny import FURTHER, FURTHER_WHOLE, hooks_on
 
 
 def scores(kind, method="input_x_gradient", **options):
@@ -42,7 +42,7 @@ def assert_near(found, expected, rtol=1e-5):
     np.testing.assert_allclose(found, expected, rtol=0, atol=rtol * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("kind", [*KINDS, *FURTHER])
+@pytest.mark.parametrize("kind", [*KINDS, *FURTHER, *FURTHER_WHOLE])
 def test_gradients_are_those_of_plain_autograd(kind):
     model = wide_model(kind)
     saliency, product = scores(kind, "saliency"), scores(kind)

@@ -11,10 +11,10 @@ from captum.attr._core import deep_lift
 from torch import nn
 from transformers.activations import NewGELUActivation, SiLUActivation
 
-from interpret import InputError, attribute
+from interpret import InputError, UnsupportedModelError, attribute
 from interpret.anatomy import check_logits
 from interpret.attribution import register_step_function
-from interpret.attribution.methods.layer_gradients import LAYER_SITES, layer_names
+from interpret.attribution.methods.layer_gradients import layer_names
 from interpret.attribution.steps.functions import FUNCTIONS
 from reference.plain_attribution import (
     FOIL,
@@ -28,7 +28,7 @@ from reference.plain_attribution import (
     probability_of,
     wide_model,
 )
-from reference.tiny import L, hooks_on
+from reference.tiny import ATTENDING, MORE_KINDS, NO_MLP, L, hooks_on
 
 
 def site_module(model, name):
@@ -41,12 +41,17 @@ def site_module(model, name):
         "gpt_neox": lambda: model.gpt_neox.layers,
         "gpt2": lambda: model.transformer.h,
         "gptj": lambda: model.transformer.h,
+        "mamba": lambda: model.backbone.layers,
+        "jamba": lambda: model.model.layers,
     }[kind]()
     block = blocks[int(layer)]
     attention = {"llama": "self_attn", "opt": "self_attn", "gpt_neox": "attention", "gpt2": "attn", "gptj": "attn"}
-    mlp = {"opt": "fc2"}
+    mlp = {"opt": "fc2", "jamba": "feed_forward"}
+    attention |= {"jamba": "self_attn"}
     if site == "resid_post":
         return block
+    if site == "mixer_out":
+        return block.get_submodule({"mamba": "mixer", "jamba": "mamba"}[kind])
     return block.get_submodule(attention[kind] if site == "attn_out" else mlp.get(kind, "mlp"))
 
 
@@ -88,15 +93,32 @@ def assert_near(found, expected, rtol=1e-5):
     np.testing.assert_allclose(found, expected, rtol=0, atol=rtol * np.abs(expected).max())
 
 
-ALL = [f"{site}.{layer}" for layer in range(L) for site in LAYER_SITES]
+SITES = ("resid_post", "attn_out", "mlp_out")
+ALL = [f"{site}.{layer}" for layer in range(L) for site in SITES]
+HYBRIDS = [kind for kind in ("mamba", "jamba") if kind in MORE_KINDS]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+def activations_of(kind):
+    """The names of all activations of a kind that layer methods attribute."""
+    mlp = () if kind in NO_MLP else ("mlp_out",)
+    mixing = ["attn_out" if layer in ATTENDING.get(kind, range(L)) else "mixer_out" for layer in range(L)]
+    return [f"{site}.{layer}" for layer in range(L) for site in ("resid_post", mixing[layer], *mlp)]
+
+
+@pytest.mark.parametrize("kind", HYBRIDS)
+def test_an_activation_that_a_layer_does_not_have_is_refused_by_name(kind):
+    with pytest.raises(UnsupportedModelError, match=r"^layer 0 of \w+Model has no attention: in its place is '\w+' \("):
+        layer_names(wide_model(kind), "attn_out.0")
+    found = layer_names(wide_model(kind), "mixer_out")
+    assert found == [name for name in activations_of(kind) if name.startswith("mixer_out")]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, *HYBRIDS])
 def test_every_activation_is_as_from_a_pass_of_its_own(kind):
     model, found = wide_model(kind), layer_scores(kind)
-    assert list(found) == ALL
+    assert list(found) == activations_of(kind)
     for step, (ids, target) in enumerate(prefixes(TARGET)):
-        for name in ALL:
+        for name in found:
             x = embeddings_of(model, ids)
             value, gradient = activation_and_gradient(
                 model, name, lambda x=x, target=target: probability_of(model, x, target).sum()
@@ -238,8 +260,8 @@ def test_layers_are_chosen_by_name_site_and_number():
     [
         (
             {"layers": ["mlp_uot.1"]},
-            "unknown activation 'mlp_uot.1'; did you mean 'mlp_out'? Allowed: resid_post, attn_out, mlp_out, "
-            "each for all layers, or with a layer, as 'resid_post.3'",
+            "unknown activation 'mlp_uot.1'; did you mean 'mlp_out'? Allowed: resid_post, attn_out, mixer_out, "
+            "mlp_out, each for all layers, or with a layer, as 'resid_post.3'",
         ),
         ({"layers": [4]}, "layer 4 does not exist; this model has layers 0 to 3"),
         ({"layers": -5}, "layer -5 does not exist; this model has layers 0 to 3"),

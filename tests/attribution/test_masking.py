@@ -18,6 +18,7 @@ from interpret.errors import InputError
 from interpret.prompts.spelling import piece
 from reference.masking import BASELINES, IDS, lime, occluded, occlusion, step_of, steps_of, whole_pass
 from reference.plain_attribution import PROMPT, TARGET, TOKENIZER, ids_of, prefixes, wide_model
+from reference.tiny import FURTHER_WHOLE, tiny_model
 from reference.toy_tokenizers import byte_level
 
 
@@ -27,6 +28,12 @@ def test_occlusion_is_what_whole_passes_lose(family_model, baseline):
     step = step_of(family_model)
     found = occlusion(step, baseline=baseline)
     torch.testing.assert_close(found.float(), occluded(step, 1, baseline), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", FURTHER_WHOLE)
+def test_occlusion_is_what_whole_passes_lose_where_layers_cannot_be_run_one_by_one(kind):
+    step = step_of(tiny_model(kind))
+    torch.testing.assert_close(occlusion(step).float(), occluded(step, 1, "zero"), rtol=1e-5, atol=1e-5)
 
 
 def test_occlusion_keeps_its_sign(llama):

@@ -10,7 +10,7 @@ from interpret.attribution.methods import masked_texts
 from interpret.attribution.methods.registry import METHODS, register_method
 from interpret.prompts.prompts import Prompt
 from interpret.storage.parts import StoredParts
-from reference.toy_translation import toy_translation
+from reference.toy_seq2seq import toy_seq2seq
 
 PROMPT = Prompt(
     "a", "The Eiffel Tower is in the city of", raw=True, target="Paris and I love eating pizza in the city of Rome"
@@ -150,7 +150,7 @@ def test_every_built_in_method_is_killed():
 
 @pytest.mark.parametrize("method", ["integrated_gradients", "occlusion"])
 def test_a_kill_costs_one_part_of_a_translation(method, tmp_path, monkeypatch):
-    toy = toy_translation("m2m100")
+    toy = toy_seq2seq("m2m100")
     n_stored, _, _ = check_every_kill(
         toy.model,
         toy.tokenizer,

@@ -18,8 +18,8 @@ from interpret.anatomy import anatomy_of, input_device
 from interpret.anatomy.passes import checkpointed
 from interpret.tracing.mediators import MEDIATORS
 from reference.tiny import D, resize_vocabulary, tiny_model
+from reference.toy_seq2seq import toy_seq2seq
 from reference.toy_tokenizers import byte_level
-from reference.toy_translation import toy_translation
 
 TOKENIZER = byte_level()
 PROMPT, SUBJECT = "The Eiffel Tower is in the city of", "The Eiffel Tower"
@@ -215,15 +215,14 @@ call(
 )
 
 
-for name in ("m2m100", "marian"):
-    call(f"attribute ({name})", lambda model, name=name: translation(name, input_device(model)))
+for name in ("m2m100", "marian", "t5"):
+    call(f"attribute ({name})", lambda model, name=name: of_both_sides(name, input_device(model)))
 
 
-def translation(kind: str, device: torch.device) -> Any:
-    """Attribute a translation, by a model of its own on the device."""
-    toy = toy_translation(kind)
-    languages = {"source_language": toy.source_language, "target_language": toy.target_language}
-    return interpret.attribute(toy.model.to(device), toy.tokenizer, "I love pizza", "hello", **languages).to_frame()
+def of_both_sides(kind: str, device: torch.device) -> Any:
+    """Attribute a target of an encoder-decoder, a model of its own on the device."""
+    toy = toy_seq2seq(kind)
+    return interpret.attribute(toy.model.to(device), toy.tokenizer, "I love pizza", "hello", **toy.languages).to_frame()
 
 
 @calling("attribute (layers computed again in backward)")

@@ -6,17 +6,17 @@ import torch
 from torch import nn
 
 from interpret.activations.cache import activation_cache
-from interpret.anatomy import anatomy_of, logit_cap
-from interpret.errors import InputError
+from interpret.anatomy import anatomy_of, final_modules, logit_cap
+from interpret.errors import InputError, UnsupportedModelError
 from interpret.probing._logit_attribution import _pulled_back, head_writes, logit_attribution
 from interpret.probing._logit_lens import logit_lens
 from interpret.probing.residual_stream import residual_decomposition, residual_movement
-from reference.tiny import FURTHER, KINDS, D, L, V, residual_scale, tiny_model
+from reference.tiny import ATTENDING, FURTHER, FURTHER_WHOLE, KINDS, MORE_KINDS, D, L, V, residual_scale, tiny_model
 from reference.toy_tokenizers import byte_level
 
 ROWS = [[5, 6, 7, 8, 9], [20, 30], [40, 50, 60]]
 TARGETS = [3, 50, 96]
-EVERY_KIND = pytest.mark.parametrize("kind", [*KINDS, *FURTHER])
+EVERY_KIND = pytest.mark.parametrize("kind", [*KINDS, *FURTHER, *FURTHER_WHOLE])
 PLACES = [(prompt, position) for prompt, row in enumerate(ROWS) for position in range(len(row))]
 
 
@@ -81,6 +81,12 @@ def test_tokens_are_asked_for_and_written_by_the_tokenizer():
 def test_shares_of_a_logit_add_up_to_it_in_every_family(kind):
     model = tiny_model(kind)
     cache = activation_cache(model, None, ROWS)
+    if kind == "granitemoehybrid_experts":
+        with pytest.raises(
+            UnsupportedModelError, match="its MLP adds the outputs of several modules, so mlp_out is not"
+        ):
+            logit_attribution(model, cache, TARGETS)
+        return
     shares = logit_attribution(model, cache, TARGETS, positions=None)
     sums = shares.groupby(["prompt", "position"]).logit.sum()
     assert list(sums.index) == PLACES
@@ -118,6 +124,25 @@ def test_norms_without_weights_are_norms_with_weights_of_one(kind, norm):
         logit = cache["logits"][prompt, position, TARGETS[prompt]].item()
         assert sums[prompt, position] == pytest.approx(logit, abs=1e-4)
         assert lens.logit[L, prompt, position, TARGETS[prompt]] == pytest.approx(logit, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ("mamba", "jamba") if kind in MORE_KINDS])
+def test_each_layer_without_attention_has_the_share_of_what_is_in_its_place(kind):
+    model = tiny_model(kind)
+    cache = activation_cache(model, None, ROWS)
+    shares = logit_attribution(model, cache, TARGETS, positions=None).set_index(["prompt", "position"])
+    (norm,) = final_modules(anatomy_of(model))
+    scale = cache["resid_post.3"].double().pow(2).mean(-1) + norm.variance_epsilon
+    for prompt, position in PLACES:
+        here = shares.loc[(prompt, position)]
+        reads = model.get_output_embeddings().weight[TARGETS[prompt]] * norm.weight / scale[prompt, position].sqrt()
+        for layer in range(L):
+            of_layer = here[here.layer == layer]
+            mixing = "attention" if layer in ATTENDING[kind] else "mixer"
+            assert of_layer.component.tolist() == ["mlp", mixing][-len(of_layer) :]
+            wrote = cache[f"{'attn_out' if mixing == 'attention' else 'mixer_out'}.{layer}"][prompt, position]
+            expected = (wrote.double() * reads).sum().item()
+            assert of_layer.logit[of_layer.component == mixing].item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_each_head_and_mlp_of_each_layer_has_its_share(family_model):
@@ -281,5 +306,5 @@ class OffsetRMSNorm(nn.Module):
 def test_a_norms_offset_is_part_of_its_weight():
     x, reads = torch.randn(3, 4).double(), torch.randn(3, 4).double()
     norm = OffsetRMSNorm().double()
-    back, constant = _pulled_back(norm, x, reads, offset=1.0)
+    back, constant = _pulled_back(norm, x, reads)
     torch.testing.assert_close((back * x).sum(-1) + constant, (norm(x) * reads).sum(-1))

@@ -33,12 +33,18 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
         return model.transformer.h
     if model.config.model_type == "mpt":
         return model.transformer.blocks
+    if model.config.model_type in ("mamba", "mamba2", "falcon_mamba"):
+        return model.backbone.layers
     if model.config.model_type == "biogpt":
         return model.biogpt.layers
     if model.config.model_type == "gpt_neox":
         return model.gpt_neox.layers
     if model.config.model_type == "opt":
         return model.model.decoder.layers
+    if model.config.model_type == "llama4":
+        return model.language_model.model.layers
+    if hasattr(model.config, "text_config"):  # the other multimodal models
+        return model.model.language_model.layers
     return model.model.layers
 
 

@@ -23,10 +23,11 @@ MODULES = {
             # A mixture of experts has no such neurons; its heads and its output are the same modules.
             *("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "gpt_oss", "phimoe", "ernie4_5_moe"),
             *("glm4_moe", "dots1", "minimax_m2", "solar_open", "mellum", "hunyuan_v1_moe", "deepseek_v2"),
-            "deepseek_v3",
+            *("deepseek_v3", "mistral3", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"),
         ),
         ("self_attn", "self_attn.o_proj", "mlp", "mlp.down_proj"),
     ),
+    **dict.fromkeys(("llama4", "llama4_text"), ("self_attn", "self_attn.o_proj", "feed_forward", "")),
     "granitemoe": ("self_attn", "self_attn.o_proj", "block_sparse_moe", ""),
     "phi": ("self_attn", "self_attn.dense", "mlp", "mlp.fc2"),
     "nanochat": ("self_attn", "self_attn.o_proj", "mlp", "mlp.fc2"),
@@ -37,7 +38,7 @@ MODULES = {
     "mpt": ("attn", "attn.out_proj", "ffn.down_proj", "ffn.down_proj"),
     # In these families, outputs are normalised before they are added to the residual stream.
     **dict.fromkeys(
-        ("gemma2", "gemma3_text", "olmo2", "olmo3", "exaone4", "flex_olmo"),
+        ("gemma2", "gemma3_text", "gemma3", "olmo2", "olmo3", "exaone4", "flex_olmo"),
         ("post_attention_layernorm", "self_attn.o_proj", "post_feedforward_layernorm", "mlp.down_proj"),
     ),
     "glm4": ("post_self_attn_layernorm", "self_attn.o_proj", "post_mlp_layernorm", "mlp.down_proj"),
@@ -48,6 +49,16 @@ MODULES = {
     "gpt_neox": ("attention", "attention.dense", "mlp", "mlp.dense_4h_to_h"),
     **dict.fromkeys(("opt", "xglm", "biogpt"), ("self_attn", "self_attn.out_proj", "fc2", "fc2")),
 }
+# What the layers without attention have in its place, the attention of the others, and the MLP of all.
+MIXERS = {
+    **dict.fromkeys(("mamba", "mamba2", "falcon_mamba"), ("mixer", "", "")),
+    "zamba2": ("mamba", "", ""),
+    **dict.fromkeys(("jamba", "bamba"), ("mamba", "self_attn", "feed_forward")),
+    **dict.fromkeys(("lfm2", "lfm2_moe"), ("conv", "self_attn", "feed_forward")),
+    "qwen3_next": ("linear_attn", "self_attn", "mlp"),
+    "granitemoehybrid": ("mamba", "self_attn", "shared_mlp"),
+    "recurrent_gemma": ("temporal_block", "temporal_block", "mlp_block"),
+}
 Edit = Callable[[Tensor], Tensor | None]
 """Takes the values of a site, [S, T, width]; returns the new values, or None to keep the old ones."""
 
@@ -55,7 +66,10 @@ Edit = Callable[[Tensor], Tensor | None]
 def hooked(model: PreTrainedModel, layer: int, site: str, edit: Edit, n_samples: int) -> Any:
     """Register an edit of one site of one layer, on a module's output or (heads and neurons) its input."""
     block = decoder_layers(model)[layer]
-    names = dict(zip(("attn_out", "heads", "mlp_out", "neurons"), MODULES[model.config.model_type], strict=True))
+    if model.config.model_type in MIXERS:
+        names = dict(zip(("mixer_out", "attn_out", "mlp_out"), MIXERS[model.config.model_type], strict=True))
+    else:
+        names = dict(zip(("attn_out", "heads", "mlp_out", "neurons"), MODULES[model.config.model_type], strict=True))
     module = block.get_submodule("" if site == "resid_post" else names[site])
 
     def edited(value: Tensor) -> Tensor:
@@ -94,6 +108,12 @@ def recorded(model: PreTrainedModel, embeddings: Tensor, sites: Iterable[str]) -
     return seen
 
 
+def head_width(model: PreTrainedModel) -> int:
+    """Return the width of a head."""
+    config = getattr(model.config, "text_config", model.config)
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
 def patched(
     model: PreTrainedModel,
     base: Tensor,
@@ -118,8 +138,7 @@ def patched(
         pins: for ``attn_out`` and ``mlp_out``, the layers in which the output is held at the value of the base run.
     """
     good, bad = recorded(model, donor, [site]), recorded(model, base, pins or [])
-    head = getattr(model.config, "head_dim", None) or model.config.hidden_size // model.config.num_attention_heads
-    width = {"heads": head, "neurons": 1}.get(site)
+    width = {"heads": head_width(model), "neurons": 1}.get(site) if unit is not None else None
     features = slice(None) if width is None else slice(unit * width, (unit + 1) * width)
 
     def write(values: Tensor, features: slice) -> Edit:
@@ -132,6 +151,13 @@ def patched(
 
     edits = {(layer, pin): write(bad[layer, pin], slice(None)) for pin in pins or {} for layer in pins[pin]}
     edits |= {(layer, site): write(good[layer, site], features) for layer in layers if layer >= 0}
+    if -1 in layers and model.config.model_type == "zamba2":
+        # Its attention also reads the word embeddings; only the input of layer 0 is restored.
+        with ExitStack() as stack:
+            first, values = decoder_layers(model)[0], write(donor, slice(None))
+            handle = first.register_forward_pre_hook(lambda module, args: (values(args[0]), *args[1:]))
+            stack.callback(handle.remove)
+            return run(model, base, edits)
     if -1 in layers:
         # Both runs add the same position embeddings, so restoring word embeddings restores the input of layer 0.
         base = base.clone()

@@ -26,7 +26,7 @@ from interpret.engine.pullback import DifferentiableRun, run_layers
 from interpret.errors import InputError, unknown
 from interpret.prompts.selectors import select
 
-LAYER_SITES: tuple[Site, ...] = ("resid_post", "attn_out", "mlp_out")
+LAYER_SITES: tuple[Site, ...] = ("resid_post", "attn_out", "mixer_out", "mlp_out")
 Write = Callable[[Tensor], Tensor]
 """Takes an activation, [B, T, D], and returns the value the model continues with."""
 
@@ -42,9 +42,11 @@ def layer_names(model: PreTrainedModel, layers: Sequence[int | str] | str | int 
 
     Raises:
         InputError: for an activation or layer that does not exist, or a module of the model.
+        UnsupportedModelError: for an activation that a layer does not have, as attention in Mamba.
     """
-    n_layers = len(anatomy_of(model).layers)
-    every = [f"{site}.{layer}" for layer in range(n_layers) for site in LAYER_SITES]
+    anatomy = anatomy_of(model)
+    n_layers = len(anatomy.layers)
+    every = [f"{site}.{layer}" for layer in range(n_layers) for site in LAYER_SITES if anatomy.has(layer, site)]
     if layers is None:
         return every
     chosen: list[str] = []
@@ -53,7 +55,11 @@ def layer_names(model: PreTrainedModel, layers: Sequence[int | str] | str | int 
         found = [name for name in every if wanted in (name, *name.split("."))]
         site, _, layer = wanted.rpartition(".")
         if not found and layer.removeprefix("-").isdigit() and site in ("", *LAYER_SITES):
+            if site and int(layer) in range(n_layers):
+                anatomy.module(int(layer), site)
             raise InputError(f"layer {layer} does not exist; this model has layers 0 to {n_layers - 1}")
+        if not found and wanted in LAYER_SITES:
+            anatomy.module(0, wanted)
         if not found:
             raise InputError(
                 f"{unknown('activation', one, LAYER_SITES)}, each for all layers, "
@@ -86,7 +92,7 @@ def _name_of(model: PreTrainedModel, module: object) -> str:
     anatomy = anatomy_of(model)
     for layer in range(len(anatomy.layers)):
         for site in LAYER_SITES:
-            if _module(anatomy, f"{site}.{layer}") is module:
+            if anatomy.has(layer, site) and _module(anatomy, f"{site}.{layer}") is module:
                 return f"the output of this module has the name '{site}.{layer}'"
     return f"give numbers, or names of activations such as '{LAYER_SITES[0]}.0': {', '.join(LAYER_SITES)}"
 
@@ -323,9 +329,7 @@ def tapping(model: PreTrainedModel, taps: Mapping[str, Write], n_rows: int) -> I
 def _module(anatomy: Anatomy, name: str) -> nn.Module:
     """Return the module whose output an activation is."""
     site, _, layer = name.partition(".")
-    block, family = anatomy.layers[int(layer)], anatomy.family
-    paths = {"resid_post": "", "attn_out": family.attention_output, "mlp_out": family.mlp_last}
-    return block.get_submodule(paths[site])
+    return anatomy.layers[int(layer)] if site == "resid_post" else anatomy.module(int(layer), site)
 
 
 def _hook(tap: Write, n_rows: int) -> Callable[..., Any]:

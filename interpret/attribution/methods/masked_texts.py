@@ -168,7 +168,7 @@ def _head_parts(steps: Sequence[Step], begins: list[int]) -> Iterator[list[tuple
 
 def _whole(step: Step, embeddings: Tensor) -> _Masked:
     """Run R texts, [R, T, D], from their first token on, with the model's own forward pass."""
-    states = step.states(embeddings)  # for a translation model, the decoder's only
+    states = step.states(embeddings)  # of an encoder-decoder, the decoder's only
     n_rows, n_columns = states.shape[:2]
     before = embeddings.shape[1] - n_columns
     firsts = [row * n_columns - before for row in range(n_rows)]

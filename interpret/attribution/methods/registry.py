@@ -31,7 +31,7 @@ class AttributionMethod:
     gradients: bool = True
     """Whether it needs gradients."""
     translations: bool = True
-    """Whether it supports translation models."""
+    """Whether it supports encoder-decoder models, such as those that translate."""
     part: Part = "step"
     """The part of its work on a text that a run stores as a whole: a ``step``; some ``steps`` that share their
     forward passes; an ``activation`` at these steps; the whole ``text``, whose passes serve all steps."""
@@ -160,7 +160,7 @@ def register_method(
         layers: ``fn(steps, names, **options)`` also takes activation names, and returns for each step a dict:
             name -> [T, D].
         gradients: whether it needs gradients.
-        translations: whether it supports translation models.
+        translations: whether it supports encoder-decoder models, such as those that translate.
         overwrite: replace a method registered before under this name, as when a notebook cell is run again.
 
     Raises:

@@ -116,7 +116,7 @@ def _token_grid(one: Attributed) -> Heatmap:
 
 
 def _sentence(one: Attributed) -> list[SentencePiece]:
-    """Return the text, or the source and its translation, with the scores for the first attributed token."""
+    """Return the text, or the source and its target, with the scores for the first attributed token."""
     pieces, n_source = [], 0
     if one.source_tokens is not None and one.source_scores is not None and one.stop > one.start:
         n_source = len(one.source_tokens)

@@ -207,7 +207,7 @@ def dropping_out(model: PreTrainedModel, seed: int) -> Iterator[None]:
     Random numbers inside the block are drawn from the seed; the state of the global generators is restored.
     """
     training = [(module, True) for module in model.modules()]
-    with keeping_activations(anatomy_of(model).trunk), torch.random.fork_rng(), in_modes(training):
+    with keeping_activations(model), torch.random.fork_rng(), in_modes(training):
         torch.manual_seed(seed)
         yield
 
