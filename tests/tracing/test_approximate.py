@@ -11,7 +11,7 @@ from torch import nn
 from interpret.errors import InputError, UnsupportedModelError
 from interpret.models.quantize import quantize_
 from interpret.stats import rank_correlation
-from interpret.sweep import Cell, Metric, Pin, estimates, first_order, run_sweep
+from interpret.sweep import Cell, Knockout, Metric, Pin, estimates, first_order, run_sweep
 from interpret.tracing import exact as exact_tracing
 from interpret.tracing.calls import screen, trace_mediators
 from interpret.tracing.inputs import TraceSettings
@@ -218,7 +218,7 @@ def test_cells_that_cannot_have_an_effect_are_estimated_as_exactly_zero():
 
 
 def test_tokens_before_the_first_difference_have_no_effect_by_rounding(monkeypatch):
-    monkeypatch.setattr(estimates, "_along", lambda there, here, slope: torch.ones(slope.shape[:2]).double())
+    monkeypatch.setattr(estimates, "_along", lambda there, here, slope, units: torch.ones(*slope.shape[:2], 1).double())
     ids = torch.tensor([[3, 9, 4, 8], [3, 7, 4, 8]])
     cells = [Cell("resid_post", token, 1, 2) for token in range(4)]
     found = first_order(MODELS["llama"], ids, torch.tensor([[3, 2, 4, 8]]), cells, LOGIT)
@@ -429,7 +429,9 @@ def test_ranks_need_the_same_cells():
 @pytest.mark.parametrize(
     "cell",
     [
-        Cell("heads", 1, 1, 2, 0),
+        Cell("heads", 1, 1, 3, 0),
+        Cell("neurons", 1, 1, 2, 0, (Pin("attn_out"),)),
+        Cell("attention", 1, 1, 2, knockout=Knockout((0,))),
         Cell("resid_post", 1, 0, 2),
         Cell("resid_post", 1, -1, 0),
         Cell("mlp_out", 1, 1, 2, pins=(Pin("attn_out"),)),

@@ -35,7 +35,7 @@ def traced(kind="llama", **options):
 
 
 def embedded(model, ids):
-    return model.get_input_embeddings()(torch.tensor([list(ids)])).detach()
+    return embeddings_of(model, list(ids))
 
 
 def corrupted_embeddings(model, result, noise, *, replace=False):
