@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from interpret.anatomy import unwrapping
 from interpret.anatomy.passes import grad_mode
 from interpret.attribution._attribute import of_texts, steps_of
 from interpret.attribution.faithfulness import Curves, curves, mean_curves, ranking
@@ -53,6 +54,7 @@ class ComparisonPlan:
         return self.methods[0]
 
 
+@unwrapping
 def compare_methods(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
