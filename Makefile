@@ -10,7 +10,7 @@ CURRENT_TRANSFORMERS ?= transformers==5.23.0
 PIP_INSTALL := -m pip install --quiet --constraint $(or $(CONSTRAINTS),constraints.txt)
 # The tests whose results depend on the version of transformers.
 CURRENT_TESTS := $(addprefix tests/,activations anatomy control engine prompts surgery sweep other_device \
-  $(addsuffix .py,attribution/test_attention attribution/test_translation facts/test_filter \
+  $(addsuffix .py,attribution/test_attention attribution/test_seq2seq facts/test_filter \
   integration/test_tokenizers models/test_extras models/test_opening models/test_gguf models/test_safety probing/test_composition probing/test_head_flow \
   probing/test_heads probing/test_knowledge_prober probing/test_layer_edits probing/test_logit_lens \
   selfie/test_batches selfie/test_generated selfie/test_selfie selfie/test_sources selfie/test_templates \
@@ -105,5 +105,5 @@ clean:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is required but was not found; give its path: make PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(CURRENT)/python || $(PYTHON) -m venv .venv-current
 	@echo "installing a current transformers into .venv-current (about a minute, 1.6 GB)"
-	$(CURRENT)/python $(PIP_INSTALL) '$(CURRENT_TRANSFORMERS)' --editable '.[accelerate,bitsandbytes,sentencepiece,test]'
+	$(CURRENT)/python $(PIP_INSTALL) '$(CURRENT_TRANSFORMERS)' --editable '.[accelerate,bitsandbytes,peft,sentencepiece,test]'
 	touch $@

@@ -78,6 +78,7 @@ setup(
                 "huggingface-hub>=0.17.3,<0.18",
                 "accelerate==0.31.0",
                 "bitsandbytes>=0.50,<0.51",
+                "peft>=0.10,<0.11",
                 "sentencepiece>=0.2,<0.3",
                 "protobuf>=4.25",
             )

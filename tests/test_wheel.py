@@ -146,7 +146,7 @@ def test_the_base_moves_nothing_that_a_user_has(requirements):
 def test_the_patch_pins_the_release_it_is_for_where_that_can_be_installed(requirements):
     patch = requirements["patch"]
     assert str(patch["transformers"].specifier) == "==4.34.0"
-    assert {"tokenizers", "huggingface-hub", "accelerate", "bitsandbytes", "sentencepiece"} <= set(patch)
+    assert {"tokenizers", "huggingface-hub", "accelerate", "bitsandbytes", "peft", "sentencepiece"} <= set(patch)
     for requirement in patch.values():
         for version, wanted in {"3.11": True, "3.12": True, "3.13": False}.items():
             assert requirement.marker.evaluate({"extra": "patch", "python_version": version}) is wanted, requirement
@@ -157,6 +157,7 @@ WITH_OTHERS = {"huggingface_hub": "transformers", "packaging": "transformers", "
 ONLY_WHERE_IT_IS = {
     ("interpret.models.eight_bit", "bitsandbytes"),
     ("interpret.display.shown", "IPython"),
+    ("interpret.models.adapters", "peft"),
     ("interpret.work.progress", "IPython"),
     ("interpret.workers.ray_crew", "ray"),
 }

@@ -62,9 +62,10 @@ def surgery(bench: Bench) -> Exactness:
 
 @torch.no_grad()
 def trace(bench: Bench) -> Exactness:
-    """Log-probabilities of the answer in patched runs of every mediator, at a token of the subject and at the last."""
+    """Log-probabilities of the answer in restored runs of every mediator, at a token of the subject and at the last."""
     fact = fact_of(bench, n_tokens=9)
-    of_each = [mediator.cells(fact.n_tokens, bench.shape.layers, 3) for mediator in MEDIATORS.values()]
+    restoring = [mediator for mediator in MEDIATORS.values() if mediator.acts_on == "corrupted"]
+    of_each = [mediator.cells(fact.n_tokens, bench.shape.layers, 3) for mediator in restoring]
     cells = [cell for some in of_each for cell in _few([cell for cell in some if cell.token in (2, 8)], 8)]
     found = run_sweep(bench.model, fact.corrupted, fact.clean, cells, {"p": Metric("probability", (fact.answer,))})
 

@@ -47,7 +47,9 @@ from interpret.anatomy import (
     key_heads,
     layer_input,
     residual_factor,
+    text_config,
     unfused,
+    unwrapping,
 )
 from interpret.anatomy.changes import Changes
 from interpret.errors import InputError, unknown
@@ -70,6 +72,7 @@ _CHECKS: dict[Callable[[PreTrainedModel], None], set[str]] = {
 """The check that each site requires; ``resid_pre`` and ``resid_post`` are inputs and outputs of layers in any case."""
 
 
+@unwrapping
 @contextmanager
 def record(model: PreTrainedModel, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     """Record activations of the forward passes this thread makes inside the ``with`` block.
@@ -107,7 +110,7 @@ def record(model: PreTrainedModel, names: Sequence[str]) -> Iterator[dict[str, T
     seen: dict[str, Tensor] = {}
     with keeping_activations(anatomy.trunk), Changes() as change, change:
         for layer in sorted(wanted):
-            _hook_layer(change, anatomy, model.config, layer, wanted[layer], seen)
+            _hook_layer(change, anatomy, text_config(model), layer, wanted[layer], seen)
         yield seen
 
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.activations._record import LOGITS, record, select_names
 from interpret.activations.cache_files import Folder, load, start
-from interpret.anatomy import base_of, batches, check_length, input_device
+from interpret.anatomy import base_of, batches, check_length, input_device, unwrapping
 from interpret.anatomy.passes import evaluating
 from interpret.errors import InputError, UnsupportedModelError, unknown
 from interpret.prompts.batches import Batch, pad
@@ -90,6 +90,7 @@ class ActivationCache:
         return ActivationCache(token_ids, names, read)
 
 
+@unwrapping
 def activation_cache(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase | None,

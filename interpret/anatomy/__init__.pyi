@@ -8,7 +8,10 @@ from .agreement import composition as composition
 from .anatomy import Anatomy as Anatomy
 from .anatomy import anatomy_of as anatomy_of
 from .anatomy import base_of as base_of
+from .anatomy import check_decoder_only as check_decoder_only
 from .anatomy import check_is_model as check_is_model
+from .anatomy import text_config as text_config
+from .anatomy import text_configs as text_configs
 from .attention import attention_scale as attention_scale
 from .attention import attention_sinks as attention_sinks
 from .attention import attention_softcap as attention_softcap
@@ -27,7 +30,6 @@ from .calls import blank_past as blank_past
 from .calls import cache_of as cache_of
 from .calls import cache_tensors as cache_tensors
 from .calls import check_length as check_length
-from .calls import decode_translation as decode_translation
 from .calls import first_column as first_column
 from .calls import first_layer_input as first_layer_input
 from .calls import input_device as input_device
@@ -39,6 +41,12 @@ from .calls import tokens_of as tokens_of
 from .calls import with_layer_input as with_layer_input
 from .describing import describe as describe
 from .describing import describe_if_unknown as describe_if_unknown
+from .encoder_decoders import ENCODER_DECODERS as ENCODER_DECODERS
+from .encoder_decoders import EncoderDecoder as EncoderDecoder
+from .encoder_decoders import decode as decode
+from .encoder_decoders import decoder_layers as decoder_layers
+from .encoder_decoders import encoder_decoder_of as encoder_decoder_of
+from .encoder_decoders import stacked_layers as stacked_layers
 from .families import FAMILIES as FAMILIES
 from .families import Block as Block
 from .families import Family as Family
@@ -59,11 +67,11 @@ from .measured import padding_difference as padding_difference
 from .measured import reads_padding as reads_padding
 from .patterns import last_attention_only as last_attention_only
 from .patterns import reporting_attention as reporting_attention
+from .releases import auto_class as auto_class
 from .releases import can_be_patched as can_be_patched
 from .releases import check_release as check_release
 from .releases import dequantised as dequantised
 from .releases import gguf_arguments as gguf_arguments
-from .releases import given_embedding_scales as given_embedding_scales
 from .releases import language_codes as language_codes
 from .releases import loading_arguments as loading_arguments
 from .releases import reads_gguf as reads_gguf
@@ -83,3 +91,5 @@ from .vocabulary import logits_of as logits_of
 from .vocabulary import residual_factor as residual_factor
 from .vocabulary import unembedding_size as unembedding_size
 from .vocabulary import word_embeddings as word_embeddings
+from .wrappers import unwrapped as unwrapped
+from .wrappers import unwrapping as unwrapping

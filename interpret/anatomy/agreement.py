@@ -21,12 +21,20 @@ from transformers import PreTrainedModel
 from interpret.anatomy.agreement_layers import problem_of_parts, problems_inside
 from interpret.anatomy.agreement_logits import (
     problem_of_attention,
+    problem_of_both_sides,
     problem_of_embeddings,
     problem_of_head,
-    problem_of_translation,
 )
 from interpret.anatomy.agreement_pass import own_result, recording, two_texts
-from interpret.anatomy.anatomy import Anatomy, anatomy_of, base_of, check_is_model, check_uncompiled
+from interpret.anatomy.anatomy import (
+    Anatomy,
+    anatomy_of,
+    base_of,
+    check_is_model,
+    check_uncompiled,
+    text_config,
+    text_configs,
+)
 from interpret.anatomy.families import FAMILIES
 from interpret.anatomy.passes import evaluating, foreign_changes, without_own_hooks
 from interpret.errors import InputError, UnsupportedModelError
@@ -38,7 +46,7 @@ def check_logits(model: PreTrainedModel) -> None:
     """Check that logits computed from a model's states are the model's own, and that no token attends to later ones.
 
     Args:
-        model: a causal LM, its base model (only its attention is checked), or a translation model.
+        model: a causal LM, its base model (only its attention is checked), or an encoder-decoder model.
 
     Raises:
         UnsupportedModelError: if a logit differs, or changes with a later token; the message gives both figures.
@@ -155,16 +163,15 @@ def _agreement(model: PreTrainedModel) -> _Agreement:
 def composition(model: PreTrainedModel) -> tuple[Any, ...]:
     """Return what the result of a comparison depends on: modules, settings, the family's row, hooks on the model."""
     plain = (bool, int, float, str, type(None))
-    settings = {
-        name: value
-        for name, value in vars(model.config).items()
-        if isinstance(value, plain) and not name.startswith("_")
-    }
+    settings = [
+        {name: value for name, value in vars(config).items() if isinstance(value, plain) and not name.startswith("_")}
+        for config in text_configs(model)
+    ]
     # Weak references, because the id of a module that is gone may be given to another one. Hooks inside the model take
     # part wherever their module is called; those on the whole model only in its own passes.
     modules = [ref(module) for module in model.modules()]
     changes = [foreign_changes(part) for part in (model, base_of(model))]
-    return model.dtype, settings, FAMILIES.get(model.config.model_type), modules, changes
+    return model.dtype, settings, FAMILIES.get(text_config(model).model_type), modules, changes
 
 
 @torch.no_grad()
@@ -172,7 +179,7 @@ def _compared(model: PreTrainedModel, made_of: tuple[Any, ...]) -> _Agreement:
     ids, exact = two_texts(model), all(parameter.dtype in _FULL for parameter in model.parameters())
     with without_own_hooks(), evaluating(model):
         if model.config.is_encoder_decoder:
-            problem = problem_of_translation(model, exact, ids)
+            problem = problem_of_both_sides(model, exact, ids)
             return _Agreement(made_of, problem, problem)
         if not _caches(model):  # OpenAI GPT and XLM
             problem = f"{type(model).__name__}: only decoders with a KV cache are supported"

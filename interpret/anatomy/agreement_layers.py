@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from interpret.anatomy.agreement_pass import Recorded
-from interpret.anatomy.anatomy import Anatomy
+from interpret.anatomy.anatomy import Anatomy, text_config
 from interpret.anatomy.difference import apart
 from interpret.anatomy.insides import Comparison, attending, inputs_inside, inside, outputs_inside
 from interpret.anatomy.passes import foreign_changes
@@ -21,9 +21,14 @@ from interpret.device import is_out_of_memory
 from interpret.errors import one_line
 
 
+def kind_of(model: PreTrainedModel) -> str:
+    """Return how messages call a model: its class and its model type."""
+    return f"{type(model).__name__} (model_type {text_config(model).model_type!r})"
+
+
 def row_of(model: PreTrainedModel) -> str:
     """Return how messages call the row of a model's family."""
-    return f"the row of the family {model.config.model_type!r}"
+    return f"the row of the family {text_config(model).model_type!r}"
 
 
 # ------------------------------------------------------------------------------------------------ attention and MLP
@@ -106,8 +111,8 @@ def _sums(
 
 def _scales(model: PreTrainedModel) -> str:
     """Name the settings of a model that look like factors on the residual stream."""
-    names = [name for name in vars(model.config) if "residual" in name or name.endswith("multiplier")]
-    said = ", ".join(f"{name}={getattr(model.config, name)}" for name in names)
+    settings = vars(text_config(model)).items()
+    said = ", ".join(f"{name}={value}" for name, value in settings if "residual" in name or name.endswith("multiplier"))
     return f" (its configuration has {said})" if said else ""
 
 
@@ -176,7 +181,7 @@ def _problem_of_modules(
     compared: Callable[[Anatomy, int, nn.Module, Mapping[str, Tensor]], Iterator[Comparison]],
 ) -> str | None:
     """Return a problem with the modules that the parts of the family's row name."""
-    kind, paths = f"{type(model).__name__} (model_type {model.config.model_type!r})", _paths(anatomy)
+    kind, paths = kind_of(model), _paths(anatomy)
     for layer in layers:
         if uncalled := [path for name, path in paths.items() if name not in layer.tensors]:
             return (

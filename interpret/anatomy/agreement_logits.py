@@ -8,11 +8,12 @@ from math import nan
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from interpret.anatomy.agreement_layers import row_of
+from interpret.anatomy.agreement_layers import kind_of, row_of
 from interpret.anatomy.agreement_pass import SHARED, Recorded, own_result
-from interpret.anatomy.anatomy import Anatomy, base_of
-from interpret.anatomy.calls import decode_translation, first_layer_input
+from interpret.anatomy.anatomy import Anatomy, base_of, text_config
+from interpret.anatomy.calls import first_layer_input
 from interpret.anatomy.difference import apart
+from interpret.anatomy.encoder_decoders import decode
 from interpret.anatomy.families import FAMILIES
 from interpret.anatomy.vocabulary import final_modules, logits_of, word_embeddings
 from interpret.device import is_out_of_memory
@@ -31,8 +32,9 @@ def problem_of_attention(model: PreTrainedModel, exact: bool, own: Tensor) -> st
     figures = apart(exact, one, other, tolerance=1e-4)
     if figures is None:
         return None
-    settings = [f"{name}={value}" for name, value in vars(model.config).items() if "bidirectional" in name and value]
-    if not settings and model.config.model_type not in FAMILIES and not getattr(model.config, "is_decoder", True):
+    config = text_config(model)
+    settings = [f"{name}={value}" for name, value in vars(config).items() if "bidirectional" in name and value]
+    if not settings and config.model_type not in FAMILIES and not getattr(config, "is_decoder", True):
         settings = ["is_decoder=False"]
     cause = f" (its configuration has {', '.join(settings)})" if settings else ""
     return (
@@ -85,17 +87,16 @@ def _cannot_be_computed(model: PreTrainedModel, error: Exception) -> str:
     if is_out_of_memory(error):
         raise error
     return (
-        f"{type(model).__name__} (model_type {model.config.model_type!r}): its logits cannot be computed from word "
-        "embeddings, its last state and its unembedding, as those of other models "
-        f"({one_line(f'{type(error).__name__}: {error}', 200)})"
+        f"{kind_of(model)}: its logits cannot be computed from word embeddings, its last state and its unembedding, as "
+        f"those of other models ({one_line(f'{type(error).__name__}: {error}', 200)})"
     )
 
 
-def problem_of_translation(model: PreTrainedModel, exact: bool, ids: Tensor) -> str | None:
-    """Return why the logits of a translation model, for texts [2, T] as its targets, cannot be computed; or None."""
+def problem_of_both_sides(model: PreTrainedModel, exact: bool, ids: Tensor) -> str | None:
+    """Return why the logits of an encoder-decoder cannot be computed, for texts [2, T] as targets; None if they can."""
     own = own_result(model, ids)
     source, text = (word_embeddings(model, rows) for rows in (ids[:1].expand_as(ids), ids))
-    figures = apart(exact, logits_of(model, decode_translation(model, source, text)[0]), own)
+    figures = apart(exact, logits_of(model, decode(model, source, text)[0]), own)
     return problem_of_attention(model, exact, own) or (None if figures is None else _other_logits(model, figures))
 
 
@@ -136,14 +137,15 @@ def _problem_of_head(
 
 
 def _other_logits(model: PreTrainedModel, figures: tuple[float, float]) -> str:
-    settings = {name: value for name, value in vars(model.config).items() if "logit" in name and value not in (None, 1)}
+    config = text_config(model)
+    settings = {name: value for name, value in vars(config).items() if "logit" in name and value not in (None, 1)}
     said = ", ".join(f"{name}={value}" for name, value in settings.items())
     cause = "between the two, it changes states or logits in a way that is not supported here"
     if said:
         cause = f"its configuration has {said}"
-    if model.config.model_type in FAMILIES:
+    if config.model_type in FAMILIES:
         cause += f"; {row_of(model)} has to describe this (logit_scale, logit_divisor, final_softcap, final)"
     return (
-        f"{type(model).__name__} (model_type {model.config.model_type!r}): unembedding its last state gives a logit of "
-        f"{figures[0]:.4g}, where the model's own is {figures[1]:.4g}; {cause}"
+        f"{kind_of(model)}: unembedding its last state gives a logit of {figures[0]:.4g}, where the model's own is "
+        f"{figures[1]:.4g}; {cause}"
     )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from interpret.anatomy.anatomy import Anatomy, base_of
+from interpret.anatomy.anatomy import Anatomy, base_of, text_config, text_configs
 from interpret.anatomy.calls import input_device, layer_input, longest_text
 from interpret.anatomy.changes import Changes
 from interpret.anatomy.insides import inputs_inside, outputs_inside
@@ -26,8 +26,9 @@ SHARED = 1
 
 def two_texts(model: PreTrainedModel) -> Tensor:
     """Return the ids of two texts, [2, T], without special tokens; they differ from column ``SHARED`` on."""
-    size, settings = model.config.vocab_size, vars(model.config)
-    special = {value for name, value in settings.items() if name.endswith("token_id") and isinstance(value, int)}
+    size = text_config(model).vocab_size
+    settings = [setting for config in text_configs(model) for setting in vars(config).items()]
+    special = {value for name, value in settings if name.endswith("token_id") and isinstance(value, int)}
     some = range(1, size, max(1, size // 50))
     usable = [token for token in some if token not in special] or list(range(size))
     chosen = [usable[index * len(usable) // (2 * _LENGTH)] for index in range(2 * _LENGTH)]

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from interpret.anatomy.families import FAMILIES, Block, Family, Parts
-from interpret.anatomy.releases import check_release
+from interpret.anatomy.releases import check_release, text_settings
 from interpret.errors import UnsupportedModelError
 
 _ATTENTION, _MLP = ("attn_in", "attn_out"), ("mlp_in", "mlp_out")
@@ -136,14 +136,15 @@ def anatomy_of(model: PreTrainedModel) -> Anatomy:
     try:
         trunk = base_of(model).get_submodule(family.trunk)
         layers = trunk.get_submodule(family.layers)
-        family = _fitted(family, layers[0], model.config)
+        config = text_config(model)
+        family = _fitted(family, layers[0], config)
         layers[0].get_submodule(family.mlp_last or _first_of(family.mixer, layers[0]))
     except AttributeError as error:
         raise UnsupportedModelError(
             f"{type(model).__name__} does not have the modules of other {family.name} models: {error}. "
             "Pass the causal language model or its base model"
         ) from None
-    return Anatomy(family, trunk, layers, model.config.hidden_size, _block(family, model.config))
+    return Anatomy(family, trunk, layers, config.hidden_size, _block(family, config))
 
 
 Row = TypeVar("Row", Family, Parts)
@@ -185,8 +186,28 @@ def _set(names: Sequence[str], config: Any) -> list[str]:
     return [f"{name}={getattr(config, name)}" for name in names if getattr(config, name, None)]
 
 
+def text_config(model: PreTrainedModel) -> Any:
+    """Return the configuration of the decoder: ``model.config``, or that of a multimodal model's text part."""
+    return base_of(model).config
+
+
+def text_configs(model: PreTrainedModel) -> list[Any]:
+    """Return all configurations that a change of the decoder's settings has to change, each once.
+
+    A multimodal model and its text part may hold copies of one configuration.
+    """
+    found = (model.config, text_settings(model.config), text_config(model))
+    return list({id(config): config for config in found}.values())
+
+
 def base_of(model: PreTrainedModel) -> PreTrainedModel:
-    """Return a model without its language-model head; a base model is returned as it is."""
+    """Return a model without its language-model head; a base model is returned as it is.
+
+    Of a multimodal model, this is the base model of its text part.
+    """
+    text = _text_part(model)
+    if text is not model:
+        return base_of(text)
     base = model.base_model
     if base is not model or model.get_output_embeddings() is None:
         return base
@@ -196,8 +217,19 @@ def base_of(model: PreTrainedModel) -> PreTrainedModel:
     return inner[0] if len(inner) == 1 else model.get_decoder()
 
 
+def _text_part(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the model inside a multimodal model that reads text; any other model is returned as it is."""
+    settings = text_settings(model.config)
+    if settings is model.config:
+        return model
+    parts = (part for part in model.modules() if isinstance(part, PreTrainedModel))
+    return next((part for part in parts if part.config.model_type == settings.model_type), model)
+
+
 def check_is_model(model: Any) -> None:
-    """Check that a model is not hidden in a wrapper, such as those of ``torch.compile``, PEFT and data parallelism.
+    """Check that a model is not hidden in a wrapper, such as that of data parallelism.
+
+    The functions that users call take models out of the wrappers of ``torch.compile`` and PEFT before (``unwrapping``).
 
     Raises:
         UnsupportedModelError: if it is; the message says what to pass instead.
@@ -207,25 +239,43 @@ def check_is_model(model: Any) -> None:
     inner = [name for name, part in model.named_modules() if isinstance(part, PreTrainedModel)]
     if not inner:
         return
-    if hasattr(model, "get_base_model"):  # PEFT
-        where = "model.get_base_model(), which includes the adapter"
-    else:
-        where = f"model.{inner[0]}" + (", the same model without compilation" if inner[0] == "_orig_mod" else "")
     kind = type(model).__name__
-    raise UnsupportedModelError(f"{kind} is a wrapper around a model; pass the model itself: {where}")
+    raise UnsupportedModelError(f"{kind} is a wrapper around a model; pass the model itself: model.{inner[0]}")
+
+
+def check_decoder_only(model: Any) -> None:
+    """Check that a model has no encoder, and is not hidden in a wrapper.
+
+    Raises:
+        UnsupportedModelError: if it has or is; the message says what to use instead.
+    """
+    check_is_model(model)
+    if isinstance(model, PreTrainedModel) and model.config.is_encoder_decoder:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} is an encoder-decoder model. Its predictions can be attributed to tokens "
+            "(interpret.attribute, 'interpret attribute'); everything else takes decoder-only models"
+        )
 
 
 def check_uncompiled(model: PreTrainedModel) -> None:
-    """Check that no module of a model was compiled in place.
+    """Check that no module inside a model was compiled.
 
     Raises:
         UnsupportedModelError: if one was.
     """
-    if any(part._compiled_call_impl is not None for part in model.modules()):
+    if any(_is_compiled(part) for part in model.modules()):
         raise UnsupportedModelError(
-            f"{type(model).__name__}: it, or a part of it, was compiled by .compile(), and compiled code ignores the "
-            "hooks that read and edit states; open the model again, and compile it after the analysis"
+            f"{type(model).__name__}: it, or a part of it, was compiled in place, and compiled code ignores the "
+            "hooks that read and edit states; open the model again, and pass it to the analysis before its parts are "
+            "compiled"
         )
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    """Return whether a module was compiled by ``.compile()``, wrapped compiled, or got a compiled ``forward``."""
+    forward = vars(module).get("forward")
+    replaced = hasattr(forward, "_torchdynamo_orig_callable")
+    return module._compiled_call_impl is not None or "_orig_mod" in module._modules or replaced
 
 
 def _family_of(model: PreTrainedModel) -> Family:
@@ -234,9 +284,9 @@ def _family_of(model: PreTrainedModel) -> Family:
     Raises:
         UnsupportedModelError: if the family is not in the table.
     """
-    check_is_model(model)
-    name = getattr(getattr(model, "config", None), "model_type", None)
-    if name not in FAMILIES or not isinstance(model, PreTrainedModel):
+    check_decoder_only(model)
+    name = text_config(model).model_type if isinstance(model, PreTrainedModel) else None
+    if name not in FAMILIES:
         raise UnsupportedModelError(
             f"{type(model).__name__} (model_type {name!r}) is not of a supported family; interpret.anatomy.FAMILIES "
             f"lists the {len(FAMILIES)} that are. "

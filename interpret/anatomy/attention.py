@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from interpret.anatomy.anatomy import Anatomy
+from interpret.anatomy.anatomy import Anatomy, text_config
 from interpret.anatomy.families import Family, Fused, Rotary
 
 _WINDOW_COUNTS_ITSELF = find_spec("transformers.masking_utils") is not None
@@ -75,7 +75,7 @@ def forgets_window(model: PreTrainedModel, n_tokens: int) -> bool:
     In transformers 4.34.0, passes over one token after a cache ignore the window of Mistral; passes over whole texts,
     and all passes of later releases, heed it.
     """
-    size = getattr(model.config, "sliding_window", None)
+    size = getattr(text_config(model), "sliding_window", None)
     return not _WINDOW_COUNTS_ITSELF and size is not None and n_tokens > size
 
 

@@ -10,15 +10,14 @@ import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from interpret.anatomy.anatomy import Anatomy, check_is_model
+from interpret.anatomy.anatomy import Anatomy, check_is_model, text_config
 from interpret.anatomy.changes import Changes
-from interpret.anatomy.releases import given_embedding_scales
 from interpret.errors import InputError
 
 
 def longest_text(model: PreTrainedModel) -> int:
     """Return the maximum length of a text in tokens; ``sys.maxsize`` without a limit, as in Bloom."""
-    longest = getattr(model.config, "max_position_embeddings", None)
+    longest = getattr(text_config(model), "max_position_embeddings", None)
     return sys.maxsize if longest is None or longest < 0 else longest  # -1 in XLNet
 
 
@@ -88,14 +87,14 @@ def input_device(model: PreTrainedModel) -> torch.device:
 
 
 @contextmanager
-def keeping_activations(trunk: PreTrainedModel) -> Iterator[None]:
-    """Turn gradient checkpointing off inside the ``with`` block.
+def keeping_activations(model: PreTrainedModel) -> Iterator[None]:
+    """Turn gradient checkpointing off inside the ``with`` block, in a model or its trunk.
 
     Checkpointing runs the layers without a graph, and again in the backward pass, when the hooks of the block are
     gone: recorded states would have no gradient, and edited states the gradient of an unedited pass.
     """
     # Either the trunk has the flag, or each layer.
-    switched = [module for module in trunk.modules() if getattr(module, "gradient_checkpointing", False)]
+    switched = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
     with Changes() as change, change:
         for module in switched:
             change.set(module, "gradient_checkpointing", False)
@@ -178,11 +177,3 @@ def first_layer_input(anatomy: Anatomy, embeddings: Tensor, column: int) -> Tens
         # A copy, because CTRL scales what it is given in place.
         anatomy.trunk(inputs_embeds=embeddings.clone(), past_key_values=past, use_cache=False)
     return seen[0]
-
-
-def decode_translation(model: PreTrainedModel, source: Tensor, text: Tensor, **options: bool) -> Any:
-    """Run a translation model on word embeddings, [B, S, D] and [B, T, D]; return the output of its decoder."""
-    of_source, of_target = given_embedding_scales(model)
-    states = model.get_encoder()(inputs_embeds=source * of_source)[0]
-    decoder = model.get_decoder()
-    return decoder(inputs_embeds=text * of_target, encoder_hidden_states=states, use_cache=False, **options)

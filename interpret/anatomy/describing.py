@@ -22,11 +22,12 @@ from transformers.pytorch_utils import Conv1D
 
 from interpret.anatomy.agreement import check_head, check_insides, check_parts, check_scores
 from interpret.anatomy.agreement_pass import own_result, two_texts
-from interpret.anatomy.anatomy import base_of, check_is_model, check_uncompiled
+from interpret.anatomy.anatomy import base_of, check_decoder_only, check_uncompiled, text_config
 from interpret.anatomy.changes import Changes
 from interpret.anatomy.difference import apart
 from interpret.anatomy.families import FAMILIES, Block, Family, Fused, Parts, Rotary, register_family, using_family
 from interpret.anatomy.passes import evaluating, without_own_hooks
+from interpret.anatomy.wrappers import unwrapping
 from interpret.device import is_out_of_memory
 from interpret.errors import UnsupportedModelError, one_line
 
@@ -46,6 +47,7 @@ _FUSED: tuple[Fused, ...] = ("blocks", "groups", "quarters")
 _ROTARY: tuple[Rotary, ...] = ("", "halves", "pairs")
 
 
+@unwrapping
 def describe(model: PreTrainedModel) -> Family:
     """Find the row of a model's family, and prove it on the model; nothing is registered.
 
@@ -66,7 +68,7 @@ def describe(model: PreTrainedModel) -> Family:
     >>> describe(GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=8, n_layer=2, n_head=2)).eval()).layers
     'h'
     """
-    check_is_model(model)
+    check_decoder_only(model)
     check_uncompiled(model)
     if not _is_causal(model):
         raise UnsupportedModelError(
@@ -87,7 +89,7 @@ def describe_if_unknown(model: PreTrainedModel) -> UnsupportedModelError | None:
     Returns:
         Why no row was found; None if there is a row, or the model is no causal LM.
     """
-    if not _is_causal(model) or model.config.model_type in FAMILIES:
+    if not _is_causal(model) or text_config(model).model_type in FAMILIES:
         return None
     try:
         row = describe(model)
@@ -221,7 +223,7 @@ def _proved_outline(model: PreTrainedModel, look: _Look) -> Family:
     problem = ""
     for outline in chain(_outlines(look), _mixing_outlines(look), [_layers_alone(look)]):
         for settings in _SETTINGS:
-            if all(hasattr(model.config, name) for name in settings.values()):
+            if all(hasattr(text_config(model), name) for name in settings.values()):
                 row = replace(outline, **settings)
                 try:
                     _check(model, row, check_parts, check_head)
@@ -277,7 +279,7 @@ def _mixing_outlines(look: _Look) -> Iterator[Family]:
     mlp = "".join(mlps.pop())
     norms = [] if not mlp else _norms(look, look.before + _residual_scale(look.model) * _like(added[0][0].wrote, look))
     yield Family(
-        look.model.config.model_type, look.trunk, look.layers, "".join(attention), mlp, mlp,
+        text_config(look.model).model_type, look.trunk, look.layers, "".join(attention), mlp, mlp,
         norms[0].path if norms else "", _final(look), mixer="|".join(mixers),
         residual_scale=_residual_setting(look.model),
     )  # fmt: skip
@@ -302,16 +304,16 @@ def _is_attention(call: _Call) -> bool:
 
 def _layers_alone(look: _Look) -> Family:
     """Return the row that names no module inside the layers."""
-    return Family(look.model.config.model_type, look.trunk, look.layers, "", "", "", "", _final(look))
+    return Family(text_config(look.model).model_type, look.trunk, look.layers, "", "", "", "", _final(look))
 
 
 def _residual_setting(model: PreTrainedModel) -> str:
-    return "residual_multiplier" if getattr(model.config, "residual_multiplier", None) else ""
+    return "residual_multiplier" if getattr(text_config(model), "residual_multiplier", None) else ""
 
 
 def _residual_scale(model: PreTrainedModel) -> float:
     setting = _residual_setting(model)
-    return getattr(model.config, setting) if setting else 1.0
+    return getattr(text_config(model), setting) if setting else 1.0
 
 
 def _like(value: Tensor, look: _Look) -> Tensor:
@@ -335,7 +337,7 @@ def _outline(look: _Look, attention: _Call, mlp: _Call, middle: Tensor, factor: 
             first = min(firsts, key=lambda call: len(call.path)).path
             kind: Block = "parallel" if block == "parallel" else "sequential"
             return Family(
-                look.model.config.model_type, look.trunk, look.layers, whole, first, mlp.path,
+                text_config(look.model).model_type, look.trunk, look.layers, whole, first, mlp.path,
                 "" if norm is None else norm.path, _final(look), attention_last="" if attention.path == whole
                 else attention.path, block=kind, residual_scale=factor,
                 overwrites_mlp=not look.same(mlp.returned, mlp.wrote),

@@ -73,7 +73,7 @@ class Family:
     name: str
     """``config.model_type``."""
     trunk: str
-    """The module that runs the layers, relative to ``model.base_model``; "" for ``model.base_model`` itself."""
+    """The module that runs the layers, relative to the base model; "" for the base model itself."""
     layers: str
     """The list of decoder layers, relative to the trunk."""
     attention: str
@@ -208,6 +208,9 @@ FAMILIES: dict[str, Family] = {
         _llama_like("ministral", _gated()),
         _llama_like("qwen2", _gated()),
         _llama_like("qwen3", _gated(**_NORMED_HEADS)),
+        _llama_like("qwen2_vl_text", _gated()),
+        _llama_like("qwen2_5_vl_text", _gated()),
+        _llama_like("qwen3_vl_text", _gated(**_NORMED_HEADS)),
         _llama_like("gemma", _gated(norm_offset=1.0)),
         _llama_like(
             "gemma2", _gated(**_GEMMA), "pre_feedforward_layernorm",
@@ -368,8 +371,10 @@ FAMILIES: dict[str, Family] = {
         _llama_like("minimax_m2", _experts(**_NORMED_HEADS), mlp=_MIXTURE),
         _llama_like("solar_open", _experts()),
         _llama_like("mellum", _experts(**_NORMED_HEADS)),
+        _llama_like("qwen3_vl_moe_text", _experts(**_NORMED_HEADS)),
         _llama_like("flex_olmo", _experts("", **_NORMED_AFTER, **_NORMED_HEADS), ""),
         _llama_like("hunyuan_v1_moe", None),
+        _llama_like("llama4_text", None, mlp="feed_forward"),
         _llama_like("deepseek_v2", None),
         _llama_like("deepseek_v3", None),
         # ---------------------------------------------------------------------------------- without attention

@@ -7,21 +7,24 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from interpret.anatomy.anatomy import anatomy_of
+from interpret.anatomy.anatomy import anatomy_of, text_config
 from interpret.anatomy.changes import Changes, passing_thread
+from interpret.anatomy.encoder_decoders import decoder_attention
 from interpret.anatomy.passes import Forward, replaced_forwards
 
 
 @contextmanager
 def reporting_attention(model: PreTrainedModel) -> Iterator[None]:
     """Make a model compute attention probabilities explicitly (eager attention) inside the ``with`` block."""
-    config = model.config
-    had = getattr(config, "_attn_implementation", "eager")
-    if had in ("eager", None):  # other implementations never store them
-        yield
-        return
+    configs = [text_config(model)]
+    if model.config.is_encoder_decoder:  # encoder and decoder of T5 have configurations of their own
+        parts = (part for part in model.modules() if isinstance(part, PreTrainedModel))
+        configs = list({id(part.config): part.config for part in parts}.values())
     with Changes() as change, change:
-        change.set(config, "_attn_implementation", "eager")
+        for config in configs:
+            # Other implementations never return them.
+            if getattr(config, "_attn_implementation", "eager") not in ("eager", None):
+                change.set(config, "_attn_implementation", "eager")
         yield
 
 
@@ -38,8 +41,7 @@ def last_attention_only(model: PreTrainedModel) -> Iterator[None]:
             output = forward(*args, **kwargs)
             if passing_thread() != thread:
                 return output
-            # Without a cache, the pattern is the only 4-D tensor returned besides the hidden states.
-            return (output[0], *(_last_row(part) for part in output[1:]))
+            return _with_last_row(output)
 
         return run
 
@@ -49,18 +51,25 @@ def last_attention_only(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _attention_modules(model: PreTrainedModel) -> list[nn.Module]:
-    """Return the modules whose patterns a decoder returns, layer by layer; two per layer for a translation model.
+    """Return the modules whose patterns a decoder returns, layer by layer; two per layer for an encoder-decoder.
 
     Raises:
-        UnsupportedModelError: if it is not a translation model, and its family is not supported or a layer has no
-            attention.
+        UnsupportedModelError: if the model's family is not supported, or a layer has no attention.
     """
     if model.config.is_encoder_decoder:
-        return [part for layer in model.get_decoder().layers for part in (layer.self_attn, layer.encoder_attn)]
+        return decoder_attention(model)
     anatomy = anatomy_of(model)
     return [anatomy.module(layer, "attn_in") for layer in range(len(anatomy.layers))]
 
 
-def _last_row(part: Any) -> Any:
-    """Return a copy of the last row of a pattern [B, H, T, T]; return anything else unchanged."""
-    return part[:, :, -1:].clone() if isinstance(part, Tensor) and part.dim() == 4 else part
+def _with_last_row(output: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return what an attention module returned with a copy of the last row of its pattern, [B, H, T, T].
+
+    Without a cache, the pattern is the last 4-D tensor; before it, T5 returns the position biases for the next layers.
+    """
+    places = [place for place, part in enumerate(output) if place and isinstance(part, Tensor) and part.dim() == 4]
+    if not places:
+        return output
+    parts = list(output)
+    parts[places[-1]] = parts[places[-1]][:, :, -1:].clone()
+    return tuple(parts)

@@ -1,4 +1,4 @@
-"""Releases of transformers: which are supported, and how they open models and translate."""
+"""Releases of transformers: which are supported, and how they open models and scale embeddings."""
 
 import re
 import warnings
@@ -80,8 +80,35 @@ def loading_arguments(dtype: torch.dtype | str) -> dict[str, Any]:
     return arguments if _ERRORS_TELL_SHAPES else {**arguments, "ignore_mismatched_sizes": True}
 
 
+def auto_class(config: PretrainedConfig) -> Any:
+    """Return the class of transformers that opens the model of a configuration with all its parts.
+
+    ``AutoModelForCausalLM`` would open an encoder-decoder model without its encoder, and knows only some of the
+    multimodal models, which transformers 4.34.0 lacks.
+    """
+    if config.is_encoder_decoder:
+        return transformers.AutoModelForSeq2SeqLM
+    multimodal = getattr(transformers, "AutoModelForImageTextToText", None)
+    if multimodal is not None and text_settings(config) is not config and type(config) in multimodal._model_mapping:
+        return multimodal
+    return transformers.AutoModelForCausalLM
+
+
+def text_settings(config: PretrainedConfig) -> PretrainedConfig:
+    """Return the part of a configuration about the decoder of texts, which is all of it but in multimodal models.
+
+    Releases without multimodal models have no name for it, and models with several such parts none that is theirs.
+    """
+    if config.is_encoder_decoder or not hasattr(config, "get_text_config"):
+        return config
+    try:
+        return config.get_text_config(decoder=True)
+    except ValueError:
+        return config
+
+
 def language_codes(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """Return the language codes of an M2M100 or NLLB tokenizer, each with the id of its token."""
+    """Return the language codes of an M2M100, NLLB or mBART tokenizer, each with the id of its token."""
     known = getattr(tokenizer, "lang_code_to_id", None)
     if known is not None:
         return dict(known)
@@ -91,14 +118,19 @@ def language_codes(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
 
 
 def given_embedding_scales(model: PreTrainedModel) -> tuple[float, float]:
-    """Return the factors to apply to embeddings before passing them to a translation model's encoder and decoder.
+    """Return the factors to apply to embeddings before passing them to the encoder and the decoder of a model.
 
     From ids, these models compute scaled embeddings; most of them do not scale embeddings that are passed in. Where
-    the embedding module applies the scale itself (M2M100 and NLLB after transformers 4.34.0), the factors are 1.
+    the embedding module applies the scale itself (BART, mBART, M2M100 and NLLB after transformers 4.34.0), the factors
+    are 1.
     """
     of_source, of_target = (getattr(part, "embed_scale", 1.0) for part in (model.get_encoder(), model.get_decoder()))
-    scales_what_it_is_given = model.config.model_type == "marian" and hasattr(transformers, "Cache")
-    return of_source, 1.0 if scales_what_it_is_given else of_target
+    return of_source, 1.0 if _decoder_scales_what_it_is_given(model) else of_target
+
+
+def _decoder_scales_what_it_is_given(model: PreTrainedModel) -> bool:
+    """Return whether a decoder scales embeddings that are passed in, as Marian's and Pegasus' do after 4.34.0."""
+    return model.config.model_type in ("marian", "pegasus") and hasattr(transformers, "Cache")
 
 
 def embedding_scale(model: PreTrainedModel) -> float:
@@ -111,5 +143,6 @@ def embedding_scale(model: PreTrainedModel) -> float:
         return 1.0
     base = model.base_model
     places = (vars(part) for part in (base, getattr(base, "decoder", base)))
-    scales_what_it_is_given = model.config.model_type in ("marian", "pegasus") and hasattr(transformers, "Cache")
-    return 1.0 if scales_what_it_is_given else next((at["embed_scale"] for at in places if "embed_scale" in at), 1.0)
+    if _decoder_scales_what_it_is_given(model):
+        return 1.0
+    return next((at["embed_scale"] for at in places if "embed_scale" in at), 1.0)

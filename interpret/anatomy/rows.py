@@ -7,10 +7,10 @@ recurrent layers (RecurrentGemma) read padding on the left as if it were text, s
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from transformers import PreTrainedModel
 
+from interpret.anatomy.anatomy import text_config
 from interpret.anatomy.attention import forgets_window
 from interpret.anatomy.measured import loses_its_cache, reads_padding
 from interpret.errors import InputError
@@ -105,7 +105,7 @@ def needs_whole_passes(model: PreTrainedModel, n_tokens: int, new_tokens: int) -
 
 def longrope_limit(model: PreTrainedModel) -> int | None:
     """Return the length of text beyond which a model has other rotary embeddings (longrope); None without these."""
-    config: Any = model.config
+    config = text_config(model)
     settings = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     # One dict, or one for each type of layer.
     for one in (settings, *(value for value in settings.values() if isinstance(value, dict))):

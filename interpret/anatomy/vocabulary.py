@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from interpret.anatomy.anatomy import Anatomy
+from interpret.anatomy.anatomy import Anatomy, text_config
 from interpret.anatomy.calls import input_device
+from interpret.anatomy.encoder_decoders import unembedding_scale
 from interpret.anatomy.families import FAMILIES
 from interpret.anatomy.releases import embedding_scale
 
@@ -45,14 +46,15 @@ def _scaled(values: Tensor, scale: float) -> Tensor:
 
 
 def logits_of(model: PreTrainedModel, states: Tensor) -> Tensor:
-    """Return the logits, [..., V], for inputs of the unembedding, [..., D]."""
-    return finished_logits(model, model.get_output_embeddings()(states))
+    """Return the logits, [..., V], for final hidden states, [..., D]."""
+    scaled = _scaled(states, unembedding_scale(model))
+    return finished_logits(model, model.get_output_embeddings()(scaled))
 
 
 def finished_logits(model: PreTrainedModel, raw: Tensor) -> Tensor:
     """Return the logits for outputs of the unembedding, both [..., V]: scaled, capped and shifted as the model does."""
     logits = capped(_scaled(raw, logit_factor(model)), logit_cap(model))
-    bias: Tensor | None = getattr(model, "final_logits_bias", None)  # Marian's
+    bias: Tensor | None = getattr(model, "final_logits_bias", None)  # of BART and its relatives
     return logits if bias is None else logits + bias.to(logits.device)
 
 
@@ -71,9 +73,9 @@ def _setting(model: PreTrainedModel, name: str) -> float | None:
     For families without a row, whose predictions can be attributed, the usual names are tried. ``agreement`` compares
     the result with the model's own logits.
     """
-    family = FAMILIES.get(model.config.model_type)
+    family = FAMILIES.get(text_config(model).model_type)
     setting = getattr(family or _LogitSettings(), name)
-    return getattr(model.config, setting, None) if family is None or setting else None
+    return getattr(text_config(model), setting, None) if family is None or setting else None
 
 
 def logit_factor(model: PreTrainedModel) -> float:

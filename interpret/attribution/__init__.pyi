@@ -1,8 +1,10 @@
 from ._attribute import attribute as attribute
+from .comparison import compare_methods as compare_methods
 from .methods.registry import AttributionMethod as AttributionMethod
 from .methods.registry import list_methods as list_methods
 from .methods.registry import register_method as register_method
 from .result.attribution import Attribution as Attribution
+from .result.comparison import Comparison as Comparison
 from .result.scores import Attributed as Attributed
 from .result.scores import AttributionInfo as AttributionInfo
 from .run_files import attribution_of as attribution_of

@@ -92,14 +92,15 @@ def _part(
         return {one: [array_from_json(of_step) for of_step in of_steps] for one, of_steps in stored["scores"].items()}
     found = _computed(method, steps, layers, options)
     if parts.how is not None:
-        found = {one: [_reduced(each, parts.how) for each in of_steps] for one, of_steps in found.items()}
+        found = {one: [reduced(each, parts.how) for each in of_steps] for one, of_steps in found.items()}
     if keep:
         scores = {one: [array_to_json(of_step) for of_step in of_steps] for one, of_steps in found.items()}
         parts.stored.keep({name: {"scores": scores, "details": [step.details for step in steps]}})
     return found
 
 
-def _reduced(scores: ScoreArray, how: How) -> ScoreArray:
+def reduced(scores: ScoreArray, how: How) -> ScoreArray:
+    """Return scores with the embedding dimension reduced, if they have one: [T] or [T, D] -> [T]."""
     return HOWS[how](scores) if scores.ndim == 2 else scores
 
 

@@ -10,11 +10,12 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.anatomy import check_evaluating, check_logits
-from interpret.attribution.languages import Languages
+from interpret.attribution.groups import Groups, check_groups
 from interpret.attribution.methods.gradients import check_count
 from interpret.attribution.methods.layer_gradients import layer_names
 from interpret.attribution.methods.registry import METHODS, AttributionMethod
 from interpret.attribution.result.scores import AttributionInfo
+from interpret.attribution.seq2seq_texts import Seq2SeqTexts
 from interpret.attribution.steps.functions import (
     CONTRASTS,
     Contrast,
@@ -41,8 +42,12 @@ class Plan:
     layers: tuple[str, ...]
     """Activation names; empty except for layer methods."""
     contrast: Contrast | None
-    languages: Languages | None
-    """Languages of a translation model; None for a causal LM."""
+    groups: Groups | None
+    """Tokens that are masked together; None: each alone."""
+    whole: bool
+    """Whether the attributed tokens are attributed as one value."""
+    seq2seq: Seq2SeqTexts | None
+    """How the texts of an encoder-decoder become tokens; None for a causal LM."""
     start: int | None
     end: int | None
     batch_size: int
@@ -65,13 +70,14 @@ def plan_attribution(
     batch_size: int,
     max_new_tokens: int,
     options: Mapping[str, Any],
-    languages: Languages | None = None,
+    groups: Groups | None = None,
+    seq2seq: Seq2SeqTexts | None = None,
     arguments: Collection[str] = (),
 ) -> Plan:
     """Check all arguments that do not depend on an input, and return the plan.
 
     The arguments are those of ``attribute``. In addition, ``with_foils`` is whether contrast targets are given,
-    ``languages`` is the result of ``languages_of``, ``options`` are those of the method and the functions, and
+    ``seq2seq`` is the result of ``seq2seq_texts_of``, ``options`` are those of the method and the functions, and
     ``arguments`` are argument names that may be suggested in place of an unknown option.
 
     Raises:
@@ -90,8 +96,11 @@ def plan_attribution(
     name = next(iter(functions))
     check_count("batch_size", batch_size)
     check_count("max_new_tokens", max_new_tokens)
-    if languages is not None:
-        _check_translating(method, chosen, functions)
+    if seq2seq is not None:
+        _check_seq2seq(method, chosen)
+        if groups is not None:
+            raise InputError("groups are for decoder-only models; this one is an encoder-decoder")
+    check_takes_groups(method, groups)
     _check_contrast(functions, contrast, with_foils)
     check_method_options(method, functions.values(), options, arguments)
     _check_model(model, chosen)
@@ -111,7 +120,8 @@ def plan_attribution(
         step_aggregates={one: each.aggregate for one, each in functions.items()},
         model=model.config.name_or_path or type(model).__name__,
         tokenizer=tokenizer.name_or_path or type(tokenizer).__name__,
-        options=_plain(own | {key: value for each in own_of.values() for key, value in each.items()}),
+        options=_plain(own | {key: value for each in own_of.values() for key, value in each.items()})
+        | ({} if groups is None else {"groups": groups if isinstance(groups, str) else list(groups)}),
     )
     return Plan(
         model=model,
@@ -122,7 +132,9 @@ def plan_attribution(
         step_scores=bound,
         layers=tuple(layer_names(model, layers)) if chosen.layers else (),
         contrast=contrast,
-        languages=languages,
+        groups=groups,
+        whole=functions[name].whole,
+        seq2seq=seq2seq,
         start=start,
         end=end,
         batch_size=batch_size,
@@ -140,14 +152,11 @@ def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
     return {key: str(value) if isinstance(value, tuple) else value for key, value in options.items()}
 
 
-def _check_translating(name: str, method: AttributionMethod, functions: Mapping[str, StepFunction]) -> None:
-    """Raise an InputError for a method or function that does not support encoder-decoder models."""
+def _check_seq2seq(name: str, method: AttributionMethod) -> None:
+    """Raise an InputError for a method that does not support encoder-decoder models."""
     if not method.translations:
         fitting = ", ".join(one for one, each in METHODS.items() if each.translations)
         raise InputError(f"method {name!r} does not support encoder-decoder models; these do: {fitting}")
-    for one, each in functions.items():
-        if each.dropout:
-            raise InputError(f"{one!r} does not support encoder-decoder models; use 'probability'")
 
 
 def _check_contrast(functions: Mapping[str, StepFunction], contrast: str | None, with_foils: bool) -> None:
@@ -187,6 +196,19 @@ def check_takes_layers(method: str) -> None:
     """Raise an InputError if a method cannot be limited to some layers."""
     if not METHODS[method].layers and "layers" not in METHODS[method].options():
         raise InputError(f"method {method!r} takes no layers; leave layers out, or use a layer method")
+
+
+def check_takes_groups(method: str, groups: Groups | None) -> None:
+    """Raise an InputError if a method cannot mask groups of tokens, or groups are wrong for every prompt."""
+    if groups is None:
+        return
+    if not METHODS[method].groups:
+        fitting = ", ".join(name for name, each in METHODS.items() if each.groups)
+        raise InputError(
+            f"method {method!r} does not mask tokens together; these take groups: {fitting}; "
+            "scores of other methods can be added up, with aggregate(spans=...)"
+        )
+    check_groups(groups)
 
 
 def check_method_options(

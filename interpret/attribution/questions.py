@@ -14,6 +14,7 @@ from interpret.errors import InputError
 from interpret.prompts.chat import model_text
 from interpret.prompts.prompts import Prompt
 from interpret.prompts.scripts import joined
+from interpret.prompts.spelling import Span
 
 _SINGLE_NAMES = {"prompts": "the prompt", "targets": "the target", "contrast_targets": "the foil"}
 _FIRST = re.compile(rf"\b({'|'.join(_SINGLE_NAMES)})\[0\]")
@@ -31,6 +32,8 @@ class Question:
     """Words or token ids that follow the prompt; None if the model generates the continuation."""
     foil: str | Sequence[int] | None
     """What the target is contrasted with; None without a foil."""
+    content: Span | None = None
+    """The characters of the user's message in the prompt; None for all."""
 
 
 def questions(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], chat_template: str) -> list[Question]:
@@ -46,7 +49,7 @@ def questions(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], cha
     """
     texts = [model_text(tokenizer, one, chat_template) for one in prompts]
     return [
-        Question(one.name, text.text, text.add_special_tokens, one.target, one.foil)
+        Question(one.name, text.text, text.add_special_tokens, one.target, one.foil, text.content)
         for one, text in zip(prompts, texts, strict=True)
     ]
 
@@ -75,6 +78,7 @@ def inputs_of(plan: Plan, question: Question, alignment: Alignment | None) -> In
         None if foil is None else [foil],
         pairs,
         add_special_tokens=question.add_special_tokens,
+        content=question.content,
     )
     if target is not None:
         with of_one_prompt():
@@ -83,8 +87,8 @@ def inputs_of(plan: Plan, question: Question, alignment: Alignment | None) -> In
 
 
 def _whole(plan: Plan, prompt: str, target: str | Sequence[int]) -> str | Sequence[int]:
-    """Return a target as ``attribute`` takes it: the prompt and the words after it, only the translation, or ids."""
-    if plan.languages is not None or not isinstance(target, str):
+    """Return a target as ``attribute`` takes it: ids, or words, before which decoder-only models read the prompt."""
+    if plan.seq2seq is not None or not isinstance(target, str):
         return target
     return joined(prompt, target)
 

@@ -18,8 +18,12 @@ class RunOptions:
     source_language: str | None = None
     """For M2M100 and NLLB: the language code of the prompts."""
     target_language: str | None = None
-    """For translation models: the language code of the translations."""
+    """For translation models: the language code of the targets."""
     method: str = "input_x_gradient"
+    compare: Sequence[str] | None = None
+    """Methods that are compared, in place of ``method``."""
+    versus: str | None = None
+    """Another prompt, whose scores are subtracted after both are aligned; for a single prompt."""
     attributed_fn: str | None = None
     """None: ``contrast_prob_diff`` if every prompt has a foil, else ``probability``."""
     contrast: str = CONTRASTS[0]
@@ -34,6 +38,8 @@ class RunOptions:
     """Functions to report for each step, besides the attributed one."""
     layers: str | None = None
     """``"3,7"``, ``"0:20:5"``, or activation names; None: all layers, for ``attention`` the last."""
+    groups: Sequence[str] | None = None
+    """Tokens that are masked together: a unit, a template, or parts of every prompt."""
     options: Sequence[str] | None = None
     """Options of the method and the functions, such as ``"n_steps=20"``."""
     aggregate: str = "sum"
@@ -82,6 +88,26 @@ def layers_words(layers: str | int | Sequence[int | str] | None) -> str | None:
         if not isinstance(layer, (int, str)):
             raise InputError(f"layers: a {type(layer).__name__} is not a layer; give numbers, or names of activations")
     return ",".join(map(str, listed))
+
+
+def compare_words(compare: str | Sequence[str] | None) -> list[str] | None:
+    """Return the names of methods that may be written on the command line, with commas.
+
+    >>> compare_words("saliency,lime")
+    ['saliency', 'lime']
+    """
+    if compare is None:
+        return None
+    return [name.strip() for name in compare.split(",")] if isinstance(compare, str) else list(compare)
+
+
+def groups_words(groups: str | Sequence[str] | None) -> list[str] | None:
+    """Return groups of tokens as they are written on the command line.
+
+    >>> groups_words("sentences")
+    ['sentences']
+    """
+    return None if groups is None else [groups] if isinstance(groups, str) else list(groups)
 
 
 def options_words(options: Mapping[str, Any] | Sequence[str] | None) -> list[str] | None:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from interpret.anatomy import check_length as check_fits
+from interpret.attribution.groups import token_groups
 from interpret.attribution.plan import Plan
 from interpret.attribution.steps.functions import Contrast
 from interpret.attribution.steps.step import Foil
@@ -19,7 +20,7 @@ from interpret.errors import InputError
 from interpret.finite import MODEL_GIVES_NAN
 from interpret.prompts.encoding import Encoding, encode, given_ids
 from interpret.prompts.lookalikes import instead
-from interpret.prompts.spelling import pieces
+from interpret.prompts.spelling import Span, pieces
 
 Target = str | Sequence[int]
 """A text that begins with its prompt, or the token ids that follow the prompt."""
@@ -55,10 +56,12 @@ class Text:
     foils: tuple[Foil | None, ...]
     """[G]; None without a contrast."""
     pieces: tuple[str, ...] = ()
-    """[T], the text of each token, for people to read; not set for translations."""
+    """[T], the text of each token, for people to read."""
+    groups: tuple[Span, ...] | None = None
+    """The ranges of tokens that methods may change, each as one; None for all tokens, each alone."""
     n_source: int = 0
-    """For a translation: the number of source tokens, which come first. The prompt is then the source and the tokens
-    the decoder starts with."""
+    """For an encoder-decoder: the number of source tokens, which come first. The prompt is then the source and the
+    tokens the decoder begins with."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,8 @@ class Inputs:
     """[N]; None if each step corresponds to the foil's step of the same number."""
     add_special_tokens: bool = True
     """Whether the tokenizer puts its opening tokens before the texts; a model's chat template already has them."""
+    content: Span | None = None
+    """The characters of every prompt in which groups are searched; None for all."""
 
 
 def one_for_each(
@@ -83,6 +88,7 @@ def one_for_each(
     alignment: Sequence[Alignment] | None = None,
     *,
     add_special_tokens: bool = True,
+    content: Span | None = None,
 ) -> Inputs:
     """Collect the inputs; a single text is treated as a list of one.
 
@@ -97,7 +103,7 @@ def one_for_each(
             raise InputError(f"{name} has {len(given)} entries for {len(rows)} prompts; give one for each")
     if alignment is not None and foils is None:
         raise InputError("alignment needs contrast_targets; give those too")
-    return Inputs(rows, whole, foils, alignment, add_special_tokens)
+    return Inputs(rows, whole, foils, alignment, add_special_tokens, content)
 
 
 def _listed(texts: str | Sequence[Target]) -> list[Any]:
@@ -133,9 +139,37 @@ def texts_of(plan: Plan, inputs: Inputs, first: int) -> list[Text]:
         replace(
             text_of(plan, inputs, number, ids, len(prompt.ids), _foil_ids(plan, inputs, number, prompt)),
             pieces=_pieces(prompt, ids),
+            groups=_groups(plan, inputs, number, prompt),
         )
         for number, prompt, ids in zip(numbers, encodings, wholes, strict=True)
     ]
+
+
+def _groups(plan: Plan, inputs: Inputs, number: int, prompt: Encoding) -> tuple[Span, ...] | None:
+    if plan.groups is None:
+        return prompt_tokens(plan, len(prompt.ids))
+    try:
+        return token_groups(prompt, inputs.content or (0, len(prompt.text)), plan.groups)
+    except InputError as error:
+        raise InputError(f"prompts[{number}]: {error}") from None
+
+
+def prompt_tokens(plan: Plan, n_prompt: int) -> tuple[Span, ...] | None:
+    """Return the tokens that methods may change, each alone: the prompt's for a whole answer, else all (None)."""
+    return tuple((column, column + 1) for column in range(n_prompt)) if plan.whole else None
+
+
+def check_foils(text: Text, number: int) -> None:
+    """Raise an InputError if the foil of every attributed token is this token, in the same context."""
+    columns = range(text.start, text.stop)
+    contexts = [
+        None if foil is None else (foil.id, foil.prefix or text.ids[:at])
+        for at, foil in zip(columns, text.foils, strict=True)
+    ]
+    if contexts == [(text.ids[at], text.ids[:at]) for at in columns]:
+        raise InputError(
+            f"contrast_targets[{number}] does not differ from the text at any attributed token; give another foil"
+        )
 
 
 def _pieces(prompt: Encoding, ids: Sequence[int]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import Any, overload
 import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from interpret.anatomy import unwrapping
 from interpret.bench import log as logs
 from interpret.bench.hypothesis import HypothesisTest, Method, hypothesis_test, sampled
 from interpret.bench.injection import injected
@@ -47,6 +48,7 @@ class Experiment:
         exp.versions("rank")
     """
 
+    @unwrapping
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, folder: str | Path = "experiments"
     ) -> None:

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.activations.cache import token_rows
-from interpret.anatomy import Anatomy, anatomy_of, input_device
+from interpret.anatomy import Anatomy, anatomy_of, input_device, unwrapping
 from interpret.anatomy.changes import Changes
 from interpret.anatomy.passes import evaluating
 from interpret.errors import InputError, unknown
@@ -40,6 +40,7 @@ class Profiled:
     """The table, as ``profile`` returns it."""
 
 
+@unwrapping
 def profile(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase | None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from interpret.attribution.methods.registry import METHODS
-from interpret.attribution.run_options import BATCH_SIZE, RunOptions
+from interpret.attribution.run_options import BATCH_SIZE, RunOptions, compare_words
 from interpret.attribution.steps.functions import FUNCTIONS
 from interpret.cli.console import MOST_SHOWN, counted, say, show_table, tell
 from interpret.cli.options import Loading, Model, WorkerOptions, output_option
@@ -21,6 +21,8 @@ from interpret.storage.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from interpret.attribution.result.attribution import Attribution
+    from interpret.attribution.result.comparison import Comparison
+    from interpret.display import Shown
     from interpret.records import TokenScore
 
 MOST_TOKENS = 3
@@ -33,11 +35,11 @@ class AttributionOptions:
 
     source_language: Annotated[
         str | None,
-        typer.Option(help="For M2M100 and NLLB: the language code of the prompts, such as en or eng_Latn."),
+        typer.Option(help="For M2M100, NLLB and mBART: language code of the prompts, such as en, eng_Latn or en_XX."),
     ] = None
     target_language: Annotated[
         str | None,
-        typer.Option(help="For translation models: the language code of the translation, such as fr or fra_Latn."),
+        typer.Option(help="For these and Marian: language code of the targets, such as fr, fra_Latn, fr_XX or fra."),
     ] = None
     method: Annotated[
         str,
@@ -45,11 +47,26 @@ class AttributionOptions:
             help=f"Attribution method. {'; '.join(f'{name}: {one.description}' for name, one in METHODS.items())}."
         ),
     ] = RunOptions.method
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            help="Compare several methods instead, by the insertion and deletion curves of their scores, such as "
+            "'saliency,occlusion,kernel_shap'."
+        ),
+    ] = None
+    versus: Annotated[
+        str | None,
+        typer.Option(
+            help="With --prompt: another prompt that differs in some words. The scores are differences: those of "
+            "--prompt minus those of this one, with the same continuation, word by word."
+        ),
+    ] = None
     attributed_fn: Annotated[
         str | None,
         typer.Option(
             help=f"The function of each output token to attribute: {', '.join(FUNCTIONS)}. contrast_prob_diff is "
-            "P(target) - P(foil). [default: contrast_prob_diff if every prompt has a foil, else probability]",
+            "P(target) - P(foil); answer_log_probability is ln P of all output tokens together. "
+            "[default: contrast_prob_diff if every prompt has a foil, else probability]",
             show_default=False,
         ),
     ] = None
@@ -82,9 +99,17 @@ class AttributionOptions:
     layers: Annotated[
         str | None,
         typer.Option(
-            help="For layer methods and attention: layers ('3,7', '0:20:5') or activations ('mlp_out', 'resid_post.3')."
-            " [default: all layers; for attention, the last]",
+            help="For layer methods, attention and value_zeroing: layers ('3,7', '0:20:5') or activations ('mlp_out', "
+            "'resid_post.3'). [default: all layers; for attention, the last]",
             show_default=False,
+        ),
+    ] = None
+    groups: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="For occlusion, lime and kernel_shap: which tokens are masked together. words, lines, sentences or "
+            "paragraphs; a template with fields, such as '{name} lives in {city}'; or a part of the prompt, given "
+            "several times."
         ),
     ] = None
     options: Annotated[
@@ -120,8 +145,10 @@ class FileOptions:
         bool, typer.Option("--overwrite", help="Replace the files of --json and --html if they exist.")
     ] = False
 
-    def check(self) -> None:
-        """Refuse to replace existing files, before anything is computed."""
+    def check(self, *, compared: bool) -> None:
+        """Refuse to replace existing files, and files that a comparison does not have, before anything is computed."""
+        if compared and self.json_file is not None:
+            raise InputError("--json holds attributions; a comparison has table.csv and --html")
         for file in (self.html_file, self.json_file):
             if file is not None and file.exists() and not self.overwrite:
                 raise InputError(f"{file} already exists; give --overwrite to replace it, or another name")
@@ -131,6 +158,10 @@ class FileOptions:
         if self.json_file is not None:
             compress = self.json_file.suffix == ".gz"
             say(f"wrote {found.save(self.json_file, overwrite=self.overwrite, compress=compress)}")
+        self.write_page(found)
+
+    def write_page(self, found: "Shown") -> None:
+        """Write the page, if it is requested."""
         if self.html_file is not None:
             say(f"wrote {found.show(html=self.html_file, overwrite=self.overwrite)}")
 
@@ -159,13 +190,15 @@ def attribute_command(
     prompts could not be attributed.
     """
     from interpret.attribution import run_plan, runs
+    from interpret.attribution.jobs import ATTRIBUTING
+    from interpret.attribution.result.comparison import Comparison
     from interpret.attribution.run_files import attribution_of
     from interpret.prompts.chat import has_template
 
     # Check everything that can be checked without the model first.
     found = prompts.read()
-    run_plan.check_options(RunOptions(**asdict(settings)), found)
-    files.check()
+    run_plan.check_options(RunOptions(**asdict(settings) | {"compare": compare_words(settings.compare)}), found)
+    files.check(compared=settings.compare is not None)
     opened = loading.open(model, workers.asked(loading.imports))
     if opened.tokenizer is not None:
         tell_framing(found, prompts.chat_template, has_template(opened.tokenizer))
@@ -189,23 +222,41 @@ def attribute_command(
     if prompts.prompt is not None and run.dropped:
         raise InputError(run.dropped[found[0].name])
     if len(run.dropped) < len(run.units):
-        attributed = attribution_of(run)
-        files.write(attributed)
-        _show(run, attributed)
-    tell_counts(runs.ATTRIBUTING, run)
+        if settings.compare is not None:
+            compared = Comparison(run.records())
+            files.write_page(compared)
+            _show_comparison(compared)
+        else:
+            attributed = attribution_of(run)
+            files.write(attributed)
+            _show(run, attributed)
+    tell_counts(ATTRIBUTING, run)
+
+
+def _show_comparison(found: "Comparison") -> None:
+    """Print the mean areas of the methods with their intervals."""
+    rows = []
+    for row in found.summary().itertuples():
+        areas = [getattr(row, side) for side in ("insertion", "deletion")]
+        ends = [(getattr(row, f"{side}_low"), getattr(row, f"{side}_high")) for side in ("insertion", "deletion")]
+        cells = [f"{area:.4g} ({low:.4g} to {high:.4g})" for area, (low, high) in zip(areas, ends, strict=True)]
+        rows.append((row.method, *cells))
+    n = len({row.name for row in found})
+    header = ("method", "insertion area, higher is better", "deletion area, lower is better")
+    show_table(f"Attribution methods on {counted(n, 'prompts')}; unit: {found[0].attributed_fn}", header, rows)
 
 
 def _show(run: RunFolder, found: "Attribution") -> None:
     """Print the first steps with their top attributions; only one prompt is in memory at a time."""
     from interpret.attribution.result.show import title
 
-    info, translated = found.info, found.sequences[0].source_tokens is not None
+    info, with_source = found.info, found.sequences[0].source_tokens is not None
     shown: list[tuple[str, ...]] = []
     prompts_left, steps_left = len(found.sequences), 0
     for rows in run.by_unit():
         of_steps = [list(of_one) for _, of_one in groupby(rows, key=lambda row: row.step)]
         room = MOST_SHOWN - len(shown)
-        shown += [_cells(of_one, translated=translated) for of_one in of_steps[:room]]
+        shown += [_cells(of_one, with_source=with_source) for of_one in of_steps[:room]]
         prompts_left, steps_left = prompts_left - 1, len(of_steps) - room
         if steps_left >= 0:
             break
@@ -217,18 +268,18 @@ def _show(run: RunFolder, found: "Attribution") -> None:
         tell(f"and {' and '.join(more)}")
 
 
-def _cells(rows: "Sequence[TokenScore]", *, translated: bool) -> tuple[str, str, str, str]:
+def _cells(rows: "Sequence[TokenScore]", *, with_source: bool) -> tuple[str, str, str, str]:
     """Return the table cells of one step: prompt, token, value, and top attributions."""
     from interpret.display.heatmaps import visible
 
     most = sorted(rows, key=lambda row: descending(abs(row.score)))[:MOST_TOKENS]
-    words = ", ".join(f"{_place(row, translated)} {row.score:+.3g}" for row in most)
+    words = ", ".join(f"{_place(row, with_source)} {row.score:+.3g}" for row in most)
     return rows[0].name, visible(rows[0].step_token), f"{rows[0].value:.3g}", words
 
 
-def _place(row: "TokenScore", translated: bool) -> str:
-    """Return position, text and activation of a token; for a translation, also whether it is in source or target."""
+def _place(row: "TokenScore", with_source: bool) -> str:
+    """Return position, text and activation of a token; with a source, also whether it is in source or target."""
     from interpret.display.heatmaps import visible
 
-    side = ("source " if row.in_prompt else "target ") if translated else ""
+    side = ("source " if row.in_prompt else "target ") if with_source else ""
     return f"{side}{row.position} {visible(row.token)}" + (f" {row.activation}" if row.activation else "")

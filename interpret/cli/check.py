@@ -50,8 +50,8 @@ def check_command(
         tell(json.dumps({**about, **features, **found}, indent=2))
     if failed := [proof.analyses for proof in proofs if proof.result == "fails"]:
         raise InterpretError(f"this model does not compute what the row of its family says: {'; '.join(failed)} fail")
-    worst = max(result.difference for result in results)
+    worst = max((result.difference for result in results), default=0.0)
     if worst > 0:
         raise InterpretError(f"surgery without edits changed the outputs of this model by up to {worst:g}; expected 0")
-    if not as_json:
+    if results and not as_json:
         out.print("[green]all outputs equal those of the stock model[/]")

@@ -30,11 +30,14 @@ def compare_command(
     from interpret.facts.grids import FEWEST, not_finite
     from interpret.stats import rank_correlation
     from interpret.tracing.compare import grid_pairs, peak_of
+    from interpret.tracing.mediators import mediator_of
 
     found = list(grid_pairs(run, other))
-    table = Table("restored", "facts", "rank correlation, mean", "lowest", "highest", "same peak")
+    table = Table("mediator", "facts", "rank correlation, mean", "lowest", "highest", "same peak")
     for mediator in dict.fromkeys(one.mediator for one, _ in found):
-        pairs = [(one.effects, two.effects) for one, two in found if one.mediator == mediator]
+        of_one = [(one, two) for one, two in found if one.mediator == mediator]
+        direction = mediator_of(mediator).direction(of_one[0][0].metric)
+        pairs = [(direction * one.effects, direction * two.effects) for one, two in of_one]
         ranks = np.array([rank_correlation(*pair) for pair in pairs])
         same = sum(peak_of(one) == peak_of(two) for one, two in pairs)
         ranks = ranks[np.isfinite(ranks)]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from interpret.errors import InputError, RunError, unknown
 from interpret.storage.run_folder import TABLE
@@ -70,7 +70,7 @@ def quietly(quiet: bool) -> Iterator[None]:
 
 def show_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a title and a table."""
-    table = Table(*header)
+    table = Table(Column(header[0], overflow="fold"), *header[1:])
     for row in rows:
         table.add_row(*map(escape, row))
     tell(title)

@@ -14,7 +14,16 @@ from interpret.cli.options import Imports
 from interpret.cli.results import result_of
 from interpret.errors import InputError, brief, closest
 from interpret.probing.registry import PROBES
-from interpret.records import LocationAverage, LocationCell, TraceAverage, TraceCell, csv_header, to_csv
+from interpret.records import (
+    LocationAverage,
+    LocationCell,
+    MethodComparison,
+    TraceAverage,
+    TraceCell,
+    UnitCell,
+    csv_header,
+    to_csv,
+)
 from interpret.storage import disk, run_folder
 from interpret.work.extensions import load_extensions
 
@@ -28,6 +37,8 @@ if TYPE_CHECKING:
     from interpret.tracing.tables import TraceGrid
 
 AVERAGES = "averages.csv"
+UNITS_TABLE = "units.csv"
+"""The table of single heads and neurons of a trace."""
 
 
 def figures_command(
@@ -50,6 +61,9 @@ def figures_command(
             help="Kinds of tokens for averages: rome (six kinds) or kt (four kinds). [default: as in the run]"
         ),
     ] = None,
+    normalise: Annotated[
+        bool, typer.Option("--normalise", help="Divide the effects of each traced fact by its total effect.")
+    ] = False,
     imports: Imports = None,
 ) -> None:
     """Draw figures of a run: one per fact or prompt, and averages of traces and located facts. No model is needed.
@@ -62,16 +76,31 @@ def figures_command(
     manifest = run_folder.read_manifest(run)
     scheme = choice("bucket scheme", buckets or str(manifest["circumstances"].get("buckets", "rome")), SCHEMES)
     command = str(manifest["identity"].get("command", "trace"))
+    if normalise and command != "trace":
+        raise InputError(f"--normalise divides by the total effect of a trace; {run} is a run of {command}")
     averages = f"; the averages in {AVERAGES}"
     if command == "locate":
         _draw_locations(run, output, scheme, fact, prompts)
+    elif command == "attribute --compare":
+        _save(output, _comparison_figures(run, fact, prompts))
+        averages = ""
     elif command == "trace":
         window = manifest["identity"].get("window")
-        _draw_traces(run, output, scheme, fact, prompts, window=window if isinstance(window, int) else None)
+        _draw_traces(run, output, scheme, fact, prompts, normalise, window if isinstance(window, int) else None)
     else:
         _save(output, _own_figure(run, command) or _figures_of_inputs(run, fact, prompts))
         averages = ""
+    if not (output / AVERAGES).is_file():
+        averages = ""
     say(f"{output}: {len(list(output.glob('*.png')))} figures, each as PNG and PDF{averages}")
+
+
+def _comparison_figures(run: Path, facts: Sequence[str] | None, prompts: int) -> "Iterator[tuple[str, Figure]]":
+    """Yield (name, figure) for a comparison of attribution methods: the mean curves, and each chosen prompt."""
+    from interpret.attribution import Comparison
+
+    yield "average_curves", Comparison(run_folder.read_rows(run, MethodComparison)).average_figure()
+    yield from _figures_of_inputs(run, facts, prompts)
 
 
 def _own_figure(run: Path, command: str) -> "Iterator[tuple[str, Figure]] | None":
@@ -107,16 +136,36 @@ def file_name(name: str) -> str:
 
 
 def _draw_traces(
-    run: Path, output: Path, scheme: "Scheme", fact: Sequence[str] | None, prompts: int, *, window: int | None
+    run: Path,
+    output: Path,
+    scheme: "Scheme",
+    fact: Sequence[str] | None,
+    prompts: int,
+    normalise: bool,
+    window: int | None,
 ) -> None:
     from interpret.facts.grids import bucket_averages, by_part
-    from interpret.tracing.tables import trace_averages, trace_grids
+    from interpret.tracing.tables import normalised, trace_averages, trace_grids
 
+    units = run / UNITS_TABLE
+    if units.is_file():
+        _save(output, _unit_figures(run_folder.read_table(units, UnitCell)))
+        if not run_folder.read_table(run, TraceCell):  # the run has heads or neurons only
+            return
     traced = trace_grids(run_folder.read_rows(run, TraceCell))
+    traced = normalised(traced) if normalise else traced
     _save(output, _figures(traced, _chosen(traced, fact, prompts), scheme, window))
     _say_if_few([bucket_averages(of_one, scheme=scheme) for of_one in by_part(traced, "mediator").values()], scheme)
     averages = trace_averages(traced, scheme=scheme)
     disk.replace_whole(output / AVERAGES, csv_header(TraceAverage) + to_csv(averages))
+
+
+def _unit_figures(rows: Sequence[UnitCell]) -> "Iterator[tuple[str, Figure]]":
+    """Yield (name, figure) for the heads of a trace, if it has some."""
+    from interpret.figures.traces import heads_figure
+
+    if any(row.mediator == "heads" for row in rows):
+        yield "heads_heatmap", heads_figure(rows)
 
 
 def _draw_locations(run: Path, output: Path, scheme: "Scheme", fact: Sequence[str] | None, prompts: int) -> None:
@@ -171,6 +220,8 @@ def _figures(
     yield "average_lines", traces.line_figure(traced, scheme=scheme, window=window)
     if traces.severed_grids(traced):
         yield "severed_bars", traces.severed_figure(traced)
+    if traces.knockout_grids(traced):
+        yield "knockout_curves", traces.knockout_figure(traced, window=window)
     wanted = [grid for grid in traced if grid.name in chosen]
     for name, of_fact in groupby(wanted, key=lambda grid: grid.name):
         yield f"fact_{name}", prompt_figure(list(of_fact), window=window)

@@ -16,6 +16,7 @@ RESULTS = {
     "selfie": "selfie.show.Interpretations",
     "trace": "tracing.show.Traces",
     "attribute": "attribution.run_files.attribution_of",
+    "attribute --compare": "attribution.result.comparison.Comparison",
     "locate": "locating.show.Locations",
     "probe lens": "probing.show.LensReadings",
     "probe logits": "probing.show.LogitShares",

@@ -232,7 +232,7 @@ class FactSource(_Reading, Framing, FactsOption):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TracedFacts(FactSource, TargetOption, SubjectOption, TextOption):
+class TracedFacts(FactSource, FoilOption, TargetOption, SubjectOption, TextOption):
     """Facts that are traced."""
 
 

@@ -6,20 +6,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from interpret.cli.console import out, peak_cells, say, show_table, tell
 from interpret.cli.options import FactOptions, Loading, WorkerOptions, output_option
 from interpret.cli.sources import Framing, TracedFacts
 from interpret.cli.work import tell_counts
-from interpret.tracing.mediators import DEFAULT_MEDIATORS, MEDIATORS
+from interpret.errors import InputError
+from interpret.tracing.mediators import DEFAULT_MEDIATORS, MEDIATORS, UNIT_MEDIATORS, mediator_of
 
 if TYPE_CHECKING:
     from interpret.facts.buckets import Scheme
     from interpret.facts.grids import BucketMean
-    from interpret.records import TracePeak
+    from interpret.records import TracePeak, UnitCell
     from interpret.tracing.config import TraceConfig
     from interpret.tracing.tables import TraceGrid
+
+
+MOST_UNITS = 10
+"""Number of heads and of neurons that are printed."""
+
+
+def _described() -> dict[str, str]:
+    """Return the descriptions of all mediators."""
+    return {one.name: one.description for one in MEDIATORS.values()} | UNIT_MEDIATORS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +46,8 @@ class TraceOptions:
     mediator: Annotated[
         list[str] | None,
         typer.Option(
-            help="What is restored at each token and layer; may be given several times. "
-            f"{'; '.join(f'{one.name}: {one.description}' for one in MEDIATORS.values())}. "
+            help="What is restored or knocked out at each token and layer; may be given several times. "
+            f"{'; '.join(f'{name}: {words}' for name, words in _described().items())}. "
             f"[default: {', '.join(DEFAULT_MEDIATORS)}]"
         ),
     ] = None
@@ -60,13 +70,22 @@ class TraceOptions:
     ] = None
     window: Annotated[
         int | None,
-        typer.Option(min=1, help="Number of layers that attn_window and mlp_window restore together. [default: 10]"),
+        typer.Option(
+            min=1, help="Number of layers that attn_window, mlp_window and attn_knockout change together. [default: 10]"
+        ),
     ] = None
     answer_tokens: Annotated[
         str | None,
         typer.Option(
             help="first: measure the probability of the first token of the answer; whole: that of the whole answer. "
             "[default: first]"
+        ),
+    ] = None
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            help="What is measured of the answer: probability, log_probability, logit, logit_difference (answer minus "
+            "foil) or rank. [default: probability]"
         ),
     ] = None
     method: Annotated[
@@ -87,6 +106,7 @@ class TraceOptions:
             "replace": self.replace_embeddings,
             "window": self.window,
             "answer_tokens": self.answer_tokens,
+            "metric": self.metric,
             "chat_template": framing.chat_template,
         }
         others = {
@@ -133,11 +153,15 @@ def trace_command(
     A run can be stopped at any time; the same command resumes it. Exit code 3: finished, but some facts could not be
     traced.
     """
+    from interpret.records import UnitCell
+    from interpret.storage.run_folder import read_table
     from interpret.tracing import runs
     from interpret.tracing.config import TraceConfig, load_config
     from interpret.tracing.knowledge_tracing import row_names, write_lists
 
     wanted = given.override(load_config(config) if config else TraceConfig(), fact, chosen, loading)
+    if fact.foil is not None and wanted.settings.metric != "logit_difference":
+        raise InputError("--foil is only read by --metric logit_difference; add it, or leave out --foil")
     folder = fact.folder(wanted.output or "runs/trace", output, wanted, chosen, loading)
     # Check everything that can be checked without the model first.
     asked = workers.asked(loading.imports, **wanted.workers)
@@ -159,6 +183,8 @@ def trace_command(
     if traced and wanted.hook_layer is not None:
         count = write_lists(traced, row_names(plan.facts), folder.parent, wanted.name)
         say(f"{folder.parent / wanted.name}-*.pt: {count} files in the format of Knowledge-Tracing")
+    if (units := run.folder / runs.UNITS_TABLE).is_file():
+        _show_units(read_table(units, UnitCell))
     tell_counts(runs.TRACING, run)
 
 
@@ -169,11 +195,12 @@ def _show(traced: "Sequence[TraceGrid]", peaks: "Sequence[TracePeak]", scheme: "
 
     if words := tables.estimated(traced):
         tell(f"Warning: {words}; their sizes are unreliable, and the averages include them.")
-    averages = Table("restored", "tokens", "layer", "AIE", "95% interval", "facts")
+    averages = Table(Column("mediator", overflow="fold"), "tokens", "layer", "AIE", "95% interval", "facts")
     single: list[Sequence[str]] = []
     shown: list[BucketMean] = []
     for mediator, of_one in by_part(traced, "mediator").items():
-        found = bucket_peaks(bucket_averages(of_one, scheme=scheme), scheme=scheme)
+        direction = mediator_of(mediator).direction(of_one[0].metric)
+        found = bucket_peaks(bucket_averages(of_one, scheme=scheme), scheme=scheme, direction=direction)
         for peak in found:
             averages.add_row(mediator, *peak_cells(peak))
         shown += found
@@ -182,7 +209,7 @@ def _show(traced: "Sequence[TraceGrid]", peaks: "Sequence[TracePeak]", scheme: "
             there = [peak for peak in found if among == tables.ALL or peak.bucket.endswith("_subject")]
             if not there:
                 continue
-            average = max(there, key=lambda peak: peak.mean)
+            average = max(there, key=lambda peak: direction * peak.mean)
             of_facts = [peak for peak in peaks if (peak.mediator, peak.among) == (mediator, among)]
             single.append((mediator, among, f"{average.mean:+.3f}", str(average.layer_idx), *_sum_up(of_facts)))
     out.print("Average indirect effect (AIE) for each kind of token, at its peak layer:")
@@ -191,9 +218,32 @@ def _show(traced: "Sequence[TraceGrid]", peaks: "Sequence[TracePeak]", scheme: "
         tell(words)
     show_table(
         "Peaks of the average, and peaks of single facts from peaks.csv (mean effect; median and quartiles of layers):",
-        ("restored", "among", "AIE", "layer", "IE of single facts", "layer of single facts"),
+        ("mediator", "among", "AIE", "layer", "IE of single facts", "layer of single facts"),
         single,
     )
+
+
+def _show_units(rows: "Sequence[UnitCell]") -> None:
+    """Print the heads and neurons with the largest average effects."""
+    from interpret.facts.grids import BucketMean, too_few
+    from interpret.stats import average
+    from interpret.tracing.tables import unit_means
+
+    means = unit_means(rows)
+    for mediator in dict.fromkeys(row.mediator for row in rows):
+        shown = []
+        for one in [one for one in means if one.mediator == mediator][:MOST_UNITS]:
+            found, n_facts = average(one.effects), len(one.effects)
+            interval = f"{found.low:+.3f} to {found.high:+.3f}" if n_facts > 1 else ""
+            place = f"{one.layer_idx}.{one.unit}", one.bucket
+            shown.append((*place, f"{one.mean:+.4f}", interval, f"{one.n} of {n_facts}"))
+        show_table(
+            f"{mediator.capitalize()} with the largest average indirect effects:",
+            (f"layer.{mediator[:-1]}", "token", "AIE", "95% interval", "facts"),
+            shown,
+        )
+    if words := too_few([BucketMean(one.bucket, one.layer_idx, one.mean, 0.0, 0.0, len(one.effects)) for one in means]):
+        tell(words)
 
 
 def _sum_up(peaks: "Sequence[TracePeak]") -> tuple[str, str]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from interpret.anatomy import unwrapping
 from interpret.engine.greedy import answers
 from interpret.errors import InputError
 from interpret.prompts.encoding import token_ids
@@ -11,6 +12,7 @@ from interpret.prompts.words import starts_with_words
 from interpret.records import Preservation
 
 
+@unwrapping
 def preservation(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

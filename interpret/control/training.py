@@ -23,7 +23,16 @@ from torch.nn.functional import mse_loss
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.activations._record import record
-from interpret.anatomy import Anatomy, anatomy_of, base_of, check_length, input_device, residual_factor
+from interpret.anatomy import (
+    Anatomy,
+    anatomy_of,
+    base_of,
+    check_length,
+    input_device,
+    residual_factor,
+    text_config,
+    unwrapping,
+)
 from interpret.anatomy.changes import Changes
 from interpret.anatomy.passes import evaluating, grad_mode
 from interpret.engine.greedy import answers
@@ -52,6 +61,7 @@ class RewardStep:
 # ---------------------------------------------------------------------------------------------- the controls
 
 
+@unwrapping
 @contextmanager
 def supervised_control(
     model: PreTrainedModel,
@@ -105,6 +115,7 @@ def supervised_control(
         yield losses
 
 
+@unwrapping
 @contextmanager
 def reinforcement_control(
     model: PreTrainedModel,
@@ -207,6 +218,7 @@ def word_scorer(*, good: str | Sequence[str] = (), bad: str | Sequence[str] = ()
     return score
 
 
+@unwrapping
 def read_answer(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, *, new_tokens: int = 30
 ) -> Reader:
@@ -347,7 +359,7 @@ def _checked_ids(model: PreTrainedModel, ids: Sequence[int] | Tensor) -> Tensor:
         raise InputError(
             f"ids has the shape {list(row.shape)} and dtype {row.dtype}: give the token ids of one prompt, at least one"
         )
-    size = model.config.vocab_size
+    size = text_config(model).vocab_size
     for token in row[0].tolist():
         if not 0 <= token < size:
             raise InputError(f"ids contains {token}; this model has token ids 0 to {size - 1}")

@@ -9,7 +9,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from interpret.drawing.palette import OKABE_ITO, diverging, sequential
+from interpret.drawing.palette import diverging, sequential
 from interpret.drawing.panels import NO_TOKEN, Sheet
 from interpret.errors import InputError, RunError
 from interpret.stats import Floats
@@ -18,15 +18,6 @@ To = str | Path | None
 """File to write; None for no file."""
 UNDATED: dict[str, dict[str, str | None]] = {".png": {"Software": None}, ".pdf": {"CreationDate": None}}
 """Metadata to omit for each suffix, so that the same numbers give the same bytes."""
-# The line styles distinguish lines in black-and-white print.
-LINES = [
-    (OKABE_ITO["blue"], "-"),
-    (OKABE_ITO["vermilion"], (0, (5, 1.5))),
-    (OKABE_ITO["green"], (0, (1, 1))),
-    (OKABE_ITO["purple"], (0, (5, 1, 1, 1))),
-    (OKABE_ITO["sky"], (0, (3, 1, 1, 1, 1, 1))),
-    (OKABE_ITO["black"], (0, (8, 2))),
-]
 
 
 def canvas(rows: Sequence[str], columns: Sequence[str], *, cell: float = 0.19) -> tuple[Figure, Axes]:

@@ -24,6 +24,16 @@ OKABE_ITO = {
     "black": "#000000",
 }
 
+LINES = [
+    (OKABE_ITO["blue"], "-"),
+    (OKABE_ITO["vermilion"], (0, (5, 1.5))),
+    (OKABE_ITO["green"], (0, (1, 1))),
+    (OKABE_ITO["purple"], (0, (5, 1, 1, 1))),
+    (OKABE_ITO["sky"], (0, (3, 1, 1, 1, 1, 1))),
+    (OKABE_ITO["black"], (0, (8, 2))),
+]
+"""Colour and dashes of the curves of a panel, in their order; dashes distinguish them in black-and-white print."""
+
 
 def diverging() -> Colormap:
     """Return the colours of numbers on both sides of a centre; what is not finite is transparent."""

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, fontManager, get_font
 from matplotlib.ticker import MaxNLocator
 
-from interpret.drawing.palette import OKABE_ITO, diverging
+from interpret.drawing.palette import LINES, OKABE_ITO, diverging
 from interpret.stats import Average, Floats
 from interpret.storage.disk import replace_whole
 
@@ -217,6 +217,33 @@ def bucket_lines(averages: Mapping[str, Average], names: Sequence[str], words: P
         columns = 2 if len(averages) == 1 else 3
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=columns, frameon=False)
         figure.suptitle(f"{headline}; shaded: 95% intervals", fontsize=9)
+    return figure
+
+
+def layer_curves(panels_of: Mapping[str, Mapping[str, Average]], *, unit: str, headline: str) -> Figure:
+    """Draw curves over layers with 95% intervals, one panel for each entry.
+
+    Args:
+        panels_of: title of each panel -> label of each curve -> its average, [L].
+        unit: unit of the numbers, shown at the y axis.
+        headline: title of the figure.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Sheet(figsize=(max(1.0 + 2.6 * len(panels_of), 4.6), 3.3), layout="constrained")
+        panels = figure.subplots(1, len(panels_of), squeeze=False)[0]
+        for panel, (title, curves) in zip(panels, panels_of.items(), strict=True):
+            for number, (label, found) in enumerate(curves.items()):
+                colour, dashes = LINES[number % len(LINES)]
+                layers = np.arange(len(found.mean))
+                panel.plot(layers, found.mean, color=colour, linestyle=dashes, linewidth=1.3, label=label)
+                panel.fill_between(layers, found.low, found.high, color=colour, alpha=0.15, linewidth=0)
+                layers_below(panel, len(layers))
+            panel.axhline(0, color="black", linewidth=0.5)
+            panel.set_title(title)
+            panel.spines[["top", "right"]].set_visible(False)
+        panels[0].set_ylabel(unit)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+        figure.suptitle(headline, fontsize=9)
     return figure
 
 

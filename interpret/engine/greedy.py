@@ -8,7 +8,16 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import batches, check_length, generating_by, input_device, needs_whole_passes
+from interpret.anatomy import (
+    batches,
+    check_decoder_only,
+    check_length,
+    generating_by,
+    input_device,
+    needs_whole_passes,
+    text_config,
+    unwrapping,
+)
 from interpret.anatomy.passes import evaluating
 from interpret.errors import InputError
 from interpret.finite import MODEL_GIVES_NAN
@@ -47,7 +56,11 @@ def write_after(model: PreTrainedModel, prompts: Sequence[Sequence[int]], new_to
 
     Returns:
         One continuation per prompt.
+
+    Raises:
+        UnsupportedModelError: if the model has an encoder.
     """
+    check_decoder_only(model)
     if not new_tokens:
         return [Continuation([], nan) for _ in prompts]
     lengths = [len(prompt) for prompt in prompts]
@@ -102,10 +115,11 @@ def _before_end(text: list[int], ends: Sequence[int]) -> list[int]:
 def end_tokens(model: PreTrainedModel) -> list[int]:
     """Return the ids of a model's end-of-text tokens."""
     own = model.generation_config.eos_token_id if model.generation_config is not None else None
-    end = own if own is not None else model.config.eos_token_id
+    end = own if own is not None else text_config(model).eos_token_id
     return end if isinstance(end, list) else [] if end is None else [end]
 
 
+@unwrapping
 def answers(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

@@ -28,6 +28,7 @@ from interpret.anatomy import (
     residual_factor,
     rotated,
     rotation,
+    text_config,
     unfused,
     window_of,
 )
@@ -87,7 +88,8 @@ class Context:
 
     past: Past
     mask: Tensor
-    """[N, P + M + N], 0 where a token attends to another, -inf elsewhere."""
+    """[N, P + M + N], 0 where a token attends to another, -inf elsewhere. If cells or heads differ,
+    [G or 1, C or 1, H / G or 1, N, P + M + N]."""
     columns: slice | Tensor
     """The N positions in the sequence, for the rotation of queries and keys."""
     memory: Memory | None = None
@@ -150,7 +152,7 @@ def layers_of(model: PreTrainedModel, anatomy: Anatomy, like: Tensor, n_tokens: 
     Raises:
         UnsupportedModelError: if the family is described without its parts.
     """
-    config, parts = model.config, anatomy.parts
+    config, parts = text_config(model), anatomy.parts
     width = head_width(config)
 
     def found(index: int, block: nn.Module) -> Layer:
@@ -268,7 +270,7 @@ def _attention(layer: Layer, normed: Tensor, context: Context, tap: Tap, first: 
         return tap.at("attn_out", given[None, :, None].expand(len(normed), -1, -1, -1)), own
     if context.memory is not None:
         keys, values = context.memory.extended(keys, values)
-    mixed = _attend(layer, queries, keys, values, context.past, context.mask[start:])
+    mixed = _attend(layer, queries, keys, values, context.past, context.mask[..., start:, :])
     output = _added(layer, layer.attention_after(layer.attention_out(tap.at("heads", mixed))))
     return tap.at("attn_out", _with_first(given, output)), own
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import longest_text
+from interpret.anatomy import longest_text, unwrapping
 from interpret.anatomy.passes import evaluating
 from interpret.device import unless_too_large
 from interpret.engine.greedy import Continuation, write_after
@@ -81,6 +81,7 @@ class FilterCounts:
         return self.n_kept + self.n_dropped
 
 
+@unwrapping
 def known(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from interpret.errors import InputError
 from interpret.facts.buckets import SCHEMES, Scheme, average_buckets
@@ -136,15 +136,18 @@ def bucket_means_of(averages: Average, *, scheme: Scheme = "rome") -> list[Bucke
     ]
 
 
-def bucket_peaks(averages: Average, *, scheme: Scheme = "rome") -> list[BucketMean]:
+def bucket_peaks(averages: Average, *, scheme: Scheme = "rome", direction: Literal[1, -1] = 1) -> list[BucketMean]:
     """Return, for each bucket, the layer with the largest mean, without buckets that no prompt has.
 
     Args:
         averages: [buckets, L], as ``bucket_averages`` returns.
         scheme: the bucket scheme of the averages.
+        direction: -1 for the layer with the lowest mean instead, for effects that are drops.
     """
     means = bucket_means_of(averages, scheme=scheme)
-    return [max(of_one, key=lambda one: one.mean) for _, of_one in groupby(means, key=lambda one: one.bucket)]
+    return [
+        max(of_one, key=lambda one: direction * one.mean) for _, of_one in groupby(means, key=lambda one: one.bucket)
+    ]
 
 
 def too_few(means: Iterable[BucketMean]) -> str:

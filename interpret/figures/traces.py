@@ -1,8 +1,8 @@
 """Figures of causal traces, from stored rows; the model is not needed.
 
 After ROME (Meng et al. 2022, figures 2 and 3): average indirect effects (AIE) as heatmaps and as lines with confidence
-intervals; and bars that show how much of the effect remains when attention or MLPs are severed. ``tracing.show`` draws
-one fact.
+intervals; and bars that show how much of the effect remains when attention or MLPs are severed. After Geva et al. 2023
+(figure 2): curves of attention knockout. ``tracing.show`` draws one fact.
 ``locations`` draws attribution scores in the same layout. Each function returns a matplotlib figure;
 ``interpret.drawing.save`` writes it as PNG and PDF, with the same bytes for the same numbers.
 """
@@ -14,22 +14,26 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from interpret.drawing.panels import (
+    BUCKET_LABELS,
     STYLE,
     PanelWords,
     Sheet,
     bucket_heatmaps,
     bucket_lines,
+    layer_curves,
     layers_below,
+    token_heatmaps,
 )
 from interpret.errors import InputError
 from interpret.facts.buckets import SCHEMES, Scheme
 from interpret.facts.grids import bucket_averages, by_part
+from interpret.records import UnitCell
 from interpret.stats import Average, Floats, average
 from interpret.tracing.mediators import HIDDEN, mediator_of
 from interpret.tracing.show import warning
-from interpret.tracing.tables import TraceGrid, total_average
+from interpret.tracing.tables import TraceGrid, metric_of, total_average, unit_means
 
-AIE = "AIE (change of probability)"
+PROBABILITY = "probability"
 
 
 def average_figure(traced: Sequence[TraceGrid], *, scheme: Scheme = "rome", window: int | None = None) -> Figure:
@@ -46,7 +50,10 @@ def average_figure(traced: Sequence[TraceGrid], *, scheme: Scheme = "rome", wind
         InputError: if there is no grid, or the grids differ in their number of layers.
     """
     return bucket_heatmaps(
-        _averages(traced, scheme), SCHEMES[scheme], PanelWords(_mediator_labels(traced, window), AIE), _headline(traced)
+        _averages(traced, scheme),
+        SCHEMES[scheme],
+        _words(traced, window),
+        _headline(traced),
     )
 
 
@@ -62,7 +69,10 @@ def line_figure(traced: Sequence[TraceGrid], *, scheme: Scheme = "rome", window:
         InputError: if there is no grid, or the grids differ in their number of layers.
     """
     return bucket_lines(
-        _averages(traced, scheme), SCHEMES[scheme], PanelWords(_mediator_labels(traced, window), AIE), _headline(traced)
+        _averages(traced, scheme),
+        SCHEMES[scheme],
+        _words(traced, window),
+        _headline(traced),
     )
 
 
@@ -116,7 +126,7 @@ def severed_figure(traced: Sequence[TraceGrid]) -> Figure:
             )
         panel.axhline(0, color="black", linewidth=0.5)
         panel.margins(x=0.01)
-        panel.set_ylabel(AIE)
+        panel.set_ylabel(_unit(wanted))
         layers_below(panel, n_layers)
         panel.spines[["top", "right"]].set_visible(False)
         figure.legend(loc="outside lower center", ncols=len(found), frameon=False)
@@ -128,8 +138,91 @@ def severed_figure(traced: Sequence[TraceGrid]) -> Figure:
     return figure
 
 
-def _mediator_labels(traced: Sequence[TraceGrid], window: int | None) -> dict[str, str]:
-    return {mediator: _label(mediator, window) for mediator in by_part(traced, "mediator")}
+def knockout_grids(traced: Sequence[TraceGrid]) -> list[TraceGrid]:
+    """Return the grids that ``knockout_figure`` draws: those of mediators that knock out attention."""
+    return [grid for grid in traced if mediator_of(grid.mediator).sources]
+
+
+def knockout_figure(traced: Sequence[TraceGrid], *, window: int | None = None) -> Figure:
+    """Draw how much knocking out the last token's attention changes the probability of the answer, by source.
+
+    The change of a probability is relative to the clean run, as in figure 2 of Geva et al. 2023; one curve over layers
+    per source, with its 95% interval over facts.
+
+    Args:
+        traced: grids of mediators that knock out attention; other grids are ignored.
+        window: number of layers of a window, for the title.
+
+    Raises:
+        InputError: if no mediator knocks out attention, or the grids differ in their number of layers.
+    """
+    wanted = knockout_grids(traced)
+    if not wanted:
+        raise InputError("a figure of attention knockout needs grids of attn_knockout: trace it")
+    if len(depths := sorted({grid.effects.shape[1] for grid in wanted})) > 1:
+        raise InputError(f"cannot average grids with different numbers of layers: {', '.join(map(str, depths))}")
+    curves = {
+        mediator_of(name).sources: average([_change(grid)[-1] for grid in of_one])
+        for name, of_one in by_part(wanted, "mediator").items()
+    }
+    measured = metric_of(wanted[0].metric)
+    n = len({grid.name for grid in wanted})
+    shaded = "; shaded: 95% intervals" if n > 1 else ""
+    return layer_curves(
+        {"attention of the last token to": curves},
+        unit=f"change of {measured}" + " in %" * _in_percent(wanted[0]) + ", share of the total" * wanted[0].share,
+        headline=f"Knocked out in {window or 'some'} layers, n={n} fact{'s'[: n != 1]}{shaded}{warning(wanted)}",
+    )
+
+
+def heads_figure(rows: Sequence[UnitCell]) -> Figure:
+    """Draw the average indirect effect of single heads, heads by layers, at the last token of subject and prompt.
+
+    Args:
+        rows: rows of single heads and neurons of one model; neurons are ignored.
+
+    Raises:
+        InputError: if there is no row of a head.
+    """
+    heads = [row for row in rows if row.mediator == "heads"]
+    if not heads:
+        raise InputError("a figure of heads needs rows of the mediator heads: trace it")
+    shape = max(row.unit for row in heads) + 1, max(row.layer_idx for row in heads) + 1
+    panels_of: dict[str, Floats] = {}
+    for one in unit_means(heads):
+        values = panels_of.setdefault(BUCKET_LABELS[one.bucket], np.full(shape, np.nan))
+        values[one.unit, one.layer_idx] = one.mean
+    n = len({row.name for row in heads})
+    return token_heatmaps(
+        [f"head {head}" for head in range(shape[0])],
+        (),
+        dict(sorted(panels_of.items(), key=lambda panel: panel[0] == BUCKET_LABELS["last"])),
+        centre=0.0,
+        unit=f"AIE (change of {metric_of(heads[0].metric)})",
+        title=f"Average indirect effect of single heads, n={n} fact{'s'[: n != 1]}",
+    )
+
+
+def _change(grid: TraceGrid) -> Floats:
+    """Return the effects, [T, L]; those on a probability in percent of the clean run, unless they are shares."""
+    return 100 * grid.effects / grid.clean if _in_percent(grid) else grid.effects
+
+
+def _in_percent(grid: TraceGrid) -> bool:
+    return grid.metric == PROBABILITY and not grid.share
+
+
+def _unit(traced: Sequence[TraceGrid]) -> str:
+    """Return the unit of averages of some grids."""
+    if traced[0].share:
+        return "AIE (share of the total effect)"
+    metric = "probability" if traced[0].metric == PROBABILITY else metric_of(traced[0].metric)
+    return f"AIE (change of {metric})"
+
+
+def _words(traced: Sequence[TraceGrid], window: int | None) -> PanelWords:
+    labels = {mediator: _label(mediator, window) for mediator in by_part(traced, "mediator")}
+    return PanelWords(labels, _unit(traced) if traced else "")
 
 
 def _averages(traced: Sequence[TraceGrid], scheme: Scheme) -> Mapping[str, Average]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.activations._record import Site
-from interpret.anatomy import anatomy_of
+from interpret.anatomy import anatomy_of, unwrapping
 from interpret.anatomy.passes import grad_mode
 from interpret.attribution.methods.layer_gradients import LAYER_SITES, layer_gradient_x_activation
 from interpret.attribution.plan import Plan, plan_attribution
@@ -55,6 +55,7 @@ class Location:
     """[T, L] per site, float32, on the CPU."""
 
 
+@unwrapping
 def locate_facts(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

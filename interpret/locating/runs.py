@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from interpret.anatomy import unwrapping
 from interpret.attribution.steps.functions import FUNCTIONS, attributed_function
 from interpret.errors import InputError
 from interpret.facts.files import Fact, FactFile
@@ -89,6 +90,7 @@ class LocationPlan(FactPlan):
         }
 
 
+@unwrapping
 def run(
     model: PreTrainedModel | Opening,
     tokenizer: PreTrainedTokenizerBase | None,

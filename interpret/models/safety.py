@@ -19,7 +19,7 @@ import torch
 from transformers import PretrainedConfig
 
 from interpret.anatomy.changes import Changes
-from interpret.errors import ModelError, brief, named, one_line
+from interpret.errors import ModelError, named, one_line
 from interpret.reading import parse_json, read_bytes
 
 READS_PICKLES = tuple(map(int, torch.__version__.split("+")[0].split(".")[:2])) >= (2, 6)
@@ -59,28 +59,29 @@ def _set_environment(values: Mapping[str, str | None]) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder that does not hold a model, or holds it in files that cannot be read safely.
+    """Refuse a folder that holds a model in files that cannot be read safely.
 
     Raises:
-        ModelError: if it is an adapter's folder, has Git LFS pointers in place of files, or has no weights in the
-            safetensors format and torch is older than 2.6.
+        ModelError: if it has no weights in the safetensors format, and torch is older than 2.6.
     """
-    if (folder / ADAPTER).is_file():
-        base = _read(folder / ADAPTER).get("base_model_name_or_path")
-        of_model = f" of the model {brief(base)}" if isinstance(base, str) else ""
-        raise ModelError(
-            f"{named(folder)!r} is an adapter{of_model}, not a model: merge it into the model with peft "
-            "(merge_and_unload), save both the model and the tokenizer with save_pretrained, and give that folder"
-        )
-    if pointers := [path.name for path in sorted(folder.iterdir()) if is_pointer(path)]:
-        shown = one_line(", ".join(pointers[:3])) + (f" and {len(pointers) - 3} more" if len(pointers) > 3 else "")
-        raise ModelError(
-            f"{named(folder)!r} holds Git LFS pointers in place of files ({shown}): run 'git lfs pull' in this folder"
-        )
     if not READS_PICKLES and not _has_safetensors(folder):
         raise ModelError(
             f"{named(folder)!r} has no weights in the safetensors format, and torch {torch.__version__} may run code "
             "that other weight files contain: update torch to 2.6 or newer, or save the weights as safetensors"
+        )
+
+
+def check_pointers(folder: Path) -> None:
+    """Refuse a folder with Git LFS pointers in place of files.
+
+    Raises:
+        ModelError: if it has some.
+    """
+    if pointers := [path.name for path in sorted(folder.iterdir()) if is_pointer(path)]:
+        shown = one_line(", ".join(pointers[:3])) + (f" and {len(pointers) - 3} more" if len(pointers) > 3 else "")
+        raise ModelError(
+            f"{named(folder)!r} holds Git LFS pointers in place of files ({shown}), a few lines of text each: the "
+            "files themselves were not downloaded. Run 'git lfs pull' in this folder"
         )
 
 
@@ -152,11 +153,11 @@ def _has_safetensors(folder: Path) -> bool:
     """Return whether all weights that transformers would open are in the safetensors format."""
     if (folder / "model.safetensors").is_file():
         return True
-    shards = _read(folder / _INDEX).get("weight_map")
+    shards = read_object(folder / _INDEX).get("weight_map")
     return isinstance(shards, dict) and all(str(name).endswith(".safetensors") for name in shards.values())
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """Return the content of a JSON file; empty if it cannot be read."""
     try:
         found = parse_json(read_bytes(path))

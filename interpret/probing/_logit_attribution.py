@@ -38,6 +38,7 @@ from interpret.anatomy import (
     norm_weight,
     residual_factor,
     unembedding_size,
+    unwrapping,
 )
 from interpret.anatomy.passes import foreign_changes, grad_mode
 from interpret.errors import InputError, UnsupportedModelError
@@ -53,6 +54,7 @@ _COMPONENTS = {"attn_out": "attention", "mixer_out": "mixer", "mlp_out": "mlp"}
 LayerShares = Generator[Share, None, Tensor]
 
 
+@unwrapping
 def logit_attribution(
     model: PreTrainedModel,
     cache: ActivationCache,

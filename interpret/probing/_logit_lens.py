@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.activations.cache import ActivationCache
 from interpret.activations.lookup import check_holds, columns_of, token_id
-from interpret.anatomy import anatomy_of, check_head
+from interpret.anatomy import anatomy_of, check_head, unwrapping
 from interpret.anatomy.passes import grad_mode
 from interpret.engine.trunk import exit_of
 from interpret.errors import InputError
@@ -27,6 +27,7 @@ NO_TOKEN = -1
 """Token id of the row that stands for the most likely tokens where no logit is finite."""
 
 
+@unwrapping
 def logit_lens(
     model: PreTrainedModel,
     cache: ActivationCache,

@@ -18,8 +18,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from interpret.activations.cache import ActivationCache
 from interpret.activations.edits import check_index
 from interpret.activations.lookup import check_holds, columns_of
-from interpret.anatomy import anatomy_of
-from interpret.drawing.canvases import LINES, To, canvas, heatmap, layer_axis, line_canvas, thin_ticks, written
+from interpret.anatomy import anatomy_of, unwrapping
+from interpret.drawing.canvases import To, canvas, heatmap, layer_axis, line_canvas, thin_ticks, written
+from interpret.drawing.palette import LINES
 from interpret.drawing.panels import STYLE, Sheet, shown
 from interpret.errors import InputError, UnsupportedModelError, unknown
 from interpret.finite import descending, top
@@ -233,6 +234,7 @@ def residual_figure(
         return written(figure, to)
 
 
+@unwrapping
 def norm_figure(model: PreTrainedModel, cache: ActivationCache, *, prompt: int = 0, to: To = None) -> Figure:
     """Draw the L2 norm of the input and output of both norms of each layer: median and range over tokens.
 

@@ -16,7 +16,16 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from interpret.activations.edits import check_index
-from interpret.anatomy import Anatomy, anatomy_of, check_scores, input_device, key_heads, unfused
+from interpret.anatomy import (
+    Anatomy,
+    anatomy_of,
+    check_scores,
+    input_device,
+    key_heads,
+    text_config,
+    unfused,
+    unwrapping,
+)
 from interpret.device import in_float64
 from interpret.errors import InputError, unknown
 from interpret.finite import top
@@ -75,6 +84,7 @@ class Composition:
     """From 0 (none) to 1."""
 
 
+@unwrapping
 def head_weights(model: PreTrainedModel, layer: int) -> HeadWeights:
     """Return the weights of a layer's heads.
 
@@ -83,7 +93,7 @@ def head_weights(model: PreTrainedModel, layer: int) -> HeadWeights:
         UnsupportedModelError: if the model's family is unknown, or its weights are quantised or adapted, or the
             row of the family names other ones.
     """
-    anatomy, config = anatomy_of(model), model.config
+    anatomy, config = anatomy_of(model), text_config(model)
     check_scores(model)
     check_index("layer", layer, len(anatomy.layers))
     block, parts = anatomy.layers[layer], anatomy.parts
@@ -128,6 +138,7 @@ class RelationalSubspaces:
     """[H, D, k], unit vectors: directions in the key token. The sign of a pair is arbitrary: both may be flipped."""
 
 
+@unwrapping
 @torch.no_grad()
 def relational_subspaces(model: PreTrainedModel, layer: int, k: int = 3) -> RelationalSubspaces:
     """Return the pairs of directions by which the heads of a layer relate tokens: the SVD of each W_QK.
@@ -168,6 +179,7 @@ def relational_subspaces(model: PreTrainedModel, layer: int, k: int = 3) -> Rela
     )
 
 
+@unwrapping
 @torch.no_grad()
 def composition_scores(model: PreTrainedModel, kind: Kind) -> Tensor:
     """Return how strongly each head reads the output of each earlier head, [L, H, L, H] float32.
@@ -190,7 +202,7 @@ def composition_scores(model: PreTrainedModel, kind: Kind) -> Tensor:
     check_kind(kind)
     # The layers of a large model may be spread over several devices.
     heads = [head_weights(model, layer).to(input_device(model)) for layer in range(len(anatomy_of(model).layers))]
-    n_layers, n_heads = len(heads), model.config.num_attention_heads
+    n_layers, n_heads = len(heads), text_config(model).num_attention_heads
     scores = torch.full((n_layers, n_heads, n_layers, n_heads), torch.nan)
     written = [grams(layer.output, layer.values) for layer in heads]
     for late, reader in enumerate(heads):

@@ -8,11 +8,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from interpret.activations.edits import Edit, check_index, editing
-from interpret.anatomy import anatomy_of
+from interpret.anatomy import anatomy_of, text_config, unwrapping
 from interpret.errors import InputError
 from interpret.probing.heads import Head, check_heads, head_outputs
 
 
+@unwrapping
 @contextmanager
 def ablated_heads(model: PreTrainedModel, heads: Sequence[Head], *, mean_of: Tensor | None = None) -> Iterator[None]:
     """Ablate heads in every forward pass of the calling thread inside the ``with`` block.
@@ -34,7 +35,7 @@ def ablated_heads(model: PreTrainedModel, heads: Sequence[Head], *, mean_of: Ten
 
     def ablate(layer: int) -> Edit:
         def edit(value: Tensor, start: int) -> Tensor:
-            by_head = value.unflatten(-1, (model.config.num_attention_heads, -1)).clone()  # [B, T, H, W]
+            by_head = value.unflatten(-1, (text_config(model).num_attention_heads, -1)).clone()  # [B, T, H, W]
             by_head[:, :, by_layer[layer]] = means[layer][by_layer[layer]].to(by_head) if means else 0.0
             return by_head.flatten(-2)
 
@@ -44,6 +45,7 @@ def ablated_heads(model: PreTrainedModel, heads: Sequence[Head], *, mean_of: Ten
         yield
 
 
+@unwrapping
 @contextmanager
 def patched_heads(
     model: PreTrainedModel,
@@ -80,7 +82,7 @@ def patched_heads(
                 raise InputError(
                     f"the source has {len(source_ids)} rows and the forward pass {len(value)}: give one row, or as many"
                 )
-            by_head = value.unflatten(-1, (model.config.num_attention_heads, -1)).clone()  # [B, T, H, W]
+            by_head = value.unflatten(-1, (text_config(model).num_attention_heads, -1)).clone()  # [B, T, H, W]
             for column in wanted:
                 if start <= column < start + value.shape[1]:
                     source = outputs[layer][:, column, by_layer[layer]]
@@ -93,6 +95,7 @@ def patched_heads(
         yield
 
 
+@unwrapping
 @contextmanager
 def merged_heads(model: PreTrainedModel, merges: Mapping[Head, tuple[int, float]]) -> Iterator[None]:
     """Blend the outputs of heads with those of other heads of the same layer, inside the ``with`` block.
@@ -116,13 +119,13 @@ def merged_heads(model: PreTrainedModel, merges: Mapping[Head, tuple[int, float]
     """
     by_layer = check_heads(model, list(merges))
     for (layer, head), (other, alpha) in merges.items():
-        check_index("head", other, model.config.num_attention_heads)
+        check_index("head", other, text_config(model).num_attention_heads)
         if not 0 <= alpha <= 1:
             raise InputError(f"alpha of layer {layer}, head {head} is {alpha}: give 0 to 1")
 
     def merge(layer: int) -> Edit:
         def edit(value: Tensor, start: int) -> Tensor:
-            by_head = value.unflatten(-1, (model.config.num_attention_heads, -1))  # [B, T, H, W]
+            by_head = value.unflatten(-1, (text_config(model).num_attention_heads, -1))  # [B, T, H, W]
             merged = by_head.clone()
             for head in by_layer[layer]:
                 other, alpha = merges[layer, head]

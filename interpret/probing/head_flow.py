@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from interpret.activations._record import record
 from interpret.activations.cache import ActivationCache
 from interpret.activations.lookup import check_holds, columns_of
-from interpret.anatomy import Anatomy, anatomy_of, centres, residual_factor
+from interpret.anatomy import Anatomy, anatomy_of, centres, residual_factor, text_config, unwrapping
 from interpret.device import in_float64
 from interpret.errors import InputError
 from interpret.finite import descending, left_out, warn
@@ -29,6 +29,7 @@ from interpret.probing.heads import attention_patterns, check_looks_back
 from interpret.prompts.encoding import token_ids
 
 
+@unwrapping
 @torch.no_grad()
 def writing_heads(
     model: PreTrainedModel,
@@ -69,6 +70,7 @@ def writing_heads(
     return _ranked(torch.stack(scores))
 
 
+@unwrapping
 @torch.no_grad()
 def reading_heads(
     model: PreTrainedModel,
@@ -120,6 +122,7 @@ def reading_heads(
     return _ranked(torch.stack(scores))
 
 
+@unwrapping
 @torch.no_grad()
 def information_flow(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, source: int, destination: int
@@ -149,7 +152,7 @@ def information_flow(
     check_looks_back(prompt, len(ids))
     if source > destination:
         raise InputError(f"source {source} comes after destination {destination}: no token attends to later ones")
-    anatomy, n_heads = anatomy_of(model), model.config.num_attention_heads
+    anatomy, n_heads = anatomy_of(model), text_config(model).num_attention_heads
     with record(model, [f"v.{layer}" for layer in range(len(anatomy.layers))]) as seen:
         patterns = attention_patterns(model, torch.tensor([ids]))
     rows: list[dict[str, Any]] = []

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from interpret.activations.edits import check_index
 from interpret.anatomy import (
     anatomy_of,
+    check_decoder_only,
     check_insides,
     check_length,
     check_padding,
@@ -25,6 +26,8 @@ from interpret.anatomy import (
     layer_input,
     longest_text,
     reporting_attention,
+    text_config,
+    unwrapping,
 )
 from interpret.anatomy.changes import Changes
 from interpret.anatomy.passes import evaluating
@@ -40,6 +43,7 @@ Head = tuple[int, int]
 Hook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]
 
 
+@unwrapping
 def attention_patterns(
     model: PreTrainedModel,
     input_ids: Tensor,
@@ -92,6 +96,7 @@ def attention_patterns(
     return patterns
 
 
+@unwrapping
 def top_attended(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -159,7 +164,7 @@ def head_outputs(
     """
     check_insides(model)
     outputs: dict[int, Tensor] = {}
-    n_heads = model.config.num_attention_heads
+    n_heads = text_config(model).num_attention_heads
 
     def keep(layer: int) -> Hook:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -175,6 +180,7 @@ def head_outputs(
     return outputs
 
 
+@unwrapping
 def induction_scores(model: PreTrainedModel, *, n_tokens: int = 50, n_sequences: int = 4, seed: int = 0) -> Tensor:
     """Return the induction score of each head, [L, H] float32.
 
@@ -193,7 +199,8 @@ def induction_scores(model: PreTrainedModel, *, n_tokens: int = 50, n_sequences:
         InputError: if there are fewer than 2 tokens or no sequences, or more tokens than the vocabulary has or the
             model reads.
     """
-    config = model.config
+    check_decoder_only(model)
+    config = text_config(model)
     special = {config.bos_token_id, config.eos_token_id, config.pad_token_id} - {None}
     allowed = torch.tensor([token for token in range(config.vocab_size) if token not in special])
     if not 2 <= n_tokens <= len(allowed) or n_sequences < 1:
@@ -234,7 +241,7 @@ def check_heads(model: PreTrainedModel, heads: Sequence[Head]) -> dict[int, list
     for layer, head in heads:
         check_index("layer", layer, len(anatomy.layers))
         _ = anatomy.module(layer, "attn_in")
-        check_index("head", head, model.config.num_attention_heads)
+        check_index("head", head, text_config(model).num_attention_heads)
         by_layer.setdefault(layer, []).append(head)
     return by_layer
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.activations.edits import check_index
-from interpret.anatomy import anatomy_of
+from interpret.anatomy import anatomy_of, unwrapping
 from interpret.errors import InputError
 from interpret.finite import left_out, order, warn
 from interpret.probing.effects import effect_sizes, permutation_p_values, q_values
@@ -34,6 +34,7 @@ class KnowledgeProber:
         UnsupportedModelError: if the model's family is unknown.
     """
 
+    @unwrapping
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         count_neurons(model, 0)
         self.model = model

@@ -17,12 +17,13 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from interpret.activations.edits import check_index
-from interpret.anatomy import anatomy_of, kind_of_layer, numbered
+from interpret.anatomy import anatomy_of, kind_of_layer, numbered, text_configs, unwrapping
 from interpret.anatomy.changes import Changes
 from interpret.errors import InputError
 from interpret.prompts.selectors import indices
 
 
+@unwrapping
 @contextmanager
 def replaced_layers(model: PreTrainedModel, replacements: Mapping[int, int | nn.Module]) -> Iterator[None]:
     """Replace layers inside a ``with`` block, then restore the model's own.
@@ -59,6 +60,7 @@ def replaced_layers(model: PreTrainedModel, replacements: Mapping[int, int | nn.
         yield
 
 
+@unwrapping
 @contextmanager
 def deleted_layers(model: PreTrainedModel, layers: str | int | Sequence[int]) -> Iterator[None]:
     """Delete layers inside a ``with`` block, so that their input is passed on unchanged; then restore them.
@@ -84,6 +86,7 @@ def deleted_layers(model: PreTrainedModel, layers: str | int | Sequence[int]) ->
         yield
 
 
+@unwrapping
 @contextmanager
 def permuted_layers(model: PreTrainedModel, order: Sequence[int]) -> Iterator[None]:
     """Run the layers in another order inside a ``with`` block; then restore their order.
@@ -130,8 +133,8 @@ def _standing(model: PreTrainedModel, layers: Sequence[nn.Module]) -> Iterator[N
     """Make a model run these layers inside the block, each with the index of its new position."""
     anatomy = anatomy_of(model)
     stock = list(anatomy.layers)
-    configs = list({id(config): config for config in (model.config, anatomy.trunk.config)}.values())
-    counts = [(config, config.num_hidden_layers) for config in configs]
+    configs = text_configs(model)
+    counts = [(config, config.num_hidden_layers) for config in configs if hasattr(config, "num_hidden_layers")]
     kinds = [(config, config.layer_types) for config in configs if getattr(config, "layer_types", None) is not None]
     numbers = [(part, place, part.layer_idx) for place, layer in enumerate(layers) for part in numbered(layer)]
 

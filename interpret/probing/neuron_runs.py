@@ -18,12 +18,13 @@ from safetensors.torch import save
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import anatomy_of
+from interpret.anatomy import anatomy_of, unwrapping
 from interpret.device import TOO_LARGE, in_batches
 from interpret.errors import InputError, RunError, one_line, unknown
 from interpret.facts.files import FactFile
 from interpret.facts.pairs import load_pairs, pairs_of_facts
-from interpret.models.opening import Opening, model_circumstances, model_identity
+from interpret.models.identity import model_circumstances, model_identity
+from interpret.models.opening import Opening
 from interpret.probing.knowledge_prober import check_pairs, ranked_effects
 from interpret.probing.neurons import CHOICES, Token, check_texts, neuron_values
 from interpret.prompts.selectors import select, selector_words
@@ -63,6 +64,7 @@ class NeuronPlan:
         return [f"pairs_{first + 1}" for first in range(0, len(self.pairs), PAIRS_A_UNIT)] + [EFFECTS]
 
 
+@unwrapping
 def run_neurons(
     model: PreTrainedModel | Opening,
     tokenizer: PreTrainedTokenizerBase | None,

@@ -11,6 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from interpret.anatomy import unwrapping
 from interpret.device import TOO_LARGE, unless_too_large
 from interpret.errors import InputError, ModelError, unknown
 from interpret.models.opening import Opening
@@ -32,6 +33,7 @@ NOT_PROBED = "not probed"
 PROBING = Work("Probing", "probed", "prompts", failures=(NOT_PROBED,))
 
 
+@unwrapping
 def run_probe(
     model: PreTrainedModel | Opening,
     tokenizer: PreTrainedTokenizerBase | None,
@@ -166,6 +168,7 @@ class ProbeJob(PromptJob):
         return len(units)
 
 
+@unwrapping
 def run_lens(
     model: PreTrainedModel | Opening,
     tokenizer: PreTrainedTokenizerBase | None,
@@ -221,6 +224,7 @@ def run_lens(
     )
 
 
+@unwrapping
 def run_logits(
     model: PreTrainedModel | Opening,
     tokenizer: PreTrainedTokenizerBase | None,
@@ -271,6 +275,7 @@ def run_logits(
     )
 
 
+@unwrapping
 def run_heads(
     model: PreTrainedModel | Opening,
     tokenizer: PreTrainedTokenizerBase | None,

@@ -10,11 +10,12 @@ from transformers import PreTrainedModel
 
 from interpret.activations.cache import ActivationCache
 from interpret.activations.lookup import check_holds, columns_of
-from interpret.anatomy import anatomy_of
+from interpret.anatomy import anatomy_of, unwrapping
 
 _PARTS = ("resid_pre", "attn_out", "mixer_out", "mlp_out")
 
 
+@unwrapping
 def residual_decomposition(
     model: PreTrainedModel, cache: ActivationCache, *, positions: Sequence[int] | None = (-1,)
 ) -> pd.DataFrame:
@@ -48,6 +49,7 @@ def residual_decomposition(
     return pd.DataFrame(rows)
 
 
+@unwrapping
 def residual_movement(
     model: PreTrainedModel, cache: ActivationCache, *, positions: Sequence[int] | None = (-1,)
 ) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from interpret.display.heatmaps import Band, Heading, Heatmap, Panel, plain_headings, readable, visible
 from interpret.display.shown import Rows, Shown, check_input, grouped
 from interpret.display.view import View
-from interpret.drawing.canvases import LINES
+from interpret.drawing.palette import LINES
 from interpret.drawing.panels import STYLE, Sheet
 from interpret.errors import InputError
 from interpret.finite import left_out, order

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.activations.edits import check_index
-from interpret.anatomy import batches, check_length
+from interpret.anatomy import batches, check_length, unwrapping
 from interpret.anatomy.passes import evaluating
 from interpret.errors import InputError, unknown
 from interpret.finite import Tally, readable, warn
@@ -51,6 +51,7 @@ Numbered = tuple[int, TokenisedPrompt]
 """Index of a prompt, and the prompt."""
 
 
+@unwrapping
 def top_activating(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

@@ -1,5 +1,6 @@
 from .attributions import LocationAverage as LocationAverage
 from .attributions import LocationCell as LocationCell
+from .attributions import MethodComparison as MethodComparison
 from .attributions import TokenScore as TokenScore
 from .interpretations import Interpretation as Interpretation
 from .interpretations import Preservation as Preservation
@@ -24,3 +25,4 @@ from .traces import TraceAverage as TraceAverage
 from .traces import TraceCell as TraceCell
 from .traces import TraceMethod as TraceMethod
 from .traces import TracePeak as TracePeak
+from .traces import UnitCell as UnitCell

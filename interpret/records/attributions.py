@@ -72,6 +72,31 @@ class LocationAverage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MethodComparison:
+    """How one attribution method ranks the tokens before an attributed token: its insertion and deletion curves."""
+
+    name: str
+    """As in ``TokenScore``."""
+    prompt: str
+    """As in ``TokenScore``, as are the next three."""
+    step: int
+    step_token: str
+    foil_token: str
+    attributed_fn: str
+    """The attributed function; areas and curves are in its unit."""
+    method: str
+    """The method, or ``random``: the mean of random orders of the tokens."""
+    insertion_area: float
+    """Mean height of the insertion curve: the higher, the better."""
+    deletion_area: float
+    """Mean height of the deletion curve: the lower, the better."""
+    insertion: list[float]
+    """Value after the first 0, 1, ... tokens of the ranking are put into the text in which all are masked."""
+    deletion: list[float]
+    """Value after the first 0, 1, ... tokens of the ranking are masked."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TokenScore:
     """Attribution score of one input token, or of one activation at it, for one later token."""
 

@@ -16,8 +16,10 @@ EXACT, APPROXIMATE, SCREENED = TRACE_METHODS
 class TraceCell:
     """One cell of a causal trace: the state of one token and layer, restored in the corrupted runs of one fact.
 
-    Probabilities are those of the answer, in [0, 1]; those of corrupted and restored runs are means over the noise
-    samples. Effects are differences of probabilities.
+    Mediators may change the clean run instead: ``attn_knockout`` hides tokens from the attention of this token.
+
+    Values are those of the metric, by default the probability of the answer, in [0, 1]; those of corrupted and restored
+    runs are means over the noise samples. Effects are differences of values.
     """
 
     name: str
@@ -31,20 +33,24 @@ class TraceCell:
     attribute: str
     """The correct continuation of the prompt."""
     answer: str
-    """Text of the tokens whose probability is measured: the first token of the attribute, or all of them."""
+    """Text of the tokens that are measured: the first token of the attribute, or all of them."""
     answer_id: int
     """Id of the first of those tokens."""
     mediator: str
     """What was restored: ``hidden``, ``attn_severed``, ``mlp_severed``, ``attn_window``, ``mlp_window``, or a
-    user-defined mediator."""
+    user-defined mediator; or knocked out: ``attn_knockout``, attention to the subject, or to the tokens after a colon,
+    as in ``attn_knockout:relation``."""
+    metric: str
+    """What is measured: ``probability``, ``log_probability``, ``logit``, ``logit_difference`` or ``rank``."""
     method: str
     """``exact``, computed by forward passes, or ``approximate``, estimated from gradients."""
     site: str
-    """Which activation of the layer was restored: ``resid_post``, its output; ``attn_out`` or ``mlp_out``."""
+    """Which activation of the layer was restored: ``resid_post``, its output; ``attn_out`` or ``mlp_out``; or
+    ``attention``, if it was knocked out."""
     layer_idx: int
     """The decoder layer, from 0; for a window, its middle layer."""
     window: int | None
-    """Number of layers restored together, fewer near the first and the last layer; None for a single layer."""
+    """Number of layers changed together, fewer near the first and the last layer; None for a single layer."""
     token_idx: int
     """Position in the prompt, from 0 without padding."""
     token: str
@@ -55,18 +61,53 @@ class TraceCell:
     """The token's bucket among ROME's six kinds of token positions; empty before the subject."""
     bucket_kt: str
     """The token's bucket among the four of Knowledge-Tracing; empty if it is in none."""
-    p_clean: float
-    """Probability in the clean run."""
-    p_corrupted: float
-    """Probability in the corrupted runs."""
-    p_restored: float
-    """Probability in the corrupted runs with this one state restored."""
+    clean: float
+    """Value in the clean run."""
+    corrupted: float
+    """Value in the corrupted runs."""
+    restored: float
+    """Value in the corrupted runs with this one state restored, or in the changed clean run."""
     indirect_effect: float
-    """IE, ``p_restored - p_corrupted``; negative if restoring the state makes the answer even less likely."""
+    """IE, ``restored - corrupted``; negative if restoring the state makes the answer even less likely. For
+    mediators that change the clean run, ``restored - clean``."""
     effect_std: float | None
-    """Standard deviation of the indirect effect over the noise samples; None for a single sample."""
+    """Standard deviation of the indirect effect over the noise samples; None for a single sample or without noise."""
     total_effect: float
-    """TE, ``p_clean - p_corrupted``."""
+    """TE, ``clean - corrupted``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitCell:
+    """One attention head or MLP neuron, restored alone in the corrupted runs of one fact, by forward passes."""
+
+    name: str
+    """The fact's name, the same in all its rows."""
+    prompt: str
+    """The text the model read."""
+    answer: str
+    """As in ``TraceCell``."""
+    metric: str
+    """As in ``TraceCell``."""
+    mediator: str
+    """``heads`` or ``neurons``."""
+    layer_idx: int
+    """The decoder layer, from 0."""
+    unit: int
+    """The head or neuron of the layer, from 0."""
+    token_idx: int
+    """Position in the prompt, from 0 without padding."""
+    token: str
+    """The token, decoded."""
+    bucket_rome: str
+    """As in ``TraceCell``; ``last_subject`` or ``last``."""
+    clean: float
+    """Value in the clean run."""
+    corrupted: float
+    """Value in the corrupted runs."""
+    indirect_effect: float
+    """IE, the value with this unit restored minus ``corrupted``."""
+    total_effect: float
+    """TE, ``clean - corrupted``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +121,7 @@ class TraceAverage:
     layer_idx: int
     """As in ``TraceCell``."""
     average_indirect_effect: float
-    """Mean over prompts; for each prompt, the mean over its tokens of this kind. A difference of probabilities."""
+    """Mean over prompts; for each prompt, the mean over its tokens of this kind. A difference of values."""
     low: float
     """Lower end of the 95% bootstrap interval of the mean."""
     high: float
@@ -116,4 +157,4 @@ class TracePeak:
     indirect_effect: float
     """IE at the peak."""
     total_effect: float
-    """TE, ``p_clean - p_corrupted``, the same for all cells of the fact."""
+    """TE, ``clean - corrupted``, the same for all cells of the fact."""

@@ -25,6 +25,7 @@ from interpret.anatomy import (
     check_length,
     check_logits,
     unembedding_size,
+    unwrapping,
 )
 from interpret.device import TOO_LARGE, unless_too_large
 from interpret.engine.greedy import Continuation, write_after
@@ -55,6 +56,7 @@ from interpret.surgery.plan import plan_surgery
 from interpret.work.progress import streamed
 
 
+@unwrapping
 def interpretations(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

@@ -7,6 +7,7 @@ from typing import Any, Literal, cast
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from interpret.anatomy import unwrapping
 from interpret.errors import InputError, SpecError, unknown
 from interpret.models.opening import Opening
 from interpret.prompts.prompts import MODEL_TEMPLATE, Prompt, raw_unless_said
@@ -42,6 +43,7 @@ NOT_INTERPRETED = "not interpreted"
 INTERPRETING = Work("Interpreting", "interpreted", "prompts", "interpretations", (NOT_INTERPRETED,))
 
 
+@unwrapping
 def run(
     model: PreTrainedModel | Opening,
     tokenizer: PreTrainedTokenizerBase | None,

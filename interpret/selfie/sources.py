@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.activations._record import Site, record
-from interpret.anatomy import anatomy_of, base_of, input_device
+from interpret.anatomy import anatomy_of, base_of, input_device, unwrapping
 from interpret.engine.greedy import Continuation
 from interpret.errors import InputError, unknown
 from interpret.prompts.chat import MODEL_TEMPLATE, model_text
@@ -40,6 +40,7 @@ class Source:
         return any(token == len(self.tokenised.ids) for _, token in self.pairs)
 
 
+@unwrapping
 def plan_sources(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

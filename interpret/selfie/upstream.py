@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import anatomy_of
+from interpret.anatomy import anatomy_of, unwrapping
 from interpret.errors import InputError
 from interpret.prompts.prompts import Prompt
 from interpret.prompts.spelling import decoded
@@ -23,6 +23,7 @@ from interpret.storage.parts import StoredParts
 from interpret.work.progress import streamed
 
 
+@unwrapping
 def interpret(
     original_prompt: str | Sequence[str],
     tokenizer: PreTrainedTokenizerBase,
@@ -96,6 +97,7 @@ def interpret(
     return InterpretedStates(table, rows)
 
 
+@unwrapping
 def interpret_vectors(
     vecs: Tensor | Sequence[Tensor],
     model: PreTrainedModel,

@@ -9,6 +9,7 @@ from interpret.records import (
     LensReading,
     LocationCell,
     LogitShare,
+    MethodComparison,
     NeuronEffect,
     TokenScore,
     TraceCell,
@@ -21,6 +22,7 @@ TABLES: Mapping[str, type] = MappingProxyType(
         "selfie": Interpretation,
         "trace": TraceCell,
         "attribute": TokenScore,
+        "attribute --compare": MethodComparison,
         "locate": LocationCell,
         "probe lens": LensReading,
         "probe logits": LogitShare,
@@ -34,6 +36,7 @@ NEXT_COMMAND: Mapping[str, str] = MappingProxyType(
     {
         "selfie": "interpret report",
         "attribute": "interpret report",
+        "attribute --compare": "interpret figures",
         "trace": "interpret figures",
         "locate": "interpret figures",
     }

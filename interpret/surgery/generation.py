@@ -34,6 +34,8 @@ from interpret.anatomy import (
     past_length,
     tokens_of,
     uncompiled,
+    unwrapped,
+    unwrapping,
 )
 from interpret.errors import SpecError, UnsupportedModelError
 from interpret.prompts.batches import ends_in_padding, left_padding_order, position_ids, token_columns, token_counts
@@ -52,6 +54,7 @@ _SETTINGS = (
 _GREEDY_ARGUMENTS = ("logits_processor", "stopping_criteria", *_SETTINGS, "synced_gpus", "streamer")
 
 
+@unwrapping
 def forward_interpret(
     model: PreTrainedModel,
     *args: Any,
@@ -113,6 +116,7 @@ def forward_interpret(
         return output, [(seen["resid_pre.0"], seen["resid_pre.0"]), *around]
 
 
+@unwrapping
 def generate_interpret(
     model: PreTrainedModel,
     inputs: Tensor | None = None,
@@ -174,6 +178,7 @@ def generate_interpret(
     return _with_prompt_columns(output, prompt)
 
 
+@unwrapping
 def greedy_search_interpret(
     model: PreTrainedModel, input_ids: Tensor, *args: Any, insert_info: InsertInfo | None = None, **kwargs: Any
 ) -> Any:
@@ -250,15 +255,17 @@ def attach(model: Model) -> Model:
             ``forward_interpret`` too.
 
     Returns:
-        The same model. Attaching twice has no further effect; ``detach`` undoes it.
+        The same model. Attaching twice has no further effect; ``detach`` undoes it. If it is wrapped by
+        ``torch.compile`` or PEFT, the methods are those of the model inside.
 
     Raises:
         UnsupportedModelError: if the model's family is not supported.
     """
-    refused = describe_if_unknown(model)
+    inside = unwrapped(model)
+    refused = describe_if_unknown(inside)
     if refused is not None:
         raise refused
-    anatomy_of(model)
+    anatomy_of(inside)
     for owner, methods in _owners(model):
         for method in methods:
             setattr(owner, method.__name__, MethodType(method, owner))
@@ -275,9 +282,10 @@ def detach(model: Model) -> Model:
 
 def _owners(model: PreTrainedModel) -> list[tuple[nn.Module, tuple[Any, ...]]]:
     """Return the modules to which ``attach`` adds methods, each with its methods."""
+    inside = unwrapped(model)
     return [
-        (base_of(model), (forward_interpret,)),
-        (model, (forward_interpret, generate_interpret, greedy_search_interpret)),
+        (base_of(inside), (forward_interpret,)),
+        (inside, (forward_interpret, generate_interpret, greedy_search_interpret)),
     ]
 
 

@@ -21,10 +21,14 @@ from interpret.anatomy import (
     check_logits,
     check_parts,
     check_scores,
+    decoder_layers,
+    encoder_decoder_of,
     input_device,
     padding_difference,
     reads_padding,
     reporting_attention,
+    stacked_layers,
+    text_config,
 )
 from interpret.device import in_float64
 from interpret.engine.recording import record_run
@@ -64,14 +68,25 @@ def features(model: PreTrainedModel) -> dict[str, str]:
     Raises:
         UnsupportedModelError: if the model's family is not supported.
     """
+    if model.config.is_encoder_decoder:
+        n_layers, n_decoding = len(stacked_layers(model)), len(decoder_layers(model))
+        return {
+            "family": f"{encoder_decoder_of(model).models}: an encoder and a decoder",
+            "size": f"{n_layers - n_decoding} and {n_decoding} layers, hidden width {model.config.hidden_size}",
+            "runs as": _runs_as(model),
+        }
     anatomy = anatomy_of(model)
     return {
         "family": f"{anatomy.family.name}, {anatomy.block.replace('_', '-')} layers",
         "size": f"{len(anatomy.layers)} layers, hidden width {anatomy.width}",
-        "runs as": f"{str(model.dtype).removeprefix('torch.')} on {model.device}",
+        "runs as": _runs_as(model),
         "activations": ", ".join(sites_of(anatomy)),
         "decoding": ", ".join(decoding_modes()),
     }
+
+
+def _runs_as(model: PreTrainedModel) -> str:
+    return f"{str(model.dtype).removeprefix('torch.')} on {model.device}"
 
 
 @dataclass(frozen=True)
@@ -91,7 +106,7 @@ def certificate(model: PreTrainedModel) -> Iterator[Proof]:
     Raises:
         UnsupportedModelError: if the model's family is not supported.
     """
-    for analyses, missing, prove in _PROOFS:
+    for analyses, missing, prove in _PROOFS_WITH_ENCODER if model.config.is_encoder_decoder else _PROOFS:
         if (reason := missing(model)) is not None:
             yield Proof(analyses, "not available", reason)
             continue
@@ -206,15 +221,24 @@ _PROOFS: tuple[tuple[str, _Missing, _Prove], ...] = (
     ("left-padded batches", _reading_padding, _padding),
 )
 """Analyses, what they need that a family may not have, and how they are proved."""
+_PROOFS_WITH_ENCODER: tuple[tuple[str, _Missing, _Prove], ...] = (
+    ("attribution to tokens", _nothing, _own_logits),
+    ("all other analyses, surgery", lambda model: "they take decoder-only models", _own_logits),
+)
+"""The same for encoder-decoder models."""
 
 
 @torch.no_grad()
 def comparisons(model: PreTrainedModel) -> Iterator[Comparison]:
     """Compare stock calls with surgery calls that change nothing, on a padded batch of random tokens.
 
+    An encoder-decoder model has no surgery, and therefore no comparisons.
+
     Raises:
         UnsupportedModelError: if the model's family is not supported.
     """
+    if model.config.is_encoder_decoder:
+        return
     inputs = _inputs(model)
     plans = {"no edit": None, "an identity edit": _identity_edit(model, len(inputs["input_ids"]))}
     passes: dict[str, dict[str, Any]] = {"hidden states": {}, "attentions": {"output_attentions": True}}
@@ -242,7 +266,7 @@ def _inputs(model: PreTrainedModel) -> dict[str, Any]:
     """Return rows of 5, 9 and 12 random tokens, padded on the left; of 12 tokens, where layers read padding."""
     chance = torch.Generator().manual_seed(0)
     lengths = (12, 12, 12) if reads_padding(model) else (5, 9, 12)
-    rows = [torch.randint(model.config.vocab_size, (n,), generator=chance).tolist() for n in lengths]
+    rows = [torch.randint(text_config(model).vocab_size, (n,), generator=chance).tolist() for n in lengths]
     batch = pad(rows, pad_id=0, device=input_device(model))
     return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
 

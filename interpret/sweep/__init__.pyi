@@ -1,5 +1,6 @@
 from .cells import Cell as Cell
 from .cells import CellSite as CellSite
+from .cells import Knockout as Knockout
 from .cells import Pin as Pin
 from .cells import grid as grid
 from .cells import window_around as window_around

@@ -1,12 +1,16 @@
 """The base and donor runs of a sweep: embeddings, checks, the first token that differs, and the memory limit."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from interpret.anatomy import check_evaluating, check_length, check_logits, check_parts, input_device, word_embeddings
 from interpret.engine.recording import RecordedRun
+from interpret.engine.trunk import Trunk
 from interpret.errors import InputError
+from interpret.sweep.cells import Cell
 
 CPU_MEMORY = 1 << 30
 """Bytes that a sweep may use on a CPU besides the two recorded runs, unless the caller sets a limit."""
@@ -69,3 +73,19 @@ def usable_memory(memory: int | None, device: torch.device) -> int:
     if memory is not None:
         return memory
     return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else CPU_MEMORY
+
+
+def neurons_of(trunk: Trunk, cells: Sequence[Cell], start: Tensor) -> int:
+    """Return the number of neurons of a layer; 0 if the MLPs are run as a whole.
+
+    Args:
+        trunk: the model's parts.
+        cells: the cells of a sweep.
+        start: [S, T, D], the input of the first layer.
+
+    Raises:
+        UnsupportedModelError: if the MLPs are run as a whole, and a cell is a neuron.
+    """
+    if any(cell.site == "neurons" for cell in cells):
+        _ = trunk.anatomy.neuron_parts
+    return 0 if trunk.layers[0].whole_mlp is not None else trunk.layers[0].neurons(start[:1, :1]).shape[-1]

@@ -7,10 +7,13 @@ from typing import Literal, get_args
 
 from interpret.errors import InputError, unknown
 
-CellSite = Literal["resid_post", "attn_out", "mlp_out", "heads", "neurons"]
+RestoredSite = Literal["resid_post", "attn_out", "mlp_out", "heads", "neurons"]
 """The sites of ``interpret.activations`` that can be restored: the output of a decoder layer, of its attention, of its
 MLP, of one attention head (before the output projection) or of one MLP neuron (after the activation)."""
-CELL_SITES = get_args(CellSite)
+CELL_SITES = get_args(RestoredSite)
+CellSite = RestoredSite | Literal["attention"]
+"""What a cell changes: a restored site, or the attention of a token to others, which is knocked out."""
+ATTENTION: Literal["attention"] = "attention"
 UNITS = {"heads": "head", "neurons": "neuron"}
 """The name of one unit, for the sites that have units."""
 PINNED = ("attn_out", "mlp_out")
@@ -28,8 +31,25 @@ class Pin:
 
 
 @dataclass(frozen=True)
+class Knockout:
+    """Attention that is knocked out: before the softmax, the scores of some tokens are set to -inf."""
+
+    sources: tuple[int, ...]
+    """The tokens that the cell's token cannot attend to; itself or earlier ones."""
+    heads: tuple[tuple[int, int], ...] | None = None
+    """The heads in which it cannot, each as (layer, head); None for all heads."""
+
+    def of_layer(self, layer: int) -> list[int] | None:
+        """Return the heads of a layer in which attention is knocked out; None for all."""
+        return None if self.heads is None else [head for at, head in self.heads if at == layer]
+
+
+@dataclass(frozen=True)
 class Cell:
-    """One patched run: the base run with the donor's values at one token."""
+    """One patched run: the base run with the donor's values at one token, or without some of the token's attention.
+
+    A token that is left with no token to attend to gets nothing from these heads: their outputs are 0.
+    """
 
     site: CellSite
     token: int
@@ -40,6 +60,8 @@ class Cell:
     unit: int | None = None
     """Index of the head or neuron, for the sites that have units."""
     pins: tuple[Pin, ...] = ()
+    knockout: Knockout | None = None
+    """What is knocked out in the layers, for the site ``attention``; the donor is not used then."""
 
     @property
     def one_unit(self) -> str:
@@ -47,7 +69,7 @@ class Cell:
         return UNITS[self.site]
 
     def restores(self, site: str, layer: int) -> bool:
-        """Return whether the donor's value is written at this site of this layer."""
+        """Return whether this site of this layer is written: with the donor's value, or by knocking out attention."""
         return self.site == site and self.start <= layer < self.stop
 
     def holds(self, site: str, layer: int) -> bool:
@@ -100,8 +122,8 @@ def check_cells(cells: Sequence[Cell], n_tokens: int, n_layers: int, n_heads: in
 
 def _problem(cell: Cell, n_tokens: int, n_layers: int, units: dict[str, int]) -> str:
     """Return what is wrong with a cell; "" if it is valid."""
-    if cell.site not in CELL_SITES:
-        return unknown("site", cell.site, CELL_SITES)
+    if cell.site not in (*CELL_SITES, ATTENTION):
+        return unknown("site", cell.site, [*CELL_SITES, ATTENTION])
     if not 0 <= cell.token < n_tokens:
         return f"token {cell.token} does not exist; this prompt has tokens 0 to {n_tokens - 1}"
     lowest = -1 if cell.site == "resid_post" else 0
@@ -111,9 +133,27 @@ def _problem(cell: Cell, n_tokens: int, n_layers: int, units: dict[str, int]) ->
         return f"{cell.one_unit} {cell.unit} does not exist; a layer has {cell.site} 0 to {units[cell.site] - 1}"
     if cell.site not in units and cell.unit is not None:
         return f"site {cell.site} has no units; leave out unit={cell.unit}"
+    if (cell.knockout is not None) != (cell.site == ATTENTION):
+        return "give a knockout for the site attention, and for no other site"
+    if cell.knockout is not None and (problem := _knockout_problem(cell.knockout, cell.token, n_layers, units)):
+        return problem
     for pin in cell.pins:
         if pin.site not in PINNED:
             return unknown("site of a pin", pin.site, PINNED)
         if pin.layers not in PIN_LAYERS:
             return unknown("layers of a pin", pin.layers, PIN_LAYERS)
+    return ""
+
+
+def _knockout_problem(knockout: Knockout, token: int, n_layers: int, units: dict[str, int]) -> str:
+    """Return what is wrong with a knockout of a token's attention; "" if it is valid."""
+    for source in knockout.sources:
+        if not 0 <= source <= token:
+            return f"token {token} does not attend to token {source}; it attends to tokens 0 to {token}"
+    for layer, head in knockout.heads or ():
+        if not (0 <= layer < n_layers and 0 <= head < units["heads"]):
+            return (
+                f"head {head} of layer {layer} does not exist; this model has layers 0 to {n_layers - 1}, each with "
+                f"heads 0 to {units['heads'] - 1}"
+            )
     return ""

@@ -1,4 +1,7 @@
-"""One column of a sweep: cells with the same token, site and pins, run through the layers together."""
+"""One column of a sweep: cells with the same token, site, pins and knockout, run through the layers together.
+
+Where attention is knocked out, each cell has an attention mask of its own (Geva et al. 2023, arXiv:2304.14767).
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -6,16 +9,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from interpret.device import index_on
+from interpret.device import index_on, sent
 from interpret.engine.layers import Context, Layer, Past, Point, run_layer
 from interpret.engine.masks import masks_for
 from interpret.engine.recording import RecordedRun
-from interpret.sweep.cells import UNITS, Cell
+from interpret.sweep.cells import ATTENTION, UNITS, Cell
 
 
 @dataclass(frozen=True)
 class Column:
-    """Cells with the same token, site and pins, ordered by their first layers."""
+    """Cells with the same token, site, pins and knockout, ordered by their first layers."""
 
     cells: tuple[Cell, ...]
     indices: tuple[int, ...]
@@ -128,13 +131,30 @@ class _Step:
         keys, values = (
             part[:, :, : self.token] for part in (self.base.past[self.index].keys, self.base.past[self.index].values)
         )
-        mask = self.mask[:n_tokens, : self.token + n_tokens].to(x.device)
+        mask = self._knocked_out(cells, self.mask[:n_tokens, : self.token + n_tokens].to(x.device))
         context = Context(Past(keys, values), mask, slice(self.token, self.token + n_tokens))
-        output, _ = run_layer(self.layer, x, context, _Writer(cells, self, n_tokens), first)
+        output, _ = run_layer(self.layer, x, context, _Writer(cells, self, n_tokens, mask), first)
         rows = [row for row, cell in enumerate(cells) if cell.restores("resid_post", self.index)]
         if rows and not first:
             output[_index(rows, output), :, 0] = self.donor.states[self.index + 1][:, self.token]
         return output
+
+    def _knocked_out(self, cells: tuple[Cell, ...], mask: Tensor) -> Tensor:
+        """Return the mask [N, T] without the attention that cells knock out in this layer, see ``Context.mask``."""
+        knockout = cells[0].knockout
+        rows = [row for row, cell in enumerate(cells) if cell.restores(ATTENTION, self.index)]
+        if knockout is None or not rows:
+            return mask
+        of_layer = knockout.of_layer(self.index)
+        heads = range(1) if of_layer is None else range(self.layer.n_heads)  # one mask for all heads, or one for each
+        hidden = torch.zeros(len(cells), len(heads), mask.shape[-1], dtype=torch.bool)  # from the column's token
+        for row in rows:
+            for head in heads if of_layer is None else of_layer:
+                hidden[row, head, list(knockout.sources)] = True
+        mask = mask.expand(len(cells), len(heads), -1, -1).clone()
+        mask[:, :, 0].masked_fill_(sent(hidden, mask.device), float("-inf"))
+        groups = 1 if of_layer is None else self.layer.n_key_heads
+        return mask.unflatten(1, (groups, -1)).transpose(0, 1)  # heads that share a key are neighbours
 
 
 @dataclass(frozen=True)
@@ -144,6 +164,8 @@ class _Writer:
     cells: tuple[Cell, ...]
     step: _Step
     n_tokens: int
+    mask: Tensor
+    """The attention mask of the cells, see ``Context.mask``."""
 
     def given(self, point: Point) -> Tensor | None:
         restored, held = self._rows(point)
@@ -155,6 +177,8 @@ class _Writer:
 
     def at(self, point: Point, value: Tensor) -> Tensor:
         restored, held = self._rows(point)
+        if point == "heads" and self.mask.dim() > 2 and value.shape[2] == self.n_tokens:
+            self._silence(value)
         if value.shape[2] < self.n_tokens or len(self.cells) in (len(restored), len(held)) and point not in UNITS:
             return value
         if restored and point in UNITS:
@@ -175,6 +199,14 @@ class _Writer:
     def _value(self, run: RecordedRun, point: Point) -> Tensor:
         """Return the recorded value of a point at the column's token, [S, width]."""
         return run.points[point][self.step.index][:, self.step.token]
+
+    def _silence(self, heads: Tensor) -> None:
+        """Set the outputs of heads, [C, S, N, H * W], to 0 where the column's token has no token to attend to."""
+        if self.step.layer.sinks is not None:
+            return  # the sinks get all the attention, so that the outputs are 0 already
+        blind = self.mask[..., 0, :].isneginf().all(dim=-1).transpose(0, 1).flatten(1)  # [C, H or 1]
+        outputs = heads.unflatten(-1, (self.step.layer.n_heads, -1))[:, :, 0]  # [C, S, H, W]
+        outputs.masked_fill_(blind[:, None, :, None], 0.0)
 
     def _write_units(self, point: Point, value: Tensor, rows: list[int]) -> None:
         """Write the donor's value of one head or neuron into each row."""

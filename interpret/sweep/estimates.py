@@ -13,11 +13,13 @@ explains how this is computed for all tokens at once. Letters are those of ``eng
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from interpret.anatomy import unwrapping
 from interpret.anatomy.passes import grad_mode
 from interpret.device import in_float64
 from interpret.engine.layers import Point
@@ -25,8 +27,8 @@ from interpret.engine.recording import RecordedRun, record_run
 from interpret.engine.trunk import Trunk, check_trunk, trunk_of
 from interpret.errors import InputError
 from interpret.sweep.backward import Route, derivatives
-from interpret.sweep.base_and_donor import check_runs, embedded, first_difference, usable_memory
-from interpret.sweep.cells import Cell, CellSite, check_cells
+from interpret.sweep.base_and_donor import check_runs, embedded, first_difference, neurons_of, usable_memory
+from interpret.sweep.cells import UNITS, Cell, CellSite, check_cells
 from interpret.sweep.metrics import Metric, check_metrics, read, together
 
 
@@ -56,8 +58,11 @@ class _Plan:
     """Number of final positions that the metric reads."""
     points: frozenset[Point]
     """The points recorded in both runs, besides the states."""
+    n_neurons: int
+    """Number of neurons of a layer; 0 if MLPs are run as a whole."""
 
 
+@unwrapping
 def first_order(
     model: PreTrainedModel,
     base: Tensor,
@@ -80,8 +85,8 @@ def first_order(
         model: a causal LM of a supported family, in evaluation mode.
         base: the runs the cells would patch: [S, T] token ids, or word embeddings, [S, T, width].
         donor: the runs whose values would be restored, in the same forms; S rows, or one for all.
-        cells: what would be restored: ``resid_post`` of one layer from 0 on, with or without pins; or ``attn_out`` or
-            ``mlp_out`` of any number of layers, without pins.
+        cells: what would be restored: ``resid_post`` of one layer from 0 on, with or without pins; ``attn_out`` or
+            ``mlp_out`` of any number of layers, without pins; or a head or neuron of one layer, without pins.
         metric: what is read.
         memory: bytes that may be used besides the donor's run, see ``run_sweep``; samples that do not fit together are
             processed in several batches.
@@ -103,7 +108,7 @@ def first_order(
         # Tensors created in inference mode cannot be differentiated; copies made outside of it can.
         base, donor = (embedded(model, name, run).clone() for name, run in (("base", base), ("donor", donor)))
         check_runs(model, base, donor)
-        plan = _plan(model, tuple(cells), metric, base.shape[1])
+        plan = _plan(model, tuple(cells), metric, base)
         donor_run = record_run(plan.trunk.layers, plan.trunk.enter(donor), plan.points)
         check_trunk(model, plan.trunk, donor[:1], donor_run.states[-1][:1])
         parts = [_estimate(plan, base[rows], donor_run.of(rows)) for rows in _rows(plan, base, memory)]
@@ -112,23 +117,28 @@ def first_order(
     return FirstOrder(plan.cells, effects, lows, high)
 
 
-def _plan(model: PreTrainedModel, cells: tuple[Cell, ...], metric: Metric, n_tokens: int) -> _Plan:
+def _plan(model: PreTrainedModel, cells: tuple[Cell, ...], metric: Metric, base: Tensor) -> _Plan:
     _check_estimable(cells)
+    if metric.kind == "rank":
+        raise InputError("a rank has no derivative, so there are no first-order estimates of it; give another metric")
+    n_tokens = base.shape[1]
     trunk = trunk_of(model, n_tokens)
     n_read = check_metrics({"metric": metric}, trunk.n_logits, n_tokens)
-    check_cells(cells, n_tokens, len(trunk.layers), 0, 0)
-    points = frozenset(cell.site for cell in cells if cell.site != "resid_post")
-    return _Plan(trunk, cells, _routes(cells, len(trunk.layers)), metric, n_read, points)
+    n_neurons = neurons_of(trunk, cells, trunk.enter(base[:1]))
+    check_cells(cells, n_tokens, len(trunk.layers), model.config.num_attention_heads, n_neurons)
+    points = frozenset(cast(Point, cell.site) for cell in cells if cell.site != "resid_post")
+    return _Plan(trunk, cells, _routes(cells, len(trunk.layers)), metric, n_read, points, n_neurons)
 
 
 def _check_estimable(cells: Iterable[Cell]) -> None:
     for index, cell in enumerate(cells):
         one_state = cell.site == "resid_post" and 0 <= cell.start == cell.stop - 1
         one_half = cell.site in ("attn_out", "mlp_out") and not cell.pins
-        if not (one_state or one_half):
+        one_unit = cell.site in UNITS and cell.start == cell.stop - 1 and not cell.pins
+        if not (one_state or one_half or one_unit):
             raise InputError(
                 f"cells[{index}]: this cell has no first-order estimate; supported are 'resid_post' of one layer from "
-                "0 on, and 'attn_out' and 'mlp_out' without pins"
+                "0 on, and without pins 'attn_out', 'mlp_out', and heads and neurons of one layer"
             )
 
 
@@ -139,7 +149,7 @@ def _routes(cells: tuple[Cell, ...], n_layers: int) -> tuple[Route, ...]:
         if cell.site == "resid_post":
             # Before the restored layer the values are the base's anyway, so pins of all layers equal later pins.
             return frozenset(pin.site for pin in cell.pins), n_layers
-        return frozenset([cell.site]), cell.stop
+        return frozenset([cast(Point, cell.site)]), cell.stop
 
     bottoms: dict[tuple[frozenset[Point], int], int] = {}
     for cell in cells:
@@ -150,7 +160,8 @@ def _routes(cells: tuple[Cell, ...], n_layers: int) -> tuple[Route, ...]:
 def _rows(plan: _Plan, base: Tensor, memory: int | None) -> Iterator[slice]:
     """Yield slices of samples that fit into memory together."""
     layers, n_tokens, width = plan.trunk.layers, base.shape[1], plan.trunk.anatomy.width
-    kept = len(layers) * ((1 + len(plan.points)) * width + 2 * layers[0].n_key_heads * layers[0].head_width)
+    recorded = width + sum(plan.n_neurons if point == "neurons" else width for point in plan.points)
+    kept = len(layers) * (recorded + 2 * layers[0].n_key_heads * layers[0].head_width)
     # A layer's graph holds about 40 states per token, mostly the MLP's neurons, and 8 copies of the attention scores.
     graph = (40 + len(set(plan.routes))) * width + 16 * layers[0].n_heads * n_tokens
     count = max(1, usable_memory(memory, base.device) // (n_tokens * (kept + graph) * base.element_size()))
@@ -173,7 +184,8 @@ def _estimate(plan: _Plan, embeddings: Tensor, donor: RecordedRun) -> tuple[Tens
         # Exactly 0 where the runs do not differ: a rounding error would take part in rankings.
         if cell.token >= unlike:
             for layer in range(cell.start, cell.stop):
-                effect += terms[route, cell.site, layer][:, cell.token]
+                term = terms[route, cell.site, layer][:, cell.token]
+                effect += term if cell.unit is None else term[:, cell.unit]
     return effects * slope.cpu(), value.cpu()
 
 
@@ -195,7 +207,10 @@ def _read(plan: _Plan, states: Tensor) -> Tensor:
 def _terms(
     plan: _Plan, base: RecordedRun, donor: RecordedRun, last: Tensor
 ) -> dict[tuple[Route, CellSite, int], Tensor]:
-    """Return the estimated effect of restoring a site, [S, T] float64 on the CPU, by route, site and layer."""
+    """Return the estimated effects of restoring a site, float64 on the CPU, by route, site and layer.
+
+    [S, T], or [S, T, units] for a site with units.
+    """
     terms = {}
     wanted = {(route, cell.site) for route, cell in zip(plan.routes, plan.cells, strict=True)}
     for at in derivatives(plan.trunk.layers, base, last, set(plan.routes)):
@@ -206,14 +221,17 @@ def _terms(
                 there, here = (run.states[at.layer + 1] for run in (donor, base))
                 slope = at.outputs[route]
             else:
-                there, here = (run.points[site][at.layer] for run in (donor, base))
-                slope = at.points[route, site]
-            terms[route, site, at.layer] = _along(there, here, slope)
+                point = cast(Point, site)  # the estimable sites besides resid_post are points
+                there, here = (run.points[point][at.layer] for run in (donor, base))
+                slope = at.points[route, point]
+            units = {"heads": plan.trunk.layers[0].n_heads, "neurons": plan.n_neurons}.get(site, 1)
+            term = _along(there, here, slope, units)
+            terms[route, site, at.layer] = term if site in UNITS else term[..., 0]
     # Moved at the end: each copy waits for what the device still computes.
     return {place: term.cpu() for place, term in terms.items()}
 
 
-def _along(there: Tensor, here: Tensor, slope: Tensor) -> Tensor:
-    """Return the first-order change from ``here`` to ``there``, [S, T] float64; all arguments are [S, T, D]."""
+def _along(there: Tensor, here: Tensor, slope: Tensor, units: int) -> Tensor:
+    """Return the first-order change from ``here`` to ``there``, [S, T, D], in each of U units, [S, T, U] float64."""
     there, here, slope = (in_float64(part.to(here.device)) for part in (there, here, slope))
-    return ((there - here) * slope).sum(dim=-1)
+    return ((there - here) * slope).unflatten(-1, (units, -1)).sum(dim=-1)

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from interpret.anatomy import anatomy_of, check_logits
+from interpret.anatomy import anatomy_of, check_logits, text_config, unwrapping
 from interpret.device import index_on, is_out_of_memory
 from interpret.engine.layers import Point
 from interpret.engine.recording import RecordedRun, record_run
 from interpret.engine.trunk import Trunk, check_trunk, exit_of, trunk_of
-from interpret.sweep.base_and_donor import check_runs, embedded, first_difference, usable_memory
-from interpret.sweep.cells import Cell, CellSite, Pin, check_cells
+from interpret.sweep.base_and_donor import check_runs, embedded, first_difference, neurons_of, usable_memory
+from interpret.sweep.cells import ATTENTION, Cell, CellSite, Knockout, Pin, check_cells
 from interpret.sweep.columns import Column, run_column
 from interpret.sweep.metrics import Metric, check_metrics, read, together
 from interpret.sweep.whole_passes import whole_passes
@@ -90,6 +90,7 @@ class _Job:
         return []
 
 
+@unwrapping
 @torch.no_grad()
 def run_sweep(
     model: PreTrainedModel,
@@ -133,25 +134,14 @@ def run_sweep(
     trunk = trunk_of(model, base.shape[1])
     n_read = check_metrics(metrics, trunk.n_logits, base.shape[1])
     starts = [trunk.enter(run) for run in (base, donor)]
-    n_neurons = _n_neurons(trunk, cells, starts[0])
-    check_cells(cells, base.shape[1], len(trunk.layers), model.config.num_attention_heads, n_neurons)
+    n_neurons = neurons_of(trunk, cells, starts[0])
+    check_cells(cells, base.shape[1], len(trunk.layers), text_config(model).num_attention_heads, n_neurons)
     base_run, donor_run = (
         record_run(trunk.layers, start, points) for start, points in zip(starts, _points(cells), strict=True)
     )
     check_trunk(model, trunk, donor[:1], donor_run.states[-1][:1])
     plan = _Plan(trunk, metrics, n_read, base_run, donor_run)
-    return _result(plan, tuple(cells), _Limits.of(memory, starts[0], model.config.num_attention_heads))
-
-
-def _n_neurons(trunk: Trunk, cells: Sequence[Cell], start: Tensor) -> int:
-    """Return the number of neurons of a layer; 0 if the MLPs are run as a whole.
-
-    Raises:
-        UnsupportedModelError: if the MLPs are run as a whole, and a cell is a neuron.
-    """
-    if any(cell.site == "neurons" for cell in cells):
-        _ = trunk.anatomy.neuron_parts
-    return 0 if trunk.layers[0].whole_mlp is not None else trunk.layers[0].neurons(start[:1, :1]).shape[-1]
+    return _result(plan, tuple(cells), _Limits.of(memory, starts[0], text_config(model).num_attention_heads))
 
 
 def _by_whole_passes(
@@ -179,7 +169,7 @@ def _points(cells: Iterable[Cell]) -> tuple[set[Point], set[Point]]:
     base, donor = set(), set()
     for cell in cells:
         base |= {pin.site for pin in cell.pins}
-        donor |= {cell.site} - {"resid_post"}
+        donor |= {cell.site} - {"resid_post", ATTENTION}
     return cast(set[Point], base), cast(set[Point], donor)
 
 
@@ -244,13 +234,14 @@ def _named(metrics: Mapping[str, Metric], parts: Tensor) -> dict[str, Tensor]:
 def _columns(cells: tuple[Cell, ...], first_difference: int, first_read: int, n_layers: int) -> list[Column]:
     """Group the cells that must be run into columns.
 
-    Left out are cells at tokens before the first difference, and cells that restore the last layer's output at a token
-    that no metric reads.
+    Left out are cells that restore a token before the first difference or knock out nothing, and cells that change the
+    last layer's output at a token that no metric reads.
     """
-    groups: dict[tuple[int, CellSite, tuple[Pin, ...]], list[int]] = {}
+    groups: dict[tuple[int, CellSite, tuple[Pin, ...], Knockout | None], list[int]] = {}
     for index, cell in enumerate(cells):
-        if cell.token >= first_difference and (cell.start < n_layers - 1 or cell.token >= first_read):
-            groups.setdefault((cell.token, cell.site, cell.pins), []).append(index)
+        unlike = cell.token >= first_difference if cell.knockout is None else bool(cell.knockout.sources)
+        if unlike and (cell.start < n_layers - 1 or cell.token >= first_read):
+            groups.setdefault((cell.token, cell.site, cell.pins, cell.knockout), []).append(index)
     ordered = (sorted(group, key=lambda index: cells[index].start) for group in groups.values())
     return [Column(tuple(cells[index] for index in group), tuple(group)) for group in ordered]
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from interpret.device import in_float64
 from interpret.errors import InputError, unknown
 
-Kind = Literal["probability", "log_probability", "logit", "logit_difference"]
+Kind = Literal["probability", "log_probability", "logit", "logit_difference", "rank"]
 KINDS = get_args(Kind)
 
 
@@ -19,7 +19,8 @@ class Metric:
     """One number per run, about the tokens of an answer.
 
     An answer of K tokens is read at the last K positions: the runs contain the prompt and the first K - 1 tokens of
-    the answer. Log-probabilities, logits and differences are summed over these positions, probabilities multiplied.
+    the answer. Log-probabilities, logits and differences are summed over these positions, probabilities multiplied. A
+    rank is of a single token: 1 plus the number of tokens with a higher logit. It has no derivative.
     """
 
     kind: Kind
@@ -56,6 +57,8 @@ def _problem(metric: Metric, vocabulary: int, n_tokens: int) -> str:
         return "give a foil for logit_difference, and for no other kind"
     if metric.foil is not None and len(metric.foil) != len(metric.answer):
         return f"the foil has {len(metric.foil)} tokens, the answer {len(metric.answer)}; give the same number"
+    if metric.kind == "rank" and len(metric.answer) > 1:
+        return f"the answer has {len(metric.answer)} tokens; a rank is of a single token"
     for token in (*metric.answer, *(metric.foil or ())):
         if not 0 <= token < vocabulary:
             return f"token id {token} does not exist; the vocabulary has ids 0 to {vocabulary - 1}"
@@ -74,9 +77,13 @@ def read(metrics: Sequence[Metric], logits: Tensor) -> Tensor:
     parts = []
     for metric in metrics:
         m = min(len(metric.answer), positions)
-        value = in_float64(_chosen(logits, metric.answer[-m:]))
+        chosen = _chosen(logits, metric.answer[-m:])
+        value = in_float64(chosen)
         if metric.foil is not None:
             value = value - in_float64(_chosen(logits, metric.foil[-m:]))
+        elif metric.kind == "rank":
+            value = in_float64(1 + (logits[:, -m:] > chosen[..., None]).sum(dim=-1))
+            value = value.masked_fill(chosen.isnan(), float("nan"))
         elif metric.kind != "logit":
             total = in_float64(torch.logsumexp(logits, dim=-1)) if total is None else total
             value = value - total[:, -m:]

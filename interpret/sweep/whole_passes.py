@@ -1,7 +1,8 @@
 """Sweeps by whole forward passes, for families that are described without their parts.
 
 The results equal those of ``exact``, but no computation is shared: each cell and sample is one batch row, in which
-hooks write what is restored and held. Letters: C cells, S samples, T tokens, L layers, K positions that are read.
+hooks write what is restored and held, or change the attention mask. Letters: C cells, S samples, T tokens, L layers,
+K positions that are read.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,11 +17,13 @@ from interpret.anatomy import Anatomy, anatomy_of, layer_input, residual_factor,
 from interpret.anatomy.changes import Changes
 from interpret.device import is_out_of_memory
 from interpret.errors import UnsupportedModelError
-from interpret.sweep.cells import Cell
+from interpret.sweep.cells import ATTENTION, Cell
 from interpret.sweep.metrics import Metric, read
 
 TOKENS = 4096
 """Maximum number of tokens in a batch; a batch has at least one cell."""
+MASKED = ("eager", "sdpa")
+"""Implementations of attention that take a mask of any form."""
 Place = tuple[int, str]
 """A layer and a site; (-1, "resid_post") is the input of layer 0."""
 
@@ -43,11 +46,13 @@ def whole_passes(
         [metrics, S or 1, K], and of the cells, [metrics, C, S, K].
 
     Raises:
-        UnsupportedModelError: if a cell is a head or neuron, which can be found only with the parts of a layer.
+        UnsupportedModelError: if a cell is a head or neuron, which can be found only with the parts of a layer; or if
+            it knocks out attention, in single heads or of a kind without a mask, or all that a token attends to.
     """
     _check_places(anatomy_of(model), cells)
     layers = range(len(anatomy_of(model).layers))
-    wanted: set[Place] = {(layer, cell.site) for cell in cells for layer in range(cell.start, cell.stop)}
+    restoring = [cell for cell in cells if cell.knockout is None]
+    wanted: set[Place] = {(layer, cell.site) for cell in restoring for layer in range(cell.start, cell.stop)}
     pinned: set[Place] = {(layer, site) for cell in cells for layer, site in _held(cell, layers)}
     held, of_base = _recorded(model, base, pinned, metrics, n_read)
     given, of_donor = _recorded(model, donor, wanted, metrics, n_read)
@@ -79,6 +84,10 @@ def _check_places(anatomy: Anatomy, cells: Sequence[Cell]) -> None:
                 f"cells[{index}]: the family {anatomy.family.name!r} is described without its parts, so a "
                 f"single {cell.one_unit} cannot be restored; docs/architecture.md shows how to describe the parts"
             )
+        if cell.knockout is not None:
+            if problem := _not_maskable(anatomy, cell):
+                raise UnsupportedModelError(f"cells[{index}]: {problem}")
+            continue
         restored = [(layer, cell.site) for layer in range(cell.start, cell.stop) if cell.site != "resid_post"]
         try:
             for layer, site in (*restored, *_held(cell, layers)):
@@ -130,6 +139,10 @@ def _patched(
             ]
             if writes:
                 _hook(change, anatomy, place, _writer(writes, n_samples))
+        for layer, block in enumerate(anatomy.layers):
+            rows = [(row, cell) for row, cell in enumerate(cells) if cell.restores(ATTENTION, layer)]
+            if rows:
+                change.before(block.get_submodule(anatomy.family.attention), _masker(rows, len(cells), base))
         logits = model(inputs_embeds=base.repeat(len(cells), 1, 1), use_cache=False).logits[:, -n_read:]
     return read(metrics, logits.float()).unflatten(1, (len(cells), n_samples))
 
@@ -161,3 +174,50 @@ def _hook(change: Changes, anatomy: Anatomy, place: Place, write: Callable[[Tens
         return change.before(anatomy.layers[0], on_input)
     module = anatomy.layers[layer] if site == "resid_post" else anatomy.module(layer, site)
     return change.after(module, on_output)
+
+
+def _not_maskable(anatomy: Anatomy, cell: Cell) -> str:
+    """Return why attention cannot be knocked out by a mask; "" if it can."""
+    assert cell.knockout is not None
+    for layer in range(cell.start, cell.stop):
+        if not anatomy.has(layer, "attn_out"):
+            return f"layer {layer} of this {anatomy.family.name!r} model has no attention that could be knocked out"
+    family = f"the family {anatomy.family.name!r} is described without its parts"
+    if cell.knockout.heads is not None:
+        return f"{family}, so attention cannot be knocked out in single heads; leave out the heads"
+    if len(set(cell.knockout.sources)) > cell.token:
+        return (
+            f"{family}, so a token cannot be left with nothing to attend to; leave out one of the tokens 0 to "
+            f"{cell.token}"
+        )
+    implementation = getattr(anatomy.trunk.config, "_attn_implementation", None) or "eager"
+    if implementation not in MASKED:
+        return f"attention {implementation!r} takes no mask of single tokens; open the model with 'eager' or 'sdpa'"
+    return ""
+
+
+def _masker(rows: Sequence[tuple[int, Cell]], n_cells: int, base: Tensor) -> Callable[..., Any]:
+    """Return a hook before an attention module that knocks out attention in its mask, for (cell, its knockout).
+
+    What a mask holds where a token is not attended to differs: False, True, -inf or the lowest number. It is read off
+    the first token, which never attends to the last one.
+    """
+    n_samples, n_tokens = base.shape[:2]
+
+    def on_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        mask = kwargs.get("attention_mask")
+        if "attention_mask" not in kwargs or (mask is not None and mask.dim() != 4):
+            raise UnsupportedModelError(
+                f"a {type(module).__name__} takes no mask of single tokens, so attention cannot be knocked out"
+            )
+        if mask is None:
+            lowest = torch.full((n_tokens, n_tokens), torch.finfo(base.dtype).min, dtype=base.dtype, device=base.device)
+            mask = lowest.triu(1)[None, None]
+        mask = mask.expand(n_cells * n_samples, *mask.shape[1:]).clone()
+        of_cells = mask.unflatten(0, (n_cells, n_samples))  # [C, S, H or 1, T, T]
+        for row, cell in rows:
+            assert cell.knockout is not None
+            of_cells[row, :, :, cell.token, list(cell.knockout.sources)] = of_cells[row, :, :, 0, -1:]
+        return args, {**kwargs, "attention_mask": mask}
+
+    return on_input

@@ -6,6 +6,8 @@ from .config import TraceConfig as TraceConfig
 from .config import load_config as load_config
 from .facts import trace_facts as trace_facts
 from .inputs import TraceSettings as TraceSettings
+from .knockouts import KnockoutResult as KnockoutResult
+from .knockouts import knockout as knockout
 from .knowledge_tracing import HookNames as HookNames
 from .knowledge_tracing import check_module_names as check_module_names
 from .mediators import DEFAULT_MEDIATORS as DEFAULT_MEDIATORS
@@ -19,6 +21,9 @@ from .runs import run as run
 from .show import Traces as Traces
 from .show import prompt_figure as prompt_figure
 from .tables import TraceGrid as TraceGrid
+from .tables import normalised as normalised
 from .tables import trace_averages as trace_averages
 from .tables import trace_grids as trace_grids
 from .tables import trace_peaks as trace_peaks
+from .units import UnitTrace as UnitTrace
+from .units import trace_units as trace_units

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.errors import InputError
 from interpret.stats import Floats, rank_correlation
-from interpret.sweep import Cell, Metric, first_order
+from interpret.sweep import Cell, first_order
 from interpret.tracing.cell_values import values_by_mediator
 from interpret.tracing.exact import cells_of, run_exactly
 from interpret.tracing.inputs import TraceInputs, TraceSettings
@@ -70,8 +70,7 @@ def _estimate(
     cells: Sequence[Cell],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Estimate every cell; a ``RunCells`` if model, inputs and settings are bound."""
-    metric = Metric("probability", inputs.answer_ids)
-    found = first_order(model, base, donor, cells, metric, memory=settings.memory)
+    found = first_order(model, base, donor, cells, inputs.metric, memory=settings.memory)
     return found.base + found.effects, found.base, found.donor
 
 

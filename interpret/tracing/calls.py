@@ -11,17 +11,20 @@ import torch
 from numpy.typing import ArrayLike
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from interpret.anatomy import unwrapping
 from interpret.errors import InputError, unknown
 from interpret.finite import warn
-from interpret.records import APPROXIMATE, SCREENED, TRACE_METHODS, TraceMethod
+from interpret.records import APPROXIMATE, EXACT, SCREENED, TRACE_METHODS, TraceMethod
+from interpret.sweep.metrics import Kind
 from interpret.tracing.approximate import Screening, check_amount, estimate_traces, screen_traces
 from interpret.tracing.exact import trace_exactly
 from interpret.tracing.inputs import AnswerTokens, TraceSettings, trace_inputs
-from interpret.tracing.mediators import DEFAULT_MEDIATORS, check_mediators
+from interpret.tracing.mediators import DEFAULT_MEDIATORS, check_estimable, check_mediators
 from interpret.tracing.result import TracedMediators, TraceResult, cells_not_finite
 from interpret.work.progress import showing
 
 
+@unwrapping
 def trace(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -30,6 +33,8 @@ def trace(
     answer: str | Sequence[int] | None = None,
     *,
     mediator: str = "hidden",
+    metric: Kind = "probability",
+    foil: str | Sequence[int] | None = None,
     noise: str | float | ArrayLike = "s3",
     samples: int = 10,
     seed: int = 0,
@@ -54,14 +59,18 @@ def trace(
             run.
         mediator: what is restored at each token and layer: ``hidden``, the layer's output; ``attn_severed`` and
             ``mlp_severed``, the same with the token's attention or MLP outputs held at their corrupted values in
-            all later layers; ``attn_window`` and ``mlp_window``, attention or MLP outputs of ``window`` layers; or a
+            all later layers; ``attn_window`` and ``mlp_window``, attention or MLP outputs of ``window`` layers;
+            ``attn_knockout``, the token's attention to the subject, knocked out of the clean run in ``window`` layers
+            (to other tokens: ``attn_knockout:relation``, ``:itself``, ``:last`` or ``:0,3``, see ``knockout``); or a
             registered mediator of your own.
+        metric: what is read: ``probability``, ``log_probability``, ``logit``, ``logit_difference`` or ``rank``.
+        foil: a wrong answer, as words or token ids, for ``logit_difference``.
         noise: a noise specification, or the noise itself, see ``TraceSettings``.
         samples: number of noise samples.
         seed: random seed of the noise.
         replace: replace the embeddings by the noise instead of adding it.
-        window: number of layers restored together by ``attn_window`` and ``mlp_window``. The window of layer l starts
-            at layer ``l - window // 2``; layers outside the model are left out, as in ROME.
+        window: number of layers changed together by ``attn_window``, ``mlp_window`` and ``attn_knockout``. The window
+            of layer l starts at layer ``l - window // 2``; layers outside the model are left out, as in ROME.
         answer_tokens: ``first`` or ``whole``: read the first token of the answer, or the whole answer.
         occurrence: index of the occurrence of the subject, from 0; required if there are several.
         counterfactual: another prompt with the same number of tokens; its run is the corrupted run, without noise.
@@ -83,7 +92,7 @@ def trace(
         >>> result.indirect_effects.argmax()  # doctest: +SKIP
     """
     texts = None if reference_texts is None else tuple(reference_texts)
-    settings = TraceSettings(noise, samples, seed, replace, window, answer_tokens, texts, chat_template, memory)
+    settings = TraceSettings(noise, samples, seed, replace, window, answer_tokens, metric, texts, chat_template, memory)
     results = trace_mediators(
         model,
         tokenizer,
@@ -94,11 +103,13 @@ def trace(
         settings=settings,
         occurrence=occurrence,
         counterfactual=counterfactual,
+        foil=foil,
         progress=progress,
     )
     return results[mediator]
 
 
+@unwrapping
 @torch.no_grad()
 def trace_mediators(
     model: PreTrainedModel,
@@ -111,6 +122,7 @@ def trace_mediators(
     settings: TraceSettings | None = None,
     occurrence: int | None = None,
     counterfactual: str | None = None,
+    foil: str | Sequence[int] | None = None,
     method: TraceMethod = "exact",
     progress: bool = True,
 ) -> TracedMediators:
@@ -126,6 +138,7 @@ def trace_mediators(
         settings: how the prompt is corrupted and what is read; None for the defaults.
         occurrence: as in ``trace``.
         counterfactual: as in ``trace``.
+        foil: as in ``trace``.
         method: ``exact``: every cell is run. ``approximate``: every cell is estimated to first order from derivatives
             at the corrupted runs (attribution patching); ``low`` and ``high`` are exact. ``screened``: the 10% of the
             cells with the largest estimates are run, see ``screen``. ``TraceResult.exact`` marks the exact cells.
@@ -143,6 +156,8 @@ def trace_mediators(
     check_mediators(mediators)
     if method not in TRACE_METHODS:
         raise InputError(unknown("method", method, TRACE_METHODS))
+    if method != EXACT:
+        check_estimable(mediators, settings.metric)
     inputs = trace_inputs(
         model,
         tokenizer,
@@ -152,6 +167,7 @@ def trace_mediators(
         settings=settings,
         occurrence=occurrence,
         counterfactual=counterfactual,
+        foil=foil,
     )
     with showing("Tracing", shown=progress):
         if method == APPROXIMATE:
@@ -165,6 +181,7 @@ def trace_mediators(
     return TracedMediators(results)
 
 
+@unwrapping
 def screen(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -178,6 +195,7 @@ def screen(
     settings: TraceSettings | None = None,
     occurrence: int | None = None,
     counterfactual: str | None = None,
+    foil: str | Sequence[int] | None = None,
     progress: bool = True,
 ) -> dict[str, Screening]:
     """Estimate the traces of one prompt, and run the cells with the largest estimated effects.
@@ -195,6 +213,7 @@ def screen(
         settings: how the prompt is corrupted and what is read; None for the defaults.
         occurrence: as in ``trace``.
         counterfactual: as in ``trace``.
+        foil: as in ``trace``.
         progress: as in ``trace``.
 
     Returns:
@@ -209,7 +228,7 @@ def screen(
         >>> found["hidden"].result.exact.mean()  # doctest: +SKIP
     """
     settings = settings or TraceSettings()
-    check_mediators(mediators)
+    check_estimable(mediators, settings.metric)
     check_amount(share, top)
     inputs = trace_inputs(
         model,
@@ -220,6 +239,7 @@ def screen(
         settings=settings,
         occurrence=occurrence,
         counterfactual=counterfactual,
+        foil=foil,
     )
     with showing("Tracing", shown=progress):
         found = screen_traces(model, tokenizer, inputs, mediators, settings, share=share, top=top)

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from interpret.stats import Floats
 from interpret.sweep import Cell
+from interpret.sweep.cells import ATTENTION
 from interpret.tracing.inputs import TraceInputs
-from interpret.tracing.mediators import ACTS_ON, MEDIATORS
+from interpret.tracing.mediators import ACTS_ON, mediator_named
 
 RunCells = Callable[[Tensor, Tensor, Sequence[Cell]], tuple[Tensor, Tensor, Tensor]]
 """A function (base runs, donor runs, C cells) -> probabilities of the answer in the patched runs of the cells, [C, S],
@@ -20,7 +21,7 @@ class CellValues:
     """Probabilities of the answer, for one mediator."""
 
     values: Floats
-    """[C, S], in the patched run of each cell, for each noise sample."""
+    """[C, S], in the patched run of each cell, for each noise sample; [C, 1] if the patched runs have no noise."""
     high: float
     """In the clean run."""
     lows: Floats
@@ -35,20 +36,33 @@ def values_by_mediator(
     Args:
         inputs: the clean and the corrupted runs.
         cells: the cells of each mediator.
-        run_cells: runs or estimates cells; called once for each kind of run (``ACTS_ON``) that the mediators patch.
+        run_cells: runs or estimates cells; called once for each kind of run that the mediators patch: corrupted runs,
+            clean runs with corrupted values, and the clean run without noise, of which attention is knocked out.
 
     Returns:
         The values of each mediator, in the order of ``cells``.
     """
+    rows = {name: mediator_named(name) for name in cells}
+    knocked_out = {name: of_one for name, of_one in cells.items() if rows[name].site == ATTENTION}
     found: dict[str, CellValues] = {}
     for run in ACTS_ON:
-        names = [name for name in cells if MEDIATORS[name].acts_on == run]
-        if not names:
+        of_run = {name: cells[name] for name in cells if rows[name].acts_on == run and name not in knocked_out}
+        if not of_run:
             continue
-        together = [cell for name in names for cell in cells[name]]
-        values, of_base, of_donor = run_cells(*inputs.base_and_donor(run), together)
+        parts, of_base, of_donor = _run_together(of_run, *inputs.base_and_donor(run), run_cells)
         clean, corrupted = (of_donor, of_base) if run == "corrupted" else (of_base, of_donor)
-        parts = values.split([len(cells[name]) for name in names])
-        for name, part in zip(names, parts, strict=True):
-            found[name] = CellValues(part.numpy(), clean[0].item(), corrupted.numpy())
+        found |= {name: CellValues(part.numpy(), clean[0].item(), corrupted.numpy()) for name, part in parts.items()}
+    if knocked_out:
+        parts, clean, _ = _run_together(knocked_out, inputs.clean, inputs.clean, run_cells)
+        lows = next(iter(found.values())).lows if found else run_cells(inputs.corrupted, inputs.clean, [])[1].numpy()
+        found |= {name: CellValues(part.numpy(), clean[0].item(), lows) for name, part in parts.items()}
     return {name: found[name] for name in cells}
+
+
+def _run_together(
+    cells: Mapping[str, Sequence[Cell]], base: Tensor, donor: Tensor, run_cells: RunCells
+) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """Run the cells of several mediators at once; return the values of each, and those of the base and the donor."""
+    values, of_base, of_donor = run_cells(base, donor, [cell for of_one in cells.values() for cell in of_one])
+    parts = values.split([len(of_one) for of_one in cells.values()])
+    return dict(zip(cells, parts, strict=True)), of_base, of_donor

@@ -30,6 +30,8 @@ def grid_pairs(run: Path, other: Path) -> Iterator[tuple[TraceGrid, TraceGrid]]:
         raise InputError(f"{run} and {other} have no fact and mediator in common")
     for key in common:
         one, two = grids[0][key], grids[1][key]
-        if (one.prompt, one.effects.shape) != (two.prompt, two.effects.shape):
-            raise InputError(f"fact {key[0]!r} differs between {run} and {other}; compare traces of the same facts")
+        if (one.prompt, one.metric, one.effects.shape) != (two.prompt, two.metric, two.effects.shape):
+            raise InputError(
+                f"fact {key[0]!r} differs between {run} and {other}; compare traces of the same facts and metric"
+            )
         yield one, two

@@ -10,6 +10,7 @@ top level. All keys are optional::
     noise: s3                               # see noise; also samples, seed, replace
     window: 10                              # number of layers of attn_window and mlp_window
     answer_tokens: first                    # or whole: which tokens of the answer are read
+    metric: probability                     # or log_probability, logit, logit_difference, rank
     method: exact                           # or approximate, or screened, see approximate
     chat_template: model                    # or a text with {prompt}; default: prompts are read as they are
     rule: words                             # or first_token: which facts count as known, see facts.filter
@@ -35,12 +36,13 @@ from typing import Any
 from interpret.errors import InputError, brief, named, unknown
 from interpret.facts.buckets import SCHEMES, Scheme
 from interpret.facts.filter import RULES, Rule
-from interpret.models.opening import DTYPES
+from interpret.models.arguments import DTYPES
 from interpret.reading import is_unicode, read_yaml
 from interpret.records import TRACE_METHODS, TraceMethod
+from interpret.sweep.metrics import KINDS
 from interpret.tracing.inputs import ANSWER_TOKENS, TraceSettings
 from interpret.tracing.knowledge_tracing import HookNames
-from interpret.tracing.mediators import DEFAULT_MEDIATORS, MEDIATORS
+from interpret.tracing.mediators import DEFAULT_MEDIATORS, UNIT_MEDIATORS, check_mediators
 from interpret.tracing.noise import parse_noise
 
 SECTIONS: Mapping[str, tuple[str, ...]] = {
@@ -52,6 +54,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
 """The sections and keys of Knowledge-Tracing's configuration."""
 CHOICES: Mapping[str, Sequence[str]] = {
     "answer_tokens": ANSWER_TOKENS,
+    "metric": KINDS,
     "method": TRACE_METHODS,
     "rule": RULES,
     "buckets": tuple(SCHEMES),
@@ -67,7 +70,7 @@ MOST = 2**63 - 1
 DECIMALS = ("gpus_per_worker", "start_timeout")
 """Keys with values that may have decimals."""
 KEYS = (*SECTIONS, "mediators", "noise", "replace", *TEXTS, *CHOICES, *NUMBERS, *DECIMALS)
-SETTINGS = ("noise", "samples", "seed", "replace", "window", "answer_tokens", "chat_template", "memory")
+SETTINGS = ("noise", "samples", "seed", "replace", "window", "answer_tokens", "metric", "chat_template", "memory")
 """The keys that are fields of ``TraceSettings``."""
 OF_WORKERS = ("workers", "cluster", "gpus_per_worker", "start_timeout")
 """The keys about workers."""
@@ -195,7 +198,9 @@ def _value(key: str, value: Any) -> Any:
     if key in DECIMALS:
         return _decimal(key, value)
     if key == "mediators":
-        return tuple(_choice("mediator", name, tuple(MEDIATORS)) for name in _texts(key, value))
+        names = _texts(key, value)
+        check_mediators([name for name in names if name not in UNIT_MEDIATORS])
+        return names
     if key == "replace":
         if not isinstance(value, bool):
             raise InputError(f"replace is {brief(value)}; expected true or false")

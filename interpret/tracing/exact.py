@@ -6,10 +6,11 @@ from functools import partial
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.sweep import Cell, Metric, run_sweep
+from interpret.anatomy import text_config
+from interpret.sweep import Cell, run_sweep
 from interpret.tracing.cell_values import values_by_mediator
 from interpret.tracing.inputs import TraceInputs, TraceSettings
-from interpret.tracing.mediators import MEDIATORS
+from interpret.tracing.mediators import mediator_named
 from interpret.tracing.result import TraceResult, trace_result
 
 
@@ -34,8 +35,8 @@ def cells_of(
     model: PreTrainedModel, mediators: Sequence[str], inputs: TraceInputs, window: int
 ) -> dict[str, list[Cell]]:
     """Return the cells of each mediator, ordered by token and layer."""
-    n_tokens, n_layers = len(inputs.tokens.ids), model.config.num_hidden_layers
-    return {name: MEDIATORS[name].cells(n_tokens, n_layers, window) for name in mediators}
+    n_tokens, n_layers = len(inputs.tokens.ids), text_config(model).num_hidden_layers
+    return {name: mediator_named(name).cells(n_tokens, n_layers, window, inputs.span) for name in mediators}
 
 
 def run_exactly(
@@ -47,6 +48,5 @@ def run_exactly(
     cells: Sequence[Cell],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run every cell; a ``RunCells`` if model, inputs and settings are bound."""
-    metrics = {"answer": Metric("probability", inputs.answer_ids)}
-    found = run_sweep(model, base, donor, cells, metrics, memory=settings.memory)
+    found = run_sweep(model, base, donor, cells, {"answer": inputs.metric}, memory=settings.memory)
     return found.values["answer"], found.base["answer"], found.donor["answer"]

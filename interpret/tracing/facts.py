@@ -6,10 +6,12 @@ subjects of all facts, as in ROME. ``runs`` writes the rows, ``TraceCell`` recor
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from interpret.anatomy import unwrapping
 from interpret.errors import InputError
 from interpret.facts.files import Fact
 from interpret.finite import NOTHING_FINITE, counted_once, warn
@@ -17,11 +19,14 @@ from interpret.records import EXACT, TraceCell, TraceMethod
 from interpret.tracing.calls import trace_mediators
 from interpret.tracing.inputs import TraceSettings
 from interpret.tracing.mediators import DEFAULT_MEDIATORS
+from interpret.tracing.metrics import DIFFERENCE
 from interpret.tracing.noise import embedding_sigma, parse_noise
 from interpret.tracing.result import TraceResult, cells_not_finite, trace_cells
+from interpret.tracing.units import UnitSite, UnitTrace, trace_units
 from interpret.work.progress import streamed
 
 
+@unwrapping
 def trace_facts(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -64,6 +69,33 @@ def trace_facts(
         warn(cells_not_finite([result.indirect_effects for result in results.values()]))
         for result in results.values():
             yield from trace_cells(fact, result)
+
+
+def trace_fact_units(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fact: Fact, settings: TraceSettings, site: str
+) -> UnitTrace:
+    """Trace single heads or neurons of one fact, at the last token of the subject and of the prompt.
+
+    Raises:
+        InputError: if it cannot be traced, or if no effect is finite.
+        UnsupportedModelError: if the layers of the model cannot be run part by part.
+    """
+    with counted_once():
+        found = trace_units(
+            model,
+            tokenizer,
+            fact.prompt,
+            fact.subject,
+            fact.attribute,
+            site=cast(UnitSite, site),
+            settings=settings,
+            occurrence=fact.occurrence,
+            foil=fact.foil if settings.metric == DIFFERENCE else None,
+            progress=False,
+        )
+    if not np.isfinite(found.effects[found.exact]).any():
+        raise InputError(f"probabilities of the answer {NOTHING_FINITE}")
+    return found
 
 
 def sized_for(
@@ -110,6 +142,7 @@ def trace_fact(
             mediators=mediators,
             settings=settings,
             occurrence=fact.occurrence,
+            foil=fact.foil if settings.metric == DIFFERENCE else None,
             method=method,
             progress=False,
         )

@@ -13,13 +13,15 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import check_length, input_device, word_embeddings
+from interpret.anatomy import check_decoder_only, check_length, input_device, word_embeddings
 from interpret.errors import InputError, unknown
 from interpret.finite import MODEL_GIVES_NAN
 from interpret.prompts.chat import ChatText, framed
 from interpret.prompts.subjects import subject_span, tokenised
 from interpret.prompts.tokens import TokenisedPrompt, following, tokenise
+from interpret.sweep.metrics import Kind, Metric
 from interpret.tracing.mediators import ActsOn
+from interpret.tracing.metrics import check_trace_metrics, trace_metrics
 from interpret.tracing.noise import corrupt, noise_of, parse_noise
 
 AnswerTokens = Literal["first", "whole"]
@@ -41,7 +43,10 @@ class TraceSettings:
     window: int = 10
     """Number of layers that mediators with a window, such as ``attn_window``, restore around each layer."""
     answer_tokens: AnswerTokens = "first"
-    """Whether the probability of the first token of the answer or of the whole answer is read."""
+    """Whether the first token of the answer or the whole answer is read."""
+    metric: Kind = "probability"
+    """What is read: ``probability``, ``log_probability``, ``logit``, ``logit_difference``, for which the prompt needs a
+    foil, or ``rank``, 1 for the most likely token."""
     reference_texts: tuple[str, ...] | None = None
     """Texts whose embeddings set the size of the noise; in ROME, the subjects of the whole data set. By default, ``s``
     uses the prompt's own subject, ``m`` and ``t`` the whole vocabulary."""
@@ -60,12 +65,17 @@ class TraceInputs:
     """The prompt's T tokens."""
     span: tuple[int, int]
     """Position of the first token of the subject, and one past the last."""
-    answer_ids: tuple[int, ...]
-    """[K], ids of the answer tokens that are read."""
+    metric: Metric
+    """What is read, of K answer tokens."""
     clean: Tensor
     """[1, T + K - 1, width], word embeddings of the prompt and of all but the last token of the answer."""
     corrupted: Tensor
     """[S, T + K - 1, width], the same with noise on the subject; or those of the counterfactual, with S = 1."""
+
+    @property
+    def answer_ids(self) -> tuple[int, ...]:
+        """[K], ids of the answer tokens that are read."""
+        return self.metric.answer
 
     def base_and_donor(self, run: ActsOn) -> tuple[Tensor, Tensor]:
         """Return base and donor runs for mediators that act on ``run``: cells put values of the donor into the base."""
@@ -85,28 +95,32 @@ def trace_inputs(
     settings: TraceSettings,
     occurrence: int | None,
     counterfactual: str | None,
+    foil: str | Sequence[int] | None = None,
 ) -> TraceInputs:
     """Prepare one prompt; the arguments are those of ``trace_mediators``.
 
     Raises:
         InputError: if an argument is invalid or the arguments do not fit together.
+        UnsupportedModelError: if the model has an encoder.
     """
     check_settings(settings)
+    check_decoder_only(model)
     text = framed(tokenizer, prompt, settings.chat_template)
     tokens = tokenised(tokenizer, prompt, subject, occurrence, settings.chat_template)
     check_length(model, "the prompt", len(tokens.ids))
-    answer_ids = _answer_ids(model, tokenizer, text, tokens, answer, settings.answer_tokens)
+    answer_ids = read_ids(model, tokenizer, text, tokens, answer, settings.answer_tokens)
     # The last token of the answer is not read.
     check_length(model, "the prompt with its answer", len(tokens.ids) + len(answer_ids) - 1)
-    span, clean = subject_span(tokens), _embeddings(model, [*tokens.ids, *answer_ids[:-1]])
+    (metric,) = trace_metrics(tokenizer, text, answer_ids, foil, [settings.metric]).values()
+    span, clean = subject_span(tokens), embeddings_of(model, [*tokens.ids, *answer_ids[:-1]])
     if counterfactual is not None:
         other = _counterfactual_ids(tokenizer, framed(tokenizer, counterfactual, settings.chat_template), tokens)
-        return TraceInputs(tokens, span, answer_ids, clean, _embeddings(model, [*other, *answer_ids[:-1]]))
+        return TraceInputs(tokens, span, metric, clean, embeddings_of(model, [*other, *answer_ids[:-1]]))
     shape = (settings.samples, span[1] - span[0], clean.shape[-1])
     noise = noise_of(
         settings.noise, shape, model, tokenizer, subject, texts=settings.reference_texts, seed=settings.seed
     )
-    return TraceInputs(tokens, span, answer_ids, clean, corrupt(clean, span, noise, replace=settings.replace))
+    return TraceInputs(tokens, span, metric, clean, corrupt(clean, span, noise, replace=settings.replace))
 
 
 def check_settings(settings: TraceSettings) -> None:
@@ -117,15 +131,25 @@ def check_settings(settings: TraceSettings) -> None:
     """
     if isinstance(settings.noise, (str, int, float)):
         parse_noise(settings.noise)
-    if settings.answer_tokens not in ANSWER_TOKENS:
-        raise InputError(unknown("answer_tokens", settings.answer_tokens, ANSWER_TOKENS))
+    check_answer_tokens(settings.answer_tokens)
+    check_trace_metrics([settings.metric])
     if settings.samples < 1:
         raise InputError(f"samples is {settings.samples}; give at least 1")
     if settings.window < 1:
         raise InputError(f"window is {settings.window}; give at least 1 layer")
 
 
-def _answer_ids(
+def check_answer_tokens(answer_tokens: str) -> None:
+    """Check which tokens of the answer are read.
+
+    Raises:
+        InputError: if the word is unknown.
+    """
+    if answer_tokens not in ANSWER_TOKENS:
+        raise InputError(unknown("answer_tokens", answer_tokens, ANSWER_TOKENS))
+
+
+def read_ids(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     text: ChatText,
@@ -154,6 +178,6 @@ def _counterfactual_ids(tokenizer: PreTrainedTokenizerBase, text: ChatText, toke
     return other
 
 
-def _embeddings(model: PreTrainedModel, ids: Sequence[int]) -> Tensor:
+def embeddings_of(model: PreTrainedModel, ids: Sequence[int]) -> Tensor:
     """Return the word embeddings of one sequence, [1, T, width]."""
     return word_embeddings(model, torch.tensor([list(ids)], device=input_device(model)))

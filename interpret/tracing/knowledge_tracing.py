@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from interpret.anatomy import Anatomy, anatomy_of
+from interpret.anatomy import Anatomy, anatomy_of, unwrapping
 from interpret.errors import InputError, brief
 from interpret.facts.files import FactFile
 from interpret.storage import disk
@@ -55,6 +55,7 @@ class HookNames:
                 yield field.name, value
 
 
+@unwrapping
 def check_module_names(model: PreTrainedModel, names: HookNames) -> None:
     """Check that every name is a module of the model, and the expected one where its key requires one.
 

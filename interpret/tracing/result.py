@@ -20,7 +20,7 @@ from interpret.stats import Floats
 from interpret.sweep.cells import CellSite
 from interpret.tracing.cell_values import CellValues
 from interpret.tracing.inputs import TraceInputs
-from interpret.tracing.mediators import MEDIATORS, ActsOn
+from interpret.tracing.mediators import ActsOn, mediator_named
 from interpret.tracing.show import Traces, prompt_figure, trace_view
 from interpret.tracing.tables import TraceGrid
 
@@ -30,12 +30,12 @@ class TraceResult(Shown):
     """The trace of one prompt with one mediator: T tokens, L layers, S noise samples."""
 
     scores: Floats = field(repr=False)
-    """[T, L], probability of the answer with one state restored (or corrupted, see ``acts_on``), mean over samples; not
-    finite if a sample is not."""
+    """[T, L], the metric, by default the probability of the answer, with one state restored (or corrupted, see
+    ``acts_on``), mean over samples; not finite if a sample is not."""
     low: float
-    """Probability of the answer in the corrupted runs, mean over samples."""
+    """The metric in the corrupted runs, mean over samples."""
     high: float
-    """Probability of the answer in the clean run."""
+    """The metric in the clean run."""
     answer_id: int
     """Id of the token whose probability is read; of a whole answer, the first token."""
     answer_ids: tuple[int, ...]
@@ -50,6 +50,8 @@ class TraceResult(Shown):
     """[T], texts of the prompt's tokens."""
     token_ids: tuple[int, ...]
     """[T], their ids."""
+    metric: str
+    """What is read, see ``TraceSettings``."""
     mediator: str
     """The name of the mediator."""
     site: CellSite
@@ -59,9 +61,9 @@ class TraceResult(Shown):
     window: int | None
     """Number of layers restored together; None if the mediator has no window."""
     sample_scores: Floats = field(repr=False)
-    """[S, T, L], the scores of each noise sample."""
+    """[S, T, L], the scores of each noise sample; [1, T, L] where attention is knocked out of the clean run."""
     sample_lows: Floats = field(repr=False)
-    """[S], probability of the answer in the corrupted run of each noise sample."""
+    """[S], the metric in the corrupted run of each noise sample."""
     exact: NDArray[np.bool_] = field(repr=False)
     """[T, L], True for scores from runs; the others are first-order estimates, which may be outside [0, 1]."""
 
@@ -74,13 +76,18 @@ class TraceResult(Shown):
 
     @property
     def total_effect(self) -> float:
-        """TE, clean minus corrupted probability."""
+        """TE, the metric in the clean run minus that in the corrupted runs."""
         return self.high - self.low
 
     @property
     def indirect_effects(self) -> Floats:
         """IE, [T, L]: ``scores`` minus ``low``, or minus ``high`` if the clean run was patched."""
         return self.scores - (self.low if self.acts_on == "corrupted" else self.high)
+
+    @property
+    def normalised_effects(self) -> Floats:
+        """[T, L], the indirect effects divided by the total effect: 1 for a restoration of the whole answer."""
+        return self.indirect_effects / self.total_effect
 
     @property
     def spread(self) -> Floats:
@@ -99,11 +106,12 @@ class TraceResult(Shown):
             name=name,
             prompt=self.prompt,
             answer=self.answer,
+            metric=self.metric,
             mediator=self.mediator,
             tokens=self.tokens,
             subject_span=self.subject_span,
-            p_clean=self.high,
-            p_corrupted=self.low,
+            clean=self.high,
+            corrupted=self.low,
             scores=self.scores,
             effects=self.indirect_effects,
             spread=self.spread,
@@ -178,6 +186,7 @@ def trace_cells(fact: Fact, result: TraceResult) -> list[TraceCell]:
             answer_id=result.answer_id,
             mediator=result.mediator,
             site=result.site,
+            metric=result.metric,
             method=EXACT if result.exact[token, layer] else APPROXIMATE,
             layer_idx=layer,
             window=result.window,
@@ -186,11 +195,11 @@ def trace_cells(fact: Fact, result: TraceResult) -> list[TraceCell]:
             in_subject=start <= token < end,
             bucket_rome=rome[token] or "",
             bucket_kt=kt[token] or "",
-            p_clean=result.high,
-            p_corrupted=result.low,
-            p_restored=float(result.scores[token, layer]),
+            clean=result.high,
+            corrupted=result.low,
+            restored=float(result.scores[token, layer]),
             indirect_effect=float(effects[token, layer]),
-            effect_std=None if len(result.sample_lows) == 1 else float(spread[token, layer]),
+            effect_std=None if len(result.sample_scores) == 1 else float(spread[token, layer]),
             total_effect=result.total_effect,
         )
         for token in range(n_tokens)
@@ -216,8 +225,8 @@ def trace_result(
     exact: bool = True,
 ) -> TraceResult:
     """Return a result from the values of a mediator's cells, [T * L, S], ordered by token and layer."""
-    tokens, answer_ids, row, lows = inputs.tokens, inputs.answer_ids, MEDIATORS[mediator], found.lows
-    sample_scores = found.values.T.reshape(len(lows), len(tokens.ids), -1).copy()
+    tokens, answer_ids, row, lows = inputs.tokens, inputs.answer_ids, mediator_named(mediator), found.lows
+    sample_scores = found.values.T.reshape(found.values.shape[1], len(tokens.ids), -1).copy()
     return TraceResult(
         scores=sample_scores.mean(axis=0),
         low=float(lows.mean()),
@@ -229,6 +238,7 @@ def trace_result(
         subject_span=inputs.span,
         tokens=tuple(tokens.pieces),
         token_ids=tuple(tokens.ids),
+        metric=inputs.metric.kind,
         mediator=mediator,
         site=row.site,
         acts_on=row.acts_on,

@@ -14,13 +14,23 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import input_device
+from interpret.anatomy import input_device, unwrapping
 from interpret.errors import InputError, unknown
 from interpret.facts.files import Fact, FactFile
 from interpret.facts.filter import Answered, Rule
 from interpret.facts.runs import BAD_ROW, FactAnalysis, FactPlan, fact_file
 from interpret.models.opening import Opening
-from interpret.records import EXACT, TRACE_METHODS, TraceCell, TraceMethod, TracePeak, csv_header, from_csv, to_csv
+from interpret.records import (
+    EXACT,
+    TRACE_METHODS,
+    TraceCell,
+    TraceMethod,
+    TracePeak,
+    UnitCell,
+    csv_header,
+    from_csv,
+    to_csv,
+)
 from interpret.storage.disk import replace_whole, write_inside
 from interpret.storage.journal import checksums, is_intact
 from interpret.storage.outcomes import Kept
@@ -28,18 +38,20 @@ from interpret.storage.parts import UnitParts
 from interpret.storage.provenance import objects_sha256
 from interpret.storage.run_folder import RunFolder, read_units
 from interpret.sweep.base_and_donor import usable_memory
-from interpret.tracing.facts import sized_for, trace_fact
+from interpret.tracing.facts import sized_for, trace_fact, trace_fact_units
 from interpret.tracing.inputs import TraceSettings, check_settings
 from interpret.tracing.knowledge_tracing import HookNames, check_module_names
-from interpret.tracing.mediators import DEFAULT_MEDIATORS, check_mediators, mediator_of
+from interpret.tracing.mediators import DEFAULT_MEDIATORS, UNIT_MEDIATORS, check_run_mediators, mediator_of
 from interpret.tracing.result import TraceResult, trace_cells
 from interpret.tracing.tables import TraceGrid, trace_grids, trace_peaks
+from interpret.tracing.units import unit_cells
 from interpret.work.loop import Work
 from interpret.workers.jobs import Say
 from interpret.workers.runs import run_job
 from interpret.workers.settings import Workers
 
 GRIDS, PEAKS = "grids", "peaks.csv"
+UNITS, UNITS_TABLE = "units", "units.csv"
 NOT_TRACED = "not traced"
 TRACING = Work("Tracing", "traced", "facts", "mediators", (BAD_ROW, NOT_TRACED))
 
@@ -65,10 +77,10 @@ class TracePlan(FactPlan):
             InputError: if an argument is invalid; the message names it.
         """
         super().__post_init__()
-        check_mediators(self.mediators)
         check_settings(self.settings)
         if self.method not in TRACE_METHODS:
             raise InputError(unknown("method", self.method, TRACE_METHODS))
+        check_run_mediators(self.mediators, self.method, self.settings.metric)
 
     @property
     def chat_template(self) -> str | None:
@@ -88,7 +100,7 @@ class TracePlan(FactPlan):
     @property
     def others(self) -> Sequence[str]:
         """Names of files and folders besides the table."""
-        return GRIDS, PEAKS
+        return GRIDS, PEAKS, UNITS, UNITS_TABLE
 
     @property
     def circumstances(self) -> dict[str, Any]:
@@ -121,6 +133,7 @@ class TracePlan(FactPlan):
             "replace": settings.replace,
             "window": settings.window,
             "answer_tokens": settings.answer_tokens,
+            "metric": settings.metric,
             "filter": self.only_known,
             "rule": self.rule,
             **({} if self.chat_template is None else {"chat_template": self.chat_template}),
@@ -135,6 +148,7 @@ def _recorded_noise(noise: Any) -> str:
     return f"sha256 {hashlib.sha256(np.ascontiguousarray(noise).tobytes()).hexdigest()}"
 
 
+@unwrapping
 def run(
     model: PreTrainedModel | Opening,
     tokenizer: PreTrainedTokenizerBase | None,
@@ -161,7 +175,8 @@ def run(
         output: the run folder; ``table.csv``, ``peaks.csv``, ``grids/`` and ``manifest.json`` are written into it.
         settings: how prompts are corrupted and what is read; None for the defaults. By default, the size of ``s``
             noise is set by the subjects of the whole file, independent of the limit.
-        mediators: names of mediators in ``MEDIATORS``.
+        mediators: names of mediators in ``MEDIATORS``; also ``heads`` and ``neurons``, whose rows, ``UnitCell``
+            records, are in ``units.csv``.
         method: ``exact``, ``approximate`` or ``screened``, see ``trace_mediators``.
         limit: trace only the first ``limit`` facts; a call with a higher limit resumes the run.
         only_known: filter out facts that the model does not know.
@@ -224,6 +239,7 @@ def run_plan(
         identity=identity,
         circumstances=circumstances,
     )
+    write_units(folder, plan.mediators)
     return folder, *write_peaks(folder.folder)
 
 
@@ -269,6 +285,8 @@ class TraceAnalysis(FactAnalysis):
     def _traced(self, answered: Answered, settings: TraceSettings, mediators: Sequence[str]) -> Kept:
         """Trace a fact by some mediators."""
         fact, window = answered.fact, settings.window
+        if mediators[0] in UNIT_MEDIATORS:
+            return self._traced_units(fact, settings, mediators[0])
         results = trace_fact(self.model, self.tokenizer, fact, settings, mediators, self._plan.method)
         grids = {
             grid_name(fact.name, name): grid_file(result, window=window, correct=answered.correct)
@@ -276,6 +294,11 @@ class TraceAnalysis(FactAnalysis):
         }
         cells = (cell for result in results.values() for cell in trace_cells(fact, result))
         return Kept.of(TraceCell, cells, files=grids)
+
+    def _traced_units(self, fact: Fact, settings: TraceSettings, site: str) -> Kept:
+        """Trace single heads or neurons of a fact; their rows have a file of their own."""
+        cells = unit_cells(fact, trace_fact_units(self.model, self.tokenizer, fact, settings, site))
+        return Kept(b"", 0, {units_name(fact.name, site): csv_header(UnitCell) + to_csv(cells)})
 
 
 @dataclass(frozen=True)
@@ -309,7 +332,26 @@ class _Part:
 
 def grid_name(name: str, mediator: str) -> str:
     """Return the name of a grid file in the run folder: of a fact and a mediator."""
-    return f"{GRIDS}/{name}_{mediator}.npz"
+    return f"{GRIDS}/{name}_{mediator.replace(':', '_')}.npz"
+
+
+def units_name(name: str, site: str) -> str:
+    """Return the name of a file of single heads or neurons in the run folder."""
+    return f"{UNITS}/{name}_{site}.csv"
+
+
+def write_units(run: RunFolder, mediators: Sequence[str]) -> None:
+    """Join the files of single heads and neurons to ``units.csv``, fact by fact, if the run has such mediators.
+
+    Raises:
+        RunError: if the file cannot be written.
+    """
+    sites = [name for name in mediators if name in UNIT_MEDIATORS]
+    names = [units_name(fact, site) for fact in run.units if fact not in run.dropped for site in sites]
+    header = csv_header(UnitCell)
+    files = [path.read_bytes() for name in names if (path := run.folder / name).is_file()]
+    if files:
+        replace_whole(run.folder / UNITS_TABLE, header + b"".join(file.removeprefix(header) for file in files))
 
 
 def grid_file(result: TraceResult, *, window: int, correct: bool) -> bytes:
@@ -317,7 +359,8 @@ def grid_file(result: TraceResult, *, window: int, correct: bool) -> bytes:
 
     Its keys are those of ROME: ``scores`` [T, L], ``low_score``, ``high_score``, ``input_ids`` and ``input_tokens``
     [T], ``subject_range`` [2], ``answer``, ``window``, ``correct_prediction`` and ``kind`` ("" for hidden states); and
-    our own: ``mediator``, ``exact`` [T, L], ``answer_ids``, ``sample_scores`` [S, T, L] and ``sample_lows`` [S].
+    our own: ``metric``, ``mediator``, ``exact`` [T, L], ``answer_ids``, ``sample_scores`` [S, T, L] and ``sample_lows``
+    [S].
     """
     file = io.BytesIO()
     np.savez(
@@ -329,6 +372,7 @@ def grid_file(result: TraceResult, *, window: int, correct: bool) -> bytes:
         input_tokens=np.array(result.tokens),
         subject_range=np.array(result.subject_span),
         answer=result.answer,
+        metric=result.metric,
         window=window,
         correct_prediction=correct,
         kind=result.mediator if (kind := mediator_of(result.mediator).rome_kind) is None else kind,

@@ -13,7 +13,7 @@ from interpret.drawing.panels import shown, token_heatmaps
 from interpret.facts.grids import not_finite, same_fact
 from interpret.records import TraceCell
 from interpret.tracing.mediators import mediator_of
-from interpret.tracing.tables import TraceGrid, estimated, trace_grids
+from interpret.tracing.tables import METRIC_WORDS, TraceGrid, estimated, metric_of, trace_grids
 
 
 class Traces(Rows[TraceCell]):
@@ -39,6 +39,10 @@ class Traces(Rows[TraceCell]):
         return prompt_figure(facts[input], window=window_of(self))
 
 
+RESTORED = "indirect effect: {0} with one state restored − {0} in the corrupted run"
+CHANGED = "effect: {0} in the changed clean run − {0} in the clean run"
+
+
 def window_of(rows: Sequence[TraceCell]) -> int | None:
     """Return the number of layers of a window, for titles; None if there is none."""
     return next((row.window for row in rows if row.window is not None), None)
@@ -58,13 +62,15 @@ def trace_view(traced: Sequence[TraceGrid], window: int | None = None) -> View:
     """
     facts = by_fact(traced)
     mediators = dict.fromkeys(mediator_of(grid.mediator).title(window).replace("\n", " ") for grid in traced)
+    runs = {mediator_of(grid.mediator).acts_on for grid in traced}
+    units = {"corrupted": RESTORED, "clean": CHANGED}
     return View(
         title="Causal trace"
         + (f" of {readable(facts[0][0].answer)}" if len(facts) == 1 else f"s of {len(facts)} facts"),
-        unit="indirect effect: P(answer) with one state restored − P(answer) in the corrupted run",
+        unit="; ".join(unit.format(metric_of(traced[0].metric)) for run, unit in units.items() if run in runs),
         panels=lambda: _panels(facts, window),
         n_panels=len(facts),
-        facts={"restored": ", ".join(mediators)},
+        facts={"mediators": ", ".join(mediators)},
         warning="; ".join(filter(None, [estimated(traced), not_finite(traced)])),
     )
 
@@ -72,9 +78,10 @@ def trace_view(traced: Sequence[TraceGrid], window: int | None = None) -> View:
 def _panels(facts: Sequence[Sequence[TraceGrid]], window: int | None) -> Iterator[Panel]:
     for grids in facts:
         first = grids[0]
+        measured = METRIC_WORDS.get(first.metric, first.metric)
         answer = (
-            f"{readable(first.answer)} (P {small_probability(first.p_clean)}, "
-            f"{small_probability(first.p_corrupted)} with noise on the subject *)"
+            f"{readable(first.answer)} ({measured} {small_probability(first.clean)}, "
+            f"{small_probability(first.corrupted)} with noise on the subject *)"
         )
         heatmaps = [_heatmap(grid, window) for grid in grids]
         yield Panel(readable(first.prompt), heatmaps, answer, name=first.name if len(facts) > 1 else "")
@@ -92,7 +99,8 @@ def prompt_figure(traced: Sequence[TraceGrid], *, window: int | None = None) -> 
     """Draw one fact's traces as heatmaps, T tokens by L layers, one panel per mediator, with a shared colour scale.
 
     The probability in the corrupted run is white, as in ROME; the scale is symmetric around it: higher probabilities
-    are blue, lower ones orange. Tokens of the subject are marked with a star.
+    are blue, lower ones orange. Tokens of the subject are marked with a star. If a mediator acts on the clean run, the
+    changes of the probability are drawn instead, and white is no change.
 
     Args:
         traced: the grids of one fact, such as ``trace_grids`` makes from the rows of ``trace_facts``.
@@ -102,14 +110,16 @@ def prompt_figure(traced: Sequence[TraceGrid], *, window: int | None = None) -> 
         InputError: if there is no grid, or the grids belong to several facts.
     """
     first, answer = same_fact(traced), shown(traced[0].answer).strip()
-    clean, corrupted = small_probability(first.p_clean), small_probability(first.p_corrupted)
-    title = f"{first.name}: p({answer}) is {clean}, {corrupted} with noise on the subject (*)"
+    clean, corrupted = small_probability(first.clean), small_probability(first.corrupted)
+    measured = metric_of(first.metric, answer)
+    title = f"{first.name}: {measured} is {clean}, {corrupted} with noise on the subject (*)"
+    restored = all(mediator_of(grid.mediator).acts_on == "corrupted" for grid in traced)
     return token_heatmaps(
         first.tokens,
         range(*first.subject_span),
-        {mediator_of(grid.mediator).title(window): grid.scores for grid in traced},
-        centre=first.p_corrupted if np.isfinite(first.p_corrupted) else 0.0,
-        unit=f"p({answer})",
+        {mediator_of(grid.mediator).title(window): grid.scores if restored else grid.effects for grid in traced},
+        centre=first.corrupted if restored and np.isfinite(first.corrupted) else 0.0,
+        unit=measured if restored else f"change of {measured}",
         title=title + warning(traced),
     )
 

@@ -6,15 +6,16 @@ within each prompt and then over prompts (AIE). ``trace_peaks`` finds the larges
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from interpret.facts.buckets import Scheme
 from interpret.facts.grids import Grid, bucket_averages, bucket_means_of, by_part, tokens_by_layers
-from interpret.records import EXACT, TraceAverage, TraceCell, TracePeak
+from interpret.records import EXACT, TraceAverage, TraceCell, TracePeak, UnitCell
 from interpret.stats import Average, Floats, average
+from interpret.tracing.mediators import mediator_of
 
 ALL, SUBJECT = "all", "subject"
 """The tokens among which a peak is searched: all tokens, or those of the subject."""
@@ -26,23 +27,28 @@ class TraceGrid(Grid):
 
     prompt: str
     """The prompt."""
+    metric: str
+    """What is measured, see ``TraceSettings``."""
     mediator: str
     """Name of the mediator."""
-    p_clean: float
-    """Probability of the answer in the clean run."""
-    p_corrupted: float
-    """Mean probability of the answer in the corrupted runs."""
+    clean: float
+    """The metric in the clean run."""
+    corrupted: float
+    """Mean of the metric in the corrupted runs."""
     scores: Floats
-    """[T, L], mean probability of the answer with one state restored (or corrupted)."""
+    """[T, L], mean of the metric with one state restored, corrupted, or with attention knocked out."""
     spread: Floats
     """[T, L], standard deviations of the effects over noise samples; NaN for a single sample."""
     exact: NDArray[np.bool_]
     """[T, L], True for exact cells, False for estimates."""
 
+    share: bool = False
+    """Whether effects and spread are divided by the total effect, see ``normalised``."""
+
     @property
     def total_effect(self) -> float:
-        """TE, clean minus corrupted probability."""
-        return self.p_clean - self.p_corrupted
+        """TE, the metric in the clean run minus that in the corrupted runs."""
+        return self.clean - self.corrupted
 
 
 def trace_grids(rows: Iterable[TraceCell]) -> list[TraceGrid]:
@@ -62,16 +68,40 @@ def _grid(ordered: Sequence[TraceCell], shape: tuple[int, int], subject_span: tu
         name=first.name,
         prompt=first.prompt,
         answer=first.answer,
+        metric=first.metric,
         mediator=first.mediator,
         tokens=tuple(cell.token for cell in ordered[:: shape[1]]),
         subject_span=subject_span,
-        p_clean=first.p_clean,
-        p_corrupted=first.p_corrupted,
-        scores=np.array([cell.p_restored for cell in ordered]).reshape(shape),
+        clean=first.clean,
+        corrupted=first.corrupted,
+        scores=np.array([cell.restored for cell in ordered]).reshape(shape),
         effects=np.array([cell.indirect_effect for cell in ordered]).reshape(shape),
         spread=np.array(stds).reshape(shape),
         exact=np.array([cell.method == EXACT for cell in ordered]).reshape(shape),
     )
+
+
+def normalised(traced: Iterable[TraceGrid]) -> list[TraceGrid]:
+    """Divide the effects of each grid by its total effect, so that facts whose answers differ in size can be compared.
+
+    A small total effect makes noise large, so facts that the corruption does not change should be left out.
+    """
+    return [
+        replace(grid, effects=grid.effects / grid.total_effect, spread=grid.spread / abs(grid.total_effect), share=True)
+        for grid in traced
+    ]
+
+
+METRIC_WORDS = {"probability": "P", "log_probability": "log P", "logit_difference": "logit difference"}
+
+
+def metric_of(metric: str, answer: str = "answer") -> str:
+    """Return a metric of an answer as figures and pages say it.
+
+    >>> metric_of("probability", "Paris"), metric_of("rank")
+    ('P(Paris)', 'rank(answer)')
+    """
+    return f"{METRIC_WORDS.get(metric, metric)}({answer})"
 
 
 def total_average(traced: Sequence[TraceGrid]) -> Average:
@@ -107,6 +137,8 @@ def trace_averages(traced: Iterable[TraceGrid], *, scheme: Scheme = "rome") -> l
 def trace_peaks(rows: Iterable[TraceCell]) -> list[TracePeak]:
     """Find the largest finite indirect effect of each fact, among all tokens and among the subject's tokens.
 
+    For mediators that act on the clean run, it is the largest drop, that is, the lowest effect; for ranks, the reverse.
+
     Returns:
         Two peaks per fact and mediator, in the order of the rows; of equal effects, the first. There is no peak where
         no effect is finite.
@@ -120,7 +152,8 @@ def trace_peaks(rows: Iterable[TraceCell]) -> list[TracePeak]:
             continue
         for among in (ALL, SUBJECT) if row.in_subject else (ALL,):
             key = (row.name, row.mediator, among)
-            if key not in best or row.indirect_effect > best[key].indirect_effect:
+            direction = mediator_of(row.mediator).direction(row.metric)
+            if key not in best or direction * row.indirect_effect > direction * best[key].indirect_effect:
                 best[key] = row
     return [_peak(cell, among) for (_, _, among), cell in best.items()]
 
@@ -138,6 +171,43 @@ def _peak(cell: TraceCell, among: str) -> TracePeak:
         indirect_effect=cell.indirect_effect,
         total_effect=cell.total_effect,
     )
+
+
+@dataclass(frozen=True)
+class UnitMean:
+    """The mean effect of one head or neuron over facts, at one kind of token."""
+
+    mediator: str
+    """``heads`` or ``neurons``."""
+    bucket: str
+    """``last_subject`` or ``last``."""
+    layer_idx: int
+    unit: int
+    effects: tuple[float, ...]
+    """One effect per fact; 0 for facts in which the unit was not run, because its estimate was small."""
+    n: int
+    """Number of facts in which it was run."""
+
+    @property
+    def mean(self) -> float:
+        """The mean of ``effects``."""
+        return sum(self.effects) / len(self.effects)
+
+
+def unit_means(rows: Sequence[UnitCell]) -> list[UnitMean]:
+    """Average the finite effects of heads and neurons over facts; those with the largest absolute means come first."""
+    facts: dict[str, dict[str, None]] = {}
+    found: dict[tuple[str, str, int, int], list[float]] = {}
+    for row in rows:
+        facts.setdefault(row.mediator, {})[row.name] = None
+        if math.isfinite(row.indirect_effect):
+            key = (row.mediator, row.bucket_rome, row.layer_idx, row.unit)
+            found.setdefault(key, []).append(row.indirect_effect)
+    means = [
+        UnitMean(*key, (*effects, *[0.0] * (len(facts[key[0]]) - len(effects))), len(effects))
+        for key, effects in found.items()
+    ]
+    return sorted(means, key=lambda one: -abs(one.mean))
 
 
 def estimated(traced: Sequence[TraceGrid]) -> str:

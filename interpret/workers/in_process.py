@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.models.opening import model_circumstances, model_identity
+from interpret.models.identity import model_circumstances, model_identity
 from interpret.storage.parts import StoredParts
 from interpret.workers.jobs import Job, Say, Step, Task
 

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from interpret.anatomy import unwrapping
 from interpret.models.extras import require
 from interpret.models.opening import Opening, opening_of
 from interpret.storage.outcomes import Dropped
@@ -20,6 +21,7 @@ from interpret.workers.pool import Pool
 from interpret.workers.settings import Workers, workers_of
 
 
+@unwrapping
 def run_job(
     job: Job,
     model: PreTrainedModel | Opening,

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 
 from interpret.errors import InterpretError, RunError
-from interpret.models.opening import Opening, model_circumstances, model_identity
+from interpret.models.identity import model_circumstances, model_identity
+from interpret.models.opening import Opening
 from interpret.storage.parts import StoredParts
 from interpret.storage.provenance import versions
 from interpret.work.extensions import load_extensions, recorded

@@ -13,13 +13,13 @@ import torch
 import transformers
 
 from interpret.activations._record import record
-from interpret.anatomy import FAMILIES, anatomy_of, logit_cap, logits_of
+from interpret.anatomy import FAMILIES, anatomy_of, logit_cap, logits_of, text_config
 from interpret.engine.recording import record_run
 from interpret.engine.trunk import check_trunk, trunk_of
 from interpret.errors import InputError, UnsupportedModelError
 from interpret.surgery.generation import attach
 from interpret.sweep import Cell, Metric, Pin, run_sweep
-from reference.families import COLUMNS, README, RELEASES, with_table
+from reference.families import COLUMNS, README, RELEASES, with_tables
 from reference.overlay import reference_forward, reference_greedy
 from reference.tiny import (
     ALL_KINDS,
@@ -70,8 +70,8 @@ INFO = [
 ]
 
 
-def test_the_readmes_table_is_that_of_these_tests():
-    assert with_table(README.read_text()) == README.read_text(), "run: python tests/reference/families.py"
+def test_the_readmes_tables_are_those_of_these_tests():
+    assert with_tables(README.read_text()) == README.read_text(), "run: python tests/reference/families.py"
     for name in COLUMNS.values():
         (marked,) = [mark for mark in globals()[name].pytestmark if mark.args[:1] == ("kind",)]
         assert [parameter.values for parameter in marked.args[1]] == [(kind,) for kind in ALL_KINDS]
@@ -216,7 +216,7 @@ def test_sweeps_are_exact(kind, attention):
 @EVERY_KIND
 def test_sweeps_by_whole_passes_are_the_same(kind, monkeypatch):
     model = model_of(kind)
-    name = model.config.model_type
+    name = text_config(model).model_type
     monkeypatch.setitem(FAMILIES, name, dataclasses.replace(FAMILIES[name], parts=None))
     base, donor = two_runs(model)
     metric = {"p": Metric("probability", (5,))}
@@ -295,8 +295,9 @@ def layer_output(model, ids, layer):
 def test_a_soft_cap_is_that_of_gemma2_on_any_release():
     """A stand-in for a model, because transformers 4.34.0 has no Gemma 2."""
     head = torch.nn.Linear(3, 5)
-    config = SimpleNamespace(model_type="gemma2", final_logit_softcapping=8.0)
-    model = SimpleNamespace(config=config, get_output_embeddings=lambda: head)
+    config = SimpleNamespace(model_type="gemma2", final_logit_softcapping=8.0, is_encoder_decoder=False)
+    base = SimpleNamespace(config=config)
+    model = SimpleNamespace(config=config, base_model=base, get_output_embeddings=lambda: head)
     x = 20 * torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         logits = head(x)

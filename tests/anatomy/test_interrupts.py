@@ -31,7 +31,7 @@ from interpret.anatomy.passes import checkpointed
 from interpret.attribution import attribute
 from interpret.bench.profiling import profile
 from interpret.control.training import reinforcement_control, supervised_control, word_scorer
-from interpret.models.opening import _quiet
+from interpret.models.quiet import quiet
 from interpret.models.safety import tensors_only
 from interpret.probing import (
     ablated_heads,
@@ -297,7 +297,7 @@ def _selfie(model: Any) -> object:
 
 
 def _opening(model: Any) -> None:
-    with _quiet(), tensors_only():
+    with quiet(), tensors_only():
         pass
 
 

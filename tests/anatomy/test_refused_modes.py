@@ -1,7 +1,6 @@
-"""Wrapped and compiled models, modules in training mode, and texts beyond a longrope limit are refused by name."""
+"""Foreign wrappers, compiled parts, modules in training mode, and texts beyond a longrope limit are refused by name."""
 
 import re
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -15,31 +14,35 @@ from interpret.selfie import Settings
 from reference.agreement import LOGITS, attributed, controlled, interpreted, recorded, screened, traced
 from reference.plain_attribution import TOKENIZER
 from reference.tiny import ALL_KINDS, KINDS, wide_model
-from reference.unlisted import Peft, built
-
-WRAPPERS: dict[str, tuple[Callable, str]] = {
-    "compiled": (torch.compile, "OptimizedModule is a wrapper around a model; pass the model itself: model._orig_mod"),
-    "peft": (Peft, "Peft is a wrapper around a model; pass the model itself: model.get_base_model(), which includes"),
-    "parallel": (nn.DataParallel, "DataParallel is a wrapper around a model; pass the model itself: model.module"),
-}
+from reference.unlisted import built
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("analysis", [*LOGITS, recorded, controlled, attach])
-@pytest.mark.parametrize("wrapper", WRAPPERS)
-def test_a_wrapper_is_refused_and_the_message_says_what_to_pass(wrapper, analysis):
-    wrap, message = WRAPPERS[wrapper]
+def test_a_wrapper_is_refused_and_the_message_says_what_to_pass(analysis):
+    message = "DataParallel is a wrapper around a model; pass the model itself: model.module"
     with pytest.raises(UnsupportedModelError, match=f"^{re.escape(message)}"):
-        analysis(wrap(wide_model("llama")))
+        analysis(nn.DataParallel(wide_model("llama")))
 
 
+def in_place(layer):
+    layer.compile(backend="eager")
+
+
+def by_its_forward(layer):
+    layer.forward = torch.compile(layer.forward, backend="eager")
+
+
+def of_its_attention(layer):
+    layer.self_attn = torch.compile(layer.self_attn, backend="eager")
+
+
+@pytest.mark.parametrize("compiled", [in_place, by_its_forward, of_its_attention])
 @pytest.mark.parametrize("analysis", [attributed, recorded, attach])
-def test_code_compiled_in_place_is_refused(analysis):
+def test_compiled_parts_are_refused(analysis, compiled):
     model = wide_model("llama")
-    model.model.layers[1].compile(backend="eager")
-    with pytest.raises(
-        UnsupportedModelError, match=r"^LlamaForCausalLM: it, or a part of it, was compiled by .compile"
-    ):
+    compiled(model.model.layers[1])
+    with pytest.raises(UnsupportedModelError, match=r"^LlamaForCausalLM: it, or a part of it, was compiled in place"):
         analysis(model)
 
 

@@ -19,7 +19,7 @@ ONLY_WEIGHTS = {"composition_scores", "head_weights", "relational_subspaces"}
 RUN_BY_THE_CALLER = {
     "record", "ablated_heads", "merged_heads", "replaced_layers", "deleted_layers", "permuted_layers"
 }  # fmt: skip
-OTHER_MODELS = {"attribute (m2m100)", "attribute (marian)"}
+OTHER_MODELS = {"attribute (m2m100)", "attribute (marian)", "attribute (t5)"}
 REFUSING = [
     name
     for name in CALLS

@@ -213,7 +213,8 @@ def test_the_table_has_layers_and_sources_and_sums_the_width():
         ({"minus": attribution()}, "minus has 0 inputs, this attribution 1"),
         (
             {"minus": attribution(replace(one(), tokens=("a", "b", "c", "d", "e")))},
-            "minus has other tokens, steps or activations at input 0; both must have the same",
+            "minus has other tokens, steps or activations at input 0; both must have the same, unless align=True "
+            "merges the tokens that differ",
         ),
     ],
 )

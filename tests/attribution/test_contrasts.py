@@ -137,3 +137,32 @@ def test_a_foil_whose_text_is_a_beginning_of_the_targets_or_goes_on_changes_with
     assert found.step_scores["contrast_prob_diff"][step] == pytest.approx(value.item(), rel=1e-3, abs=1e-7)
     expected = torch.autograd.grad(value.sum(), x)[0][0].numpy()
     np.testing.assert_allclose(found.scores[: len(ids), step], expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("contrast", ["same_context", "own_prefix"])
+def test_contrasts_of_logits_are_what_plain_autograd_gives(contrast):
+    model = wide_model("llama")
+    options = {"contrast": contrast, "contrast_targets": FOIL, "step_scores": ["contrast_logits"]}
+    found = attributed(model, method="saliency", attributed_fn="contrast_logits_diff", **options)
+    (ids, target), (foil_ids, foil) = prefixes(TARGET)[1], prefixes(FOIL)[1]
+    x = embeddings_of(model, ids).requires_grad_()
+    read = torch.cat([x[:, :N_PROMPT], embeddings_of(model, foil_ids)[:, N_PROMPT:]], dim=1)
+    of_foil = model(inputs_embeds=x if contrast == "same_context" else read).logits[0, -1, foil]
+    value = model(inputs_embeds=x).logits[0, -1, target] - of_foil
+    assert found.step_scores["contrast_logits"][1] == pytest.approx(of_foil.item(), rel=1e-4)
+    assert found.step_scores["contrast_logits_diff"][1] == pytest.approx(value.item(), rel=1e-4)
+    expected = torch.autograd.grad(value, x)[0][0].numpy()
+    np.testing.assert_allclose(found.scores[: len(ids), 1], expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("contrast", ["same_context", "own_prefix"])
+def test_a_foil_that_is_the_target_is_refused(contrast):
+    with pytest.raises(InputError) as caught:
+        attributed(attributed_fn="contrast_logits_diff", contrast=contrast, contrast_targets=TARGET)
+    assert str(caught.value) == (
+        "contrast_targets[0] does not differ from the text at any attributed token; give another foil"
+    )
+    # Of texts that differ in their first token, the same second token is a contrast of contexts.
+    foil = ids_of(FOIL)[N_PROMPT : N_PROMPT + 1] + ids_of(TARGET)[-1:]
+    options = {"attributed_fn": "contrast_logits_diff", "contrast_targets": [foil], "contrast": "own_prefix"}
+    assert attributed(start=1, **options).step_scores["contrast_logits_diff"][0] != 0

@@ -265,7 +265,14 @@ METHOD_OPTIONS = {
     "integrated_gradients": {"n_steps": 7},
     "layer_integrated_gradients": {"n_steps": 7},
     "gradient_shap": {"n_samples": 7, "noise": 0.1},
+    "sequential_integrated_gradients": {"n_steps": 2},
 }
+CHEAP = {
+    "sequential_integrated_gradients": {"n_steps": 2},
+    "kernel_shap": {"n_samples": 60},
+    "reagent": {"n_probes": 2, "max_rounds": 2},
+}
+"""Options of methods that take many passes."""
 
 
 @pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.gradients])
@@ -295,7 +302,7 @@ def test_no_method_moves_the_model(method, monkeypatch):
     model = wide_model("llama")
     for name in ("to", "cpu", "cuda", "float", "half"):
         monkeypatch.setattr(torch.nn.Module, name, refuse)
-    attribute(model, TOKENIZER, PROMPT, TARGET, method=method)
+    attribute(model, TOKENIZER, PROMPT, TARGET, method=method, **CHEAP.get(method, {}))
 
 
 @pytest.mark.parametrize("method", list(METHODS))
@@ -303,7 +310,7 @@ def test_nothing_is_left_on_the_model(method):
     model = wide_model("opt")
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     with torch.no_grad():  # as users call models; gradients are enabled where needed
-        attribute(model, TOKENIZER, PROMPT, TARGET, method=method)
+        attribute(model, TOKENIZER, PROMPT, TARGET, method=method, **CHEAP.get(method, {}))
     assert not hooks_on(model)
     assert all(weight.grad is None and weight.requires_grad for weight in model.parameters())
     assert not any(module.training for module in model.modules())

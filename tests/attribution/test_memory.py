@@ -23,11 +23,12 @@ from interpret.errors import InputError
 from interpret.models.quantize import quantize_
 from reference.plain_attribution import PROMPT, TARGET, TOKENIZER, ids_of, wide_model
 from reference.tiny import D, L
-from reference.toy_translation import toy_translation
+from reference.toy_seq2seq import toy_seq2seq
 
 GRADIENTS = [name for name, method in METHODS.items() if method.gradients]
 POINTS = {
     "integrated_gradients": {"n_steps": 8},
+    "sequential_integrated_gradients": {"n_steps": 2},
     "gradient_shap": {"n_samples": 8},
     # Later activations of its layer depend on it.
     "layer_integrated_gradients": {"n_steps": 8, "layers": ["attn_out.1"]},
@@ -144,14 +145,13 @@ def test_points_that_are_taken_back_are_halved_until_they_fit(method, most, refu
     assert_same(found, expected)
 
 
-@pytest.mark.parametrize("kind", ["m2m100", "marian"])
-def test_translations_are_done_with_less_to_keep(kind):
-    toy = toy_translation(kind)
-    languages = {"source_language": toy.source_language, "target_language": toy.target_language}
+@pytest.mark.parametrize("kind", ["m2m100", "t5"])
+def test_encoder_decoders_are_done_with_less_to_keep(kind):
+    toy = toy_seq2seq(kind)
 
     def scored(limit=None):
         with Memory(toy.model, limit) as memory:
-            found = attribute(toy.model, toy.tokenizer, "I love pizza", "hello cheese", **languages)
+            found = attribute(toy.model, toy.tokenizer, "I love pizza", "hello cheese", **toy.languages)
         return found.sequences[0], memory
 
     expected, plain = scored()

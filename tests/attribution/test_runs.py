@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import interpret
-from interpret.attribution import _attribute, runs
+from interpret.attribution import _attribute, jobs, runs
 from interpret.attribution.questions import Question, questions
 from interpret.attribution.result.attribution import Attribution
 from interpret.attribution.result.scores import Attributed
@@ -303,7 +303,7 @@ def test_a_finished_run_is_shown_again_without_work(model_folder, tmp_path, caps
     argv = arguments(model_folder, file_of(tmp_path, entries()), tmp_path / "run")
     assert run(*argv) == 0
     first = capsys.readouterr().out
-    monkeypatch.setattr(runs, "attributions", None)
+    monkeypatch.setattr(jobs, "attributions", None)
     assert run(*argv) == 0
     again = capsys.readouterr()
     assert again.out == first

@@ -11,6 +11,7 @@ from reference.results import HOSTILE, RESULTS
 
 ROWS = {
     "selfie": RESULTS["interpretations"],
+    "attribute --compare": RESULTS["comparison"],
     "trace": RESULTS["traces"],
     "locate": RESULTS["locations"],
     "probe lens": RESULTS["lens"],
@@ -71,6 +72,7 @@ def test_figures_draws_a_figure_for_each_input(folder, tmp_path):
         == {
             "selfie": {"fact_1"},
             "trace": {"fact_a", "fact_b", *averages},
+            "attribute --compare": {"a_1", "a_1_1", "average_curves"},
             "locate": {"fact_known_1", *averages},
             "probe lens": {"a_1"},
             "probe logits": {"a_1"},

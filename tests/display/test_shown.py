@@ -97,7 +97,7 @@ def test_saved_rows_are_read_back_as_those_of_a_run(result, tmp_path):
 
 
 def test_inputs_are_counted_and_a_missing_one_is_named():
-    assert RESULTS["traces"].figure(1).get_suptitle().startswith("b: p(Japan)")
+    assert RESULTS["traces"].figure(1).get_suptitle().startswith("b: P(Japan)")
     with pytest.raises(InputError, match="input 2 does not exist; this result has 2, counted from 0"):
         RESULTS["traces"].figure(2)
     for single in (neurons(), lens(), lens_frame()):

@@ -84,13 +84,13 @@ def test_a_fact_is_drawn_tokens_by_layers_on_one_scale(traced):
         "hidden state,\nMLP severed",
     ]
     bar = figure.axes[-1]
-    assert bar.get_ylabel() == "p(Japan)"
+    assert bar.get_ylabel() == "P(Japan)"
 
 
 def test_the_corrupted_probability_is_pale_and_less_has_a_colour_of_its_own(traced):
     figure = prompt_figure(traced[:1])
     (image,) = panels(figure)[0].get_images()
-    np.testing.assert_allclose(image.norm(traced[0].p_corrupted), 0.5)
+    np.testing.assert_allclose(image.norm(traced[0].corrupted), 0.5)
     pale, less, more = (np.array(image.to_rgba(0.1 + step)) for step in (0.0, -0.3, 0.3))
     assert pale[:3].min() > 0.9
     assert less[0] > less[1] > less[2], "orange"
@@ -170,7 +170,7 @@ def test_a_bucket_without_tokens_has_no_row(traced):
 
 
 def test_probabilities_too_small_for_three_decimals_are_below_them():
-    rows = [TraceCell(**(vars(row) | {"p_corrupted": 2e-5, "p_restored": 2e-5})) for row in cells(effects_of(0))]
+    rows = [TraceCell(**(vars(row) | {"corrupted": 2e-5, "restored": 2e-5})) for row in cells(effects_of(0))]
     figure = prompt_figure(trace_grids(rows))
     assert "<0.001 with noise" in figure.get_suptitle()
 

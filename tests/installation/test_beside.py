@@ -100,3 +100,6 @@ def test_what_needs_an_extra_names_the_line_that_installs_it(environment, empty,
     added = made.would_install(line)
     assert "bitsandbytes" in added
     assert not set(added) & set(KEPT)
+    added = made.would_install("llm-interpret[patch]" if name == "4.34.0" else "llm-interpret[peft]")
+    assert "peft" in added
+    assert not set(added) & set(KEPT)

@@ -13,9 +13,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from interpret.errors import ModelError
+from interpret.models import files, identity, opening
 from interpret.models import gguf as conversions
-from interpret.models import opening
-from interpret.models.opening import load, weights
+from interpret.models.identity import weights
+from interpret.models.opening import load
 from reference.tiny import tiny_model
 
 READS_GGUF = find_spec("transformers.modeling_gguf_pytorch_utils") is not None
@@ -96,13 +97,13 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture
 def conversions_made(monkeypatch):
     """The files that were converted, in order."""
-    made, plain = [], opening._convert
+    made, plain = [], opening.convert
 
     def counted(file, folder, **more):
         made.append(file)
         plain(file, folder, **more)
 
-    monkeypatch.setattr(opening, "_convert", counted)
+    monkeypatch.setattr(opening, "convert", counted)
     return made
 
 
@@ -176,7 +177,7 @@ def test_a_kept_conversion_is_a_fresh_one_to_the_bit(dtype, file, cache, convers
     for model, tokenizer in (first, second):
         assert_fresh(model, tokenizer, file, torch.bfloat16 if dtype else torch.float32)
         assert weights(model) == weights(first[0])
-        assert opening.model_identity(model)["model"] == str(file)
+        assert identity.model_identity(model)["model"] == str(file)
     assert conversions_made == [file]
     assert said == [f"opening {file}"]
 
@@ -233,7 +234,7 @@ def test_on_a_full_disk_the_file_opens_anyway(file, cache, monkeypatch):
     said = []
     model, tokenizer = load(file, device="cpu", say=said.append)
     assert_fresh(model, tokenizer, file)
-    assert opening.model_identity(model)["model"] == str(file)
+    assert identity.model_identity(model)["model"] == str(file)
     (line,) = (line for line in said if "is not kept" in line)
     assert "No space left on device (0.1 GB needed)" in line
     assert not [path for path in cache.iterdir() if path.is_dir()]
@@ -244,7 +245,7 @@ def test_a_disk_that_fills_up_meanwhile_is_no_failure(file, cache):
     """The limit on the size of files makes writing the weights fail in the middle, as a full disk does."""
     script = (
         "import sys\n"
-        "from interpret.models.opening import load, weights\n"
+        "from interpret.models.identity import weights\nfrom interpret.models.opening import load\n"
         "model, _ = load(sys.argv[1], device='cpu', say=print)\n"
         "print(weights(model))\n"
     )
@@ -265,8 +266,8 @@ def test_of_two_processes_at_once_one_converts_and_both_open_the_file(file, cach
     script = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from interpret.models import opening\n"
-        "waits, plain = Path(sys.argv[2]), opening._convert\n"
+        "from interpret.models import identity, opening\n"
+        "waits, plain = Path(sys.argv[2]), opening.convert\n"
         "def say(line):\n"
         "    print(line)\n"
         "    if line.startswith('another'):\n"
@@ -275,9 +276,9 @@ def test_of_two_processes_at_once_one_converts_and_both_open_the_file(file, cach
         "    while not waits.exists():\n"
         "        time.sleep(0.01)\n"
         "    plain(*files, **more)\n"
-        "opening._convert = convert\n"
+        "opening.convert = convert\n"
         "model, _ = opening.load(sys.argv[1], device='cpu', say=say)\n"
-        "print(opening.model_identity(model)['weights'])\n"
+        "print(identity.model_identity(model)['weights'])\n"
     )
     command = [sys.executable, "-W", "ignore", "-c", script, str(file), str(tmp_path / "waits")]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
@@ -289,7 +290,7 @@ def test_of_two_processes_at_once_one_converts_and_both_open_the_file(file, cach
 
 @reads_gguf
 def test_a_tokenizer_that_changes_when_it_is_saved_is_not_kept(file, cache, monkeypatch):
-    monkeypatch.setattr(opening, "_content", lambda tokenizer: object())
+    monkeypatch.setattr(files, "_content", lambda tokenizer: object())
     said = []
     model, tokenizer = load(file, device="cpu", say=said.append)
     assert_fresh(model, tokenizer, file)

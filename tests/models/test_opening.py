@@ -12,11 +12,12 @@ import pytest
 import torch
 import transformers
 from huggingface_hub import utils as hub
+from safetensors.torch import save_file
 from transformers import BartConfig, BartForConditionalGeneration, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from interpret.errors import ModelError
-from interpret.models import opening
+from interpret.models import files
 from interpret.models.opening import load
 from reference.toy_tokenizers import WORDS, save_words
 
@@ -53,6 +54,27 @@ def test_old_pytorch_files_open_as_well(original: LlamaForCausalLM, tmp_path: Pa
     assert torch.equal(logits(load(tmp_path, device="cpu")[0]), logits(original))
 
 
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_sharded_files_open_as_well(kind: str, original: LlamaForCausalLM, tmp_path: Path) -> None:
+    original.config.save_pretrained(tmp_path)
+    save_words(tmp_path, eos_token="<end>")
+    names = sorted(original.state_dict())
+    ending = "safetensors" if kind == "safetensors" else "bin"
+    stem = "model" if kind == "safetensors" else "pytorch_model"
+    places = {name: f"{stem}-{1 + number % 3:05}-of-00003.{ending}" for number, name in enumerate(names)}
+    for file in set(places.values()):
+        shard = {name: original.state_dict()[name].clone() for name in names if places[name] == file}
+        save_file(shard, tmp_path / file, {"format": "pt"}) if kind == "safetensors" else torch.save(
+            shard, tmp_path / file
+        )
+    index = {"metadata": {"total_size": 0}, "weight_map": places}
+    (tmp_path / f"{stem}.{ending}.index.json").write_text(json.dumps(index))
+    assert torch.equal(logits(load(tmp_path, device="cpu")[0]), logits(original))
+    (tmp_path / places[names[0]]).unlink()
+    with pytest.raises(ModelError, match="cannot open the model"):
+        load(tmp_path, device="cpu")
+
+
 def test_weights_that_the_model_does_not_use_are_named(original: LlamaForCausalLM, folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     config["num_hidden_layers"] -= 1
@@ -72,7 +94,7 @@ def test_demo_is_the_demo_model_wherever_it_lies(saved: Path, monkeypatch: pytes
         asked.append(say)
         return saved
 
-    monkeypatch.setattr(opening, "demo_model_folder", demo_model_folder)
+    monkeypatch.setattr(files, "demo_model_folder", demo_model_folder)
     said: list[str] = []
     model, _ = load(say=said.append)
     assert asked == [said.append]

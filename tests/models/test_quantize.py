@@ -14,7 +14,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from interpret.activations.cache import activation_cache
 from interpret.engine.greedy import write_after
 from interpret.errors import ModelError
-from interpret.models.opening import model_identity
+from interpret.models.identity import model_identity
 from interpret.models.quantize import quantize_, unrounded_
 from interpret.prompts.batches import pad
 from reference.devices import needs_a_gpu

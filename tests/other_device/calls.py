@@ -18,8 +18,8 @@ from interpret.anatomy import anatomy_of, input_device
 from interpret.anatomy.passes import checkpointed
 from interpret.tracing.mediators import MEDIATORS
 from reference.tiny import D, resize_vocabulary, tiny_model
+from reference.toy_seq2seq import toy_seq2seq
 from reference.toy_tokenizers import byte_level
-from reference.toy_translation import toy_translation
 
 TOKENIZER = byte_level()
 PROMPT, SUBJECT = "The Eiffel Tower is in the city of", "The Eiffel Tower"
@@ -156,17 +156,32 @@ for noise in ("s3", "m", "t3", "u0.5"):
         f"trace ({noise})",
         lambda model, noise=noise: interpret.trace(model, TOKENIZER, PROMPT, SUBJECT, noise=noise, samples=2),
     )
-for name in ("trace_mediators", "screen"):
+ESTIMABLE = [name for name, mediator in MEDIATORS.items() if mediator.site != "attention"]
+for name, mediators in (("trace_mediators", [*MEDIATORS, "attn_knockout:itself"]), ("screen", ESTIMABLE)):
     call(
         name,
-        lambda model, name=name: getattr(interpret.tracing, name)(
-            model, TOKENIZER, PROMPT, SUBJECT, mediators=list(MEDIATORS), settings=SETTINGS
+        lambda model, name=name, mediators=mediators: getattr(interpret.tracing, name)(
+            model, TOKENIZER, PROMPT, SUBJECT, mediators=mediators, settings=SETTINGS
+        ),
+    )
+for heads in (None, [(1, 0), (2, 1)]):
+    call(
+        f"knockout (heads {heads})",
+        lambda model, heads=heads: interpret.tracing.knockout(
+            model, TOKENIZER, PROMPT, SUBJECT, window=2, heads=heads, metrics=["probability", "rank"]
+        ),
+    )
+for site in ("heads", "neurons"):
+    call(
+        f"trace_units ({site})",
+        lambda model, site=site: interpret.tracing.trace_units(
+            model, TOKENIZER, PROMPT, SUBJECT, site=site, settings=SETTINGS
         ),
     )
 call(
     "trace_mediators (approximate)",
     lambda model: interpret.tracing.trace_mediators(
-        model, TOKENIZER, PROMPT, SUBJECT, mediators=list(MEDIATORS), settings=SETTINGS, method="approximate"
+        model, TOKENIZER, PROMPT, SUBJECT, mediators=ESTIMABLE, settings=SETTINGS, method="approximate"
     ),
 )
 for rule in ("exact", "approximate", "screened"):
@@ -189,26 +204,40 @@ FEW_POINTS = {
     name: {"n_steps": 4}
     for name in ("integrated_gradients", "discretized_integrated_gradients", "layer_integrated_gradients")
 }
+FEW_POINTS |= {
+    "sequential_integrated_gradients": {"n_steps": 2},
+    "kernel_shap": {"n_samples": 30},
+    "reagent": {"n_probes": 2, "max_rounds": 2},
+}
 for method in interpret.attribution.list_methods():
     call(f"attribute ({method})", partial(attributed, method=method, **FEW_POINTS.get(method, {})))
 for function in interpret.attribution.list_step_functions():
     foil = {"contrast_targets": "I love eating of", "contrast": "same_context"} if "contrast" in function else {}
     call(f"attribute ({function})", partial(attributed, attributed_fn=function, step_scores=[function], **foil))
 call(
+    "attribute (groups)",
+    partial(attributed, method="kernel_shap", groups="words", attributed_fn="answer_log_probability", n_samples=30),
+)
+call(
+    "compare_methods",
+    lambda model: interpret.attribution.compare_methods(
+        model, TOKENIZER, "I love eating", "I love eating the", methods=["saliency", "occlusion"]
+    ).summary(),
+)
+call(
     "attribute (generated)",
     lambda model: interpret.attribute(model, TOKENIZER, [PROMPT, "I love"], max_new_tokens=3).to_frame(),
 )
 
 
-for name in ("m2m100", "marian"):
-    call(f"attribute ({name})", lambda model, name=name: translation(name, input_device(model)))
+for name in ("m2m100", "marian", "t5"):
+    call(f"attribute ({name})", lambda model, name=name: of_both_sides(name, input_device(model)))
 
 
-def translation(kind: str, device: torch.device) -> Any:
-    """Attribute a translation, by a model of its own on the device."""
-    toy = toy_translation(kind)
-    languages = {"source_language": toy.source_language, "target_language": toy.target_language}
-    return interpret.attribute(toy.model.to(device), toy.tokenizer, "I love pizza", "hello", **languages).to_frame()
+def of_both_sides(kind: str, device: torch.device) -> Any:
+    """Attribute a target of an encoder-decoder, a model of its own on the device."""
+    toy = toy_seq2seq(kind)
+    return interpret.attribute(toy.model.to(device), toy.tokenizer, "I love pizza", "hello", **toy.languages).to_frame()
 
 
 @calling("attribute (layers computed again in backward)")

@@ -1,8 +1,8 @@
-"""The README's table of model families: its rows, its columns, and the tests that verify them.
+"""The README's tables of model families: their rows, their columns, and the tests that verify them.
 
     python tests/reference/families.py
 
-writes the table into the README.
+writes the tables into the README.
 """
 
 import sys
@@ -11,6 +11,7 @@ from pathlib import Path
 README = Path(__file__).parents[2] / "README.md"
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from interpret.anatomy import ENCODER_DECODERS  # noqa: E402
 from reference.tiny import ALL_KINDS, MOST_TESTED, WHOLE, Kind, part_of  # noqa: E402
 
 RELEASES = ("4.34.0", "4.57.6", "5.23.0")
@@ -98,6 +99,14 @@ NAMES = {
     "solar_open": "Solar Open",
     "mellum": "Mellum 2",
     "hunyuan_moe": "HunYuan (mixture of experts)",
+    "llama4": "Llama 4 (text)",
+    "gemma3_multimodal": "Gemma 3 (multimodal)",
+    "mistral3": "Mistral Small 3.1, 3.2 (multimodal)",
+    "llama4_multimodal": "Llama 4 (multimodal)",
+    "qwen2_vl": "Qwen2-VL",
+    "qwen2_5_vl": "Qwen2.5-VL",
+    "qwen3_vl": "Qwen3-VL",
+    "qwen3_vl_moe": "Qwen3-VL (mixture of experts)",
     "deepseek_v2": "DeepSeek-V2",
     "deepseek_v3": "DeepSeek-V3, R1",
     "mamba": "Mamba",
@@ -140,14 +149,23 @@ def _works(name: str, kind: Kind, release: str) -> str:
     return "whole passes" if name in WHOLE else f"all {len(COLUMNS)}"
 
 
-BEGIN, END = "<!-- families -->\n", "\n<!-- /families -->"
+_LANGUAGES = {"none": "none", "tokens": "source and target", "flags": "target, if there are several"}
 
 
-def with_table(text: str) -> str:
-    """Return the README's text with the current table."""
-    before, rest = text.split(BEGIN)
-    return before + BEGIN + table() + END + rest.split(END)[1]
+def table_of_encoder_decoders() -> str:
+    """Return the table of the families that only attribution supports; its kinds are in ``reference.toy_seq2seq``."""
+    rows = [[row.models, f"`{name}`", _LANGUAGES[row.languages]] for name, row in sorted(ENCODER_DECODERS.items())]
+    header = ["family", "`model_type`", "languages to give"]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows))
+
+
+def with_tables(text: str) -> str:
+    """Return the README's text with the current tables."""
+    for name, content in (("families", table()), ("encoder-decoders", table_of_encoder_decoders())):
+        before, _, rest = text.partition(f"<!-- {name} -->\n")
+        text = f"{before}<!-- {name} -->\n{content}\n<!-- /{name} -->{rest.partition(f'<!-- /{name} -->')[2]}"
+    return text
 
 
 if __name__ == "__main__":
-    README.write_text(with_table(README.read_text()))
+    README.write_text(with_tables(README.read_text()))

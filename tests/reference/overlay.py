@@ -41,6 +41,10 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
         return model.gpt_neox.layers
     if model.config.model_type == "opt":
         return model.model.decoder.layers
+    if model.config.model_type == "llama4":
+        return model.language_model.model.layers
+    if hasattr(model.config, "text_config"):  # the other multimodal models
+        return model.model.language_model.layers
     return model.model.layers
 
 

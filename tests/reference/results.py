@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from interpret.attribution import Comparison
 from interpret.display import Shown
 from interpret.locating import Locations
 from interpret.probing import (
@@ -17,7 +18,15 @@ from interpret.probing import (
     LogitShares,
     NeuronEffects,
 )
-from interpret.records import HeadView, Interpretation, LensReading, LocationCell, LogitShare, NeuronEffect
+from interpret.records import (
+    HeadView,
+    Interpretation,
+    LensReading,
+    LocationCell,
+    LogitShare,
+    MethodComparison,
+    NeuronEffect,
+)
 from interpret.selfie import Interpretations, InterpretedStates
 from interpret.tracing import Traces
 from reference.attributions import made as attribution
@@ -106,6 +115,18 @@ def neurons() -> NeuronEffects:
     return NeuronEffects(NeuronEffect(1, n, 0.5, 0.25, 1.0, (-1) ** n / p[n] ** 0.1, p[n], p[n], 8) for n in range(60))
 
 
+def comparison() -> Comparison:
+    return Comparison(
+        MethodComparison(
+            name="a_1", prompt="The Eiffel Tower", step=step, step_token=HOSTILE, foil_token="", method=method,
+            attributed_fn="probability", insertion_area=0.5, deletion_area=0.25, insertion=[0, 0.25, 1],
+            deletion=[1, number / 4, 0],
+        )
+        for step in range(2)
+        for number, method in enumerate(("saliency", "random"))
+    )  # fmt: skip
+
+
 def lens_frame() -> LensFrame:
     rows = [(0, 1, layer, token, f" t{token}", 1.0, 0.5, 1.0 + token) for layer in range(3) for token in range(2)]
     frame = LensFrame(
@@ -128,6 +149,7 @@ def interpreted() -> InterpretedStates:
 
 RESULTS: dict[str, Shown] = {
     "attribution": attribution(made_one(("The", HOSTILE, " in", " Paris"), 3), made_one()),
+    "comparison": comparison(),
     "interpretations": Interpretations(interpretations()),
     "interpreted": interpreted(),
     "traces": traces(),

@@ -14,6 +14,8 @@ import transformers
 from torch import nn
 from transformers import PreTrainedModel
 
+from interpret.anatomy import text_config
+
 L, D, V, PAD = 4, 32, 97, 0
 _COMMON = {"vocab_size": V, "pad_token_id": PAD, "bos_token_id": 1, "eos_token_id": None}
 _LLAMA_LIKE = {
@@ -75,6 +77,15 @@ _FAMILY_OF = {
     "SolarOpen": "solar_open",
     "FlexOlmo": "flex_olmo",
     "HunYuanMoEV1": "hunyuan_v1_moe",
+    "Llama4Text": "llama4_text",
+    # Multimodal models, which have the family of their text part.
+    "Gemma3": "gemma3_text",
+    "Mistral3": "mistral",
+    "Llama4": "llama4_text",
+    "Qwen2VL": "qwen2_vl_text",
+    "Qwen2_5_VL": "qwen2_5_vl_text",
+    "Qwen3VL": "qwen3_vl_text",
+    "Qwen3VLMoe": "qwen3_vl_moe_text",
 }
 
 
@@ -87,7 +98,7 @@ class Kind:
     config: str
     """Name of its configuration class."""
     shape: dict[str, Any]
-    """Arguments of the configuration."""
+    """Arguments of the configuration; for a multimodal model, with ``text_config`` and ``vision_config``."""
     since: str = "4.34.0"
     """The first release of transformers with this model, or 4.34.0 if that is earlier."""
 
@@ -137,6 +148,23 @@ _NUMBERED = {"num_experts": 4}
 _ROUTED = {"n_routed_experts": 4, "n_group": 1, "topk_group": 1, "n_shared_experts": 1, "first_k_dense_replace": 1}
 _LATENT = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 8}
 _LATENT |= {"num_key_value_heads": 4}
+_LLAMA4 = _EXPERTS | _LOCAL | {"head_dim": 8, "intermediate_size_mlp": 48, "interleave_moe_layer_step": 2}
+_LLAMA4 |= {"no_rope_layers": [1, 1, 1, 0], "attention_chunk_size": 64}
+_SEEING = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+_SEEING |= {"image_size": 28, "patch_size": 14}
+_PROJECTED = {"vision_output_dim": 16, "projector_input_dim": 16, "projector_output_dim": 16}
+_QWEN_SEEING = {"depth": 1, "hidden_size": 16, "embed_dim": 16, "num_heads": 2, "intermediate_size": 16}
+_QWEN_SEEING |= {"out_hidden_size": D, "patch_size": 14, "num_position_embeddings": 16}
+_QWEN_SEEING |= {"deepstack_visual_indexes": [0], "fullatt_block_indexes": [0]}
+_QWEN_TOKENS = {"image_token_id": 93, "video_token_id": 94, "vision_start_token_id": 95, "vision_end_token_id": 96}
+
+
+def _qwen_vl(**text: Any) -> dict[str, Any]:
+    """Return the shape of a multimodal Qwen; each feature of a head rotates by one of three positions of an image."""
+    rope = {"rope_type": "default", "mrope_section": [1, 1, 2]}
+    text = _LLAMA_LIKE | {"rope_scaling": rope} | text
+    return {"text_config": text, "vision_config": _QWEN_SEEING, **_QWEN_TOKENS}
+
 
 _MAMBA = {"hidden_size": D, "num_hidden_layers": L, "state_size": 8, "time_step_rank": 4}
 _MAMBA2 = {"num_heads": 4, "head_dim": 16, "n_groups": 2, "state_size": 8, "chunk_size": 4}
@@ -252,6 +280,45 @@ _MORE: dict[str, Kind] = {
         _EXPERTS | _ROUTED | _LATENT | {"topk_method": "greedy", "norm_topk_prob": False},
         "4.54.0",
     ),
+    "llama4": Kind("Llama4ForCausalLM", "Llama4TextConfig", _LLAMA4, "4.51.0"),
+    "gemma3_multimodal": Kind(
+        "Gemma3ForConditionalGeneration",
+        "Gemma3Config",
+        {
+            "text_config": _GEMMA | {"final_logit_softcapping": None},
+            "vision_config": _SEEING,
+            "mm_tokens_per_image": 4,
+            "image_token_index": 94,
+            "boi_token_index": 95,
+            "eoi_token_index": 96,
+        },
+        "4.50.0",
+    ),
+    "mistral3": Kind(
+        "Mistral3ForConditionalGeneration",
+        "Mistral3Config",
+        {
+            "text_config": _LLAMA_LIKE | {"model_type": "mistral", "head_dim": 8},
+            "vision_config": _SEEING | {"model_type": "pixtral"},
+            "image_token_index": 96,
+        },
+        "4.50.0",
+    ),
+    "llama4_multimodal": Kind(
+        "Llama4ForConditionalGeneration",
+        "Llama4Config",
+        {"text_config": _LLAMA4, "vision_config": _SEEING | _PROJECTED, "image_token_index": 96},
+        "4.51.0",
+    ),
+    "qwen2_vl": Kind("Qwen2VLForConditionalGeneration", "Qwen2VLConfig", _qwen_vl(), "4.45.0"),
+    "qwen2_5_vl": Kind("Qwen2_5_VLForConditionalGeneration", "Qwen2_5_VLConfig", _qwen_vl(), "4.49.0"),
+    "qwen3_vl": Kind("Qwen3VLForConditionalGeneration", "Qwen3VLConfig", _qwen_vl(head_dim=8), "4.57.0"),
+    "qwen3_vl_moe": Kind(
+        "Qwen3VLMoeForConditionalGeneration",
+        "Qwen3VLMoeConfig",
+        _qwen_vl(**_EXPERTS, **_NUMBERED, head_dim=8),
+        "4.57.0",
+    ),
     "deepseek_v3": Kind("DeepseekV3ForCausalLM", "DeepseekV3Config", _EXPERTS | _ROUTED | _LATENT, "4.51.0"),
     "mamba": Kind("MambaForCausalLM", "MambaConfig", _MAMBA, "4.39.0"),
     "mamba2": Kind("Mamba2ForCausalLM", "Mamba2Config", _MAMBA | _MAMBA2, "4.44.0"),
@@ -337,7 +404,7 @@ WHOLE = (
     "bloom",
     "mpt",
 )
-WHOLE += ("deepseek_v2", "deepseek_v3")
+WHOLE += ("deepseek_v2", "deepseek_v3", "llama4", "llama4_multimodal")
 ATTENDING: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(("mamba", "mamba2", "falcon_mamba", "zamba2"), ()),
     **dict.fromkeys(("jamba", "lfm2", "lfm2_moe", "qwen3_next", "recurrent_gemma"), (1, 3)),
@@ -352,7 +419,7 @@ READ_PADDING = ("recurrent_gemma",)
 WHOLE += tuple(ATTENDING)
 """Kinds whose layers cannot be run part by part."""
 EXPERTS = ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "gpt_oss", "granitemoe", "phimoe", "ernie4_5_moe", "glm4_moe")
-EXPERTS += ("dots1", "minimax_m2", "solar_open", "mellum", "flex_olmo")
+EXPERTS += ("dots1", "minimax_m2", "solar_open", "mellum", "flex_olmo", "qwen3_vl_moe")
 """Kinds whose MLPs are mixtures of experts, and whose layers can be run part by part."""
 FURTHER = [pytest.param(kind, marks=pytest.mark.further) for kind in MORE_KINDS if kind not in WHOLE]
 """Parameters of tests that a sample of these kinds takes part in, and all of them with ``--all-combinations``."""
@@ -372,13 +439,17 @@ def shallow_model(kind: str, n_layers: int) -> PreTrainedModel:
 
 
 def _built(wanted: Kind, seed: int, n_layers: int) -> PreTrainedModel:
-    config = getattr(transformers, wanted.config)(**_COMMON, **wanted.shape)
-    model: PreTrainedModel = getattr(transformers, wanted.model)(config).eval()
+    shape = wanted.shape
+    if "text_config" in shape:
+        shape = shape | {"text_config": _COMMON | shape["text_config"]}
+    else:
+        shape = _COMMON | shape
+    model: PreTrainedModel = getattr(transformers, wanted.model)(getattr(transformers, wanted.config)(**shape)).eval()
     if wanted.family in ("gemma2", "vaultgemma"):
         eager(model)  # the default of 4.57, torch's own attention, ignores the soft cap of the attention logits
     _randomise(model, seed)
-    assert model.config.num_hidden_layers == n_layers
-    assert model.config.hidden_size == D
+    assert text_config(model).num_hidden_layers == n_layers
+    assert text_config(model).hidden_size == D
     assert model.get_output_embeddings().weight.shape[0] == V
     assert not model.training
     return model

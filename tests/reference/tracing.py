@@ -23,10 +23,11 @@ MODULES = {
             # A mixture of experts has no such neurons; its heads and its output are the same modules.
             *("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "gpt_oss", "phimoe", "ernie4_5_moe"),
             *("glm4_moe", "dots1", "minimax_m2", "solar_open", "mellum", "hunyuan_v1_moe", "deepseek_v2"),
-            "deepseek_v3",
+            *("deepseek_v3", "mistral3", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"),
         ),
         ("self_attn", "self_attn.o_proj", "mlp", "mlp.down_proj"),
     ),
+    **dict.fromkeys(("llama4", "llama4_text"), ("self_attn", "self_attn.o_proj", "feed_forward", "")),
     "granitemoe": ("self_attn", "self_attn.o_proj", "block_sparse_moe", ""),
     "phi": ("self_attn", "self_attn.dense", "mlp", "mlp.fc2"),
     "nanochat": ("self_attn", "self_attn.o_proj", "mlp", "mlp.fc2"),
@@ -37,7 +38,7 @@ MODULES = {
     "mpt": ("attn", "attn.out_proj", "ffn.down_proj", "ffn.down_proj"),
     # In these families, outputs are normalised before they are added to the residual stream.
     **dict.fromkeys(
-        ("gemma2", "gemma3_text", "olmo2", "olmo3", "exaone4", "flex_olmo"),
+        ("gemma2", "gemma3_text", "gemma3", "olmo2", "olmo3", "exaone4", "flex_olmo"),
         ("post_attention_layernorm", "self_attn.o_proj", "post_feedforward_layernorm", "mlp.down_proj"),
     ),
     "glm4": ("post_self_attn_layernorm", "self_attn.o_proj", "post_mlp_layernorm", "mlp.down_proj"),
@@ -109,7 +110,8 @@ def recorded(model: PreTrainedModel, embeddings: Tensor, sites: Iterable[str]) -
 
 def head_width(model: PreTrainedModel) -> int:
     """Return the width of a head."""
-    return getattr(model.config, "head_dim", None) or model.config.hidden_size // model.config.num_attention_heads
+    config = getattr(model.config, "text_config", model.config)
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 def patched(

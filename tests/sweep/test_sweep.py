@@ -210,6 +210,7 @@ def test_several_metrics_are_read_in_one_sweep(family_model):
         "log p": Metric("log_probability", (ANSWER,)),
         "logit": Metric("logit", (ANSWER,)),
         "difference": Metric("logit_difference", (ANSWER,), (7,)),
+        "rank": Metric("rank", (ANSWER,)),
     }
     found = run_sweep(family_model, base, donor, cells, metrics)
     for index, cell in enumerate(cells):
@@ -219,6 +220,7 @@ def test_several_metrics_are_read_in_one_sweep(family_model):
             "log p": logits.log_softmax(-1)[:, ANSWER],
             "logit": logits[:, ANSWER],
             "difference": logits[:, ANSWER] - logits[:, 7],
+            "rank": 1 + (logits > logits[:, [ANSWER]]).sum(-1).double(),
         }
         for name in metrics:
             torch.testing.assert_close(found.values[name][index], expected[name], rtol=1e-5, atol=1e-5)
@@ -252,7 +254,7 @@ GOOD = Cell("resid_post", 1, 0, 1)
         (
             Cell("resid_pst", 1, 0, 1),
             "unknown site 'resid_pst'; did you mean 'resid_post'? "
-            "Allowed: resid_post, attn_out, mlp_out, heads, neurons",
+            "Allowed: resid_post, attn_out, mlp_out, heads, neurons, attention",
         ),
         (Cell("resid_post", 6, 0, 1), "token 6 does not exist; this prompt has tokens 0 to 5"),
         (Cell("resid_post", -1, 0, 1), "token -1 does not exist; this prompt has tokens 0 to 5"),
@@ -285,10 +287,11 @@ def test_a_cell_that_does_not_exist_is_refused_by_index(cell, message):
         (
             Metric("probabilty", (1,)),
             "unknown kind 'probabilty'; did you mean 'probability'? "
-            "Allowed: probability, log_probability, logit, logit_difference",
+            "Allowed: probability, log_probability, logit, logit_difference, rank",
         ),
         (Metric("logit", ()), "the answer has no tokens"),
         (Metric("logit", (1,) * 7), "an answer of 7 tokens cannot be read from runs of 6 tokens"),
+        (Metric("rank", (1, 2)), "the answer has 2 tokens; a rank is of a single token"),
         (Metric("logit", (1,), (2,)), "give a foil for logit_difference, and for no other kind"),
         (Metric("logit_difference", (1,)), "give a foil for logit_difference, and for no other kind"),
         (Metric("logit_difference", (1,), (2, 3)), "the foil has 2 tokens, the answer 1; give the same number"),

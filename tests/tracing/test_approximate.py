@@ -11,17 +11,17 @@ from torch import nn
 from interpret.errors import InputError, UnsupportedModelError
 from interpret.models.quantize import quantize_
 from interpret.stats import rank_correlation
-from interpret.sweep import Cell, Metric, Pin, estimates, first_order, run_sweep
+from interpret.sweep import Cell, Knockout, Metric, Pin, estimates, first_order, run_sweep
 from interpret.tracing import exact as exact_tracing
 from interpret.tracing.calls import screen, trace_mediators
 from interpret.tracing.inputs import TraceSettings
-from interpret.tracing.mediators import MEDIATORS
+from interpret.tracing.mediators import MEDIATORS, UNIT_MEDIATORS
 from reference.tiny import EXPERTS, FURTHER, KINDS, L, hooks_on, tiny_model, wide_model
 from reference.toy_tokenizers import byte_level
 from reference.tracing import recorded, run
 
 PROMPT, SUBJECT = "The Eiffel Tower is in", "Eiffel Tower"
-ALL = list(MEDIATORS)
+ALL = [name for name, row in MEDIATORS.items() if row.site != "attention"]
 SETTINGS = TraceSettings(samples=2, window=3, seed=3)
 TOKENIZER = byte_level()
 LOGIT = Metric("logit", (5,))
@@ -218,7 +218,7 @@ def test_cells_that_cannot_have_an_effect_are_estimated_as_exactly_zero():
 
 
 def test_tokens_before_the_first_difference_have_no_effect_by_rounding(monkeypatch):
-    monkeypatch.setattr(estimates, "_along", lambda there, here, slope: torch.ones(slope.shape[:2]).double())
+    monkeypatch.setattr(estimates, "_along", lambda there, here, slope, units: torch.ones(*slope.shape[:2], 1).double())
     ids = torch.tensor([[3, 9, 4, 8], [3, 7, 4, 8]])
     cells = [Cell("resid_post", token, 1, 2) for token in range(4)]
     found = first_order(MODELS["llama"], ids, torch.tensor([[3, 2, 4, 8]]), cells, LOGIT)
@@ -403,8 +403,7 @@ def test_there_is_no_rank_correlation_without_an_order(grid):
         ({"top": 0}, "top is 0; give at least 1 cell to run"),
         (
             {"mediators": ["hiden"]},
-            "unknown mediator 'hiden'; did you mean 'hidden'? "
-            "Allowed: hidden, attn_severed, mlp_severed, attn_window, mlp_window",
+            f"unknown mediator 'hiden'; did you mean 'hidden'? Allowed: {', '.join([*MEDIATORS, *UNIT_MEDIATORS])}",
         ),
     ],
 )
@@ -430,7 +429,9 @@ def test_ranks_need_the_same_cells():
 @pytest.mark.parametrize(
     "cell",
     [
-        Cell("heads", 1, 1, 2, 0),
+        Cell("heads", 1, 1, 3, 0),
+        Cell("neurons", 1, 1, 2, 0, (Pin("attn_out"),)),
+        Cell("attention", 1, 1, 2, knockout=Knockout((0,))),
         Cell("resid_post", 1, 0, 2),
         Cell("resid_post", 1, -1, 0),
         Cell("mlp_out", 1, 1, 2, pins=(Pin("attn_out"),)),

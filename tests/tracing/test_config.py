@@ -12,7 +12,7 @@ from interpret.errors import InputError
 from interpret.tracing.config import KEYS, OF_WORKERS, TraceConfig, load_config
 from interpret.tracing.inputs import TraceSettings
 from interpret.tracing.knowledge_tracing import check_module_names
-from interpret.tracing.mediators import MEDIATORS
+from interpret.tracing.mediators import MEDIATORS, UNIT_MEDIATORS
 from interpret.workers import Workers
 from reference.tiny import tiny_model
 
@@ -88,6 +88,7 @@ def test_every_key_of_our_own_is_read(tmp_path):
         "replace": True,
         "window": 4,
         "answer_tokens": "whole",
+        "metric": "logit",
         "memory": 9,
     }
     settings["chat_template"] = "model"
@@ -171,7 +172,8 @@ HOOK_KEYS = "clean_save, corrupt, corrupted_save, clean_replace, attn_sever, mlp
         ({"mediators": []}, "mediators is []; expected a non-empty list of strings"),
         (
             {"mediators": ["hidden", "mlp_sever"]},
-            f"unknown mediator 'mlp_sever'; did you mean 'mlp_severed'? {CHOICE}{', '.join(MEDIATORS)}",
+            f"unknown mediator 'mlp_sever'; did you mean 'mlp_severed'? {CHOICE}"
+            f"{', '.join([*MEDIATORS, *UNIT_MEDIATORS])}",
         ),
         ({"answer_tokens": "frist"}, f"unknown answer_tokens 'frist'; did you mean 'first'? {CHOICE}first, whole"),
         ({"dtype": "flaot16"}, f"unknown dtype 'flaot16'; did you mean 'float16'? {CHOICE}float32, float16, bfloat16"),

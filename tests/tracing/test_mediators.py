@@ -156,17 +156,27 @@ def test_a_mediator_that_is_not_registered_here_is_drawn_by_its_name():
         ({"name": "two words"}, "mediator 'two words': a name is one word of letters, digits and underscores"),
         (
             {"site": "heads"},
-            "mediator 'mine': unknown site 'heads'; Allowed: resid_post, attn_out, mlp_out",
+            "mediator 'mine': unknown site 'heads'; Allowed: resid_post, attn_out, mlp_out, attention",
         ),
         (
             {"pins": (Pin("attention"),)},
             "mediator 'mine': unknown site of a pin 'attention'; Allowed: attn_out, mlp_out",
         ),
         ({"acts_on": "both"}, "mediator 'mine': unknown acts_on 'both'; Allowed: corrupted, clean"),
+        ({"sources": "subject"}, "mediator 'mine': sources are those of the site attention; leave them out"),
+        (
+            {"site": "attention", "pins": (), "sources": "subject"},
+            "mediator 'mine': attention is knocked out of the clean run; give acts_on='clean'",
+        ),
+        (
+            {"site": "attention", "pins": (), "acts_on": "clean", "sources": "subjects"},
+            "mediator 'mine': unknown token selector 'subjects'; did you mean 'subject'? Allowed: all, subject, "
+            "relation, itself, last, an index, a slice such as 0:10:2",
+        ),
         ({"columns": ("source",)}, "mediator 'mine': unknown column 'source'; Allowed: window"),
     ],
 )
 def test_an_invalid_mediator_is_refused(change, message):
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         register_mediator(replace(BOTH, **{"name": "mine", **change}))
-    assert len(MEDIATORS) == 5
+    assert "mine" not in MEDIATORS

@@ -13,7 +13,8 @@ from interpret.errors import InputError
 from interpret.facts import filter
 from interpret.facts.files import Fact, load_facts
 from interpret.facts.filter import known
-from interpret.records import TraceCell, TracePeak, columns, csv_header, from_csv, to_csv
+from interpret.figures import heads_figure
+from interpret.records import TraceCell, TracePeak, UnitCell, columns, csv_header, from_csv, to_csv
 from interpret.storage import run as storage_run
 from interpret.storage import run_folder
 from interpret.tracing import runs
@@ -21,7 +22,8 @@ from interpret.tracing.calls import trace
 from interpret.tracing.facts import sized_for, trace_cells, trace_fact, trace_facts
 from interpret.tracing.inputs import TraceSettings
 from interpret.tracing.noise import embedding_sigma
-from interpret.tracing.tables import trace_grids, trace_peaks
+from interpret.tracing.tables import trace_grids, trace_peaks, unit_means
+from interpret.tracing.units import trace_units, unit_cells
 from reference.commands import FACT_PROMPTS, fact_rows, json_file, run, run_killed
 from reference.damage import DAMAGES, OUT_OF_MEMORY, cpu_too_large
 
@@ -74,7 +76,7 @@ def test_rows_store_a_trace_exactly(opened, samples):
     np.testing.assert_array_equal(grid.scores, result.scores)
     np.testing.assert_array_equal(grid.effects, result.indirect_effects)
     np.testing.assert_array_equal(grid.spread, result.spread)
-    assert (grid.p_clean, grid.p_corrupted, grid.total_effect) == (result.high, result.low, result.total_effect)
+    assert (grid.clean, grid.corrupted, grid.total_effect) == (result.high, result.low, result.total_effect)
     assert (grid.tokens, grid.subject_span, grid.answer) == (result.tokens, result.subject_span, result.answer)
     first, last = rows[0], rows[-1]
     assert (first.relation, first.attribute, first.answer_id) == ("P17", "Paris", result.answer_id)
@@ -140,10 +142,104 @@ def test_the_manifest_holds_every_argument_that_decides_the_numbers(model_folder
         "replace": True,
         "window": 3,
         "answer_tokens": "whole",
+        "metric": "probability",
         "filter": False,
         "rule": "words",
     }
     assert manifest["circumstances"]["limit"] == 1
+
+
+def test_knockouts_of_another_metric_are_traced_and_drawn(model_folder, opened, tmp_path, capsys):
+    facts = file_of(tmp_path, [row | {"foil": "Rome"} for row in fact_rows(2)])
+    names = ["attn_knockout", "attn_knockout:relation,0"]
+    given = [word for name in names for word in ("--mediator", name)]
+    assert run(*arguments(model_folder, facts, tmp_path / "run", *given, "--metric", "logit_difference")) == 0
+    assert "attn_knockout" in capsys.readouterr().out
+    settings = TraceSettings(samples=2, window=3, metric="logit_difference")
+    rows = list(trace_facts(*opened, load_facts(facts).facts, settings=settings, mediators=names))
+    assert table_of(tmp_path / "run") == rows
+    assert {(row.metric, row.site, row.effect_std) for row in rows} == {("logit_difference", "attention", None)}
+    grids = {file.name for file in (tmp_path / "run" / "grids").iterdir()}
+    assert {f"known_0_{name.replace(':', '_')}.npz" for name in names} <= grids
+    for options in ([], ["--normalise"]):
+        assert run("figures", str(tmp_path / "run"), "--output", str(tmp_path / "drawn"), *options) == 0
+        assert (tmp_path / "drawn" / "knockout_curves.png").is_file()
+
+
+def test_heads_and_neurons_are_traced_into_a_table_of_their_own(model_folder, opened, tmp_path, capsys):
+    facts, folder = file_of(tmp_path, fact_rows(2)), tmp_path / "run"
+    given = ["--mediator", "heads", "--mediator", "hidden", "--mediator", "neurons"]
+    assert run(*arguments(model_folder, facts, folder, *given)) == 0
+    said = capsys.readouterr().out
+    assert "Heads with the largest average indirect effects:" in said
+    assert {row.mediator for row in table_of(folder)} == {"hidden"}
+    rows = run_folder.read_table(folder / "units.csv", UnitCell)
+    settings = sized_for(*opened, load_facts(facts).facts, TraceSettings(samples=2))
+    expected = []
+    for fact in load_facts(facts).facts:
+        for site in ("heads", "neurons"):
+            found = trace_units(*opened, fact.prompt, fact.subject, fact.attribute, site=site, settings=settings)
+            expected += unit_cells(fact, found)
+    assert rows == expected
+    best = unit_means(rows)[0]
+    of_best = [
+        row for row in rows if (row.layer_idx, row.unit, row.bucket_rome) == (best.layer_idx, best.unit, best.bucket)
+    ]
+    of_best = [row.indirect_effect for row in of_best if row.mediator == best.mediator]
+    assert best.mean == pytest.approx(sum(of_best) / 2)
+    assert run("figures", str(folder), "--output", str(tmp_path / "drawn")) == 0
+    assert (tmp_path / "drawn" / "heads_heatmap.png").is_file()
+    figure = heads_figure(rows)
+    values = figure.axes[1].get_images()[0].get_array()
+    of_head = [row.indirect_effect for row in rows if (row.mediator, row.bucket_rome) == ("heads", "last")]
+    assert values[0, 0] == pytest.approx(sum(of_head[:: len(of_head) // 2]) / 2)
+
+
+def test_heads_alone_leave_no_grids_and_the_run_is_resumed(model_folder, tmp_path, capsys, monkeypatch):
+    facts, argv = file_of(tmp_path, fact_rows(2)), []
+    for folder in ("whole", "stopped"):
+        argv = arguments(model_folder, facts, tmp_path / folder, "--mediator", "heads")
+        assert run(*argv, "--limit", 2 if folder == "whole" else 1) == 0
+    assert run(*argv, "--limit", 2) == 0
+    tables = [(tmp_path / folder / "units.csv").read_bytes() for folder in ("whole", "stopped")]
+    assert tables[0] == tables[1]
+    assert run("figures", str(tmp_path / "whole"), "--output", str(tmp_path / "drawn")) == 0
+    assert [file.name for file in (tmp_path / "drawn").glob("*.png")] == ["heads_heatmap.png"]
+
+
+def test_a_unit_that_was_not_run_for_a_fact_counts_as_0():
+    def cell(name, unit, effect):
+        words = {"prompt": "p", "answer": "a", "metric": "probability", "mediator": "neurons", "token": "t"}
+        numbers = {"layer_idx": 1, "token_idx": 2, "clean": 1.0, "corrupted": 0.0, "total_effect": 1.0}
+        return UnitCell(name=name, unit=unit, indirect_effect=effect, bucket_rome="last", **words, **numbers)
+
+    rows = [cell("f_0", 5, 0.4), cell("f_1", 5, -0.2), cell("f_0", 6, -0.6), cell("f_1", 7, float("nan"))]
+    first, second = unit_means(rows)
+    assert (first.unit, first.mean, first.n, first.effects) == (6, -0.3, 1, (-0.6, 0.0))
+    assert (second.unit, second.mean, second.n) == (5, pytest.approx(0.1), 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--metric", "logits"], "unknown metric 'logits'; did you mean 'logit'?"),
+        (["--mediator", "attn_knockout:subjects"], "mediator 'attn_knockout:subjects': unknown token selector"),
+        (["--mediator", "attn_knockout", "--method", "screened"], "mediator 'attn_knockout' has no first-order"),
+        (["--mediator", "heads", "--method", "screened"], "mediator 'heads' is not traced by the method 'screened'"),
+        (["--mediator", "neurons", "--metric", "rank"], "a rank has no derivative, so it has no first-order estimate"),
+        (["--metric", "rank", "--method", "screened"], "a rank has no derivative, so it has no first-order estimate"),
+    ],
+)
+def test_metrics_and_knockouts_that_do_not_exist_are_refused(model_folder, tmp_path, capsys, options, message):
+    facts = file_of(tmp_path, fact_rows(1))
+    assert run(*arguments(model_folder, facts, tmp_path / "run", *options)) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_foil_that_is_not_read_is_refused(model_folder, tmp_path, capsys):
+    given = ["--prompt", PROMPT, "--subject", SUBJECT, "--target", "Paris", "--foil", "Rome"]
+    assert run("trace", "--model", str(model_folder), *given, "--output", str(tmp_path / "run")) == 2
+    assert "--foil is only read by --metric logit_difference" in capsys.readouterr().err
 
 
 def test_estimated_cells_are_marked(model_folder, tmp_path):

@@ -28,7 +28,7 @@ def test_rows_in_any_order_become_the_grid_they_came_from():
     np.testing.assert_array_equal(grid.scores, 0.1 + effects)
     np.testing.assert_array_equal(grid.spread, np.full((5, 4), 0.25))
     assert grid.tokens == (" t0", " t1", " t2", " t3", " t4")
-    assert (grid.subject_span, grid.p_clean, grid.p_corrupted, grid.exact.all()) == ((1, 3), 0.7, 0.1, True)
+    assert (grid.subject_span, grid.clean, grid.corrupted, grid.exact.all()) == ((1, 3), 0.7, 0.1, True)
 
 
 def test_a_single_sample_has_no_spread_also_through_the_table():

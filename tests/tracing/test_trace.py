@@ -12,12 +12,12 @@ from interpret.stats import Average, average
 from interpret.tracing.calls import trace, trace_mediators
 from interpret.tracing.facts import trace_cells
 from interpret.tracing.inputs import TraceSettings
-from interpret.tracing.mediators import MEDIATORS
+from interpret.tracing.mediators import MEDIATORS, UNIT_MEDIATORS
 from interpret.tracing.noise import corrupt, draw, embedding_rows, embedding_sigma, noise_of, parse_noise
-from interpret.tracing.tables import TraceGrid, trace_grids
+from interpret.tracing.tables import TraceGrid, normalised, trace_grids
 from reference.tiny import ATTENDING, FURTHER, FURTHER_WHOLE, KINDS, MORE_KINDS, NO_MLP, D, L, hooks_on, wide_model
 from reference.toy_tokenizers import byte_level, sentence_piece
-from reference.tracing import patched, run
+from reference.tracing import patched, recorded, run
 
 PROMPT, SUBJECT = "The Eiffel Tower is in", "Eiffel Tower"
 CLOSE = {"rtol": 1e-5, "atol": 1e-9}
@@ -25,6 +25,8 @@ SAMPLES = 3
 
 
 MODELS = {kind: wide_model(kind) for kind in (*KINDS, *MORE_KINDS)}
+METRICS = ["probability", "log_probability", "logit", "logit_difference", "rank"]
+RESTORING = [name for name, row in MEDIATORS.items() if row.acts_on == "corrupted"]
 TOKENIZER = byte_level()
 
 
@@ -33,7 +35,7 @@ def traced(kind="llama", **options):
 
 
 def embedded(model, ids):
-    return model.get_input_embeddings()(torch.tensor([list(ids)])).detach()
+    return embeddings_of(model, list(ids))
 
 
 def corrupted_embeddings(model, result, noise, *, replace=False):
@@ -69,6 +71,8 @@ def restored_by(mediator, layer, window):
         "mlp_severed": ("resid_post", [layer], {"mlp_out": later}),
         "attn_window": ("attn_out", around, {}),
         "mlp_window": ("mlp_out", around, {}),
+        "attn_out": ("attn_out", [layer], {}),
+        "mlp_out": ("mlp_out", [layer], {}),
     }[mediator]
 
 
@@ -83,7 +87,7 @@ def had_by(kind):
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize("mediator", list(MEDIATORS))
+@pytest.mark.parametrize("mediator", RESTORING)
 @pytest.mark.parametrize("kind", [*KINDS, *FURTHER, *FURTHER_WHOLE])
 @pytest.mark.filterwarnings("ignore:the family .* is described without its parts")
 def test_a_trace_equals_romes_forward_passes(kind, mediator):
@@ -126,7 +130,62 @@ def test_mediators_traced_together_equal_single_traces():
         np.testing.assert_allclose(result.scores, alone.scores, **CLOSE)
         assert (result.low, result.high, result.mediator) == (alone.low, alone.high, name)
     scores = [result.scores for result in together.values()]
-    assert not any(np.allclose(scores[i], scores[j], rtol=1e-3) for i in range(5) for j in range(i))
+    assert not any(np.allclose(scores[i], scores[j], rtol=1e-3) for i in range(len(scores)) for j in range(i))
+
+
+def measured(metric, logits, answer, foil):
+    last = logits[:, -1].double()
+    return {
+        "probability": last.softmax(-1)[:, answer],
+        "log_probability": last.log_softmax(-1)[:, answer],
+        "logit": last[:, answer],
+        "logit_difference": last[:, answer] - last[:, foil],
+        "rank": 1 + (last > last[:, [answer]]).sum(-1).double(),
+    }[metric].numpy()
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_every_metric_is_that_of_the_forward_passes(metric):
+    model, answer, foil = MODELS["llama"], 7, 9
+    given = {"answer": [answer], "metric": metric} | ({"foil": [foil]} if metric == "logit_difference" else {})
+    noise = ready_noise(model, traced().subject_span[1] - traced().subject_span[0])
+    result = traced(noise=noise, **given)
+    clean, corrupted = corrupted_embeddings(model, result, noise)
+    close = {"rtol": 1e-4, "atol": 1e-6}
+    np.testing.assert_allclose(result.high, measured(metric, run(model, clean, {}), answer, foil)[0], **close)
+    lows = measured(metric, run(model, corrupted, {}), answer, foil)
+    np.testing.assert_allclose(result.sample_lows, lows, **close)
+    for token, layer in [(2, 0), (4, 2), (len(result.tokens) - 1, 3)]:
+        logits = patched(model, corrupted, clean, site="resid_post", token=token, layers=[layer])
+        expected = measured(metric, logits, answer, foil)
+        np.testing.assert_allclose(result.sample_scores[:, token, layer], expected, **close)
+        effect = (expected.mean() - lows.mean()) / (result.high - lows.mean())
+        np.testing.assert_allclose(result.normalised_effects[token, layer], effect, rtol=1e-3, atol=1e-5)
+    (grid,) = normalised([result.grid()])
+    np.testing.assert_allclose(grid.effects, result.normalised_effects)
+    assert (grid.share, {row.metric for row in result.rows()}) == (True, {metric})
+
+
+def test_estimates_are_those_of_the_metric():
+    model = MODELS["llama"]
+    noise = ready_noise(model, traced().subject_span[1] - traced().subject_span[0])
+    settings = TraceSettings(noise, metric="logit_difference")
+    given = {"foil": [9], "mediators": ["hidden"], "method": "approximate"}
+    found = trace_mediators(model, TOKENIZER, PROMPT, SUBJECT, [7], settings=settings, **given)["hidden"]
+    clean, corrupted = (
+        recorded(model, embeddings, ["resid_post"])[L - 1, "resid_post"][:, -1]
+        for embeddings in corrupted_embeddings(model, found, noise)
+    )
+    logits = model.lm_head(model.model.norm(corrupted.requires_grad_()))
+    (slope,) = torch.autograd.grad((logits[:, 7] - logits[:, 9]).sum(), corrupted)
+    expected = ((clean - corrupted) * slope).sum(-1).mean().item()
+    np.testing.assert_allclose(found.indirect_effects[-1, -1], expected, rtol=1e-4)
+
+
+def test_a_rank_is_not_estimated():
+    settings = TraceSettings(metric="rank")
+    with pytest.raises(InputError, match=r"^a rank has no derivative, so it has no first-order estimate: trace it"):
+        trace_mediators(MODELS["llama"], TOKENIZER, PROMPT, SUBJECT, settings=settings, method="screened")
 
 
 def test_the_repr_of_a_trace_is_short():
@@ -449,8 +508,8 @@ def test_no_effects_have_no_average():
             PROMPT,
             SUBJECT,
             {"mediator": "attn_sever"},
-            "unknown mediator 'attn_sever'; did you mean 'attn_severed'? "
-            "Allowed: hidden, attn_severed, mlp_severed, attn_window, mlp_window",
+            "unknown mediator 'attn_sever'; did you mean 'attn_severed'? Allowed: "
+            f"{', '.join([*MEDIATORS, *UNIT_MEDIATORS])}",
         ),
         ([PROMPT], SUBJECT, {}, f"prompt is [{PROMPT!r}]; give a single string"),
         (PROMPT, None, {}, "subject is None; give a single string"),

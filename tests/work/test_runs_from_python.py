@@ -11,7 +11,8 @@ import torch
 import interpret
 from interpret.errors import InputError, RunError
 from interpret.facts.files import Fact, load_facts
-from interpret.models.opening import load, model_identity
+from interpret.models.identity import model_identity
+from interpret.models.opening import load
 from interpret.models.quantize import quantize_
 from interpret.probing.neuron_runs import run_neurons
 from interpret.probing.prompt_runs import run_heads, run_lens, run_logits, run_probe

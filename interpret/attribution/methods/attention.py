@@ -31,8 +31,8 @@ def attention(
 ) -> Tensor:
     """Return how strongly the last token of the text attends to each token, [T].
 
-    Heads are aggregated in each layer, then layers are aggregated. With ``mean`` for both, the weights sum to 1. For a
-    translation model the weights are those of the decoder: cross-attention over the source, which sums to 1, and
+    Heads are aggregated in each layer, then layers are aggregated. With ``mean`` for both, the weights sum to 1. For
+    an encoder-decoder model the weights are those of the decoder: cross-attention over the source, which sums to 1, and
     self-attention over the tokens the decoder has read, which also sums to 1.
 
     Args:

@@ -62,8 +62,10 @@ def discretized_integrated_gradients(
     words = torch.tensor(steps[-1].ids, device=x.device)
     distinct, places = words.unique(return_inverse=True)
     table = embedding_table(steps[-1].model).float()
-    search = AnchorSearch(table, start[0, 0].float(), n_steps, strategy, min(n_neighbors, len(table) - 1))
+    free = int(steps[-1].features.any(0).nonzero()[0])  # the baseline is the same at all tokens that are not kept
+    search = AnchorSearch(table, start[0, free].float(), n_steps, strategy, min(n_neighbors, len(table) - 1))
     points = search.paths(distinct)[:, places]  # [m + 1, T, D]
+    points = torch.where(steps[-1].kept[:, None], x.to(points), points)
     moves = points.diff(dim=0)
     slopes = summed_gradients(steps, n_steps, lambda some: (points[:-1][some].to(x), moves[some]))
     for step, scores, (end, begin) in zip(steps, slopes, values(steps, torch.cat([x, start])), strict=True):

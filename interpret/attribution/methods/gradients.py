@@ -19,6 +19,7 @@ from interpret.anatomy.changes import Changes
 from interpret.attribution.steps.derivatives import Rule, WayBack, gradients, sides, summed_gradients, values
 from interpret.attribution.steps.fitting import at_once
 from interpret.attribution.steps.step import Baseline, Step
+from interpret.device import sent
 from interpret.engine.pullback import derivative
 from interpret.errors import InputError
 
@@ -64,6 +65,46 @@ def integrated_gradients(steps: Sequence[Step], *, n_steps: int = 50, baseline: 
     found = [(x - start)[0, : len(slope)] * slope for slope in slopes]
     for step, scores, (end, begin) in zip(steps, found, values(steps, torch.cat([x, start])), strict=True):
         step.details["delta"] = (scores.sum() - (end - begin)).item()
+    return found
+
+
+def sequential_integrated_gradients(
+    steps: Sequence[Step], *, n_steps: int = 20, baseline: Baseline = "zero"
+) -> list[Tensor]:
+    """Return sequential integrated gradients: those of each token along a path on which only this token moves.
+
+    Enguehard 2023 (arXiv:2305.15853), equation 2, by Gauss-Legendre quadrature. The other tokens keep their embeddings.
+    So the scores of a token, summed over D, are the change of the value when the token alone becomes the baseline, as
+    in occlusion, except for a numerical error: the step's detail ``delta``, the sum of all scores minus these changes.
+    What is new are the shares of the dimensions, which the norm of the scores (``aggregate("l2")``) shows.
+
+    Args:
+        steps: steps of one text; all read the same points.
+        n_steps: number of points on the path of each token; T times as many gradients are taken.
+        baseline: the start of each path, see ``Step.baseline``.
+
+    Returns:
+        Scores, [T, D] for each step.
+
+    Raises:
+        InputError: for ``n_steps`` below 1, or an unknown baseline.
+    """
+    check_count("n_steps", n_steps)
+    x, start = steps[-1].embeddings, steps[-1].baseline(baseline)
+    shares, weights = quadrature(n_steps, x)
+    each = torch.eye(x.shape[1], dtype=torch.bool)[steps[-1].features.any(0)]
+    moving = sent(each[:, :, None], x.device)  # [F, T, 1]: which token moves, one of F
+
+    def point(some: slice) -> tuple[Tensor, Tensor]:
+        index = torch.arange(some.start, some.stop, device=x.device)
+        own, at = moving[index // n_steps], index % n_steps
+        return torch.where(own, start + shares[at] * (x - start), x).to(x), weights[at] * own
+
+    slopes = summed_gradients(steps, len(moving) * n_steps, point)
+    found = [(x - start)[0, : len(slope)] * slope for slope in slopes]
+    ends = values(steps, torch.cat([x, torch.where(moving, start, x)]))
+    for step, scores, (end, *begins) in zip(steps, found, ends, strict=True):
+        step.details["delta"] = (scores.sum() - (end - torch.stack(begins)).sum()).item()
     return found
 
 
@@ -119,7 +160,7 @@ def _expected_gradients(
     ways = (x - start).expand(n_samples, -1, -1)
     if noise:
         drawn = torch.cat([torch.randn(x.shape, generator=generator) for _ in shares])  # [N, T, D]
-        ways = x + noise * drawn.to(x) - start
+        ways = torch.where(steps[-1].kept[:, None], 0, x + noise * drawn.to(x) - start)
     shares = shares.to(x)
     return summed_gradients(steps, n_samples, lambda some: (start + shares[some] * ways[some], ways[some] / n_samples))
 

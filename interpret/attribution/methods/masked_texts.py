@@ -9,12 +9,13 @@ the length of a text decides about its rotary embeddings (longrope), steps on bo
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 
 import torch
 from torch import Tensor
 
-from interpret.anatomy import batches
+from interpret.anatomy import batches, word_embeddings
 from interpret.attribution.steps.fitting import in_parts
 from interpret.attribution.steps.step import Step
 from interpret.device import index_on, sent
@@ -65,25 +66,46 @@ def masked_values(steps: Sequence[Step], masked: Tensor, replacement: Tensor) ->
     Returns:
         [N, G], float64 on the CPU.
     """
-    sides = batches(steps[-1].model, [len(step.ids) for step in steps], len(steps))
-    parts = [(steps[some], len(steps[some][-1].ids)) for some in sides]
-    return torch.cat([_values_of(some, masked[:, :n], replacement[:, :n]) for some, n in parts], dim=1)
+    last, parts = steps[-1], []
+    sides = batches(last.model, [len(step.ids) for step in steps], len(steps))
+    for some in (steps[side] for side in sides):
+        n = len(some[-1].ids)
+
+        def embedded(rows: Tensor, some: Sequence[Step] = some, n: int = n) -> Tensor:
+            return torch.where(rows[:, :, None], replacement[:, :n], some[-1].embeddings)
+
+        parts.append(_values_of(some, masked[:, :n], torch.zeros(n, dtype=torch.bool), embedded))
+    return torch.cat(parts, dim=1)
 
 
-def _values_of(steps: Sequence[Step], masked: Tensor, replacement: Tensor) -> Tensor:
-    """Return what ``masked_values`` returns, for steps that one pass over the last step's text serves."""
+@torch.no_grad()
+def replaced_values(step: Step, ids: Tensor) -> Tensor:
+    """Return the attributed value of a step for N texts with other tokens, [N, T] ids on the CPU -> [N] float64."""
+    own = torch.tensor(step.ids)
+    return _values_of([step], ids, own, partial(word_embeddings, step.model))[:, 0]
+
+
+def _values_of(steps: Sequence[Step], texts: Tensor, itself: Tensor, embedded: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the values of steps that one pass over the last step's text serves, [N, G].
+
+    Args:
+        steps: the steps.
+        texts: [N, T], a code for each token of N texts: its id, or whether it is masked.
+        itself: [T], the codes of the last step's text.
+        embedded: some of the texts -> their embeddings, [R, T, D].
+    """
     last = steps[-1]
     lengths = torch.tensor([len(step.ids) for step in steps])
-    itself = torch.zeros(1, masked.shape[1], dtype=torch.bool)
-    # Equal rows are computed once. If no token of a step's text is masked, its value is that of the unmasked text.
-    different, place = torch.cat([itself, masked]).unique(dim=0, return_inverse=True)
+    # Equal rows are computed once. If no token of a step's text is replaced, its value is that of the text itself.
+    texts, place = torch.cat([itself[None], texts]).unique(dim=0, return_inverse=True)
+    different = texts != itself
     read = _read(last)
     begins = torch.where(different.any(1), different.int().argmax(1), lengths[0] - 1)
     if read is None:
         begins = torch.zeros_like(begins)
-    different = sent(different, last.embeddings.device)
-    values = torch.empty(len(different), len(steps), dtype=torch.float64)
-    names = [f"{len(last.ids)} tokens, masked text {row}" for row in range(len(different))]
+    texts = sent(texts, last.embeddings.device)
+    values = torch.empty(len(texts), len(steps), dtype=torch.float64)
+    names = [f"{len(last.ids)} tokens, masked text {row}" for row in range(len(texts))]
     pending = []
     for row, name in enumerate(names):
         if (stored := last.stored.get(name)) is None:
@@ -92,11 +114,11 @@ def _values_of(steps: Sequence[Step], masked: Tensor, replacement: Tensor) -> Te
             values[row] = torch.tensor(stored, dtype=torch.float64)
 
     def work(rows: Tensor) -> Tensor:
-        embeddings = torch.where(different[sent(rows, different.device), :, None], replacement, last.embeddings)
+        embeddings = embedded(texts[sent(rows, texts.device)])
         read_from = begins[rows].tolist()
         return _values(steps, _whole(last, embeddings) if read is None else _suffixes(read, embeddings, read_from))
 
-    for pack in _packs(pending, begins.tolist(), masked.shape[1], last.batch_size):
+    for pack in _packs(pending, begins.tolist(), texts.shape[1], last.batch_size):
         values[pack] = in_parts(last, torch.tensor(pack), work)
         last.stored.keep({names[row]: values[row].tolist() for row in pack})
     return torch.where(begins[:, None] < lengths, values, values[place[0]])[place[1:]]
@@ -168,7 +190,7 @@ def _head_parts(steps: Sequence[Step], begins: list[int]) -> Iterator[list[tuple
 
 def _whole(step: Step, embeddings: Tensor) -> _Masked:
     """Run R texts, [R, T, D], from their first token on, with the model's own forward pass."""
-    states = step.states(embeddings)  # for a translation model, the decoder's only
+    states = step.states(embeddings)  # of an encoder-decoder, the decoder's only
     n_rows, n_columns = states.shape[:2]
     before = embeddings.shape[1] - n_columns
     firsts = [row * n_columns - before for row in range(n_rows)]

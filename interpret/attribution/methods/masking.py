@@ -1,7 +1,8 @@
 """Perturbation methods: mask tokens and measure how the values of all steps of a text change, without gradients.
 
-Both methods replace embeddings of tokens, so positions do not change. Shapes: T tokens of a step's text, F of them
-that may be masked, N masked texts, D hidden width.
+The methods replace embeddings of tokens, so positions do not change. What is masked as one, a token or a group of
+tokens, is a feature (``Step.features``); its score is stored at its first token. Shapes: T tokens of a step's text, F
+features that may be masked, N masked texts, D hidden width.
 """
 
 from collections.abc import Sequence
@@ -19,31 +20,40 @@ from interpret.prompts.spelling import piece
 def occlusion(steps: Sequence[Step], *, window: int = 1, baseline: Baseline = "zero") -> list[Tensor]:
     """Return how much each value drops when a token is masked, f(text) - f(masked text), signed, [T] for each step.
 
-    Zeiler and Fergus 2014 (arXiv:1311.2901), section 4.2, over tokens. A window starts at every token; the score of a
-    token is the mean over the windows that contain it.
+    Zeiler and Fergus 2014 (arXiv:1311.2901), section 4.2, over tokens or groups. A window starts at every feature; the
+    score of a feature is the mean over the windows that contain it.
 
     Args:
         steps: steps of one text.
-        window: number of neighbouring tokens masked together, 1 to T.
+        window: number of neighbouring features masked together, 1 to F.
         baseline: the embedding of masked tokens, see ``Step.baseline``.
 
     Raises:
-        InputError: for a window below 1 or above T, or an unknown baseline.
+        InputError: for a window below 1 or above F, or an unknown baseline.
     """
     for step in steps:
-        if not 1 <= window <= len(step.ids):
-            raise InputError(f"window is {window}; the text before {_name(step)} allows 1 to {len(step.ids)} tokens")
-    n_tokens = len(steps[-1].ids)
-    starts, columns = torch.arange(n_tokens - window + 1)[:, None], torch.arange(n_tokens)
-    covers = (starts <= columns) & (columns < starts + window)  # [windows, tokens]
-    masked = torch.cat([torch.zeros(1, n_tokens, dtype=torch.bool), covers])
+        n = len(step.features)
+        if not 1 <= window <= n:
+            what = "tokens" if step.groups is None else "groups"
+            raise InputError(f"window is {window}; the text before {name_of(step)} allows 1 to {n} {what}")
+    n_features = len(steps[-1].features)
+    starts, columns = torch.arange(n_features - window + 1)[:, None], torch.arange(n_features)
+    covers = (starts <= columns) & (columns < starts + window)  # [windows, F]
+    whole = torch.zeros(1, n_features, dtype=torch.bool)
+    masked = masked_tokens(torch.cat([whole, covers]), steps[-1].features)
     plain, *without = masked_values(steps, masked, steps[-1].baseline(baseline))
     lost = plain - torch.stack(without)  # [windows, steps]
     scores = []
     for number, step in enumerate(steps):
-        own = covers[: len(step.ids) - window + 1, : len(step.ids)]  # the windows inside the step's text
-        scores.append(lost[: len(own), number] @ own.double() / own.sum(0))
+        n = len(step.features)
+        own = covers[: n - window + 1, :n]  # the windows inside the step's text
+        scores.append(step.at_tokens(lost[: len(own), number] @ own.double() / own.sum(0)))
     return scores
+
+
+def masked_tokens(masked: Tensor, features: Tensor) -> Tensor:
+    """Return which tokens are masked if some features are, [N, F] and [F, T] -> [N, T] bool."""
+    return masked.double() @ features.double() > 0
 
 
 def lime(
@@ -58,31 +68,27 @@ def lime(
 ) -> list[Tensor]:
     """Return the coefficient of each token in a linear model fitted to masked texts (LIME), [T] for each step.
 
-    Ribeiro et al. 2016 (arXiv:1602.04938), sections 3.3 to 3.5. The features are whether each token is present; a
-    masked token has the embedding of the baseline. Special tokens are never masked, and their score is 0. The step's
-    detail ``r2`` is the weighted share of the variance of the values that the linear model explains, NaN if the values
-    do not vary.
+    Ribeiro et al. 2016 (arXiv:1602.04938), sections 3.3 to 3.5. The features are whether each token, or group, is
+    present; a masked token has the embedding of the baseline. Special tokens are never masked alone, and their score is
+    0. The step's detail ``r2`` is the weighted share of the variance of the values that the linear model explains, NaN
+    if the values do not vary.
 
     Args:
         steps: steps of one text.
         n_samples: N, the number of sampled texts, including the unmasked text; at least 2.
-        mask_probability: probability that a token is masked; above 0 and below 1.
-        kernel_width: a text with the share d of its tokens masked has the weight exp(-(d / width)^2); above 0.
+        mask_probability: probability that a feature is masked; above 0 and below 1.
+        kernel_width: a text with the share d of its features masked has the weight exp(-(d / width)^2); above 0.
         penalty: ridge penalty on the squared coefficients, for weights with a mean of 1; at least 0.
         baseline: the embedding of masked tokens, see ``Step.baseline``.
-        seed: random seed; the masks of the first tokens do not depend on the length of the text.
+        seed: random seed; the masks of the first features do not depend on the length of the text.
 
     Raises:
         InputError: for an option out of range, an unknown baseline, or a text with only special tokens.
     """
     _check_lime(n_samples, mask_probability, kernel_width, penalty)
-    free = [(~step.special).nonzero()[:, 0].cpu() for step in steps]  # [F] each
-    for step, own in zip(steps, free, strict=True):
-        if not len(own):
-            raise InputError(f"the text before {_name(step)} has only special tokens, which LIME never masks")
+    free = [free_features(step, "LIME") for step in steps]
     masks = token_masks(n_samples, len(free[-1]), mask_probability, seed)  # [N, F] of the last step
-    masked = torch.zeros(n_samples, len(steps[-1].ids), dtype=torch.bool)
-    masked[:, free[-1]] = masks == 0
+    masked = masked_tokens(masks == 0, steps[-1].features[free[-1]])
     values = masked_values(steps, masked, steps[-1].baseline(baseline))
     scores = []
     for number, (step, own) in enumerate(zip(steps, free, strict=True)):
@@ -91,8 +97,25 @@ def lime(
         # The mean weight is 1, so that the effect of the penalty does not depend on n_samples and kernel_width.
         fit = fit_ridge(there, values[:, number], weights / weights.mean(), penalty * n_samples)
         step.details["r2"] = fit.r2
-        scores.append(torch.zeros(len(step.ids), dtype=torch.float64).index_put((own,), fit.coefficients))
+        scores.append(scores_of_free(step, own, fit.coefficients))
     return scores
+
+
+def free_features(step: Step, method: str) -> Tensor:
+    """Return the indices of the features that may be masked, [F]: those that are not only special tokens.
+
+    Raises:
+        InputError: if there is none.
+    """
+    free = (step.features & ~step.special.cpu()).any(1).nonzero()[:, 0]
+    if not len(free):
+        raise InputError(f"the text before {name_of(step)} has only special tokens, which {method} never masks")
+    return free
+
+
+def scores_of_free(step: Step, free: Tensor, scores: Tensor) -> Tensor:
+    """Return the scores of a step's free features at their tokens, [F] -> [T] float64; 0 for the others."""
+    return step.at_tokens(torch.zeros(len(step.features), dtype=torch.float64).index_put((free,), scores))
 
 
 def _check_lime(n_samples: int, mask_probability: float, kernel_width: float, penalty: float) -> None:
@@ -106,7 +129,8 @@ def _check_lime(n_samples: int, mask_probability: float, kernel_width: float, pe
         raise InputError(f"penalty is {penalty}; it must be at least 0")
 
 
-def _name(step: Step) -> str:
+def name_of(step: Step) -> str:
+    """Return the attributed token of a step, for messages."""
     return f"token {piece(step.tokenizer, step.target)!r}"
 
 

@@ -31,7 +31,9 @@ class AttributionMethod:
     gradients: bool = True
     """Whether it needs gradients."""
     translations: bool = True
-    """Whether it supports translation models."""
+    """Whether it supports encoder-decoder models, such as those that translate."""
+    groups: bool = False
+    """Whether it can mask groups of tokens together."""
     part: Part = "step"
     """The part of its work on a text that a run stores as a whole: a ``step``; some ``steps`` that share their
     forward passes; an ``activation`` at these steps; the whole ``text``, whose passes serve all steps."""
@@ -62,6 +64,12 @@ METHODS: dict[str, AttributionMethod] = {
     "integrated_gradients": AttributionMethod(
         "gradients along a path from a baseline; the scores add up to the change of the value",
         "gradients.integrated_gradients",
+        together=True,
+        part="steps",
+    ),
+    "sequential_integrated_gradients": AttributionMethod(
+        "integrated gradients of one token at a time, while the others stay",
+        "gradients.sequential_integrated_gradients",
         together=True,
         part="steps",
     ),
@@ -109,11 +117,20 @@ METHODS: dict[str, AttributionMethod] = {
         part="steps",
     ),
     "attention": AttributionMethod("what the heads attend to", "attention.attention", gradients=False),
+    "value_zeroing": AttributionMethod(
+        "how much layers change if a token's value vectors are zeroed",
+        "value_zeroing.value_zeroing",
+        together=True,
+        gradients=False,
+        translations=False,
+        part="steps",
+    ),
     "occlusion": AttributionMethod(
         "drop of the value when a token is masked",
         "masking.occlusion",
         together=True,
         gradients=False,
+        groups=True,
         part="text",
     ),
     "lime": AttributionMethod(
@@ -121,6 +138,21 @@ METHODS: dict[str, AttributionMethod] = {
         "masking.lime",
         together=True,
         gradients=False,
+        groups=True,
+        part="text",
+    ),
+    "reagent": AttributionMethod(
+        "importance for the probability, from texts with other plausible tokens",
+        "reagent.reagent",
+        gradients=False,
+        translations=False,
+    ),
+    "kernel_shap": AttributionMethod(
+        "Shapley values, from masked texts; the scores add up to the change of the value",
+        "shapley.kernel_shap",
+        together=True,
+        gradients=False,
+        groups=True,
         part="text",
     ),
 }
@@ -160,7 +192,7 @@ def register_method(
         layers: ``fn(steps, names, **options)`` also takes activation names, and returns for each step a dict:
             name -> [T, D].
         gradients: whether it needs gradients.
-        translations: whether it supports translation models.
+        translations: whether it supports encoder-decoder models, such as those that translate.
         overwrite: replace a method registered before under this name, as when a notebook cell is run again.
 
     Raises:
@@ -177,7 +209,7 @@ def register_method(
     _check_parameters(fn, identifier, positional=2 if layers else 1)
     part: Part = "text" if together or layers else "step"
     METHODS[identifier] = AttributionMethod(
-        description or identifier, fn, together, layers, gradients, translations, part
+        description or identifier, fn, together, layers, gradients, translations, part=part
     )
 
 

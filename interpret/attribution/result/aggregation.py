@@ -7,6 +7,7 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 
+from interpret.attribution.result.aligning import aligned
 from interpret.attribution.result.scores import Attributed, AttributionScores, How, ScoreArray, Spans
 from interpret.errors import InputError, unknown
 from interpret.prompts.spelling import join_pieces
@@ -22,7 +23,15 @@ Ranges = list[tuple[int, int]]
 A = TypeVar("A", bound=AttributionScores)
 
 
-def aggregate(attribution: A, how: How, normalize: bool, spans: Spans | None, subwords: bool, minus: A | None) -> A:
+def aggregate(
+    attribution: A,
+    how: How,
+    normalize: bool,
+    spans: Spans | None,
+    subwords: bool,
+    minus: A | None,
+    align: bool = False,
+) -> A:
     """Return an aggregated attribution; see ``Attribution.aggregate``."""
     if how not in HOWS:
         raise InputError(unknown("how", how, HOWS))
@@ -30,19 +39,24 @@ def aggregate(attribution: A, how: How, normalize: bool, spans: Spans | None, su
         raise InputError("spans and subwords both select tokens to merge; give only one of them")
     sequences = [_reduced(one, how) for one in attribution.sequences]
     done: list[str] = [how]
+    if align and minus is None:
+        raise InputError("align is for minus: give the attribution of the other prompts, too")
     if minus is not None:
-        _check_same_tokens(sequences, minus.sequences)
-        pairs = zip(sequences, minus.sequences, strict=True)
-        sequences = [_minus(one, _reduced(other, how)) for one, other in pairs]
+        others = [_reduced(one, how) for one in minus.sequences]
+        _check_same_number(sequences, others)
+        if align:
+            both = [aligned(*pair, number) for number, pair in enumerate(zip(sequences, others, strict=True))]
+            sequences, others = [one for one, _ in both], [other for _, other in both]
+            done.append("align")
+        _check_same_tokens(sequences, others)
+        sequences = [_minus(one, other) for one, other in zip(sequences, others, strict=True)]
         done.append("minus")
     aggregates = attribution.info.step_aggregates
     if spans is not None:
         if len(spans) != len(sequences):
             raise InputError(f"spans has {len(spans)} entries for {len(sequences)} inputs; give one list for each")
-        sequences = [
-            _merged(one, _ranges(one, own, number), None, aggregates)
-            for number, (one, own) in enumerate(zip(sequences, spans, strict=True))
-        ]
+        pairs_of = enumerate(zip(sequences, spans, strict=True))
+        sequences = [merged(one, own, aggregates, number) for number, (one, own) in pairs_of]
         done.append("spans")
     if subwords:
         sequences = [_with_words(one, aggregates) for one in sequences]
@@ -70,13 +84,19 @@ def _reduced(one: Attributed, how: How) -> Attributed:
     return _mapped(one, lambda values, _: HOWS[how](values) if values.ndim == 3 else values.copy())
 
 
-def _check_same_tokens(sequences: Sequence[Attributed], others: Sequence[Attributed]) -> None:
+def _check_same_number(sequences: Sequence[Attributed], others: Sequence[Attributed]) -> None:
     if len(sequences) != len(others):
         raise InputError(f"minus has {len(others)} inputs, this attribution {len(sequences)}")
+
+
+def _check_same_tokens(sequences: Sequence[Attributed], others: Sequence[Attributed]) -> None:
     for number, (one, other) in enumerate(zip(sequences, others, strict=True)):
         same = [(each.tokens, each.start, each.stop, each.source_tokens, set(each.parts())) for each in (one, other)]
         if same[0] != same[1]:
-            raise InputError(f"minus has other tokens, steps or activations at input {number}; both must have the same")
+            raise InputError(
+                f"minus has other tokens, steps or activations at input {number}; both must have the "
+                "same, unless align=True merges the tokens that differ"
+            )
 
 
 def _minus(one: Attributed, other: Attributed) -> Attributed:
@@ -109,6 +129,32 @@ def _normalised(one: Attributed) -> Attributed:
 def _size(values: ScoreArray) -> ScoreArray:
     """Return the sum of the absolute scores of each step, without those that are not finite, [G]."""
     return np.where(np.isfinite(values), np.abs(values), 0).sum(axis=0)
+
+
+def merged(
+    one: Attributed, spans: Sequence[tuple[int, int]], aggregates: dict[str, str], number: int = 0
+) -> Attributed:
+    """Return an input whose spans of tokens are merged; see ``Attribution.aggregate``.
+
+    Args:
+        one: the input.
+        spans: ranges of tokens, (first, one past the last).
+        aggregates: how each of ``step_scores`` is combined when steps are merged.
+        number: index of the input, for messages.
+
+    Raises:
+        InputError: for spans that overlap or do not fit.
+    """
+    return _merged(one, _ranges(one, spans, number), None, aggregates)
+
+
+def whole_answer(one: Attributed, aggregates: dict[str, str]) -> Attributed:
+    """Return an input whose steps are merged into one, which stands for the whole answer.
+
+    Errors of completeness, the detail ``delta``, add up as the scores do; other diagnostics are left out.
+    """
+    deltas = {name: values.sum(keepdims=True) for name, values in one.details.items() if name == "delta"}
+    return replace(merged(one, [(one.start, one.stop)], aggregates), details=deltas)
 
 
 def _ranges(one: Attributed, spans: Sequence[tuple[int, int]], number: int) -> Ranges:
@@ -153,8 +199,11 @@ def _merged(one: Attributed, rows: Ranges, source: Ranges | None, aggregates: di
 
     def change(values: ScoreArray, side: str) -> ScoreArray:
         ranges = rows if side == "target" else source
-        # Tokens at and after a step's own token count as 0; those of a merged step get NaN again below.
-        whole = np.where(one.unscored(), 0, values) if side == "target" else values
+        whole = values
+        if side == "target":
+            # Tokens at and after a step's own token count as 0; those of a merged step get NaN again below.
+            unscored = one.unscored() if values.ndim == 2 else one.unscored()[..., None]
+            whole = np.where(unscored, 0, values)
         whole = whole if ranges is None else _added(whole, ranges, axis=0)
         whole = _added(whole, columns, axis=1)
         if side == "target":
@@ -174,7 +223,7 @@ def _merged(one: Attributed, rows: Ranges, source: Ranges | None, aggregates: di
             name: np.array([MERGES[aggregates[name]](values[start:end]) for start, end in columns])
             for name, values in one.step_scores.items()
         },
-        details={},
+        details=one.details if len(columns) == one.stop - one.start else {},
         foil_tokens=one.foil_tokens and tuple(_joined(one.foil_tokens, columns)),
         source_tokens=one.source_tokens and tuple(_joined(one.source_tokens, source)),
         source_ids=one.source_ids and tuple(_joined_ids(one.source_ids, source)),

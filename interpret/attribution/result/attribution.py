@@ -33,6 +33,7 @@ class Attribution(AttributionScores, Shown):
         spans: Spans | None = None,
         subwords: bool = False,
         minus: "Attribution | None" = None,
+        align: bool = False,
     ) -> "Attribution":
         """Return an attribution with one score per token and step; this one is not changed.
 
@@ -52,11 +53,15 @@ class Attribution(AttributionScores, Shown):
             subwords: merge the tokens of each word (see ``interpret.prompts.spelling.words``), also those of the
                 source. Not together with ``spans``.
             minus: another attribution of the same tokens; its scores are subtracted after the same reduction.
+            align: with ``minus`` of prompts that differ in words: words of both correspond in order, and those that
+                differ are merged into one token, as ``doctor → nurse``, whose score is the difference of their sums. A
+                word that only one prompt has counts as 0 in the other. The continuations must be the same.
 
         Raises:
-            InputError: for an unknown ``how``, spans that overlap or do not fit, or a ``minus`` with other tokens.
+            InputError: for an unknown ``how``, spans that overlap or do not fit, or a ``minus`` with other tokens, or,
+                if ``align`` is true, with other continuations.
         """
-        return aggregation.aggregate(self, how, normalize, spans, subwords, minus)
+        return aggregation.aggregate(self, how, normalize, spans, subwords, minus, align)
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table in long format, one row per score; D is summed; tokens from the attributed one on have no row.

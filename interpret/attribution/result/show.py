@@ -27,7 +27,10 @@ from interpret.prompts.spelling import join_pieces
 _OPERATORS = {
     "probability": "P({})",
     "logit": "logit({})",
+    "answer_log_probability": "ln P({})",
     "cross_entropy": "−ln P({})",
+    "contrast_logits": "logit({1})",
+    "contrast_logits_diff": "logit({}) − logit({})",
     "contrast_prob_diff": "P({}) − P({})",
 }
 """How a value of a function is written, with its token and the foil."""
@@ -116,7 +119,7 @@ def _token_grid(one: Attributed) -> Heatmap:
 
 
 def _sentence(one: Attributed) -> list[SentencePiece]:
-    """Return the text, or the source and its translation, with the scores for the first attributed token."""
+    """Return the text, or the source and its target, with the scores for the first attributed token."""
     pieces, n_source = [], 0
     if one.source_tokens is not None and one.source_scores is not None and one.stop > one.start:
         n_source = len(one.source_tokens)

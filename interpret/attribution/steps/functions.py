@@ -52,6 +52,9 @@ class StepFunction:
     """Whether it needs a foil."""
     dropout: bool = False
     """Whether it runs further passes, in training mode."""
+    whole: bool = False
+    """Whether its sum over all attributed tokens is attributed as one value, which depends on the prompt: methods do
+    not change the tokens after it."""
 
     def options(self) -> dict[str, Any]:
         """Return its options, with their defaults."""
@@ -91,9 +94,26 @@ def cross_entropy(reading: StepReading) -> Tensor:
     return -reading.logits.log_softmax(-1)[:, reading.target]
 
 
+def answer_log_probability(reading: StepReading) -> Tensor:
+    """Return ln p of the target; the sum over the tokens of an answer is ln P(answer | prompt)."""
+    return reading.logits.log_softmax(-1)[:, reading.target]
+
+
 def perplexity(reading: StepReading) -> Tensor:
     """Return 1 / p of the target: exp of the cross-entropy."""
     return cross_entropy(reading).exp()
+
+
+def contrast_logits(reading: StepReading) -> Tensor:
+    """Return the foil's logit."""
+    assert reading.foil is not None
+    assert reading.foil_logits is not None
+    return reading.foil_logits[:, reading.foil]
+
+
+def contrast_logits_diff(reading: StepReading) -> Tensor:
+    """Return logit(target) - logit(foil); Yin and Neubig 2022 (arXiv:2202.10419), section 3."""
+    return logit(reading) - contrast_logits(reading)
 
 
 def contrast_prob_diff(reading: StepReading) -> Tensor:
@@ -134,8 +154,11 @@ FUNCTIONS: dict[str, StepFunction] = {
     "probability": StepFunction(probability, "probability", "product"),
     "entropy": StepFunction(entropy, "nats", "sum"),
     "cross_entropy": StepFunction(cross_entropy, "nats", "sum"),
+    "answer_log_probability": StepFunction(answer_log_probability, "nats", "sum", whole=True),
     "perplexity": StepFunction(perplexity, "1 / probability", "product"),
     "contrast_prob_diff": StepFunction(contrast_prob_diff, "probability difference", "sum", contrast=True),
+    "contrast_logits": StepFunction(contrast_logits, "logit", "sum", contrast=True),
+    "contrast_logits_diff": StepFunction(contrast_logits_diff, "logit difference", "sum", contrast=True),
     "mc_dropout_mean": StepFunction(mc_dropout_mean, "probability", "product", dropout=True),
     "mc_dropout_std": StepFunction(mc_dropout_std, "probability", "mean", dropout=True),
     "mc_dropout_z": StepFunction(mc_dropout_z, "standard deviations", "mean", dropout=True),

@@ -29,6 +29,7 @@ from interpret.anatomy import (
 from interpret.anatomy.passes import grad_mode, in_modes
 from interpret.attribution.result.scores import ScoreArray
 from interpret.attribution.steps.functions import StepReading
+from interpret.device import sent
 from interpret.errors import InputError, unknown
 from interpret.prompts.spelling import pieces
 from interpret.prompts.vocabulary import special_ids
@@ -75,6 +76,9 @@ class Step:
     room: Room = field(default_factory=Room)
     stored: UnitParts = field(default_factory=UnitParts)
     """The parts of the text's attribution that are stored; methods whose passes serve all steps store them here."""
+    groups: tuple[tuple[int, int], ...] | None = None
+    """The tokens that methods may change, as ranges (first, one past the last) that are masked together; all others
+    keep their embeddings. None: all tokens, each masked alone."""
     one_trunk: ClassVar[bool] = True
     """Whether one stack of layers reads the whole text."""
     details: dict[str, float] = field(default_factory=dict)
@@ -90,6 +94,23 @@ class Step:
         """[T] bool: which tokens are special tokens, such as ``<s>``."""
         special = special_ids(self.tokenizer, self.ids)
         return torch.tensor([token in special for token in self.ids], device=self.embeddings.device)
+
+    @cached_property
+    def features(self) -> Tensor:
+        """[F, T] bool on the CPU: the tokens of each feature, which are masked together."""
+        columns = torch.arange(len(self.ids))
+        firsts, ends = (columns, columns + 1) if self.groups is None else torch.tensor(self.groups).T
+        return (firsts[:, None] <= columns) & (columns < ends[:, None])
+
+    @cached_property
+    def kept(self) -> Tensor:
+        """[T] bool: which tokens methods must not change."""
+        return sent(~self.features.any(0), self.embeddings.device)
+
+    def at_tokens(self, scores: Tensor) -> Tensor:
+        """Return the scores of features, [F], at the first token of each, [T] with zeros elsewhere."""
+        first = self.features.int().argmax(1)
+        return scores.new_zeros(len(self.ids)).index_put((first,), scores)
 
     def layers(self) -> Sequence[nn.Module]:
         """Return the layers of the model.
@@ -140,6 +161,8 @@ class Step:
     def baseline(self, choice: Baseline) -> Tensor:
         """Return the embeddings of a baseline, which stands for the absence of a text, [1, T, D].
 
+        Tokens that methods must not change (``kept``) have their own embeddings there.
+
         Args:
             choice: ``zero``: zeros. ``mean``: the mean of the vocabulary's embeddings. ``pad``, ``unk``, ``bos``,
                 ``eos``: the embedding of that token of the tokenizer. A number: the embedding of
@@ -148,6 +171,9 @@ class Step:
         Raises:
             InputError: for another choice, or a token the tokenizer does not have.
         """
+        return torch.where(self.kept[:, None], self.embeddings, self._absence(choice))
+
+    def _absence(self, choice: Baseline) -> Tensor:
         if choice == "zero":
             return torch.zeros_like(self.embeddings)
         if choice == "mean":
@@ -207,7 +233,7 @@ def dropping_out(model: PreTrainedModel, seed: int) -> Iterator[None]:
     Random numbers inside the block are drawn from the seed; the state of the global generators is restored.
     """
     training = [(module, True) for module in model.modules()]
-    with keeping_activations(anatomy_of(model).trunk), torch.random.fork_rng(), in_modes(training):
+    with keeping_activations(model), torch.random.fork_rng(), in_modes(training):
         torch.manual_seed(seed)
         yield
 

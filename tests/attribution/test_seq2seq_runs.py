@@ -1,17 +1,19 @@
-"""``interpret attribute`` with translation models: loaded from a folder, with scores of source and target."""
+"""``interpret attribute`` with encoder-decoder models: loaded from a folder, with scores of source and target."""
 
 import numpy as np
 import pytest
+from selenium.webdriver.common.by import By
 
 import interpret
 from interpret.attribution.result.attribution import Attribution
 from interpret.models.opening import load
 from interpret.records import TokenScore
 from interpret.storage import run_folder
+from reference.browser import assert_quiet, chromium, look
 from reference.commands import json_file, run
-from reference.toy_translation import KINDS, toy_translation
+from reference.toy_seq2seq import toy_seq2seq
 
-TEXT, TRANSLATION = "I love eating pizza.", "hello cheese"
+TEXT, TARGET = "I love eating pizza.", "hello cheese"
 # The toy pieces fall back on bytes, NLLB's do not.
 _FALLBACK = pytest.mark.filterwarnings("ignore:The sentencepiece tokenizer that you are converting to a fast")
 # It matters to punctuation, which is the same in both runs that are compared.
@@ -19,14 +21,15 @@ _MOSES = pytest.mark.filterwarnings("ignore:Recommended. pip install sacremoses"
 pytestmark = [_FALLBACK, _MOSES]
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(
+    scope="module", params=["m2m100", "nllb", "marian", "mbart", "mbart50", "bart_forced", "pegasus", "t5", "t5_gated"]
+)
 def saved(request, tmp_path_factory):
-    """A folder with a translation model, and the options that name its languages."""
-    toy, folder = toy_translation(request.param), tmp_path_factory.mktemp(request.param)
+    """A folder with an encoder-decoder model, and the languages it takes."""
+    toy, folder = toy_seq2seq(request.param), tmp_path_factory.mktemp(request.param)
     toy.model.save_pretrained(folder)
     toy.tokenizer.save_pretrained(folder)
-    languages = {"source_language": toy.source_language, "target_language": toy.target_language}
-    return folder, {name: code for name, code in languages.items() if code is not None}
+    return folder, toy.languages
 
 
 def attribute(folder, *argv):
@@ -37,11 +40,11 @@ def flags(languages):
     return [word for name, code in languages.items() for word in (f"--{name.replace('_', '-')}", code)]
 
 
-def test_the_table_distinguishes_source_and_translation(saved, tmp_path, capsys):
+def test_the_table_distinguishes_source_and_target(saved, tmp_path, capsys):
     folder, languages = saved
-    argv = ["--prompt", TEXT, "--target", TRANSLATION, "--output", tmp_path / "run", *flags(languages)]
+    argv = ["--prompt", TEXT, "--target", TARGET, "--output", tmp_path / "run", *flags(languages)]
     assert attribute(folder, *argv) == 0
-    (one,) = interpret.attribute(*load(folder, device="cpu"), TEXT, TRANSLATION, **languages).aggregate().sequences
+    (one,) = interpret.attribute(*load(folder, device="cpu"), TEXT, TARGET, **languages).aggregate().sequences
     rows = run_folder.read_table(tmp_path / "run", TokenScore)
     for step, column in enumerate(range(one.start, one.stop)):
         of_step = [row for row in rows if row.step == step]
@@ -75,7 +78,7 @@ def test_what_the_model_writes_is_attributed_in_a_file_of_prompts(saved, tmp_pat
     assert ">source<" in (tmp_path / "page.html").read_text()
 
 
-def test_a_foil_is_a_translation_too(saved, tmp_path):
+def test_a_foil_is_written_by_the_decoder_too(saved, tmp_path):
     folder, languages = saved
     argv = ["--prompt", TEXT, "--target", "hello", "--foil", "cheese", "--json", tmp_path / "out.json"]
     assert attribute(folder, *argv, *flags(languages), "--steps", "0:1", "--align", "0:0") == 0
@@ -96,27 +99,51 @@ def test_a_foil_is_a_translation_too(saved, tmp_path):
 
 def test_layers_of_attention_are_the_decoders(saved, tmp_path):
     folder, languages = saved
-    argv = ["--prompt", TEXT, "--target", TRANSLATION, "--method", "attention", *flags(languages)]
+    argv = ["--prompt", TEXT, "--target", TARGET, "--method", "attention", *flags(languages)]
     assert attribute(folder, *argv, "--layers", "0:2", "--json", tmp_path / "out.json") == 0
     found = interpret.attribute(
-        *load(folder, device="cpu"), TEXT, TRANSLATION, method="attention", layers=[0, 1], **languages
+        *load(folder, device="cpu"), TEXT, TARGET, method="attention", layers=[0, 1], **languages
     )
     (one,) = Attribution.load(tmp_path / "out.json").sequences
     np.testing.assert_array_equal(one.source_scores, found.sequences[0].source_scores)
 
 
-def test_a_missing_or_superfluous_language_is_an_error(saved, tmp_path, capsys):
-    folder, languages = saved
-    said = []
-    for name in ("source_language", "target_language"):
-        others = {other: code for other, code in languages.items() if other != name}
-        changed = others if name in languages else {**languages, name: "en"}
-        assert attribute(folder, "--prompt", TEXT, "--output", tmp_path / "run", *flags(changed)) == 2
-        said.append(capsys.readouterr().err.partition("error: ")[2])
+def test_the_page_shows_the_scores_of_both_sides(tmp_path):
+    toy = toy_seq2seq("t5")
+    for part in (toy.model, toy.tokenizer):
+        part.save_pretrained(tmp_path / "model")
+    argv = ["--prompt", "translate English to German: I love pizza", "--target", TARGET, "--output", tmp_path / "run"]
+    argv += ["--html", tmp_path / "page.html", "--json", tmp_path / "out.json"]
+    assert attribute(tmp_path / "model", *argv) == 0
+    (one,) = Attribution.load(tmp_path / "out.json").sequences
+    with chromium() as browser:
+        look(browser)
+        browser.get((tmp_path / "page.html").as_uri())
+        heads = browser.find_elements(By.CSS_SELECTOR, "tbody th[scope=row] .piece")
+        cells = browser.find_elements(By.CSS_SELECTOR, "tbody td[data-value]")
+        tokens = [head.text for head in heads]
+        values = [float(cell.get_attribute("data-value").replace("\u2212", "-")) for cell in cells]
+        assert_quiet(browser, tmp_path / "page.html")
+    assert tokens == [piece.replace(" ", "\u00b7") for piece in (*one.source_tokens, *one.tokens[:-1])]
+    scores = np.concatenate([one.source_scores, one.scores[:-1]])
+    assert values == pytest.approx(scores[~np.isnan(scores)].tolist(), rel=1e-5)
+
+
+LANGUAGES = [
+    ("m2m100", {"target_language": "fr"}, "--source-language is missing; give the language's code, such as "),
+    ("nllb", {"source_language": "eng_Latn"}, "--target-language is missing; give the language's code, such as "),
+    ("marian", {}, "--target-language is missing; give one of: fra, spa"),
+    ("marian", {"source_language": "en"}, "--source-language: Marian models take no source language; leave it out"),
+    ("t5", {"target_language": "de"}, "--source-language and --target-language are for translation models; leave them"),
+]
+
+
+@pytest.mark.parametrize(("kind", "languages", "message"), LANGUAGES)
+def test_a_missing_or_superfluous_language_is_an_error(kind, languages, message, tmp_path, capsys):
+    toy = toy_seq2seq(kind)
+    for part in (toy.model, toy.tokenizer):
+        part.save_pretrained(tmp_path / "model")
+    argv = ["--prompt", TEXT, "--output", tmp_path / "run", *flags(languages)]
+    assert attribute(tmp_path / "model", *argv) == 2
+    assert capsys.readouterr().err.partition("error: ")[2].startswith(message)
     assert not (tmp_path / "run").exists()
-    if "source_language" in languages:
-        assert said[0].startswith("--source-language is missing; give the language's code, such as ")
-        assert said[1].startswith("--target-language is missing; give the language's code, such as ")
-    else:
-        assert said[0].startswith("--source-language: Marian models take no source language; leave it out")
-        assert said[1].startswith("--target-language is missing; give one of: fra, spa")

@@ -1,0 +1,279 @@
+"""Single heads and neurons as mediators of one prompt: which of them, restored, bring the answer back.
+
+A unit is an attention head (before the output projection) or an MLP neuron (after the activation). A model has many
+neurons, so by default all are estimated (attribution patching) and those with the largest estimates are run.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from interpret.display.heatmaps import Band, Heatmap, Panel, headings, plain_headings, readable, small_probability
+from interpret.display.shown import Shown
+from interpret.display.view import View
+from interpret.engine.trunk import trunk_of
+from interpret.errors import InputError, unknown
+from interpret.facts.buckets import token_buckets
+from interpret.facts.files import Fact
+from interpret.finite import warn
+from interpret.prompts.spelling import join_pieces, pieces
+from interpret.prompts.tokens import select_tokens
+from interpret.records import APPROXIMATE, EXACT, UnitCell
+from interpret.stats import Floats
+from interpret.sweep import Cell, first_order
+from interpret.sweep.base_and_donor import neurons_of
+from interpret.sweep.cells import UNITS
+from interpret.tracing.exact import run_exactly
+from interpret.tracing.inputs import TraceInputs, TraceSettings, trace_inputs
+from interpret.tracing.mediators import check_estimable
+from interpret.tracing.result import cells_not_finite
+from interpret.tracing.tables import metric_of
+from interpret.work.progress import showing
+
+UnitSite = Literal["heads", "neurons"]
+NEURONS = 100
+"""Number of neurons that are run by default."""
+SHOWN = 20
+"""Number of neurons that are shown."""
+
+
+@dataclass(frozen=True)
+class UnitTrace(Shown):
+    """The effects of the units of a site: P tokens, L layers, U heads or neurons of a layer, S noise samples."""
+
+    effects: Floats = field(repr=False)
+    """[P, L, U], indirect effects, mean over samples."""
+    exact: NDArray[np.bool_] = field(repr=False)
+    """[P, L, U], True for effects from runs; the others are first-order estimates."""
+    site: UnitSite
+    """``heads`` or ``neurons``."""
+    metric: str
+    """What is read, see ``TraceSettings``."""
+    high: float
+    """The metric in the clean run."""
+    low: float
+    """The metric in the corrupted runs, mean over samples."""
+    positions: tuple[int, ...]
+    """[P], positions of the tokens at which units were restored."""
+    tokens: tuple[str, ...]
+    """[T], texts of the prompt's tokens."""
+    answer: str
+    """Text of the tokens that are read."""
+    prompt: str
+    """The text of the prompt."""
+    subject_span: tuple[int, int]
+    """Position of the first token of the subject, and one past the last."""
+
+    @property
+    def total_effect(self) -> float:
+        """TE, the metric in the clean run minus that in the corrupted runs."""
+        return self.high - self.low
+
+    def top(self, count: int = 10) -> pd.DataFrame:
+        """Return the exact cells with the largest absolute effects, the largest first, as ``to_frame`` does."""
+        frame = self.to_frame()
+        frame = frame[(frame["method"] == EXACT) & np.isfinite(frame["indirect_effect"])]
+        return frame.sort_values("indirect_effect", key=abs, ascending=False, kind="stable").head(count)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per token, layer and unit."""
+        place, layer, unit = (index.ravel() for index in np.indices(self.effects.shape))
+        positions = np.array(self.positions)[place]
+        return pd.DataFrame(
+            {
+                "site": self.site,
+                "layer_idx": layer,
+                "unit": unit,
+                "token_idx": positions,
+                "token": np.array(self.tokens, dtype=object)[positions],
+                "metric": self.metric,
+                "method": np.where(self.exact.ravel(), EXACT, APPROXIMATE),
+                "indirect_effect": self.effects.ravel(),
+                "share": self.effects.ravel() / self.total_effect,
+                "total_effect": self.total_effect,
+            }
+        )
+
+    def view(self) -> View:
+        """Return what is shown: heads by layers, one heat map per token; or the neurons with the largest effects."""
+        measured = metric_of(self.metric)
+        return View(
+            title=f"Causal trace of single {self.site}",
+            unit=f"indirect effect: {measured} with one {UNITS[self.site]} restored − {measured} in the corrupted run",
+            panels=lambda: iter([self._panel()]),
+            n_panels=1,
+            facts={"exact": f"{self.exact.mean():.1%} of the {self.site}"},
+            warning=cells_not_finite([self.effects]),
+        )
+
+    def _panel(self) -> Panel:
+        values = f"{small_probability(self.high)}, {small_probability(self.low)} corrupted"
+        grids = self._maps_of_heads() if self.site == "heads" else [self._map_of_neurons()]
+        return Panel(readable(self.prompt), grids, f"{readable(self.answer)} ({metric_of(self.metric)} {values})")
+
+    def _maps_of_heads(self) -> list[Heatmap]:
+        """Return a heat map of heads by layers for each token."""
+        _, n_layers, n_heads = self.effects.shape
+        layers, heads = plain_headings(range(n_layers)), plain_headings(range(n_heads))
+        return [
+            Heatmap(
+                f"{readable(self.tokens[position])} (token {position})",
+                "head",
+                layers,
+                [Band("", heads, effects.T)],
+                across="layer",
+                compact=True,
+            )
+            for position, effects in zip(self.positions, self.effects, strict=True)
+        ]
+
+    def _map_of_neurons(self) -> Heatmap:
+        """Return a heat map of the neurons with the largest effects, by tokens; estimates are left blank."""
+        top = self.top(SHOWN)
+        chosen = list(dict.fromkeys(zip(top["layer_idx"], top["unit"], strict=True)))
+        values = np.array([self.effects[:, layer, unit] for layer, unit in chosen]).reshape(-1, len(self.positions))
+        exact = np.array([self.exact[:, layer, unit] for layer, unit in chosen], dtype=bool).reshape(values.shape)
+        tokens = headings([f"{self.tokens[position]} {position}" for position in self.positions])
+        rows = plain_headings([f"{layer}.{unit}" for layer, unit in chosen])
+        return Heatmap("largest effects", "layer.neuron", tokens, [Band("", rows, values, blank=~exact)])
+
+
+@torch.no_grad()
+def trace_units(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    subject: str,
+    answer: str | Sequence[int] | None = None,
+    *,
+    site: UnitSite = "heads",
+    tokens: str = "subject_last,last",
+    top: int | None = None,
+    settings: TraceSettings | None = None,
+    occurrence: int | None = None,
+    counterfactual: str | None = None,
+    foil: str | Sequence[int] | None = None,
+    progress: bool = True,
+) -> UnitTrace:
+    """Restore single heads or neurons in the corrupted runs of one prompt.
+
+    Args:
+        model: as in ``trace``; its layers must be run part by part, and for neurons its MLPs too.
+        tokenizer: as in ``trace``.
+        prompt: as in ``trace``.
+        subject: as in ``trace``.
+        answer: as in ``trace``.
+        site: ``heads`` or ``neurons``.
+        tokens: the tokens at which units are restored, as positions, slices, ``subject``, ``subject_last`` or ``last``.
+        top: number of units to run, those with the largest estimates over all tokens and layers; by default, all heads
+            and 100 neurons. The others keep their estimates.
+        settings: how the prompt is corrupted and what is read; None for the defaults. Windows do not apply.
+        occurrence: as in ``trace``.
+        counterfactual: as in ``trace``.
+        foil: as in ``trace``.
+        progress: as in ``trace``.
+
+    Returns:
+        The effect of every unit; ``top`` lists the largest.
+
+    Raises:
+        InputError: as ``trace`` raises; also if a token does not exist, or ``top`` is below 1.
+        UnsupportedModelError: if the layers of the model, or for neurons its MLPs, cannot be run part by part.
+
+    Example:
+        >>> found = trace_units(model, tokenizer, "The Eiffel Tower is in", "Eiffel Tower")  # doctest: +SKIP
+        >>> found.top(5)[["layer_idx", "unit", "token", "indirect_effect"]]  # doctest: +SKIP
+    """
+    settings = settings or TraceSettings()
+    if site not in get_args(UnitSite):
+        raise InputError(unknown("site", site, get_args(UnitSite)))
+    if top is not None and top < 1:
+        raise InputError(f"top is {top}; give at least 1 of the {site} to run")
+    if top is not None or site == "neurons":
+        check_estimable([], settings.metric)
+    inputs = trace_inputs(
+        model,
+        tokenizer,
+        prompt,
+        subject,
+        answer,
+        settings=settings,
+        occurrence=occurrence,
+        counterfactual=counterfactual,
+        foil=foil,
+    )
+    positions = select_tokens(tokens, inputs.tokens)
+    shape = (len(positions), model.config.num_hidden_layers, _units_of(model, site, inputs))
+    cells = [Cell(site, positions[place], layer, layer + 1, unit) for place, layer, unit in np.ndindex(shape)]
+    with showing("Tracing", shown=progress):
+        effects, exact, low, high = _effects(model, inputs, settings, cells, top or {"neurons": NEURONS}.get(site))
+    result = UnitTrace(
+        effects=effects.reshape(shape),
+        exact=exact.reshape(shape),
+        site=site,
+        metric=inputs.metric.kind,
+        high=high,
+        low=low,
+        positions=tuple(positions),
+        tokens=tuple(inputs.tokens.pieces),
+        answer=join_pieces(pieces(tokenizer, inputs.answer_ids)),
+        prompt=inputs.tokens.text,
+        subject_span=inputs.span,
+    )
+    warn(cells_not_finite([result.effects]))
+    return result
+
+
+def unit_cells(fact: Fact, found: UnitTrace) -> list[UnitCell]:
+    """Return one row per head or neuron that was run, ordered by token, layer and unit."""
+    buckets = token_buckets(len(found.tokens), found.subject_span)
+    return [
+        UnitCell(
+            name=fact.name,
+            prompt=fact.prompt,
+            answer=found.answer,
+            metric=found.metric,
+            mediator=found.site,
+            layer_idx=layer,
+            unit=unit,
+            token_idx=found.positions[place],
+            token=found.tokens[found.positions[place]],
+            bucket_rome=buckets[found.positions[place]] or "",
+            clean=found.high,
+            corrupted=found.low,
+            indirect_effect=float(found.effects[place, layer, unit]),
+            total_effect=found.total_effect,
+        )
+        for place, layer, unit in np.argwhere(found.exact).tolist()
+    ]
+
+
+def _units_of(model: PreTrainedModel, site: UnitSite, inputs: TraceInputs) -> int:
+    """Return the number of heads or neurons of a layer."""
+    if site == "heads":
+        return model.config.num_attention_heads
+    trunk = trunk_of(model, inputs.clean.shape[1])
+    return neurons_of(trunk, [Cell(site, 0, 0, 1, 0)], trunk.enter(inputs.clean))
+
+
+def _effects(
+    model: PreTrainedModel, inputs: TraceInputs, settings: TraceSettings, cells: Sequence[Cell], count: int | None
+) -> tuple[Floats, NDArray[np.bool_], float, float]:
+    """Return the effects of cells, which of them are exact, and the metric in the corrupted and the clean runs."""
+    base, donor = inputs.base_and_donor("corrupted")
+    effects, exact = np.zeros(len(cells)), np.ones(len(cells), dtype=bool)
+    if count is not None:
+        effects = first_order(model, base, donor, cells, inputs.metric, memory=settings.memory).effects.mean(1).numpy()
+        sizes = np.where(np.isfinite(effects), np.abs(effects), -1.0)
+        exact = np.zeros(len(cells), dtype=bool)
+        exact[np.argsort(-sizes, kind="stable")[:count]] = True
+    chosen = np.flatnonzero(exact)
+    values, lows, high = run_exactly(model, inputs, settings, base, donor, [cells[index] for index in chosen.tolist()])
+    effects[chosen] = (values - lows).mean(dim=1).numpy()
+    return effects, exact, lows.mean().item(), high[0].item()
