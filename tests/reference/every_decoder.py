@@ -48,7 +48,12 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "ffn_config": {"ffn_hidden_size": 48},
     },
     "dots3_note_text": {"num_key_value_heads": 4},
+    "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"] * 2},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
+    "mamba2": {"head_dim": 16},
     "moshi": {"sliding_window": 64},
+    "zamba2": {"layers_block_type": ["linear_attention", "hybrid"] * 2, "num_mem_blocks": 1, "num_key_value_heads": 4},
     "zaya": {"num_experts_per_tok": 1},
     "bailing_hybrid": {"layer_types": ["linear_attention", "full_attention"] * 2},
 }
