@@ -1,14 +1,14 @@
-"""The README's table of model families: its rows, its columns, and the tests that verify them.
+"""The table of model families: its rows, its columns, and the tests that verify them.
 
     python tests/reference/families.py
 
-writes the table into the README.
+writes the table into docs/guide/models.md.
 """
 
 import sys
 from pathlib import Path
 
-README = Path(__file__).parents[2] / "README.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "guide" / "models.md"
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from reference.tiny import ALL_KINDS, MOST_TESTED, WHOLE, Kind, part_of  # noqa: E402
@@ -132,10 +132,10 @@ BEGIN, END = "<!-- families -->\n", "\n<!-- /families -->"
 
 
 def with_table(text: str) -> str:
-    """Return the README's text with the current table."""
+    """Return the document's text with the current table."""
     before, rest = text.split(BEGIN)
     return before + BEGIN + table() + END + rest.split(END)[1]
 
 
 if __name__ == "__main__":
-    README.write_text(with_table(README.read_text()))
+    DOCUMENT.write_text(with_table(DOCUMENT.read_text()))
