@@ -24,7 +24,7 @@ CLUSTER_CI := trace or selfie or costs_nothing_but_time[2] or death_of_a_machine
 # share models. Files keep their order (no-loadscope-reorder), because the slow ones come first.
 PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-all test-current test-packaging test-cluster notebooks lint mutants bench gpu browser clean
+.PHONY: demo test test-all test-current test-packaging test-cluster notebooks docs lint mutants bench gpu browser clean
 
 demo: .venv/installed
 	$(BIN)/python install_patch.py
@@ -42,6 +42,10 @@ test-packaging: .venv/installed-for-tests
 # The notebooks, from an empty folder, and their outputs.
 notebooks: .venv/installed-for-tests
 	$(BIN)/python -m pytest -m notebook tests/integration
+
+# The documentation, in runs/docs; a warning is an error. It needs no network.
+docs: .venv/installed-for-tests
+	$(BIN)/sphinx-build --fail-on-warning --keep-going -q -b html docs runs/docs
 
 # Both suites, with the combinations of families, tokenizers, data types and methods that the targets above leave out.
 test-all: lint browser .venv-current/installed
@@ -94,11 +98,11 @@ clean:
 	touch $@
 
 .venv/installed-for-tests: .venv/installed
-	$(BIN)/python $(PIP_INSTALL) --editable '.[patch,test]'
+	$(BIN)/python $(PIP_INSTALL) --editable '.[patch,test,docs]'
 	touch $@
 
 .venv/installed-for-cluster: .venv/installed-for-tests
-	$(BIN)/python $(PIP_INSTALL) --editable '.[patch,test,cluster]'
+	$(BIN)/python $(PIP_INSTALL) --editable '.[patch,test,docs,cluster]'
 	touch $@
 
 .venv-current/installed: setup.py constraints.txt

@@ -1,4 +1,4 @@
-"""The shape of the project: who imports whom, what is public, what the README shows, what scripts may be."""
+"""The shape of the project: who imports whom, what is public, what scripts may be."""
 
 import ast
 import importlib
@@ -16,31 +16,14 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 from mypy import api as mypy
-from typer.main import get_command
 
 import interpret
 from interpret.activations import SITES
 from interpret.anatomy import FAMILIES, Family, Parts
 from interpret.attribution.methods.layer_gradients import LAYER_SITES
-from interpret.attribution.methods.registry import METHODS
-from interpret.cli import make_app
 from interpret.engine.layers import Point
-from interpret.probing import PROBES
-from interpret.records import (
-    HeadView,
-    Interpretation,
-    LensReading,
-    LocationCell,
-    LogitShare,
-    MethodComparison,
-    NeuronEffect,
-    TokenScore,
-    TraceCell,
-    columns,
-)
 from interpret.selfie.sources import SOURCE_SITES
 from interpret.sweep.cells import CELL_SITES, PINNED
-from interpret.tracing import MEDIATORS
 from reference.house import (
     IMPORT_RAY,
     IMPORTABLE,
@@ -394,72 +377,6 @@ def test_a_wrong_name_is_told_with_the_nearest_one():
     with pytest.raises(AttributeError, match=r"^module 'interpret' has no attribute 'traec'$") as caught:
         _ = interpret.traec
     assert (caught.value.name, caught.value.obj) == ("traec", interpret), "Python's hint is made of these"
-
-
-def readme_blocks() -> list[str]:
-    return re.findall(
-        r"^```python\n(.*?)^```", (TOP / "README.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
-    )
-
-
-@pytest.fixture
-def registries():
-    """Afterwards the registries hold what they held."""
-    kept = [(registry, dict(registry)) for registry in (MEDIATORS, METHODS, PROBES)]
-    yield
-    for registry, rows in kept:
-        registry.clear()
-        registry.update(rows)
-
-
-def test_the_readmes_code_runs_as_it_stands(monkeypatch, tmp_path, registries):
-    blocks = readme_blocks()
-    assert len(blocks) >= 2
-    monkeypatch.chdir(TOP)
-    names: dict[str, object] = {"folder": tmp_path}
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), names)
-
-
-def readme_section(title: str) -> str:
-    """The text between a heading of the second level and the next."""
-    (section,) = re.findall(
-        rf"^## {re.escape(title)}\n(.*?)(?=^## )", (TOP / "README.md").read_text(encoding="utf-8"), re.M | re.S
-    )
-    return section
-
-
-SECTIONS = [
-    ("Interpret your own prompts", Interpretation, ["selfie"]),
-    ("Where is a fact?", TraceCell, ["trace", "figures"]),
-    ("Which tokens decide?", TokenScore, ["attribute"]),
-    ("Which tokens decide?", MethodComparison, ["attribute"]),
-    ("Which tokens decide?", LocationCell, ["locate"]),
-    ("What does each part write?", LensReading, ["probe lens"]),
-    ("What does each part write?", LogitShare, ["probe logits"]),
-    ("What does each part write?", HeadView, ["probe heads"]),
-    ("What does each part write?", NeuronEffect, ["probe neurons"]),
-]
-
-
-@pytest.mark.parametrize(("title", "record", "commands"), SECTIONS)
-def test_the_readme_tells_every_column(title, record, commands):
-    section = readme_section(title)
-    for name in columns(record):
-        assert re.search(rf"^\|[^|]*`{re.escape(name)}`[^|]*\|", section, re.MULTILINE), name
-
-
-@pytest.mark.parametrize(("title", "record", "commands"), SECTIONS)
-def test_the_readme_tells_every_option(title, record, commands):
-    section = readme_section(title)
-    for command in commands:
-        found = get_command(make_app())
-        for word in command.split():
-            found = found.commands[word]
-        for option in found.params:
-            for name in (*option.opts, *option.secondary_opts):
-                told = f"`{name}" in section or (not name.startswith("--") and f" {name} " in section)
-                assert told or name == "--help" or option.param_type_name == "argument", name
 
 
 def test_the_files_tell_no_machine_and_no_registry():

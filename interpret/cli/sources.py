@@ -1,7 +1,7 @@
 """Options that say what a command reads: one prompt, or a file. Every command has them from here.
 
 A prompt that is given by options becomes a row with the same columns as a file, and is read as that row: both give the
-same run. README.md, "One prompt, or a file", shows which command has which option.
+same run. docs/guide/prompts.md shows which command has which option.
 """
 
 import re

@@ -1,7 +1,7 @@
-"""Every family with the installed transformers: tests of each cell of the README's table of families.
+"""Every family with the installed transformers: tests of each cell of the document's table of families.
 
 Each test here is parametrised over all kinds of ``reference.tiny``; those the installed transformers cannot build are
-skipped by the parametrisation, which says so. ``reference/families.py`` makes the README's table from it.
+skipped by the parametrisation, which says so. ``reference/families.py`` makes the document's table from it.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from interpret.engine.trunk import check_trunk, trunk_of
 from interpret.errors import InputError, UnsupportedModelError
 from interpret.surgery.generation import attach
 from interpret.sweep import Cell, Metric, Pin, run_sweep
-from reference.families import COLUMNS, README, RELEASES, with_tables
+from reference.families import COLUMNS, DOCUMENT, RELEASES, with_tables
 from reference.overlay import reference_forward, reference_greedy
 from reference.tiny import (
     ALL_KINDS,
@@ -70,8 +70,8 @@ INFO = [
 ]
 
 
-def test_the_readmes_tables_are_those_of_these_tests():
-    assert with_tables(README.read_text()) == README.read_text(), "run: python tests/reference/families.py"
+def test_the_documents_tables_are_those_of_these_tests():
+    assert with_tables(DOCUMENT.read_text()) == DOCUMENT.read_text(), "run: python tests/reference/families.py"
     for name in COLUMNS.values():
         (marked,) = [mark for mark in globals()[name].pytestmark if mark.args[:1] == ("kind",)]
         assert [parameter.values for parameter in marked.args[1]] == [(kind,) for kind in ALL_KINDS]

@@ -379,8 +379,8 @@ def test_figures_of_facts_that_were_not_known_say_so(model_folder, capsys):
 
 
 def table_of_options():
-    """The table of README.md: (command, option) -> whether the command has the option."""
-    text = (TOP / "README.md").read_text(encoding="utf-8")
+    """The table of docs/guide/prompts.md: (command, option) -> whether the command has the option."""
+    text = (TOP / "docs" / "guide" / "prompts.md").read_text(encoding="utf-8")
     (table,) = re.findall(r"<!-- options -->\n(.*?)\n<!-- /options -->", text, re.DOTALL)
     header, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.split("\n")]
     return {

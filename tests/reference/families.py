@@ -1,14 +1,14 @@
-"""The README's tables of model families: their rows, their columns, and the tests that verify them.
+"""The tables of model families: their rows, their columns, and the tests that verify them.
 
     python tests/reference/families.py
 
-writes the tables into the README.
+writes the tables into docs/guide/models.md.
 """
 
 import sys
 from pathlib import Path
 
-README = Path(__file__).parents[2] / "README.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "guide" / "models.md"
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from interpret.anatomy import ENCODER_DECODERS  # noqa: E402
@@ -160,7 +160,7 @@ def table_of_encoder_decoders() -> str:
 
 
 def with_tables(text: str) -> str:
-    """Return the README's text with the current tables."""
+    """Return the document's text with the current tables."""
     for name, content in (("families", table()), ("encoder-decoders", table_of_encoder_decoders())):
         before, _, rest = text.partition(f"<!-- {name} -->\n")
         text = f"{before}<!-- {name} -->\n{content}\n<!-- /{name} -->{rest.partition(f'<!-- /{name} -->')[2]}"
@@ -168,4 +168,4 @@ def with_tables(text: str) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(with_tables(README.read_text()))
+    DOCUMENT.write_text(with_tables(DOCUMENT.read_text()))
