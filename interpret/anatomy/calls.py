@@ -1,8 +1,9 @@
 """Calls of a model and of its layers: their arguments and their KV caches."""
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from inspect import signature
 from typing import Any
 
 import torch
@@ -108,9 +109,21 @@ def tokens_of(arguments: Mapping[str, Any]) -> Any:
 
 
 def cache_of(arguments: Mapping[str, Any]) -> Any:
-    """Return the cache among the arguments of a call, or None; some models have other names for it."""
-    found = (arguments.get(name) for name in ("past_key_values", "cache_params", "state"))
+    """Return the cache among the bound arguments of a call, or None.
+
+    Its name is ``past_key_values``, since transformers 5.24 ``cache``, of which the former is a deprecated name that
+    the signature no longer has; a few models have names of their own.
+    """
+    given = dict(arguments)
+    for rest in arguments.values():
+        given |= rest if type(rest) is dict else {}  # what the signature does not name
+    found = (given.get(name) for name in ("cache", "past_key_values", "cache_params", "state"))
     return next((cache for cache in found if cache is not None), None)
+
+
+def with_cache(forward: Callable[..., Any], cache: Any) -> dict[str, Any]:
+    """Return a cache as the argument of a model's ``forward``, by the name that the release has for it."""
+    return {"cache" if "cache" in signature(forward).parameters else "past_key_values": cache}
 
 
 def past_length(past_key_values: Any) -> int | None:
@@ -175,5 +188,5 @@ def first_layer_input(anatomy: Anatomy, embeddings: Tensor, column: int) -> Tens
     with Changes() as change, change, suppress(_StopError):
         change.before(anatomy.layers[0], stop)
         # A copy, because CTRL scales what it is given in place.
-        anatomy.trunk(inputs_embeds=embeddings.clone(), past_key_values=past, use_cache=False)
+        anatomy.trunk(inputs_embeds=embeddings.clone(), **with_cache(anatomy.trunk.forward, past), use_cache=False)
     return seen[0]
