@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import unwrapping
+from interpret.anatomy import check_decoder_only, unwrapping
 from interpret.anatomy.passes import grad_mode
 from interpret.attribution._attribute import of_texts, steps_of
 from interpret.attribution.faithfulness import Curves, curves, mean_curves, ranking
@@ -107,8 +107,8 @@ def compare_methods(
         One row per prompt, attributed token and method; ``summary()`` has the mean areas with intervals.
 
     Raises:
-        InputError: as ``attribute`` raises; for a method of layers, or an encoder-decoder model.
-        UnsupportedModelError: as ``attribute`` raises.
+        InputError: as ``attribute`` raises, and for a method of layers.
+        UnsupportedModelError: as ``attribute`` raises, and for an encoder-decoder model.
 
     Example:
         >>> found = compare_methods(model, tokenizer, prompts, methods=["saliency", "occlusion"])  # doctest: +SKIP
@@ -157,8 +157,8 @@ def plan_comparison(
         options: of the methods and the functions; each method gets those that it has.
 
     Raises:
-        InputError: as ``plan_attribution`` and ``check_methods`` raise, and for an encoder-decoder model.
-        UnsupportedModelError: as ``plan_attribution`` raises.
+        InputError: as ``plan_attribution`` and ``check_methods`` raise.
+        UnsupportedModelError: as ``plan_attribution`` raises, and for an encoder-decoder model.
     """
     check_methods(methods)
     if groups is not None:
@@ -170,8 +170,7 @@ def plan_comparison(
     for name in methods:
         own = {key: value for key, value in options.items() if key in METHODS[name].options()}
         plans.append(replace(plan_of(name, own | shared), groups=groups))
-    if plans[0].model.config.is_encoder_decoder:
-        raise InputError("methods are compared on decoder-only models; this one is an encoder-decoder")
+    check_decoder_only(plans[0].model)
     return ComparisonPlan(plans, options.get("baseline", BASELINE), how)
 
 

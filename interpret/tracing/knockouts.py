@@ -15,7 +15,7 @@ import torch
 from matplotlib.figure import Figure
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import check_length, text_config, unwrapping
+from interpret.anatomy import check_decoder_only, check_length, text_config, unwrapping
 from interpret.display.heatmaps import Band, Heatmap, Panel, plain_headings, readable, small_probability
 from interpret.display.shown import Shown, check_input
 from interpret.display.view import View
@@ -192,6 +192,7 @@ def knockout(
         >>> result.relative_effects["probability"].argmin(axis=1)  # doctest: +SKIP
     """
     _check(sources, metrics, answer_tokens)
+    check_decoder_only(model)
     text = framed(tokenizer, prompt, chat_template)
     if subject is None:
         tokens = tokenise(tokenizer, text)

@@ -216,7 +216,7 @@ def test_what_is_not_shown_is_counted(model_folder, tmp_path, capsys):
 def test_the_largest_absolute_scores_are_shown():
     plain = {"name": "a", "step_token": "x", "value": 0.5, "token": "t", "activation": "", "in_prompt": True}
     rows = [SimpleNamespace(score=score, position=n, **plain) for n, score in enumerate((0.1, -0.9, 0.2, 0.3))]
-    assert _cells(rows, translated=False) == ("a", "x", "0.5", "1 t -0.9, 3 t +0.3, 2 t +0.2")
+    assert _cells(rows, with_source=False) == ("a", "x", "0.5", "1 t -0.9, 3 t +0.3, 2 t +0.2")
 
 
 def test_giving_a_default_explicitly_is_the_same_run(model_folder, tmp_path):

@@ -28,10 +28,10 @@ def aligned(one: Attributed, other: Attributed, number: int) -> tuple[Attributed
         number: index of the inputs, for messages.
 
     Raises:
-        InputError: if they are translations, or have other continuations or attributed tokens.
+        InputError: if they have sources, as of encoder-decoders, or other continuations or attributed tokens.
     """
     if one.source_tokens is not None or other.source_tokens is not None:
-        raise InputError("align is for decoder-only models; these are translations")
+        raise InputError("align is for decoder-only models; these inputs have sources")
     after = [
         (each.token_ids[each.n_prompt :], each.start - each.n_prompt, each.stop - each.n_prompt)
         for each in (one, other)
