@@ -22,7 +22,6 @@ from interpret.anatomy import (
     keeping_activations,
     layer_input,
     past_length,
-    tokens_of,
     with_layer_input,
 )
 from interpret.anatomy.changes import Changes
@@ -94,14 +93,13 @@ class _Operation:
         past = past_length(cache_of(self.arguments))
         # A cache without keys and values does not count its columns; it is that of the pass before this one.
         self.past = self.end if past is None else past
-        n_tokens = tokens_of(self.arguments).shape[1]
-        self.end = first_column(self.arguments, n_tokens, self.past) + n_tokens
         self.edited.clear()
 
     def _edit_input(self, bound: BoundEdit) -> Callable[..., Any]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             hidden = layer_input(args, kwargs)  # [R, T, D], R a multiple of B
             start = first_column(self.arguments, hidden.shape[1], self.past)
+            self.end = start + hidden.shape[1]
             if bound.last < start or start + hidden.shape[1] <= bound.first:
                 return None
             after = overlay(hidden, bound, start, self._copies(hidden))
