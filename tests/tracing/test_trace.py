@@ -15,6 +15,7 @@ from interpret.tracing.inputs import TraceSettings
 from interpret.tracing.mediators import MEDIATORS, UNIT_MEDIATORS
 from interpret.tracing.noise import corrupt, draw, embedding_rows, embedding_sigma, noise_of, parse_noise
 from interpret.tracing.tables import TraceGrid, normalised, trace_grids
+from reference.plain_attribution import embeddings_of
 from reference.tiny import ATTENDING, FURTHER, FURTHER_WHOLE, KINDS, MORE_KINDS, NO_MLP, D, L, hooks_on, wide_model
 from reference.toy_tokenizers import byte_level, sentence_piece
 from reference.tracing import patched, recorded, run
