@@ -94,7 +94,7 @@ def knocked_out(
         sources: the tokens that it cannot attend to.
         heads: the heads of each layer in which it cannot; None for all heads.
     """
-    shape = (model.config.num_attention_heads, embeddings.shape[1])
+    shape = (getattr(model.config, "text_config", model.config).num_attention_heads, embeddings.shape[1])
     edited = _Edited(shape, token, sources, heads)
     with ExitStack() as stack, torch.no_grad():
         for index, layer in enumerate(decoder_layers(model)):
