@@ -15,7 +15,7 @@ import torch
 from matplotlib.figure import Figure
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import check_length
+from interpret.anatomy import check_length, text_config
 from interpret.display.heatmaps import Band, Heatmap, Panel, plain_headings, readable, small_probability
 from interpret.display.shown import Shown, check_input
 from interpret.display.view import View
@@ -196,7 +196,7 @@ def knockout(
         tokens = tokenise(tokenizer, text)
     else:
         tokens = tokenised(tokenizer, prompt, subject, occurrence, chat_template)
-    n_tokens, n_layers = len(tokens.ids), model.config.num_hidden_layers
+    n_tokens, n_layers = len(tokens.ids), text_config(model).num_hidden_layers
     span = None if tokens.subject is None else (tokens.subject[0], tokens.subject[-1] + 1)
     token = _reader(reader, tokens)
     hidden = [source_tokens(source, token, n_tokens, span) for source in sources]

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from interpret.anatomy import text_config
 from interpret.display.heatmaps import Band, Heatmap, Panel, headings, plain_headings, readable, small_probability
 from interpret.display.shown import Shown
 from interpret.display.view import View
@@ -209,7 +210,7 @@ def trace_units(
         foil=foil,
     )
     positions = select_tokens(tokens, inputs.tokens)
-    shape = (len(positions), model.config.num_hidden_layers, _units_of(model, site, inputs))
+    shape = (len(positions), text_config(model).num_hidden_layers, _units_of(model, site, inputs))
     cells = [Cell(site, positions[place], layer, layer + 1, unit) for place, layer, unit in np.ndindex(shape)]
     with showing("Tracing", shown=progress):
         effects, exact, low, high = _effects(model, inputs, settings, cells, top or {"neurons": NEURONS}.get(site))
@@ -257,7 +258,7 @@ def unit_cells(fact: Fact, found: UnitTrace) -> list[UnitCell]:
 def _units_of(model: PreTrainedModel, site: UnitSite, inputs: TraceInputs) -> int:
     """Return the number of heads or neurons of a layer."""
     if site == "heads":
-        return model.config.num_attention_heads
+        return text_config(model).num_attention_heads
     trunk = trunk_of(model, inputs.clean.shape[1])
     return neurons_of(trunk, [Cell(site, 0, 0, 1, 0)], trunk.enter(inputs.clean))
 
