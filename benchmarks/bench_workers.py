@@ -230,7 +230,7 @@ def measure_traces(n_facts: int, samples: int, rounds: int, cores: int) -> None:
                 memory = ", ".join(f"{size:.2f} GB {kind}" for kind, size in watch.most.items())
                 print(f"{name}: {seconds:.1f} s; all workers at most {memory}")
     # Not the bytes: a worker has one thread here, and sums may differ in the last digits with another number.
-    apart = max(float((table["p_restored"] - tables[0]["p_restored"]).abs().max()) for table in tables)
+    apart = max(float((table["restored"] - tables[0]["restored"]).abs().max()) for table in tables)
     assert apart < 1e-5, f"probabilities differ by {apart}"
     one, many = (median(times) for times in found.values())
     print(f"{n_facts} facts: {cores} workers are {one / many:.2f} times one process with {cores} threads;", end=" ")

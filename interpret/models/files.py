@@ -42,7 +42,7 @@ Gguf = dict[str, str]
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelFiles:
     """Where a model is opened from."""
 
     name: str
@@ -53,7 +53,7 @@ class Source:
     """The adapter that is put into the model."""
 
 
-def source_of(name: str, say: Say | None) -> Source:
+def source_of(name: str, say: Say | None) -> ModelFiles:
     """Return where a model is opened from.
 
     Args:
@@ -64,7 +64,7 @@ def source_of(name: str, say: Say | None) -> Source:
         ModelError: if there is no such file or folder, or it cannot be opened.
     """
     if name == "demo":
-        return Source(str(demo_model_folder(say)))
+        return ModelFiles(str(demo_model_folder(say)))
     folder = Path(name).expanduser()
     try:
         folder.exists()
@@ -75,7 +75,7 @@ def source_of(name: str, say: Say | None) -> Source:
         if adapter := adapter_in(folder):
             return _base_of(adapter, say)
         check_folder(folder)
-        return Source(str(folder))
+        return ModelFiles(str(folder))
     if folder.is_file() and is_pointer(folder):
         raise ModelError(
             f"{named(name)!r} is a Git LFS pointer, a few lines of text: the file itself was not downloaded. Run "
@@ -86,16 +86,16 @@ def source_of(name: str, say: Say | None) -> Source:
             raise ModelError(
                 f"{name!r}: transformers {transformers.__version__} cannot read GGUF files; a current version can"
             )
-        return Source(str(folder.parent), {"gguf_file": folder.name})
+        return ModelFiles(str(folder.parent), {"gguf_file": folder.name})
     if folder.exists():
         raise ModelError(f"{name!r} is a file: give the folder that holds it, with its config.json and tokenizer")
     # A backslash or a colon: a path on Windows.
     if name.startswith((".", "~", "/")) or name.count("/") > 1 or any(sign in name for sign in "\\:"):
         raise ModelError(f"there is no folder {name!r}: give an existing folder, an id on the hub, or 'demo'")
-    return Source(name)
+    return ModelFiles(name)
 
 
-def _base_of(adapter: Adapter, say: Say | None) -> Source:
+def _base_of(adapter: Adapter, say: Say | None) -> ModelFiles:
     """Return the source of the model that an adapter was trained on, with the adapter.
 
     Raises:

@@ -39,7 +39,7 @@ from interpret.surgery.generation import decoding_modes, forward_interpret, gene
 
 
 @dataclass(frozen=True)
-class Comparison:
+class StockComparison:
     """Two runs that must give the same result."""
 
     what: str
@@ -229,7 +229,7 @@ _PROOFS_WITH_ENCODER: tuple[tuple[str, _Missing, _Prove], ...] = (
 
 
 @torch.no_grad()
-def comparisons(model: PreTrainedModel) -> Iterator[Comparison]:
+def comparisons(model: PreTrainedModel) -> Iterator[StockComparison]:
     """Compare stock calls with surgery calls that change nothing, on a padded batch of random tokens.
 
     An encoder-decoder model has no surgery, and therefore no comparisons.
@@ -256,10 +256,10 @@ def comparisons(model: PreTrainedModel) -> Iterator[Comparison]:
         for name, call in passes.items():
             with reporting_attention(model) if name == "attentions" else nullcontext():
                 stock, surgery = model(**call), forward_interpret(model, **call, insert_info=plan)
-            yield Comparison(f"forward_interpret, {name}, {asked}", _difference(stock, surgery))
+            yield StockComparison(f"forward_interpret, {name}, {asked}", _difference(stock, surgery))
         for name, call in decoding.items():
             surgery = generate_interpret(model, **call, insert_info=plan)
-            yield Comparison(f"generate_interpret, {name}, {asked}", _difference(model.generate(**call), surgery))
+            yield StockComparison(f"generate_interpret, {name}, {asked}", _difference(model.generate(**call), surgery))
 
 
 def _inputs(model: PreTrainedModel) -> dict[str, Any]:

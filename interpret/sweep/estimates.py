@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from interpret.anatomy import unwrapping
+from interpret.anatomy import text_config, unwrapping
 from interpret.anatomy.passes import grad_mode
 from interpret.device import in_float64
 from interpret.engine.layers import Point
@@ -125,7 +125,7 @@ def _plan(model: PreTrainedModel, cells: tuple[Cell, ...], metric: Metric, base:
     trunk = trunk_of(model, n_tokens)
     n_read = check_metrics({"metric": metric}, trunk.n_logits, n_tokens)
     n_neurons = neurons_of(trunk, cells, trunk.enter(base[:1]))
-    check_cells(cells, n_tokens, len(trunk.layers), model.config.num_attention_heads, n_neurons)
+    check_cells(cells, n_tokens, len(trunk.layers), text_config(model).num_attention_heads, n_neurons)
     points = frozenset(cast(Point, cell.site) for cell in cells if cell.site != "resid_post")
     return _Plan(trunk, cells, _routes(cells, len(trunk.layers)), metric, n_read, points, n_neurons)
 

@@ -198,10 +198,10 @@ def register_method(
     Raises:
         InputError: if the name is taken, or the parameters are not as above.
 
-    >>> register_method(lambda step: step.embeddings[0].norm(dim=-1), "embedding_norm", gradients=False)
+    >>> register_method(lambda step: step.embeddings[0].norm(dim=-1), "size", gradients=False)
     >>> list_methods()[-1]
-    'embedding_norm'
-    >>> del METHODS["embedding_norm"]
+    'size'
+    >>> del METHODS["size"]
     """
     if identifier in BUILT_IN or (identifier in METHODS and not overwrite):
         way_out = "choose another name" if identifier in BUILT_IN else "choose another name, or give overwrite=True"
