@@ -23,6 +23,10 @@ def close(actual, expected):
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5 * largest)
 
 
+ATTENDED = [site for site in SITES if site != "mixer_out"]
+"""The sites of layers with attention."""
+
+
 def parts(model):
     """Return (index, layer, module paths) for each layer of a model."""
     anatomy = anatomy_of(model)
@@ -32,10 +36,10 @@ def parts(model):
 def test_every_activation_is_kept_with_the_shape_of_the_table(family_model):
     cache = activation_cache(family_model, None, ROWS, batch_size=2)
     assert cache.names == all_names(family_model) == tuple(cache)
-    assert len(cache) == len(SITES) * L + 1
+    assert len(cache) == len(ATTENDED) * L + 1
     G = getattr(family_model.config, "num_key_value_heads", H)
     W, F = head_width(family_model.config), count_neurons(family_model, 0)
-    tails = dict.fromkeys(SITES, (D,)) | {"q": (H, W), "k": (G, W), "v": (G, W), "heads": (H, W), "neurons": (F,)}
+    tails = dict.fromkeys(ATTENDED, (D,)) | {"q": (H, W), "k": (G, W), "v": (G, W), "heads": (H, W), "neurons": (F,)}
     for name in cache:
         tail = (V,) if name == "logits" else tails[name.partition(".")[0]]
         assert cache[name].shape == (3, 5, *tail), name
@@ -166,7 +170,7 @@ def test_a_tensor_of_a_folder_is_read_when_it_is_asked_for(llama, tmp_path):
 
 def test_only_what_is_named_is_kept_and_it_is_the_same(family_model):
     everything = activation_cache(family_model, None, ROWS)
-    for site in SITES:
+    for site in ATTENDED:
         alone = activation_cache(family_model, None, ROWS, f"{site}.1")
         assert alone.names == (f"{site}.1",)
         close(alone[f"{site}.1"], everything[f"{site}.1"])
@@ -240,7 +244,8 @@ def test_an_interrupted_folder_is_not_taken_for_a_cache(llama, tmp_path):
         ActivationCache.load(tmp_path)
 
 
-NAMES = "resid_pre, attn_in, q, k, v, heads, attn_out, resid_mid, mlp_in, neurons, mlp_out, resid_post, logits"
+NAMES = "resid_pre, attn_in, q, k, v, heads, attn_out, mixer_out, resid_mid, mlp_in, neurons, mlp_out, "
+NAMES += "resid_post, logits"
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,8 @@ def test_checkpointing_does_not_cut_recorded_tensors_from_the_graph(llama):
         (
             "mlp_output.1",
             "unknown activation 'mlp_output'; did you mean 'mlp_out'? "
-            "Allowed: resid_pre, attn_in, q, k, v, heads, attn_out, resid_mid, mlp_in, neurons, mlp_out, resid_post",
+            "Allowed: resid_pre, attn_in, q, k, v, heads, attn_out, mixer_out, resid_mid, mlp_in, neurons, mlp_out, "
+            "resid_post",
         ),
         ("mlp_out", "activation 'mlp_out': give a layer from 0 to 3, as in 'mlp_out.0'"),
         ("mlp_out.4", "activation 'mlp_out.4': give a layer from 0 to 3, as in 'mlp_out.0'"),
