@@ -425,13 +425,13 @@ def test_a_text_without_a_most_likely_token_ends_there(monkeypatch):
     template = InterpretationPrompt(BYTES, ("The", 0, "is in"), name="t")
     primed = prime(model, template, 4)
     whole = read_nothing(primed, Settings(new_tokens=4)).written
-    plain, calls = decoding._most_likely, []
+    plain, calls = decoding.most_likely, []
 
     def third_is_nan(logits):
         calls.append(logits)
         return plain(logits.where(torch.arange(len(logits[0])) > 0, NAN) if len(calls) == 3 else logits)
 
-    monkeypatch.setattr(decoding, "_most_likely", third_is_nan)
+    monkeypatch.setattr(decoding, "most_likely", third_is_nan)
     (written,) = decoding.write(decoding.start_plain(primed), [0], 4)
     assert written.ids[:2] == whole.ids[:2]
     assert written.probabilities[:2] == whole.probabilities[:2]

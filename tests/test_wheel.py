@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 from reference.house import MODULES, TOP
 from reference.wheel import OFFLINE, PIP, build_wheel, copy_clone, tracked_files
 
-EXTRAS = {"accelerate", "bitsandbytes", "cluster", "peft", "sentencepiece", "patch", "test"}
+EXTRAS = {"accelerate", "bitsandbytes", "cluster", "docs", "peft", "sentencepiece", "patch", "test"}
 MOVED = {
     f"interpret/examples/{Path(name).name}": name
     for name in tracked_files()

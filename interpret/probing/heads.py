@@ -88,7 +88,10 @@ def attention_patterns(
     def ask(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return args, {**kwargs, "output_attentions": True}
 
-    modules = {layer: anatomy_of(model).module(layer, "attn_in") for layer in chosen}
+    anatomy = anatomy_of(model)
+    for layer in chosen:
+        check_index("layer", layer, len(anatomy.layers))
+    modules = {layer: anatomy.module(layer, "attn_in") for layer in chosen}
     _run(model, input_ids, attention_mask, modules, keep, ask)
     if attention_mask is not None:
         padding = attention_mask.cpu()[:, None, :, None] == 0

@@ -34,7 +34,7 @@ PAIRS = [
 def examples(tmp_path):
     entries = [
         {"prompt": "The Eiffel Tower is in", "category": "raw", "raw": True, "target": "Paris", "foil": "Rome"},
-        {"prompt": "I love pizza", "category": "chat", "target": "too", "foil": "not"},
+        {"prompt": "I love pizza", "category": "chat", "target": "too", "foil": "Paris"},
     ]
     return json_file(tmp_path / "examples.json", {"examples": entries})
 
