@@ -162,10 +162,12 @@ def second_worker_is_refused(gates: Gates, machines: Machines, change, why: str,
     until(lambda: gates.workers_at("wait_1"))
     change()
     added = machines.add(**machine)
-    until(lambda: why in gates.said)
-    gates.go()
-    gates.ended()
-    machines.kill(added)
+    try:
+        until(lambda: why in gates.said)
+        gates.go()
+        gates.ended()
+    finally:
+        machines.kill(added)
     pids = {pid for unit in read_run(gates.run).units for pid in gates.workers_at(unit)}
     assert len(pids) == 1
 
@@ -198,8 +200,8 @@ def test_a_worker_with_another_extension_file_is_refused(gates, one_machine, tmp
 
 
 def test_a_worker_with_another_version_is_refused(gates, one_machine, tmp_path):
-    other = tmp_path / "packages" / "numpy-0.1.dist-info"
+    other = tmp_path / "packages" / "numpy-99.0.dist-info"
     other.mkdir(parents=True)
-    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 0.1\n")
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 99.0\n")
     path = {"env_vars": {"PYTHONPATH": f"{other.parent}:{os.environ['PYTHONPATH']}"}}
-    second_worker_is_refused(gates, one_machine, lambda: None, "its numpy is '0.1', not", **path)
+    second_worker_is_refused(gates, one_machine, lambda: None, "its numpy is '99.0', not", **path)
