@@ -35,11 +35,10 @@ from interpret.anatomy.anatomy import (
     text_config,
     text_configs,
 )
+from interpret.anatomy.difference import in_full_precision
 from interpret.anatomy.families import FAMILIES
 from interpret.anatomy.passes import evaluating, foreign_changes, without_own_hooks
 from interpret.errors import InputError, UnsupportedModelError
-
-_FULL = (torch.float32, torch.float64)
 
 
 def check_logits(model: PreTrainedModel) -> None:
@@ -176,7 +175,7 @@ def composition(model: PreTrainedModel) -> tuple[Any, ...]:
 
 @torch.no_grad()
 def _compared(model: PreTrainedModel, made_of: tuple[Any, ...]) -> _Agreement:
-    ids, exact = two_texts(model), all(parameter.dtype in _FULL for parameter in model.parameters())
+    ids, exact = two_texts(model), in_full_precision(model)
     with without_own_hooks(), evaluating(model):
         if model.config.is_encoder_decoder:
             problem = problem_of_both_sides(model, exact, ids)

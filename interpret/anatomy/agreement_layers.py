@@ -14,11 +14,10 @@ from transformers import PreTrainedModel
 from interpret.anatomy.agreement_pass import Recorded
 from interpret.anatomy.anatomy import Anatomy, text_config
 from interpret.anatomy.difference import apart
+from interpret.anatomy.failures import FAILURES, failure
 from interpret.anatomy.insides import Comparison, attending, inputs_inside, inside, outputs_inside
 from interpret.anatomy.passes import foreign_changes
 from interpret.anatomy.vocabulary import residual_factor
-from interpret.device import is_out_of_memory
-from interpret.errors import one_line
 
 
 def kind_of(model: PreTrainedModel) -> str:
@@ -196,11 +195,9 @@ def _problem_of_modules(
                         f"{kind}: in layer {layer.number}, {what} is {figures[0]:.4g}, where the model has "
                         f"{figures[1]:.4g}; the row of its family names the wrong parts ({named})"
                     )
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            if is_out_of_memory(error):
-                raise
+        except FAILURES as error:
             return (
                 f"{kind}: the row of its family names the wrong parts, which do not fit together in layer "
-                f"{layer.number} ({one_line(f'{type(error).__name__}: {error}', 200)})"
+                f"{layer.number} ({failure(error)})"
             )
     return None

@@ -14,10 +14,9 @@ from interpret.anatomy.anatomy import Anatomy, base_of, text_config
 from interpret.anatomy.calls import first_layer_input
 from interpret.anatomy.difference import apart
 from interpret.anatomy.encoder_decoders import decode
+from interpret.anatomy.failures import FAILURES, failure
 from interpret.anatomy.families import FAMILIES
 from interpret.anatomy.vocabulary import final_modules, logits_of, word_embeddings
-from interpret.device import is_out_of_memory
-from interpret.errors import one_line
 
 
 def problem_of_attention(model: PreTrainedModel, exact: bool, own: Tensor) -> str | None:
@@ -57,7 +56,7 @@ def problem_of_embeddings(
     """
     try:
         return _problem_of_embeddings(model, exact, anatomy, ids, seen)
-    except _ERRORS as error:
+    except FAILURES as error:
         return _cannot_be_computed(model, error)
 
 
@@ -75,20 +74,14 @@ def problem_of_head(
     """
     try:
         return None if model.get_output_embeddings() is None else _problem_of_head(model, exact, anatomy, own, seen)
-    except _ERRORS as error:
+    except FAILURES as error:
         return _cannot_be_computed(model, error)
 
 
-_ERRORS = (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError)
-"""What a computation may raise that is not the model's own."""
-
-
 def _cannot_be_computed(model: PreTrainedModel, error: Exception) -> str:
-    if is_out_of_memory(error):
-        raise error
     return (
         f"{kind_of(model)}: its logits cannot be computed from word embeddings, its last state and its unembedding, as "
-        f"those of other models ({one_line(f'{type(error).__name__}: {error}', 200)})"
+        f"those of other models ({failure(error)})"
     )
 
 

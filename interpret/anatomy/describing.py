@@ -25,11 +25,11 @@ from interpret.anatomy.agreement_pass import own_result, two_texts
 from interpret.anatomy.anatomy import base_of, check_decoder_only, check_uncompiled, text_config
 from interpret.anatomy.changes import Changes
 from interpret.anatomy.difference import apart
+from interpret.anatomy.failures import FAILURES, failure
 from interpret.anatomy.families import FAMILIES, Block, Family, Fused, Parts, Rotary, register_family, using_family
 from interpret.anatomy.passes import evaluating, without_own_hooks
 from interpret.anatomy.wrappers import unwrapping
-from interpret.device import is_out_of_memory
-from interpret.errors import UnsupportedModelError, one_line
+from interpret.errors import UnsupportedModelError
 
 _SETTINGS: tuple[dict[str, Any], ...] = (
     {},
@@ -77,10 +77,8 @@ def describe(model: PreTrainedModel) -> Family:
         )
     try:
         return _proved_parts(model, _proved_outline(model, _Look.at(model)))
-    except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        if is_out_of_memory(error) or isinstance(error, UnsupportedModelError):
-            raise
-        raise _nothing_found(model, one_line(f"{type(error).__name__}: {error}", 200)) from error
+    except FAILURES as error:
+        raise _nothing_found(model, failure(error)) from error
 
 
 def describe_if_unknown(model: PreTrainedModel) -> UnsupportedModelError | None:
@@ -455,9 +453,10 @@ def _is_right(model: PreTrainedModel, row: Family, check: Any) -> bool:
     """Return whether a check of a model with a row succeeds; a wrong row may also not fit the model at all."""
     try:
         _check(model, row, check)
-    except (UnsupportedModelError, AttributeError, RuntimeError) as error:
-        if is_out_of_memory(error):
-            raise
+    except UnsupportedModelError:
+        return False
+    except FAILURES as error:
+        failure(error)  # not if memory ran out
         return False
     return True
 

@@ -2,7 +2,14 @@
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+_FULL = (torch.float32, torch.float64)
+
+
+def in_full_precision(module: nn.Module) -> bool:
+    """Return whether all parameters of a module are in float32 or float64."""
+    return all(parameter.dtype in _FULL for parameter in module.parameters())
 
 
 def apart(
@@ -11,8 +18,8 @@ def apart(
     """Return the entries of two tensors that differ most, ours first; None if the tensors agree.
 
     Args:
-        exact: whether they have to agree exactly; two ways to compute the same in low precision differ by larger
-            rounding errors.
+        exact: whether they have to agree exactly, see ``in_full_precision``; two ways to compute the same in low
+            precision differ by larger rounding errors.
         ours: a tensor computed here.
         own: the same tensor, computed by the model.
         tolerance: the allowed difference in full precision, relative to the spread of ``own`` or the size of ``size``.

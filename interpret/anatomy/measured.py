@@ -22,11 +22,11 @@ from interpret.anatomy.agreement import composition
 from interpret.anatomy.agreement_pass import own_result, two_texts
 from interpret.anatomy.anatomy import anatomy_of
 from interpret.anatomy.calls import longest_text
-from interpret.anatomy.difference import apart
+from interpret.anatomy.difference import apart, in_full_precision
+from interpret.anatomy.failures import FAILURES, failure
 from interpret.anatomy.generate_settings import generating_by
 from interpret.anatomy.passes import evaluating, without_own_hooks
-from interpret.device import is_out_of_memory
-from interpret.errors import InputError, UnsupportedModelError, one_line
+from interpret.errors import InputError, UnsupportedModelError
 
 _PADDING = 3
 """Columns of padding in the pass that is compared."""
@@ -153,16 +153,13 @@ def _continued(n_tokens: int, model: PreTrainedModel) -> str | None:
             model.generate(texts, attention_mask=torch.ones_like(texts), generation_config=config)
             ids = texts[:, -n_tokens:]
             output = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
-    except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        if is_out_of_memory(error):
-            raise
-        return one_line(f"it fails with {type(error).__name__}: {error}", 200)
+    except FAILURES as error:
+        return f"it fails with {failure(error)}"
     expected = own_result(model, output.sequences[:, :-1])[:, ids.shape[1] - 1 :]
     return _change(model, torch.stack(output.scores, dim=1), expected)
 
 
 def _change(model: PreTrainedModel, found: Tensor, expected: Tensor) -> str | None:
     """Return which logit differs most between two computations of the same; None if they agree."""
-    exact = all(parameter.dtype in (torch.float32, torch.float64) for parameter in model.parameters())
-    figures = apart(exact, found, expected)
+    figures = apart(in_full_precision(model), found, expected)
     return None if figures is None else f"a logit of {figures[1]:.4g} becomes {figures[0]:.4g}"

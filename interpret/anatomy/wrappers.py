@@ -16,10 +16,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from interpret.anatomy.agreement_pass import own_result, two_texts
-from interpret.anatomy.difference import apart
+from interpret.anatomy.difference import apart, in_full_precision
+from interpret.anatomy.failures import FAILURES, failure
 from interpret.anatomy.passes import evaluating, without_own_hooks
-from interpret.device import is_out_of_memory
-from interpret.errors import UnsupportedModelError, one_line
+from interpret.errors import UnsupportedModelError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -92,14 +92,12 @@ def _difference(wrapper: nn.Module, inside: nn.Module) -> str | None:
         return "it acts only after certain tokens (alora_invocation_tokens)"
     if not isinstance(inside, PreTrainedModel):
         return f"it runs the model through a {type(inside).__name__}"
-    ids, exact = two_texts(inside), all(part.dtype in (torch.float32, torch.float64) for part in inside.parameters())
+    ids, exact = two_texts(inside), in_full_precision(inside)
     try:
         with without_own_hooks(), evaluating(wrapper):
             ours, theirs = own_result(wrapper, ids), own_result(inside, ids)
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        if is_out_of_memory(error):
-            raise
-        return f"it cannot read a text by itself ({one_line(f'{type(error).__name__}: {error}', 200)})"
+    except FAILURES as error:
+        return f"it cannot read a text by itself ({failure(error)})"
     if ours.shape != theirs.shape:
         return f"of a text with {ids.shape[1]} tokens it makes one with {ours.shape[1]}"
     figures = apart(exact, ours, theirs)

@@ -1,5 +1,6 @@
 import re
 from contextlib import ExitStack
+from inspect import signature
 from threading import Thread
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ from interpret.anatomy import (
     FAMILIES,
     GenerateSettings,
     anatomy_of,
+    cache_of,
     embedding_table,
     keeping_activations,
     layer_input,
@@ -21,6 +23,7 @@ from interpret.anatomy import (
     uncompiled,
     with_layer_input,
 )
+from interpret.anatomy.calls import with_cache
 from interpret.anatomy.changes import only_in_this_thread
 from interpret.errors import UnsupportedModelError
 from reference.overlay import decoder_layers
@@ -170,3 +173,20 @@ def test_a_hook_of_this_thread_is_silent_in_another():
     other.join()
     hook("here")
     assert calls == [("here",)]
+
+
+def _forward(input_ids, past_key_values=None, use_cache=False):
+    """As before transformers 5.24."""
+
+
+def _renamed(input_ids, cache=None, use_cache=False, **more):
+    """As since then: the old name is deprecated, and not in the signature."""
+
+
+@pytest.mark.parametrize(("forward", "name"), [(_forward, "past_key_values"), (_renamed, "cache")])
+def test_the_cache_of_a_call_is_found_by_its_name_in_any_release(forward, name):
+    given = {"past_key_values", name}
+    for one in given:
+        assert cache_of(signature(forward).bind(1, use_cache=True, **{one: "held"}).arguments) == "held"
+    assert cache_of(signature(forward).bind(1, use_cache=True).arguments) is None
+    assert with_cache(forward, "held") == {name: "held"}
