@@ -16,15 +16,10 @@ from interpret.anatomy.passes import Forward, replaced_forwards
 @contextmanager
 def reporting_attention(model: PreTrainedModel) -> Iterator[None]:
     """Make a model compute attention probabilities explicitly (eager attention) inside the ``with`` block."""
-    configs = [text_config(model)]
-    if model.config.is_encoder_decoder:  # encoder and decoder of T5 have configurations of their own
-        parts = (part for part in model.modules() if isinstance(part, PreTrainedModel))
-        configs = list({id(part.config): part.config for part in parts}.values())
+    config = text_config(model)
     with Changes() as change, change:
-        for config in configs:
-            # Other implementations never return them.
-            if getattr(config, "_attn_implementation", "eager") not in ("eager", None):
-                change.set(config, "_attn_implementation", "eager")
+        if getattr(config, "_attn_implementation", "eager") not in ("eager", None):  # others never return them
+            change.set(config, "_attn_implementation", "eager")
         yield
 
 

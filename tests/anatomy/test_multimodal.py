@@ -15,7 +15,19 @@ from interpret.errors import UnsupportedModelError
 from interpret.models import model_identity
 from interpret.probing import ablated_heads, attention_patterns, deleted_layers, induction_scores
 from interpret.surgery.generation import generate_interpret
-from reference.agreement import IDS, attributed, controlled, interpreted, lens, screened, shares, traced
+from reference.agreement import (
+    IDS,
+    attributed,
+    compared,
+    controlled,
+    interpreted,
+    knocked_out,
+    lens,
+    screened,
+    shares,
+    traced,
+    units,
+)
 from reference.tiny import MORE_KINDS, hooks_on, tiny_model, wide_model
 from reference.toy_tokenizers import save_words
 
@@ -38,6 +50,10 @@ FIGURES: dict[str, Callable[[Any], Any]] = {
     "logit attribution": lambda model: shares(model).logit,
     "trace": lambda model: traced(model).scores,
     "screened trace": lambda model: screened(model)["mlp_severed"].result.scores,
+    "knockout": lambda model: knocked_out(model).effects["probability"],
+    "heads": lambda model: units(model, "heads").effects,
+    "neurons": lambda model: units(model, "neurons").effects,
+    "comparison of methods": lambda model: compared(model).to_frame().select_dtypes("number").to_numpy(),
     "interpretation": lambda model: interpreted(model)[1].interpretation_prob,
     "attention": lambda model: attention_patterns(model, torch.tensor([IDS]))[2],
     "induction": lambda model: induction_scores(model, n_sequences=2, n_tokens=5),

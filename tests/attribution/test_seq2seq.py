@@ -149,6 +149,30 @@ def test_integrated_gradients_of_both_sides_together_are_complete():
         assert total == pytest.approx(one.step_scores["logit"][step] - start, abs=0.02)
 
 
+def test_on_the_way_to_a_whole_answer_the_answer_stays(one_of_few):
+    toy = one_of_few
+    one = run(toy, method="integrated_gradients", n_steps=3, attributed_fn="answer_log_probability").sequences[0]
+    steps = plain_steps(toy, TEXTS[0], TARGETS[0])
+    assert len(steps) > 1
+    nodes, weights = np.polynomial.legendre.leggauss(3)
+    n_begin = len(begin(toy))
+    expected = [0.0, 0.0]
+    for source, decoder, target in steps:
+        sides = embedded(toy, source), embedded(toy, decoder)
+        for node, weight in zip(nodes, weights, strict=True):
+            points = [side * (node + 1) / 2 for side in sides]
+            points[1][:, n_begin:] = sides[1][:, n_begin:]
+            points = [point.requires_grad_() for point in points]
+            value_there = logits(toy, *points).log_softmax(-1)[target]
+            slopes = torch.autograd.grad(value_there, points)
+            for side, slope in enumerate(slopes):
+                n = (len(source), n_begin)[side]
+                expected[side] = expected[side] + weight / 2 * (slope * sides[side])[0, :n].numpy()
+    assert one.source_scores[:, 0] == pytest.approx(expected[0], abs=1e-5, rel=1e-3)
+    assert one.scores[:n_begin, 0] == pytest.approx(expected[1], abs=1e-5, rel=1e-3)
+    assert np.isnan(one.scores[n_begin:]).all()
+
+
 def test_occlusion_of_both_sides_is_what_whole_passes_lose(toy):
     one = run(toy, method="occlusion").sequences[0]
     with torch.no_grad():

@@ -6,11 +6,12 @@ import torch
 
 from interpret import attribute, interpretation_prompt, interpretations, plan_sources, record, trace
 from interpret.activations import activation_cache
+from interpret.attribution import compare_methods
 from interpret.control import supervised_control
 from interpret.probing import logit_attribution, logit_lens
 from interpret.prompts.prompts import Prompt
 from interpret.selfie import Settings
-from interpret.tracing import TraceSettings, screen
+from interpret.tracing import TraceSettings, knockout, screen, trace_units
 from reference.plain_attribution import PROMPT, TARGET, TOKENIZER, ids_of
 from reference.tiny import wide_model
 from reference.unlisted import DividedLogits
@@ -44,6 +45,19 @@ def traced(model, mediator="hidden"):
 
 def screened(model):
     return screen(model, TOKENIZER, PROMPT, "Eiffel Tower", " the", settings=TraceSettings(samples=2))
+
+
+def knocked_out(model):
+    return knockout(model, TOKENIZER, PROMPT, "Eiffel Tower", " the", window=2)
+
+
+def units(model, site):
+    settings = TraceSettings(samples=2)
+    return trace_units(model, TOKENIZER, PROMPT, "Eiffel Tower", " the", site=site, tokens="last", settings=settings)
+
+
+def compared(model):
+    return compare_methods(model, TOKENIZER, [PROMPT], [TARGET], methods=["saliency", "occlusion"])
 
 
 def recorded(model):
