@@ -3,6 +3,7 @@
 import io
 import re
 import shlex
+import shutil
 import sys
 from contextlib import redirect_stdout
 from dataclasses import is_dataclass
@@ -26,9 +27,8 @@ import reference_pages
 
 DOCS = TOP / "docs"
 PAGES = sorted(path for path in [*TOP.glob("*.md"), *DOCS.rglob("*.md")] if path.name != "CHANGELOG.md")
-GUIDE = ("prompts", "interpretations", "traces", "attributions", "probes", "bench", "control", "run-folders")
-GUIDE_PAGES = [DOCS / "guide" / f"{name}.md" for name in (*GUIDE, "extensions", "surgery", "models", "large-models")]
-"""The pages of the guide whose code is run, in this order: later pages use names of earlier ones."""
+GUIDE_PAGES = sorted(page for page in (DOCS / "guide").glob("*.md") if "```python" in page.read_text(encoding="utf-8"))
+"""The pages of the guide with code."""
 OTHERS = [DOCS / name for name in ("start/first-result.md", "howto/own-model.md", "howto/own-data.md")]
 OTHERS.append(DOCS / "howto/compare-methods.md")
 
@@ -62,12 +62,13 @@ def registries():
         registry.update(rows)
 
 
-def test_the_code_of_the_guide_runs(monkeypatch, tmp_path, registries):
-    monkeypatch.chdir(TOP)
-    names: dict[str, object] = {"folder": tmp_path}
-    for page in GUIDE_PAGES:
-        for block in python_of(page):
-            exec(compile(block, page.name, "exec"), names)
+@pytest.mark.parametrize("page", GUIDE_PAGES, ids=lambda page: page.stem)
+def test_the_code_of_a_page_of_the_guide_runs_by_itself(page, monkeypatch, tmp_path, registries):
+    shutil.copytree(TOP / "examples", tmp_path / "examples")  # as "interpret examples" does
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for block in python_of(page):
+        exec(compile(block, page.name, "exec"), names)
 
 
 @pytest.mark.parametrize("page", OTHERS, ids=lambda page: page.stem)
