@@ -162,7 +162,8 @@ def blank_past(n_layers: int, n_rows: int, n_columns: int, like: Tensor) -> Any:
     """Return a cache of zeros, of which only the length, ``n_columns``, is used; it takes almost no memory."""
     part = like.new_zeros(1, 1, 1, 1).expand(n_rows, 1, n_columns, 1)
     if not hasattr(transformers, "DynamicCache"):
-        return ((part, part),) * n_layers
+        # Keys and values, or, in GPT-BigCode, one tensor for both: a stack of the two is read as either.
+        return (part.expand(2, -1, -1, -1, -1),) * n_layers
     cache = transformers.DynamicCache()
     for layer in range(n_layers):
         cache.update(part, part, layer)
