@@ -41,6 +41,7 @@ setup(
         "": ["*.pyi"],  # the public names of each package; interpret.lazy reads them at run time
         "interpret": ["py.typed"],
         "interpret.display": ["*.html", "*.css", "*.js"],
+        "interpret.factpages": ["*.html", "*.css", "*.js"],
         "interpret.pages": ["*.html", "*.css", "*.js"],
     },
     py_modules=["install_patch"],

@@ -27,6 +27,7 @@ TABLES = {
     "MethodComparison": "`interpret attribute --compare`",
     "LocationCell": "`interpret locate`",
     "LocationAverage": "`averages.csv` of `interpret figures` for located facts",
+    "FactCell": "`interpret fact`",
     "LensReading": "`interpret probe lens`",
     "LogitShare": "`interpret probe logits`",
     "HeadView": "`interpret probe heads`",

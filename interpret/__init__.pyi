@@ -4,6 +4,7 @@ from . import bench as bench
 from . import control as control
 from . import errors as errors
 from . import examples as examples
+from . import factpages as factpages
 from . import facts as facts
 from . import figures as figures
 from . import locating as locating
@@ -31,6 +32,7 @@ from .errors import RunError as RunError
 from .errors import SpecError as SpecError
 from .errors import UnsupportedModelError as UnsupportedModelError
 from .examples.files import example as example
+from .factpages._fact_page import fact_page as fact_page
 from .facts.files import Fact as Fact
 from .facts.files import load_facts as load_facts
 from .models.opening import load as load

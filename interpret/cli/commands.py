@@ -12,6 +12,7 @@ from interpret.cli.compare import compare_command
 from interpret.cli.console import tell
 from interpret.cli.examples import examples_command
 from interpret.cli.export import export_command
+from interpret.cli.fact import fact_command
 from interpret.cli.figures import figures_command
 from interpret.cli.locate import locate_command
 from interpret.cli.neurons import neurons_command
@@ -27,6 +28,7 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
     "trace": trace_command,
     "attribute": attribute_command,
     "locate": locate_command,
+    "fact": fact_command,
     "figures": figures_command,
     "compare": compare_command,
     "export": export_command,

@@ -19,14 +19,20 @@ def report_command(
         typer.Option(
             "--output",
             "-o",
-            help="HTML file to write; it works without network access. [default: the name of the run folder, .html]",
+            help="HTML file to write; it works without network access. For several facts of 'interpret fact', a folder "
+            "of files. [default: the name of the run folder, .html]",
         ),
     ] = None,
 ) -> None:
-    """Write an HTML page of a run: interpretations, traces, attributions, located facts or probes. No model is needed.
+    """Write an HTML page of a run: interpretations, traces, attributions, facts or probes. No model is needed.
 
     interpret report runs/interpretations
     """
+    if command_of(run_folder.read_manifest(run)) == "fact":
+        from interpret.factpages.files import write_pages
+
+        say(f"{write_pages(run, output)[0]}: open it in a browser")
+        return
     pieces, output = _pieces(run), output or Path(f"{run.resolve().name}.html")
     first = next(pieces)  # an error is raised before the file is opened
     with disk.replacing(output) as file:

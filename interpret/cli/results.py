@@ -18,6 +18,7 @@ RESULTS = {
     "attribute": "attribution.run_files.attribution_of",
     "attribute --compare": "attribution.result.comparison.Comparison",
     "locate": "locating.show.Locations",
+    "fact": "factpages.show.FactCells",
     "probe lens": "probing.show.LensReadings",
     "probe logits": "probing.show.LogitShares",
     "probe heads": "probing.show.HeadViews",

@@ -22,7 +22,7 @@ def page_of(view: View) -> Iterator[str]:
     return page_pieces(
         __package__,
         "page",
-        more_style=_shades(),
+        more_style=shades(),
         view=view,
         title=view.title,
         summary=_summary,
@@ -62,7 +62,7 @@ def shade(value: float, largest: float) -> str:
     return f"{'p' if strength > 0 else 'n'}{abs(strength)}" if strength else ""
 
 
-def _shades() -> str:
+def shades() -> str:
     """Return the CSS classes of ``shade``; the content security policy of the page forbids inline styles."""
     sides = {"p": "positive", "n": "negative"}
     return "".join(

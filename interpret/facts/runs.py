@@ -5,7 +5,6 @@ The others are analysed one by one; each result is on disk before the next fact 
 ``interpret.locating.runs`` provide the analyses.
 """
 
-from abc import abstractmethod
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -183,7 +182,7 @@ class SettledFacts(Settled):
 
 
 class FactAnalysis(Analysis):
-    """An analysis of facts, one by one; subclasses define ``analyse``."""
+    """An analysis of facts, one by one; subclasses define ``analyse``, or ``steps`` if a fact has several."""
 
     failed: str
     """First words of the reason for a fact that could not be analysed."""
@@ -191,7 +190,6 @@ class FactAnalysis(Analysis):
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, plan: FactPlan) -> None:
         self.model, self.tokenizer, self._facts = model, tokenizer, plan
 
-    @abstractmethod
     def analyse(self, answered: Answered, shared: Any, parts: UnitParts) -> Kept:
         """Return the rows and files of a fact.
 
@@ -204,6 +202,7 @@ class FactAnalysis(Analysis):
             InputError: if the fact cannot be analysed.
             ModelError: if it does not fit in memory.
         """
+        raise NotImplementedError
 
     def share(self) -> Any:
         """Return what must be the same for all facts and depends on the model; by default None."""
@@ -234,11 +233,17 @@ class FactAnalysis(Analysis):
             yield Finished(name, Dropped(reason))
             return
         try:
-            found = unless_too_large(partial(self.analyse, answered, shared, UnitParts(parts, name)))
+            for found in self.steps(answered, shared, UnitParts(parts, name)):
+                yield None if found is None else Finished(name, found)
         except (InputError, ModelError) as error:  # ModelError: it does not fit in memory
             yield Finished(name, Dropped(f"{self.failed}: {error}"))
-        else:
-            yield Finished(name, found or Dropped(f"{self.failed}: the fact {TOO_LARGE}"))
+
+    def steps(self, answered: Answered, shared: Any, parts: UnitParts) -> Iterator[Kept | None]:
+        """Yield the steps of a fact: None for those before the last, then its rows and files; by default one step."""
+        found = unless_too_large(partial(self.analyse, answered, shared, parts))
+        if found is None:
+            raise ModelError(f"the fact {TOO_LARGE}")
+        yield found
 
     def _drop_reason(self, answered: Answered) -> str | None:
         """Return why a fact is not analysed; None if it is."""

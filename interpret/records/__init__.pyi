@@ -2,6 +2,7 @@ from .attributions import LocationAverage as LocationAverage
 from .attributions import LocationCell as LocationCell
 from .attributions import MethodComparison as MethodComparison
 from .attributions import TokenScore as TokenScore
+from .fact_pages import FactCell as FactCell
 from .interpretations import Interpretation as Interpretation
 from .interpretations import Preservation as Preservation
 from .probes import HeadView as HeadView

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from interpret.records import (
+    FactCell,
     HeadView,
     Interpretation,
     LensReading,
@@ -24,6 +25,7 @@ TABLES: Mapping[str, type] = MappingProxyType(
         "attribute": TokenScore,
         "attribute --compare": MethodComparison,
         "locate": LocationCell,
+        "fact": FactCell,
         "probe lens": LensReading,
         "probe logits": LogitShare,
         "probe heads": HeadView,
@@ -35,6 +37,7 @@ TABLES: Mapping[str, type] = MappingProxyType(
 NEXT_COMMAND: Mapping[str, str] = MappingProxyType(
     {
         "selfie": "interpret report",
+        "fact": "interpret report",
         "attribute": "interpret report",
         "attribute --compare": "interpret figures",
         "trace": "interpret figures",

@@ -20,6 +20,7 @@ LEVELS = [
     {"probing"},
     {"attribution", "selfie", "tracing"},
     {"bench", "locating"},
+    {"factpages"},
     {"figures"},
     {"cli"},
     {"__init__"},

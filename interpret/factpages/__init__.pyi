@@ -1,0 +1,12 @@
+from ._fact_page import FactPage as FactPage
+from ._fact_page import fact_page as fact_page
+from .agreement import Agreement as Agreement
+from .agreement import MeanAgreement as MeanAgreement
+from .agreement import agreements as agreements
+from .agreement import mean_agreements as mean_agreements
+from .files import write_pages as write_pages
+from .grids import FactGrids as FactGrids
+from .grids import Peak as Peak
+from .runs import run as run
+from .settings import FactSettings as FactSettings
+from .show import FactCells as FactCells
