@@ -9,13 +9,13 @@ from interpret.facts.files import Fact
 from interpret.records import FactCell
 from reference.commands import FACT_PROMPTS
 
-HOSTILE = "</script><img src=x onerror=\"document.title='taken'\">"
+HOSTILE = "<img src=x onerror=go()>"
 PROMPT, SUBJECT = FACT_PROMPTS[0]
 KNOWN = Fact("known_0", PROMPT, SUBJECT, "Paris")
 FACTS = [
     KNOWN,
     Fact("fact_1", *FACT_PROMPTS[1], "Paris", relation="P17", foil="Rome"),
-    Fact("fact_2", f"{HOSTILE} is in", HOSTILE, HOSTILE, foil="Rome"),
+    Fact("fact_2", f"{HOSTILE} is", HOSTILE, "<b>", foil="Rome"),
 ]
 SETTINGS = FactSettings(samples=3, cells=("subject_last,::2", "last,1"))
 

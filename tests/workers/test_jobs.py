@@ -7,6 +7,7 @@ import pytest
 
 import interpret
 from interpret.errors import InputError, ModelError
+from interpret.factpages import FactSettings
 from interpret.models import Opening
 from interpret.probing.neuron_runs import run_neurons
 from interpret.probing.prompt_runs import run_lens
@@ -54,13 +55,14 @@ RUNS = {
     "lens": run_lens,
     "trace": lambda *of, **to: interpret.tracing.run(*of, mediators=["hidden"], only_known=False, **to),
     "locate": lambda *of, **to: interpret.locating.run(*of, only_known=False, **to),
+    "fact": lambda *of, **to: interpret.factpages.run(*of, settings=FactSettings(samples=2, cells=("last,1",)), **to),
 }
 
 
 @pytest.mark.parametrize("case", RUNS)
 def test_all_that_is_sent_is_small_and_gives_the_same_rows(case, opened, tmp_path, monkeypatch):
     facts = json_file(tmp_path / "facts.json", fact_rows(3, foil="Rome"))
-    given = facts if case in ("trace", "locate") else json_file(tmp_path / "prompts.json", PROMPTS)
+    given = facts if case in ("trace", "locate", "fact") else json_file(tmp_path / "prompts.json", PROMPTS)
     RUNS[case](*opened, given, output=tmp_path / "one", progress=False)
     monkeypatch.setattr(runs, "InProcess", Sent)
     RUNS[case](*opened, given, output=tmp_path / "sent", progress=False)

@@ -7,6 +7,7 @@ import pytest
 
 import interpret
 from interpret.errors import InputError, RunError
+from interpret.factpages import FactSettings
 from interpret.probing.prompt_runs import run_heads, run_lens, run_logits
 from interpret.storage import run as storage_run
 from interpret.tracing.inputs import TraceSettings
@@ -32,6 +33,7 @@ RUNS = {
     "trace known": lambda *of, **to: interpret.tracing.run(*of, settings=TraceSettings(samples=2), **to),
     "trace screened": lambda *of, **to: interpret.tracing.run(*of, method="screened", only_known=False, **to),
     "locate": lambda *of, **to: interpret.locating.run(*of, only_known=False, **to),
+    "fact": lambda *of, **to: interpret.factpages.run(*of, settings=FactSettings(samples=2, cells=("last,1",)), **to),
 }
 
 
@@ -56,7 +58,7 @@ def given(tmp_path):
 
 
 def of(case, given):
-    return given["facts" if case.startswith(("trace", "locate")) else "prompts"]
+    return given["facts" if case.startswith(("trace", "locate", "fact")) else "prompts"]
 
 
 @pytest.mark.parametrize("case", RUNS)
