@@ -149,6 +149,7 @@ def test_every_public_name_command_and_option_is_in_the_reference(tmp_path):
 SECTIONS = {
     "interpretations": ["Interpretation"],
     "traces": ["TraceCell"],
+    "facts": ["FactCell"],
     "attributions": ["TokenScore", "MethodComparison", "LocationCell"],
     "probes": ["LensReading", "LogitShare", "HeadView", "NeuronEffect"],
 }

@@ -50,6 +50,8 @@ NEXT_TOKENS = 5
 """Number of likeliest next tokens that are stored."""
 UNIT_SHARE = 0.1
 """Share of the heads that is run by a method that estimates: those with the largest estimates."""
+RESID_POST = "resid_post"
+"""The site of all cells: the output of a layer."""
 EXPLAINED_BY = "probability"
 """The attributed function of a fact without a foil."""
 
@@ -94,7 +96,7 @@ class FactRuns:
     @cached_property
     def states(self) -> ActivationCache:
         """The residual stream before the first and after every layer of the clean run."""
-        names = ["resid_pre.0", "resid_post.*"]
+        names = ["resid_pre.0", f"{RESID_POST}.*"]
         return activation_cache(self.model, None, [self.inputs.tokens.ids], names)
 
     @property
@@ -196,7 +198,7 @@ def attribution_part(runs: FactRuns, earlier: Mapping[str, Json]) -> Json:
     )
     return {
         "attributed_fn": runs.attributed_fn,
-        "layers": located.scores["resid_post"].tolist(),
+        "layers": located.scores[RESID_POST].tolist(),
         "tokens": _token_scores(runs),
     }
 
@@ -350,6 +352,7 @@ def fact_cells(fact: Fact, parts: Mapping[str, Json]) -> list[FactCell]:
             token=tokens[token],
             in_subject=start <= token < end,
             bucket_rome=buckets[token] or "",
+            site=RESID_POST,
             layer_idx=layer,
             attribution=score,
             attributed_fn=attribution["attributed_fn"],

@@ -34,8 +34,10 @@ class FactCell:
     """Whether the token belongs to the subject."""
     bucket_rome: str
     """The token's bucket among ROME's six kinds of token positions; empty before the subject."""
+    site: str
+    """``resid_post``: all numbers of the row are about the output of the layer."""
     layer_idx: int
-    """The decoder layer, from 0; all numbers of the row are about its output."""
+    """The decoder layer, from 0."""
     hidden: float
     """Indirect effect of restoring the layer's output, see ``TraceCell``."""
     hidden_method: str

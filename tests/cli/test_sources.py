@@ -392,7 +392,7 @@ def table_of_options():
 
 def test_the_table_of_options_is_that_of_the_commands():
     told = table_of_options()
-    assert {command for command, _ in told} == {*COMMANDS, "probe neurons"}
+    assert {command for command, _ in told} == {*COMMANDS, "fact", "probe neurons"}
     app = get_command(make_app())
     for (command, option), has in told.items():
         found = app

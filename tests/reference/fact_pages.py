@@ -42,6 +42,7 @@ def made_cells(**grids: Any) -> list[FactCell]:
                 "token": f" t{token}",
                 "in_subject": token in (1, 2),
                 "bucket_rome": "",
+                "site": "resid_post",
                 "layer_idx": layer,
                 "hidden": 0.1,
                 "hidden_method": "exact",
