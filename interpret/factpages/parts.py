@@ -1,8 +1,8 @@
 """The parts of a fact page: what each method says of one fact, as JSON values that a run folder stores.
 
-Every part is a call of the package of its method, with the numbers of that call. The parts of a fact share what they
-have in common (``FactRuns``): the clean and corrupted runs' embeddings, the noise, and the recorded states. Shapes: T
-tokens, L layers. All cells are about the outputs of layers.
+Every part is a call of the package of its method, with the numbers of that call. The parts of a fact share its tokens
+and the states of its clean run (``FactRuns``); all facts share the size of the noise and the run of the interpretation
+prompt. Shapes: T tokens, L layers. All cells are about the outputs of layers.
 """
 
 import math
@@ -12,7 +12,6 @@ from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.activations.cache import ActivationCache, activation_cache
@@ -40,10 +39,10 @@ from interpret.records import APPROXIMATE, EXACT, FactCell
 from interpret.selfie.rows import Interpreter, check_request
 from interpret.selfie.sources import Source
 from interpret.storage.parts import StoredParts
-from interpret.tracing.calls import traces_of
+from interpret.tracing.calls import trace_mediators
 from interpret.tracing.inputs import TraceInputs, TraceSettings, trace_inputs
 from interpret.tracing.knockouts import knockout
-from interpret.tracing.units import UnitSite, unit_cells, units_of
+from interpret.tracing.units import UnitSite, trace_units, unit_cells
 
 Json = dict[str, Any]
 NEXT_TOKENS = 5
@@ -81,7 +80,7 @@ class FactRuns:
 
     @cached_property
     def inputs(self) -> TraceInputs:
-        """The clean and the corrupted runs."""
+        """The tokens of the prompt and of the answer."""
         return trace_inputs(
             self.model,
             self.tokenizer,
@@ -151,9 +150,18 @@ def _piece(runs: FactRuns, token: int) -> str:
 
 def trace_part(runs: FactRuns, earlier: Mapping[str, Json]) -> Json:
     """Return the effects of restoring each layer's output at each token, and of the same with parts severed."""
-    method = runs.settings.method
-    with torch.no_grad():
-        found = traces_of(runs.model, runs.tokenizer, runs.inputs, TRACED, runs.tracing, method)
+    found = trace_mediators(
+        runs.model,
+        runs.tokenizer,
+        runs.fact.prompt,
+        runs.fact.subject,
+        runs.fact.attribute,
+        mediators=TRACED,
+        settings=runs.tracing,
+        occurrence=runs.fact.occurrence,
+        method=runs.settings.method,
+        progress=False,
+    )
     if not any(np.isfinite(result.indirect_effects).any() for result in found.values()):
         raise InputError(f"probabilities of the answer {NOTHING_FINITE}")
     first = found[TRACED[0]]
@@ -251,7 +259,18 @@ def neurons_part(runs: FactRuns, earlier: Mapping[str, Json]) -> Json:
 
 
 def _units(runs: FactRuns, site: UnitSite, top: int | None) -> Json:
-    found = units_of(runs.model, runs.tokenizer, runs.inputs, site, runs.tracing, top=top)
+    found = trace_units(
+        runs.model,
+        runs.tokenizer,
+        runs.fact.prompt,
+        runs.fact.subject,
+        runs.fact.attribute,
+        site=site,
+        top=top,
+        settings=runs.tracing,
+        occurrence=runs.fact.occurrence,
+        progress=False,
+    )
     names = ("layer_idx", "unit", "token_idx", "indirect_effect")
     cells = sorted(unit_cells(runs.fact, found), key=lambda cell: -abs(np.nan_to_num(cell.indirect_effect)))
     return {"top": top, "rows": [{name: getattr(cell, name) for name in names} for cell in cells]}

@@ -18,7 +18,7 @@ from interpret.records import APPROXIMATE, EXACT, SCREENED, TRACE_METHODS, Trace
 from interpret.sweep.metrics import Kind
 from interpret.tracing.approximate import Screening, check_amount, estimate_traces, screen_traces
 from interpret.tracing.exact import trace_exactly
-from interpret.tracing.inputs import AnswerTokens, TraceInputs, TraceSettings, trace_inputs
+from interpret.tracing.inputs import AnswerTokens, TraceSettings, trace_inputs
 from interpret.tracing.mediators import DEFAULT_MEDIATORS, check_estimable, check_mediators
 from interpret.tracing.result import TracedMediators, TraceResult, cells_not_finite
 from interpret.work.progress import showing
@@ -170,26 +170,15 @@ def trace_mediators(
         foil=foil,
     )
     with showing("Tracing", shown=progress):
-        results = traces_of(model, tokenizer, inputs, mediators, settings, method)
+        if method == APPROXIMATE:
+            results = estimate_traces(model, tokenizer, inputs, mediators, settings)
+        elif method == SCREENED:
+            screened = screen_traces(model, tokenizer, inputs, mediators, settings)
+            results = {name: screening.result for name, screening in screened.items()}
+        else:
+            results = trace_exactly(model, tokenizer, inputs, mediators, settings)
     warn(cells_not_finite([result.indirect_effects for result in results.values()]))
     return TracedMediators(results)
-
-
-def traces_of(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    inputs: TraceInputs,
-    mediators: Sequence[str],
-    settings: TraceSettings,
-    method: TraceMethod,
-) -> dict[str, TraceResult]:
-    """Trace prepared inputs with several mediators, by one of the methods of ``trace_mediators``."""
-    if method == APPROXIMATE:
-        return estimate_traces(model, tokenizer, inputs, mediators, settings)
-    if method == SCREENED:
-        screened = screen_traces(model, tokenizer, inputs, mediators, settings)
-        return {name: screening.result for name, screening in screened.items()}
-    return trace_exactly(model, tokenizer, inputs, mediators, settings)
 
 
 @unwrapping

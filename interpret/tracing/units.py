@@ -38,8 +38,6 @@ from interpret.tracing.tables import metric_of
 from interpret.work.progress import showing
 
 UnitSite = Literal["heads", "neurons"]
-UNIT_TOKENS = "subject_last,last"
-"""The tokens at which units are restored by default."""
 NEURONS = 100
 """Number of neurons that are run by default."""
 SHOWN = 20
@@ -157,7 +155,7 @@ def trace_units(
     answer: str | Sequence[int] | None = None,
     *,
     site: UnitSite = "heads",
-    tokens: str = UNIT_TOKENS,
+    tokens: str = "subject_last,last",
     top: int | None = None,
     settings: TraceSettings | None = None,
     occurrence: int | None = None,
@@ -212,29 +210,12 @@ def trace_units(
         counterfactual=counterfactual,
         foil=foil,
     )
-    with showing("Tracing", shown=progress):
-        result = units_of(model, tokenizer, inputs, site, settings, tokens=tokens, top=top)
-    warn(cells_not_finite([result.effects]))
-    return result
-
-
-@torch.no_grad()
-def units_of(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    inputs: TraceInputs,
-    site: UnitSite,
-    settings: TraceSettings,
-    *,
-    tokens: str = UNIT_TOKENS,
-    top: int | None = None,
-) -> UnitTrace:
-    """Restore single heads or neurons in prepared corrupted runs, see ``trace_units``."""
     positions = select_tokens(tokens, inputs.tokens)
     shape = (len(positions), text_config(model).num_hidden_layers, _units_of(model, site, inputs))
     cells = [Cell(site, positions[place], layer, layer + 1, unit) for place, layer, unit in np.ndindex(shape)]
-    effects, exact, low, high = _effects(model, inputs, settings, cells, top or {"neurons": NEURONS}.get(site))
-    return UnitTrace(
+    with showing("Tracing", shown=progress):
+        effects, exact, low, high = _effects(model, inputs, settings, cells, top or {"neurons": NEURONS}.get(site))
+    result = UnitTrace(
         effects=effects.reshape(shape),
         exact=exact.reshape(shape),
         site=site,
@@ -247,6 +228,8 @@ def units_of(
         prompt=inputs.tokens.text,
         subject_span=inputs.span,
     )
+    warn(cells_not_finite([result.effects]))
+    return result
 
 
 def unit_cells(fact: Fact, found: UnitTrace) -> list[UnitCell]:

@@ -109,7 +109,7 @@ def test_a_part_that_the_model_does_not_have_is_said_on_the_page(opened_knowing,
     def unsupported(*_, **__):
         raise UnsupportedModelError("its layers cannot be run <part> by part")
 
-    monkeypatch.setattr(parts, "units_of", unsupported)
+    monkeypatch.setattr(parts, "trace_units", unsupported)
     found = runs.run(*opened_knowing, [KNOWN], tmp_path / "run", settings=QUICK, progress=False)
     assert set(found.dropped_parts["known_0"]) == {"heads", "neurons"}
     (page,) = write_pages(found.folder, tmp_path / "page.html")
