@@ -57,7 +57,10 @@ def fact_page_pieces(
         after=after,
         fact=fact,
         model=model_name(manifest),
-        summary=_summary(grids, identity, model_name(manifest)),
+        summary=" · ".join(
+            filter(None, [model_name(manifest), f"{len(grids.tokens)} tokens × {grids.n_layers} layers"])
+        ),
+        estimated=_estimated(cells),
         answer=details["answer"],
         answer_sentence=answer_sentence(details),
         pairs=[
@@ -72,7 +75,7 @@ def fact_page_pieces(
             for found in agreements(grids)
         ],
         sentence=_sentence(grids, details),
-        attributed=details["attribution"]["attributed_fn"].replace("_", " "),
+        attributed="P(answer)" if fact["foil"] is None else "P(answer) − P(foil)",
         units={name: _units(details[name], grids, cells[0]) for name in ("heads", "neurons")},
         knockout=details["knockout"],
         interpretations=_interpretations(details["interpretations"], grids),
@@ -92,12 +95,10 @@ def _around(fact: Mapping[str, Any]) -> tuple[str, str, str]:
     return fact["subject"].join(parts[:at]), fact["subject"], fact["subject"].join(parts[at:])
 
 
-def _summary(grids: FactGrids, identity: Mapping[str, Any], model: str) -> str:
-    """Return one line about the model, the size of the grids, and how effects were traced."""
-    exact = np.mean([cell.hidden_method == EXACT for cell in grids.cells])
-    how = "every effect is computed" if exact == 1 else f"{exact:.0%} of the effects are computed, the others estimated"
-    parts = [model, f"{len(grids.tokens)} tokens × {grids.n_layers} layers", f"tracing: {how}"]
-    return " · ".join(filter(None, parts))
+def _estimated(cells: Sequence[FactCell]) -> str:
+    """Return the share of the cells of tracing that are estimates, in words; "" if there is none."""
+    share = float(np.mean([cell.hidden_method != EXACT for cell in cells]))
+    return f"{share:.0%}" if share else ""
 
 
 def _signed(value: float | None) -> str:

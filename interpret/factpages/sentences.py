@@ -51,18 +51,20 @@ def answer_sentence(details: Mapping[str, Any]) -> str:
     """Return whether the model knows the fact, and what it says instead if it does not."""
     answer, fact = details["answer"], details["fact"]
     first = next(row for row in answer["next"] if row["id"] == answer["answer_id"])
-    where = f"“{readable(first['token'])}” is its number {_rank(first)} next token, with a probability of "
-    where += small_probability(first["probability"] or 0.0)
-    if answer["known"]:
-        return f"The model knows this fact: it continues with “{readable(answer['continuation'])}”. {where}."
+    p = small_probability(first["probability"] or 0.0)
     if answer["reason"] == "not finite":
         return "The model has no answer: it gives NaN or infinity."
-    said = f"“{readable(answer['continuation'])}”"
-    return f"The model does not know this fact: it says {said} instead of “{readable(fact['attribute'])}”. {where}."
+    said = f"it says “{readable(answer['continuation'])}”"
+    where = f"Among all next tokens, “{readable(first['token'])}” is {_rank(first['rank'])} (probability {p})."
+    if answer["known"]:
+        return f"The model knows this fact: {said}. {where}"
+    return f"The model does not know this fact: {said} instead of “{readable(fact['attribute'])}”. {where}"
 
 
-def _rank(row: Mapping[str, Any]) -> str:
-    return "without rank" if row["rank"] is None else f"{int(row['rank']):,}"
+def _rank(rank: float | None) -> str:
+    if rank is None:
+        return "without a rank"
+    return "the likeliest" if rank == 1 else f"number {int(rank):,}"
 
 
 def interval(found: Average, *, share: bool = False) -> str:
