@@ -282,7 +282,7 @@ def interpretation_part(runs: FactRuns, earlier: Mapping[str, Json]) -> Json:
     # The output of layer l is the input of layer l + 1; that of the last layer is read after the final norm.
     pairs = [(layer + 1, token) for token, layer in interpreted_cells(runs, earlier)]
     source, interpreter = Source(prompt, runs.inputs.tokens, pairs), runs.interpreter
-    check_request(runs.model, [source], interpreter.templates, interpreter.settings)
+    check_request(runs.model, runs.tokenizer, [source], interpreter.templates, interpreter.settings)
     rows = interpreter.read([source], runs.batch_size, (), _ignore, runs.stored, None, _ignore)
     return {"rows": [{key: value for key, value in asdict(row).items() if key != "prompt_token_list"} for row in rows]}
 
