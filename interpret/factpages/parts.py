@@ -7,7 +7,7 @@ prompt. Shapes: T tokens, L layers. All cells are about the outputs of layers.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -34,7 +34,7 @@ from interpret.prompts.prompts import Prompt
 from interpret.prompts.scripts import joined
 from interpret.prompts.selectors import select
 from interpret.prompts.spelling import piece
-from interpret.prompts.tokens import following, select_tokens
+from interpret.prompts.tokens import TokenisedPrompt, following, select_tokens, tokenise
 from interpret.records import APPROXIMATE, EXACT, FactCell
 from interpret.selfie.rows import Interpreter, check_request
 from interpret.selfie.sources import Source
@@ -91,6 +91,12 @@ class FactRuns:
             occurrence=self.fact.occurrence,
             counterfactual=None,
         )
+
+    @cached_property
+    def prompt(self) -> TokenisedPrompt:
+        """The tokens of the prompt, with the chosen occurrence of the subject; the message is the whole prompt."""
+        text = framed(self.tokenizer, self.fact.prompt, self.settings.chat_template)
+        return replace(tokenise(self.tokenizer, text), subject=self.inputs.tokens.subject)
 
     @cached_property
     def states(self) -> ActivationCache:
@@ -281,7 +287,7 @@ def interpretation_part(runs: FactRuns, earlier: Mapping[str, Json]) -> Json:
     prompt = Prompt(runs.fact.name, runs.fact.prompt, raw=runs.settings.chat_template is None)
     # The output of layer l is the input of layer l + 1; that of the last layer is read after the final norm.
     pairs = [(layer + 1, token) for token, layer in interpreted_cells(runs, earlier)]
-    source, interpreter = Source(prompt, runs.inputs.tokens, pairs), runs.interpreter
+    source, interpreter = Source(prompt, runs.prompt, pairs), runs.interpreter
     check_request(runs.model, runs.tokenizer, [source], interpreter.templates, interpreter.settings)
     rows = interpreter.read([source], runs.batch_size, (), _ignore, runs.stored, None, _ignore)
     return {"rows": [{key: value for key, value in asdict(row).items() if key != "prompt_token_list"} for row in rows]}
@@ -306,7 +312,7 @@ def interpreted_cells(runs: FactRuns, earlier: Mapping[str, Json]) -> list[tuple
     for cell in runs.settings.cells:
         tokens, layers = split_cell(cell)
         chosen = select("layer", layers, n_layers)
-        found += [(token, layer) for token in select_tokens(tokens, runs.inputs.tokens) for layer in chosen]
+        found += [(token, layer) for token in select_tokens(tokens, runs.prompt) for layer in chosen]
     return sorted(set(found))
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from interpret.factpages.grids import TRACED
+from interpret.prompts.scripts import joined
 
 
 @dataclass(frozen=True)
@@ -92,10 +93,13 @@ def recipes(details: Mapping[str, Any], identity: Mapping[str, Any]) -> list[Rec
 
 
 def _attribute_lines(fact: Mapping[str, Any], function: str) -> str:
-    whole = f"{fact['prompt']} {fact['attribute']}"
-    foil = "" if fact["foil"] is None else f", contrast_targets={fact['prompt'] + ' ' + fact['foil']!r}"
+    whole, contrast = joined(fact["prompt"], fact["attribute"]), ""
+    if fact["foil"] is not None:
+        foil = joined(fact["prompt"], fact["foil"])
+        contrast = f"contrast_targets={foil!r}, contrast='same_context', "
     return (
-        f"interpret.attribute(model, tokenizer, {fact['prompt']!r}, {whole!r}{foil}, attributed_fn={function!r}, end=1)"
+        f"interpret.attribute(model, tokenizer, {fact['prompt']!r}, {whole!r}, {contrast}"
+        f"attributed_fn={function!r}, end=1)"
     )
 
 
