@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from shutil import copytree
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
@@ -45,9 +46,16 @@ def not_a_type(app: Sphinx, what: str, name: str, obj: object, options: object, 
         lines.insert(0, "")
 
 
+def copy_gallery(app: Sphinx, error: Exception | None) -> None:
+    """Copy the pages of facts, which are whole HTML files, to the same place as beside the sources."""
+    if error is None and app.builder.format == "html":
+        copytree(HERE / "gallery", Path(app.outdir) / "gallery", dirs_exist_ok=True)
+
+
 def setup(app: Sphinx) -> None:
-    """Connect what has to happen before napoleon reads docstrings."""
+    """Connect what has to happen before napoleon reads docstrings, and after all pages are written."""
     app.connect("autodoc-process-docstring", not_a_type, priority=100)
+    app.connect("build-finished", copy_gallery)
 
 
 write_reference(HERE / "reference", interpret)

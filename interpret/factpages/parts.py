@@ -15,7 +15,7 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.activations.cache import ActivationCache, activation_cache
-from interpret.anatomy import anatomy_of, unembedding_size
+from interpret.anatomy import anatomy_of, text_config, unembedding_size
 from interpret.attribution._attribute import attributions
 from interpret.attribution.plan import Plan, plan_attribution
 from interpret.attribution.targets import one_for_each
@@ -255,8 +255,11 @@ def _token_plan(runs: FactRuns, contrastive: bool) -> Plan:
 
 def heads_part(runs: FactRuns, earlier: Mapping[str, Json]) -> Json:
     """Return the effects of restoring single attention heads."""
-    n_heads = 2 * len(anatomy_of(runs.model).layers) * runs.model.config.num_attention_heads
-    return _units(runs, "heads", None if runs.settings.method == EXACT else max(1, round(UNIT_SHARE * n_heads)))
+    if runs.settings.method == EXACT:
+        return _units(runs, "heads", None)
+    config = text_config(runs.model)
+    n_heads = 2 * config.num_hidden_layers * getattr(config, "num_attention_heads", 1)  # at two tokens
+    return _units(runs, "heads", max(1, round(UNIT_SHARE * n_heads)))
 
 
 def neurons_part(runs: FactRuns, earlier: Mapping[str, Json]) -> Json:
