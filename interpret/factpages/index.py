@@ -13,9 +13,10 @@ from interpret.factpages.grids import COMPARED, FactGrids
 from interpret.factpages.sentences import AMONG_WORDS, interval
 from interpret.factpages.stored import StoredFact
 from interpret.facts.buckets import SCHEMES, average_buckets
-from interpret.facts.grids import FEWEST, bucket_peaks
+from interpret.facts.grids import FEWEST, BucketMean, bucket_peaks
 from interpret.pages.frame import page_pieces
 from interpret.pages.provenance import leaves, model_name
+from interpret.records import EXACT
 from interpret.stats import Floats
 
 MAPS = {
@@ -37,6 +38,8 @@ class _Fact:
     """Probability of the answer."""
     agreements: Sequence[Agreement]
     subject_span: tuple[int, int]
+    estimated: bool
+    """Whether some effects of tracing are estimates."""
     maps: Mapping[str, Floats]
     """Method -> [T, L], what is averaged."""
 
@@ -63,6 +66,7 @@ def index_pieces(
         rows=rows,
         known=known,
         few=len(known) < FEWEST,
+        estimated=any(row.estimated for row in rows),
         fewest=FEWEST,
         dropped=manifest.get("dropped", {}),
         means=[(f"{COMPARED[one.first]} and {COMPARED[one.second]}", AMONG_WORDS[one.among], one) for one in means],
@@ -88,6 +92,7 @@ def _fact(stored: StoredFact) -> _Fact:
         stored.cells[0].clean,
         agreements(grids),
         grids.subject_span,
+        any(cell.hidden_method != EXACT for cell in stored.cells),
         maps,
     )
 
@@ -106,14 +111,17 @@ def _map(name: str, facts: Sequence[_Fact]) -> dict[str, Any]:
             {
                 "bucket": bucket.replace("_", " "),
                 "cells": [(shade(value, largest), _signed(value)) for value in values],
-                "peak": None
-                if bucket not in peaks
-                else f"layer {peaks[bucket].layer_idx}: {_signed(peaks[bucket].mean)} "
-                f"({_signed(peaks[bucket].low)} to {_signed(peaks[bucket].high)})",
+                "peak": _peak(peaks[bucket]) if bucket in peaks else None,
             }
             for bucket, values in zip(SCHEMES["rome"], found.mean.tolist(), strict=True)
         ],
     }
+
+
+def _peak(found: BucketMean) -> str:
+    """Return the peak layer of a bucket, with its mean and the interval; a single fact has none."""
+    text = f"layer {found.layer_idx}: {_signed(found.mean)}"
+    return text if found.n == 1 else f"{text} ({_signed(found.low)} to {_signed(found.high)}, {found.n} facts)"
 
 
 def _signed(value: float) -> str:
