@@ -145,6 +145,10 @@ class Layer:
         gate, up = self.up(normed).chunk(2, dim=-1)
         return self.activation(gate) * up
 
+    def pattern(self, scores: Tensor, sinks: Tensor | None) -> Tensor:
+        """Return the attention weights for masked scores, [..., T], and sinks of the shape [..., 1], float32."""
+        return attention_weights(scores, sinks, torch.float32)
+
 
 def layers_of(model: PreTrainedModel, anatomy: Anatomy, like: Tensor, n_tokens: int) -> list[Layer]:
     """Return the parts of every layer; ``like`` has the dtype of the hidden states, ``n_tokens`` is T.
@@ -330,7 +334,7 @@ def _attend(layer: Layer, queries: Tensor, keys: Tensor, values: Tensor, past: P
         scores = torch.cat([before.view(S, G, C, H // G, N, P), scores], dim=-1)
     scores = capped(scores * layer.scale, layer.softcap)
     sinks = None if layer.sinks is None else layer.sinks.view(G, 1, H // G, 1, 1)
-    weights = attention_weights(scores + mask, sinks, torch.float32).to(values.dtype)
+    weights = layer.pattern(scores + mask, sinks).to(values.dtype)
     mixed = _product(weights[..., P:].reshape(S * G * C, -1, own), values)
     if P:
         shared = weights[..., :P].reshape(S * G, -1, P)

@@ -19,8 +19,10 @@ from .table import to_cells as to_cells
 from .table import to_csv as to_csv
 from .traces import APPROXIMATE as APPROXIMATE
 from .traces import EXACT as EXACT
+from .traces import RELP as RELP
 from .traces import SCREENED as SCREENED
 from .traces import TRACE_METHODS as TRACE_METHODS
+from .traces import EstimateMethod as EstimateMethod
 from .traces import TraceAverage as TraceAverage
 from .traces import TraceCell as TraceCell
 from .traces import TraceMethod as TraceMethod

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from interpret.anatomy import unwrapping
 from interpret.errors import InputError, unknown
 from interpret.finite import warn
-from interpret.records import APPROXIMATE, EXACT, SCREENED, TRACE_METHODS, TraceMethod
+from interpret.records import EXACT, SCREENED, TRACE_METHODS, TraceMethod
 from interpret.sweep.metrics import Kind
 from interpret.tracing.approximate import Screening, check_amount, estimate_traces, screen_traces
 from interpret.tracing.exact import trace_exactly
@@ -140,8 +140,9 @@ def trace_mediators(
         counterfactual: as in ``trace``.
         foil: as in ``trace``.
         method: ``exact``: every cell is run. ``approximate``: every cell is estimated to first order from derivatives
-            at the corrupted runs (attribution patching); ``low`` and ``high`` are exact. ``screened``: the 10% of the
-            cells with the largest estimates are run, see ``screen``. ``TraceResult.exact`` marks the exact cells.
+            at the corrupted runs (attribution patching); ``low`` and ``high`` are exact. ``relp``: the same, with
+            relevance in place of derivatives (RelP). ``screened``: the 10% of the cells with the largest estimates are
+            run, see ``screen``. ``TraceResult.exact`` marks the exact cells.
         progress: show a progress bar while it runs, in a terminal or a notebook.
 
     Returns:
@@ -170,13 +171,13 @@ def trace_mediators(
         foil=foil,
     )
     with showing("Tracing", shown=progress):
-        if method == APPROXIMATE:
-            results = estimate_traces(model, tokenizer, inputs, mediators, settings)
+        if method == EXACT:
+            results = trace_exactly(model, tokenizer, inputs, mediators, settings)
         elif method == SCREENED:
             screened = screen_traces(model, tokenizer, inputs, mediators, settings)
             results = {name: screening.result for name, screening in screened.items()}
         else:
-            results = trace_exactly(model, tokenizer, inputs, mediators, settings)
+            results = estimate_traces(model, tokenizer, inputs, mediators, settings, method)
     warn(cells_not_finite([result.indirect_effects for result in results.values()]))
     return TracedMediators(results)
 
