@@ -22,11 +22,14 @@ from interpret.anatomy import centres, norm_epsilon, norm_weight
 from interpret.engine.layers import Layer
 from interpret.engine.linear import Module
 from interpret.engine.recording import record_run
-from interpret.engine.trunk import Exit, Trunk
+from interpret.engine.trunk import Trunk
 from interpret.errors import UnsupportedModelError
 
 _NOTHING = 1e-4
 """What an activation function may give for 0: that of Apertus gives 1e-7."""
+
+_COMPARED = 8
+"""Number of tokens for which outputs are compared."""
 
 
 @dataclass(frozen=True)
@@ -45,43 +48,37 @@ class RelevanceLayer(Layer):
         return _halved(self.activation(gate), up)
 
 
-def has_rules(trunk: Trunk) -> bool:
-    """Return whether there are rules for the layers of a model: none for mixtures of experts, run as one module."""
-    return all(layer.whole_mlp is None for layer in trunk.layers)
-
-
-def with_rules(trunk: Trunk, like: Tensor) -> Trunk:
+def with_rules(trunk: Trunk, start: Tensor) -> Trunk:
     """Return the parts of a model, with the rules of LRP for their derivatives.
 
     Args:
         trunk: the parts of the model.
-        like: inputs of its first layer, [B, T, D], with which the outputs are compared.
+        start: inputs of its first layer, [B, T, D]; outputs are compared for their first tokens.
 
     Raises:
         UnsupportedModelError: if there are no rules for a part; the message names it.
     """
-    if not has_rules(trunk):
+    if any(layer.whole_mlp is not None for layer in trunk.layers):
         raise UnsupportedModelError(
             f"RelP has no rules for the mixtures of experts of {trunk.anatomy.family.name} models; estimate their "
             "effects by the method approximate"
         )
-    found = replace(trunk, layers=[_layer(layer, like) for layer in trunk.layers], end=_end(trunk.end, like))
-    check_outputs(trunk, found, like)
+    layers: list[Layer] = [_layer(layer, start) for layer in trunk.layers]
+    end = replace(trunk.end, final=[_norm(module, start) for module in trunk.end.final])
+    found = replace(trunk, layers=layers, end=end)
+    _check_outputs(trunk, found, start[:, :_COMPARED])
     return found
 
 
-def check_outputs(trunk: Trunk, found: Trunk, start: Tensor) -> None:
-    """Check that parts with rules give the outputs of those without, for inputs of the first layer, [B, T, D].
-
-    Raises:
-        UnsupportedModelError: if they do not; the message names the first layer that differs.
-    """
+def _check_outputs(trunk: Trunk, found: Trunk, start: Tensor) -> None:
+    """Check that parts with rules give the outputs of those without, for inputs of the first layer, [B, T, D]."""
     expected, states = (record_run(of.layers, start, ()).states for of in (trunk, found))
     tolerance = 1e-3 if start.dtype in (torch.float32, torch.float64) else 0.1
     pairs = [*zip(expected, states, strict=True), (trunk.leave(expected[-1]), found.leave(states[-1]))]
     for index, (one, other) in enumerate(pairs):
         one, other = one.float(), other.float()
-        if (one - other).norm() > tolerance * one.norm():
+        # Token by token, because the states of the first token may be much larger than all others.
+        if ((one - other).norm(dim=-1) > tolerance * one.norm(dim=-1)).any():
             where = "the final norm" if index == len(pairs) - 1 else f"layer {index - 1}"
             raise UnsupportedModelError(
                 f"the rules of RelP do not give the outputs of {where} of this {trunk.anatomy.family.name} model, "
@@ -95,10 +92,6 @@ def _layer(layer: Layer, like: Tensor) -> RelevanceLayer:
     norms = ("attention_norm", "attention_after", "mlp_norm", "mlp_after")
     parts |= {name: _norm(parts[name], like) for name in norms}
     return RelevanceLayer(**parts | {"activation": _activation(layer.activation, like)})
-
-
-def _end(end: Exit, like: Tensor) -> Exit:
-    return replace(end, final=[_norm(module, like) for module in end.final])
 
 
 def _norm(module: Module, like: Tensor) -> Module:
