@@ -74,7 +74,7 @@ def _estimate(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Estimate every cell; a ``RunCells`` if the first four arguments are bound."""
     found = first_order(model, base, donor, cells, inputs.metric, method=method, memory=settings.memory)
-    return found.base + found.effects, found.base, found.donor
+    return (found.base + found.effects)[None], found.base[None], found.donor[None]
 
 
 def screen_traces(
@@ -131,7 +131,7 @@ def _traced(
         for name, mask in chosen.items()
     }
     found = values_by_mediator(inputs, cells, partial(run_exactly, model, inputs, settings))
-    return {name: _screening(estimates[name], mask, found[name].values) for name, mask in chosen.items()}
+    return {name: _screening(estimates[name], mask, found[name].values[0]) for name, mask in chosen.items()}
 
 
 def _screening(estimate: TraceResult, mask: Bools, values: Floats) -> Screening:

@@ -223,19 +223,22 @@ def trace_result(
     mediator: str,
     found: CellValues,
     window: int,
+    metric: int = 0,
     *,
     estimate: EstimateMethod | None = None,
 ) -> TraceResult:
-    """Return a result from the values of a mediator's cells, [T * L, S], ordered by token and layer.
+    """Return a result from the values of a mediator's cells, [M, T * L, S], ordered by token and layer.
 
-    ``estimate`` is the method by which they were estimated; None if they are exact.
+    ``metric`` is the index of one of the M metrics of the inputs; ``estimate`` is the method by which the values were
+    estimated, None if they are exact.
     """
-    tokens, answer_ids, row, lows = inputs.tokens, inputs.answer_ids, mediator_named(mediator), found.lows
-    sample_scores = found.values.T.reshape(found.values.shape[1], len(tokens.ids), -1).copy()
+    tokens, answer_ids, row, lows = inputs.tokens, inputs.answer_ids, mediator_named(mediator), found.lows[metric]
+    values = found.values[metric]
+    sample_scores = values.T.reshape(values.shape[1], len(tokens.ids), -1).copy()
     return TraceResult(
         scores=sample_scores.mean(axis=0),
         low=float(lows.mean()),
-        high=found.high,
+        high=float(found.highs[metric]),
         answer_id=answer_ids[0],
         answer_ids=answer_ids,
         answer=join_pieces(pieces(tokenizer, answer_ids)),
@@ -243,7 +246,7 @@ def trace_result(
         subject_span=inputs.span,
         tokens=tuple(tokens.pieces),
         token_ids=tuple(tokens.ids),
-        metric=inputs.metric.kind,
+        metric=inputs.metrics[metric].kind,
         mediator=mediator,
         site=row.site,
         acts_on=row.acts_on,

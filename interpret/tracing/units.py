@@ -276,6 +276,7 @@ def _effects(
         exact = np.zeros(len(cells), dtype=bool)
         exact[np.argsort(-sizes, kind="stable")[:count]] = True
     chosen = np.flatnonzero(exact)
-    values, lows, high = run_exactly(model, inputs, settings, base, donor, [cells[index] for index in chosen.tolist()])
+    found = run_exactly(model, inputs, settings, base, donor, [cells[index] for index in chosen.tolist()])
+    values, lows, high = (of_metrics[0] for of_metrics in found)
     effects[chosen] = (values - lows).mean(dim=1).numpy()
     return effects, exact, lows.mean().item(), high[0].item()
