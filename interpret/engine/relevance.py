@@ -1,7 +1,7 @@
 """Layers whose derivatives follow the rules of layer-wise relevance propagation (LRP), with the same outputs.
 
 Autograd through these layers gives the coefficients of RelP (Rezaei Jafari, Eberle, Khakzar & Nanda 2025,
-arXiv:2508.21258, table 1) in place of gradients. Each rule replaces a nonlinear part by a linear one that has the same
+arXiv:2508.21258) in place of gradients. Each rule replaces a nonlinear part by a linear one that has the same
 value at the given run:
 
 - norms: the scale is a constant (Ali et al. 2022, arXiv:2202.07304); the mean is still subtracted;
