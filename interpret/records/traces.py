@@ -14,6 +14,7 @@ EXACT: Literal["exact"] = "exact"
 APPROXIMATE: Literal["approximate"] = "approximate"
 RELP: Literal["relp"] = "relp"
 SCREENED: Literal["screened"] = "screened"
+"""The methods as constants."""
 
 
 @dataclass(frozen=True, kw_only=True)
