@@ -21,6 +21,7 @@ from interpret.anatomy.attention import (
     key_heads,
     rotated,
     rotation,
+    scores_dtype,
     unfused,
     window_of,
 )
@@ -94,7 +95,8 @@ def attending(anatomy: Anatomy, layer: int, block: nn.Module, seen: Mapping[str,
         queries, keys = (rotated(part, cos, sin, parts.rotary) for part in (queries, keys))
     scale = attention_scale(anatomy, layer)
     queries, keys, values = (part.transpose(1, 2) for part in (queries, keys, values))  # [B, H, T, W]
-    scores = capped(queries @ keys.mT * scale, attention_softcap(anatomy.family, config))
+    dtype = scores_dtype(config, queries.dtype)
+    scores = capped(queries.to(dtype) @ keys.to(dtype).mT * scale, attention_softcap(anatomy.family, config))
     scores += _hidden(scores, window_of(config, layer))
     sinks = attention_sinks(anatomy, block)
     sinks = None if sinks is None else sinks[:, None, None]

@@ -57,6 +57,7 @@ def plan_sources(
         model: a causal LM of a supported family.
         tokenizer: the model's tokenizer.
         prompts: prompts, from a file by ``load_examples``, or such as ``[Prompt("mine_1", "Dogs bark", raw=True)]``.
+            For a prompt that has ``states``, these take the place of the layers and tokens selected here.
         layers: for the site ``resid_pre``, indices of ``hidden_states``: 0 for the embeddings, the last one for the
             state after the final norm. For the other sites, layers from 0. A list, or a selector such as ``"3,7"``,
             ``"0:20:5"``, ``"-1"``, ``"all"``.
@@ -77,8 +78,8 @@ def plan_sources(
     """
     if site not in SOURCE_SITES:
         raise InputError(unknown("site", site, SOURCE_SITES))
-    n_layers = len(anatomy_of(model).layers)
-    chosen = select("layer", selector_words(layers), n_layers + 1 if site == RESID_PRE else n_layers)
+    count = len(anatomy_of(model).layers) + (site == RESID_PRE)
+    chosen = select("layer", selector_words(layers), count)
     sources = []
     for index, prompt in enumerate(prompts):
         if isinstance(prompt, str):
@@ -89,12 +90,22 @@ def plan_sources(
         try:
             chat_text = model_text(tokenizer, prompt, chat_template)
             tokenised = tokenise(tokenizer, chat_text, prompt.subject)
-            positions = select_tokens(selector_words(tokens), tokenised, {GENERATED: [len(tokenised.ids)]})
+            if prompt.states is not None:
+                pairs = _own_pairs(prompt.states, count, len(tokenised.ids))
+            else:
+                positions = select_tokens(selector_words(tokens), tokenised, {GENERATED: [len(tokenised.ids)]})
+                pairs = [(layer, token) for layer in chosen for token in positions]
         except InputError as error:
             raise InputError(f"prompt {prompt.name}: {error}") from None
-        pairs = [(layer, token) for layer in chosen for token in positions]
         sources.append(Source(prompt, tokenised, pairs, site))
     return sources
+
+
+def _own_pairs(states: Sequence[tuple[int, int]], n_layers: int, n_tokens: int) -> list[tuple[int, int]]:
+    """Return the (layer, token) pairs that a prompt names itself, without those it names twice; -1 is the last."""
+    layers = [select("layer", str(layer), n_layers)[0] for layer, _ in states]
+    tokens = [select("token", str(token), n_tokens)[0] for _, token in states]
+    return list(dict.fromkeys(zip(layers, tokens, strict=True)))
 
 
 def source_of_pairs(
