@@ -46,7 +46,6 @@ from interpret.anatomy import (
     check_parts,
     check_scores,
     has_neurons,
-    hook_neurons,
     keeping_activations,
     key_heads,
     layer_input,
@@ -57,6 +56,7 @@ from interpret.anatomy import (
     unwrapping,
 )
 from interpret.anatomy.changes import Changes
+from interpret.anatomy.neurons import hook_neurons
 from interpret.errors import InputError, unknown
 
 Site = Literal[

@@ -19,7 +19,6 @@ from interpret.anatomy import (
     cache_of,
     check_insides,
     first_column,
-    hook_neurons,
     keeping_activations,
     layer_input,
     past_length,
@@ -27,6 +26,7 @@ from interpret.anatomy import (
     with_layer_input,
 )
 from interpret.anatomy.changes import Changes
+from interpret.anatomy.neurons import hook_neurons
 from interpret.errors import InputError
 
 UnitSite = Literal["heads", "neurons"]

@@ -48,7 +48,6 @@ from .encoder_decoders import decode as decode
 from .encoder_decoders import decoder_layers as decoder_layers
 from .encoder_decoders import encoder_decoder_of as encoder_decoder_of
 from .encoder_decoders import stacked_layers as stacked_layers
-from .experts import Mixture as Mixture
 from .experts import NeuronNumbers as NeuronNumbers
 from .families import FAMILIES as FAMILIES
 from .families import Block as Block
@@ -70,10 +69,7 @@ from .measured import check_padding as check_padding
 from .measured import padding_difference as padding_difference
 from .measured import reads_padding as reads_padding
 from .neurons import has_neurons as has_neurons
-from .neurons import hook_neurons as hook_neurons
-from .neurons import mixture_in as mixture_in
 from .neurons import neuron_numbers as neuron_numbers
-from .neurons import run_mlp as run_mlp
 from .patterns import last_attention_only as last_attention_only
 from .patterns import reporting_attention as reporting_attention
 from .releases import auto_class as auto_class

@@ -5,6 +5,7 @@ side by side), S samples, N tokens computed, P earlier tokens that all cells sha
 has of its own, H heads, G key-value heads, W width of a head, F neurons.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -28,12 +29,12 @@ from interpret.anatomy import (
     residual_factor,
     rotated,
     rotation,
-    run_mlp,
     scores_dtype,
     text_config,
     unfused,
     window_of,
 )
+from interpret.anatomy.neurons import run_mlp
 from interpret.engine.linear import Module, gated, quick, rounded_alike
 
 Point = Literal["heads", "attn_out", "neurons", "mlp_out"]
@@ -126,7 +127,7 @@ class Layer:
     up: Module
     activation: Module
     down: Module
-    whole_mlp: "WholeMLP | None"
+    whole_mlp: Callable[[Tensor, Tap], Tensor] | None
     """The MLP as one module, in place of gate, up, activation and down: a mixture of experts."""
     mlp_after: Module
     residual_factor: float
@@ -194,7 +195,7 @@ def layers_of(model: PreTrainedModel, anatomy: Anatomy, like: Tensor, n_tokens: 
             # In OPT this is a plain function, not a module.
             activation=_attribute(block, parts.activation) if parts.down else _unchanged,
             down=part(parts.down),
-            whole_mlp=None if parts.down else WholeMLP(anatomy, index),
+            whole_mlp=None if parts.down else _WholeMLP(anatomy, index),
             mlp_after=part(parts.mlp_after),
             residual_factor=residual_factor(anatomy),
             head_width=width,
@@ -219,7 +220,7 @@ def _unchanged(x: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class WholeMLP:
+class _WholeMLP:
     """The MLP of one layer, run as one module."""
 
     anatomy: Anatomy

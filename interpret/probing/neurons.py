@@ -24,13 +24,12 @@ from interpret.anatomy import (
     batches,
     check_insides,
     check_length,
-    hook_neurons,
     input_device,
-    mixture_in,
     neuron_numbers,
     unwrapping,
 )
 from interpret.anatomy.changes import Changes
+from interpret.anatomy.neurons import hook_neurons, mixture_in
 from interpret.anatomy.passes import evaluating
 from interpret.errors import InputError, UnsupportedModelError, unknown
 from interpret.prompts.batches import pad

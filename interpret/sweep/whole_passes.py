@@ -17,13 +17,13 @@ from interpret.anatomy import (
     Anatomy,
     anatomy_of,
     has_neurons,
-    hook_neurons,
     layer_input,
     neuron_numbers,
     residual_factor,
     with_layer_input,
 )
 from interpret.anatomy.changes import Changes
+from interpret.anatomy.neurons import hook_neurons
 from interpret.device import is_out_of_memory
 from interpret.errors import UnsupportedModelError
 from interpret.sweep.cells import ATTENTION, Cell

@@ -9,8 +9,9 @@ import transformers
 from torch import nn
 
 from interpret.activations import record
-from interpret.anatomy import NeuronNumbers, anatomy_of, check_insides, hook_neurons, neuron_numbers
+from interpret.anatomy import NeuronNumbers, anatomy_of, check_insides, neuron_numbers
 from interpret.anatomy.changes import Changes
+from interpret.anatomy.neurons import hook_neurons
 from interpret.errors import InputError, UnsupportedModelError
 from interpret.facts.files import Fact
 from interpret.probing import KnowledgeProber, expert_of, neuron_of, top_activating
