@@ -62,14 +62,6 @@ class NeuronNumbers:
             return str(number // self.each), number % self.each
         return SHARED if self.experts else "", number - first
 
-    def name(self, number: int) -> str:
-        """Return a name of a neuron for figures: its number, or its expert and its index in this expert.
-
-        >>> NeuronNumbers(experts=4, each=10, others=20).name(13), NeuronNumbers(0, 0, 20).name(13)
-        ('1.3', '13')
-        """
-        return ".".join(str(part) for part in self.place(number) if part != "")
-
     def number(self, expert: int | str, neuron: int) -> int:
         """Return the number of a neuron of an expert: the reverse of ``place``.
 

@@ -135,9 +135,12 @@ def _for_each_head(anatomy: Anatomy, value: Tensor) -> Tensor:
 
 def _normed(block: nn.Module, path: str, value: Tensor) -> Tensor:
     """Apply the norm of queries or keys, [B, T, heads, W], if the model has it: to each head, or to all together."""
-    if not path or all(name != path for name, _ in block.named_modules()):
+    if not path:
         return value
-    norm = block.get_submodule(path)
+    try:
+        norm = block.get_submodule(path)
+    except AttributeError:
+        return value
     by_head = norm.get_parameter("weight").shape[-1] == value.shape[-1]
     return norm(value) if by_head else norm(value.flatten(-2)).view_as(value)
 

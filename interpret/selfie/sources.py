@@ -13,9 +13,11 @@ from interpret.engine.greedy import Continuation
 from interpret.errors import InputError, unknown
 from interpret.prompts.chat import MODEL_TEMPLATE, model_text
 from interpret.prompts.prompts import Prompt
+from interpret.prompts.scripts import joined
 from interpret.prompts.selectors import select, selector_words
-from interpret.prompts.spelling import pieces
+from interpret.prompts.spelling import decoded, pieces
 from interpret.prompts.tokens import TokenisedPrompt, select_tokens, tokenise
+from interpret.prompts.vocabulary import special_ids
 from interpret.selfie.settings import GENERATED, LAYERS, RESID_PRE, TOKENS
 
 SOURCE_SITES: tuple[Site, ...] = (RESID_PRE, "attn_out", "mixer_out", "mlp_out")
@@ -33,6 +35,19 @@ class Source:
     the input of layer l, L for the state after the final norm. For the other sites, it is the layer itself."""
     site: str = RESID_PRE
     """One of ``SOURCE_SITES``."""
+    generated: str = ""
+    """The text of the generated token that ``tokenised`` ends with, if it is interpreted; empty if it has none: it is
+    a special token or a part of a character."""
+
+    def text_until(self, token: int) -> str | None:
+        """Return the text that the state of a token can be about: the user's message up to and including the token.
+
+        The generated token follows the message. None if the model has read nothing of the message at the token.
+        """
+        ends = self.tokenised.ends
+        text = self.tokenised.message_until(min(token, len(ends) - 1))
+        text = joined(text, self.generated) if token == len(ends) else text
+        return text if text.strip() else None
 
     @property
     def lacks_generated(self) -> bool:
@@ -131,7 +146,9 @@ def with_generated(tokenizer: PreTrainedTokenizerBase, source: Source, continuat
         return source
     ids = [*source.tokenised.ids, continuation.first]
     shown = [*source.tokenised.pieces, pieces(tokenizer, ids)[-1]]
-    return replace(source, tokenised=replace(source.tokenised, ids=ids, pieces=shown))
+    unreadable = special_ids(tokenizer, ids[-1:]) or "\ufffd" in decoded(tokenizer, ids[-1:])
+    tokenised = replace(source.tokenised, ids=ids, pieces=shown)
+    return replace(source, tokenised=tokenised, generated="" if unreadable else shown[-1])
 
 
 @torch.no_grad()

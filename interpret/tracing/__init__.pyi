@@ -27,4 +27,5 @@ from .tables import trace_averages as trace_averages
 from .tables import trace_grids as trace_grids
 from .tables import trace_peaks as trace_peaks
 from .units import UnitTrace as UnitTrace
+from .units import UnitTraces as UnitTraces
 from .units import trace_units as trace_units

@@ -240,8 +240,7 @@ def test_units_of_traces_are_numbered_by_expert():
         assert row.expert == expert_of(model, row.layer_idx, row.unit)[0]
     (panel,) = found.view().panels()
     best = rows[int(np.argmax([abs(row.indirect_effect) for row in rows]))]
-    place = ".".join(str(part) for part in expert_of(model, best.layer_idx, best.unit) if part != "")
-    assert panel.grids[0].bands[0].rows[0].text == f"{best.layer_idx}.{place}"
+    assert panel.grids[0].bands[0].rows[0].text == f"{best.layer_idx}.{best.unit}"
 
 
 def test_numbers_of_neurons():

@@ -13,7 +13,7 @@ IMPLEMENTATIONS = ["eager", "sdpa"]
 
 
 def with_large_scores(implementation):
-    """A Qwen 2 whose scores are large and nearly the same for all tokens, as those of Qwen 2.5, because of its biases."""
+    """Return a Qwen 2 whose biases make scores large and nearly the same for all tokens, as in Qwen 2.5."""
     model = tiny_model("qwen2")
     if implementation != getattr(model.config, "_attn_implementation", "eager"):
         if not hasattr(model, "set_attn_implementation"):
