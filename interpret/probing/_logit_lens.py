@@ -176,15 +176,16 @@ def read_by(
     followed = [token_id(token, tokenizer, n_logits) for token in tokens]
     if not 0 <= top <= n_logits or not (top or followed):
         raise InputError(f"top is {top}: give 1 to {n_logits}, or 0 and some tokens to follow")
+    columns = [columns_of(cache, prompt, positions) for prompt in range(len(cache.token_ids))]
+    # Each activation is read once: a cache may be on disk.
+    streams = [[stream[prompt, at] for prompt, at in enumerate(columns)] for stream in map(cache.__getitem__, names)]
     rows: list[dict[str, Any]] = []
-    for prompt in range(len(cache.token_ids)):
-        at = columns_of(cache, prompt, positions)
+    for prompt, at in enumerate(columns):
         with grad_mode(False):
-            final = lens.logits(n_layers, cache[names[-1]][prompt, at]).cpu()  # [P, V]
-        own = _Own.of(final)
-        for layer, state in enumerate(names):
+            own = _Own.of(lens.logits(n_layers, streams[-1][prompt]).cpu())
+        for layer, of_prompts in enumerate(streams):
             with grad_mode(False):
-                logits = lens.logits(layer, cache[state][prompt, at]).cpu()  # [P, V]
+                logits = lens.logits(layer, of_prompts[prompt]).cpu()  # [P, V]
             agree, kl = own.agreement(logits), own.divergence(logits)
             for place, position in enumerate(at):
                 of_state = {"agrees": agree[place], "kl": kl[place]}
