@@ -24,6 +24,7 @@ from .attention import numbered as numbered
 from .attention import packed as packed
 from .attention import rotated as rotated
 from .attention import rotation as rotation
+from .attention import scores_dtype as scores_dtype
 from .attention import unfused as unfused
 from .attention import window_of as window_of
 from .calls import blank_past as blank_past

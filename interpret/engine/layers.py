@@ -28,6 +28,7 @@ from interpret.anatomy import (
     residual_factor,
     rotated,
     rotation,
+    scores_dtype,
     text_config,
     unfused,
     window_of,
@@ -126,6 +127,8 @@ class Layer:
     n_heads: int
     n_key_heads: int
     scale: float
+    scores_dtype: torch.dtype
+    """The dtype of scores before the softmax."""
     softcap: float | None
     sinks: Tensor | None
     """For each head the score of a sink, [H]; None without sinks."""
@@ -190,6 +193,7 @@ def layers_of(model: PreTrainedModel, anatomy: Anatomy, like: Tensor, n_tokens: 
             n_heads=config.num_attention_heads,
             n_key_heads=key_heads(config),
             scale=attention_scale(anatomy, index),
+            scores_dtype=scores_dtype(config, like.dtype),
             softcap=attention_softcap(anatomy.family, config),
             sinks=attention_sinks(anatomy, block),
             window=window_of(config, index),
@@ -323,10 +327,9 @@ def _attend(layer: Layer, queries: Tensor, keys: Tensor, values: Tensor, past: P
     own = keys.shape[3]
     queries = queries.unflatten(3, (G, H // G)).permute(1, 3, 0, 4, 2, 5).reshape(S * G, -1, W)
     keys, values = (part.reshape(S * G * C, own, W) for part in (keys, values))
-    scores = _product(queries.reshape(S * G * C, -1, W), keys.transpose(1, 2)).view(S, G, C, H // G, N, own)
+    scores = _scores(layer, queries.reshape(S * G * C, -1, W), keys).view(S, G, C, H // G, N, own)
     if P:
-        before_keys = past.keys.reshape(S * G, P, W).transpose(1, 2)
-        before = _product(queries, before_keys)
+        before = _scores(layer, queries, past.keys.reshape(S * G, P, W))
         scores = torch.cat([before.view(S, G, C, H // G, N, P), scores], dim=-1)
     scores = capped(scores * layer.scale, layer.softcap)
     sinks = None if layer.sinks is None else layer.sinks.view(G, 1, H // G, 1, 1)
@@ -337,6 +340,11 @@ def _attend(layer: Layer, queries: Tensor, keys: Tensor, values: Tensor, past: P
         before_values = past.values.reshape(S * G, P, W)
         mixed = mixed + _product(shared, before_values).view_as(mixed)
     return mixed.view(S, G, C, H // G, N, W).permute(2, 0, 4, 1, 3, 5).reshape(C, S, N, H * W)
+
+
+def _scores(layer: Layer, queries: Tensor, keys: Tensor) -> Tensor:
+    """Return the products of queries, [B, N, W], and keys, [B, M, W], in the dtype of scores, [B, N, M]."""
+    return _product(queries.to(layer.scores_dtype), keys.to(layer.scores_dtype).transpose(1, 2))
 
 
 def _product(rows: Tensor, matrices: Tensor) -> Tensor:

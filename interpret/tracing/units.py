@@ -4,7 +4,7 @@ A unit is an attention head (before the output projection) or an MLP neuron (aft
 neurons, so by default all are estimated (attribution patching) and those with the largest estimates are run.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.anatomy import text_config, unwrapping
 from interpret.display.heatmaps import Band, Heatmap, Panel, headings, plain_headings, readable, small_probability
-from interpret.display.shown import Shown
+from interpret.display.shown import Rows, Shown, grouped
 from interpret.display.view import View
 from interpret.engine.trunk import trunk_of
 from interpret.errors import InputError, unknown
@@ -103,10 +103,9 @@ class UnitTrace(Shown):
 
     def view(self) -> View:
         """Return what is shown: heads by layers, one heat map per token; or the neurons with the largest effects."""
-        measured = metric_of(self.metric)
         return View(
             title=f"Causal trace of single {self.site}",
-            unit=f"indirect effect: {measured} with one {UNITS[self.site]} restored − {measured} in the corrupted run",
+            unit=_unit(self.metric, [self.site]),
             panels=lambda: iter([self._panel()]),
             n_panels=1,
             facts={"exact": f"{self.exact.mean():.1%} of the {self.site}"},
@@ -114,35 +113,97 @@ class UnitTrace(Shown):
         )
 
     def _panel(self) -> Panel:
-        values = f"{small_probability(self.high)}, {small_probability(self.low)} corrupted"
-        grids = self._maps_of_heads() if self.site == "heads" else [self._map_of_neurons()]
-        return Panel(readable(self.prompt), grids, f"{readable(self.answer)} ({metric_of(self.metric)} {values})")
+        tokens = [(position, self.tokens[position]) for position in self.positions]
+        shown = np.ones_like(self.exact) if self.site == "heads" else self.exact
+        grids = _maps_of_units(self.site, tokens, self.effects, shown)
+        return Panel(readable(self.prompt), grids, _read(self.answer, self.metric, self.high, self.low))
 
-    def _maps_of_heads(self) -> list[Heatmap]:
-        """Return a heat map of heads by layers for each token."""
-        _, n_layers, n_heads = self.effects.shape
+
+def _read(answer: str, metric: str, high: float, low: float) -> str:
+    """Return the answer with its values in the clean and in the corrupted runs."""
+    values = f"{small_probability(high)}, {small_probability(low)} corrupted"
+    return f"{readable(answer)} ({metric_of(metric)} {values})"
+
+
+def _unit(metric: str, sites: Iterable[str]) -> str:
+    """Return what the effects of single heads or neurons are."""
+    measured = metric_of(metric)
+    one = " or ".join(UNITS[site] for site in sites)
+    return f"indirect effect: {measured} with one {one} restored − {measured} in the corrupted run"
+
+
+def _maps_of_units(
+    site: str, tokens: Sequence[tuple[int, str]], effects: Floats, shown: NDArray[np.bool_]
+) -> list[Heatmap]:
+    """Return the heat maps of a site: heads by layers, one for each token; or the neurons with the largest effects.
+
+    Args:
+        site: ``heads`` or ``neurons``.
+        tokens: position and text of P tokens.
+        effects: [P, L, U].
+        shown: [P, L, U], False for effects that are left blank.
+    """
+    if site == "heads":
+        _, n_layers, n_heads = effects.shape
         layers, heads = plain_headings(range(n_layers)), plain_headings(range(n_heads))
         return [
             Heatmap(
-                f"{readable(self.tokens[position])} (token {position})",
+                f"{readable(token)} (token {position})",
                 "head",
                 layers,
-                [Band("", heads, effects.T)],
+                [Band("", heads, of_token.T, blank=~of_shown.T)],
                 across="layer",
                 compact=True,
             )
-            for position, effects in zip(self.positions, self.effects, strict=True)
+            for (position, token), of_token, of_shown in zip(tokens, effects, shown, strict=True)
         ]
+    sizes = np.where(shown & np.isfinite(effects), np.abs(effects), -1.0).ravel()
+    largest = [index for index in np.argsort(-sizes, kind="stable")[:SHOWN] if sizes[index] >= 0]
+    chosen = list(dict.fromkeys(tuple(np.unravel_index(index, effects.shape)[1:]) for index in largest))
+    values = np.array([effects[:, layer, unit] for layer, unit in chosen]).reshape(-1, len(tokens))
+    blank = ~np.array([shown[:, layer, unit] for layer, unit in chosen], dtype=bool).reshape(values.shape)
+    rows = plain_headings([f"{layer}.{unit}" for layer, unit in chosen])
+    across = headings([f"{token} {position}" for position, token in tokens])
+    return [Heatmap("largest effects", "layer.neuron", across, [Band("", rows, values, blank=blank)])]
 
-    def _map_of_neurons(self) -> Heatmap:
-        """Return a heat map of the neurons with the largest effects, by tokens; estimates are left blank."""
-        top = self.top(SHOWN)
-        chosen = list(dict.fromkeys(zip(top["layer_idx"], top["unit"], strict=True)))
-        values = np.array([self.effects[:, layer, unit] for layer, unit in chosen]).reshape(-1, len(self.positions))
-        exact = np.array([self.exact[:, layer, unit] for layer, unit in chosen], dtype=bool).reshape(values.shape)
-        tokens = headings([f"{self.tokens[position]} {position}" for position in self.positions])
-        rows = plain_headings([f"{layer}.{unit}" for layer, unit in chosen])
-        return Heatmap("largest effects", "layer.neuron", tokens, [Band("", rows, values, blank=~exact)])
+
+class UnitTraces(Rows[UnitCell]):
+    """Rows of single heads and neurons, of one fact or many: those of ``units.csv`` of a run."""
+
+    record_type = UnitCell
+
+    def view(self) -> View:
+        """Return what is shown: for each fact, heads by layers at each token, and the neurons with the largest effects.
+
+        Heads and neurons that were not run are left blank.
+        """
+        facts = grouped(self, lambda row: row.name)
+        sites = dict.fromkeys(row.mediator for row in self)
+        return View(
+            title=f"Causal trace of single {' and '.join(sites)}" + (f", {len(facts)} facts" if len(facts) > 1 else ""),
+            unit=_unit(self[0].metric, sites),
+            panels=lambda: (self._panel(rows, named=len(facts) > 1) for rows in facts),
+            n_panels=len(facts),
+            warning=cells_not_finite([np.array([row.indirect_effect for row in self])]),
+        )
+
+    def _panel(self, rows: Sequence[UnitCell], *, named: bool) -> Panel:
+        first = rows[0]
+        grids = [grid for of_site in grouped(rows, lambda row: row.mediator) for grid in _maps_of_rows(of_site)]
+        answer = _read(first.answer, first.metric, first.clean, first.corrupted)
+        return Panel(readable(first.prompt), grids, answer, name=first.name if named else "")
+
+
+def _maps_of_rows(rows: Sequence[UnitCell]) -> list[Heatmap]:
+    """Return the heat maps of one fact and one site."""
+    tokens = dict(sorted({row.token_idx: row.token for row in rows}.items()))
+    places = {position: place for place, position in enumerate(tokens)}
+    shape = (len(tokens), max(row.layer_idx for row in rows) + 1, max(row.unit for row in rows) + 1)
+    effects, exact = np.zeros(shape), np.zeros(shape, dtype=bool)
+    for row in rows:
+        cell = places[row.token_idx], row.layer_idx, row.unit
+        effects[cell], exact[cell] = row.indirect_effect, True
+    return _maps_of_units(rows[0].mediator, list(tokens.items()), effects, exact)
 
 
 @unwrapping
