@@ -16,8 +16,8 @@ LINEAR_BELOW = 0.1
 def lens_figure(averages: Sequence[LensAverage]) -> Figure:
     """Draw by layer how often lenses agree with the model's most likely token, and KL(model || lens), one curve each.
 
-    As figures 1 and 5 of Belrose et al. 2023, with 95% intervals over prompts. The curves of layer L are those of the
-    output of the last layer, where all lenses give the model's own distribution.
+    As in Belrose et al. 2023, with 95% intervals over prompts. The last points of the curves are the output of the last
+    layer, where all lenses give the model's own distribution.
 
     Args:
         averages: from ``interpret.probing.lens_averages``, at least one row.

@@ -1,7 +1,7 @@
 """Train a tuned lens: batches of a text, the gradient of the KL divergence in closed form, and steps of Adam.
 
 The frozen model reads each batch once, for all layers. The loss of layer l is KL(final || lens) of its states, averaged
-over the N tokens of a batch (Belrose et al. 2023, equation 8). Its derivative with respect to the logits of the lens is
+over the N tokens of a batch (Belrose et al. 2023). Its derivative with respect to the logits of the lens is
 ``(q - p) / N``, with q the distribution of the lens and p that of the model, so the graph begins at the logits and ends
 at the maps: no parameter of the model gets a gradient. Logits of many tokens are computed piece by piece.
 """
@@ -9,6 +9,7 @@ at the maps: no parameter of the model gets a gradient. Logits of many tokens ar
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 import torch
 from torch import Tensor
@@ -115,15 +116,24 @@ class LensTrainer:
         self._optimiser = torch.optim.Adam([self.lens.weight, self.lens.bias], lr=settings.lr)
 
     def update(self, batch: Sequence[Sequence[int]]) -> list[float]:
-        """Make one step of the optimiser, and return the KL of each layer before it, [L], in nats per token."""
-        streams = self.streams(batch)
-        kl, at_weight, at_bias = divergences(self.end, self.lens, streams)
+        """Make one step of the optimiser, and return the KL of each layer before it, [L], in nats per token.
+
+        Raises:
+            InputError: if a loss is not finite: the training diverges, or the model gives NaN.
+        """
+        kl, at_weight, at_bias = divergences(self.end, self.lens, self.streams(batch))
+        found: list[float] = kl.tolist()
+        for layer, loss in enumerate(found):
+            if not isfinite(loss):
+                raise InputError(
+                    f"the loss of layer {layer} is not finite at step {self.step + 1}; lower the learning rate "
+                    f"{self.settings.lr}, or open the model in float32"
+                )
         self.lens.weight.grad, self.lens.bias.grad = at_weight, at_bias
         for group in self._optimiser.param_groups:
             group["lr"] = self.settings.lr * (1 - self.step / self.settings.steps)
         self._optimiser.step()
         self.step += 1
-        found: list[float] = kl.tolist()
         return found
 
     def streams(self, batch: Sequence[Sequence[int]]) -> list[Tensor]:

@@ -207,6 +207,17 @@ def test_numbers_that_are_not_above_0_are_refused(llama, text, tmp_path):
         train_lens(llama, byte_level(), text, tmp_path / "lens", lr=0)
 
 
+def test_a_loss_that_is_not_finite_ends_the_training(llama, monkeypatch):
+    trainer = LensTrainer(llama, LensSettings(), 5)
+    streams = trainer.streams(ROWS)
+    streams[2][3, 4] = torch.inf
+    monkeypatch.setattr(trainer, "streams", lambda batch: streams)
+    with pytest.raises(
+        InputError, match="^the loss of layer 2 is not finite at step 1; lower the learning rate 0.001, or"
+    ):
+        trainer.update(ROWS)
+
+
 @pytest.fixture(scope="module")
 def lens_folder(model_folder, tmp_path_factory):
     """A lens trained for ``model_folder``."""
