@@ -37,6 +37,8 @@ from .lens_maps import TunedLens as TunedLens
 from .lens_maps import load_tuned_lens as load_tuned_lens
 from .lens_runs import train_lens as train_lens
 from .neuron_runs import run_neurons as run_neurons
+from .neurons import expert_of as expert_of
+from .neurons import neuron_of as neuron_of
 from .prompt_runs import run_heads as run_heads
 from .prompt_runs import run_lens as run_lens
 from .prompt_runs import run_logits as run_logits
