@@ -28,6 +28,8 @@ TABLES = {
     "LocationCell": "`interpret locate`",
     "LocationAverage": "`averages.csv` of `interpret figures` for located facts",
     "LensReading": "`interpret probe lens`",
+    "LensAverage": "`averages.csv` of `interpret figures` for lenses",
+    "LensTraining": "`interpret probe train-lens`",
     "LogitShare": "`interpret probe logits`",
     "HeadView": "`interpret probe heads`",
     "NeuronEffect": "`interpret probe neurons`",

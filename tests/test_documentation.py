@@ -150,7 +150,7 @@ SECTIONS = {
     "interpretations": ["Interpretation"],
     "traces": ["TraceCell"],
     "attributions": ["TokenScore", "MethodComparison", "LocationCell"],
-    "probes": ["LensReading", "LogitShare", "HeadView", "NeuronEffect"],
+    "probes": ["LensReading", "LensAverage", "LensTraining", "LogitShare", "HeadView", "NeuronEffect"],
 }
 
 

@@ -5,7 +5,9 @@ from .attributions import TokenScore as TokenScore
 from .interpretations import Interpretation as Interpretation
 from .interpretations import Preservation as Preservation
 from .probes import HeadView as HeadView
+from .probes import LensAverage as LensAverage
 from .probes import LensReading as LensReading
+from .probes import LensTraining as LensTraining
 from .probes import LogitShare as LogitShare
 from .probes import NeuronEffect as NeuronEffect
 from .states import FINAL_NORM as FINAL_NORM

@@ -7,6 +7,7 @@ from interpret.records import (
     HeadView,
     Interpretation,
     LensReading,
+    LensTraining,
     LocationCell,
     LogitShare,
     MethodComparison,
@@ -28,6 +29,7 @@ TABLES: Mapping[str, type] = MappingProxyType(
         "probe logits": LogitShare,
         "probe heads": HeadView,
         "probe neurons": NeuronEffect,
+        "probe train-lens": LensTraining,
     }
 )
 """Command in a run's identity -> record type of its table. The record types of user-defined probes are not listed."""

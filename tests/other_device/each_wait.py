@@ -18,9 +18,9 @@ from interpret.attribution.steps.step import Step
 from interpret.engine.recording import record_run
 from interpret.engine.trunk import trunk_of
 from interpret.selfie import decoding
-from interpret.selfie.decoding import Start, prime, score, score_plain, start_inserted, write
 from interpret.selfie.readings import are_finite, insertion
 from interpret.selfie.settings import Settings
+from interpret.slots.decoding import Start, prime, score, score_plain, start_inserted, write
 from interpret.surgery.hooks import applied
 from interpret.surgery.plan import plan_surgery
 from interpret.sweep import Cell, Metric, Pin, grid, run_sweep
