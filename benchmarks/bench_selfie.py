@@ -23,10 +23,10 @@ import torch
 from transformers import PreTrainedModel
 
 import interpret
-from interpret.selfie.decoding import prime, score_after, score_plain, start_inserted, write
 from interpret.selfie.readings import insertion, read_nothing
 from interpret.selfie.sources import Source, states_of
 from interpret.selfie.templates import InterpretationPrompt
+from interpret.slots.decoding import prime, score_after, score_plain, start_inserted, write
 
 Row = tuple[list[int], list[float], list[float]]
 T = TypeVar("T")

@@ -29,6 +29,8 @@ TABLES = {
     "LocationAverage": "`averages.csv` of `interpret figures` for located facts",
     "FactCell": "`interpret fact`",
     "LensReading": "`interpret probe lens`",
+    "LensAverage": "`averages.csv` of `interpret figures` for lenses",
+    "LensTraining": "`interpret probe train-lens`",
     "LogitShare": "`interpret probe logits`",
     "HeadView": "`interpret probe heads`",
     "NeuronEffect": "`interpret probe neurons`",

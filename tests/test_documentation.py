@@ -151,7 +151,7 @@ SECTIONS = {
     "traces": ["TraceCell"],
     "facts": ["FactCell"],
     "attributions": ["TokenScore", "MethodComparison", "LocationCell"],
-    "probes": ["LensReading", "LogitShare", "HeadView", "NeuronEffect"],
+    "probes": ["LensReading", "LensAverage", "LensTraining", "LogitShare", "HeadView", "NeuronEffect"],
 }
 
 

@@ -14,6 +14,7 @@ from interpret.cli.examples import examples_command
 from interpret.cli.export import export_command
 from interpret.cli.fact import fact_command
 from interpret.cli.figures import figures_command
+from interpret.cli.lens import train_lens_command
 from interpret.cli.locate import locate_command
 from interpret.cli.neurons import neurons_command
 from interpret.cli.probe import heads_command, lens_command, logits_command, probe_command
@@ -42,6 +43,7 @@ PROBES: Mapping[str, Callable[..., None]] = {
     "logits": logits_command,
     "heads": heads_command,
     "neurons": neurons_command,
+    "train-lens": train_lens_command,
 }
 """The commands under ``probe``."""
 SHOWN_VERSIONS = ("llm-interpret", "transformers", "torch", "python")
@@ -68,7 +70,7 @@ def make_app() -> typer.Typer:
     made.add_typer(
         _app(
             "probe",
-            "Read what the parts of a model compute: logit lens, direct logit attribution, heads, neurons.\n\n"
+            "Read what the parts of a model compute: lenses, direct logit attribution, heads, neurons.\n\n"
             "interpret probe COMMAND --help shows an example and all options of a probe.",
             {**PROBES, **own},
         )

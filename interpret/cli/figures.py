@@ -15,6 +15,8 @@ from interpret.cli.results import UNITS_TABLE, result_of
 from interpret.errors import InputError, brief, closest
 from interpret.probing.registry import PROBES
 from interpret.records import (
+    LensAverage,
+    LensReading,
     LocationAverage,
     LocationCell,
     MethodComparison,
@@ -64,7 +66,7 @@ def figures_command(
     ] = False,
     imports: Imports = None,
 ) -> None:
-    """Draw figures of a run: one per fact or prompt, and averages of traces and located facts. No model is needed.
+    """Draw figures of a run: one per fact or prompt, and averages of traces, locations and lenses. No model is needed.
 
     interpret figures runs/trace
     """
@@ -85,12 +87,24 @@ def figures_command(
     elif command == "trace":
         window = manifest["identity"].get("window")
         _draw_traces(run, output, scheme, fact, prompts, normalise, window if isinstance(window, int) else None)
+    elif command == "probe lens":
+        _draw_lenses(run, output, fact, prompts)
     else:
         _save(output, _own_figure(run, command) or _figures_of_inputs(run, fact, prompts))
         averages = ""
     if not (output / AVERAGES).is_file():
         averages = ""
     say(f"{output}: {len(list(output.glob('*.png')))} figures, each as PNG and PDF{averages}")
+
+
+def _draw_lenses(run: Path, output: Path, facts: Sequence[str] | None, prompts: int) -> None:
+    from interpret.figures.lenses import lens_figure
+    from interpret.probing.lens_averages import lens_averages
+
+    averages = lens_averages(run_folder.read_rows(run, LensReading))
+    _save(output, iter([("average_lenses", lens_figure(averages))]))
+    _save(output, _figures_of_inputs(run, facts, prompts))
+    disk.replace_whole(output / AVERAGES, csv_header(LensAverage) + to_csv(averages))
 
 
 def _comparison_figures(run: Path, facts: Sequence[str] | None, prompts: int) -> "Iterator[tuple[str, Figure]]":

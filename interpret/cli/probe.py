@@ -1,7 +1,7 @@
 """``interpret probe lens``, ``logits`` and ``heads``, and commands for probes that users register."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import signature
 from itertools import chain, groupby
 from pathlib import Path
@@ -14,7 +14,7 @@ from interpret.cli.options import Loading, Model, WorkerOptions, output_option
 from interpret.cli.sources import AllPrompts, PromptOptions, SubjectPrompts, TargetPrompts, tell_framing
 from interpret.cli.work import tell_counts
 from interpret.finite import descending
-from interpret.probing.registry import TOP, Probe
+from interpret.probing.registry import LENSES, LOGIT, TOP, Probe
 from interpret.records import HeadView, LensReading, LogitShare
 from interpret.storage.run_folder import RunFolder
 from interpret.work.inputs import read_options
@@ -30,23 +30,44 @@ def lens_command(
     output: Annotated[Path | None, output_option("lens")] = None,
     model: Model = "demo",
     tokens: Tokens = "last",
+    lens: Annotated[
+        list[str] | None,
+        typer.Option(help=f"{', '.join(LENSES)}; may be given several times, to compare them.  [default: {LOGIT}]"),
+    ] = None,
+    tuned: Annotated[
+        Path | None, typer.Option(help="For --lens tuned: the run folder of 'interpret probe train-lens'.")
+    ] = None,
     top: Annotated[int, typer.Option(min=0, help="Number of most likely tokens to list.")] = TOP,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Read only this many prompts, from the start of the file.")
+    ] = None,
     loading: Loading,
     workers: WorkerOptions,
 ) -> None:
-    """Apply the final norm and unembedding after every layer (logit lens): one CSV row per token, layer and prediction.
+    """Read the state after every layer by a lens: one CSV row per lens, token, layer and prediction.
 
     interpret probe lens --prompt "The capital of France is" --target Paris
 
     Lists the most likely next tokens of every layer, and the rank and probability of 'target' and 'foil' for prompts
-    that have them.
+    that have them. logit: final norm and unembedding. tuned: an affine map before them. identity: a prompt that repeats
+    tokens reads the state. 'agrees' and 'kl' compare each layer with the model's own answer.
     """
-    run = _run("lens", prompts, output, model, loading, workers, {"top": top}, tokens=tokens)
+    from interpret.probing.lenses import check_lenses
+    from interpret.probing.prompt_runs import lens_identity, lens_options
+
+    chosen = lens or [LOGIT]
+    check_lenses(chosen, tuned=tuned)
+    of_tuned = lens_identity(tuned)
+    options = lens_options(top, chosen, tuned)
+    run = _run("lens", prompts, output, model, loading, workers, options, tokens=tokens, limit=limit, identity=of_tuned)
     rows = next(run.by_unit(), None)
     if rows:
-        _show_lens(rows)
+        for name in chosen:
+            _show_lens([row for row in rows if row.lens == name])
         n_tokens = len({row.token_idx for row in rows})
         tell_more(tokens=n_tokens - 1, prompts=len(run.units) - len(run.dropped) - 1)
+        if len(run.units) - len(run.dropped) > 1:
+            _show_averages(run.records())
     _tell(run)
 
 
@@ -62,9 +83,29 @@ def _show_lens(rows: Sequence[LensReading]) -> None:
         best = predicted[0]
         cells.append(("{}.{}".format(*state), repr(best.prediction), f"{best.probability:.3f}", *ranks))
     show_table(
-        f"Logit lens of prompt {rows[0].name} at token {rows[0].token_idx}, {rows[0].token!r}:",
+        f"{rows[0].lens.capitalize()} lens of prompt {rows[0].name} at token {rows[0].token_idx}, {rows[0].token!r}:",
         ("state", "most likely", "probability", *(f"rank of {key}" for key in followed)),
         cells,
+    )
+
+
+def _show_averages(rows: Sequence[LensReading]) -> None:
+    """Print the agreement and the KL of each lens at each layer."""
+    from interpret.probing.lens_averages import lens_averages
+
+    averages = lens_averages(rows)
+    lenses = list(dict.fromkeys(one.lens for one in averages))
+    of_lenses = [[one for one in averages if one.lens == lens] for lens in lenses]
+    show_table(
+        f"Agreement with the model's most likely token, and KL(model || lens) in nats, over {averages[0].n} prompts:",
+        ("state", *(f"{lens}: {what}" for lens in lenses for what in ("agrees", "KL"))),
+        [
+            (
+                f"{of_state[0].site}.{of_state[0].layer_idx}",
+                *(cell for one in of_state for cell in (f"{one.agreement:.2f}", f"{one.kl:.2f}")),
+            )
+            for of_state in zip(*of_lenses, strict=True)
+        ],
     )
 
 
@@ -162,9 +203,9 @@ def probe_command(probe: Probe) -> Callable[..., None]:
         loading: Loading,
         workers: WorkerOptions,
     ) -> None:
-        where = {"tokens": tokens} if probe.at_tokens else {}
+        read_at = tokens if probe.at_tokens else "last"
         given = read_options(options or ())
-        _tell(_run(probe.name, prompts, output, model, loading, workers, given, **where))
+        _tell(_run(probe.name, prompts, output, model, loading, workers, given, tokens=read_at))
 
     command.__doc__ = (
         f"Run the probe {probe.name}: {probe.description.removesuffix('.')}.\n\n"
@@ -191,14 +232,16 @@ def _run(
     workers: WorkerOptions,
     options: dict[str, Any],
     tokens: str = "last",
+    limit: int | None = None,
+    identity: Mapping[str, Any] | None = None,
 ) -> RunFolder:
-    """Probe a prompt, or those of a file."""
+    """Probe a prompt, or those of a file, or the first of these; ``identity`` is recorded besides the options."""
     from interpret.probing.prompt_runs import probe_of, run_probe
     from interpret.prompts.chat import has_template
     from interpret.prompts.tokens import check_tokens, without_subject
 
     # Check everything that can be checked without the model first.
-    found = prompts.read()
+    found = prompts.read()[:limit]
     probe_of(name).check_options(options)
     check_tokens(tokens)
     without_subject(found, tokens)
@@ -209,13 +252,13 @@ def _run(
         opened.model,
         opened.tokenizer,
         name,
-        prompts.source(found),
+        prompts.source(found) if limit is None else found,
         prompts.folder(f"runs/{name}", output, model, loading, options, tokens),
         options=options,
         tokens=tokens,
         raw=prompts.raw,
         chat_template=prompts.chat_template,
-        **opened.recorded,
+        **opened.recorded | {"identity": {**opened.recorded["identity"], **(identity or {})}},
     )
 
 

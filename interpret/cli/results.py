@@ -24,6 +24,7 @@ RESULTS = {
     "probe logits": "probing.show.LogitShares",
     "probe heads": "probing.show.HeadViews",
     "probe neurons": "probing.show.NeuronEffects",
+    "probe train-lens": "probing.show.LensTrainings",
 }
 """Command of a run -> what makes its result of its rows; of an attribution, of its files."""
 UNITS_TABLE = "units.csv"

@@ -92,7 +92,8 @@ class TraceOptions:
         str | None,
         typer.Option(
             help="exact: every restoration is run; approximate: effects are estimated from gradients (attribution "
-            "patching), much faster; screened: effects are estimated, and the tenth with the largest estimates is run. "
+            "patching), much faster; relp: from relevance in place of gradients (RelP); screened: effects are "
+            "estimated, and the tenth with the largest estimates is run. "
             "[default: exact]"
         ),
     ] = None

@@ -5,6 +5,7 @@ side by side), S samples, N tokens computed, P earlier tokens that all cells sha
 has of its own, H heads, G key-value heads, W width of a head, F neurons.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -33,6 +34,7 @@ from interpret.anatomy import (
     unfused,
     window_of,
 )
+from interpret.anatomy.neurons import run_mlp
 from interpret.engine.linear import Module, gated, quick, rounded_alike
 
 Point = Literal["heads", "attn_out", "neurons", "mlp_out"]
@@ -47,8 +49,11 @@ class Tap(Protocol):
     def given(self, point: Point) -> Tensor | None:
         """Return the value of all cells at the first token, [S, D], if it is known in advance; else None."""
 
+    def taps(self, point: Point) -> bool:
+        """Return whether ``at`` reads or replaces the values at a point; experts compute their neurons only then."""
+
     def at(self, point: Point, value: Tensor) -> Tensor:
-        """Return the value to use instead of ``value``, [C, S, up to N, width].
+        """Return the value to use instead of ``value``, [C, S, up to N, width], which it may change in place.
 
         If ``value`` has fewer than N tokens, they are the last ones: the first token is not among them.
         """
@@ -60,6 +65,10 @@ class Untapped:
     def given(self, point: Point) -> Tensor | None:
         """Return None: no value is known in advance."""
         return None
+
+    def taps(self, point: Point) -> bool:
+        """Return False: nothing is read."""
+        return False
 
     def at(self, point: Point, value: Tensor) -> Tensor:
         """Return the value unchanged."""
@@ -118,7 +127,7 @@ class Layer:
     up: Module
     activation: Module
     down: Module
-    whole_mlp: Module | None
+    whole_mlp: Callable[[Tensor, Tap], Tensor] | None
     """The MLP as one module, in place of gate, up, activation and down: a mixture of experts."""
     mlp_after: Module
     residual_factor: float
@@ -147,6 +156,10 @@ class Layer:
             return self.activation(self.up(normed))
         gate, up = self.up(normed).chunk(2, dim=-1)
         return self.activation(gate) * up
+
+    def pattern(self, scores: Tensor, sinks: Tensor | None) -> Tensor:
+        """Return the attention weights for masked scores, [..., T], and sinks of the shape [..., 1], float32."""
+        return attention_weights(scores, sinks, torch.float32)
 
 
 def layers_of(model: PreTrainedModel, anatomy: Anatomy, like: Tensor, n_tokens: int) -> list[Layer]:
@@ -186,7 +199,7 @@ def layers_of(model: PreTrainedModel, anatomy: Anatomy, like: Tensor, n_tokens: 
             # In OPT this is a plain function, not a module.
             activation=_attribute(block, parts.activation) if parts.down else _unchanged,
             down=part(parts.down),
-            whole_mlp=None if parts.down else _whole(block.get_submodule(anatomy.family.mlp_first)),
+            whole_mlp=None if parts.down else _WholeMLP(anatomy, index),
             mlp_after=part(parts.mlp_after),
             residual_factor=residual_factor(anatomy),
             head_width=width,
@@ -210,14 +223,24 @@ def _unchanged(x: Tensor) -> Tensor:
     return x
 
 
-def _whole(mlp: nn.Module) -> Module:
-    """Return a function that runs a mixture of experts, [..., N, D] -> [..., N, D]."""
+@dataclass(frozen=True)
+class _WholeMLP:
+    """The MLP of one layer, run as one module."""
 
-    def run(x: Tensor) -> Tensor:
-        output = mlp(x.reshape(-1, *x.shape[-2:]).contiguous())  # [B, N, D], as the model calls it
-        return (output[0] if isinstance(output, tuple) else output).reshape(x.shape)
+    anatomy: Anatomy
+    layer: int
+    """Index of the layer."""
 
-    return run
+    def __call__(self, x: Tensor, tap: Tap) -> Tensor:
+        """Return the MLP's output, [..., N, D] -> [..., N, D]; its neurons are computed if the tap reads them."""
+
+        def replaced(values: Tensor) -> Tensor:
+            """Let the tap read and replace a copy of the values of all cells, [C, S, N, F]."""
+            return tap.at("neurons", values.view(*x.shape[:-1], -1).clone()).view(values.shape)
+
+        see = replaced if tap.taps("neurons") else None
+        # [B, N, D], as the model calls it
+        return run_mlp(self.anatomy, self.layer, x.reshape(-1, *x.shape[-2:]).contiguous(), see).reshape(x.shape)
 
 
 def _has(block: nn.Module, path: str) -> bool:
@@ -333,7 +356,7 @@ def _attend(layer: Layer, queries: Tensor, keys: Tensor, values: Tensor, past: P
         scores = torch.cat([before.view(S, G, C, H // G, N, P), scores], dim=-1)
     scores = capped(scores * layer.scale, layer.softcap)
     sinks = None if layer.sinks is None else layer.sinks.view(G, 1, H // G, 1, 1)
-    weights = attention_weights(scores + mask, sinks, torch.float32).to(values.dtype)
+    weights = layer.pattern(scores + mask, sinks).to(values.dtype)
     mixed = _product(weights[..., P:].reshape(S * G * C, -1, own), values)
     if P:
         shared = weights[..., :P].reshape(S * G, -1, P)
@@ -361,7 +384,7 @@ def _mlp(layer: Layer, x: Tensor, tap: Tap, first: int) -> Tensor:
             return tap.at("mlp_out", given[None, :, None].expand(len(x), -1, -1, -1))
     normed = x if layer.block == "post_norm" else layer.mlp_norm(x)
     if layer.whole_mlp is not None:
-        output = layer.whole_mlp(normed)
+        output = layer.whole_mlp(normed, tap)
     else:
         output = layer.down(tap.at("neurons", layer.neurons(normed)))
     output = _added(layer, layer.mlp_after(output))

@@ -1,3 +1,4 @@
+from .lenses import lens_figure as lens_figure
 from .locations import location_figure as location_figure
 from .locations import location_lines as location_lines
 from .traces import average_figure as average_figure

@@ -1,5 +1,7 @@
 from ._logit_attribution import logit_attribution as logit_attribution
+from ._logit_lens import identity_lens as identity_lens
 from ._logit_lens import logit_lens as logit_lens
+from ._logit_lens import tuned_lens as tuned_lens
 from .activation_figures import attention_figure as attention_figure
 from .activation_figures import induction_figure as induction_figure
 from .activation_figures import neuron_figure as neuron_figure
@@ -30,7 +32,13 @@ from .knowledge_prober import KnowledgeProber as KnowledgeProber
 from .layer_edits import deleted_layers as deleted_layers
 from .layer_edits import permuted_layers as permuted_layers
 from .layer_edits import replaced_layers as replaced_layers
+from .lens_averages import lens_averages as lens_averages
+from .lens_maps import TunedLens as TunedLens
+from .lens_maps import load_tuned_lens as load_tuned_lens
+from .lens_runs import train_lens as train_lens
 from .neuron_runs import run_neurons as run_neurons
+from .neurons import expert_of as expert_of
+from .neurons import neuron_of as neuron_of
 from .prompt_runs import run_heads as run_heads
 from .prompt_runs import run_lens as run_lens
 from .prompt_runs import run_logits as run_logits
@@ -46,6 +54,7 @@ from .show import AttendedTokens as AttendedTokens
 from .show import HeadViews as HeadViews
 from .show import LensFrame as LensFrame
 from .show import LensReadings as LensReadings
+from .show import LensTrainings as LensTrainings
 from .show import LogitShareFrame as LogitShareFrame
 from .show import LogitShares as LogitShares
 from .show import NeuronEffects as NeuronEffects

@@ -1,9 +1,10 @@
-"""The probes of prompts: what the logit lens, direct logit attribution and attention heads read of one prompt.
+"""The probes of prompts: what lenses, direct logit attribution and attention heads read of one prompt.
 
 ``registry`` lists them, ``prompt_runs`` writes their records into run folders.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
@@ -15,9 +16,11 @@ from interpret.errors import InputError
 from interpret.finite import MODEL_GIVES_NAN, readable
 from interpret.finite import top as top_of
 from interpret.probing._logit_attribution import logit_attribution, needed_activations
-from interpret.probing._logit_lens import NO_TOKEN, logit_lens
+from interpret.probing._logit_lens import NO_TOKEN, read_by
 from interpret.probing.heads import attention_patterns, check_looks_back, induction_scores
-from interpret.probing.registry import TOP, Probed, Reader
+from interpret.probing.lens_maps import load_tuned_lens
+from interpret.probing.lenses import Lens, check_lenses, lenses_of
+from interpret.probing.registry import LOGIT, TOP, Probed, Reader
 from interpret.prompts.spelling import piece
 from interpret.records import HeadView, LensReading, LogitShare
 
@@ -25,15 +28,41 @@ MOST_REPEATED = 50
 """Number of random tokens for induction scores, if the model can read twice as many."""
 
 
-def lens_probe(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, top: int = TOP) -> Reader:
-    """Return the reader of the logit lens: the ``top`` most likely tokens, and the first tokens of target and foil."""
-    return partial(_lens, model, tokenizer, top)
+def lens_probe(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    top: int = TOP,
+    lenses: Sequence[str] = (LOGIT,),
+    tuned: str | None = None,
+) -> Reader:
+    """Return the reader of lenses: the ``top`` most likely tokens, and the first tokens of target and foil.
+
+    Args:
+        model: the model.
+        tokenizer: its tokenizer.
+        top: number of most likely tokens to list.
+        lenses: names of lenses, see ``lenses``.
+        tuned: the folder of the trained maps, for the lens ``tuned``.
+
+    Raises:
+        InputError: for an unknown lens, or maps that do not belong to the model.
+        UnsupportedModelError: if the model cannot be read by one of the lenses.
+    """
+    check_lenses(lenses, tuned=tuned)
+    maps = None if tuned is None else load_tuned_lens(model, tuned)
+    return partial(_lens, model, tokenizer, top, lenses_of(model, tokenizer, lenses, maps))
 
 
-def _lens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, top: int, asked: Probed) -> list[LensReading]:
+def _lens(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    top: int,
+    lenses: Mapping[str, Lens],
+    asked: Probed,
+) -> list[LensReading]:
     cache = activation_cache(model, None, [asked.tokens.ids], ["resid_pre.0", "resid_post.*"])
     followed, n_layers = list(asked.followed.values()), len(anatomy_of(model).layers)
-    frame = logit_lens(model, cache, followed, top=top, positions=asked.positions)
     names = {asked.followed[name]: name for name in ("foil", "target") if name in asked.followed}
     return [
         LensReading(
@@ -49,8 +78,14 @@ def _lens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, top: int, 
             logit=row.logit,
             probability=row.probability,
             continuation=names.get(row.token_id, ""),
+            lens=name,
+            agrees=row.agrees,
+            kl=row.kl,
         )
-        for row in frame.itertuples()
+        for name, lens in lenses.items()
+        for row in read_by(
+            model, cache, name, lens, followed, tokenizer=None, top=top, positions=asked.positions
+        ).itertuples()
     ]
 
 

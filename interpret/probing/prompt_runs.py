@@ -1,4 +1,4 @@
-"""Probe prompts into a run folder, one unit per prompt: logit lens, direct logit attribution, attention heads.
+"""Probe prompts into a run folder, one unit per prompt: lenses, direct logit attribution, attention heads.
 
 A prompt takes one forward pass or a few, so no parts of it are stored: an interrupt costs one prompt.
 """
@@ -15,12 +15,14 @@ from interpret.anatomy import unwrapping
 from interpret.device import TOO_LARGE, unless_too_large
 from interpret.errors import InputError, ModelError, unknown
 from interpret.models.opening import Opening
-from interpret.probing.registry import HEADS, LENS, LOGITS, PROBES, TOP, Probe, Probed, Reader
+from interpret.probing.lens_maps import LENS_FILE, lens_manifest
+from interpret.probing.registry import HEADS, LENS, LOGIT, LOGITS, PROBES, TOP, Probe, Probed, Reader
 from interpret.prompts.chat import model_text
 from interpret.prompts.prompts import MODEL_TEMPLATE, Prompt, raw_unless_said
 from interpret.prompts.tokens import following, select_tokens, tokenise
 from interpret.storage.outcomes import Dropped, Kept
 from interpret.storage.parts import StoredParts
+from interpret.storage.provenance import file_sha256
 from interpret.storage.run_folder import RunFolder
 from interpret.work.inputs import Examples, prompt_list
 from interpret.work.loop import Work
@@ -177,6 +179,8 @@ def run_lens(
     *,
     tokens: str = "last",
     top: int = TOP,
+    lenses: Sequence[str] = (LOGIT,),
+    tuned: Path | str | None = None,
     raw: bool = False,
     chat_template: str | None = None,
     workers: int | Workers = 1,
@@ -184,7 +188,7 @@ def run_lens(
     identity: Mapping[str, Any] | None = None,
     circumstances: Mapping[str, Any] | None = None,
 ) -> RunFolder:
-    """Apply the logit lens to prompts, as ``interpret probe lens`` does: the most likely tokens after every layer.
+    """Read prompts by lenses, as ``interpret probe lens`` does: the most likely tokens after every layer.
 
     Args:
         model: a causal LM of a supported family, in evaluation mode.
@@ -193,6 +197,8 @@ def run_lens(
         output: the run folder.
         tokens: as in ``run_probe``.
         top: number of most likely tokens to list.
+        lenses: ``logit``, ``tuned`` or ``identity``, or several; ``tuned_lens`` and ``identity_lens`` describe them.
+        tuned: the run folder of ``train_lens``, for the lens ``tuned``.
         raw: as in ``run_probe``.
         chat_template: as in ``run_probe``.
         workers: as in ``run_probe``.
@@ -216,12 +222,30 @@ def run_lens(
         tokens=tokens,
         raw=raw,
         chat_template=chat_template,
-        options={"top": top},
+        options=lens_options(top, lenses, tuned),
         workers=workers,
         progress=progress,
-        identity=identity,
+        identity={**lens_identity(tuned), **(identity or {})},
         circumstances=circumstances,
     )
+
+
+def lens_options(top: int, lenses: Sequence[str], tuned: Path | str | None) -> dict[str, Any]:
+    """Return the options of the probe ``lens``, as JSON values."""
+    return {"top": top, "lenses": list(lenses), "tuned": None if tuned is None else str(tuned)}
+
+
+def lens_identity(tuned: Path | str | None) -> dict[str, Any]:
+    """Return what determines the readings of a tuned lens besides its folder: the hash of its maps.
+
+    Raises:
+        InputError: if the folder is not that of a finished training.
+        RunError: if it is not a run folder, or the maps cannot be read.
+    """
+    if tuned is None:
+        return {}
+    lens_manifest(tuned)
+    return {"tuned_sha256": file_sha256(Path(tuned) / LENS_FILE)}
 
 
 @unwrapping

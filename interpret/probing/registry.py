@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 TOP = 5
 """Default number of tokens that a probe lists."""
+LOGIT, TUNED, IDENTITY = LENSES = ("logit", "tuned", "identity")
+"""The lenses of the probe ``lens``; ``lenses`` describes them."""
 RESERVED = ("neurons", "command", "tokens", "raw", "chat_template", "examples_sha256", "imports")
 """Names that neither a probe nor an option of a probe may have."""
 
@@ -126,7 +128,7 @@ def register_probe(probe: Probe) -> None:
 
 LENS = Probe(
     "lens",
-    "the most likely tokens after the final norm and unembedding, applied after every layer (logit lens)",
+    "the most likely next tokens, read from the state after every layer by a lens",
     LensReading,
     "prompt_probes.lens_probe",
 )

@@ -20,7 +20,8 @@ from interpret.drawing.palette import LINES
 from interpret.drawing.panels import STYLE, Sheet
 from interpret.errors import InputError
 from interpret.finite import left_out, order
-from interpret.records import HeadView, LensReading, LogitShare, NeuronEffect
+from interpret.probing.registry import LOGIT
+from interpret.records import HeadView, LensReading, LensTraining, LogitShare, NeuronEffect
 
 FOLLOWED = "followed"
 """The ``continuation`` of a token that a Python call follows, which is neither target nor foil of a prompt."""
@@ -41,10 +42,11 @@ class LensReadings(Rows[LensReading]):
 
     def view(self) -> View:
         """Return what is shown: for each prompt the predictions after each layer."""
-        prompts = grouped(self, lambda row: row.name)
+        prompts = grouped(self, lambda row: (row.name, row.lens))
+        names = " and ".join(dict.fromkeys(row.lens for row in self))
         return View(
-            title="Logit lens: what the model would say after each layer",
-            unit="probability of the token, with final norm and unembedding applied to the state",
+            title=f"{names.capitalize()} lens: what the model would say after each layer",
+            unit="probability of the token, as the lens reads it from the state",
             panels=lambda: map(_lens_panel, prompts),
             n_panels=len(prompts),
             warning=left_out([row.probability for row in self], "probabilities", COLOURS),
@@ -79,7 +81,8 @@ def _lens_panel(rows: Sequence[LensReading]) -> Panel:
         title = f"Most likely tokens after “{readable(token)}”"
         grids.append(grid(title, plain_headings([f"rank {rank + 1}" for rank in range(top)]), ranked, "rank"))
     grids += _followed(rows, layers, place, positions)
-    return Panel(readable(rows[0].prompt), grids, name=rows[0].name, signed=False)
+    by = "" if rows[0].lens == LOGIT else f" (read by the {rows[0].lens} lens)"
+    return Panel(readable(rows[0].prompt) + by, grids, name=rows[0].name, signed=False)
 
 
 def _seen(token: str) -> str:
@@ -107,6 +110,29 @@ def _followed(
     return grids
 
 
+class LensTrainings(Rows[LensTraining]):
+    """The loss of a tuned lens in training, such as the rows of a run of ``train_lens``."""
+
+    record_type = LensTraining
+
+    def view(self) -> View:
+        """Return what is shown: the KL of each layer over the steps."""
+        steps, layers = (sorted({getattr(row, name) for row in self}) for name in ("step", "layer_idx"))
+        values = np.full((len(layers), len(steps)), np.nan)
+        for row in self:
+            values[layers.index(row.layer_idx), steps.index(row.step)] = row.kl
+        names, columns = (plain_headings([str(number) for number in numbers]) for numbers in (layers, steps))
+        grid = Heatmap("KL by layer and step", "layer", columns, [Band("", names, values)], across="step")
+        panel = Panel("KL(model || lens) on the text of the training", [grid], name="training", signed=False)
+        return View(
+            title="Training of a tuned lens",
+            unit="KL(model || lens) in nats per token",
+            panels=lambda: iter([panel]),
+            n_panels=1,
+            warning=left_out([row.kl for row in self], "losses", COLOURS),
+        )
+
+
 class _Frame(pd.DataFrame, Shown):
     """A DataFrame that shows itself; its slices are ordinary DataFrames, and ``to_html`` is that of pandas."""
 
@@ -121,11 +147,13 @@ class _Frame(pd.DataFrame, Shown):
 class LensFrame(_Frame):
     """The readings of ``logit_lens``: a DataFrame that shows itself."""
 
-    _metadata = ["prompts", "followed"]  # noqa: RUF012 - pandas reads it: attributes that are no columns
+    _metadata = ["prompts", "followed", "lens"]  # noqa: RUF012 - pandas reads it: attributes that are no columns
     prompts: "Sequence[Sequence[str]]"
     """[B][T] texts of the tokens of each prompt, or their ids."""
     followed: "Sequence[int]"
     """Ids of the tokens whose probability is followed through the layers."""
+    lens: str
+    """Name of the lens: ``logit``, ``tuned`` or ``identity``."""
 
     def view(self) -> View:
         """Return what is shown: for each prompt the predictions after each layer."""
@@ -144,6 +172,9 @@ class LensFrame(_Frame):
                 logit=row.logit,
                 probability=row.probability,
                 continuation=FOLLOWED if row.token_id in self.followed else "",
+                lens=self.lens,
+                agrees=row.agrees,
+                kl=row.kl,
             )
             for row in self.itertuples()
         ).view()

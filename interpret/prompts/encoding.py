@@ -192,7 +192,8 @@ def _listed(ids: object) -> object:
 
 def _tokenised(tokenizer: PreTrainedTokenizerBase, text: str, *, add_special_tokens: bool) -> Any:
     reports = {"return_offsets_mapping": True} if getattr(tokenizer, "is_fast", False) else {}
-    return tokenizer(text, add_special_tokens=add_special_tokens, **reports)
+    # Not verbose: texts that are too long for a model are refused where they are read, and others are cut into pieces.
+    return tokenizer(text, add_special_tokens=add_special_tokens, verbose=False, **reports)
 
 
 def _opening(tokenizer: PreTrainedTokenizerBase, text: str, own: Ids) -> Ids:

@@ -6,7 +6,9 @@ from .fact_pages import FactCell as FactCell
 from .interpretations import Interpretation as Interpretation
 from .interpretations import Preservation as Preservation
 from .probes import HeadView as HeadView
+from .probes import LensAverage as LensAverage
 from .probes import LensReading as LensReading
+from .probes import LensTraining as LensTraining
 from .probes import LogitShare as LogitShare
 from .probes import NeuronEffect as NeuronEffect
 from .states import FINAL_NORM as FINAL_NORM
@@ -20,8 +22,10 @@ from .table import to_cells as to_cells
 from .table import to_csv as to_csv
 from .traces import APPROXIMATE as APPROXIMATE
 from .traces import EXACT as EXACT
+from .traces import RELP as RELP
 from .traces import SCREENED as SCREENED
 from .traces import TRACE_METHODS as TRACE_METHODS
+from .traces import EstimateMethod as EstimateMethod
 from .traces import TraceAverage as TraceAverage
 from .traces import TraceCell as TraceCell
 from .traces import TraceMethod as TraceMethod

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class LensReading:
-    """Logit lens: one token's probability when final norm and unembedding are applied after one layer."""
+    """One token's probability when a lens reads a state; the logit lens applies final norm and unembedding to it."""
 
     name: str
     """``{category}_{n}``: the prompt's name, the same in all its rows."""
@@ -31,6 +31,52 @@ class LensReading:
     """Its probability, in [0, 1]; NaN if a logit of the vocabulary is not finite."""
     continuation: str
     """``target`` or ``foil`` if the token is the first one of the prompt's target or foil; else empty."""
+    lens: str
+    """The lens with which the state is read: ``logit``, ``tuned`` or ``identity``."""
+    agrees: bool | None
+    """Whether the most likely token in this state is the most likely one of the model itself; the same in all rows of
+    the state; None if one of the two has no finite logit."""
+    kl: float
+    """KL(model || lens) in nats: how much the distribution in this state misses of the model's own; the same in all
+    rows of the state, 0 at the last one; NaN if a logit is not finite."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LensAverage:
+    """How well a lens reads the states before one layer, averaged over prompts."""
+
+    lens: str
+    """As in ``LensReading``."""
+    site: str
+    """As in ``LensReading``."""
+    layer_idx: int
+    """As in ``LensReading``."""
+    agreement: float
+    """Share of prompts, 0 to 1, in which ``agrees`` holds; of a prompt that is read at several tokens, their share."""
+    agreement_low: float
+    """Lower end of the 95% bootstrap interval of the agreement, over prompts."""
+    agreement_high: float
+    """Upper end of the interval."""
+    kl: float
+    """Mean of ``kl`` in nats; for each prompt, the mean over its tokens."""
+    kl_low: float
+    """Lower end of its 95% bootstrap interval."""
+    kl_high: float
+    """Upper end of the interval."""
+    n: int
+    """Number of prompts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LensTraining:
+    """Training of a tuned lens: the loss of one layer over some steps."""
+
+    step: int
+    """Number of steps that are done."""
+    layer_idx: int
+    """The decoder layer whose input the map translates, from 0."""
+    kl: float
+    """KL(model || lens) in nats per token of the training text, averaged over the steps since the row before."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,12 +3,17 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-TraceMethod = Literal["exact", "approximate", "screened"]
+TraceMethod = Literal["exact", "approximate", "relp", "screened"]
 """Name of a tracing method."""
 TRACE_METHODS: tuple[TraceMethod, ...] = get_args(TraceMethod)
-"""Exact: every cell by forward passes. Approximate: every cell estimated from gradients. Screened: estimated, then the
-largest estimates computed by forward passes."""
-EXACT, APPROXIMATE, SCREENED = TRACE_METHODS
+"""Exact: every cell by forward passes. Approximate: every cell estimated from gradients. Relp: from relevance in place
+of gradients. Screened: estimated, then the largest estimates computed by forward passes."""
+EstimateMethod = Literal["approximate", "relp"]
+"""Name of a method that estimates every cell."""
+EXACT: Literal["exact"] = "exact"
+APPROXIMATE: Literal["approximate"] = "approximate"
+RELP: Literal["relp"] = "relp"
+SCREENED: Literal["screened"] = "screened"
 """The methods as constants."""
 
 
@@ -43,7 +48,8 @@ class TraceCell:
     metric: str
     """What is measured: ``probability``, ``log_probability``, ``logit``, ``logit_difference`` or ``rank``."""
     method: str
-    """``exact``, computed by forward passes, or ``approximate``, estimated from gradients."""
+    """``exact``, computed by forward passes; or ``approximate``, estimated from gradients, or ``relp``, from
+    relevance."""
     site: str
     """Which activation of the layer was restored: ``resid_post``, its output; ``attn_out`` or ``mlp_out``; or
     ``attention``, if it was knocked out."""
@@ -93,7 +99,9 @@ class UnitCell:
     layer_idx: int
     """The decoder layer, from 0."""
     unit: int
-    """The head or neuron of the layer, from 0."""
+    """The head or neuron of the layer, from 0; the neurons of a mixture of experts are numbered expert by expert."""
+    expert: str = ""
+    """The expert that the neuron is in, from 0; ``shared`` for shared experts, which come last; "" without experts."""
     token_idx: int
     """Position in the prompt, from 0 without padding."""
     token: str

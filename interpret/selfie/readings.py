@@ -15,11 +15,11 @@ from torch import Tensor
 from interpret.device import in_batches, sent
 from interpret.errors import InputError
 from interpret.finite import NOTHING_FINITE
-from interpret.selfie.decoding import Primed, score, score_after, score_plain, start_inserted, start_plain, write
 from interpret.selfie.settings import SAME, Settings
-from interpret.selfie.templates import InterpretationPrompt
-from interpret.selfie.whole_passes import WholePrimed
-from interpret.selfie.written import Written
+from interpret.slots.decoding import Primed, score, score_after, score_plain, start_inserted, start_plain, write
+from interpret.slots.slot_prompt import SlotPrompt
+from interpret.slots.whole_passes import WholePrimed
+from interpret.slots.written import Written
 from interpret.storage.parts import StoredParts
 from interpret.surgery.words import MODE, STRENGTH
 
@@ -199,7 +199,7 @@ def read_nothing(primed: Primed | WholePrimed, settings: Settings) -> Reading:
     return Reading(written, written.probabilities, [], None, [])
 
 
-def insertion(template: InterpretationPrompt, layer: int, state: Tensor, settings: Settings) -> dict[Any, Any]:
+def insertion(template: SlotPrompt, layer: int, state: Tensor, settings: Settings) -> dict[Any, Any]:
     """Return the ``insert_info`` entry that inserts one state, [D], of a layer into every slot."""
     where = layer if settings.insertion_layer == SAME else settings.insertion_layer
     vectors = state.expand(1, len(template.slots), -1)  # [1, P, D]

@@ -35,7 +35,6 @@ from interpret.finite import MODEL_GIVES_NAN
 from interpret.prompts.spelling import decoded, pieces
 from interpret.records import Interpretation
 from interpret.records.states import FINAL_NORM
-from interpret.selfie.decoding import Primed, automatic_batch_size, prime
 from interpret.selfie.readings import (
     SAME,
     KeptReadings,
@@ -51,8 +50,9 @@ from interpret.selfie.readings import (
 from interpret.selfie.silence import says_nothing
 from interpret.selfie.sources import RESID_PRE, Source, states_of, with_generated
 from interpret.selfie.templates import InterpretationPrompt
-from interpret.selfie.whole_passes import WholePrimed
-from interpret.selfie.written import Written
+from interpret.slots.decoding import Primed, automatic_batch_size, prime
+from interpret.slots.whole_passes import WholePrimed
+from interpret.slots.written import Written
 from interpret.storage.parts import StoredParts
 from interpret.surgery.plan import plan_surgery
 from interpret.work.progress import streamed

@@ -13,12 +13,12 @@ from interpret.anatomy import anatomy_of, unwrapping
 from interpret.errors import InputError
 from interpret.prompts.prompts import Prompt
 from interpret.prompts.spelling import decoded
-from interpret.selfie.decoding import automatic_batch_size, prime
 from interpret.selfie.readings import KeptReadings, Settings, State, are_finite, read
 from interpret.selfie.rows import check_request, interpretations
 from interpret.selfie.show import InterpretedStates
 from interpret.selfie.sources import RESID_PRE, source_of_pairs
 from interpret.selfie.templates import InterpretationPrompt
+from interpret.slots.decoding import automatic_batch_size, prime
 from interpret.storage.parts import StoredParts
 from interpret.work.progress import streamed
 

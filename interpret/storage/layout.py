@@ -8,6 +8,7 @@ from interpret.records import (
     HeadView,
     Interpretation,
     LensReading,
+    LensTraining,
     LocationCell,
     LogitShare,
     MethodComparison,
@@ -30,6 +31,7 @@ TABLES: Mapping[str, type] = MappingProxyType(
         "probe logits": LogitShare,
         "probe heads": HeadView,
         "probe neurons": NeuronEffect,
+        "probe train-lens": LensTraining,
     }
 )
 """Command in a run's identity -> record type of its table. The record types of user-defined probes are not listed."""

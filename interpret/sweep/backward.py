@@ -107,7 +107,10 @@ class _Step:
         x, keys, values = (_variable(part) for part in (self.x, self.past.keys, self.past.values))
         with grad_mode(True):
             output, own = self._run(x, Past(keys, values), Untapped())
-            through_itself, *read = torch.autograd.grad(output, (x, keys, values), at_output, retain_graph=True)
+            # Nothing flows through the keys of a layer whose attention pattern is a constant (``engine.relevance``).
+            through_itself, *read = torch.autograd.grad(
+                output, (x, keys, values), at_output, retain_graph=True, materialize_grads=True
+            )
             (read_later,) = torch.autograd.grad((own.keys, own.values), x, read)
         return through_itself + read_later, read_later
 
@@ -139,6 +142,9 @@ class _Cut(Untapped):
     points: frozenset[Point]
     outputs: dict[Point, Tensor] = field(default_factory=dict)
     """[1, S, T, D] each; derivatives can be taken with respect to them."""
+
+    def taps(self, point: Point) -> bool:
+        return point in self.points
 
     def at(self, point: Point, value: Tensor) -> Tensor:
         if point not in self.points:

@@ -8,7 +8,8 @@ Attribution patching (Nanda 2023, "Attribution Patching: Activation Patching At 
 which is exactly the slope, at fraction 0, of the effect that ``run_sweep`` gives when a fraction of the difference is
 restored. Each cell has its own derivative: what it pins is constant at its token; and if a window of layers is
 restored, each layer's output is overwritten and so does not depend on the layers restored before it. ``backward``
-explains how this is computed for all tokens at once. Letters are those of ``engine.layers``.
+explains how this is computed for all tokens at once. RelP replaces the derivative by coefficients of layer-wise
+relevance propagation (``engine.relevance``). Letters are those of ``engine.layers``.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,8 +25,10 @@ from interpret.anatomy.passes import grad_mode
 from interpret.device import in_float64
 from interpret.engine.layers import Point
 from interpret.engine.recording import RecordedRun, record_run
+from interpret.engine.relevance import with_rules
 from interpret.engine.trunk import Trunk, check_trunk, trunk_of
 from interpret.errors import InputError
+from interpret.records import APPROXIMATE, RELP, EstimateMethod
 from interpret.sweep.backward import Route, derivatives
 from interpret.sweep.base_and_donor import check_runs, embedded, first_difference, neurons_of, usable_memory
 from interpret.sweep.cells import UNITS, Cell, CellSite, check_cells
@@ -50,6 +53,8 @@ class _Plan:
     """What all samples share."""
 
     trunk: Trunk
+    back: Trunk
+    """The parts through which derivatives are taken; with RelP, they have its rules."""
     cells: tuple[Cell, ...]
     routes: tuple[Route, ...]
     """For each cell, the path of its derivative."""
@@ -59,7 +64,7 @@ class _Plan:
     points: frozenset[Point]
     """The points recorded in both runs, besides the states."""
     n_neurons: int
-    """Number of neurons of a layer; 0 if MLPs are run as a whole."""
+    """The largest number of neurons of a layer; 0 if no cell is a neuron."""
 
 
 @unwrapping
@@ -70,6 +75,7 @@ def first_order(
     cells: Sequence[Cell],
     metric: Metric,
     *,
+    method: EstimateMethod = APPROXIMATE,
     memory: int | None = None,
 ) -> FirstOrder:
     """Estimate the effect of every cell to first order.
@@ -88,6 +94,7 @@ def first_order(
         cells: what would be restored: ``resid_post`` of one layer from 0 on, with or without pins; ``attn_out`` or
             ``mlp_out`` of any number of layers, without pins; or a head or neuron of one layer, without pins.
         metric: what is read.
+        method: ``approximate``: from derivatives. ``relp``: from RelP's coefficients (arXiv:2508.21258).
         memory: bytes that may be used besides the donor's run, see ``run_sweep``; samples that do not fit together are
             processed in several batches.
 
@@ -96,7 +103,8 @@ def first_order(
 
     Raises:
         InputError: if the runs, a cell or the metric are invalid.
-        UnsupportedModelError: if the model's family is not supported, or the model does not compute as its family does.
+        UnsupportedModelError: if the model's family is not supported, or the model does not compute as its family does;
+            for ``relp``, also if it has mixtures of experts, or parts without a rule.
 
     >>> from transformers import GPT2Config, GPT2LMHeadModel
     >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=8, n_layer=2, n_head=2)).eval()
@@ -108,7 +116,7 @@ def first_order(
         # Tensors created in inference mode cannot be differentiated; copies made outside of it can.
         base, donor = (embedded(model, name, run).clone() for name, run in (("base", base), ("donor", donor)))
         check_runs(model, base, donor)
-        plan = _plan(model, tuple(cells), metric, base)
+        plan = _plan(model, tuple(cells), metric, base, method)
         donor_run = record_run(plan.trunk.layers, plan.trunk.enter(donor), plan.points)
         check_trunk(model, plan.trunk, donor[:1], donor_run.states[-1][:1])
         parts = [_estimate(plan, base[rows], donor_run.of(rows)) for rows in _rows(plan, base, memory)]
@@ -117,17 +125,20 @@ def first_order(
     return FirstOrder(plan.cells, effects, lows, high)
 
 
-def _plan(model: PreTrainedModel, cells: tuple[Cell, ...], metric: Metric, base: Tensor) -> _Plan:
+def _plan(
+    model: PreTrainedModel, cells: tuple[Cell, ...], metric: Metric, base: Tensor, method: EstimateMethod
+) -> _Plan:
     _check_estimable(cells)
     if metric.kind == "rank":
         raise InputError("a rank has no derivative, so there are no first-order estimates of it; give another metric")
     n_tokens = base.shape[1]
     trunk = trunk_of(model, n_tokens)
     n_read = check_metrics({"metric": metric}, trunk.n_logits, n_tokens)
-    n_neurons = neurons_of(trunk, cells, trunk.enter(base[:1]))
+    n_neurons = neurons_of(trunk.anatomy, cells)
     check_cells(cells, n_tokens, len(trunk.layers), text_config(model).num_attention_heads, n_neurons)
     points = frozenset(cast(Point, cell.site) for cell in cells if cell.site != "resid_post")
-    return _Plan(trunk, cells, _routes(cells, len(trunk.layers)), metric, n_read, points, n_neurons)
+    back = with_rules(trunk, trunk.enter(base[:1])) if method == RELP else trunk
+    return _Plan(trunk, back, cells, _routes(cells, len(trunk.layers)), metric, n_read, points, max(n_neurons))
 
 
 def _check_estimable(cells: Iterable[Cell]) -> None:
@@ -194,7 +205,7 @@ def _from_the_end(plan: _Plan, run: RecordedRun) -> tuple[Tensor, Tensor]:
     last = torch.zeros_like(run.states[-1])
     states = run.states[-1][:, -plan.n_read :].detach().requires_grad_()
     with grad_mode(True):
-        parts = _read(plan, states)
+        parts = read((plan.metric,), plan.back.logits(states))[0]
         (last[:, -plan.n_read :],) = torch.autograd.grad(parts.sum(), states)
     return parts.detach(), last
 
@@ -213,7 +224,7 @@ def _terms(
     """
     terms = {}
     wanted = {(route, cell.site) for route, cell in zip(plan.routes, plan.cells, strict=True)}
-    for at in derivatives(plan.trunk.layers, base, last, set(plan.routes)):
+    for at in derivatives(plan.back.layers, base, last, set(plan.routes)):
         for route, site in wanted:
             if route not in at.outputs:
                 continue
@@ -224,7 +235,7 @@ def _terms(
                 point = cast(Point, site)  # the estimable sites besides resid_post are points
                 there, here = (run.points[point][at.layer] for run in (donor, base))
                 slope = at.points[route, point]
-            units = {"heads": plan.trunk.layers[0].n_heads, "neurons": plan.n_neurons}.get(site, 1)
+            units = {"heads": plan.trunk.layers[0].n_heads, "neurons": slope.shape[-1]}.get(site, 1)
             term = _along(there, here, slope, units)
             terms[route, site, at.layer] = term if site in UNITS else term[..., 0]
     # Moved at the end: each copy waits for what the device still computes.

@@ -1,6 +1,7 @@
 from .approximate import Screening as Screening
 from .calls import screen as screen
 from .calls import trace as trace
+from .calls import trace_by_metric as trace_by_metric
 from .calls import trace_mediators as trace_mediators
 from .config import TraceConfig as TraceConfig
 from .config import load_config as load_config

@@ -1,10 +1,10 @@
 """First-order estimates of causal traces, and screening: exact values only for the cells with large estimates.
 
-Attribution patching (Nanda 2023; Syed, Rager & Conmy 2023, arXiv:2310.10348); ``interpret.sweep.estimates`` has the
-formula. An estimate extrapolates the slope of the answer's probability at the start of a restoration. It can be far
-from the exact effect, because the runs are far apart and the model is not linear, most of all for hidden states of
-early layers. Therefore every grid marks its exact cells, and ``rank_correlation`` shows how reliable the order of the
-estimates is.
+Attribution patching (Nanda 2023; Syed, Rager & Conmy 2023, arXiv:2310.10348), or RelP (arXiv:2508.21258), which has
+relevance in place of gradients; ``interpret.sweep.estimates`` has the formula. An estimate extrapolates the slope of
+the answer's probability at the start of a restoration. It can be far from the exact effect, because the runs are far
+apart and the model is not linear, most of all for hidden states of early layers. Therefore every grid marks its exact
+cells, and ``rank_correlation`` shows how reliable the order of the estimates is.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.errors import InputError
+from interpret.records import APPROXIMATE, EstimateMethod
 from interpret.stats import Floats, rank_correlation
 from interpret.sweep import Cell, first_order
 from interpret.tracing.cell_values import values_by_mediator
@@ -47,16 +48,17 @@ def estimate_traces(
     inputs: TraceInputs,
     mediators: Sequence[str],
     settings: TraceSettings,
+    method: EstimateMethod,
 ) -> dict[str, TraceResult]:
-    """Estimate all cells of some mediators from derivatives at the runs that the mediators patch.
+    """Estimate all cells of some mediators from derivatives or relevance at the runs that the mediators patch.
 
     ``low`` and ``high`` are exact; ``scores`` are the probabilities in these runs plus the estimated effects. No
     gradients remain on the model.
     """
     cells = cells_of(model, mediators, inputs, settings.window)
-    found = values_by_mediator(inputs, cells, partial(_estimate, model, inputs, settings))
+    found = values_by_mediator(inputs, cells, partial(_estimate, model, inputs, settings, method))
     return {
-        name: trace_result(tokenizer, inputs, name, values, settings.window, exact=False)
+        name: trace_result(tokenizer, inputs, name, values, settings.window, estimate=method)
         for name, values in found.items()
     }
 
@@ -65,13 +67,14 @@ def _estimate(
     model: PreTrainedModel,
     inputs: TraceInputs,
     settings: TraceSettings,
+    method: EstimateMethod,
     base: Tensor,
     donor: Tensor,
     cells: Sequence[Cell],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Estimate every cell; a ``RunCells`` if model, inputs and settings are bound."""
-    found = first_order(model, base, donor, cells, inputs.metric, memory=settings.memory)
-    return found.base + found.effects, found.base, found.donor
+    """Estimate every cell; a ``RunCells`` if the first four arguments are bound."""
+    found = first_order(model, base, donor, cells, inputs.metric, method=method, memory=settings.memory)
+    return (found.base + found.effects)[None], found.base[None], found.donor[None]
 
 
 def screen_traces(
@@ -85,7 +88,7 @@ def screen_traces(
     top: int | None = None,
 ) -> dict[str, Screening]:
     """Estimate all cells of some mediators, and run the cells with the largest estimated effects."""
-    estimates = estimate_traces(model, tokenizer, inputs, mediators, settings)
+    estimates = estimate_traces(model, tokenizer, inputs, mediators, settings, APPROXIMATE)
     chosen = {name: _largest(result.indirect_effects, share, top) for name, result in estimates.items()}
     return _traced(model, inputs, estimates, chosen, settings)
 
@@ -128,7 +131,7 @@ def _traced(
         for name, mask in chosen.items()
     }
     found = values_by_mediator(inputs, cells, partial(run_exactly, model, inputs, settings))
-    return {name: _screening(estimates[name], mask, found[name].values) for name, mask in chosen.items()}
+    return {name: _screening(estimates[name], mask, found[name].values[0]) for name, mask in chosen.items()}
 
 
 def _screening(estimate: TraceResult, mask: Bools, values: Floats) -> Screening:

@@ -14,12 +14,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from interpret.anatomy import unwrapping
 from interpret.errors import InputError, unknown
 from interpret.finite import warn
-from interpret.records import APPROXIMATE, EXACT, SCREENED, TRACE_METHODS, TraceMethod
+from interpret.records import EXACT, SCREENED, TRACE_METHODS, TraceMethod
 from interpret.sweep.metrics import Kind
 from interpret.tracing.approximate import Screening, check_amount, estimate_traces, screen_traces
-from interpret.tracing.exact import trace_exactly
+from interpret.tracing.exact import trace_exactly, trace_metrics_exactly
 from interpret.tracing.inputs import AnswerTokens, TraceSettings, trace_inputs
 from interpret.tracing.mediators import DEFAULT_MEDIATORS, check_estimable, check_mediators
+from interpret.tracing.metrics import check_trace_metrics
 from interpret.tracing.result import TracedMediators, TraceResult, cells_not_finite
 from interpret.work.progress import showing
 
@@ -140,8 +141,9 @@ def trace_mediators(
         counterfactual: as in ``trace``.
         foil: as in ``trace``.
         method: ``exact``: every cell is run. ``approximate``: every cell is estimated to first order from derivatives
-            at the corrupted runs (attribution patching); ``low`` and ``high`` are exact. ``screened``: the 10% of the
-            cells with the largest estimates are run, see ``screen``. ``TraceResult.exact`` marks the exact cells.
+            at the corrupted runs (attribution patching); ``low`` and ``high`` are exact. ``relp``: the same, with
+            relevance in place of derivatives (RelP). ``screened``: the 10% of the cells with the largest estimates are
+            run, see ``screen``. ``TraceResult.exact`` marks the exact cells.
         progress: show a progress bar while it runs, in a terminal or a notebook.
 
     Returns:
@@ -170,15 +172,80 @@ def trace_mediators(
         foil=foil,
     )
     with showing("Tracing", shown=progress):
-        if method == APPROXIMATE:
-            results = estimate_traces(model, tokenizer, inputs, mediators, settings)
+        if method == EXACT:
+            results = trace_exactly(model, tokenizer, inputs, mediators, settings)
         elif method == SCREENED:
             screened = screen_traces(model, tokenizer, inputs, mediators, settings)
             results = {name: screening.result for name, screening in screened.items()}
         else:
-            results = trace_exactly(model, tokenizer, inputs, mediators, settings)
+            results = estimate_traces(model, tokenizer, inputs, mediators, settings, method)
     warn(cells_not_finite([result.indirect_effects for result in results.values()]))
     return TracedMediators(results)
+
+
+@unwrapping
+@torch.no_grad()
+def trace_by_metric(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    subject: str,
+    answer: str | Sequence[int] | None = None,
+    *,
+    metrics: Sequence[Kind] = ("probability", "log_probability", "logit"),
+    mediators: Sequence[str] = DEFAULT_MEDIATORS,
+    settings: TraceSettings | None = None,
+    occurrence: int | None = None,
+    counterfactual: str | None = None,
+    foil: str | Sequence[int] | None = None,
+    progress: bool = True,
+) -> dict[Kind, TracedMediators]:
+    """Trace one prompt exactly, and read several metrics off the same runs.
+
+    Args:
+        model: as in ``trace``.
+        tokenizer: as in ``trace``.
+        prompt: as in ``trace``.
+        subject: as in ``trace``.
+        answer: as in ``trace``.
+        metrics: what is read, as ``metric`` in ``trace``.
+        mediators: names of mediators.
+        settings: how the prompt is corrupted; None for the defaults. Its metric is not used.
+        occurrence: as in ``trace``.
+        counterfactual: as in ``trace``.
+        foil: as in ``trace``.
+        progress: as in ``trace``.
+
+    Returns:
+        The traces of each metric, in the order of ``metrics``, as ``trace_mediators`` returns them.
+
+    Raises:
+        InputError: as ``trace`` raises; also if no metric is given.
+        UnsupportedModelError: as ``trace`` raises.
+
+    Example:
+        >>> found = trace_by_metric(model, tokenizer, "The Eiffel Tower is in", "Eiffel Tower")  # doctest: +SKIP
+        >>> found["logit"]["hidden"].indirect_effects  # doctest: +SKIP
+    """
+    settings = settings or TraceSettings()
+    check_mediators(mediators)
+    check_trace_metrics(metrics)
+    inputs = trace_inputs(
+        model,
+        tokenizer,
+        prompt,
+        subject,
+        answer,
+        settings=settings,
+        occurrence=occurrence,
+        counterfactual=counterfactual,
+        foil=foil,
+        metrics=metrics,
+    )
+    with showing("Tracing", shown=progress):
+        results = trace_metrics_exactly(model, tokenizer, inputs, mediators, settings)
+    warn(cells_not_finite([one.indirect_effects for of_metric in results for one in of_metric.values()]))
+    return {metric.kind: TracedMediators(one) for metric, one in zip(inputs.metrics, results, strict=True)}
 
 
 @unwrapping

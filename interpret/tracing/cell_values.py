@@ -12,20 +12,20 @@ from interpret.tracing.inputs import TraceInputs
 from interpret.tracing.mediators import ACTS_ON, mediator_named
 
 RunCells = Callable[[Tensor, Tensor, Sequence[Cell]], tuple[Tensor, Tensor, Tensor]]
-"""A function (base runs, donor runs, C cells) -> probabilities of the answer in the patched runs of the cells, [C, S],
-in the base runs, [S], and in the donor runs, [S] or [1]."""
+"""A function (base runs, donor runs, C cells) -> M metrics of the answer: in the patched runs of the cells, [M, C, S],
+in the base runs, [M, S], and in the donor runs, [M, S] or [M, 1]."""
 
 
 @dataclass(frozen=True)
 class CellValues:
-    """Probabilities of the answer, for one mediator."""
+    """M metrics of the answer, for one mediator."""
 
     values: Floats
-    """[C, S], in the patched run of each cell, for each noise sample; [C, 1] if the patched runs have no noise."""
-    high: float
-    """In the clean run."""
+    """[M, C, S], in the patched run of each cell, for each noise sample; S is 1 if the patched runs have no noise."""
+    highs: Floats
+    """[M], in the clean run."""
     lows: Floats
-    """[S], in the corrupted runs."""
+    """[M, S], in the corrupted runs."""
 
 
 def values_by_mediator(
@@ -51,11 +51,12 @@ def values_by_mediator(
             continue
         parts, of_base, of_donor = _run_together(of_run, *inputs.base_and_donor(run), run_cells)
         clean, corrupted = (of_donor, of_base) if run == "corrupted" else (of_base, of_donor)
-        found |= {name: CellValues(part.numpy(), clean[0].item(), corrupted.numpy()) for name, part in parts.items()}
+        highs, lows = clean[:, 0].numpy(), corrupted.numpy()
+        found |= {name: CellValues(part.numpy(), highs, lows) for name, part in parts.items()}
     if knocked_out:
         parts, clean, _ = _run_together(knocked_out, inputs.clean, inputs.clean, run_cells)
         lows = next(iter(found.values())).lows if found else run_cells(inputs.corrupted, inputs.clean, [])[1].numpy()
-        found |= {name: CellValues(part.numpy(), clean[0].item(), lows) for name, part in parts.items()}
+        found |= {name: CellValues(part.numpy(), clean[:, 0].numpy(), lows) for name, part in parts.items()}
     return {name: found[name] for name in cells}
 
 
@@ -64,5 +65,5 @@ def _run_together(
 ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     """Run the cells of several mediators at once; return the values of each, and those of the base and the donor."""
     values, of_base, of_donor = run_cells(base, donor, [cell for of_one in cells.values() for cell in of_one])
-    parts = values.split([len(of_one) for of_one in cells.values()])
+    parts = values.split([len(of_one) for of_one in cells.values()], dim=1)
     return dict(zip(cells, parts, strict=True)), of_base, of_donor

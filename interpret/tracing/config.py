@@ -11,7 +11,7 @@ top level. All keys are optional::
     window: 10                              # number of layers of attn_window and mlp_window
     answer_tokens: first                    # or whole: which tokens of the answer are read
     metric: probability                     # or log_probability, logit, logit_difference, rank
-    method: exact                           # or approximate, or screened, see approximate
+    method: exact                           # or approximate, relp or screened, see approximate
     chat_template: model                    # or a text with {prompt}; default: prompts are read as they are
     rule: words                             # or first_token: which facts count as known, see facts.filter
     buckets: rome                           # or kt, see facts.buckets
@@ -93,7 +93,7 @@ class TraceConfig:
     settings: TraceSettings = field(default_factory=TraceSettings)
     """How prompts are corrupted and what is read."""
     method: TraceMethod = "exact"
-    """``exact``, ``approximate`` or ``screened``, see ``trace_mediators``."""
+    """``exact``, ``approximate``, ``relp`` or ``screened``, see ``trace_mediators``."""
     rule: Rule = "words"
     """Which facts count as known, see ``known``."""
     buckets: Scheme = "rome"

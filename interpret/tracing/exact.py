@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from functools import partial
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.anatomy import text_config
-from interpret.sweep import Cell, run_sweep
+from interpret.sweep import Cell, Metric, run_sweep
 from interpret.tracing.cell_values import values_by_mediator
 from interpret.tracing.inputs import TraceInputs, TraceSettings
 from interpret.tracing.mediators import mediator_named
@@ -21,14 +22,32 @@ def trace_exactly(
     mediators: Sequence[str],
     settings: TraceSettings,
 ) -> dict[str, TraceResult]:
-    """Run all cells of some mediators.
+    """Run all cells of some mediators; return the traces of the first metric of the inputs.
 
     Raises:
         UnsupportedModelError: if the model is not of a supported family, or does not compute as its family does.
     """
+    return trace_metrics_exactly(model, tokenizer, inputs, mediators, settings)[0]
+
+
+def trace_metrics_exactly(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    inputs: TraceInputs,
+    mediators: Sequence[str],
+    settings: TraceSettings,
+) -> list[dict[str, TraceResult]]:
+    """Run all cells of some mediators; return the traces of each metric of the inputs, all read off the same runs.
+
+    Raises:
+        UnsupportedModelError: as ``trace_exactly`` raises.
+    """
     cells = cells_of(model, mediators, inputs, settings.window)
     found = values_by_mediator(inputs, cells, partial(run_exactly, model, inputs, settings))
-    return {name: trace_result(tokenizer, inputs, name, values, settings.window) for name, values in found.items()}
+    return [
+        {name: trace_result(tokenizer, inputs, name, of_one, settings.window, metric) for name, of_one in found.items()}
+        for metric in range(len(inputs.metrics))
+    ]
 
 
 def cells_of(
@@ -48,5 +67,9 @@ def run_exactly(
     cells: Sequence[Cell],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run every cell; a ``RunCells`` if model, inputs and settings are bound."""
-    found = run_sweep(model, base, donor, cells, {"answer": inputs.metric}, memory=settings.memory)
-    return found.values["answer"], found.base["answer"], found.donor["answer"]
+    metrics: dict[str, Metric] = {metric.kind: metric for metric in inputs.metrics}
+    found = run_sweep(model, base, donor, cells, metrics, memory=settings.memory)
+    of_cells, of_base, of_donor = (
+        torch.stack([of_run[kind] for kind in metrics]) for of_run in (found.values, found.base, found.donor)
+    )
+    return of_cells, of_base, of_donor

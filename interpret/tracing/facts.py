@@ -46,8 +46,8 @@ def trace_facts(
         settings: how prompts are corrupted and what is read; None for the defaults. The size of ``s`` noise is set by
             the subjects of all ``facts``, unless ``reference_texts`` is given.
         mediators: names of mediators, as in ``trace_mediators``.
-        method: ``exact``, ``approximate`` or ``screened``, as in ``trace_mediators``. The column
-            ``method`` tells exact cells from estimates.
+        method: ``exact``, ``approximate``, ``relp`` or ``screened``, as in ``trace_mediators``. The column ``method``
+            tells exact cells from estimates.
         progress: show a progress bar of the facts while rows are taken, in a terminal or a notebook.
 
     Yields:

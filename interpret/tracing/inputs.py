@@ -65,12 +65,17 @@ class TraceInputs:
     """The prompt's T tokens."""
     span: tuple[int, int]
     """Position of the first token of the subject, and one past the last."""
-    metric: Metric
-    """What is read, of K answer tokens."""
+    metrics: tuple[Metric, ...]
+    """What is read, of K answer tokens; at least one metric."""
     clean: Tensor
     """[1, T + K - 1, width], word embeddings of the prompt and of all but the last token of the answer."""
     corrupted: Tensor
     """[S, T + K - 1, width], the same with noise on the subject; or those of the counterfactual, with S = 1."""
+
+    @property
+    def metric(self) -> Metric:
+        """The first metric."""
+        return self.metrics[0]
 
     @property
     def answer_ids(self) -> tuple[int, ...]:
@@ -96,8 +101,9 @@ def trace_inputs(
     occurrence: int | None,
     counterfactual: str | None,
     foil: str | Sequence[int] | None = None,
+    metrics: Sequence[Kind] | None = None,
 ) -> TraceInputs:
-    """Prepare one prompt; the arguments are those of ``trace_mediators``.
+    """Prepare one prompt; the arguments are those of ``trace_mediators``, and the metrics, if not that of the settings.
 
     Raises:
         InputError: if an argument is invalid or the arguments do not fit together.
@@ -111,16 +117,16 @@ def trace_inputs(
     answer_ids = read_ids(model, tokenizer, text, tokens, answer, settings.answer_tokens)
     # The last token of the answer is not read.
     check_length(model, "the prompt with its answer", len(tokens.ids) + len(answer_ids) - 1)
-    (metric,) = trace_metrics(tokenizer, text, answer_ids, foil, [settings.metric]).values()
+    read = trace_metrics(tokenizer, text, answer_ids, foil, metrics or [settings.metric]).values()
     span, clean = subject_span(tokens), embeddings_of(model, [*tokens.ids, *answer_ids[:-1]])
     if counterfactual is not None:
         other = _counterfactual_ids(tokenizer, framed(tokenizer, counterfactual, settings.chat_template), tokens)
-        return TraceInputs(tokens, span, metric, clean, embeddings_of(model, [*other, *answer_ids[:-1]]))
+        return TraceInputs(tokens, span, tuple(read), clean, embeddings_of(model, [*other, *answer_ids[:-1]]))
     shape = (settings.samples, span[1] - span[0], clean.shape[-1])
     noise = noise_of(
         settings.noise, shape, model, tokenizer, subject, texts=settings.reference_texts, seed=settings.seed
     )
-    return TraceInputs(tokens, span, metric, clean, corrupt(clean, span, noise, replace=settings.replace))
+    return TraceInputs(tokens, span, tuple(read), clean, corrupt(clean, span, noise, replace=settings.replace))
 
 
 def check_settings(settings: TraceSettings) -> None:

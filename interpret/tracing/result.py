@@ -15,7 +15,7 @@ from interpret.facts.buckets import token_buckets
 from interpret.facts.files import Fact
 from interpret.finite import Tally
 from interpret.prompts.spelling import join_pieces, pieces
-from interpret.records import APPROXIMATE, EXACT, TraceCell, TraceMethod
+from interpret.records import EXACT, SCREENED, EstimateMethod, TraceCell, TraceMethod
 from interpret.stats import Floats
 from interpret.sweep.cells import CellSite
 from interpret.tracing.cell_values import CellValues
@@ -66,13 +66,15 @@ class TraceResult(Shown):
     """[S], the metric in the corrupted run of each noise sample."""
     exact: NDArray[np.bool_] = field(repr=False)
     """[T, L], True for scores from runs; the others are first-order estimates, which may be outside [0, 1]."""
+    estimate: EstimateMethod | None
+    """The method of the estimates, ``approximate`` or ``relp``; None if nothing was estimated."""
 
     @property
     def method(self) -> TraceMethod:
-        """How the scores were computed: ``exact``, ``approximate``, or ``screened`` if only some are exact."""
-        if self.exact.all():
-            return "exact"
-        return "screened" if self.exact.any() else "approximate"
+        """How the scores were computed: ``exact``, the method of the estimates, or ``screened`` if some are exact."""
+        if self.estimate is None or self.exact.all():
+            return EXACT
+        return SCREENED if self.exact.any() else self.estimate
 
     @property
     def total_effect(self) -> float:
@@ -187,7 +189,7 @@ def trace_cells(fact: Fact, result: TraceResult) -> list[TraceCell]:
             mediator=result.mediator,
             site=result.site,
             metric=result.metric,
-            method=EXACT if result.exact[token, layer] else APPROXIMATE,
+            method=EXACT if result.estimate is None or result.exact[token, layer] else result.estimate,
             layer_idx=layer,
             window=result.window,
             token_idx=token,
@@ -221,16 +223,22 @@ def trace_result(
     mediator: str,
     found: CellValues,
     window: int,
+    metric: int = 0,
     *,
-    exact: bool = True,
+    estimate: EstimateMethod | None = None,
 ) -> TraceResult:
-    """Return a result from the values of a mediator's cells, [T * L, S], ordered by token and layer."""
-    tokens, answer_ids, row, lows = inputs.tokens, inputs.answer_ids, mediator_named(mediator), found.lows
-    sample_scores = found.values.T.reshape(found.values.shape[1], len(tokens.ids), -1).copy()
+    """Return a result from the values of a mediator's cells, [M, T * L, S], ordered by token and layer.
+
+    ``metric`` is the index of one of the M metrics of the inputs; ``estimate`` is the method by which the values were
+    estimated, None if they are exact.
+    """
+    tokens, answer_ids, row, lows = inputs.tokens, inputs.answer_ids, mediator_named(mediator), found.lows[metric]
+    values = found.values[metric]
+    sample_scores = values.T.reshape(values.shape[1], len(tokens.ids), -1).copy()
     return TraceResult(
         scores=sample_scores.mean(axis=0),
         low=float(lows.mean()),
-        high=found.high,
+        high=float(found.highs[metric]),
         answer_id=answer_ids[0],
         answer_ids=answer_ids,
         answer=join_pieces(pieces(tokenizer, answer_ids)),
@@ -238,12 +246,13 @@ def trace_result(
         subject_span=inputs.span,
         tokens=tuple(tokens.pieces),
         token_ids=tuple(tokens.ids),
-        metric=inputs.metric.kind,
+        metric=inputs.metrics[metric].kind,
         mediator=mediator,
         site=row.site,
         acts_on=row.acts_on,
         window=window if row.windowed else None,
         sample_scores=sample_scores,
         sample_lows=lows,
-        exact=np.full(sample_scores.shape[1:], exact),
+        exact=np.full(sample_scores.shape[1:], estimate is None),
+        estimate=estimate,
     )

@@ -65,7 +65,7 @@ class TracePlan(FactPlan):
     settings: TraceSettings = field(default_factory=TraceSettings)
     """How prompts are corrupted and which tokens are read."""
     method: TraceMethod = EXACT
-    """``exact``, ``approximate`` or ``screened``."""
+    """``exact``, ``approximate``, ``relp`` or ``screened``."""
 
     module_names: HookNames | None = None
     """The names of a Knowledge-Tracing configuration, which are compared with those of the model."""
@@ -177,7 +177,7 @@ def run(
             noise is set by the subjects of the whole file, independent of the limit.
         mediators: names of mediators in ``MEDIATORS``; also ``heads`` and ``neurons``, whose rows, ``UnitCell``
             records, are in ``units.csv``.
-        method: ``exact``, ``approximate`` or ``screened``, see ``trace_mediators``.
+        method: ``exact``, ``approximate``, ``relp`` or ``screened``, see ``trace_mediators``.
         limit: trace only the first ``limit`` facts; a call with a higher limit resumes the run.
         only_known: filter out facts that the model does not know.
         rule: when a fact counts as known: ``words`` or ``first_token``, see ``known``.

@@ -14,11 +14,10 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import text_config, unwrapping
+from interpret.anatomy import NeuronNumbers, anatomy_of, neuron_numbers, text_config, unwrapping
 from interpret.display.heatmaps import Band, Heatmap, Panel, headings, plain_headings, readable, small_probability
 from interpret.display.shown import Rows, Shown, grouped
 from interpret.display.view import View
-from interpret.engine.trunk import trunk_of
 from interpret.errors import InputError, unknown
 from interpret.facts.buckets import token_buckets
 from interpret.facts.files import Fact
@@ -28,7 +27,6 @@ from interpret.prompts.tokens import select_tokens
 from interpret.records import APPROXIMATE, EXACT, UnitCell
 from interpret.stats import Floats
 from interpret.sweep import Cell, first_order
-from interpret.sweep.base_and_donor import neurons_of
 from interpret.sweep.cells import UNITS
 from interpret.tracing.exact import run_exactly
 from interpret.tracing.inputs import TraceInputs, TraceSettings, trace_inputs
@@ -49,9 +47,11 @@ class UnitTrace(Shown):
     """The effects of the units of a site: P tokens, L layers, U heads or neurons of a layer, S noise samples."""
 
     effects: Floats = field(repr=False)
-    """[P, L, U], indirect effects, mean over samples."""
+    """[P, L, U], indirect effects, mean over samples; NaN for units that a layer does not have."""
     exact: NDArray[np.bool_] = field(repr=False)
     """[P, L, U], True for effects from runs; the others are first-order estimates."""
+    numbers: tuple[NeuronNumbers, ...]
+    """[L], how the units of each layer are numbered: by expert, if they are the neurons of a mixture of experts."""
     site: UnitSite
     """``heads`` or ``neurons``."""
     metric: str
@@ -76,6 +76,12 @@ class UnitTrace(Shown):
         """TE, the metric in the clean run minus that in the corrupted runs."""
         return self.high - self.low
 
+    @property
+    def exist(self) -> NDArray[np.bool_]:
+        """[P, L, U], False for units that a layer does not have: an MLP without experts may have fewer neurons."""
+        counts = np.array([layer.count for layer in self.numbers])
+        return np.broadcast_to(np.arange(self.effects.shape[2]) < counts[:, None], self.effects.shape)
+
     def top(self, count: int = 10) -> pd.DataFrame:
         """Return the exact cells with the largest absolute effects, the largest first, as ``to_frame`` does."""
         frame = self.to_frame()
@@ -84,22 +90,30 @@ class UnitTrace(Shown):
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per token, layer and unit."""
-        place, layer, unit = (index.ravel() for index in np.indices(self.effects.shape))
+        place, layer, unit = np.nonzero(self.exist)
+        effects = self.effects[self.exist]
         positions = np.array(self.positions)[place]
         return pd.DataFrame(
             {
                 "site": self.site,
                 "layer_idx": layer,
                 "unit": unit,
+                "expert": self._experts()[layer, unit],
                 "token_idx": positions,
                 "token": np.array(self.tokens, dtype=object)[positions],
                 "metric": self.metric,
-                "method": np.where(self.exact.ravel(), EXACT, APPROXIMATE),
-                "indirect_effect": self.effects.ravel(),
-                "share": self.effects.ravel() / self.total_effect,
+                "method": np.where(self.exact[self.exist], EXACT, APPROXIMATE),
+                "indirect_effect": effects,
+                "share": effects / self.total_effect,
                 "total_effect": self.total_effect,
             }
         )
+
+    def _experts(self) -> NDArray[np.object_]:
+        """Return the expert of each unit, [L, U], as in ``NeuronNumbers.place``."""
+        named = [[layer.place(unit)[0] for unit in range(layer.count)] for layer in self.numbers]
+        width = self.effects.shape[2]
+        return np.array([names + [""] * (width - len(names)) for names in named], dtype=object)
 
     def view(self) -> View:
         """Return what is shown: heads by layers, one heat map per token; or the neurons with the largest effects."""
@@ -108,8 +122,8 @@ class UnitTrace(Shown):
             unit=_unit(self.metric, [self.site]),
             panels=lambda: iter([self._panel()]),
             n_panels=1,
-            facts={"exact": f"{self.exact.mean():.1%} of the {self.site}"},
-            warning=cells_not_finite([self.effects]),
+            facts={"exact": f"{self.exact[self.exist].mean():.1%} of the {self.site}"},
+            warning=cells_not_finite([self.effects[self.exist]]),
         )
 
     def _panel(self) -> Panel:
@@ -272,13 +286,19 @@ def trace_units(
         foil=foil,
     )
     positions = select_tokens(tokens, inputs.tokens)
-    shape = (len(positions), text_config(model).num_hidden_layers, _units_of(model, site, inputs))
-    cells = [Cell(site, positions[place], layer, layer + 1, unit) for place, layer, unit in np.ndindex(shape)]
+    numbers = _numbers(model, site)
+    shape = (len(positions), len(numbers), max(layer.count for layer in numbers))
+    places = [at for at in np.ndindex(shape) if at[2] < numbers[at[1]].count]
+    cells = [Cell(site, positions[place], layer, layer + 1, unit) for place, layer, unit in places]
     with showing("Tracing", shown=progress):
-        effects, exact, low, high = _effects(model, inputs, settings, cells, top or {"neurons": NEURONS}.get(site))
+        found, run, low, high = _effects(model, inputs, settings, cells, top or {"neurons": NEURONS}.get(site))
+    effects, exact = np.full(shape, np.nan), np.zeros(shape, dtype=bool)
+    at = tuple(np.array(places).T)
+    effects[at], exact[at] = found, run
     result = UnitTrace(
-        effects=effects.reshape(shape),
-        exact=exact.reshape(shape),
+        effects=effects,
+        exact=exact,
+        numbers=numbers,
         site=site,
         metric=inputs.metric.kind,
         high=high,
@@ -289,7 +309,7 @@ def trace_units(
         prompt=inputs.tokens.text,
         subject_span=inputs.span,
     )
-    warn(cells_not_finite([result.effects]))
+    warn(cells_not_finite([result.effects[result.exist]]))
     return result
 
 
@@ -305,6 +325,7 @@ def unit_cells(fact: Fact, found: UnitTrace) -> list[UnitCell]:
             mediator=found.site,
             layer_idx=layer,
             unit=unit,
+            expert=found.numbers[layer].place(unit)[0],
             token_idx=found.positions[place],
             token=found.tokens[found.positions[place]],
             bucket_rome=buckets[found.positions[place]] or "",
@@ -317,12 +338,13 @@ def unit_cells(fact: Fact, found: UnitTrace) -> list[UnitCell]:
     ]
 
 
-def _units_of(model: PreTrainedModel, site: UnitSite, inputs: TraceInputs) -> int:
-    """Return the number of heads or neurons of a layer."""
-    if site == "heads":
-        return text_config(model).num_attention_heads
-    trunk = trunk_of(model, inputs.clean.shape[1])
-    return neurons_of(trunk, [Cell(site, 0, 0, 1, 0)], trunk.enter(inputs.clean))
+def _numbers(model: PreTrainedModel, site: UnitSite) -> tuple[NeuronNumbers, ...]:
+    """Return how the heads or neurons of each layer are numbered."""
+    anatomy = anatomy_of(model)
+    layers = range(len(anatomy.layers))
+    if site == "neurons":
+        return tuple(neuron_numbers(anatomy, layer) for layer in layers)
+    return (NeuronNumbers(0, 0, text_config(model).num_attention_heads),) * len(layers)
 
 
 def _effects(
@@ -337,6 +359,7 @@ def _effects(
         exact = np.zeros(len(cells), dtype=bool)
         exact[np.argsort(-sizes, kind="stable")[:count]] = True
     chosen = np.flatnonzero(exact)
-    values, lows, high = run_exactly(model, inputs, settings, base, donor, [cells[index] for index in chosen.tolist()])
+    found = run_exactly(model, inputs, settings, base, donor, [cells[index] for index in chosen.tolist()])
+    values, lows, high = (of_metrics[0] for of_metrics in found)
     effects[chosen] = (values - lows).mean(dim=1).numpy()
     return effects, exact, lows.mean().item(), high[0].item()

@@ -18,6 +18,7 @@ ROWS = {
     "probe logits": RESULTS["shares"],
     "probe heads": RESULTS["heads"],
     "probe neurons": RESULTS["neurons"],
+    "probe train-lens": RESULTS["training"],
 }
 """Rows by command; the result of an attribution is read from its files, see ``tests/attribution/test_runs.py``."""
 
@@ -74,10 +75,11 @@ def test_figures_draws_a_figure_for_each_input(folder, tmp_path):
             "trace": {"fact_a", "fact_b", *averages},
             "attribute --compare": {"a_1", "a_1_1", "average_curves"},
             "locate": {"fact_known_1", *averages},
-            "probe lens": {"a_1"},
+            "probe lens": {"a_1", "average_lenses"},
             "probe logits": {"a_1"},
             "probe heads": {"a_1", "induction"},
             "probe neurons": {"neurons"},
+            "probe train-lens": {"training"},
         }[storage.read_manifest(folder)["identity"]["command"]]
     )
 

@@ -29,6 +29,7 @@ TESTS = {  # files of a folder -> the tests that see their numbers, fast ones fi
     "facts/grids.py": "facts/test_buckets.py tracing/test_tables.py test_finite.py",
     "engine": "engine sweep/test_sweep.py",
     "sweep": "sweep/test_sweep.py tracing/test_approximate.py",
+    "slots/next_token.py": "slots",
     "surgery/hooks.py": "surgery/test_hooks.py",
     "surgery/plan.py": "surgery/test_plan.py",
     "surgery/generation.py": "surgery/test_generation.py",
@@ -58,7 +59,7 @@ TESTS = {  # files of a folder -> the tests that see their numbers, fast ones fi
     "tracing/mediators.py": "tracing/test_mediators.py tracing/test_trace.py",
     "tracing/approximate.py": "tracing/test_approximate.py test_finite.py",
     "tracing/tables.py": "tracing/test_tables.py test_finite.py",
-    "selfie/decoding.py": "selfie/test_selfie.py selfie/test_batches.py selfie/test_sources.py",
+    "slots/decoding.py": "selfie/test_selfie.py selfie/test_batches.py selfie/test_sources.py",
     "selfie/readings.py": "selfie/test_selfie.py selfie/test_batches.py selfie/test_wrong_states.py",
     "control/training.py": "control",
 }

@@ -156,8 +156,9 @@ for noise in ("s3", "m", "t3", "u0.5"):
         f"trace ({noise})",
         lambda model, noise=noise: interpret.trace(model, TOKENIZER, PROMPT, SUBJECT, noise=noise, samples=2),
     )
-ESTIMABLE = [name for name, mediator in MEDIATORS.items() if mediator.site != "attention"]
-for name, mediators in (("trace_mediators", [*MEDIATORS, "attn_knockout:itself"]), ("screen", ESTIMABLE)):
+OF_ATTENTION = [name for name in MEDIATORS if name != "mixer_out"]
+ESTIMABLE = [name for name in OF_ATTENTION if MEDIATORS[name].site != "attention"]
+for name, mediators in (("trace_mediators", [*OF_ATTENTION, "attn_knockout:itself"]), ("screen", ESTIMABLE)):
     call(
         name,
         lambda model, name=name, mediators=mediators: getattr(interpret.tracing, name)(
@@ -268,6 +269,19 @@ def held(model: PreTrainedModel) -> Any:
 
 
 call("logit_lens", read_from_cache("logit_lens", [5], top=3))
+call("identity_lens", read_from_cache("identity_lens", TOKENIZER, [5], top=3))
+
+
+@calling("train_lens, load_tuned_lens, tuned_lens")
+def tuned(model: PreTrainedModel) -> Any:
+    with TemporaryDirectory() as folder:
+        text, output = Path(folder) / "text.txt", Path(folder) / "lens"
+        text.write_text(PROMPT * 20)
+        interpret.probing.train_lens(model, TOKENIZER, text, output, steps=2, length=8, progress=False)
+        maps = interpret.probing.load_tuned_lens(model, output)
+    return interpret.probing.tuned_lens(model, cached(model), maps, [5], top=3)
+
+
 call("logit_attribution", read_from_cache("logit_attribution", [5, 6]))
 # The cosine of what is left over is that of rounding.
 call(

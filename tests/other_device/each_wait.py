@@ -18,9 +18,9 @@ from interpret.attribution.steps.step import Step
 from interpret.engine.recording import record_run
 from interpret.engine.trunk import trunk_of
 from interpret.selfie import decoding
-from interpret.selfie.decoding import Start, prime, score, score_plain, start_inserted, write
 from interpret.selfie.readings import are_finite, insertion
 from interpret.selfie.settings import Settings
+from interpret.slots.decoding import Start, prime, score, score_plain, start_inserted, write
 from interpret.surgery.hooks import applied
 from interpret.surgery.plan import plan_surgery
 from interpret.sweep import Cell, Metric, Pin, grid, run_sweep
@@ -101,7 +101,7 @@ def test_what_does_not_wait_is_not_counted(name):
 
 # ------------------------------------------------------------------------------------------------------- sweeps
 UNIT = {"heads": 1, "neurons": 3}
-KINDS = {name: mediator.cells(T, L, 2, (1, 3)) for name, mediator in MEDIATORS.items()} | {
+KINDS = {name: mediator.cells(T, L, 2, (1, 3)) for name, mediator in MEDIATORS.items() if name != "mixer_out"} | {
     site: grid(site, n_tokens=T, n_layers=L, window=2, unit=unit) for site, unit in UNIT.items()
 }
 # Cells that restore an MLP, or hold it, in layers that differ from cell to cell: their rows are no neighbours.

@@ -54,7 +54,7 @@ def test_followed_tokens_stand_once_and_in_order_among_the_likeliest(gpt2):
         assert here.token_id.is_unique
         assert here["rank"].is_monotonic_increasing
         assert here["rank"].iloc[:3].tolist() == [1, 2, 3]
-    assert list(lens.columns) == "prompt position layer token_id token logit probability rank".split()
+    assert list(lens.columns) == "prompt position layer token_id token logit probability rank agrees kl".split()
 
 
 def test_equal_logits_share_a_rank():

@@ -16,7 +16,7 @@ LEVELS = [
     {"activations", "drawing", "models", "pages", "work"},
     {"display", "engine", "workers"},
     {"surgery", "sweep"},
-    {"control", "facts", "generation"},
+    {"control", "facts", "generation", "slots"},
     {"probing"},
     {"attribution", "selfie", "tracing"},
     {"bench", "locating"},

@@ -14,6 +14,7 @@ from interpret.probing import (
     HeadViews,
     LensFrame,
     LensReadings,
+    LensTrainings,
     LogitShareFrame,
     LogitShares,
     NeuronEffects,
@@ -22,6 +23,7 @@ from interpret.records import (
     HeadView,
     Interpretation,
     LensReading,
+    LensTraining,
     LocationCell,
     LogitShare,
     MethodComparison,
@@ -77,12 +79,20 @@ def lens(positions: Sequence[int] = (3,)) -> LensReadings:
             site="resid_post" if layer == N_LAYERS else "resid_pre", layer_idx=min(layer, N_LAYERS - 1),
             rank=rank + 1, prediction_id=rank, prediction=(HOSTILE, " Paris", "\n")[rank], logit=1.0,
             probability=(0.5, 0.25, 0.0)[rank],
-            continuation="target" if rank == 1 else "",
+            continuation="target" if rank == 1 else "", lens="logit", agrees=layer > 1, kl=float(N_LAYERS - layer),
         )
         for position in positions
         for layer in range(N_LAYERS + 1)
         for rank in range(3)
     )  # fmt: skip
+
+
+def training() -> LensTrainings:
+    return LensTrainings(
+        LensTraining(step=step, layer_idx=layer, kl=10.0 / step + layer)
+        for step in (10, 20)
+        for layer in range(N_LAYERS)
+    )
 
 
 def shares() -> LogitShares:
@@ -128,11 +138,14 @@ def comparison() -> Comparison:
 
 
 def lens_frame() -> LensFrame:
-    rows = [(0, 1, layer, token, f" t{token}", 1.0, 0.5, 1.0 + token) for layer in range(3) for token in range(2)]
-    frame = LensFrame(
-        rows, columns=["prompt", "position", "layer", "token_id", "token", "logit", "probability", "rank"]
-    )
-    frame.prompts, frame.followed = [["The", HOSTILE]], [1]
+    rows = [
+        (0, 1, layer, token, f" t{token}", 1.0, 0.5, 1.0 + token, layer > 0, 2.0 - layer)
+        for layer in range(3)
+        for token in range(2)
+    ]
+    names = ["prompt", "position", "layer", "token_id", "token", "logit", "probability", "rank", "agrees", "kl"]
+    frame = LensFrame(rows, columns=names)
+    frame.prompts, frame.followed, frame.lens = [["The", HOSTILE]], [1], "tuned"
     return frame
 
 
@@ -156,6 +169,7 @@ RESULTS: dict[str, Shown] = {
     "locations": locations(),
     "lens": lens(),
     "lens at tokens": lens((0, 2, 3)),
+    "training": training(),
     "shares": shares(),
     "heads": heads(),
     "attended": AttendedTokens([Attended(1, 0, 3, rank, rank, HOSTILE, 0.5 / rank) for rank in (1, 2)]),

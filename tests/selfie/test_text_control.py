@@ -10,9 +10,9 @@ import torch
 from interpret import selfie
 from interpret.errors import InputError, RunError
 from interpret.prompts.prompts import Prompt
-from interpret.selfie.decoding import COLUMNS_APART
 from interpret.selfie.sources import plan_sources, with_generated
 from interpret.selfie.templates import InterpretationPrompt, interpretation_prompt
+from interpret.slots.decoding import COLUMNS_APART
 from reference.self_interpretation import LONGROPE, PROMPTS, SCORED, rows_of, speaking_model
 from reference.tiny import FURTHER, FURTHER_WHOLE, KINDS
 from reference.toy_tokenizers import byte_level, sentence_piece

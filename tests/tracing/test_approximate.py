@@ -21,7 +21,7 @@ from reference.toy_tokenizers import byte_level
 from reference.tracing import recorded, run
 
 PROMPT, SUBJECT = "The Eiffel Tower is in", "Eiffel Tower"
-ALL = [name for name, row in MEDIATORS.items() if row.site != "attention"]
+ALL = [name for name, row in MEDIATORS.items() if row.site not in ("attention", "mixer_out")]
 SETTINGS = TraceSettings(samples=2, window=3, seed=3)
 TOKENIZER = byte_level()
 LOGIT = Metric("logit", (5,))
@@ -203,8 +203,18 @@ def test_the_runs_are_those_of_the_exact_trace(kind):
         assert found[name].scores.shape == found[name].exact.shape == result.exact.shape
 
 
-def test_each_mediator_has_estimates_of_its_own():
-    effects = [result.indirect_effects for result in approximated().values()]
+def test_relevance_takes_the_place_of_gradients():
+    """``tests/engine/test_relevance.py`` compares the estimates of single cells with autograd."""
+    found, gradients = approximated(method="relp"), approximated()
+    for name, result in found.items():
+        assert result.method == "relp"
+        assert (result.low, result.high) == pytest.approx((gradients[name].low, gradients[name].high), rel=1e-6)
+        assert not np.allclose(result.scores, gradients[name].scores, rtol=1e-2)
+
+
+@pytest.mark.parametrize("method", ["approximate", "relp"])
+def test_each_mediator_has_estimates_of_its_own(method):
+    effects = [result.indirect_effects for result in approximated(method=method).values()]
     scale = max(np.abs(effect).max() for effect in effects)
     for i in range(len(effects)):
         assert not any(np.allclose(effects[i], effects[j], rtol=0, atol=1e-3 * scale) for j in range(i))

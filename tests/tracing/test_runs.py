@@ -264,10 +264,11 @@ def test_a_foil_that_is_not_read_is_refused(model_folder, tmp_path, capsys):
     assert "--foil is only read by --metric logit_difference" in capsys.readouterr().err
 
 
-def test_estimated_cells_are_marked(model_folder, tmp_path):
+@pytest.mark.parametrize("method", ["approximate", "relp"])
+def test_estimated_cells_are_marked(model_folder, tmp_path, method):
     facts = file_of(tmp_path, fact_rows(1))
-    assert run(*arguments(model_folder, facts, tmp_path / "run", "--method", "approximate")) == 0
-    assert {row.method for row in table_of(tmp_path / "run")} == {"approximate"}
+    assert run(*arguments(model_folder, facts, tmp_path / "run", "--method", method)) == 0
+    assert {row.method for row in table_of(tmp_path / "run")} == {method}
 
 
 def test_screened_cells_are_exact_and_the_others_are_marked(model_folder, tmp_path, capsys):

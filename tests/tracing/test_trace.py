@@ -9,7 +9,9 @@ import torch
 from interpret.errors import InputError, UnsupportedModelError
 from interpret.facts.files import Fact
 from interpret.stats import Average, average
-from interpret.tracing.calls import trace, trace_mediators
+from interpret.sweep import run_sweep
+from interpret.tracing import exact
+from interpret.tracing.calls import trace, trace_by_metric, trace_mediators
 from interpret.tracing.facts import trace_cells
 from interpret.tracing.inputs import TraceSettings
 from interpret.tracing.mediators import MEDIATORS, UNIT_MEDIATORS
@@ -74,17 +76,18 @@ def restored_by(mediator, layer, window):
         "mlp_window": ("mlp_out", around, {}),
         "attn_out": ("attn_out", [layer], {}),
         "mlp_out": ("mlp_out", [layer], {}),
+        "mixer_out": ("mixer_out", [layer], {}),
     }[mediator]
 
 
 def needed_by(mediator):
     """What a mediator needs in every layer."""
-    return {"attn": {"attention"}, "mlp_": {"MLP"}}.get(mediator[:4], set())
+    return {"attn": {"attention"}, "mlp_": {"MLP"}, "mixe": {"mixer"}}.get(mediator[:4], set())
 
 
 def had_by(kind):
     """What every layer of a kind has."""
-    return ({"attention"} if kind not in ATTENDING else set()) | ({"MLP"} if kind not in NO_MLP else set())
+    return {"mixer" if kind in ATTENDING else "attention"} | ({"MLP"} if kind not in NO_MLP else set())
 
 
 @pytest.mark.matrix
@@ -97,7 +100,8 @@ def test_a_trace_equals_romes_forward_passes(kind, mediator):
     close = CLOSE | ({"rtol": 3e-5} if kind in ("gemma", "recurrent_gemma", "zamba2") else {})
     first = traced(kind)
     if refused := needed_by(mediator) - had_by(kind):
-        said = r"^cells\[\d+\]: (layer \d of .* has no attention: in its place is|.* is described without|.* adds the)"
+        said = r"^cells\[\d+\]: (layer \d of .* has (no attention: in its place is|attention, whose)|.* is described "
+        said += "without|.* adds the)"
         with pytest.raises(UnsupportedModelError, match=said):
             traced(kind, mediator=mediator)
         assert refused
@@ -124,8 +128,9 @@ def test_a_trace_equals_romes_forward_passes(kind, mediator):
 
 def test_mediators_traced_together_equal_single_traces():
     settings = TraceSettings(samples=SAMPLES, window=2)
-    together = trace_mediators(MODELS["gptj"], TOKENIZER, PROMPT, SUBJECT, mediators=list(MEDIATORS), settings=settings)
-    assert list(together) == list(MEDIATORS)
+    names = [name for name in MEDIATORS if name != "mixer_out"]
+    together = trace_mediators(MODELS["gptj"], TOKENIZER, PROMPT, SUBJECT, mediators=names, settings=settings)
+    assert list(together) == names
     for name, result in together.items():
         alone = traced("gptj", mediator=name, window=2)
         np.testing.assert_allclose(result.scores, alone.scores, **CLOSE)
@@ -165,6 +170,35 @@ def test_every_metric_is_that_of_the_forward_passes(metric):
     (grid,) = normalised([result.grid()])
     np.testing.assert_allclose(grid.effects, result.normalised_effects)
     assert (grid.share, {row.metric for row in result.rows()}) == (True, {metric})
+
+
+def test_several_metrics_are_read_off_the_same_runs(monkeypatch):
+    model, asked = MODELS["llama"], []
+
+    def counting(*args, **options):
+        asked.append(len(args[3]))
+        return run_sweep(*args, **options)
+
+    monkeypatch.setattr(exact, "run_sweep", counting)
+    given = {"mediators": ["hidden", "attn_knockout"], "foil": [9]}
+    found = trace_by_metric(model, TOKENIZER, PROMPT, SUBJECT, [5], metrics=METRICS, **given)
+    assert list(found) == list(METRICS)
+    n_runs, asked[:] = asked.copy(), []
+    for metric, results in found.items():
+        settings = TraceSettings(metric=metric)
+        one = given if metric == "logit_difference" else given | {"foil": None}
+        alone = trace_mediators(model, TOKENIZER, PROMPT, SUBJECT, [5], settings=settings, **one)
+        for name, expected in alone.items():
+            assert (results[name].metric, results[name].method) == (metric, "exact")
+            np.testing.assert_allclose(results[name].sample_scores, expected.sample_scores, rtol=1e-12)
+            np.testing.assert_allclose(results[name].sample_lows, expected.sample_lows, rtol=1e-12)
+            assert results[name].high == pytest.approx(expected.high, rel=1e-12)
+    assert asked == n_runs * len(METRICS)  # all metrics together take the runs of one
+
+
+def test_no_metric_is_refused():
+    with pytest.raises(InputError, match=r"^no metric is given"):
+        trace_by_metric(MODELS["llama"], TOKENIZER, PROMPT, SUBJECT, metrics=[])
 
 
 def test_estimates_are_those_of_the_metric():

@@ -30,8 +30,8 @@ from interpret.anatomy import (
 from interpret.anatomy.passes import evaluating
 from interpret.engine.continuations import at_once
 from interpret.engine.greedy import end_tokens
-from interpret.selfie.templates import InterpretationPrompt
-from interpret.selfie.written import Written, most_likely
+from interpret.slots.slot_prompt import SlotPrompt
+from interpret.slots.written import Written, most_likely
 from interpret.surgery.hooks import applied
 from interpret.surgery.plan import plan_surgery
 
@@ -44,7 +44,7 @@ class WholePrimed:
     """A model and a template that it reads as a whole for every row."""
 
     model: PreTrainedModel
-    template: InterpretationPrompt
+    template: SlotPrompt
 
     def bytes_of_row(self, new_tokens: int) -> int:
         """Estimate the memory of one row: its cache, the states inside a layer, and logits."""
@@ -63,7 +63,7 @@ class WholeStart:
     """[R]."""
 
 
-def prime_whole(model: PreTrainedModel, template: InterpretationPrompt, new_tokens: int) -> WholePrimed:
+def prime_whole(model: PreTrainedModel, template: SlotPrompt, new_tokens: int) -> WholePrimed:
     """Check that a model's own passes can write and score texts of up to ``new_tokens`` tokens after a template.
 
     Raises:
@@ -181,6 +181,20 @@ def _scored_at_once(
         p = logits.softmax(-1).gather(1, own[first:end, None].to(logits.device)).squeeze(1)
         found.append(p.tolist())
     return found
+
+
+@torch.no_grad()
+def next_logits_whole(primed: WholePrimed, insertions: Sequence[Insertion]) -> Tensor:
+    """Return the logits of the token after the template, at least float32, [R, V], for R insertions."""
+    model, template = primed.model, primed.template.ids
+    found = []
+    for some in at_once(insertions, len(template), input_device(model)):
+        ids = torch.tensor([template] * len(some), device=input_device(model))  # [r, T]
+        with evaluating(model), _inserted(primed, some):
+            last = base_of(model)(ids, use_cache=False)[0][:, -1]  # [r, D]
+        logits = logits_of(model, last)
+        found.append(logits.to(input_device(model), torch.promote_types(logits.dtype, torch.float32)))
+    return torch.cat(found)
 
 
 @contextmanager

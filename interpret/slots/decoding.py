@@ -1,4 +1,4 @@
-"""Greedy decoding after an interpretation prompt with states inserted into its slots, and scoring of the texts.
+"""Greedy decoding after a prompt with states inserted into its slots, and scoring of the texts.
 
 All interpretations of a template share computation, with exact results: the columns (token positions) before the first
 slot and the layers before the first insertion run once. Rows whose text has ended leave the batch. Probabilities of
@@ -26,8 +26,8 @@ from interpret.engine.masks import masks_for
 from interpret.engine.prefix_tree import LARGEST_TREE, PrefixTree, groves, read_tree
 from interpret.engine.recording import RecordedRun, record_run
 from interpret.engine.trunk import Trunk, check_rotation, check_trunk, trunk_of
-from interpret.selfie.templates import InterpretationPrompt
-from interpret.selfie.whole_passes import (
+from interpret.slots.slot_prompt import SlotPrompt
+from interpret.slots.whole_passes import (
     WholePrimed,
     WholeStart,
     prime_whole,
@@ -36,7 +36,7 @@ from interpret.selfie.whole_passes import (
     score_whole,
     write_whole,
 )
-from interpret.selfie.written import Written, most_likely
+from interpret.slots.written import Written, most_likely
 from interpret.surgery.hooks import bind, overlay
 from interpret.surgery.plan import plan_surgery
 
@@ -58,7 +58,7 @@ class Primed:
     """The recorded run of a template with nothing inserted, shared by all interpretations with this template."""
 
     model: PreTrainedModel
-    template: InterpretationPrompt
+    template: SlotPrompt
     trunk: Trunk
     run: RecordedRun
     """The run of all T columns, with one sample."""
@@ -89,7 +89,7 @@ class Start:
 
 
 @torch.no_grad()
-def prime(model: PreTrainedModel, template: InterpretationPrompt, new_tokens: int) -> Primed | WholePrimed:
+def prime(model: PreTrainedModel, template: SlotPrompt, new_tokens: int) -> Primed | WholePrimed:
     """Run a template with nothing inserted; up to ``new_tokens`` tokens can then be generated after it.
 
     Raises:
