@@ -21,7 +21,7 @@ class PageOptions:
         str,
         typer.Option(
             help="How effects are traced. screened: they are estimated, and the tenth with the largest estimates is "
-            "run; exact: every restoration is run, and every head; approximate: all are estimated."
+            "run; exact: every restoration is run, and every head; approximate, relp: all are estimated."
         ),
     ] = FactSettings.method
     cell: Annotated[

@@ -274,7 +274,7 @@ function quoted(value) {
 
 function csvRow(token, layer) {
   const methods = ["hidden", "attn_severed", "mlp_severed"].flatMap(name =>
-    [at(name, token, layer), data.exact[name][token * L + layer] ? "exact" : "approximate"]);
+    [at(name, token, layer), data.exact[name][token * L + layer] ? "exact" : data.estimate]);
   const lens = ["lens_rank", "lens_probability"].map(name => at(name, token, layer));
   const likeliest = [lensPiece(token, layer), at("lens_token_probability", token, layer)];
   return [token, data.tokens[token], layer, ...methods, at("attribution", token, layer), ...lens, ...likeliest].map(quoted).join();

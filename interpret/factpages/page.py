@@ -187,6 +187,7 @@ def _data(grids: FactGrids, details: Mapping[str, Any], making: Recipe) -> dict[
         "lens_token": [number[cell.lens_token] for cell in cells],
         "values": {name: [_rounded(getattr(cell, name)) for cell in cells] for name in columns},
         "exact": {name: [int(getattr(cell, f"{name}_method") == EXACT) for cell in cells] for name in TRACED},
+        "estimate": next((cell.hidden_method for cell in cells if cell.hidden_method != EXACT), ""),
         "titles": TITLES,
         "knockout": None if "missing" in knockout else knockout,
         "units": {name: details[name].get("rows", [])[:SHOWN_UNITS] for name in ("heads", "neurons")},

@@ -35,7 +35,7 @@ from interpret.prompts.scripts import joined
 from interpret.prompts.selectors import select
 from interpret.prompts.spelling import piece
 from interpret.prompts.tokens import TokenisedPrompt, following, select_tokens, tokenise
-from interpret.records import APPROXIMATE, EXACT, FactCell
+from interpret.records import EXACT, FactCell
 from interpret.selfie.rows import Interpreter, check_request
 from interpret.selfie.sources import Source
 from interpret.storage.parts import StoredParts
@@ -178,6 +178,7 @@ def trace_part(runs: FactRuns, earlier: Mapping[str, Json]) -> Json:
         "clean": first.high,
         "corrupted": first.low,
         "noise": float(runs.tracing.noise) if isinstance(runs.tracing.noise, (int, float)) else runs.tracing.noise,
+        "estimate": first.estimate,
         "effects": {name: result.indirect_effects.tolist() for name, result in found.items()},
         "exact": {name: result.exact.tolist() for name, result in found.items()},
     }
@@ -401,4 +402,4 @@ def fact_cells(fact: Fact, parts: Mapping[str, Json]) -> list[FactCell]:
 def _traced(trace: Json, token: int, layer: int) -> Json:
     effects = {name: grid[token][layer] for name, grid in trace["effects"].items()}
     exact = {name: grid[token][layer] for name, grid in trace["exact"].items()}
-    return effects | {f"{name}_method": EXACT if exact[name] else APPROXIMATE for name in exact}
+    return effects | {f"{name}_method": EXACT if exact[name] else trace["estimate"] for name in exact}

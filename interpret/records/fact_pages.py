@@ -41,7 +41,7 @@ class FactCell:
     hidden: float
     """Indirect effect of restoring the layer's output, see ``TraceCell``."""
     hidden_method: str
-    """``exact``, computed by forward passes, or ``approximate``, estimated from gradients."""
+    """``exact``, computed by forward passes, or how it was estimated, see ``TraceCell``."""
     attn_severed: float
     """The same with the token's attention held at its corrupted values in all later layers."""
     attn_severed_method: str

@@ -33,7 +33,7 @@ def grid(cells, name):
     return np.array([np.nan if value is None else value for value in values], dtype=float).reshape(shape)
 
 
-@pytest.fixture(scope="module", params=["screened", "exact"])
+@pytest.fixture(scope="module", params=["screened", "exact", "relp"])
 def page(request, opened_knowing):
     """A fact with a foil, alone."""
     model, tokenizer = opened_knowing
