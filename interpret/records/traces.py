@@ -11,10 +11,13 @@ of gradients. Screened: estimated, then the largest estimates computed by forwar
 EstimateMethod = Literal["approximate", "relp"]
 """Name of a method that estimates every cell."""
 EXACT: Literal["exact"] = "exact"
+"""The method that runs every cell."""
 APPROXIMATE: Literal["approximate"] = "approximate"
+"""The method that estimates every cell from gradients."""
 RELP: Literal["relp"] = "relp"
+"""The method that estimates every cell from relevance."""
 SCREENED: Literal["screened"] = "screened"
-"""The methods as constants."""
+"""The method that estimates every cell, then runs those with the largest estimates."""
 
 
 @dataclass(frozen=True, kw_only=True)
