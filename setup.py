@@ -79,7 +79,7 @@ setup(
         "accelerate": ["accelerate>=0.31"],
         "bitsandbytes": ["bitsandbytes>=0.50"],
         "cluster": ["ray>=2.60,<3"],
-        "docs": ["furo", "myst-parser>=4", "sphinx>=8"],
+        "docs": ["furo", "myst-nb>=1.4", "sphinx>=8"],
         "peft": ["peft>=0.10"],
         "sentencepiece": ["sentencepiece>=0.2", "protobuf>=4.25"],
         # The releases that go with the patch of transformers 4.34.0; its tokenizers have no wheels for Python 3.13.

@@ -22,7 +22,7 @@ EXTRAS = {"accelerate", "bitsandbytes", "cluster", "docs", "peft", "sentencepiec
 MOVED = {
     f"interpret/examples/{Path(name).name}": name
     for name in tracked_files()
-    if name.startswith("examples/") or name.endswith(".ipynb")
+    if name.startswith("examples/") or (name.startswith("scripts/") and name.endswith(".ipynb"))
 }
 """File in the wheel -> file of the repository, where they differ."""
 
