@@ -5,9 +5,10 @@ python -m benchmarks.bench_selfie
 The plain implementation calls ``generate`` on batches of 8 with the states inserted. It then runs two full forward
 passes over interpretation prompt and generated text, one with the insertion and one without, for the probabilities.
 SelfIE's own loop (Chen, Vondrick & Mao 2024) does the same, and asks both passes for all hidden states and attention
-weights. Ours is ``interpret.interpretations`` without the wrong-state control, which the others do not have. All run
-alternately in one process; texts must be identical and probabilities must agree to 1e-4. The states are spread evenly
-over all layers and all tokens of one chat prompt. At the end, the script prints where our time goes.
+weights. Ours is ``interpret.interpretations`` without the controls with a wrong state and with the prompt's own text,
+which the others do not have. All run alternately in one process; texts must be identical and probabilities must agree
+to 1e-4. The states are spread evenly over all layers and all tokens of one chat prompt. At the end, the script prints
+where our time goes, and what the control with the prompt's own text adds to it.
 """
 
 import argparse
@@ -22,7 +23,7 @@ import torch
 from transformers import PreTrainedModel
 
 import interpret
-from interpret.selfie.decoding import prime, score_plain, start_inserted, write
+from interpret.selfie.decoding import prime, score_after, score_plain, start_inserted, write
 from interpret.selfie.readings import insertion, read_nothing
 from interpret.selfie.sources import Source, states_of
 from interpret.selfie.templates import InterpretationPrompt
@@ -72,7 +73,7 @@ def our_way(
     model: PreTrainedModel, tokenizer: Any, source: Source, template: InterpretationPrompt, new: int
 ) -> list[Row]:
     """Return the same values as ``in_eights``, computed by ``interpret.interpretations``."""
-    settings = interpret.selfie.Settings(new_tokens=new, prompt_output_tokens=0, wrong_vector=False)
+    settings = interpret.selfie.Settings(new_tokens=new, prompt_output_tokens=0, wrong_vector=False, text_control=False)
     rows = list(interpret.interpretations(model, tokenizer, [source], [template], settings))[1:]
     return [(row.interpretation, row.interpretation_prob, row.probability_without_insertion) for row in rows]
 
@@ -89,9 +90,11 @@ def agree(plain: Sequence[Row], ours: Sequence[Row]) -> float:
     return worst
 
 
-def stages(model: PreTrainedModel, source: Source, template: InterpretationPrompt, new: int) -> dict[str, float]:
-    """Return the seconds of each part of ``our_way``, for one batch of all states."""
-    settings, seconds = interpret.selfie.Settings(new_tokens=new, prompt_output_tokens=0, wrong_vector=False), {}
+def stages(
+    model: PreTrainedModel, tokenizer: Any, source: Source, template: InterpretationPrompt, new: int
+) -> dict[str, float]:
+    """Return the seconds of each part of ``our_way``, and of the control with the text, for one batch of all states."""
+    settings, seconds = interpret.selfie.Settings(new_tokens=new, prompt_output_tokens=0), dict[str, float]()
 
     def timed(name: str, work: Callable[[], T]) -> T:
         start = perf_counter()
@@ -106,6 +109,12 @@ def stages(model: PreTrainedModel, source: Source, template: InterpretationPromp
     start = timed("pass with inserted states", lambda: start_inserted(primed, entries))
     written = timed("generation", lambda: write(start, range(len(entries)), new))
     timed("probabilities without insertion", lambda: score_plain(primed, [one.ids for one in written]))
+    read = [source.text_until(token) for _, token in source.pairs]
+    texts = [one.ids for one, words in zip(written, read, strict=True) if words]
+    timed(
+        f"control with the prompt's text ({len(texts)} states)",
+        lambda: score_after(primed, [template.with_text(tokenizer, words) for words in read if words], texts),
+    )
     return seconds
 
 
@@ -133,7 +142,7 @@ def report(model: PreTrainedModel, tokenizer: Any, source: Source, asked: argpar
         print(f"  {name:14} {median(found):6.1f} s ({min(found):.1f} to {max(found):.1f})", end="")
         print("" if name == "ours" else f"   {ratio:.2f} times ours, target {TARGET:g}")
     print(f"  largest difference between probabilities {worst:.1e}")
-    parts = stages(model, source, template, asked.new_tokens)
+    parts = stages(model, tokenizer, source, template, asked.new_tokens)
     print("  " + ", ".join(f"{name} {seconds:.2f} s" for name, seconds in parts.items()), flush=True)
 
 

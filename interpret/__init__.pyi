@@ -19,6 +19,7 @@ from . import surgery as surgery
 from . import tracing as tracing
 from .activations._record import record as record
 from .anatomy.describing import describe as describe
+from .anatomy.families import Experts as Experts
 from .anatomy.families import Family as Family
 from .anatomy.families import Parts as Parts
 from .anatomy.families import register_family as register_family

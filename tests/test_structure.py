@@ -19,7 +19,7 @@ from mypy import api as mypy
 
 import interpret
 from interpret.activations import SITES
-from interpret.anatomy import FAMILIES, Family, Parts
+from interpret.anatomy import FAMILIES, Experts, Family, Parts
 from interpret.attribution.methods.layer_gradients import LAYER_SITES
 from interpret.engine.layers import Point
 from interpret.records.states import FINAL_NORM
@@ -171,7 +171,7 @@ def module_names(of) -> set[str]:
     """The names in a family's row that no other word could be."""
     if isinstance(of, str):
         return {name for name in re.split(r"[.|]", of) if "_" in name}
-    parts = vars(of).values() if isinstance(of, (Family, Parts)) else of if isinstance(of, tuple) else ()
+    parts = vars(of).values() if isinstance(of, (Experts, Family, Parts)) else of if isinstance(of, tuple) else ()
     return {name for part in parts for name in module_names(part)}
 
 

@@ -86,7 +86,9 @@ def _few(cells: Sequence[Cell], count: int) -> list[Cell]:
 def interpretation(bench: Bench) -> Exactness:
     """Probabilities of the tokens of interpretations, with and without the state; each token is the most likely one."""
     source, template = source_of(bench, N_STATES), template_of(bench)
-    settings = interpret.selfie.Settings(new_tokens=N_NEW, prompt_output_tokens=0, wrong_vector=False)
+    settings = interpret.selfie.Settings(
+        new_tokens=N_NEW, prompt_output_tokens=0, wrong_vector=False, text_control=False
+    )
     rows = list(interpret.interpretations(bench.model, bench.tokenizer, [source], [template], settings))[1:]
     texts = [row.interpretation for row in rows]
     own, without = (

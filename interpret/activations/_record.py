@@ -15,7 +15,7 @@ name (k = layer)    what it holds                                               
 ``mixer_out.k``     what a layer without attention adds in its place (Mamba, LFM2)      [B, T, D]
 ``resid_mid.k``     residual stream to which the MLP's output is added                  [B, T, D]
 ``mlp_in.k``        input of the MLP, after its norm                                    [B, T, D]
-``neurons.k``       activations of the MLP's neurons: input of its down projection      [B, T, F]
+``neurons.k``       values of the MLP's neurons: input of its down projection           [B, T, F]
 ``mlp_out.k``       what the MLP adds to the residual stream                            [B, T, D]
 ``resid_post.k``    output of layer k; for the last layer, the state before the final   [B, T, D]
                     norm
@@ -25,7 +25,9 @@ name (k = layer)    what it holds                                               
 ``resid_mid + mlp_out == resid_post``, and without an MLP ``resid_pre + mixer_out == resid_post``; in parallel layers
 (GPT-J, GPT-NeoX) ``resid_mid`` is ``resid_pre + attn_out``. In post-norm layers (OPT-350m), a norm is applied to each
 of these sums.
-``resid_post`` of a layer is ``resid_pre`` of the next.
+``resid_post`` of a layer is ``resid_pre`` of the next. The neurons of a mixture of experts are those of all experts, in
+order, and last those of shared experts; their values include the routing weights, and are 0 in experts that were not
+picked for a token (``interpret.anatomy.experts``).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,15 +45,18 @@ from interpret.anatomy import (
     check_insides,
     check_parts,
     check_scores,
+    has_neurons,
     keeping_activations,
     key_heads,
     layer_input,
+    neuron_numbers,
     residual_factor,
     text_config,
     unfused,
     unwrapping,
 )
 from interpret.anatomy.changes import Changes
+from interpret.anatomy.neurons import hook_neurons
 from interpret.errors import InputError, unknown
 
 Site = Literal[
@@ -62,7 +67,7 @@ Site = Literal[
 SITES: tuple[Site, ...] = get_args(Site)
 """All sites, in the order in which a layer computes them."""
 LOGITS = "logits"
-_OF_PARTS = ("q", "k", "v", "heads", "neurons")
+_OF_PARTS = ("q", "k", "v", "heads")
 """The sites that only a family with ``parts`` has."""
 _CHECKS: dict[Callable[[PreTrainedModel], None], set[str]] = {
     check_parts: {"attn_out", "mixer_out", "resid_mid", "mlp_out"},
@@ -117,8 +122,8 @@ def record(model: PreTrainedModel, names: Sequence[str]) -> Iterator[dict[str, T
 def all_names(model: PreTrainedModel) -> tuple[str, ...]:
     """Return the names of all activations of a model, layer by layer, in the order of computation.
 
-    A model without parts (``Family.parts``) has no heads, queries, keys and values; neither it nor a mixture of experts
-    has neurons. A layer without attention, or without an MLP, has none of their activations.
+    A model without parts (``Family.parts``) has no heads, queries, keys and values; without the parts of its MLPs or
+    experts, it has no neurons. A layer without attention, or without an MLP, has none of their activations.
 
     Raises:
         UnsupportedModelError: if the model's family is unknown.
@@ -137,7 +142,9 @@ def sites_of(anatomy: Anatomy) -> list[Site]:
 def _has(anatomy: Anatomy, site: str, layer: int) -> bool:
     """Return whether a layer has a site."""
     if site in _OF_PARTS:
-        return anatomy.family.parts is not None and (site != "neurons" or bool(anatomy.parts.down))
+        return anatomy.family.parts is not None
+    if site == "neurons":
+        return has_neurons(anatomy, layer)
     return anatomy.has(layer, site)
 
 
@@ -147,8 +154,11 @@ def _check_has(anatomy: Anatomy, site: str, layer: int) -> None:
     Raises:
         UnsupportedModelError: if it does not; the message says why.
     """
-    if not _has(anatomy, site, layer):
-        _ = anatomy.module(layer, site) if site not in _OF_PARTS else anatomy.neuron_parts
+    if _has(anatomy, site, layer):
+        return
+    if site == "neurons":
+        neuron_numbers(anatomy, layer)
+    _ = anatomy.parts if site in _OF_PARTS else anatomy.module(layer, site)
 
 
 def select_names(model: PreTrainedModel, patterns: str | Sequence[str]) -> tuple[str, ...]:
@@ -232,7 +242,7 @@ def _hook_layer(
     if "mlp_in" in sites:
         _on_input(change, anatomy.module(layer, "mlp_in"), partial(keep_rows, "mlp_in"))
     if "neurons" in sites:
-        _on_input(change, block.get_submodule(anatomy.neuron_parts.down), partial(keep_rows, "neurons"))
+        hook_neurons(change, anatomy, layer, partial(keep_rows, "neurons"))
     for site in sites & {"attn_out", "mixer_out", "mlp_out"}:
         copy = site == "mlp_out" and anatomy.family.overwrites_mlp and anatomy.block == "parallel"
         _on_output(change, anatomy.module(layer, site), partial(keep_added, site), copy=copy)

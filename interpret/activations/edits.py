@@ -1,14 +1,15 @@
-"""Edit the input of modules inside a layer, in a ``with`` block; neurons and attention heads are edited this way.
+"""Edit attention heads and neurons inside layers, in a ``with`` block.
 
-``interpret.surgery`` edits the residual stream between layers. This module edits inside a layer: the input of the MLP's
-down projection (its neurons) and the input of the attention's output projection (its heads).
+``interpret.surgery`` edits the residual stream between layers. This module edits inside a layer: the values of the
+MLP's neurons, and the input of the attention's output projection (its heads).
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from inspect import Signature, signature
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -25,11 +26,14 @@ from interpret.anatomy import (
     with_layer_input,
 )
 from interpret.anatomy.changes import Changes
+from interpret.anatomy.neurons import hook_neurons
 from interpret.errors import InputError
 
+UnitSite = Literal["heads", "neurons"]
+"""The sites that are edited here."""
 Edit = Callable[[Tensor, int], Tensor]
-"""``edit(value, start)`` gets the input of a module, [B, T, width], and the column of its first token in the padded
-batch; it returns the edited input, a new tensor of the same shape."""
+"""``edit(value, start)`` gets the values of a site, [B, T, width], and the column of its first token in the padded
+batch; it returns the edited values, a new tensor of the same shape."""
 
 
 @dataclass
@@ -53,35 +57,43 @@ class _Pass:
         self.n_rows, self.start = len(tokens), first_column(arguments, tokens.shape[1], past)
         self.end = self.start + tokens.shape[1]
 
+    def edited(self, edit: Edit, value: Tensor) -> Tensor:
+        """Return the edited values of a site, in the shape in which the model has them."""
+        rows = value.view(self.n_rows, -1, value.shape[-1])  # [B, T, width]
+        return edit(rows, self.start).view_as(value)
+
     def rewrite(self, edit: Edit) -> Callable[..., Any]:
+        """Return a hook that edits the input of a module."""
+
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            value = layer_input(args, kwargs)
-            rows = value.view(self.n_rows, -1, value.shape[-1])  # [B, T, width]
-            return with_layer_input(args, kwargs, edit(rows, self.start).view_as(value))
+            return with_layer_input(args, kwargs, self.edited(edit, layer_input(args, kwargs)))
 
         return hook
 
 
 @contextmanager
-def editing(model: PreTrainedModel, edits: Mapping[tuple[int, str], Edit]) -> Iterator[None]:
+def editing(model: PreTrainedModel, edits: Mapping[tuple[int, UnitSite], Edit]) -> Iterator[None]:
     """Apply edits to every forward pass of the calling thread inside the ``with`` block; then remove them.
 
     Args:
         model: a causal LM of a supported family, or its base model.
-        edits: (layer, path of a module within that layer) -> the edit of the module's input.
+        edits: (layer, site) -> the edit of the site's values.
 
     Raises:
         UnsupportedModelError: if the family is unknown, or the modules of its row are not what the row says.
     """
     anatomy = anatomy_of(model)
     check_insides(model)
-    modules = [(anatomy.layers[layer].get_submodule(path), edit) for (layer, path), edit in edits.items()]
     under_way = _Pass(signature(anatomy.trunk.forward))
     with keeping_activations(anatomy.trunk), Changes() as change, change:
         change.before(anatomy.trunk, under_way.enter)
-        for module, edit in modules:
-            # First, so that other hooks on this module read the edited input.
-            change.before(module, under_way.rewrite(edit), first=True)
+        for (layer, site), edit in edits.items():
+            # First, so that other hooks at this site read the edited values.
+            if site == "neurons":
+                hook_neurons(change, anatomy, layer, partial(under_way.edited, edit), first=True)
+            else:
+                projection = anatomy.layers[layer].get_submodule(anatomy.parts.attention_out)
+                change.before(projection, under_way.rewrite(edit), first=True)
         yield
 
 

@@ -24,6 +24,7 @@ from .attention import numbered as numbered
 from .attention import packed as packed
 from .attention import rotated as rotated
 from .attention import rotation as rotation
+from .attention import scores_dtype as scores_dtype
 from .attention import unfused as unfused
 from .attention import window_of as window_of
 from .calls import blank_past as blank_past
@@ -47,8 +48,10 @@ from .encoder_decoders import decode as decode
 from .encoder_decoders import decoder_layers as decoder_layers
 from .encoder_decoders import encoder_decoder_of as encoder_decoder_of
 from .encoder_decoders import stacked_layers as stacked_layers
+from .experts import NeuronNumbers as NeuronNumbers
 from .families import FAMILIES as FAMILIES
 from .families import Block as Block
+from .families import Experts as Experts
 from .families import Family as Family
 from .families import Fused as Fused
 from .families import Parts as Parts
@@ -65,6 +68,8 @@ from .measured import check_cache as check_cache
 from .measured import check_padding as check_padding
 from .measured import padding_difference as padding_difference
 from .measured import reads_padding as reads_padding
+from .neurons import has_neurons as has_neurons
+from .neurons import neuron_numbers as neuron_numbers
 from .patterns import last_attention_only as last_attention_only
 from .patterns import reporting_attention as reporting_attention
 from .releases import auto_class as auto_class

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from interpret.anatomy.agreement_layers import problem_of_parts, problems_inside
+from interpret.anatomy.agreement_layers import problem_of_mixtures, problem_of_parts, problems_inside
 from interpret.anatomy.agreement_logits import (
     problem_of_attention,
     problem_of_both_sides,
@@ -194,6 +194,8 @@ def _compared(model: PreTrainedModel, made_of: tuple[Any, ...]) -> _Agreement:
         # If tokens attend to later ones, the row of the family is not to blame for what heads compute.
         if anatomy is not None and anatomy.family.parts is not None and parts is None and later is None:
             insides, scores = problems_inside(model, exact, anatomy, seen)
+        if anatomy is not None and parts is None and later is None:
+            insides = insides or problem_of_mixtures(model, exact, anatomy, seen)
         head = later or problem_of_head(model, exact, anatomy, own, seen)
         logits = later or problem_of_embeddings(model, exact, anatomy, ids, seen) or head
         return _Agreement(made_of, logits, head, parts, insides, scores)

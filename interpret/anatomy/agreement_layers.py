@@ -146,6 +146,21 @@ def problems_inside(
     return insides, insides or _problem_of_modules(model, exact, anatomy, layers, attending)
 
 
+def problem_of_mixtures(model: PreTrainedModel, exact: bool, anatomy: Anatomy, seen: Recorded) -> str | None:
+    """Return why the values of experts' neurons do not give what the mixtures return; None if they do."""
+    for layer, (block, tensors) in enumerate(zip(anatomy.layers, seen.layers, strict=True)):
+        if "by neurons" not in tensors or any(foreign_changes(part) for part in block.modules()):
+            continue  # a hook between two modules changes what one gets from the other
+        figures = apart(exact, tensors["by neurons"], tensors["by mixture"])
+        if figures is not None:
+            return (
+                f"{kind_of(model)}: in layer {layer}, what the neurons of its experts write is {figures[0]:.4g}, where "
+                f"the model has {figures[1]:.4g}; its experts compute something else than those of other models, or "
+                "the row of its family names the wrong modules (experts)"
+            )
+    return None
+
+
 def _comparable(anatomy: Anatomy, seen: Recorded) -> Iterator[_Layer]:
     """Yield the layers in which what one module computes follows from what others do."""
     for number, block in enumerate(anatomy.layers):

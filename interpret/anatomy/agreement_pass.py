@@ -16,7 +16,9 @@ from transformers import PreTrainedModel
 from interpret.anatomy.anatomy import Anatomy, base_of, text_config, text_configs
 from interpret.anatomy.calls import input_device, layer_input, longest_text
 from interpret.anatomy.changes import Changes
+from interpret.anatomy.experts import Mixture
 from interpret.anatomy.insides import inputs_inside, outputs_inside
+from interpret.anatomy.neurons import has_neurons, mixture_in
 
 _LENGTH = 2
 """T: tokens of each text."""
@@ -141,6 +143,8 @@ def _record_modules(change: Changes, found: Recorded, anatomy: Anatomy) -> None:
             ]
             given = [name for name, one in outputs.items() if one is module]
             _record_module(change, found, layer, module, taken, given, copy=anatomy.family.overwrites_mlp)
+        if anatomy.family.experts is not None and has_neurons(anatomy, layer):
+            _record_mixture(change, found, layer, mixture_in(anatomy, layer))
 
 
 def _recorded_modules(anatomy: Anatomy, layer: int) -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:
@@ -168,6 +172,17 @@ def _record_module(
                 tensors[name] = _first(output).clone() if copy else _first(output)
 
     change.after(module, keep, with_kwargs=True)
+
+
+def _record_mixture(change: Changes, found: Recorded, layer: int, mixture: Mixture | None) -> None:
+    """Record what the neurons of a mixture of experts write by their values, and what the mixture returns."""
+
+    def keep(by_neurons: Tensor, own: Tensor) -> None:
+        if found.running == layer:
+            found.layers[layer] |= {"by neurons": by_neurons, "by mixture": own}
+
+    if mixture is not None:
+        mixture.compare(change, keep)
 
 
 def _in_one_place(block: nn.Module) -> set[int]:

@@ -45,15 +45,15 @@ class Anatomy:
 
     @property
     def neuron_parts(self) -> Parts:
-        """The same, if the MLPs have neurons that can be read.
+        """The same, if the MLPs have the modules of one dense MLP; ``anatomy.neurons`` knows mixtures of experts, too.
 
         Raises:
             UnsupportedModelError: also if the MLPs are run as a whole.
         """
         if not self.parts.down:
             raise UnsupportedModelError(
-                f"the MLPs of the family {self.family.name!r} are mixtures of experts, which are run as a whole: their "
-                "neurons cannot be read or edited, but what an MLP adds to the residual stream can (mlp_out)"
+                f"the MLPs of the family {self.family.name!r} are mixtures of experts, which are run as a whole: they "
+                "do not have the modules of one MLP (projections, activation function), which are required here"
             )
         return self.parts
 

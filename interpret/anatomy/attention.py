@@ -59,6 +59,16 @@ def attention_softcap(family: Family, config: Any) -> float | None:
     return getattr(config, family.softcap)
 
 
+def scores_dtype(config: Any, dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype in which a model of ``dtype`` keeps the scores of its attention, before the softmax.
+
+    Its own code (eager) rounds them to its dtype. The fused kernels of torch and others keep them in float32, which
+    decides what a token attends to where scores are large, as in Qwen 2.5.
+    """
+    eager = getattr(config, "_attn_implementation", None) in (None, "eager")
+    return dtype if eager else torch.promote_types(dtype, torch.float32)
+
+
 def window_of(config: Any, layer: int) -> int | None:
     """Return how many earlier tokens a layer's tokens attend to; None if the number is not limited."""
     if (kinds := getattr(config, "attention_layers", None)) is not None:  # GPT-Neo; its windows include the token

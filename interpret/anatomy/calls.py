@@ -185,9 +185,13 @@ def first_layer_input(anatomy: Anatomy, embeddings: Tensor, column: int) -> Tens
         seen.append(layer_input(args, kwargs))
         raise _StopError
 
-    past = blank_past(len(anatomy.layers), len(embeddings), column, embeddings) if column else None
+    given = dict[str, Any]()
+    if column:
+        past = blank_past(len(anatomy.layers), len(embeddings), column, embeddings)
+        # BioGPT of transformers 4.34.0 numbers the tokens of the mask, and its default has no columns for the cache.
+        mask = embeddings.new_ones(len(embeddings), column + embeddings.shape[1], dtype=torch.long)
+        given = {**with_cache(anatomy.trunk.forward, past), "attention_mask": mask}
     with Changes() as change, change, suppress(_StopError):
         change.before(anatomy.layers[0], stop)
-        # A copy, because CTRL scales what it is given in place.
-        anatomy.trunk(inputs_embeds=embeddings.clone(), **with_cache(anatomy.trunk.forward, past), use_cache=False)
+        anatomy.trunk(inputs_embeds=embeddings.clone(), use_cache=False, **given)
     return seen[0]

@@ -22,11 +22,22 @@ from transformers.pytorch_utils import Conv1D
 
 from interpret.anatomy.agreement import check_head, check_insides, check_parts, check_scores
 from interpret.anatomy.agreement_pass import own_result, two_texts
-from interpret.anatomy.anatomy import base_of, check_decoder_only, check_uncompiled, text_config
+from interpret.anatomy.anatomy import anatomy_of, base_of, check_decoder_only, check_uncompiled, text_config
 from interpret.anatomy.changes import Changes
 from interpret.anatomy.difference import apart
 from interpret.anatomy.failures import FAILURES, failure
-from interpret.anatomy.families import FAMILIES, Block, Family, Fused, Parts, Rotary, register_family, using_family
+from interpret.anatomy.families import (
+    FAMILIES,
+    Block,
+    Experts,
+    Family,
+    Fused,
+    Parts,
+    Rotary,
+    register_family,
+    using_family,
+)
+from interpret.anatomy.neurons import has_neurons, neuron_numbers
 from interpret.anatomy.passes import evaluating, without_own_hooks
 from interpret.anatomy.wrappers import unwrapping
 from interpret.errors import UnsupportedModelError
@@ -76,7 +87,8 @@ def describe(model: PreTrainedModel) -> Family:
             "have get_output_embeddings()"
         )
     try:
-        return _proved_parts(model, _proved_outline(model, _Look.at(model)))
+        row = _proved_parts(model, _proved_outline(model, _Look.at(model)))
+        return _with_experts(model, row)
     except FAILURES as error:
         raise _nothing_found(model, failure(error)) from error
 
@@ -383,6 +395,19 @@ def _proved_parts(model: PreTrainedModel, outline: Family) -> Family:
                 if _is_right(model, row, check_scores):
                     return row
     return outline
+
+
+def _with_experts(model: PreTrainedModel, row: Family) -> Family:
+    """Return the row with the experts of its MLPs, if their neurons give what the MLPs write."""
+    if not row.mlp_first or (row.parts is not None and row.parts.down):
+        return row
+    candidate = replace(row, experts=Experts())
+    with using_family(candidate):
+        anatomy = anatomy_of(model)
+        layers = range(len(anatomy.layers))
+        readable = all(has_neurons(anatomy, layer) for layer in layers)
+        mixed = readable and any(neuron_numbers(anatomy, layer).experts for layer in layers)
+    return candidate if mixed and _is_right(model, candidate, check_insides) else row
 
 
 def _all_parts(look: _Look, row: Family) -> Iterator[Parts]:

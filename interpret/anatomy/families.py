@@ -64,6 +64,27 @@ class Parts:
 
 
 @dataclass(frozen=True)
+class Experts:
+    """The modules of a mixture of experts; paths are relative to the MLP, and may list alternatives.
+
+    A layer may have an MLP without experts: it then has the modules ``gate``, ``up`` and ``down`` itself.
+    """
+
+    experts: str = "experts"
+    """The module that holds the weights of all experts."""
+    shared: str = "shared_expert|shared_experts|shared_mlp"
+    """The experts that read every token, as one MLP; an MLP may lack them."""
+    shared_gate: str = "shared_expert_gate"
+    """The module whose output, through a sigmoid, weighs what the shared experts write; an MLP may lack it."""
+    gate: str = "gate_proj"
+    """The gate projection of shared experts, relative to them."""
+    up: str = "up_proj"
+    """Their other input projection."""
+    down: str = "down_proj"
+    """Their output projection."""
+
+
+@dataclass(frozen=True)
 class Family:
     """The module names of a family; the text under each field says what its path is relative to.
 
@@ -89,6 +110,8 @@ class Family:
     """The modules between the last layer and the unembedding, relative to the trunk; a model may lack some of them."""
     parts: Parts | None = None
     """What is needed to run a layer part by part; if None, whole forward passes are run instead."""
+    experts: Experts | None = None
+    """The modules inside the MLPs, if these are mixtures of experts; ``parts`` then names none of an MLP."""
     attention_last: str = ""
     """The module whose output the attention adds to the residual stream, if it is not ``attention``."""
     mixer: str = ""
@@ -130,13 +153,15 @@ class Family:
         return self.attention_last or self.attention
 
 
-def _lines(row: Family | Parts, indent: str) -> str:
+def _lines(row: Family | Parts | Experts, indent: str) -> str:
     """Return the call that makes a row, without the fields that have their defaults."""
     said = []
     for field in fields(row):
         value = getattr(row, field.name)
         if field.default is MISSING or value != field.default:
-            shown = _lines(value, f"{indent}    ") if isinstance(value, Parts) else repr(value).replace("'", '"')
+            shown = (
+                _lines(value, f"{indent}    ") if isinstance(value, Parts | Experts) else repr(value).replace("'", '"')
+            )
             said.append(f"{indent}    {field.name}={shown},\n")
     return f"{type(row).__name__}(\n{''.join(said)}{indent})"
 
@@ -169,9 +194,18 @@ def _gate_in_up(**more: Any) -> Parts:
     return _separate("self_attn", "o_proj", "input_layernorm", *mlp, gate=mlp[0], rotary="pairs", **more)
 
 
-def _experts(norm: str = "input_layernorm", rotary: Rotary = "halves", **more: Any) -> Parts:
-    """Return the parts of a layer like those of Mixtral: the mixture of experts is run as a whole."""
-    return _separate("self_attn", "o_proj", norm, rotary=rotary, **more)
+def _mixture(
+    name: str,
+    norm: str = "input_layernorm",
+    mlp_norm: str = "post_attention_layernorm",
+    mlp: str = "mlp",
+    rotary: Rotary = "halves",
+    family: dict[str, Any] | None = None,
+    **more: Any,
+) -> Family:
+    """Return the row of a family like Mixtral: the mixture of experts is run as a whole."""
+    parts = _separate("self_attn", "o_proj", norm, rotary=rotary, **more)
+    return _llama_like(name, parts, mlp_norm, mlp, experts=Experts(), **(family or {}))
 
 
 def _llama_like(
@@ -358,36 +392,42 @@ FAMILIES: dict[str, Family] = {
         ),
         Family("mpt", "", "blocks", "attn", "ffn.up_proj", "ffn.down_proj", "norm_2", ("norm_f",)),
         # ---------------------------------------------------------------------------------- mixtures of experts
-        _llama_like("mixtral", _experts(), mlp=_MIXTURE),
-        _llama_like("qwen2_moe", _experts()),
-        _llama_like("qwen3_moe", _experts(**_NORMED_HEADS)),
-        _llama_like("olmoe", _experts(**_NORMED_HEADS), whole_if=("clip_qkv",)),
-        _llama_like("gpt_oss", _experts(sinks="self_attn.sinks")),
-        _llama_like("granitemoe", _experts(), mlp=_MIXTURE, **_GRANITE),
-        _llama_like("phimoe", _experts(), mlp=_MIXTURE),
-        _llama_like("ernie4_5_moe", _experts(rotary="pairs")),
-        _llama_like("glm4_moe", _experts(**_NORMED_HEADS)),
-        _llama_like("dots1", _experts(**_NORMED_HEADS)),
-        _llama_like("minimax_m2", _experts(**_NORMED_HEADS), mlp=_MIXTURE),
-        _llama_like("solar_open", _experts()),
-        _llama_like("mellum", _experts(**_NORMED_HEADS)),
-        _llama_like("qwen3_vl_moe_text", _experts(**_NORMED_HEADS)),
-        _llama_like("flex_olmo", _experts("", **_NORMED_AFTER, **_NORMED_HEADS), ""),
-        _llama_like("hunyuan_v1_moe", None),
-        _llama_like("llama4_text", None, mlp="feed_forward"),
-        _llama_like("deepseek_v2", None),
-        _llama_like("deepseek_v3", None),
+        _mixture("mixtral", mlp=_MIXTURE),
+        _mixture("qwen2_moe"),
+        _mixture("qwen3_moe", **_NORMED_HEADS),
+        _mixture("olmoe", family={"whole_if": ("clip_qkv",)}, **_NORMED_HEADS),
+        _mixture("gpt_oss", sinks="self_attn.sinks"),
+        _mixture("granitemoe", mlp=_MIXTURE, family=_GRANITE),
+        _mixture("phimoe", mlp=_MIXTURE),
+        _mixture("ernie4_5_moe", rotary="pairs"),
+        _mixture("glm4_moe", **_NORMED_HEADS),
+        _mixture("dots1", **_NORMED_HEADS),
+        _mixture("minimax_m2", mlp=_MIXTURE, **_NORMED_HEADS),
+        _mixture("solar_open"),
+        _mixture("mellum", **_NORMED_HEADS),
+        _mixture("qwen3_vl_moe_text", **_NORMED_HEADS),
+        _mixture("flex_olmo", "", "", **_NORMED_AFTER, **_NORMED_HEADS),
+        _llama_like("hunyuan_v1_moe", None, experts=Experts()),
+        _llama_like("llama4_text", None, mlp="feed_forward", experts=Experts()),
+        _llama_like("deepseek_v2", None, experts=Experts()),
+        _llama_like("deepseek_v3", None, experts=Experts()),
         # ---------------------------------------------------------------------------------- without attention
         _mixing("mamba", "mixer", final="norm_f"),
         _mixing("mamba2", "mixer", final="norm_f"),
         _mixing("falcon_mamba", "mixer", final="norm_f"),
         _mixing("zamba2", "mamba|mamba_decoder.mamba", final="final_layernorm"),
         # ---------------------------------------------------------------------------------- attention in some layers
-        _mixing("jamba", "mamba", "self_attn", "feed_forward", "pre_ff_layernorm", final="final_layernorm"),
+        _mixing(
+            "jamba", "mamba", "self_attn", "feed_forward", "pre_ff_layernorm", final="final_layernorm",
+            experts=Experts(),
+        ),
         _mixing("bamba", "mamba", "self_attn", "feed_forward", "pre_ff_layernorm", final="final_layernorm"),
         _mixing("lfm2", "conv", "self_attn", "feed_forward", "ffn_norm", final="embedding_norm"),
-        _mixing("lfm2_moe", "conv", "self_attn", "feed_forward", "ffn_norm", final="embedding_norm"),
-        _mixing("qwen3_next", "linear_attn", "self_attn", "mlp", "post_attention_layernorm"),
+        _mixing(
+            "lfm2_moe", "conv", "self_attn", "feed_forward", "ffn_norm", final="embedding_norm",
+            experts=Experts(gate="w1", up="w3", down="w2"),
+        ),
+        _mixing("qwen3_next", "linear_attn", "self_attn", "mlp", "post_attention_layernorm", experts=Experts()),
         _mixing(
             "granitemoehybrid", "mamba", "self_attn", "shared_mlp", "post_attention_layernorm",
             mlp_split_if="num_local_experts", **_GRANITE,

@@ -21,6 +21,7 @@ from interpret.anatomy.attention import (
     key_heads,
     rotated,
     rotation,
+    scores_dtype,
     unfused,
     window_of,
 )
@@ -94,7 +95,8 @@ def attending(anatomy: Anatomy, layer: int, block: nn.Module, seen: Mapping[str,
         queries, keys = (rotated(part, cos, sin, parts.rotary) for part in (queries, keys))
     scale = attention_scale(anatomy, layer)
     queries, keys, values = (part.transpose(1, 2) for part in (queries, keys, values))  # [B, H, T, W]
-    scores = capped(queries @ keys.mT * scale, attention_softcap(anatomy.family, config))
+    dtype = scores_dtype(config, queries.dtype)
+    scores = capped(queries.to(dtype) @ keys.to(dtype).mT * scale, attention_softcap(anatomy.family, config))
     scores += _hidden(scores, window_of(config, layer))
     sinks = attention_sinks(anatomy, block)
     sinks = None if sinks is None else sinks[:, None, None]
@@ -133,9 +135,12 @@ def _for_each_head(anatomy: Anatomy, value: Tensor) -> Tensor:
 
 def _normed(block: nn.Module, path: str, value: Tensor) -> Tensor:
     """Apply the norm of queries or keys, [B, T, heads, W], if the model has it: to each head, or to all together."""
-    if not path or all(name != path for name, _ in block.named_modules()):
+    if not path:
         return value
-    norm = block.get_submodule(path)
+    try:
+        norm = block.get_submodule(path)
+    except AttributeError:
+        return value
     by_head = norm.get_parameter("weight").shape[-1] == value.shape[-1]
     return norm(value) if by_head else norm(value.flatten(-2)).view_as(value)
 

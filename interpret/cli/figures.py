@@ -11,7 +11,7 @@ import typer
 
 from interpret.cli.console import choice, make_folder, say
 from interpret.cli.options import Imports
-from interpret.cli.results import result_of
+from interpret.cli.results import UNITS_TABLE, result_of
 from interpret.errors import InputError, brief, closest
 from interpret.probing.registry import PROBES
 from interpret.records import (
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from interpret.tracing.tables import TraceGrid
 
 AVERAGES = "averages.csv"
-UNITS_TABLE = "units.csv"
-"""The table of single heads and neurons of a trace."""
 
 
 def figures_command(

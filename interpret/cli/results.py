@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from interpret.errors import InputError, one_line
+from interpret.records import TraceCell, UnitCell
 from interpret.storage import run_folder
 from interpret.storage.layout import TABLES
 from interpret.storage.manifest import command_of
@@ -24,6 +25,8 @@ RESULTS = {
     "probe neurons": "probing.show.NeuronEffects",
 }
 """Command of a run -> what makes its result of its rows; of an attribution, of its files."""
+UNITS_TABLE = "units.csv"
+"""The table of single heads and neurons of a trace, which is its result if the trace has nothing else."""
 
 
 def result_of(run: Path) -> "Shown":
@@ -34,6 +37,11 @@ def result_of(run: Path) -> "Shown":
         RunError: if the folder is not a run folder.
     """
     command = command_of(run_folder.read_manifest(run))
+    units = run / UNITS_TABLE
+    if command == "trace" and units.is_file() and not run_folder.read_table(run, TraceCell):
+        from interpret.tracing import UnitTraces
+
+        return UnitTraces(run_folder.read_table(units, UnitCell))
     if command not in RESULTS:
         known = ", ".join(f"'interpret {name}'" for name in RESULTS)
         raise InputError(f"{run} is a run of 'interpret {one_line(command)}'; there are pages for runs of {known}")

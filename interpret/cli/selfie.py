@@ -65,6 +65,13 @@ class InterpretOptions:
     wrong_vector: Annotated[
         bool, typer.Option(help="Whether each interpretation is also scored with the state of another token inserted.")
     ] = Settings.wrong_vector
+    text_control: Annotated[
+        bool,
+        typer.Option(
+            help="Whether each interpretation is also scored with the prompt's own text, up to the source token, in "
+            "place of the state."
+        ),
+    ] = Settings.text_control
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Number of interpretations per batch. [default: as many as fit in memory]")
     ] = Settings.batch_size
@@ -141,16 +148,18 @@ def _show(run: RunFolder) -> None:
     table = Table()
     for heading in ("prompt", "layer", "token"):
         table.add_column(heading, min_width=8, no_wrap=True)
-    table.add_column("interpretation", width=max(20, out.width - 55), no_wrap=True)
-    table.add_column("gain", no_wrap=True)
+    table.add_column("interpretation", width=max(20, out.width - 67), no_wrap=True)
+    for heading in ("gain", "over text"):
+        table.add_column(heading, no_wrap=True)
     for record in first:
         where = ["control", ""] if record.layer_idx is None else [str(record.layer_idx), record.current_token]
-        gain = "" if record.gain_over_nothing is None else f"{record.gain_over_nothing:+.2f}"
-        cells = [record.name, *where, " ".join(record.interpretation_text.split()), gain]
+        gains = ["" if one is None else f"{one:+.2f}" for one in (record.gain_over_nothing, record.gain_over_text)]
+        cells = [record.name, *where, " ".join(record.interpretation_text.split()), *gains]
         table.add_row(*map(escape, cells))
     out.print(table)
     tell_more(rows=count - len(first))
     out.print("gain: log-probability of the text with the state inserted minus without it, in nats per token")
+    out.print("over text: minus that with the prompt's own text, up to the token, in place of the state")
     n_dropped = sum(map(len, run.dropped_parts.values()))
     if run.dropped or n_dropped:
         from interpret.selfie.runs import INTERPRETING

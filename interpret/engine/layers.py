@@ -5,6 +5,7 @@ side by side), S samples, N tokens computed, P earlier tokens that all cells sha
 has of its own, H heads, G key-value heads, W width of a head, F neurons.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -28,10 +29,12 @@ from interpret.anatomy import (
     residual_factor,
     rotated,
     rotation,
+    scores_dtype,
     text_config,
     unfused,
     window_of,
 )
+from interpret.anatomy.neurons import run_mlp
 from interpret.engine.linear import Module, gated, quick, rounded_alike
 
 Point = Literal["heads", "attn_out", "neurons", "mlp_out"]
@@ -46,8 +49,11 @@ class Tap(Protocol):
     def given(self, point: Point) -> Tensor | None:
         """Return the value of all cells at the first token, [S, D], if it is known in advance; else None."""
 
+    def taps(self, point: Point) -> bool:
+        """Return whether ``at`` reads or replaces the values at a point; experts compute their neurons only then."""
+
     def at(self, point: Point, value: Tensor) -> Tensor:
-        """Return the value to use instead of ``value``, [C, S, up to N, width].
+        """Return the value to use instead of ``value``, [C, S, up to N, width], which it may change in place.
 
         If ``value`` has fewer than N tokens, they are the last ones: the first token is not among them.
         """
@@ -59,6 +65,10 @@ class Untapped:
     def given(self, point: Point) -> Tensor | None:
         """Return None: no value is known in advance."""
         return None
+
+    def taps(self, point: Point) -> bool:
+        """Return False: nothing is read."""
+        return False
 
     def at(self, point: Point, value: Tensor) -> Tensor:
         """Return the value unchanged."""
@@ -117,7 +127,7 @@ class Layer:
     up: Module
     activation: Module
     down: Module
-    whole_mlp: Module | None
+    whole_mlp: Callable[[Tensor, Tap], Tensor] | None
     """The MLP as one module, in place of gate, up, activation and down: a mixture of experts."""
     mlp_after: Module
     residual_factor: float
@@ -126,6 +136,8 @@ class Layer:
     n_heads: int
     n_key_heads: int
     scale: float
+    scores_dtype: torch.dtype
+    """The dtype of scores before the softmax."""
     softcap: float | None
     sinks: Tensor | None
     """For each head the score of a sink, [H]; None without sinks."""
@@ -183,13 +195,14 @@ def layers_of(model: PreTrainedModel, anatomy: Anatomy, like: Tensor, n_tokens: 
             # In OPT this is a plain function, not a module.
             activation=_attribute(block, parts.activation) if parts.down else _unchanged,
             down=part(parts.down),
-            whole_mlp=None if parts.down else _whole(block.get_submodule(anatomy.family.mlp_first)),
+            whole_mlp=None if parts.down else _WholeMLP(anatomy, index),
             mlp_after=part(parts.mlp_after),
             residual_factor=residual_factor(anatomy),
             head_width=width,
             n_heads=config.num_attention_heads,
             n_key_heads=key_heads(config),
             scale=attention_scale(anatomy, index),
+            scores_dtype=scores_dtype(config, like.dtype),
             softcap=attention_softcap(anatomy.family, config),
             sinks=attention_sinks(anatomy, block),
             window=window_of(config, index),
@@ -206,14 +219,24 @@ def _unchanged(x: Tensor) -> Tensor:
     return x
 
 
-def _whole(mlp: nn.Module) -> Module:
-    """Return a function that runs a mixture of experts, [..., N, D] -> [..., N, D]."""
+@dataclass(frozen=True)
+class _WholeMLP:
+    """The MLP of one layer, run as one module."""
 
-    def run(x: Tensor) -> Tensor:
-        output = mlp(x.reshape(-1, *x.shape[-2:]).contiguous())  # [B, N, D], as the model calls it
-        return (output[0] if isinstance(output, tuple) else output).reshape(x.shape)
+    anatomy: Anatomy
+    layer: int
+    """Index of the layer."""
 
-    return run
+    def __call__(self, x: Tensor, tap: Tap) -> Tensor:
+        """Return the MLP's output, [..., N, D] -> [..., N, D]; its neurons are computed if the tap reads them."""
+
+        def replaced(values: Tensor) -> Tensor:
+            """Let the tap read and replace a copy of the values of all cells, [C, S, N, F]."""
+            return tap.at("neurons", values.view(*x.shape[:-1], -1).clone()).view(values.shape)
+
+        see = replaced if tap.taps("neurons") else None
+        # [B, N, D], as the model calls it
+        return run_mlp(self.anatomy, self.layer, x.reshape(-1, *x.shape[-2:]).contiguous(), see).reshape(x.shape)
 
 
 def _has(block: nn.Module, path: str) -> bool:
@@ -323,10 +346,9 @@ def _attend(layer: Layer, queries: Tensor, keys: Tensor, values: Tensor, past: P
     own = keys.shape[3]
     queries = queries.unflatten(3, (G, H // G)).permute(1, 3, 0, 4, 2, 5).reshape(S * G, -1, W)
     keys, values = (part.reshape(S * G * C, own, W) for part in (keys, values))
-    scores = _product(queries.reshape(S * G * C, -1, W), keys.transpose(1, 2)).view(S, G, C, H // G, N, own)
+    scores = _scores(layer, queries.reshape(S * G * C, -1, W), keys).view(S, G, C, H // G, N, own)
     if P:
-        before_keys = past.keys.reshape(S * G, P, W).transpose(1, 2)
-        before = _product(queries, before_keys)
+        before = _scores(layer, queries, past.keys.reshape(S * G, P, W))
         scores = torch.cat([before.view(S, G, C, H // G, N, P), scores], dim=-1)
     scores = capped(scores * layer.scale, layer.softcap)
     sinks = None if layer.sinks is None else layer.sinks.view(G, 1, H // G, 1, 1)
@@ -337,6 +359,11 @@ def _attend(layer: Layer, queries: Tensor, keys: Tensor, values: Tensor, past: P
         before_values = past.values.reshape(S * G, P, W)
         mixed = mixed + _product(shared, before_values).view_as(mixed)
     return mixed.view(S, G, C, H // G, N, W).permute(2, 0, 4, 1, 3, 5).reshape(C, S, N, H * W)
+
+
+def _scores(layer: Layer, queries: Tensor, keys: Tensor) -> Tensor:
+    """Return the products of queries, [B, N, W], and keys, [B, M, W], in the dtype of scores, [B, N, M]."""
+    return _product(queries.to(layer.scores_dtype), keys.to(layer.scores_dtype).transpose(1, 2))
 
 
 def _product(rows: Tensor, matrices: Tensor) -> Tensor:
@@ -353,7 +380,7 @@ def _mlp(layer: Layer, x: Tensor, tap: Tap, first: int) -> Tensor:
             return tap.at("mlp_out", given[None, :, None].expand(len(x), -1, -1, -1))
     normed = x if layer.block == "post_norm" else layer.mlp_norm(x)
     if layer.whole_mlp is not None:
-        output = layer.whole_mlp(normed)
+        output = layer.whole_mlp(normed, tap)
     else:
         output = layer.down(tap.at("neurons", layer.neurons(normed)))
     output = _added(layer, layer.mlp_after(output))

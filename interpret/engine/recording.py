@@ -60,6 +60,9 @@ class _Recorder(Untapped):
 
     seen: dict[Point, list[Tensor]]
 
+    def taps(self, point: Point) -> bool:
+        return point in self.seen
+
     def at(self, point: Point, value: Tensor) -> Tensor:
         if point in self.seen:
             self.seen[point].append(value[0])

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 import transformers
+from tokenizers import Tokenizer
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -127,7 +128,7 @@ def convert(file: Path, folder: Path, say: Say | None) -> None:
     check_room(file, folder)
     tokenizer = open_tokenizer(source, gguf, config)
     tokenizer.save_pretrained(folder)
-    if _content(open_tokenizer(str(folder), {}, config)) != _content(tokenizer):
+    if _content(open_converted_tokenizer(folder, config)) != _content(tokenizer):
         raise RunError("its tokenizer is another one after it was saved")
     open_model(source, gguf, config, torch.float32, None, say).save_pretrained(folder)
 
@@ -187,6 +188,19 @@ def open_tokenizer(source: str, gguf: Gguf, config: PretrainedConfig) -> PreTrai
     if tokenizer.pad_token_id is None:
         # An existing token: a new one would need a new row of the embeddings.
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
+    return tokenizer
+
+
+def open_converted_tokenizer(folder: Path, config: PretrainedConfig) -> PreTrainedTokenizerBase:
+    """Return the tokenizer that ``convert`` saved in a folder.
+
+    Some classes of transformers, such as that of Qwen 2, replace parts of the saved tokenizer when they open it.
+
+    Raises:
+        ModelError: as ``open_tokenizer`` raises.
+    """
+    tokenizer = open_tokenizer(str(folder), {}, config)
+    tokenizer._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     return tokenizer
 
 

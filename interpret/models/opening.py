@@ -16,7 +16,15 @@ from interpret.anatomy import check_release, describe_if_unknown, unwrapping
 from interpret.errors import InputError
 from interpret.models.adapters import adapters_sha256, check_tokens, put_adapter_
 from interpret.models.arguments import DeviceMap, bits_of, dtype_of, place_of
-from interpret.models.files import Say, convert, open_config, open_model, open_tokenizer, source_of
+from interpret.models.files import (
+    Say,
+    convert,
+    open_config,
+    open_converted_tokenizer,
+    open_model,
+    open_tokenizer,
+    source_of,
+)
 from interpret.models.gguf import converted_folder
 from interpret.models.quantize import quantize_, unrounded_
 from interpret.models.quiet import quiet
@@ -128,11 +136,12 @@ def load(
     with quiet(), tensors_only():
         if file and torch_dtype == "auto":
             torch_dtype = torch.float32  # transformers 5 takes the dtype of the file's norms, so do not leave it to it
-        if file and (kept := converted_folder(file, partial(convert, say=say), say)):
+        kept = converted_folder(file, partial(convert, say=say), say) if file else None
+        if kept:
             name, gguf = str(kept), {}
         config = open_config(name, gguf)
         of_tokenizer = str(adapter.folder) if adapter and adapter.has_tokenizer else name
-        tokenizer = open_tokenizer(of_tokenizer, gguf, config)
+        tokenizer = open_converted_tokenizer(kept, config) if kept else open_tokenizer(of_tokenizer, gguf, config)
         model = open_model(name, gguf, config, torch_dtype, device_map, say)
         if file:
             model.config._name_or_path = str(file)

@@ -20,12 +20,23 @@ const SHADES = {
     name: "gain over a wrong state", full: 2, of: row => numeric(row.gain_over_wrong_vector),
     says: `${GAIN} another token's state)`,
   },
+  text: {
+    name: "gain over the text", full: 2, of: row => numeric(row.gain_over_text),
+    says: `${GAIN} the prompt's own text, up to the token, in place of the state)`,
+  },
 };
-// Only exceptions are marked: the rows that pass both controls if they are few, else those that do not.
-const judged = readings.filter(row => typeof row.says_more_than_controls === "boolean");
+// Only exceptions are marked: the rows that pass all controls if they are few, else those that do not.
+// Texts that say nothing have a mark of their own.
+const judged = readings.filter(row => typeof row.says_more_than_controls === "boolean" && !row.says_nothing);
 const passed = judged.filter(row => row.says_more_than_controls);
 const [MARKED, MARK] = 2 * passed.length <= judged.length ? [true, "◆"] : [false, "◇"];
-const VERDICTS = { true: "both gains above 0", false: "not both gains above 0" };
+const VERDICTS = { true: "all gains above 0", false: "not all gains above 0" };
+// The controls of a token besides nothing inserted: the column of its probability, and how it is called.
+const CONTROLS = [
+  { column: "wrong", heading: "P wrong state", words: "with a wrong one" },
+  { column: "own_text", heading: "P own text", words: "with the prompt's own text in its place" },
+];
+const SILENT = "∅"; // marks texts without words, or of one word or phrase over and over
 const state = { prompt: 0, template: 0, shade: "mean", hidden: new Set(), layer: null, token: null, open: false };
 
 // ---- Helpers
@@ -68,7 +79,9 @@ function highestRelevancy(row) {
 
 function numeric(value) { return typeof value === "number" ? value : null; }
 
-function isMarked(row) { return row.says_more_than_controls === MARKED; }
+function isMarked(row) { return row.says_more_than_controls === MARKED && !row.says_nothing; }
+
+function marksOf(row) { return [...(isMarked(row) ? [MARK] : []), ...(row.says_nothing ? [SILENT] : [])]; }
 
 function scoreOf(row) { return SHADES[state.shade].of(row); }
 
@@ -201,8 +214,15 @@ function drawLegend() {
   for (const [id, end] of Object.entries(ends)) byId(id).textContent = signed(end, 1);
   byId("legend-words").textContent = `Colour: ${shade.says}`;
   byId("token-high").textContent += ` ${RELEVANCY}`;
-  byId("legend-own").textContent = `${MARK} ${VERDICTS[MARKED]}: ${MARKED ? "more" : "not more"} likely with its own state than with nothing and with another token’s state inserted`;
+  const controls = [["gain_over_nothing", "with nothing"], ["gain_over_wrong_vector", "with another token’s state"],
+    ["gain_over_text", "with the prompt’s own text in its place"]];
+  const named = controls.filter(([name]) => readings.some(row => numeric(row[name]) !== null)).map(([, words]) => words);
+  byId("legend-own").textContent = MARKED
+    ? `${MARK} ${VERDICTS[MARKED]}: more likely with its own state than ${named.join(", and ")}`
+    : `${MARK} ${VERDICTS[MARKED]}: not more likely with its own state than ${named.join(", or ")}`;
   byId("legend-own").hidden = !judged.some(isMarked);
+  byId("legend-silent").textContent = `${SILENT} says nothing: no words, or one word or phrase over and over`;
+  byId("legend-silent").hidden = !readings.some(row => row.says_nothing);
 }
 
 // ---- The grid
@@ -248,9 +268,9 @@ function gridCell(layer, token) {
     return cell;
   }
   const score = scoreOf(found[0]);
-  const own = isMarked(found[0]) ? ` ${MARK}` : "";
+  const marks = marksOf(found[0]).map(one => ` ${one}`).join("");
   const more = found.length > 1 ? ` and ${found.length - 1} more` : "";
-  cell.append(firstWords(found[0]), element("span", { className: "score" }, signed(score) + own + more));
+  cell.append(firstWords(found[0]), element("span", { className: "score" }, signed(score) + marks + more));
   shadeBy(cell, score, SHADES[state.shade].full);
   return cell;
 }
@@ -409,7 +429,8 @@ function figures(row) {
     const shades = Object.values(SHADES).filter(shade => shade.of(row) !== null);
     parts.push(...shades.map(shade => `${shade.name} ${signed(shade.of(row))}`));
   }
-  if (judged.includes(row)) parts.push(`${isMarked(row) ? `${MARK} ` : ""}${VERDICTS[row.says_more_than_controls]}`);
+  if (row.says_nothing) parts.push(`${SILENT} says nothing`);
+  else if (judged.includes(row)) parts.push(`${isMarked(row) ? `${MARK} ` : ""}${VERDICTS[row.says_more_than_controls]}`);
   return parts.join(" · ");
 }
 
@@ -481,19 +502,22 @@ function withLineEnds(text) {
     (part === "\n" ? element("span", { className: "newline" }, part) : part));
 }
 
-// P with the state, P without it, their difference, and P with the wrong state if one was inserted.
+// P of a token with the state, without it, their difference, and P under each further control that the row has.
 function tokenScores(row, i) {
-  const [inserted, difference, wrong] = [row.with[i], row.signed[i], row.wrong[i] ?? null].map(probability);
+  const [inserted, difference] = [row.with[i], row.signed[i]].map(probability);
   const without = inserted === null || difference === null ? null : Math.max(0, inserted - difference);
-  const decimals = value => (value === null ? "no score" : value.toFixed(3));
-  const scores = [decimals(inserted), decimals(without), signed(difference, 3)];
-  return row.wrong.length ? [...scores, decimals(wrong)] : scores;
+  const further = furtherControls(row).map(control => decimals(probability(row[control.column][i])));
+  return [decimals(inserted), decimals(without), signed(difference, 3), ...further];
 }
 
+function decimals(value) { return value === null ? "no score" : value.toFixed(3); }
+
+function furtherControls(row) { return CONTROLS.filter(control => row[control.column].length); }
+
 function tokenTitle(row, i) {
-  const [inserted, without, difference, wrong] = tokenScores(row, i);
-  const third = wrong === undefined ? "" : `, ${wrong} with a wrong one`;
-  return `token ${i + 1}, id ${row.ids[i]}\n${difference}: ${inserted} with the state, ${without} without${third}`;
+  const [inserted, without, difference, ...others] = tokenScores(row, i);
+  const further = furtherControls(row).map((control, n) => `, ${others[n]} ${control.words}`).join("");
+  return `token ${i + 1}, id ${row.ids[i]}\n${difference}: ${inserted} with the state, ${without} without${further}`;
 }
 
 function scoreTable(row) {
@@ -501,13 +525,15 @@ function scoreTable(row) {
   const line = (tag, texts) => element("tr", {}, ...texts.map(text => element(tag, {}, ...[text].flat())));
   const labels = piecesOf(row).map(piece => element("span", { className: "piece" }, ...pieceMarks(piece)));
   const body = labels.map((label, i) => line("td", [label, ...tokenScores(row, i)]));
-  const headings = ["token", "P inserted", "P nothing inserted", "relevancy", "P wrong state"];
-  const head = line("th", headings.slice(0, row.wrong.length ? 5 : 4));
+  const further = furtherControls(row).map(control => control.heading);
+  const head = line("th", ["token", "P inserted", "P nothing inserted", "relevancy", ...further]);
   return element("details", {}, element("summary", {}, "Scores of each token"), element("table", {}, head, ...body));
 }
 
 function furtherValues(row) {
-  const elsewhere = ["gain_over_nothing", "gain_over_wrong_vector", "says_more_than_controls"];
+  const elsewhere = [
+    "gain_over_nothing", "gain_over_wrong_vector", "gain_over_text", "says_nothing", "says_more_than_controls",
+  ];
   const names = data.further.filter(name => !elsewhere.includes(name) && row[name] !== null && row[name] !== "");
   if (!names.length) return null;
   return element("dl", {}, ...names.map(name =>

@@ -25,9 +25,11 @@ _KNOWN = {
     *("name", "prompt", "current_token", "token_idx", "interpretation", "prompt_output", "prompt_token_list"),
     *("category", "layer_idx", "interpretation_weights", "interpretation_prob", "repeat_prompt"),
     *("repeat_prompt_name", "interpretation_text", "interpretation_tokens", "probability_without_insertion"),
-    *("signed_relevancy", "probability_with_wrong_vector", "kind"),
+    *("signed_relevancy", "probability_with_wrong_vector", "probability_with_text", "kind"),
 }
-_SCORES = ("interpretation_prob", "signed_relevancy", "probability_with_wrong_vector")
+_SCORES = ("interpretation_prob", "signed_relevancy")
+_CONTROL_SCORES = ("probability_with_wrong_vector", "probability_with_text")
+"""Scores that are empty without this control."""
 _PARTS = {
     "identity": "Settings that determine the results",
     "circumstances": "Circumstances of the run",
@@ -71,9 +73,8 @@ def _check(number: int, record: Interpretation) -> None:
     if index is not None and not 0 <= index < tokens:
         raise InputError(f"records[{number}]: token_idx {index}, but prompt {record.name!r} has {tokens} tokens")
     wanted = len(record.interpretation)
-    lists = {name: len(getattr(record, name)) for name in ("interpretation_tokens", *_SCORES)}
-    if not record.probability_with_wrong_vector:  # no wrong vector was inserted
-        del lists["probability_with_wrong_vector"]
+    controls = [name for name in _CONTROL_SCORES if getattr(record, name)]
+    lists = {name: len(getattr(record, name)) for name in ("interpretation_tokens", *_SCORES, *controls)}
     for name, length in lists.items():
         if length != wanted:
             raise InputError(f"records[{number}]: {wanted} tokens in interpretation, but {length} in {name}")
@@ -104,6 +105,7 @@ def _data(records: Sequence[Interpretation]) -> dict[str, Any]:
             "with": [_scaled(value) for value in record.interpretation_prob],
             "signed": [_scaled(value) for value in record.signed_relevancy],
             "wrong": [_scaled(value) for value in record.probability_with_wrong_vector],
+            "own_text": [_scaled(value) for value in record.probability_with_text],
         }
         rows.append(row | _further(record))
     return {

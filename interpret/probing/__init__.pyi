@@ -31,6 +31,8 @@ from .layer_edits import deleted_layers as deleted_layers
 from .layer_edits import permuted_layers as permuted_layers
 from .layer_edits import replaced_layers as replaced_layers
 from .neuron_runs import run_neurons as run_neurons
+from .neurons import expert_of as expert_of
+from .neurons import neuron_of as neuron_of
 from .prompt_runs import run_heads as run_heads
 from .prompt_runs import run_lens as run_lens
 from .prompt_runs import run_logits as run_logits

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from interpret.activations.edits import Edit, check_index, editing
-from interpret.anatomy import anatomy_of, text_config, unwrapping
+from interpret.activations.edits import Edit, UnitSite, check_index, editing
+from interpret.anatomy import text_config, unwrapping
 from interpret.errors import InputError
 from interpret.probing.heads import Head, check_heads, head_outputs
 
@@ -41,7 +41,7 @@ def ablated_heads(model: PreTrainedModel, heads: Sequence[Head], *, mean_of: Ten
 
         return edit
 
-    with editing(model, _at_heads(model, by_layer, ablate)):
+    with editing(model, _at_heads(by_layer, ablate)):
         yield
 
 
@@ -91,7 +91,7 @@ def patched_heads(
 
         return edit
 
-    with editing(model, _at_heads(model, by_layer, patch)):
+    with editing(model, _at_heads(by_layer, patch)):
         yield
 
 
@@ -134,11 +134,9 @@ def merged_heads(model: PreTrainedModel, merges: Mapping[Head, tuple[int, float]
 
         return edit
 
-    with editing(model, _at_heads(model, by_layer, merge)):
+    with editing(model, _at_heads(by_layer, merge)):
         yield
 
 
-def _at_heads(
-    model: PreTrainedModel, layers: Mapping[int, object], edit: Callable[[int], Edit]
-) -> dict[tuple[int, str], Edit]:
-    return {(layer, anatomy_of(model).parts.attention_out): edit(layer) for layer in layers}
+def _at_heads(layers: Mapping[int, object], edit: Callable[[int], Edit]) -> dict[tuple[int, UnitSite], Edit]:
+    return {(layer, "heads"): edit(layer) for layer in layers}

@@ -1,12 +1,15 @@
 """MLP neurons: their input weights, their activations on texts, and edits of their activations.
 
 The activation of a neuron is an input of the MLP's down projection: ``activation(up)``, or ``activation(gate) * up`` in
-a gated MLP. Shapes: B texts, T tokens, F neurons of a layer, D hidden width.
+a gated MLP. In a mixture of experts, it is multiplied by the routing weight of the neuron's expert, and the neurons of
+all experts are numbered in one sequence (``expert_of``, ``neuron_of``).
+Shapes: B texts, T tokens, F neurons of a layer, D hidden width.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +17,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
 from interpret.activations.edits import check_index, editing
-from interpret.anatomy import anatomy_of, batches, check_insides, check_length, input_device, layer_input
+from interpret.anatomy import (
+    Anatomy,
+    NeuronNumbers,
+    anatomy_of,
+    batches,
+    check_insides,
+    check_length,
+    input_device,
+    neuron_numbers,
+    unwrapping,
+)
 from interpret.anatomy.changes import Changes
+from interpret.anatomy.neurons import hook_neurons, mixture_in
 from interpret.anatomy.passes import evaluating
 from interpret.errors import InputError, UnsupportedModelError, unknown
 from interpret.prompts.batches import pad
@@ -54,14 +68,9 @@ def reading_weights(model: PreTrainedModel, layer: int) -> Tensor:
         InputError: for a layer outside the model.
         UnsupportedModelError: if the weights are quantised or adapted, or the row of the family names other ones.
     """
-    anatomy = anatomy_of(model)
     check_insides(model)
-    check_index("layer", layer, len(anatomy.layers))
-    parts = anatomy.neuron_parts
-    paths = list(dict.fromkeys(path for path in (parts.up, parts.gate) if path))
-    weights = [plain_weight(anatomy.layers[layer].get_submodule(path), f"layer {layer}: {path}") for path in paths]
-    if parts.gate == parts.up:
-        weights = list(weights[0].chunk(2)[::-1])
+    check_index("layer", layer, len(anatomy_of(model).layers))
+    weights = _input_weights(anatomy_of(model), layer)
     n_neurons, width = weights[0].shape
     unit = torch.empty(n_neurons, len(weights) * width, dtype=torch.float32, device=weights[0].device)
     for part, weight in zip(unit.split(width, dim=1), weights, strict=True):
@@ -70,17 +79,68 @@ def reading_weights(model: PreTrainedModel, layer: int) -> Tensor:
     return unit
 
 
+def _input_weights(anatomy: Anatomy, layer: int) -> list[Tensor]:
+    """Return the one or two input weights of each neuron, [F, D] each."""
+    if mixture := mixture_in(anatomy, layer):
+        return mixture.input_weights(lambda module, path: plain_weight(module, f"layer {layer}: {path}"))
+    parts = anatomy.neuron_parts
+    paths = list(dict.fromkeys(path for path in (parts.up, parts.gate) if path))
+    weights = [plain_weight(anatomy.layers[layer].get_submodule(path), f"layer {layer}: {path}") for path in paths]
+    return list(weights[0].chunk(2)[::-1]) if parts.gate == parts.up else weights
+
+
 def count_neurons(model: PreTrainedModel, layer: int) -> int:
     """Return F, the number of neurons of a layer.
 
     Raises:
         InputError: for a layer outside the model.
+        UnsupportedModelError: if its neurons cannot be read.
     """
+    return _numbers(model, layer).count
+
+
+@unwrapping
+def expert_of(model: PreTrainedModel, layer: int, neuron: int) -> tuple[str, int]:
+    """Return the expert of a neuron of a mixture of experts, and the neuron's index in this expert.
+
+    Args:
+        model: a causal LM of a supported family.
+        layer: index of the layer.
+        neuron: number of the neuron in the layer, as in tables.
+
+    Returns:
+        The number of the expert as a text, ``"shared"`` for shared experts, "" in an MLP without experts; the index.
+
+    Raises:
+        InputError: for a layer or neuron outside the model.
+        UnsupportedModelError: if the neurons of the layer cannot be read.
+    """
+    numbers = _numbers(model, layer)
+    check_index("neuron", neuron, numbers.count, f"layer {layer}")
+    return numbers.place(neuron)
+
+
+@unwrapping
+def neuron_of(model: PreTrainedModel, layer: int, expert: int | str, neuron: int) -> int:
+    """Return the number in the layer of a neuron of an expert: the reverse of ``expert_of``.
+
+    Args:
+        model: a causal LM of a supported family.
+        layer: index of the layer.
+        expert: number of the expert, or ``"shared"``.
+        neuron: index of the neuron in this expert.
+
+    Raises:
+        InputError: for a layer, expert or neuron outside the model.
+        UnsupportedModelError: if the neurons of the layer cannot be read.
+    """
+    return _numbers(model, layer).number(expert, neuron)
+
+
+def _numbers(model: PreTrainedModel, layer: int) -> NeuronNumbers:
     anatomy = anatomy_of(model)
     check_index("layer", layer, len(anatomy.layers))
-    up: Any = anatomy.layers[layer].get_submodule(anatomy.neuron_parts.up)
-    outputs = int(up.nf if isinstance(up, Conv1D) else up.out_features)
-    return outputs // 2 if anatomy.neuron_parts.gate == anatomy.neuron_parts.up else outputs
+    return neuron_numbers(anatomy, layer)
 
 
 def neuron_values(
@@ -196,16 +256,12 @@ def run_neurons(
     check_insides(model)
     batch = pad(rows, pad_id=0, side="right", device=input_device(model))
 
-    def show(layer: int) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            value = layer_input(args, kwargs)
-            read(layer, value.view(*batch.input_ids.shape, value.shape[-1]))  # OPT's MLP has [B * T, F]
-
-        return hook
+    def show(layer: int, value: Tensor) -> None:
+        read(layer, value.view(*batch.input_ids.shape, value.shape[-1]))  # OPT's MLP has [B * T, F]
 
     with Changes() as change, change:
         for layer in layers:
-            change.before(anatomy.layers[layer].get_submodule(anatomy.neuron_parts.down), show(layer))
+            hook_neurons(change, anatomy, layer, partial(show, layer))
         anatomy.trunk(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
 
 
@@ -238,5 +294,5 @@ def scaled_neuron(
             value[:, column - start, number] *= scale
         return value
 
-    with editing(model, {(layer, anatomy_of(model).neuron_parts.down): edit}):
+    with editing(model, {(layer, "neurons"): edit}):
         yield

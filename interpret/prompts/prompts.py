@@ -3,8 +3,9 @@
 A file of prompts is JSON, ``{"examples": [{"prompt": "...", "category": "...", "raw": false, "subject": "...",
 "target": "...", "foil": "..."}]}`` or only the list, or JSON Lines, CSV or TSV with these columns, or plain text with
 one prompt per line. Only ``prompt`` is required. In place of ``target`` and ``foil``, ``target_ids`` and ``foil_ids``
-give the ids of the tokens that follow the prompt. Rows of data sets of facts are read too, see ``rows``. Other keys
-are ignored (metadata), unless one looks like a misspelt key.
+give the ids of the tokens that follow the prompt. ``states``, such as ``[[3, 5], [7, -1]]``, are pairs of a layer and a
+token, whose hidden states ``interpret selfie`` reads in place of those it selects. Rows of data sets of facts are read
+too, see ``rows``. Other keys are ignored (metadata), unless one looks like a misspelt key.
 """
 
 from collections import Counter
@@ -43,6 +44,8 @@ class Prompt:
     """The continuation of the text to explain, as text or as token ids; None: what the model generates."""
     foil: Continuation | None = None
     """A wrong continuation, with which the target is contrasted."""
+    states: tuple[tuple[int, int], ...] | None = None
+    """(layer, token) of the hidden states to interpret, as in ``plan_sources``; None for those that the run selects."""
 
     def __post_init__(self) -> None:
         """Decide whether the prompt is raw, if that is not given."""
@@ -129,4 +132,5 @@ def _prompt(row: object, item: Item, counts: Counter[str], raw: bool | None) -> 
         subject=subject,
         target=item.target,
         foil=item.foil,
+        states=item.states,
     )

@@ -52,7 +52,7 @@ REWRITE = "requested_rewrite"
 _REWRITE_KEYS = ("subject", "prompt", "relation_id", "target_true", "target_new")
 _OWN_KEYS: tuple[str, ...] = (
     *("prompt", "category", "raw", "subject", "target", "target_ids", "foil", "foil_ids"),
-    *("attribute", "template", "relation_id", "occurrence", "known_id", "case_id", REWRITE),
+    *("states", "attribute", "template", "relation_id", "occurrence", "known_id", "case_id", REWRITE),
 )
 _WORDS = {str: "a string", bool: "true or false", list: "a list of token ids", int: "a whole number"}
 
@@ -72,6 +72,8 @@ class Item:
     category: str | None = None
     raw: bool | None = None
     occurrence: int | None = None
+    states: tuple[tuple[int, int], ...] | None = None
+    """(layer, token) of hidden states."""
     names: Columns = OWN
     """The names of its columns, for messages."""
 
@@ -104,6 +106,7 @@ def item_of(row: object) -> Item:
         category=_text(row, "category"),
         raw=_typed(row, "raw", bool),
         occurrence=_typed(row, "occurrence", int),
+        states=_states(row),
         names=names,
     )
 
@@ -172,7 +175,7 @@ def cell_value(column: str, text: str) -> Any:
     """
     if column == "raw" and text.strip().lower() in ("true", "false"):
         return text.strip().lower() == "true"
-    if column in ("occurrence", "target_ids", "foil_ids") or (
+    if column in ("occurrence", "target_ids", "foil_ids", "states") or (
         column in ("answers", "ground_truth", REWRITE) and text.strip().startswith(("[", "{"))
     ):
         try:
@@ -255,6 +258,22 @@ def _continuation(row: Mapping[str, Any], key: str) -> Continuation | None:
     if ids == []:
         raise InputError(f'"{key}_ids" is empty; leave it out, or give the ids of the tokens that follow the prompt')
     return words if ids is None else tuple(ids)
+
+
+def _states(row: Mapping[str, Any]) -> tuple[tuple[int, int], ...] | None:
+    """Return the (layer, token) pairs of a row; None if it names none."""
+    pairs = row.get("states")
+    if pairs is None:
+        return None
+    if not isinstance(pairs, list) or not pairs or not all(map(_is_pair, pairs)):
+        raise InputError(
+            f'"states" is {brief(pairs)}; expected pairs of a layer and a token, such as [[3, 5], [7, -1]]'
+        )
+    return tuple((layer, token) for layer, token in pairs)
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(type(part) is int for part in value)
 
 
 def _template(row: Mapping[str, Any], key: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from transformers import PreTrainedTokenizerBase
 
@@ -27,6 +28,18 @@ class TokenisedPrompt:
     """Positions of the tokens of the user's message, without special tokens."""
     subject: Sequence[int] | None
     """Positions of the subject's tokens; None if no subject was given."""
+    message: tuple[int, int]
+    """Start and end of the user's message in ``text``, in characters."""
+    ends: Sequence[int]
+    """[T] where in ``text`` the characters end that a token and those before it cover."""
+
+    def message_until(self, token: int) -> str:
+        """Return the user's message up to and including a token, without chat markup; empty before the message.
+
+        A character that several tokens share belongs to the first of them.
+        """
+        start, end = self.message
+        return self.text[start : min(self.ends[token], end)]
 
 
 def tokenise(tokenizer: PreTrainedTokenizerBase, chat_text: ChatText, subject: str | None = None) -> TokenisedPrompt:
@@ -51,6 +64,8 @@ def tokenise(tokenizer: PreTrainedTokenizerBase, chat_text: ChatText, subject: s
         pieces=encoding.pieces(),
         content=overlapping(spans, chat_text.content),
         subject=None if subject is None else overlapping(spans, find_once(subject, chat_text)),
+        message=chat_text.content,
+        ends=list(accumulate((end for _, end in spans), max)),
     )
 
 

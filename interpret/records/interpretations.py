@@ -53,12 +53,21 @@ class Interpretation:
     """Position of the token whose state, of the same layer, was inserted for comparison; None if none was."""
     probability_with_wrong_vector: list[float]
     """[G] probability of the same tokens with that wrong state inserted; empty if there was none."""
+    probability_with_text: list[float]
+    """[G] probability of the same tokens with nothing inserted and the prompt's own text in place of the slots, up to
+    and including the interpreted token; empty if this control was left out, or the token precedes the text."""
     gain_over_nothing: float | None
     """Mean of ln(P_with / P_without) over the G tokens, in nats per token; None in a control row or if G is 0."""
     gain_over_wrong_vector: float | None
     """Mean of ln(P_with / P with the wrong state) over the G tokens, likewise."""
+    gain_over_text: float | None
+    """Mean of ln(P_with / P with the prompt's own text) over the G tokens, likewise."""
+    says_nothing: bool | None
+    """Whether the interpretation holds no words, or only one word or phrase, three times or more; None for a failed
+    row."""
     says_more_than_controls: bool | None
-    """Whether both gains are above 0: the text is more likely with its own state inserted than with either control."""
+    """Whether the text says something and all gains are above 0: it is more likely with its own state inserted than
+    under each control."""
     overlap_with_control: float | None
     """Share of the G tokens that also occur in the control's text, each token of which matches once; None as for the
     gains."""

@@ -93,7 +93,9 @@ class UnitCell:
     layer_idx: int
     """The decoder layer, from 0."""
     unit: int
-    """The head or neuron of the layer, from 0."""
+    """The head or neuron of the layer, from 0; the neurons of a mixture of experts are numbered expert by expert."""
+    expert: str = ""
+    """The expert that the neuron is in, from 0; ``shared`` for shared experts, which come last; "" without experts."""
     token_idx: int
     """Position in the prompt, from 0 without padding."""
     token: str

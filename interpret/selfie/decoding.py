@@ -4,7 +4,8 @@ All interpretations of a template share computation, with exact results: the col
 slot and the layers before the first insertion run once. Rows whose text has ended leave the batch. Probabilities of
 generated tokens are computed during decoding. Scoring the same texts under another condition takes one forward pass:
 with another state inserted, for all tokens of a text at once; with nothing inserted, for all texts at once, as a tree
-of their common prefixes. Families that are described without their parts are decoded by ``whole_passes``.
+of their common prefixes; with words in place of the slots, likewise after the beginning that the words have in common.
+Families that are described without their parts are decoded by ``whole_passes``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,7 @@ from interpret.selfie.whole_passes import (
     WholePrimed,
     WholeStart,
     prime_whole,
+    score_after_whole,
     score_plain_whole,
     score_whole,
     write_whole,
@@ -44,6 +46,9 @@ MEMORY_SHARE = 8
 """An automatically chosen batch uses at most 1 / ``MEMORY_SHARE`` of the device's memory."""
 GPU_TREE = 1024
 """Maximum number of tokens in a prefix tree on a GPU, where a pass over few tokens costs as much as one over many."""
+COLUMNS_APART = 32
+"""Texts after different beginnings of a prompt share a tree if the beginnings differ by fewer tokens, which the tree
+then holds: larger trees are faster, but attention compares all pairs of their tokens."""
 _LOGITS = 2**26
 """Maximum number of logits in memory at once when many positions are scored: 256 MiB in float32."""
 
@@ -250,26 +255,69 @@ def score_plain(primed: Primed | WholePrimed, texts: Sequence[Sequence[int]]) ->
         return score_plain_whole(primed, texts)
     ids = index_on(primed.logits.device, [text[0] for text in texts if text])
     firsts = iter(primed.logits[0].softmax(-1)[ids].tolist())
-    found = [[next(firsts)] if text else [] for text in texts]
-    # The last token of a text is predicted but not read.
-    largest = GPU_TREE if primed.trunk.device.type == "cuda" else LARGEST_TREE
-    for grove in groves([text[:-1] for text in texts], largest):
-        numbers = [number for number in grove.places if len(texts[number]) > 1]
-        steps = [zip(grove.places[number], texts[number][1:], strict=True) for number in numbers]
-        pairs = dict.fromkeys(pair for of_text in steps for pair in of_text)  # (node, the token after it)
-        p = dict(zip(pairs, _follow(primed, grove.tree, list(pairs)), strict=True))
-        for number in numbers:
-            found[number] += [p[pair] for pair in zip(grove.places[number], texts[number][1:], strict=True)]
+    further = _score_trees(primed.trunk, primed.run.past, [text[:1] for text in texts], [text[1:] for text in texts])
+    return [[next(firsts), *rest] if text else [] for text, rest in zip(texts, further, strict=True)]
+
+
+@torch.no_grad()
+def score_after(
+    primed: Primed | WholePrimed, prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]]
+) -> list[list[float]]:
+    """Return the probability of each token of N texts; text n continues ``prompts[n]``, with nothing inserted.
+
+    The prompts are expected to share their beginnings: the longest runs once, and each of the others computes only what
+    follows the beginning that it shares with the longest.
+    """
+    if isinstance(primed, WholePrimed):
+        return score_after_whole(primed, prompts, texts)
+    longest = max(prompts, key=len)
+    trunk = trunk_of(primed.model, max(len(prompt) + len(text) for prompt, text in zip(prompts, texts, strict=True)))
+    embeddings = trunk.embed(torch.tensor([longest], device=trunk.device))  # [1, T, width]
+    run = record_run(trunk.layers, trunk.enter(embeddings), ())
+    by_start: dict[int, list[int]] = {}
+    for number, prompt in enumerate(prompts):
+        shared = min(_n_shared(longest, prompt), len(prompt) - 1)  # the last token predicts the text
+        by_start.setdefault(shared - shared % COLUMNS_APART, []).append(number)
+    found: list[list[float]] = [[] for _ in texts]
+    for start, numbers in by_start.items():
+        past = [Past(one.keys[:, :, :start], one.values[:, :, :start]) for one in run.past]
+        heads = [prompts[number][start:] for number in numbers]
+        scored = _score_trees(trunk, past, heads, [texts[number] for number in numbers])
+        for number, p in zip(numbers, scored, strict=True):
+            found[number] = p
     return found
 
 
-def _follow(primed: Primed, tree: PrefixTree, pairs: Sequence[tuple[int, int]]) -> list[float]:
+def _n_shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """Return how many tokens two texts share at their beginnings."""
+    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def _score_trees(
+    trunk: Trunk, past: Sequence[Past], heads: Sequence[Sequence[int]], texts: Sequence[Sequence[int]]
+) -> list[list[float]]:
+    """Score N texts; text n follows the shared context ``past`` and then the tokens of ``heads[n]``, at least one."""
+    found: list[list[float]] = [[] for _ in texts]
+    numbers = [number for number, text in enumerate(texts) if text]
+    # The last token of a text is predicted but not read.
+    read = [[*heads[number], *texts[number][:-1]] for number in numbers]
+    largest = GPU_TREE if trunk.device.type == "cuda" else LARGEST_TREE
+    for grove in groves(read, largest):
+        steps = {}  # index of a text -> (node, the token after it) for each of its tokens
+        for place, nodes in grove.places.items():
+            text = texts[numbers[place]]
+            steps[numbers[place]] = list(zip(nodes[-len(text) :], text, strict=True))
+        pairs = list(dict.fromkeys(pair for of_text in steps.values() for pair in of_text))
+        p = dict(zip(pairs, _follow(trunk, grove.tree, past, pairs), strict=True))
+        for number, of_text in steps.items():
+            found[number] = [p[pair] for pair in of_text]
+    return found
+
+
+def _follow(trunk: Trunk, tree: PrefixTree, past: Sequence[Past], pairs: Sequence[tuple[int, int]]) -> list[float]:
     """Return the probability of a token after a node of the tree, for (node, token id) pairs."""
-    if not pairs:
-        return []
-    nodes, ids = sent(torch.tensor(pairs), primed.trunk.device).unbind(1)
-    states = read_tree(primed.trunk, tree, primed.run.past)
-    return _probabilities(primed.trunk, states[nodes], ids).tolist()
+    nodes, ids = sent(torch.tensor(pairs), trunk.device).unbind(1)
+    return _probabilities(trunk, read_tree(trunk, tree, past)[nodes], ids).tolist()
 
 
 def _probabilities(trunk: Trunk, states: Tensor, ids: Tensor) -> Tensor:

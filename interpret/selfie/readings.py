@@ -1,4 +1,7 @@
-"""Interpret states: generate a text for each state, and score it with this state, with none and with a wrong one."""
+"""Interpret states: generate a text for each state, and score it with this state and under the controls.
+
+The controls are nothing inserted, a wrong state, and the prompt's own text in place of the state.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass
@@ -12,7 +15,7 @@ from torch import Tensor
 from interpret.device import in_batches, sent
 from interpret.errors import InputError
 from interpret.finite import NOTHING_FINITE
-from interpret.selfie.decoding import Primed, score, score_plain, start_inserted, start_plain, write
+from interpret.selfie.decoding import Primed, score, score_after, score_plain, start_inserted, start_plain, write
 from interpret.selfie.settings import SAME, Settings
 from interpret.selfie.templates import InterpretationPrompt
 from interpret.selfie.whole_passes import WholePrimed
@@ -23,7 +26,7 @@ from interpret.surgery.words import MODE, STRENGTH
 
 @dataclass(frozen=True)
 class State:
-    """A state to interpret, and a wrong state to compare it with."""
+    """A state to interpret, and what to compare it with."""
 
     prompt: str
     """Name of the prompt it comes from."""
@@ -35,6 +38,10 @@ class State:
     """[D], the state of another token at the same layer; None for no comparison."""
     wrong_token: int | None = None
     """Position of that token."""
+    text: str | None = None
+    """The prompt's own text up to and including the token; None for no comparison."""
+    with_text: Sequence[int] | None = None
+    """[T] ids of the interpretation prompt with this text in place of its slots."""
 
     @property
     def place(self) -> tuple[str, int, int | None]:
@@ -58,6 +65,8 @@ class Reading:
     """[G], probability of each token with the wrong state inserted; empty if there is none."""
     wrong_token: int | None
     """Position of the token whose state was the wrong one; None if there was none."""
+    p_text: list[float]
+    """[G], probability of each token with the prompt's own text in place of the slots; empty if there is none."""
 
 
 Unread = Literal["too large", "not finite"]
@@ -157,8 +166,25 @@ def _read_batch(primed: Primed | WholePrimed, batch: Sequence[State], settings: 
     elsewhere = [rows[batch[row].wrong_place] for row in compared]
     for row, p in zip(compared, score(start, elsewhere, [texts[row] for row in compared]), strict=True):
         p_wrong[row] = p
+    p_text = _scored_with_text(primed, batch, texts)
     wrong_tokens = [state.wrong_token for state in batch]
-    return [Reading(*parts) for parts in zip(written, p_without, p_wrong, wrong_tokens, strict=True)]
+    return [Reading(*parts) for parts in zip(written, p_without, p_wrong, wrong_tokens, p_text, strict=True)]
+
+
+def _scored_with_text(
+    primed: Primed | WholePrimed, batch: Sequence[State], texts: Sequence[Sequence[int]]
+) -> list[list[float]]:
+    """Score the text of each state after the interpretation prompt with the text of the state's prompt in its slots."""
+    found: list[list[float]] = [[] for _ in batch]
+    by_prompt: dict[str, dict[int, Sequence[int]]] = {}  # prompts have only the interpretation prompt in common
+    for row, state in enumerate(batch):
+        if state.with_text is not None:
+            by_prompt.setdefault(state.prompt, {})[row] = state.with_text
+    for prompts in by_prompt.values():
+        scored = score_after(primed, list(prompts.values()), [texts[row] for row in prompts])
+        for row, p in zip(prompts, scored, strict=True):
+            found[row] = p
+    return found
 
 
 def read_nothing(primed: Primed | WholePrimed, settings: Settings) -> Reading:
@@ -170,7 +196,7 @@ def read_nothing(primed: Primed | WholePrimed, settings: Settings) -> Reading:
     (written,) = write(start_plain(primed), [0], settings.new_tokens)
     if not _is_finite(written):
         raise InputError(f"probabilities after the interpretation prompt {primed.template.name!r} {NOTHING_FINITE}")
-    return Reading(written, written.probabilities, [], None)
+    return Reading(written, written.probabilities, [], None, [])
 
 
 def insertion(template: InterpretationPrompt, layer: int, state: Tensor, settings: Settings) -> dict[Any, Any]:

@@ -2,14 +2,14 @@
 
 A hidden state of a prompt is inserted into the slots of an interpretation prompt; the text that the model generates
 after it is the interpretation (SelfIE: Chen, Vondrick & Mao 2024, arXiv 2403.10949). Each generated token is stored
-with its probability with this state inserted, with nothing inserted, and with a wrong state inserted; the differences
-measure how much the token depends on the state.
+with its probability with this state inserted, with nothing inserted, with a wrong state inserted, and with the prompt's
+own text in place of the state; the differences measure how much the token depends on the state.
 """
 
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import chain, islice
 from math import isfinite
@@ -24,6 +24,7 @@ from interpret.anatomy import (
     check_keeps_rotation,
     check_length,
     check_logits,
+    longrope_limit,
     unembedding_size,
     unwrapping,
 )
@@ -47,6 +48,7 @@ from interpret.selfie.readings import (
     read,
     read_nothing,
 )
+from interpret.selfie.silence import says_nothing
 from interpret.selfie.sources import RESID_PRE, Source, states_of, with_generated
 from interpret.selfie.templates import InterpretationPrompt
 from interpret.selfie.whole_passes import WholePrimed
@@ -100,7 +102,7 @@ def interpretations(
         InterpretError: as ``check_request`` raises.
         ModelError: if a prompt is dropped and ``drop`` is None, or an interpretation and ``drop_part``.
     """
-    check_request(model, sources, templates, settings)
+    check_request(model, tokenizer, sources, templates, settings)
     interpreter = Interpreter(model, tokenizer, templates, settings)
     stored, size = StoredParts() if parts is None else parts, interpreter.batch_size
     rows = chain.from_iterable(
@@ -159,9 +161,10 @@ class Interpreter:
             state for output, own in zip(outputs, states, strict=True) if output is not None for state in own or ()
         ]
         kept = [KeptReadings(parts, number) for number in range(len(self.templates))]
+        asked = [self._with_texts(fitting, template) for template in self.templates]
         readings = [
-            read(one, fitting, settings, size, say, own, drop_too_large=drop_part is not None)
-            for one, own in zip(self._primed, kept, strict=True)
+            read(primed, own, settings, size, say, known, drop_too_large=drop_part is not None)
+            for primed, own, known in zip(self._primed, asked, kept, strict=True)
         ]
         for source, output, own in zip(group, outputs, states, strict=True):
             if output is None or own is None:
@@ -179,6 +182,11 @@ class Interpreter:
                     if reading == "too large" and drop_part is not None:
                         drop_part(source.prompt.name, *_too_large(template, pair, settings))
                     yield row.write(reading, "failed" if isinstance(reading, str) else "interpretation", *pair)
+
+    def _with_texts(self, states: Sequence[State], template: InterpretationPrompt) -> list[State]:
+        """Return states with the ids of an interpretation prompt that has their texts in place of its slots."""
+        ids = {text: template.with_text(self.tokenizer, text) for text in {state.text for state in states} if text}
+        return [state if state.text is None else replace(state, with_text=ids[state.text]) for state in states]
 
 
 def _continued(model: PreTrainedModel, group: Sequence[Source], new_tokens: int) -> list[Continuation | None]:
@@ -210,6 +218,7 @@ def _too_large(template: InterpretationPrompt, pair: tuple[int, int], settings: 
 
 def check_request(
     model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     sources: Sequence[Source],
     templates: Sequence[InterpretationPrompt],
     settings: Settings,
@@ -235,6 +244,10 @@ def check_request(
         check_length(model, what, length, new)
     for what, length, new in of_templates:
         check_keeps_rotation(model, what, length, new)
+    if settings.text_control:
+        for template in templates:
+            for source in sources:
+                _check_with_text(model, tokenizer, source, template, settings.new_tokens)
     width, last_width = anatomy_of(model).width, unembedding_size(model)[1]
     for source in sources:
         what = f"prompt {source.prompt.name}: state {n_layers} (after the final norm) "
@@ -251,6 +264,33 @@ def check_request(
     probe = torch.zeros(width)
     for template in templates:
         _check_insertion(model, template, insertion(template, 0, probe, settings))
+
+
+def _check_with_text(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    source: Source,
+    template: InterpretationPrompt,
+    new_tokens: int,
+) -> None:
+    """Check that the model can read an interpretation prompt with the text of a prompt, and what it writes after it."""
+    text = source.text_until(min(max(token for _, token in source.pairs), len(source.tokenised.ends) - 1))
+    if text is None:
+        return
+    # The generated token is not known yet; each place of the text gets it.
+    length = len(template.with_text(tokenizer, text)) + source.lacks_generated * template.n_places
+    what = f"interpretation prompt {template.name!r} with the text of prompt {source.prompt.name}"
+    remedy = "shorten the prompt, or leave out this control: text_control=False, or --no-text-control"
+    try:
+        check_length(model, what, length, new_tokens)
+    except InputError as error:
+        raise InputError(f"{error}; {remedy}") from None
+    limit = longrope_limit(model)
+    if limit is not None and length + new_tokens > limit:
+        raise InputError(
+            f"{what} has {length} tokens; with {new_tokens} new tokens it exceeds {limit}, beyond which this model has "
+            f"other rotary embeddings (longrope); {remedy}"
+        )
 
 
 def _check_insertion(model: PreTrainedModel, template: InterpretationPrompt, info: dict[Any, Any]) -> None:
@@ -285,7 +325,13 @@ def _states(model: PreTrainedModel, source: Source, settings: Settings) -> list[
     sites = states_of(model, source)  # layer -> [T, D]
     return [
         State(
-            source.prompt.name, layer, token, sites[layer][token], None if other is None else sites[layer][other], other
+            prompt=source.prompt.name,
+            layer=layer,
+            token=token,
+            vector=sites[layer][token],
+            wrong=None if other is None else sites[layer][other],
+            wrong_token=other,
+            text=source.text_until(token) if settings.text_control else None,
         )
         for (layer, token), other in zip(source.pairs, wrong, strict=True)
     ]
@@ -327,12 +373,15 @@ class _RowWriter:
         self, reading: Reading | Unread, kind: str, layer: int | None = None, token: int | None = None
     ) -> Interpretation:
         if isinstance(reading, str):
-            reading = Reading(Written([], []), [], [], None)
+            reading = Reading(Written([], []), [], [], None, [])
         written, tokenised = reading.written, self.source.tokenised
         signed = [own - other for own, other in zip(written.probabilities, reading.p_without, strict=True)]
         gain = None if layer is None else log_gain(written.probabilities, reading.p_without)
         wrong_gain = log_gain(written.probabilities, reading.p_wrong) if reading.p_wrong else None
-        gains = [one for one in (gain, wrong_gain) if one is not None]
+        text_gain = log_gain(written.probabilities, reading.p_text) if reading.p_text else None
+        gains = [one for one in (gain, wrong_gain, text_gain) if one is not None]
+        text = decoded(self.tokenizer, written.ids)
+        empty = None if kind == "failed" else says_nothing(text)
         where = self.settings.insertion_layer
         return Interpretation(
             name=self.source.prompt.name,
@@ -348,15 +397,18 @@ class _RowWriter:
             interpretation_prob=written.probabilities,
             repeat_prompt=self.template.text,
             repeat_prompt_name=self.template.name,
-            interpretation_text=decoded(self.tokenizer, written.ids),
+            interpretation_text=text,
             interpretation_tokens=pieces(self.tokenizer, written.ids),
             probability_without_insertion=reading.p_without,
             signed_relevancy=signed,
             wrong_token_idx=reading.wrong_token,
             probability_with_wrong_vector=reading.p_wrong,
+            probability_with_text=reading.p_text,
             gain_over_nothing=gain,
             gain_over_wrong_vector=wrong_gain,
-            says_more_than_controls=min(gains) > 0 if gains and all(map(isfinite, gains)) else None,
+            gain_over_text=text_gain,
+            says_nothing=empty,
+            says_more_than_controls=min(gains) > 0 and not empty if gains and all(map(isfinite, gains)) else None,
             overlap_with_control=None if layer is None else _overlap(written.ids, self.control.written.ids),
             site=self._site(layer),
             insertion_layer=None if layer is None else layer if isinstance(where, str) else where,

@@ -63,6 +63,7 @@ def run(
     raw: bool = False,
     chat_template: str | None = None,
     wrong_vector: bool = Settings.wrong_vector,
+    text_control: bool = Settings.text_control,
     seed: int = Settings.seed,
     batch_size: int | None = Settings.batch_size,
     workers: int | Workers = 1,
@@ -93,6 +94,8 @@ def run(
         chat_template: make these prompts the user's message of a chat: ``model`` for the model's own template, or a
             text such as ``"[INST] {prompt} [/INST]"``. With neither: see ``Prompt.raw``, and the model's own template.
         wrong_vector: also score each interpretation with another token's state inserted.
+        text_control: also score each interpretation with the prompt's own text in place of the slots, up to the
+            interpreted token, and no state inserted.
         seed: random seed of the choice of wrong states.
         batch_size: number of interpretations generated together; None to choose it from the device's memory.
         workers: number of processes that open the model and share the prompts, or ``Workers``. They open it as
@@ -123,6 +126,7 @@ def run(
         new_tokens=new_tokens,
         prompt_output_tokens=prompt_output_tokens,
         wrong_vector=wrong_vector,
+        text_control=text_control,
         seed=seed,
         batch_size=batch_size,
     )
@@ -206,7 +210,7 @@ class SelfieJob(PromptJob):
             site=self.site,
             chat_template=self.chat_template,
         )
-        rows.check_request(model, sources, templates, self.settings)
+        rows.check_request(model, tokenizer, sources, templates, self.settings)
         return SelfieAnalysis(rows.Interpreter(model, tokenizer, templates, self.settings), sources, say)
 
     def tasks(self, executor: Executor, wanted: Collection[str]) -> Iterator[Task]:
@@ -367,6 +371,7 @@ def _recorded_settings(settings: Settings) -> dict[str, Any]:
         "new_tokens": settings.new_tokens,
         "prompt_output_tokens": settings.prompt_output_tokens,
         "wrong_vector": settings.wrong_vector,
+        "text_control": settings.text_control,
         "seed": settings.seed,
     }
 

@@ -33,6 +33,9 @@ class Settings:
     """Maximum length of the continuation of the prompt itself, in tokens; 0 for none."""
     wrong_vector: bool = True
     """Whether each interpretation is also scored with another token's state inserted."""
+    text_control: bool = True
+    """Whether each interpretation is also scored with the prompt's own text in place of the slots, up to the
+    interpreted token, and no state inserted."""
     seed: int = 0
     """Random seed of the choice of wrong states."""
     batch_size: int | None = None

@@ -13,9 +13,11 @@ from interpret.engine.greedy import Continuation
 from interpret.errors import InputError, unknown
 from interpret.prompts.chat import MODEL_TEMPLATE, model_text
 from interpret.prompts.prompts import Prompt
+from interpret.prompts.scripts import joined
 from interpret.prompts.selectors import select, selector_words
-from interpret.prompts.spelling import pieces
+from interpret.prompts.spelling import decoded, pieces
 from interpret.prompts.tokens import TokenisedPrompt, select_tokens, tokenise
+from interpret.prompts.vocabulary import special_ids
 from interpret.selfie.settings import GENERATED, LAYERS, RESID_PRE, TOKENS
 
 SOURCE_SITES: tuple[Site, ...] = (RESID_PRE, "attn_out", "mixer_out", "mlp_out")
@@ -33,6 +35,19 @@ class Source:
     the input of layer l, L for the state after the final norm. For the other sites, it is the layer itself."""
     site: str = RESID_PRE
     """One of ``SOURCE_SITES``."""
+    generated: str = ""
+    """The text of the generated token that ``tokenised`` ends with, if it is interpreted; empty if it has none: it is
+    a special token or a part of a character."""
+
+    def text_until(self, token: int) -> str | None:
+        """Return the text that the state of a token can be about: the user's message up to and including the token.
+
+        The generated token follows the message. None if the model has read nothing of the message at the token.
+        """
+        ends = self.tokenised.ends
+        text = self.tokenised.message_until(min(token, len(ends) - 1))
+        text = joined(text, self.generated) if token == len(ends) else text
+        return text if text.strip() else None
 
     @property
     def lacks_generated(self) -> bool:
@@ -57,6 +72,7 @@ def plan_sources(
         model: a causal LM of a supported family.
         tokenizer: the model's tokenizer.
         prompts: prompts, from a file by ``load_examples``, or such as ``[Prompt("mine_1", "Dogs bark", raw=True)]``.
+            For a prompt that has ``states``, these take the place of the layers and tokens selected here.
         layers: for the site ``resid_pre``, indices of ``hidden_states``: 0 for the embeddings, the last one for the
             state after the final norm. For the other sites, layers from 0. A list, or a selector such as ``"3,7"``,
             ``"0:20:5"``, ``"-1"``, ``"all"``.
@@ -77,8 +93,8 @@ def plan_sources(
     """
     if site not in SOURCE_SITES:
         raise InputError(unknown("site", site, SOURCE_SITES))
-    n_layers = len(anatomy_of(model).layers)
-    chosen = select("layer", selector_words(layers), n_layers + 1 if site == RESID_PRE else n_layers)
+    count = len(anatomy_of(model).layers) + (site == RESID_PRE)
+    chosen = select("layer", selector_words(layers), count)
     sources = []
     for index, prompt in enumerate(prompts):
         if isinstance(prompt, str):
@@ -89,12 +105,22 @@ def plan_sources(
         try:
             chat_text = model_text(tokenizer, prompt, chat_template)
             tokenised = tokenise(tokenizer, chat_text, prompt.subject)
-            positions = select_tokens(selector_words(tokens), tokenised, {GENERATED: [len(tokenised.ids)]})
+            if prompt.states is not None:
+                pairs = _own_pairs(prompt.states, count, len(tokenised.ids))
+            else:
+                positions = select_tokens(selector_words(tokens), tokenised, {GENERATED: [len(tokenised.ids)]})
+                pairs = [(layer, token) for layer in chosen for token in positions]
         except InputError as error:
             raise InputError(f"prompt {prompt.name}: {error}") from None
-        pairs = [(layer, token) for layer in chosen for token in positions]
         sources.append(Source(prompt, tokenised, pairs, site))
     return sources
+
+
+def _own_pairs(states: Sequence[tuple[int, int]], n_layers: int, n_tokens: int) -> list[tuple[int, int]]:
+    """Return the (layer, token) pairs that a prompt names itself, without those it names twice; -1 is the last."""
+    layers = [select("layer", str(layer), n_layers)[0] for layer, _ in states]
+    tokens = [select("token", str(token), n_tokens)[0] for _, token in states]
+    return list(dict.fromkeys(zip(layers, tokens, strict=True)))
 
 
 def source_of_pairs(
@@ -120,7 +146,9 @@ def with_generated(tokenizer: PreTrainedTokenizerBase, source: Source, continuat
         return source
     ids = [*source.tokenised.ids, continuation.first]
     shown = [*source.tokenised.pieces, pieces(tokenizer, ids)[-1]]
-    return replace(source, tokenised=replace(source.tokenised, ids=ids, pieces=shown))
+    unreadable = special_ids(tokenizer, ids[-1:]) or "\ufffd" in decoded(tokenizer, ids[-1:])
+    tokenised = replace(source.tokenised, ids=ids, pieces=shown)
+    return replace(source, tokenised=tokenised, generated="" if unreadable else shown[-1])
 
 
 @torch.no_grad()

@@ -57,7 +57,10 @@ class InterpretationPrompt:
         add_special_tokens: bool = True,
     ) -> None:
         self.name = name
+        self._parts = _without_neighbours(sequence)
+        self._opens = add_special_tokens
         self.text, places = _joined(sequence, placeholder)
+        self._before, _, self._after = placeholder.partition(placeholder.strip())
         if not places:
             raise InputError(
                 f"interpretation prompt {name!r} has no slot; give at least one slot for the inserted states"
@@ -66,6 +69,35 @@ class InterpretationPrompt:
         spans = encoding.spans()
         self.ids = encoding.ids
         self.slots = tuple(_token_at(place, spans, self.text, placeholder) for place in places)
+
+    @property
+    def n_places(self) -> int:
+        """Number of slots, with each row of neighbouring slots counted once."""
+        return self._parts.count(None)
+
+    def with_text(self, tokenizer: PreTrainedTokenizerBase, words: str) -> tuple[int, ...]:
+        """Return the token ids of this prompt with a text in place of each slot, or of each row of neighbouring slots.
+
+        The whole is tokenised at once, as a user would write it. The text is separated from its neighbours by the
+        spaces of the placeholder, where there is no whitespace already.
+
+        Args:
+            tokenizer: tokenizer of the model that will read the prompt.
+            words: a text that is not blank; whitespace around it is left out.
+        """
+        text, pending = "", ""
+        for part in self._parts:
+            space = self._before if part is None else pending
+            own = words.strip() if part is None else part
+            text += ("" if not text or text[-1].isspace() or own[:1].isspace() else space) + own
+            pending = self._after if part is None else ""
+        return encode(tokenizer, text, add_special_tokens=self._opens).ids
+
+
+def _without_neighbours(sequence: Sequence[Any]) -> list[str | None]:
+    """Return the texts of a sequence, and None for each slot or row of neighbouring slots; empty texts are left out."""
+    parts = [part if isinstance(part, str) else None for part in sequence if part != ""]
+    return [part for index, part in enumerate(parts) if part is not None or index == 0 or parts[index - 1] is not None]
 
 
 def _joined(sequence: Sequence[Any], placeholder: str) -> tuple[str, list[Span]]:

@@ -70,7 +70,9 @@ def interpret(
         source_of_pairs(model, tokenizer, Prompt(f"prompt_{number}", text, "", raw=True), tokens_to_interpret, site)
         for number, text in enumerate(prompts)
     ]
-    settings = Settings(k, new_tokens=max_new_tokens, prompt_output_tokens=0, wrong_vector=False, batch_size=bs)
+    settings = Settings(
+        k, new_tokens=max_new_tokens, prompt_output_tokens=0, wrong_vector=False, text_control=False, batch_size=bs
+    )
     table: dict[str, list[Any]] = {}
     control = ""
     rows = list(interpretations(model, tokenizer, sources, interpretation_prompt, settings, progress=progress))
@@ -134,8 +136,8 @@ def interpret_vectors(
     for index, finite in enumerate(are_finite(list(vecs))):
         if not finite:
             raise InputError(f"vecs[{index}] contains NaN or infinity; give finite vectors")
-    settings = Settings(k, new_tokens=max_new_tokens, wrong_vector=False)
-    check_request(model, [], [interpretation_prompt], settings)
+    settings = Settings(k, new_tokens=max_new_tokens, wrong_vector=False, text_control=False)
+    check_request(model, tokenizer, [], [interpretation_prompt], settings)
     primed = prime(model, interpretation_prompt, max_new_tokens)
     states = [State("", k, index, vector) for index, vector in enumerate(vecs)]
     size = bs or automatic_batch_size(primed, max_new_tokens)

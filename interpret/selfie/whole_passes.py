@@ -125,12 +125,8 @@ def _up_to_end(steps: Sequence[tuple[float, float]], ends: Sequence[int]) -> Wri
 @torch.no_grad()
 def score_whole(start: WholeStart, rows: Sequence[int], texts: Sequence[Sequence[int]]) -> list[list[float]]:
     """Return the probability of each token of N texts; text n continues row ``rows[n]`` of a start."""
-    primed, found = start.primed, list[list[float]]()
-    longest = len(primed.template.ids) + max((len(text) for text in texts), default=0)
-    for some in at_once(range(len(rows)), longest, input_device(primed.model)):
-        insertions = [start.insertions[rows[place]] for place in some]
-        found += _scored(primed, insertions, [texts[place] for place in some])
-    return found
+    template = start.primed.template.ids
+    return _scored(start.primed, [template] * len(rows), [start.insertions[row] for row in rows], texts)
 
 
 def score_plain_whole(primed: WholePrimed, texts: Sequence[Sequence[int]]) -> list[list[float]]:
@@ -141,20 +137,48 @@ def score_plain_whole(primed: WholePrimed, texts: Sequence[Sequence[int]]) -> li
     return [by_text[tuple(text)] for text in texts]
 
 
-def _scored(primed: WholePrimed, insertions: Sequence[Insertion], texts: Sequence[Sequence[int]]) -> list[list[float]]:
-    """Score one text per row; rows are padded on the right, after all tokens that are scored."""
-    model, template = primed.model, primed.template.ids
-    longest = max(len(text) for text in texts)
-    if not longest:
+def score_after_whole(
+    primed: WholePrimed, prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]]
+) -> list[list[float]]:
+    """Return the probability of each token of N texts; text n continues ``prompts[n]``, with nothing inserted."""
+    return _scored(primed, prompts, [None] * len(prompts), texts)
+
+
+def _scored(
+    primed: WholePrimed,
+    prompts: Sequence[Sequence[int]],
+    insertions: Sequence[Insertion],
+    texts: Sequence[Sequence[int]],
+) -> list[list[float]]:
+    """Score one text per row, which continues the row's prompt, as many rows at once as is fast."""
+    found = list[list[float]]()
+    longest = max((len(prompt) + len(text) for prompt, text in zip(prompts, texts, strict=True)), default=0)
+    for rows in at_once(range(len(texts)), max(1, longest), input_device(primed.model)):
+        own = [insertions[row] for row in rows]
+        found += _scored_at_once(primed, [prompts[row] for row in rows], own, [texts[row] for row in rows])
+    return found
+
+
+def _scored_at_once(
+    primed: WholePrimed,
+    prompts: Sequence[Sequence[int]],
+    insertions: Sequence[Insertion],
+    texts: Sequence[Sequence[int]],
+) -> list[list[float]]:
+    """Score one text per row in one pass; rows are padded on the right, after all tokens that are scored."""
+    model = primed.model
+    if not any(texts):
         return [[] for _ in texts]
-    padded = [[*template, *text, *[0] * (longest - len(text))] for text in texts]
-    ids = torch.tensor(padded, device=input_device(model))  # [N, T + G]
+    read = [[*prompt, *text] for prompt, text in zip(prompts, texts, strict=True)]
+    longest = max(map(len, read))
+    ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in read], device=input_device(model))  # [N, T + G]
     with evaluating(model), _inserted(primed, insertions):
-        states = base_of(model)(ids, use_cache=False)[0][:, len(template) - 1 : -1]  # [N, G, D]
+        states = base_of(model)(ids, use_cache=False)[0]  # [N, T + G, D]
     found: list[list[float]] = []
-    for row, own, text in zip(states, ids[:, len(template) :], texts, strict=True):
-        logits = logits_of(model, row[: len(text)]).float()
-        p = logits.softmax(-1).gather(1, own[: len(text), None].to(logits.device)).squeeze(1)
+    for row, own, prompt, text in zip(states, ids, prompts, texts, strict=True):
+        first, end = len(prompt), len(prompt) + len(text)
+        logits = logits_of(model, row[first - 1 : end - 1]).float()  # [G, V]
+        p = logits.softmax(-1).gather(1, own[first:end, None].to(logits.device)).squeeze(1)
         found.append(p.tolist())
     return found
 

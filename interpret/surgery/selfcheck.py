@@ -24,6 +24,7 @@ from interpret.anatomy import (
     decoder_layers,
     encoder_decoder_of,
     input_device,
+    neuron_numbers,
     padding_difference,
     reads_padding,
     reporting_attention,
@@ -147,8 +148,13 @@ def _without_parts(model: PreTrainedModel) -> str | None:
 
 def _without_neurons(model: PreTrainedModel) -> str | None:
     """Return why the neurons of a model cannot be read, if they cannot."""
-    without = _without_parts(model)
-    return without or (None if anatomy_of(model).parts.down else "the MLPs are mixtures of experts, run as a whole")
+    anatomy = anatomy_of(model)
+    try:
+        for layer in range(len(anatomy.layers)):
+            neuron_numbers(anatomy, layer)
+    except UnsupportedModelError as error:
+        return str(error)
+    return None
 
 
 def _own_logits(model: PreTrainedModel) -> str:

@@ -140,6 +140,9 @@ class _Cut(Untapped):
     outputs: dict[Point, Tensor] = field(default_factory=dict)
     """[1, S, T, D] each; derivatives can be taken with respect to them."""
 
+    def taps(self, point: Point) -> bool:
+        return point in self.points
+
     def at(self, point: Point, value: Tensor) -> Tensor:
         if point not in self.points:
             return value

@@ -6,10 +6,18 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from interpret.anatomy import check_evaluating, check_length, check_logits, check_parts, input_device, word_embeddings
+from interpret.anatomy import (
+    Anatomy,
+    check_evaluating,
+    check_length,
+    check_logits,
+    check_parts,
+    input_device,
+    neuron_numbers,
+    word_embeddings,
+)
 from interpret.engine.recording import RecordedRun
-from interpret.engine.trunk import Trunk
-from interpret.errors import InputError
+from interpret.errors import InputError, UnsupportedModelError
 from interpret.sweep.cells import Cell
 
 CPU_MEMORY = 1 << 30
@@ -75,17 +83,30 @@ def usable_memory(memory: int | None, device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else CPU_MEMORY
 
 
-def neurons_of(trunk: Trunk, cells: Sequence[Cell], start: Tensor) -> int:
-    """Return the number of neurons of a layer; 0 if the MLPs are run as a whole.
-
-    Args:
-        trunk: the model's parts.
-        cells: the cells of a sweep.
-        start: [S, T, D], the input of the first layer.
+def check_mixers(anatomy: Anatomy, cells: Sequence[Cell]) -> None:
+    """Check that a model has layers without attention, if a cell restores what they have in its place.
 
     Raises:
-        UnsupportedModelError: if the MLPs are run as a whole, and a cell is a neuron.
+        UnsupportedModelError: if it has none; the message names the first such cell.
     """
-    if any(cell.site == "neurons" for cell in cells):
-        _ = trunk.anatomy.neuron_parts
-    return 0 if trunk.layers[0].whole_mlp is not None else trunk.layers[0].neurons(start[:1, :1]).shape[-1]
+    for index, cell in enumerate(cells):
+        if cell.site == "mixer_out" and not anatomy.family.mixer:
+            try:
+                anatomy.module(cell.start, cell.site)
+            except UnsupportedModelError as error:
+                raise UnsupportedModelError(f"cells[{index}]: {error}") from None
+
+
+def neurons_of(anatomy: Anatomy, cells: Sequence[Cell]) -> list[int]:
+    """Return the number of neurons of each layer, if a cell is a neuron; else zeros.
+
+    Args:
+        anatomy: the model's parts.
+        cells: the cells of a sweep.
+
+    Raises:
+        UnsupportedModelError: if a cell is a neuron, and neurons cannot be read.
+    """
+    layers = range(len(anatomy.layers))
+    wanted = any(cell.site == "neurons" for cell in cells)
+    return [neuron_numbers(anatomy, layer).count if wanted else 0 for layer in layers]

@@ -7,9 +7,11 @@ from typing import Literal, get_args
 
 from interpret.errors import InputError, unknown
 
-RestoredSite = Literal["resid_post", "attn_out", "mlp_out", "heads", "neurons"]
-"""The sites of ``interpret.activations`` that can be restored: the output of a decoder layer, of its attention, of its
-MLP, of one attention head (before the output projection) or of one MLP neuron (after the activation)."""
+RestoredSite = Literal["resid_post", "attn_out", "mixer_out", "mlp_out", "heads", "neurons"]
+"""The sites of ``interpret.activations`` that can be restored: the output of a decoder layer, of its attention, of what
+it has in place of attention, of its MLP, of one attention head (before the output projection) or of one MLP neuron
+(after the activation). In models that have layers of both kinds, ``mixer_out`` is ``attn_out`` where there is
+attention."""
 CELL_SITES = get_args(RestoredSite)
 CellSite = RestoredSite | Literal["attention"]
 """What a cell changes: a restored site, or the attention of a token to others, which is knocked out."""
@@ -108,14 +110,15 @@ def window_around(layer: int, width: int, n_layers: int) -> tuple[int, int]:
     return max(0, layer - width // 2), min(n_layers, layer + ceil(width / 2))
 
 
-def check_cells(cells: Sequence[Cell], n_tokens: int, n_layers: int, n_heads: int, n_neurons: int) -> None:
-    """Check that every cell exists in the model and the prompt.
+def check_cells(cells: Sequence[Cell], n_tokens: int, n_layers: int, n_heads: int, n_neurons: Sequence[int]) -> None:
+    """Check that every cell exists in the model and the prompt; ``n_neurons`` is that of each layer.
 
     Raises:
         InputError: if a cell does not exist; the message names the first one.
     """
     for index, cell in enumerate(cells):
-        problem = _problem(cell, n_tokens, n_layers, {"heads": n_heads, "neurons": n_neurons})
+        here = n_neurons[max(0, cell.start) : cell.stop]
+        problem = _problem(cell, n_tokens, n_layers, {"heads": n_heads, "neurons": min(here, default=0)})
         if problem:
             raise InputError(f"cells[{index}]: {problem}")
 

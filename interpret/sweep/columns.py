@@ -175,6 +175,9 @@ class _Writer:
                 return value.expand(len(self.step.base.states[0]), -1)
         return None
 
+    def taps(self, point: Point) -> bool:
+        return any(self._rows(point))
+
     def at(self, point: Point, value: Tensor) -> Tensor:
         restored, held = self._rows(point)
         if point == "heads" and self.mask.dim() > 2 and value.shape[2] == self.n_tokens:

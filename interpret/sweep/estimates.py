@@ -59,7 +59,7 @@ class _Plan:
     points: frozenset[Point]
     """The points recorded in both runs, besides the states."""
     n_neurons: int
-    """Number of neurons of a layer; 0 if MLPs are run as a whole."""
+    """The largest number of neurons of a layer; 0 if no cell is a neuron."""
 
 
 @unwrapping
@@ -124,10 +124,10 @@ def _plan(model: PreTrainedModel, cells: tuple[Cell, ...], metric: Metric, base:
     n_tokens = base.shape[1]
     trunk = trunk_of(model, n_tokens)
     n_read = check_metrics({"metric": metric}, trunk.n_logits, n_tokens)
-    n_neurons = neurons_of(trunk, cells, trunk.enter(base[:1]))
+    n_neurons = neurons_of(trunk.anatomy, cells)
     check_cells(cells, n_tokens, len(trunk.layers), text_config(model).num_attention_heads, n_neurons)
     points = frozenset(cast(Point, cell.site) for cell in cells if cell.site != "resid_post")
-    return _Plan(trunk, cells, _routes(cells, len(trunk.layers)), metric, n_read, points, n_neurons)
+    return _Plan(trunk, cells, _routes(cells, len(trunk.layers)), metric, n_read, points, max(n_neurons))
 
 
 def _check_estimable(cells: Iterable[Cell]) -> None:
@@ -224,7 +224,7 @@ def _terms(
                 point = cast(Point, site)  # the estimable sites besides resid_post are points
                 there, here = (run.points[point][at.layer] for run in (donor, base))
                 slope = at.points[route, point]
-            units = {"heads": plan.trunk.layers[0].n_heads, "neurons": plan.n_neurons}.get(site, 1)
+            units = {"heads": plan.trunk.layers[0].n_heads, "neurons": slope.shape[-1]}.get(site, 1)
             term = _along(there, here, slope, units)
             terms[route, site, at.layer] = term if site in UNITS else term[..., 0]
     # Moved at the end: each copy waits for what the device still computes.

@@ -17,12 +17,19 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from interpret.anatomy import anatomy_of, check_logits, text_config, unwrapping
+from interpret.anatomy import anatomy_of, check_logits, has_neurons, text_config, unwrapping
 from interpret.device import index_on, is_out_of_memory
 from interpret.engine.layers import Point
 from interpret.engine.recording import RecordedRun, record_run
 from interpret.engine.trunk import Trunk, check_trunk, exit_of, trunk_of
-from interpret.sweep.base_and_donor import check_runs, embedded, first_difference, neurons_of, usable_memory
+from interpret.sweep.base_and_donor import (
+    check_mixers,
+    check_runs,
+    embedded,
+    first_difference,
+    neurons_of,
+    usable_memory,
+)
 from interpret.sweep.cells import ATTENTION, Cell, CellSite, Knockout, Pin, check_cells
 from interpret.sweep.columns import Column, run_column
 from interpret.sweep.metrics import Metric, check_metrics, read, together
@@ -118,7 +125,8 @@ def run_sweep(
     Raises:
         InputError: if the runs, a cell or a metric are invalid.
         UnsupportedModelError: if the model's family is not supported, if the model does not compute as its family
-            does, or if a cell is a head or neuron and the family is described without its parts.
+            does, if a cell is a head or neuron and the family is described without its parts, or if it is a
+            ``mixer_out`` and all layers of the family have attention.
 
     >>> from transformers import GPT2Config, GPT2LMHeadModel
     >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=8, n_layer=2, n_head=2)).eval()
@@ -129,12 +137,13 @@ def run_sweep(
     """
     base, donor = embedded(model, "base", base), embedded(model, "donor", donor)
     check_runs(model, base, donor)
+    check_mixers(anatomy_of(model), cells)
     if anatomy_of(model).family.parts is None:
         return _by_whole_passes(model, base, donor, tuple(cells), metrics)
     trunk = trunk_of(model, base.shape[1])
     n_read = check_metrics(metrics, trunk.n_logits, base.shape[1])
     starts = [trunk.enter(run) for run in (base, donor)]
-    n_neurons = neurons_of(trunk, cells, starts[0])
+    n_neurons = neurons_of(trunk.anatomy, cells)
     check_cells(cells, base.shape[1], len(trunk.layers), text_config(model).num_attention_heads, n_neurons)
     base_run, donor_run = (
         record_run(trunk.layers, start, points) for start, points in zip(starts, _points(cells), strict=True)
@@ -157,8 +166,10 @@ def _by_whole_passes(
     )
     n_samples, n_tokens = base.shape[:2]
     n_read = check_metrics(metrics, exit_of(model).n_logits, n_tokens)
-    # The numbers of heads and neurons are unknown here; whole_passes refuses all cells of single units.
-    check_cells(cells, n_tokens, len(anatomy.layers), sys.maxsize, sys.maxsize)
+    # The numbers of heads, and often of neurons, are unknown here; whole_passes refuses the cells of such units.
+    known = all(has_neurons(anatomy, layer) for layer in range(len(anatomy.layers)))
+    n_neurons = neurons_of(anatomy, cells) if known else [sys.maxsize] * len(anatomy.layers)
+    check_cells(cells, n_tokens, len(anatomy.layers), sys.maxsize, n_neurons)
     own, given, values = whole_passes(model, base, donor, cells, tuple(metrics.values()), n_read)
     count = (n_samples * (len(cells) + 1) + len(donor)) * n_tokens * len(anatomy.layers)
     return SweepResult(cells, _named(metrics, values), _named(metrics, own), _named(metrics, given), count)

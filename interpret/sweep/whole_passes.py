@@ -13,8 +13,17 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from interpret.activations._record import record
-from interpret.anatomy import Anatomy, anatomy_of, layer_input, residual_factor, with_layer_input
+from interpret.anatomy import (
+    Anatomy,
+    anatomy_of,
+    has_neurons,
+    layer_input,
+    neuron_numbers,
+    residual_factor,
+    with_layer_input,
+)
 from interpret.anatomy.changes import Changes
+from interpret.anatomy.neurons import hook_neurons
 from interpret.device import is_out_of_memory
 from interpret.errors import UnsupportedModelError
 from interpret.sweep.cells import ATTENTION, Cell
@@ -46,8 +55,9 @@ def whole_passes(
         [metrics, S or 1, K], and of the cells, [metrics, C, S, K].
 
     Raises:
-        UnsupportedModelError: if a cell is a head or neuron, which can be found only with the parts of a layer; or if
-            it knocks out attention, in single heads or of a kind without a mask, or all that a token attends to.
+        UnsupportedModelError: if a cell is a head, which can be found only with the parts of a layer, or a neuron that
+            cannot be read; or if it knocks out attention, in single heads or of a kind without a mask, or all that a
+            token attends to.
     """
     _check_places(anatomy_of(model), cells)
     layers = range(len(anatomy_of(model).layers))
@@ -79,7 +89,7 @@ def _check_places(anatomy: Anatomy, cells: Sequence[Cell]) -> None:
     """
     layers = range(len(anatomy.layers))
     for index, cell in enumerate(cells):
-        if cell.unit is not None:
+        if cell.unit is not None and not (cell.site == "neurons" and has_neurons(anatomy, cell.start)):
             raise UnsupportedModelError(
                 f"cells[{index}]: the family {anatomy.family.name!r} is described without its parts, so a "
                 f"single {cell.one_unit} cannot be restored; docs/architecture.md shows how to describe the parts"
@@ -91,7 +101,8 @@ def _check_places(anatomy: Anatomy, cells: Sequence[Cell]) -> None:
         restored = [(layer, cell.site) for layer in range(cell.start, cell.stop) if cell.site != "resid_post"]
         try:
             for layer, site in (*restored, *_held(cell, layers)):
-                anatomy.module(layer, site)
+                site = _own_site(anatomy, layer, site)
+                _ = neuron_numbers(anatomy, layer) if site == "neurons" else anatomy.module(layer, site)
         except UnsupportedModelError as error:
             raise UnsupportedModelError(f"cells[{index}]: {error}") from None
 
@@ -105,17 +116,24 @@ def _recorded(
     model: PreTrainedModel, run: Tensor, places: set[Place], metrics: Sequence[Metric], n_read: int
 ) -> tuple[dict[Place, Tensor], Tensor]:
     """Return the values at some places in an unpatched pass, [S, T, D], and its contributions to the metrics."""
-    names = {place: _name(*place) for place in places}
+    anatomy = anatomy_of(model)
+    names = {place: _name(anatomy, *place) for place in places}
     with record(model, sorted(set(names.values()))) as seen:
         logits = model(inputs_embeds=run.clone(), use_cache=False).logits[:, -n_read:]
     # Hooks write module outputs, which the model multiplies by this factor before it adds them.
-    factor = residual_factor(anatomy_of(model))
-    values = {place: seen[name] if place[1] == "resid_post" else seen[name] / factor for place, name in names.items()}
+    factor = residual_factor(anatomy)
+    unscaled = ("resid_post", "neurons")
+    values = {place: seen[name] if place[1] in unscaled else seen[name] / factor for place, name in names.items()}
     return values, read(metrics, logits.float())
 
 
-def _name(layer: int, site: str) -> str:
-    return "resid_pre.0" if layer < 0 else f"{site}.{layer}"
+def _name(anatomy: Anatomy, layer: int, site: str) -> str:
+    return "resid_pre.0" if layer < 0 else f"{_own_site(anatomy, layer, site)}.{layer}"
+
+
+def _own_site(anatomy: Anatomy, layer: int, site: str) -> str:
+    """Return the site of a layer that a cell means: ``attn_out`` for ``mixer_out``, if the layer has attention."""
+    return "attn_out" if site == "mixer_out" and anatomy.has(layer, "attn_out") else site
 
 
 def _patched(
@@ -132,7 +150,7 @@ def _patched(
     with Changes() as change, change:
         for place in [*given, *held.keys() - given.keys()]:
             writes = [
-                (row, cell.token, values[place])
+                (row, cell, values[place])
                 for row, cell in enumerate(cells)
                 for values, applies in ((given, cell.restores), (held, cell.holds))
                 if applies(place[1], place[0])
@@ -147,14 +165,15 @@ def _patched(
     return read(metrics, logits.float()).unflatten(1, (len(cells), n_samples))
 
 
-def _writer(writes: Sequence[tuple[int, int, Tensor]], n_samples: int) -> Callable[[Tensor], Tensor]:
-    """Return a function that writes, for each (cell, token, values [S, T, D]), the values at the token."""
+def _writer(writes: Sequence[tuple[int, Cell, Tensor]], n_samples: int) -> Callable[[Tensor], Tensor]:
+    """Return a function that writes, for each (row, cell, values [S, T, width]), those at the cell's token and unit."""
 
     def write(value: Tensor) -> Tensor:
         rows = value.clone().view(-1, n_samples, writes[0][2].shape[1], value.shape[-1])  # [C, S, T, D]
-        for row, token, values in writes:
+        for row, cell, values in writes:
+            unit = slice(None) if cell.unit is None else cell.unit
             # In OPT, the MLP's values are [S * T, D].
-            rows[row, :, token] = values.view(-1, *rows.shape[2:])[:, token].to(rows.device)
+            rows[row, :, cell.token, unit] = values.view(-1, *rows.shape[2:])[:, cell.token, unit].to(rows.device)
         return rows.view(value.shape)
 
     return write
@@ -172,7 +191,10 @@ def _hook(change: Changes, anatomy: Anatomy, place: Place, write: Callable[[Tens
 
     if layer < 0:
         return change.before(anatomy.layers[0], on_input)
-    module = anatomy.layers[layer] if site == "resid_post" else anatomy.module(layer, site)
+    if site == "neurons":
+        return hook_neurons(change, anatomy, layer, write)
+    own = _own_site(anatomy, layer, site)
+    module = anatomy.layers[layer] if site == "resid_post" else anatomy.module(layer, own)
     return change.after(module, on_output)
 
 

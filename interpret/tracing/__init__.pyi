@@ -15,6 +15,7 @@ from .mediators import MEDIATORS as MEDIATORS
 from .mediators import Mediator as Mediator
 from .mediators import Pin as Pin
 from .mediators import register_mediator as register_mediator
+from .peak_states import peak_prompts as peak_prompts
 from .result import TracedMediators as TracedMediators
 from .result import TraceResult as TraceResult
 from .runs import run as run
@@ -26,4 +27,5 @@ from .tables import trace_averages as trace_averages
 from .tables import trace_grids as trace_grids
 from .tables import trace_peaks as trace_peaks
 from .units import UnitTrace as UnitTrace
+from .units import UnitTraces as UnitTraces
 from .units import trace_units as trace_units

@@ -31,8 +31,8 @@ class Mediator:
     description: str
     """What is restored, in a few words, for ``--help``."""
     site: CellSite
-    """Which activation is restored at a token and layer: ``resid_post``, ``attn_out`` or ``mlp_out``; or ``attention``:
-    the token's attention to ``sources`` is knocked out of the clean run."""
+    """Which activation is restored at a token and layer: ``resid_post``, ``attn_out``, ``mixer_out`` or ``mlp_out``; or
+    ``attention``: the token's attention to ``sources`` is knocked out of the clean run."""
     pins: tuple[Pin, ...] = ()
     """Modules whose outputs at the token are held at their values in the run without restoration."""
     acts_on: ActsOn = "corrupted"
@@ -270,7 +270,14 @@ ATTN_OUT = Mediator(
     "attn_out", "the attention output of one layer", "attn_out", label="attention output", colour="#a6761d"
 )
 MLP_OUT = Mediator("mlp_out", "the MLP output of one layer", "mlp_out", label="MLP output", colour="#66a61e")
-for _own in (HIDDEN, ATTN_SEVERED, MLP_SEVERED, ATTN_WINDOW, MLP_WINDOW, ATTN_OUT, MLP_OUT, ATTN_KNOCKOUT):
+MIXER_OUT = Mediator(
+    "mixer_out",
+    "in state space models and hybrids, what one layer has in place of attention, or its attention",
+    "mixer_out",
+    label="mixer output",
+    colour="#1f78b4",
+)
+for _own in (HIDDEN, ATTN_SEVERED, MLP_SEVERED, ATTN_WINDOW, MLP_WINDOW, ATTN_OUT, MLP_OUT, MIXER_OUT, ATTN_KNOCKOUT):
     register_mediator(_own)
 DEFAULT_MEDIATORS = (HIDDEN.name, ATTN_SEVERED.name, MLP_SEVERED.name)
 """The mediators that are traced by default."""

@@ -4,7 +4,7 @@ A unit is an attention head (before the output projection) or an MLP neuron (aft
 neurons, so by default all are estimated (attribution patching) and those with the largest estimates are run.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -14,11 +14,10 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interpret.anatomy import text_config, unwrapping
+from interpret.anatomy import NeuronNumbers, anatomy_of, neuron_numbers, text_config, unwrapping
 from interpret.display.heatmaps import Band, Heatmap, Panel, headings, plain_headings, readable, small_probability
-from interpret.display.shown import Shown
+from interpret.display.shown import Rows, Shown, grouped
 from interpret.display.view import View
-from interpret.engine.trunk import trunk_of
 from interpret.errors import InputError, unknown
 from interpret.facts.buckets import token_buckets
 from interpret.facts.files import Fact
@@ -28,7 +27,6 @@ from interpret.prompts.tokens import select_tokens
 from interpret.records import APPROXIMATE, EXACT, UnitCell
 from interpret.stats import Floats
 from interpret.sweep import Cell, first_order
-from interpret.sweep.base_and_donor import neurons_of
 from interpret.sweep.cells import UNITS
 from interpret.tracing.exact import run_exactly
 from interpret.tracing.inputs import TraceInputs, TraceSettings, trace_inputs
@@ -49,9 +47,11 @@ class UnitTrace(Shown):
     """The effects of the units of a site: P tokens, L layers, U heads or neurons of a layer, S noise samples."""
 
     effects: Floats = field(repr=False)
-    """[P, L, U], indirect effects, mean over samples."""
+    """[P, L, U], indirect effects, mean over samples; NaN for units that a layer does not have."""
     exact: NDArray[np.bool_] = field(repr=False)
     """[P, L, U], True for effects from runs; the others are first-order estimates."""
+    numbers: tuple[NeuronNumbers, ...]
+    """[L], how the units of each layer are numbered: by expert, if they are the neurons of a mixture of experts."""
     site: UnitSite
     """``heads`` or ``neurons``."""
     metric: str
@@ -76,6 +76,12 @@ class UnitTrace(Shown):
         """TE, the metric in the clean run minus that in the corrupted runs."""
         return self.high - self.low
 
+    @property
+    def exist(self) -> NDArray[np.bool_]:
+        """[P, L, U], False for units that a layer does not have: an MLP without experts may have fewer neurons."""
+        counts = np.array([layer.count for layer in self.numbers])
+        return np.broadcast_to(np.arange(self.effects.shape[2]) < counts[:, None], self.effects.shape)
+
     def top(self, count: int = 10) -> pd.DataFrame:
         """Return the exact cells with the largest absolute effects, the largest first, as ``to_frame`` does."""
         frame = self.to_frame()
@@ -84,65 +90,134 @@ class UnitTrace(Shown):
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per token, layer and unit."""
-        place, layer, unit = (index.ravel() for index in np.indices(self.effects.shape))
+        place, layer, unit = np.nonzero(self.exist)
+        effects = self.effects[self.exist]
         positions = np.array(self.positions)[place]
         return pd.DataFrame(
             {
                 "site": self.site,
                 "layer_idx": layer,
                 "unit": unit,
+                "expert": self._experts()[layer, unit],
                 "token_idx": positions,
                 "token": np.array(self.tokens, dtype=object)[positions],
                 "metric": self.metric,
-                "method": np.where(self.exact.ravel(), EXACT, APPROXIMATE),
-                "indirect_effect": self.effects.ravel(),
-                "share": self.effects.ravel() / self.total_effect,
+                "method": np.where(self.exact[self.exist], EXACT, APPROXIMATE),
+                "indirect_effect": effects,
+                "share": effects / self.total_effect,
                 "total_effect": self.total_effect,
             }
         )
 
+    def _experts(self) -> NDArray[np.object_]:
+        """Return the expert of each unit, [L, U], as in ``NeuronNumbers.place``."""
+        named = [[layer.place(unit)[0] for unit in range(layer.count)] for layer in self.numbers]
+        width = self.effects.shape[2]
+        return np.array([names + [""] * (width - len(names)) for names in named], dtype=object)
+
     def view(self) -> View:
         """Return what is shown: heads by layers, one heat map per token; or the neurons with the largest effects."""
-        measured = metric_of(self.metric)
         return View(
             title=f"Causal trace of single {self.site}",
-            unit=f"indirect effect: {measured} with one {UNITS[self.site]} restored − {measured} in the corrupted run",
+            unit=_unit(self.metric, [self.site]),
             panels=lambda: iter([self._panel()]),
             n_panels=1,
-            facts={"exact": f"{self.exact.mean():.1%} of the {self.site}"},
-            warning=cells_not_finite([self.effects]),
+            facts={"exact": f"{self.exact[self.exist].mean():.1%} of the {self.site}"},
+            warning=cells_not_finite([self.effects[self.exist]]),
         )
 
     def _panel(self) -> Panel:
-        values = f"{small_probability(self.high)}, {small_probability(self.low)} corrupted"
-        grids = self._maps_of_heads() if self.site == "heads" else [self._map_of_neurons()]
-        return Panel(readable(self.prompt), grids, f"{readable(self.answer)} ({metric_of(self.metric)} {values})")
+        tokens = [(position, self.tokens[position]) for position in self.positions]
+        shown = np.ones_like(self.exact) if self.site == "heads" else self.exact
+        grids = _maps_of_units(self.site, tokens, self.effects, shown)
+        return Panel(readable(self.prompt), grids, _read(self.answer, self.metric, self.high, self.low))
 
-    def _maps_of_heads(self) -> list[Heatmap]:
-        """Return a heat map of heads by layers for each token."""
-        _, n_layers, n_heads = self.effects.shape
+
+def _read(answer: str, metric: str, high: float, low: float) -> str:
+    """Return the answer with its values in the clean and in the corrupted runs."""
+    values = f"{small_probability(high)}, {small_probability(low)} corrupted"
+    return f"{readable(answer)} ({metric_of(metric)} {values})"
+
+
+def _unit(metric: str, sites: Iterable[str]) -> str:
+    """Return what the effects of single heads or neurons are."""
+    measured = metric_of(metric)
+    one = " or ".join(UNITS[site] for site in sites)
+    return f"indirect effect: {measured} with one {one} restored − {measured} in the corrupted run"
+
+
+def _maps_of_units(
+    site: str, tokens: Sequence[tuple[int, str]], effects: Floats, shown: NDArray[np.bool_]
+) -> list[Heatmap]:
+    """Return the heat maps of a site: heads by layers, one for each token; or the neurons with the largest effects.
+
+    Args:
+        site: ``heads`` or ``neurons``.
+        tokens: position and text of P tokens.
+        effects: [P, L, U].
+        shown: [P, L, U], False for effects that are left blank.
+    """
+    if site == "heads":
+        _, n_layers, n_heads = effects.shape
         layers, heads = plain_headings(range(n_layers)), plain_headings(range(n_heads))
         return [
             Heatmap(
-                f"{readable(self.tokens[position])} (token {position})",
+                f"{readable(token)} (token {position})",
                 "head",
                 layers,
-                [Band("", heads, effects.T)],
+                [Band("", heads, of_token.T, blank=~of_shown.T)],
                 across="layer",
                 compact=True,
             )
-            for position, effects in zip(self.positions, self.effects, strict=True)
+            for (position, token), of_token, of_shown in zip(tokens, effects, shown, strict=True)
         ]
+    sizes = np.where(shown & np.isfinite(effects), np.abs(effects), -1.0).ravel()
+    largest = [index for index in np.argsort(-sizes, kind="stable")[:SHOWN] if sizes[index] >= 0]
+    chosen = list(dict.fromkeys(tuple(np.unravel_index(index, effects.shape)[1:]) for index in largest))
+    values = np.array([effects[:, layer, unit] for layer, unit in chosen]).reshape(-1, len(tokens))
+    blank = ~np.array([shown[:, layer, unit] for layer, unit in chosen], dtype=bool).reshape(values.shape)
+    rows = plain_headings([f"{layer}.{unit}" for layer, unit in chosen])
+    across = headings([f"{token} {position}" for position, token in tokens])
+    return [Heatmap("largest effects", "layer.neuron", across, [Band("", rows, values, blank=blank)])]
 
-    def _map_of_neurons(self) -> Heatmap:
-        """Return a heat map of the neurons with the largest effects, by tokens; estimates are left blank."""
-        top = self.top(SHOWN)
-        chosen = list(dict.fromkeys(zip(top["layer_idx"], top["unit"], strict=True)))
-        values = np.array([self.effects[:, layer, unit] for layer, unit in chosen]).reshape(-1, len(self.positions))
-        exact = np.array([self.exact[:, layer, unit] for layer, unit in chosen], dtype=bool).reshape(values.shape)
-        tokens = headings([f"{self.tokens[position]} {position}" for position in self.positions])
-        rows = plain_headings([f"{layer}.{unit}" for layer, unit in chosen])
-        return Heatmap("largest effects", "layer.neuron", tokens, [Band("", rows, values, blank=~exact)])
+
+class UnitTraces(Rows[UnitCell]):
+    """Rows of single heads and neurons, of one fact or many: those of ``units.csv`` of a run."""
+
+    record_type = UnitCell
+
+    def view(self) -> View:
+        """Return what is shown: for each fact, heads by layers at each token, and the neurons with the largest effects.
+
+        Heads and neurons that were not run are left blank.
+        """
+        facts = grouped(self, lambda row: row.name)
+        sites = dict.fromkeys(row.mediator for row in self)
+        return View(
+            title=f"Causal trace of single {' and '.join(sites)}" + (f", {len(facts)} facts" if len(facts) > 1 else ""),
+            unit=_unit(self[0].metric, sites),
+            panels=lambda: (self._panel(rows, named=len(facts) > 1) for rows in facts),
+            n_panels=len(facts),
+            warning=cells_not_finite([np.array([row.indirect_effect for row in self])]),
+        )
+
+    def _panel(self, rows: Sequence[UnitCell], *, named: bool) -> Panel:
+        first = rows[0]
+        grids = [grid for of_site in grouped(rows, lambda row: row.mediator) for grid in _maps_of_rows(of_site)]
+        answer = _read(first.answer, first.metric, first.clean, first.corrupted)
+        return Panel(readable(first.prompt), grids, answer, name=first.name if named else "")
+
+
+def _maps_of_rows(rows: Sequence[UnitCell]) -> list[Heatmap]:
+    """Return the heat maps of one fact and one site."""
+    tokens = dict(sorted({row.token_idx: row.token for row in rows}.items()))
+    places = {position: place for place, position in enumerate(tokens)}
+    shape = (len(tokens), max(row.layer_idx for row in rows) + 1, max(row.unit for row in rows) + 1)
+    effects, exact = np.zeros(shape), np.zeros(shape, dtype=bool)
+    for row in rows:
+        cell = places[row.token_idx], row.layer_idx, row.unit
+        effects[cell], exact[cell] = row.indirect_effect, True
+    return _maps_of_units(rows[0].mediator, list(tokens.items()), effects, exact)
 
 
 @unwrapping
@@ -211,13 +286,19 @@ def trace_units(
         foil=foil,
     )
     positions = select_tokens(tokens, inputs.tokens)
-    shape = (len(positions), text_config(model).num_hidden_layers, _units_of(model, site, inputs))
-    cells = [Cell(site, positions[place], layer, layer + 1, unit) for place, layer, unit in np.ndindex(shape)]
+    numbers = _numbers(model, site)
+    shape = (len(positions), len(numbers), max(layer.count for layer in numbers))
+    places = [at for at in np.ndindex(shape) if at[2] < numbers[at[1]].count]
+    cells = [Cell(site, positions[place], layer, layer + 1, unit) for place, layer, unit in places]
     with showing("Tracing", shown=progress):
-        effects, exact, low, high = _effects(model, inputs, settings, cells, top or {"neurons": NEURONS}.get(site))
+        found, run, low, high = _effects(model, inputs, settings, cells, top or {"neurons": NEURONS}.get(site))
+    effects, exact = np.full(shape, np.nan), np.zeros(shape, dtype=bool)
+    at = tuple(np.array(places).T)
+    effects[at], exact[at] = found, run
     result = UnitTrace(
-        effects=effects.reshape(shape),
-        exact=exact.reshape(shape),
+        effects=effects,
+        exact=exact,
+        numbers=numbers,
         site=site,
         metric=inputs.metric.kind,
         high=high,
@@ -228,7 +309,7 @@ def trace_units(
         prompt=inputs.tokens.text,
         subject_span=inputs.span,
     )
-    warn(cells_not_finite([result.effects]))
+    warn(cells_not_finite([result.effects[result.exist]]))
     return result
 
 
@@ -244,6 +325,7 @@ def unit_cells(fact: Fact, found: UnitTrace) -> list[UnitCell]:
             mediator=found.site,
             layer_idx=layer,
             unit=unit,
+            expert=found.numbers[layer].place(unit)[0],
             token_idx=found.positions[place],
             token=found.tokens[found.positions[place]],
             bucket_rome=buckets[found.positions[place]] or "",
@@ -256,12 +338,13 @@ def unit_cells(fact: Fact, found: UnitTrace) -> list[UnitCell]:
     ]
 
 
-def _units_of(model: PreTrainedModel, site: UnitSite, inputs: TraceInputs) -> int:
-    """Return the number of heads or neurons of a layer."""
-    if site == "heads":
-        return text_config(model).num_attention_heads
-    trunk = trunk_of(model, inputs.clean.shape[1])
-    return neurons_of(trunk, [Cell(site, 0, 0, 1, 0)], trunk.enter(inputs.clean))
+def _numbers(model: PreTrainedModel, site: UnitSite) -> tuple[NeuronNumbers, ...]:
+    """Return how the heads or neurons of each layer are numbered."""
+    anatomy = anatomy_of(model)
+    layers = range(len(anatomy.layers))
+    if site == "neurons":
+        return tuple(neuron_numbers(anatomy, layer) for layer in layers)
+    return (NeuronNumbers(0, 0, text_config(model).num_attention_heads),) * len(layers)
 
 
 def _effects(

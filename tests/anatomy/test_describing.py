@@ -1,9 +1,11 @@
 """Rows of families found by inspection, against the rows of the table and against models of one's own."""
 
 import contextlib
+import dataclasses
 
 import pytest
 import torch
+import transformers
 from torch import nn
 from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
@@ -53,6 +55,7 @@ def test_a_removed_row_is_found_again(kind):
         for name in ("trunk", "layers", "attention", "attention_output", "overwrites_mlp"):
             assert getattr(found, name) == getattr(removed, name)
         assert found.parts.projections == removed.parts.projections
+        assert found.experts == (removed.experts if transformers.__version__.startswith("5") else None)
         register_family(found)
         check_scores(model)
         trunk = trunk_of(model, IDS.shape[1])
@@ -228,7 +231,8 @@ def test_a_removed_row_of_layers_without_attention_is_found_again(kind):
     model = tiny_model(kind)
     with without_row(model.config.model_type) as removed:
         found = describe(model)
-    assert found == removed
+    fused = transformers.__version__.startswith("5")  # before, experts are modules of their own
+    assert found == (removed if fused else dataclasses.replace(removed, experts=None))
 
 
 def test_a_model_that_cannot_be_found_is_refused_with_what_was_looked_for():

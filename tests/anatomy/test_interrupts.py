@@ -143,8 +143,8 @@ Moment = tuple[str, int]
 
 
 @contextmanager
-def watching(visit: Callable[[Moment], None]) -> Iterator[None]:
-    """Call ``visit`` before every line of the package; what it raises is raised there."""
+def watching(visit: Callable[[Moment], None], inside: str = "") -> Iterator[None]:
+    """Call ``visit`` before every line of the package, or of one file in it; what it raises is raised there."""
 
     def line(frame: Any, event: str, argument: Any) -> Any:
         if event == "line":
@@ -152,7 +152,8 @@ def watching(visit: Callable[[Moment], None]) -> Iterator[None]:
         return line
 
     def call(frame: Any, event: str, argument: Any) -> Any:
-        return line if frame.f_code.co_filename.startswith(HERE) else None
+        name = frame.f_code.co_filename
+        return line if (name == HERE + inside if inside else name.startswith(HERE)) else None
 
     usual, ignore = sys.gettrace(), sys.unraisablehook
     sys.unraisablehook = lambda raised: None  # of an interrupt while a generator is being closed
@@ -199,7 +200,8 @@ def interrupt(call: Callable[[], object], at: Moment, time: int) -> bool:
         if moment == at and seen == time:
             raise KeyboardInterrupt
 
-    with watching(visit), suppress(KeyboardInterrupt):
+    # Watching other files, too, would take most of the time.
+    with watching(visit, inside=at[0]), suppress(KeyboardInterrupt):
         call()
     return seen >= time
 

@@ -29,6 +29,7 @@ LISTS = [
     "signed_relevancy",
     "interpretation_tokens",
     "probability_with_wrong_vector",
+    "probability_with_text",
 ]
 
 
@@ -61,7 +62,7 @@ def test_the_table_has_the_documented_columns_and_every_list_cell_is_json(model_
         assert all(isinstance(json.loads(cell), list) for cell in table[name])
     lengths = (
         table[[*LISTS]]
-        .drop(columns=["prompt_token_list", "probability_with_wrong_vector"])
+        .drop(columns=["prompt_token_list", "probability_with_wrong_vector", "probability_with_text"])
         .map(lambda cell: len(json.loads(cell)))
     )
     assert (lengths.nunique(axis=1) == 1).all()

@@ -248,8 +248,8 @@ def test_in_half_precision_rows_differ_no_more_than_those_of_the_stock_model(dty
             ]
         )
     own, stock = torch.tensor(differences).amax(0).split(3)
-    # Means and probabilities are computed in float32, whose sums have another order in other batches.
-    assert (own <= stock + 1e-6).all(), (own, stock)
+    # Scores, means and probabilities are computed in float32, whose sums have another order in other batches.
+    assert (own <= stock + 1e-5).all(), (own, stock)
 
 
 needs_longrope = pytest.mark.skipif(not hasattr(transformers, "Phi3Config"), reason="this release has no longrope")

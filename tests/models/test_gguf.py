@@ -42,21 +42,21 @@ def permuted(weight, heads):
 def tensors(model):
     config = model.config
     for name, tensor in model.state_dict().items():
-        weight, module = tensor.numpy(), name.removesuffix(".weight")
+        weight, (module, kind) = tensor.numpy(), name.rsplit(".", 1)
         if module in OTHERS:
             yield f"{OTHERS[module]}.weight", weight
         elif module.startswith("model.layers."):
             layer, part = module.removeprefix("model.layers.").split(".", 1)
             heads = {"self_attn.q_proj": config.num_attention_heads, "self_attn.k_proj": config.num_key_value_heads}
-            if part in heads:
+            if part in heads and config.model_type == "llama":
                 weight = permuted(weight, heads[part])
             if part in NAMES:
-                yield f"blk.{layer}.{NAMES[part]}.weight", weight
+                yield f"blk.{layer}.{NAMES[part]}.{kind}", weight
 
 
 def written(model, path):
-    """Write a Llama with a vocabulary of letters and two pairs of them."""
-    config, writer = model.config, gguf.GGUFWriter(path, "llama")
+    """Write a Llama or Qwen 2 with a vocabulary of letters and two pairs of them."""
+    config, writer = model.config, gguf.GGUFWriter(path, model.config.model_type)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
@@ -165,7 +165,7 @@ def assert_fresh(model, tokenizer, file, dtype=torch.float32):
     assert ours == theirs
     assert model.generation_config.eos_token_id == fresh.generation_config.eos_token_id
     theirs = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    for text in ("abcd", "a cd ab", "<|end|>b"):
+    for text in ("abcd", "a cd ab", "<|end|>b", "e\u0301"):
         assert tokenizer(text).input_ids == theirs(text).input_ids
 
 
@@ -180,6 +180,14 @@ def test_a_kept_conversion_is_a_fresh_one_to_the_bit(dtype, file, cache, convers
         assert identity.model_identity(model)["model"] == str(file)
     assert conversions_made == [file]
     assert said == [f"opening {file}"]
+
+
+@reads_gguf
+def test_a_tokenizer_whose_class_would_change_it_is_kept_as_it_is(cache, tmp_path, conversions_made):
+    file = written(tiny_model("qwen2"), tmp_path / "qwen.gguf")
+    for _ in range(2):
+        assert_fresh(*load(file, device="cpu"), file)
+    assert conversions_made == [file]
 
 
 @reads_gguf

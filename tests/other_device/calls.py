@@ -156,8 +156,9 @@ for noise in ("s3", "m", "t3", "u0.5"):
         f"trace ({noise})",
         lambda model, noise=noise: interpret.trace(model, TOKENIZER, PROMPT, SUBJECT, noise=noise, samples=2),
     )
-ESTIMABLE = [name for name, mediator in MEDIATORS.items() if mediator.site != "attention"]
-for name, mediators in (("trace_mediators", [*MEDIATORS, "attn_knockout:itself"]), ("screen", ESTIMABLE)):
+OF_ATTENTION = [name for name in MEDIATORS if name != "mixer_out"]
+ESTIMABLE = [name for name in OF_ATTENTION if MEDIATORS[name].site != "attention"]
+for name, mediators in (("trace_mediators", [*OF_ATTENTION, "attn_knockout:itself"]), ("screen", ESTIMABLE)):
     call(
         name,
         lambda model, name=name, mediators=mediators: getattr(interpret.tracing, name)(

@@ -101,7 +101,7 @@ def test_what_does_not_wait_is_not_counted(name):
 
 # ------------------------------------------------------------------------------------------------------- sweeps
 UNIT = {"heads": 1, "neurons": 3}
-KINDS = {name: mediator.cells(T, L, 2, (1, 3)) for name, mediator in MEDIATORS.items()} | {
+KINDS = {name: mediator.cells(T, L, 2, (1, 3)) for name, mediator in MEDIATORS.items() if name != "mixer_out"} | {
     site: grid(site, n_tokens=T, n_layers=L, window=2, unit=unit) for site, unit in UNIT.items()
 }
 # Cells that restore an MLP, or hold it, in layers that differ from cell to cell: their rows are no neighbours.

@@ -240,8 +240,9 @@ def test_where_tokens_cannot_be_found_the_scores_follow_the_text_in_order(page, 
 
 
 def test_gains_over_the_controls_are_marked_shown_and_choosable(page, tmp_path):
-    gains = {"gain_over_nothing": 1.5, "gain_over_wrong_vector": -0.25, "wrong_token_idx": 3, "site": "mlp_out"}
-    wrong = {"probability_with_wrong_vector": [0.125, 0.25, 0.5]}
+    gains = {"gain_over_nothing": 1.5, "gain_over_wrong_vector": -0.25, "gain_over_text": 0.75}
+    gains |= {"wrong_token_idx": 3, "site": "mlp_out"}
+    wrong = {"probability_with_wrong_vector": [0.125, 0.25, 0.5], "probability_with_text": [0.5, 0.125, 0.25]}
     more = made(layer_idx=0, token_idx=0, says_more_than_controls=True, **gains, **wrong)
     less = made(layer_idx=0, token_idx=1, says_more_than_controls=False, **gains, **wrong)
     written(page, tmp_path, [more, less])
@@ -251,6 +252,11 @@ def test_gains_over_the_controls_are_marked_shown_and_choosable(page, tmp_path):
     assert page.cell(0, 0).text.endswith("+1.50 ◆")
     page.choose("shade", "gain over a wrong state")
     assert page.cell(0, 0).text.endswith("−0.25 ◆")
+    page.choose("shade", "gain over the text")
+    assert page.cell(0, 0).text.endswith("+0.75 ◆")
+    assert page.one("#legend-own").text.endswith(
+        "with nothing, and with another token’s state, and with the prompt’s own text in its place"
+    )
     page.cell(0, 0).click()
     text = page.one(".card").text
     for shown in (
@@ -258,17 +264,37 @@ def test_gains_over_the_controls_are_marked_shown_and_choosable(page, tmp_path):
         "gain over a wrong state −0.25",
         "site\nmlp_out",
         "wrong state\nof token 3 “ Tower”",
-        "◆ both gains above 0",
+        "gain over the text +0.75",
+        "◆ all gains above 0",
     ):
         assert shown in text
     page.one(".card summary").click()
-    assert page.one(".card tr:nth-child(3)").text == "·tall 0.300 0.700 −0.400 0.250"
+    assert page.one(".card tr:nth-child(3)").text == "·tall 0.300 0.700 −0.400 0.250 0.125"
+
+
+@pytest.mark.parametrize("look", [{}, {"width": 390}, {"scheme": "dark"}])
+def test_a_text_that_says_nothing_is_marked_as_such_and_not_by_the_controls(page, tmp_path, look):
+    judged = {"gain_over_nothing": 1.5, "gain_over_text": 0.75}
+    silent = made([" is"] * 4, layer_idx=0, token_idx=0, says_nothing=True, says_more_than_controls=False, **judged)
+    speaking = made(layer_idx=0, token_idx=1, says_more_than_controls=False, **judged)
+    written(page, tmp_path, [silent, speaking, made(layer_idx=0, token_idx=2, says_more_than_controls=True, **judged)])
+    page.look(**look)
+    marks = [page.cell(0, token).text.split()[-1] for token in range(3)]
+    assert marks == ["∅", "−0.40", "◆"]
+    legend = page.one("#legend-silent")
+    assert (legend.is_displayed(), legend.text[:15]) == (True, "∅ says nothing:")
+    assert page.run("return document.documentElement.scrollWidth <= innerWidth")
+    page.cell(0, 0).click()
+    figures = page.one(".card .figures").text
+    assert "∅ says nothing" in figures
+    assert "gains above 0" not in figures
 
 
 def test_gains_are_not_offered_where_no_row_has_one(page, tmp_path):
     written(page, tmp_path, [made(layer_idx=0, token_idx=0)])
     assert [one.text for one in Select(page.one("#shade")).options] == ["mean relevancy", "highest relevancy"]
     assert not page.one("#legend-own").is_displayed()
+    assert not page.one("#legend-silent").is_displayed()
 
 
 def test_a_state_that_failed_says_so_in_its_cell(page, tmp_path):
@@ -466,7 +492,7 @@ def test_only_the_exceptions_are_marked(page, tmp_path):
     passes = {0: True, 1: True, 2: False}
     written(page, tmp_path, [made(layer_idx=0, token_idx=n, says_more_than_controls=p) for n, p in passes.items()])
     assert [page.cell(0, token).text.split("\n")[-1] for token in passes] == ["−0.40", "−0.40", "−0.40 ◇"]
-    assert page.one("#legend-own").text.startswith("◇ not both gains above 0: not more likely")
+    assert page.one("#legend-own").text.startswith("◇ not all gains above 0: not more likely")
 
 
 def test_the_tokens_around_those_that_were_read_are_folded(page, tmp_path):

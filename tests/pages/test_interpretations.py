@@ -71,6 +71,9 @@ def test_every_field_of_every_record_is_in_the_page():
             probability_with_wrong_vector=[0.25],
             gain_over_nothing=1.5,
             gain_over_wrong_vector=-0.25,
+            probability_with_text=[0.125],
+            gain_over_text=-1.25,
+            says_nothing=True,
             says_more_than_controls=False,
         ),
         made([], layer_idx=8, token_idx=0),
@@ -226,6 +229,10 @@ def test_no_records_are_refused():
         (
             {"probability_with_wrong_vector": [0.5]},
             r"^records\[1\]: 3 tokens in interpretation, but 1 in probability_with_wrong_vector$",
+        ),
+        (
+            {"probability_with_text": [0.5]},
+            r"^records\[1\]: 3 tokens in interpretation, but 1 in probability_with_text$",
         ),
         (
             {"interpretation_tokens": [" a"]},

@@ -100,6 +100,19 @@ def test_targets_and_foils_may_be_token_ids(tmp_path):
         load_examples(path)
 
 
+def test_a_prompt_may_name_the_states_to_interpret():
+    (prompt,) = load_examples([{"prompt": "a", "states": [[3, 5], [7, -1]]}])
+    assert prompt.states == ((3, 5), (7, -1))
+
+
+@pytest.mark.parametrize("states", [[], 3, [3, 5], [[3]], [[3, "5"]], [[True, 5]], {"3": 5}])
+def test_states_that_are_not_pairs_are_refused(states):
+    with pytest.raises(
+        InputError, match=r'^examples\[0\]: "states" is .*; expected pairs of a layer and a token, such as'
+    ):
+        load_examples([{"prompt": "a", "states": states}])
+
+
 def test_a_byte_order_mark_is_ignored(tmp_path):
     path = written(tmp_path, "\ufeff" + json.dumps({"examples": [GOOD]}))
     assert load_examples(path) == [Prompt("c_1", GOOD["prompt"], "c")]

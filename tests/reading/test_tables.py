@@ -93,6 +93,7 @@ def test_what_is_no_table_is_one_message(text, message, tmp_path):
         ("raw", "yes", "yes"),
         ("occurrence", "1", 1),
         ("target_ids", "[3, 4]", [3, 4]),
+        ("states", "[[3, 4]]", [[3, 4]]),
         ("answers", '["Italy"]', ["Italy"]),
         ("ground_truth", "Italy", "Italy"),
     ],

@@ -27,8 +27,11 @@ OURS = [
     "signed_relevancy",
     "wrong_token_idx",
     "probability_with_wrong_vector",
+    "probability_with_text",
     "gain_over_nothing",
     "gain_over_wrong_vector",
+    "gain_over_text",
+    "says_nothing",
     "says_more_than_controls",
     "overlap_with_control",
     "site",
@@ -105,8 +108,11 @@ def interpretation(**changes: object) -> Interpretation:
         "interpretation_tokens": [" Paris", " is"],
         "wrong_token_idx": 2,
         "probability_with_wrong_vector": [0.2, 0.5],
+        "probability_with_text": [0.1, 0.5],
         "gain_over_nothing": 0.25,
         "gain_over_wrong_vector": None,
+        "gain_over_text": 0.125,
+        "says_nothing": False,
         "says_more_than_controls": True,
         "overlap_with_control": 0.5,
         "site": "hidden",
@@ -168,7 +174,7 @@ def test_plain_read_csv_gives_every_interpretation_column_its_type() -> None:
     rows = [interpretation(), interpretation(kind="control", current_token="", token_idx=None, layer_idx=None)]
     frame = pd.read_csv(BytesIO(csv_header(Interpretation) + to_csv(rows)))
     lists = [known.name for known in fields(Interpretation) if str(known.type).startswith("list")]
-    assert len(lists) == 8
+    assert len(lists) == 9
     for name in lists:
         assert [json.loads(cell) for cell in frame[name]] == [getattr(row, name) for row in rows]
     assert frame["token_idx"][0] == 4
@@ -233,7 +239,7 @@ def test_a_cell_that_is_not_of_its_column_is_named(name: str, cell: str, message
 
 def test_a_bad_row_is_named() -> None:
     table = csv_header(Interpretation) + to_csv([interpretation()]) + b"short,row\n"
-    with pytest.raises(ValueError, match="^row 2: a row of Interpretation has 26 cells; this one has 2$"):
+    with pytest.raises(ValueError, match="^row 2: a row of Interpretation has 29 cells; this one has 2$"):
         from_csv(Interpretation, table)
 
 

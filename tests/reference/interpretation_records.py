@@ -38,8 +38,11 @@ def made(pieces: Sequence[str] = (" a", " tall", " tower"), *, record: type = In
         "signed_relevancy": signed,
         "wrong_token_idx": None,
         "probability_with_wrong_vector": [],
+        "probability_with_text": [],
         "gain_over_nothing": None,
         "gain_over_wrong_vector": None,
+        "gain_over_text": None,
+        "says_nothing": False,
         "says_more_than_controls": None,
         "overlap_with_control": None,
         "site": "resid_pre",
@@ -96,7 +99,8 @@ def read_back(page: str) -> list[dict[str, Any]]:
         row = dict(zip(data["columns"], cells, strict=True))
         prompt, template = data["prompts"][row["prompt"]], data["templates"][row["template"]]
         tokens = [data["pieces"][index] for index in prompt["tokens"]]
-        given, signed, wrong = ([one / data["scale"] for one in row[name]] for name in ("with", "signed", "wrong"))
+        scores = ("with", "signed", "wrong", "own_text")
+        given, signed, wrong, own_text = ([one / data["scale"] for one in row[name]] for name in scores)
         record = {
             "name": prompt["name"],
             "prompt": prompt["text"],
@@ -116,6 +120,7 @@ def read_back(page: str) -> list[dict[str, Any]]:
             "interpretation_tokens": [data["pieces"][index] for index in row["pieces"]],
             "signed_relevancy": signed,
             "probability_with_wrong_vector": wrong,
+            "probability_with_text": own_text,
             "kind": row["kind"],
             **{name: row[name] for name in data["further"]},
         }

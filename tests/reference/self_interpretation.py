@@ -17,9 +17,9 @@ PROMPTS = [
     Prompt("taste_1", "I love pizza", "taste"),
     Prompt("fact_1", "The Eiffel Tower is in", "fact", raw=True, subject="Eiffel Tower"),
 ]
-SETTINGS = Settings(new_tokens=5, prompt_output_tokens=4, batch_size=3, wrong_vector=False)
+SETTINGS = Settings(new_tokens=5, prompt_output_tokens=4, batch_size=3, wrong_vector=False, text_control=False)
 LONGROPE = ["longrope"] if hasattr(transformers, "Phi3Config") else []
-SCORED = replace(SETTINGS, wrong_vector=True)
+SCORED = replace(SETTINGS, wrong_vector=True, text_control=True)
 
 
 def speaking_model(kind: str = "llama"):

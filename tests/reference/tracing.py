@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from reference.mixtures import forward_with, mlp_of
 from reference.overlay import decoder_layers
 
 # Modules of a layer: attention, its output projection (input: heads), MLP, its output projection (input: neurons).
@@ -20,7 +21,7 @@ MODULES = {
             *("llama", "mistral", "qwen2", "qwen3", "phi3", "granite", "cohere", "gemma", "vaultgemma", "ministral"),
             *("olmo", "smollm3", "seed_oss", "cwm", "helium", "ernie4_5", "glm", "arcee", "jais2", "nemotron"),
             *("apertus", "hunyuan_v1_dense", "cohere2", "stablelm", "ministral3", "bitnet", "diffllama", "youtu"),
-            # A mixture of experts has no such neurons; its heads and its output are the same modules.
+            # The neurons of a mixture of experts are those of ``mixtures``; its heads and output are the same modules.
             *("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "gpt_oss", "phimoe", "ernie4_5_moe"),
             *("glm4_moe", "dots1", "minimax_m2", "solar_open", "mellum", "hunyuan_v1_moe", "deepseek_v2"),
             *("deepseek_v3", "mistral3", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"),
@@ -49,6 +50,9 @@ MODULES = {
     "gpt_neox": ("attention", "attention.dense", "mlp", "mlp.dense_4h_to_h"),
     **dict.fromkeys(("opt", "xglm", "biogpt"), ("self_attn", "self_attn.out_proj", "fc2", "fc2")),
 }
+MIXTURES = ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "gpt_oss", "granitemoe", "phimoe", "ernie4_5_moe", "glm4_moe")
+MIXTURES += ("dots1", "minimax_m2", "solar_open", "mellum", "hunyuan_v1_moe", "deepseek_v2", "deepseek_v3", "flex_olmo")
+MIXTURES += ("jamba", "qwen3_next", "lfm2_moe", "llama4", "llama4_text", "qwen3_vl_moe")
 # What the layers without attention have in its place, the attention of the others, and the MLP of all.
 MIXERS = {
     **dict.fromkeys(("mamba", "mamba2", "falcon_mamba"), ("mixer", "", "")),
@@ -66,10 +70,16 @@ Edit = Callable[[Tensor], Tensor | None]
 def hooked(model: PreTrainedModel, layer: int, site: str, edit: Edit, n_samples: int) -> Any:
     """Register an edit of one site of one layer, on a module's output or (heads and neurons) its input."""
     block = decoder_layers(model)[layer]
+    if site == "neurons" and model.config.model_type in MIXTURES:
+        return _edited_mixture(mlp_of(block), edit, n_samples)
     if model.config.model_type in MIXERS:
         names = dict(zip(("mixer_out", "attn_out", "mlp_out"), MIXERS[model.config.model_type], strict=True))
     else:
         names = dict(zip(("attn_out", "heads", "mlp_out", "neurons"), MODULES[model.config.model_type], strict=True))
+    if site == "mixer_out" and hasattr(block, "mamba_decoder"):  # Zamba2's layers that also have shared attention
+        names[site] = "mamba_decoder.mamba"
+    elif site == "mixer_out" and getattr(block, names[site], None) is None:  # a layer with attention
+        names[site] = names["attn_out"]
     module = block.get_submodule("" if site == "resid_post" else names[site])
 
     def edited(value: Tensor) -> Tensor:
@@ -86,6 +96,22 @@ def hooked(model: PreTrainedModel, layer: int, site: str, edit: Edit, n_samples:
     if site in ("heads", "neurons"):
         return module.register_forward_pre_hook(on_input)
     return module.register_forward_hook(on_output)
+
+
+class _Undone:
+    """What undoes an edit, as the handle of a hook does."""
+
+    def __init__(self, remove: Callable[[], None]) -> None:
+        self.remove = remove
+
+
+def _edited_mixture(mlp: Any, edit: Edit, n_samples: int) -> _Undone:
+    def edited(value: Tensor) -> Tensor | None:
+        after = edit(value.view(n_samples, -1, value.shape[-1]))
+        return None if after is None else after.view(value.shape)
+
+    mlp.forward = forward_with(mlp, edited)
+    return _Undone(lambda: vars(mlp).pop("forward"))
 
 
 def run(model: PreTrainedModel, embeddings: Tensor, edits: Mapping[tuple[int, str], Edit]) -> Tensor:

@@ -38,6 +38,8 @@ def test_batch_size_changes_no_row(kind, size):
         "interpretation_weights",
         "gain_over_nothing",
         "gain_over_wrong_vector",
+        "probability_with_text",
+        "gain_over_text",
     )
     for a, b in zip(one, five, strict=True):
         for name in numbers:

@@ -68,6 +68,18 @@ def test_selectors_may_be_lists():
         plan_sources(**options, prompts=["cheese"])
 
 
+def test_a_prompt_may_name_its_own_states():
+    prompts = [
+        Prompt("one", "extra cheese", raw=True, states=((1, 0), (-1, -1), (1, 0))),
+        Prompt("two", "pizza", raw=True),
+    ]
+    one, two = plan_sources(speaking_model(), byte_level(chat=True), prompts, layers="2", tokens="0")
+    assert list(one.pairs) == [(1, 0), (L, len(one.tokenised.ids) - 1)]
+    assert two.pairs == [(2, 0)]
+    with pytest.raises(InputError, match=r"^prompt one: token 99 does not exist"):
+        plan_sources(speaking_model(), byte_level(chat=True), [replace(prompts[0], states=((1, 99),))])
+
+
 @pytest.mark.parametrize("site", ["attn_out", "mlp_out"])
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "opt"])
 def test_states_may_come_from_attention_and_mlp(kind, site):

@@ -254,7 +254,7 @@ GOOD = Cell("resid_post", 1, 0, 1)
         (
             Cell("resid_pst", 1, 0, 1),
             "unknown site 'resid_pst'; did you mean 'resid_post'? "
-            "Allowed: resid_post, attn_out, mlp_out, heads, neurons, attention",
+            "Allowed: resid_post, attn_out, mixer_out, mlp_out, heads, neurons, attention",
         ),
         (Cell("resid_post", 6, 0, 1), "token 6 does not exist; this prompt has tokens 0 to 5"),
         (Cell("resid_post", -1, 0, 1), "token -1 does not exist; this prompt has tokens 0 to 5"),

@@ -21,7 +21,7 @@ from reference.toy_tokenizers import byte_level
 from reference.tracing import recorded, run
 
 PROMPT, SUBJECT = "The Eiffel Tower is in", "Eiffel Tower"
-ALL = [name for name, row in MEDIATORS.items() if row.site != "attention"]
+ALL = [name for name, row in MEDIATORS.items() if row.site not in ("attention", "mixer_out")]
 SETTINGS = TraceSettings(samples=2, window=3, seed=3)
 TOKENIZER = byte_level()
 LOGIT = Metric("logit", (5,))

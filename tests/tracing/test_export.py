@@ -95,7 +95,7 @@ def test_any_run_is_written_for_spreadsheets(tmp_path, capsys):
 @pytest.mark.parametrize("options", [[], ["--facts", "f.json", "--spreadsheet", "x.csv"]])
 def test_one_of_the_two_formats_is_asked_for(options, tmp_path, capsys):
     assert run("export", stored(tmp_path / "run", ["known_1"]), *options) == 2
-    assert "give --facts for files of Knowledge-Tracing, or --spreadsheet" in capsys.readouterr().err
+    assert "give one of the three: --facts for files of Knowledge-Tracing" in capsys.readouterr().err
 
 
 def test_a_run_whose_facts_were_all_dropped_says_so(tmp_path, capsys):

@@ -156,7 +156,7 @@ def test_a_mediator_that_is_not_registered_here_is_drawn_by_its_name():
         ({"name": "two words"}, "mediator 'two words': a name is one word of letters, digits and underscores"),
         (
             {"site": "heads"},
-            "mediator 'mine': unknown site 'heads'; Allowed: resid_post, attn_out, mlp_out, attention",
+            "mediator 'mine': unknown site 'heads'; Allowed: resid_post, attn_out, mixer_out, mlp_out, attention",
         ),
         (
             {"pins": (Pin("attention"),)},

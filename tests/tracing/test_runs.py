@@ -23,7 +23,7 @@ from interpret.tracing.facts import sized_for, trace_cells, trace_fact, trace_fa
 from interpret.tracing.inputs import TraceSettings
 from interpret.tracing.noise import embedding_sigma
 from interpret.tracing.tables import trace_grids, trace_peaks, unit_means
-from interpret.tracing.units import trace_units, unit_cells
+from interpret.tracing.units import UnitTraces, trace_units, unit_cells
 from reference.commands import FACT_PROMPTS, fact_rows, json_file, run, run_killed
 from reference.damage import DAMAGES, OUT_OF_MEMORY, cpu_too_large
 
@@ -205,6 +205,28 @@ def test_heads_alone_leave_no_grids_and_the_run_is_resumed(model_folder, tmp_pat
     assert tables[0] == tables[1]
     assert run("figures", str(tmp_path / "whole"), "--output", str(tmp_path / "drawn")) == 0
     assert [file.name for file in (tmp_path / "drawn").glob("*.png")] == ["heads_heatmap.png"]
+
+
+def test_a_report_of_heads_and_neurons_alone_shows_their_table(model_folder, tmp_path, capsys):
+    facts, folder, page = file_of(tmp_path, fact_rows(2)), tmp_path / "run", tmp_path / "page.html"
+    assert run(*arguments(model_folder, facts, folder, "--mediator", "heads", "--mediator", "neurons")) == 0
+    assert run("report", str(folder), "--output", str(page)) == 0
+    assert "Causal trace of single heads and neurons, 2 facts" in page.read_text()
+    shown = UnitTraces(run_folder.read_table(folder / "units.csv", UnitCell))
+    panels = list(shown.view().panels())
+    assert [panel.name for panel in panels] == ["known_0", "known_1"]
+    for panel in panels:
+        drawn = 0
+        of_fact = [row for row in shown if row.name == panel.name]
+        for row in of_fact:
+            if row.mediator == "heads":
+                (grid,) = [one for one in panel.grids if one.title.endswith(f"(token {row.token_idx})")]
+                assert grid.bands[0].values[row.unit, row.layer_idx] == row.indirect_effect
+                drawn += 1
+        assert drawn
+        values = [row.indirect_effect for row in of_fact if row.mediator == "neurons"]
+        (grid,) = [one for one in panel.grids if one.title == "largest effects"]
+        assert np.nanmax(np.abs(grid.bands[0].values)) == max(map(abs, values))
 
 
 def test_a_unit_that_was_not_run_for_a_fact_counts_as_0():
