@@ -39,9 +39,10 @@ test-current: .venv-current/installed
 test-packaging: .venv/installed-for-tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m packaging tests/installation
 
-# The notebooks, from an empty folder, and their outputs.
+# The notebook of scripts/, from an empty folder, and its outputs; then the tutorials, whose outputs are stored in them.
 notebooks: .venv/installed-for-tests
 	$(BIN)/python -m pytest -m notebook tests/integration
+	$(BIN)/python docs/run_tutorials.py
 
 # The documentation, in runs/docs; a warning is an error. It needs no network.
 docs: .venv/installed-for-tests

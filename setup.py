@@ -4,6 +4,7 @@ The distribution is called llm-interpret because another library already install
 interpret: see "Package name conflict" in docs/start/install.md.
 """
 
+import re
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,16 @@ from setuptools import find_namespace_packages, find_packages, setup
 from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
+CITATION = dict(re.findall(r"^([a-z-]+): (\S+)$", (HERE / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE))
+VERSION, REPOSITORY = CITATION["version"], CITATION["repository-code"]
+"""The version, and the address of the repository; both stand in CITATION.cff alone."""
+
+
+def package_page() -> str:
+    """Return the README with absolute links, to the files of this version: a package page has no files beside it."""
+    text = HERE.joinpath("README.md").read_text(encoding="utf-8")
+    text = re.sub(r"(!\[[^\]]*\]\()(?!https?:|#)", rf"\1{REPOSITORY}/raw/v{VERSION}/", text)
+    return re.sub(r"(\]\()(?!https?:|#)", rf"\1{REPOSITORY}/blob/v{VERSION}/", text)
 
 
 class BuildWithExamples(build_py):
@@ -26,10 +37,11 @@ class BuildWithExamples(build_py):
 
 setup(
     name="llm-interpret",
-    version="0.1.0",
+    version=VERSION,
     description="Read and edit the hidden states of Hugging Face language models; the weights stay untouched.",
-    long_description=HERE.joinpath("README.md").read_text(encoding="utf-8"),
+    long_description=package_page(),
     long_description_content_type="text/markdown",
+    url=REPOSITORY,
     license="Apache-2.0",
     python_requires=">=3.11",
     # transformers_files is installed beside install_patch.py, so that the command interpret-patch finds it.
@@ -68,7 +80,7 @@ setup(
         "accelerate": ["accelerate>=0.31"],
         "bitsandbytes": ["bitsandbytes>=0.50"],
         "cluster": ["ray>=2.60,<3"],
-        "docs": ["furo", "myst-parser>=4", "sphinx>=8"],
+        "docs": ["furo", "myst-nb>=1.4", "sphinx>=8"],
         "peft": ["peft>=0.10"],
         "sentencepiece": ["sentencepiece>=0.2", "protobuf>=4.25"],
         # The releases that go with the patch of transformers 4.34.0; its tokenizers have no wheels for Python 3.13.

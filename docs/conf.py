@@ -16,7 +16,7 @@ from interpret.storage.provenance import versions  # noqa: E402
 project = "llm-interpret"
 author = "the authors of llm-interpret"
 release = versions()["llm-interpret"]
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 exclude_patterns = ["README.md"]
 
 # Docstrings are written in the style of Google, with types in the signature.
@@ -32,6 +32,8 @@ maximum_signature_line_length = 100
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
+# The tutorials are shown as they are stored; `make notebooks` runs them.
+nb_execution_mode = "off"
 suppress_warnings = ["ref.python", "misc.highlighting_failure"]
 
 html_theme = "furo"

@@ -5,6 +5,7 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy
 import pandas
 import pytest
 import torch
@@ -46,7 +47,7 @@ def test_all_blocks_are_run_or_theirs():
     kinds = re.findall(r"^```(\S.*)$", TEXT, re.MULTILINE)
     assert set(kinds) == {"python", "python theirs", "sh", "sh theirs", "yaml hparams/llama_config.yaml"}
     assert TEXT.count("\n```") == 2 * len(kinds)
-    assert len(commands()) == 3
+    assert len(commands()) == 4
 
 
 @pytest.fixture
@@ -70,13 +71,33 @@ def test_the_python_blocks_run(tmp_path, monkeypatch):
         "located",
         "experiments",
         "head.png",
+        "flow.png",
     }
     (saved,) = interpret.attribution.Attribution.load("ex_0.json").sequences
     assert len(saved.layer_scores) == 30, "one MLP per layer"
     found = names["test_knowledge_prober"](names["input_ids"], 0, 0)["k_probe"]
     assert (found.n_pairs, found.true_mean) == (1, found.false_mean)
     assert set(names["located"].to_frame()["name"]) == {"fact_0", "fact_1"}
+    assert_the_edit_is_that_of_a_hook(names)
     assert (names["weighted"] == names["one"].scores * names["one"].step_scores["logit_difference"])[:5].all()
+
+
+def assert_the_edit_is_that_of_a_hook(names):
+    """The lines beside those of nnsight give the logits of a plain hook that writes into the output of layer 8."""
+    model, outputs = names["model"], []
+
+    def read(module, inputs, output):
+        outputs.append(output[0] if isinstance(output, tuple) else output)
+
+    def write(module, inputs, output):
+        (output[0] if isinstance(output, tuple) else output)[:, -1] = outputs[0][:, -1]
+
+    hooks = [model.model.layers[5].register_forward_hook(read), model.model.layers[8].register_forward_hook(write)]
+    with torch.no_grad():
+        logits = model(**names["inputs"]).logits
+        stock = [hook.remove() for hook in hooks] and model(**names["inputs"]).logits
+    torch.testing.assert_close(names["logits"], logits)
+    assert not torch.allclose(logits, stock)
 
 
 def test_knowledge_tracing_runs_by_its_configuration(tmp_path, monkeypatch):
@@ -120,6 +141,18 @@ def test_the_script_of_the_fork_is_one_command(tmp_path, monkeypatch):
     assert len(tokens) == n_prompt + 1
     assert tokens[-1] == table["prompt_output"][0]
     assert {int(one) for one in table["token_idx"] if one != ""} == set(range(n_prompt + 1))
+
+
+def test_romes_command_leaves_files_with_its_keys(tmp_path, monkeypatch):
+    answering(saved_model(tmp_path / "model"), FACT_PROMPTS[0][0], " Paris")
+    (tmp_path / "data").mkdir()
+    json_file(tmp_path / "data" / "known_1000.json", fact_rows(1))
+    monkeypatch.chdir(tmp_path)
+    assert run(*arguments(commands()[3], **{"gpt2-xl": tmp_path / "model"})) == 0
+    files = sorted(Path("results/gpt2-xl/grids").glob("*.npz"))
+    assert {str(numpy.load(file)["kind"]) for file in files} == {"", "mlp", "attn"}
+    for key in re.findall(r"`(\w+)`", TEXT.split("with ROME's keys (")[1].split(")")[0]):
+        assert key in numpy.load(files[0])
 
 
 def test_the_other_prompt_of_the_script_has_its_text():

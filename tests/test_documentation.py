@@ -9,6 +9,7 @@ from contextlib import redirect_stdout
 from dataclasses import is_dataclass
 from pathlib import Path
 
+import nbformat
 import pytest
 from typer.main import get_command
 
@@ -31,6 +32,16 @@ GUIDE_PAGES = sorted(page for page in (DOCS / "guide").glob("*.md") if "```pytho
 """The pages of the guide with code."""
 OTHERS = [DOCS / name for name in ("start/first-result.md", "howto/own-model.md", "howto/own-data.md")]
 OTHERS.append(DOCS / "howto/compare-methods.md")
+TUTORIALS = sorted(DOCS.rglob("*.ipynb"))
+"""Their code is run by docs/run_tutorials.py; tests/test_tutorials.py checks what is stored."""
+
+
+def text_of(page: Path) -> str:
+    """The text of a page; of a notebook, that between the code."""
+    if page.suffix == ".md":
+        return page.read_text(encoding="utf-8")
+    cells = nbformat.read(page, as_version=4).cells
+    return "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
 
 
 def python_of(page: Path) -> list[str]:
@@ -92,8 +103,8 @@ def test_all_python_is_run():
 def commands() -> list[tuple[str, str]]:
     """The lines of shell code that call the command, each with its page."""
     found = []
-    for page in PAGES:
-        text = page.read_text(encoding="utf-8")
+    for page in [*PAGES, *TUTORIALS]:
+        text = text_of(page)
         fenced = "\n".join(re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
         indented = "\n".join(re.findall(r"^    (interpret .*)$", text, re.MULTILINE))
         for line in f"{fenced}\n{indented}".replace("\\\n", " ").splitlines():
@@ -115,14 +126,20 @@ def test_every_command_is_one(page, line):
 # ------------------------------------------------------------------------------------------------- links
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(TOP)))
+@pytest.mark.parametrize("page", [*PAGES, *TUTORIALS], ids=lambda page: str(page.relative_to(TOP)))
 def test_every_link_leads_somewhere(page):
-    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    text = re.sub(r"```.*?```", "", text_of(page), flags=re.DOTALL)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         path = target.partition("#")[0]
         made = page.parent.name == "reference" or "/reference/" in f"/{path}"
         if path and not path.startswith("http") and not made:
             assert (page.parent / path).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(TOP)))
+def test_every_picture_says_what_it_shows(page):
+    for words in re.findall(r"!\[([^\]]*)\]", text_of(page)):
+        assert len(words.split()) >= 5, words
 
 
 # ------------------------------------------------------------------------------------------------- the reference

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -10,6 +11,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -20,7 +22,7 @@ EXTRAS = {"accelerate", "bitsandbytes", "cluster", "docs", "peft", "sentencepiec
 MOVED = {
     f"interpret/examples/{Path(name).name}": name
     for name in tracked_files()
-    if name.startswith("examples/") or name.endswith(".ipynb")
+    if name.startswith("examples/") or (name.startswith("scripts/") and name.endswith(".ipynb"))
 }
 """File in the wheel -> file of the repository, where they differ."""
 
@@ -42,11 +44,18 @@ def names(wheel):
 
 
 @pytest.fixture(scope="module")
-def requirements(wheel):
-    """Extra ("" for the base) -> its requirements by name."""
+def metadata(wheel):
+    """The headers of the wheel, and the text of its page."""
     with zipfile.ZipFile(wheel) as file:
-        (metadata,) = [name for name in file.namelist() if name.endswith(".dist-info/METADATA")]
-        lines = file.read(metadata).decode().partition("\n\n")[0].splitlines()
+        (name,) = [name for name in file.namelist() if name.endswith(".dist-info/METADATA")]
+        head, _, page = file.read(name).decode().partition("\n\n")
+    return head, page
+
+
+@pytest.fixture(scope="module")
+def requirements(metadata):
+    """Extra ("" for the base) -> its requirements by name."""
+    lines = metadata[0].splitlines()
     found = {extra: {} for extra in ("", *EXTRAS)}
     assert {line.removeprefix("Provides-Extra: ") for line in lines if line.startswith("Provides-Extra")} == EXTRAS
     for line in lines:
@@ -63,6 +72,19 @@ def test_the_wheel_holds_the_package_the_patch_and_the_examples_and_nothing_else
     assert len(MOVED) >= 5
     assert "interpret/py.typed" in names
     assert any(name.endswith(".css") for name in names)
+
+
+def test_links_of_the_package_page_are_absolute(metadata):
+    head, page = metadata
+    citation = yaml.safe_load((TOP / "CITATION.cff").read_text(encoding="utf-8"))
+    assert f"\nVersion: {citation['version']}\n" in head
+    places = re.findall(r"\]\(([^)\s]+)\)", (TOP / "README.md").read_text(encoding="utf-8"))
+    absolute = re.findall(r"\]\(([^)\s]+)\)", page)
+    assert len(places) == len(absolute) > 10
+    for place, link in zip(places, absolute, strict=True):
+        kind = "raw" if place.endswith(".png") else "blob"
+        own = f"{citation['repository-code']}/{kind}/v{citation['version']}/{place}"
+        assert link == (place if place.startswith(("https://", "#")) else own)
 
 
 def test_examples_are_in_the_wheel_as_they_are_in_the_repository(wheel):
