@@ -35,6 +35,7 @@ def lens_figure(averages: Sequence[LensAverage]) -> Figure:
         headline=f"Lenses by layer, n={n} prompt{'s'[: n != 1]}" + "; shaded: 95% intervals" * (n > 1),
     )
     figure.axes[1].set_yscale("symlog", linthresh=LINEAR_BELOW)
+    figure.axes[1].set_ylim(bottom=0)
     return figure
 
 
