@@ -26,8 +26,9 @@ import interpret
 from interpret.sweep import Metric, grid, run_sweep
 
 HEAD_WIDTH = 64
-FLAT = 1.05
-"""Peak memory with 16 prompts may be this many times that with 4."""
+FLAT = 1.25
+"""Peak memory with 16 prompts may be this many times that with 4: oneDNN keeps a kernel for each shape of a product, up
+to 1,024 of them, and the allocator keeps memory that was freed."""
 
 
 @dataclass(frozen=True)
