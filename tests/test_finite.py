@@ -34,10 +34,10 @@ from interpret.probing.knowledge_prober import KnowledgeProber, ranked_effects
 from interpret.probing.neurons import neuron_values
 from interpret.probing.top_inputs import top_activating
 from interpret.records import TraceCell
-from interpret.selfie import decoding
 from interpret.selfie.readings import KeptReadings, State, log_gain, read, read_nothing
 from interpret.selfie.settings import Settings
 from interpret.selfie.templates import InterpretationPrompt
+from interpret.slots import decoding
 from interpret.slots.decoding import prime
 from interpret.stats import average, finite_mean, largest, rank_correlation
 from interpret.storage import run_folder

@@ -64,7 +64,7 @@ def surgery(bench: Bench) -> Exactness:
 def trace(bench: Bench) -> Exactness:
     """Log-probabilities of the answer in restored runs of every mediator, at a token of the subject and at the last."""
     fact = fact_of(bench, n_tokens=9)
-    restoring = [mediator for mediator in MEDIATORS.values() if mediator.acts_on == "corrupted"]
+    restoring = [one for one in MEDIATORS.values() if one.acts_on == "corrupted" and one.name != "mixer_out"]
     of_each = [mediator.cells(fact.n_tokens, bench.shape.layers, 3) for mediator in restoring]
     cells = [cell for some in of_each for cell in _few([cell for cell in some if cell.token in (2, 8)], 8)]
     found = run_sweep(bench.model, fact.corrupted, fact.clean, cells, {"p": Metric("probability", (fact.answer,))})

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import torch
 import transformers
-from tokenizers import Tokenizer
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -200,7 +199,7 @@ def open_converted_tokenizer(folder: Path, config: PretrainedConfig) -> PreTrain
         ModelError: as ``open_tokenizer`` raises.
     """
     tokenizer = open_tokenizer(str(folder), {}, config)
-    tokenizer._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer._tokenizer = type(tokenizer.backend_tokenizer).from_file(str(folder / "tokenizer.json"))
     return tokenizer
 
 

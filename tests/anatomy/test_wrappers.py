@@ -166,7 +166,7 @@ def test_what_is_not_wrapped_is_returned_as_it_is(llama):
     assert unwrapped(layer) is layer
 
 
-INNER = {"interpret.anatomy", "interpret.attribution.steps", "interpret.engine"}
+INNER = {"interpret.anatomy", "interpret.attribution.steps", "interpret.engine", "interpret.slots"}
 """Packages whose functions analyses call with the model inside."""
 
 

@@ -165,6 +165,12 @@ for name, mediators in (("trace_mediators", [*OF_ATTENTION, "attn_knockout:itsel
             model, TOKENIZER, PROMPT, SUBJECT, mediators=mediators, settings=SETTINGS
         ),
     )
+call(
+    "trace_by_metric",
+    lambda model: interpret.tracing.trace_by_metric(
+        model, TOKENIZER, PROMPT, SUBJECT, mediators=["hidden"], metrics=["logit", "rank"], settings=SETTINGS
+    ),
+)
 for heads in (None, [(1, 0), (2, 1)]):
     call(
         f"knockout (heads {heads})",
@@ -326,6 +332,24 @@ def probed(model: PreTrainedModel) -> Any:
     with prober.intervene((1, 3), scale=2.0, column=1):
         changed = logits(model)
     return changed, prober.scan(PAIRS, [0, 2], n_permutations=50), prober.polysemantic_score(1, 5)
+
+
+@calling("train_lens")
+def lens_trained(model: PreTrainedModel) -> Any:
+    with TemporaryDirectory() as folder:
+        text, run = Path(folder) / "text.txt", Path(folder) / "lens"
+        text.write_text(" ".join(TEXTS * 20))
+        quick = {"steps": 2, "batch_size": 1, "length": 8, "lr": 1e-5, "progress": False}
+        interpret.probing.train_lens(model, TOKENIZER, text, run, **quick)
+        maps = interpret.probing.load_tuned_lens(model, run)
+        return interpret.probing.tuned_lens(model, cached(model), maps, top=1)
+
+
+@calling("fact_page")
+def fact_page(model: PreTrainedModel) -> Any:
+    settings = interpret.factpages.FactSettings(samples=2, cells=("last,1",))
+    page = interpret.fact_page(model, TOKENIZER, PROMPT, SUBJECT, settings=settings)
+    return page.to_frame(), page.details
 
 
 # Control, and what a model says.

@@ -24,6 +24,10 @@ WITHIN_OTHERS = {
     "plan_sources",
     "norm_figure",
     "read_answer",
+    "load_tuned_lens",
+    "tuned_lens",
+    "expert_of",
+    "neuron_of",
 }
 
 

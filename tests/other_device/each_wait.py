@@ -17,9 +17,9 @@ from interpret.attribution.steps.functions import probability
 from interpret.attribution.steps.step import Step
 from interpret.engine.recording import record_run
 from interpret.engine.trunk import trunk_of
-from interpret.selfie import decoding
 from interpret.selfie.readings import are_finite, insertion
 from interpret.selfie.settings import Settings
+from interpret.slots import decoding
 from interpret.slots.decoding import Start, prime, score, score_plain, start_inserted, write
 from interpret.surgery.hooks import applied
 from interpret.surgery.plan import plan_surgery
