@@ -82,8 +82,8 @@ def read(metrics: Sequence[Metric], logits: Tensor) -> Tensor:
         if metric.foil is not None:
             value = value - in_float64(_chosen(logits, metric.foil[-m:]))
         elif metric.kind == "rank":
-            value = in_float64(1 + (logits[:, -m:] > chosen[..., None]).sum(dim=-1))
-            value = value.masked_fill(chosen.isnan(), float("nan"))
+            rank = in_float64(1 + (logits[:, -m:] > chosen[..., None]).sum(dim=-1))
+            value = rank.masked_fill(value.isnan(), float("nan"))
         elif metric.kind != "logit":
             total = in_float64(torch.logsumexp(logits, dim=-1)) if total is None else total
             value = value - total[:, -m:]

@@ -348,7 +348,7 @@ def lens_trained(model: PreTrainedModel) -> Any:
 @calling("fact_page")
 def fact_page(model: PreTrainedModel) -> Any:
     settings = interpret.factpages.FactSettings(samples=2, cells=("last,1",))
-    page = interpret.fact_page(model, TOKENIZER, PROMPT, SUBJECT, settings=settings)
+    page = interpret.fact_page(model, TOKENIZER, PROMPT, SUBJECT, "Paris", settings=settings)
     return page.to_frame(), page.details
 
 
