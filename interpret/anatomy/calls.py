@@ -188,9 +188,12 @@ def first_layer_input(anatomy: Anatomy, embeddings: Tensor, column: int) -> Tens
     given = dict[str, Any]()
     if column:
         past = blank_past(len(anatomy.layers), len(embeddings), column, embeddings)
-        # BioGPT of transformers 4.34.0 numbers the tokens of the mask, and its default has no columns for the cache.
-        mask = embeddings.new_ones(len(embeddings), column + embeddings.shape[1], dtype=torch.long)
-        given = {**with_cache(anatomy.trunk.forward, past), "attention_mask": mask}
+        given = with_cache(anatomy.trunk.forward, past)
+        if isinstance(past, tuple) and anatomy.trunk.config.model_type == "biogpt":
+            # It numbers the tokens of the mask, and its default mask in transformers 4.34.0 has none of the cache.
+            # Others would wait for the GPU to find out that the mask hides nothing.
+            mask = embeddings.new_ones(len(embeddings), column + embeddings.shape[1], dtype=torch.long)
+            given = {**given, "attention_mask": mask}
     with Changes() as change, change, suppress(_StopError):
         change.before(anatomy.layers[0], stop)
         anatomy.trunk(inputs_embeds=embeddings.clone(), use_cache=False, **given)
