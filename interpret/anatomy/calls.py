@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from interpret.anatomy.anatomy import Anatomy, check_is_model, text_config
 from interpret.anatomy.changes import Changes
-from interpret.errors import InputError, UnsupportedModelError
+from interpret.errors import InputError
 
 
 def longest_text(model: PreTrainedModel) -> int:
@@ -178,9 +178,6 @@ def first_layer_input(anatomy: Anatomy, embeddings: Tensor, column: int) -> Tens
     """Return the input of layer 0, [B, N, D], for word embeddings, [B, N, width], from column ``column`` on.
 
     The model's own code prepares a pass, which is stopped before the layer.
-
-    Raises:
-        UnsupportedModelError: for BioGPT of transformers 4.34.0, if ``column`` is not 0.
     """
     seen: list[Tensor] = []
 
@@ -191,13 +188,12 @@ def first_layer_input(anatomy: Anatomy, embeddings: Tensor, column: int) -> Tens
     given = dict[str, Any]()
     if column:
         past = blank_past(len(anatomy.layers), len(embeddings), column, embeddings)
-        if isinstance(past, tuple) and anatomy.trunk.config.model_type == "biogpt":
-            # Its default mask has no columns for the cache, and with one, texts differ from those of whole passes.
-            raise UnsupportedModelError(
-                f"BioGPT of transformers {transformers.__version__} cannot continue a text from its middle; a current "
-                "transformers can"
-            )
         given = with_cache(anatomy.trunk.forward, past)
+        if isinstance(past, tuple) and anatomy.trunk.config.model_type == "biogpt":
+            # It numbers the tokens of the mask, and its default mask in transformers 4.34.0 has none of the cache.
+            # Others would wait for the GPU to find out that the mask hides nothing.
+            mask = embeddings.new_ones(len(embeddings), column + embeddings.shape[1], dtype=torch.long)
+            given = {**given, "attention_mask": mask}
     with Changes() as change, change, suppress(_StopError):
         change.before(anatomy.layers[0], stop)
         # A copy, because CTRL scales what it is given in place.

@@ -50,6 +50,8 @@ def test_every_row_equals_full_forward_passes(kind, settings):
                 states = model(torch.tensor([ids]), output_hidden_states=True).hidden_states
                 if kind.endswith(("mamba", "mamba2")) and row.layer_idx < L:  # these collect the outputs of layers
                     states = [model.get_input_embeddings()(torch.tensor([ids])), *states]
+                if kind == "biogpt" and row.site == "final_norm":  # 4.34.0 collects the state before this norm
+                    states = [*states[:-1], model.base_model(torch.tensor([ids]))[0]]
             state = states[row.layer_idx][0, row.token_idx]
         template = by_name[row.repeat_prompt_name]
         ids, p_with, p_without = reference_reading(model, template, state, settings, settings.insertion_layer)
@@ -58,7 +60,7 @@ def test_every_row_equals_full_forward_passes(kind, settings):
         assert row.interpretation_prob == pytest.approx(p_with, abs=near)
         assert row.probability_without_insertion == pytest.approx(p_without, abs=near)
         signed = [one - other for one, other in zip(p_with, p_without, strict=True)]
-        assert row.signed_relevancy == pytest.approx(signed, abs=near)
+        assert row.signed_relevancy == pytest.approx(signed, abs=2 * near)  # of two probabilities
         assert row.interpretation_weights == [abs(value) for value in row.signed_relevancy]
         assert all(0 <= p <= 1 for p in row.interpretation_prob + row.probability_without_insertion)
         texts.add(row.interpretation_text)
