@@ -63,8 +63,8 @@ class Interpretation:
     gain_over_text: float | None
     """Mean of ln(P_with / P with the prompt's own text) over the G tokens, likewise."""
     says_nothing: bool | None
-    """Whether the interpretation holds no words, or only one word or phrase, three times or more; None for a failed
-    row."""
+    """Whether the interpretation holds no words, or only one word or phrase, three times or more, perhaps after a short
+    beginning; None for a failed row."""
     says_more_than_controls: bool | None
     """Whether the text says something and all gains are above 0: it is more likely with its own state inserted than
     under each control."""

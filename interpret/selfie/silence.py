@@ -13,6 +13,8 @@ FEWEST_WORDS = 3
 """How often words are repeated in a text that says nothing. Twice is ordinary language: Walla Walla, 妈妈."""
 FEWEST_LETTERS = 4
 """How often letters are repeated in a text that says nothing, as in "isisisis". Three times is: 777, www."""
+LONGEST_BEGINNING = 1 / 8
+"""How many words may stand before words that are repeated, as a share of these: "The Tower Tower Tower ..."."""
 _PICTURES = ((0x2600, 0x27BF), (0x1F000, 0x1FAFF))
 """Unicode blocks of pictures that say something by themselves, such as ☀ and 🍕; other symbols count as punctuation."""
 
@@ -20,16 +22,22 @@ _PICTURES = ((0x2600, 0x27BF), (0x1F000, 0x1FAFF))
 def says_nothing(text: str) -> bool:
     """Tell whether a text has no words, or consists of one word or phrase three times or more.
 
-    Case, whitespace and punctuation do not matter, and the last repetition may be incomplete. Every character of
-    scripts without spaces counts as a word, and so does every emoji. Nor does a text say anything whose letters,
-    without the spaces, are the same ones four times or more.
+    Case, whitespace and punctuation do not matter, the last repetition may be incomplete, and a few words may stand
+    before a long repetition. Every character of scripts without spaces counts as a word, and so does every emoji. Nor
+    does a text say anything whose letters, without the spaces, are the same ones four times or more.
 
     >>> says_nothing(" ..."), says_nothing("is is is is"), says_nothing("哈哈哈"), says_nothing("the city of Paris")
     (True, True, True, False)
     """
     words = _words(normalize("NFKC", text).casefold())
     letters = "".join(words)
-    return len(words) >= FEWEST_WORDS * _period(words) or len(letters) >= FEWEST_LETTERS * _period(letters)
+    return _repeats(words) or len(letters) >= FEWEST_LETTERS * _period(letters)
+
+
+def _repeats(words: Sequence[str]) -> bool:
+    """Return whether words are repeated often enough, from a beginning on that is short enough."""
+    starts = range(1 + int(len(words) * LONGEST_BEGINNING / (1 + LONGEST_BEGINNING)))
+    return any(len(words) - start >= FEWEST_WORDS * _period(words[start:]) for start in starts)
 
 
 def _words(text: str) -> list[str]:

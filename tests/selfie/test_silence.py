@@ -50,6 +50,13 @@ def test_so_do_characters_over_and_over_in_scripts_without_spaces(phrase, times,
     assert says_nothing(between.join([phrase] * times))
 
 
+@pytest.mark.parametrize("before", ["The", "The Tower of London is a"])
+def test_a_short_beginning_does_not_matter_before_a_long_repetition(before):
+    n_before = len(before.split())
+    assert says_nothing(before + " Tower" * 8 * n_before)
+    assert not says_nothing(before + " Tower" * (8 * n_before - 1))
+
+
 @given(WORDS, st.integers(FEWEST_LETTERS, 9))
 def test_so_does_a_token_over_and_over_without_spaces(word, times):
     assert says_nothing(word * times)
