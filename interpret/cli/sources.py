@@ -86,7 +86,8 @@ class TargetOption:
     target: Annotated[
         str | None,
         typer.Option(
-            help="What follows --prompt, such as Paris, read as it is given; a space is added only between two words."
+            help="What follows --prompt, such as Paris, read as it is given; a space is added only before a word, "
+            "after another word or a comma."
         ),
     ] = None
 

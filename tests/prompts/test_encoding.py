@@ -107,9 +107,21 @@ def test_a_word_piece_tokenizer_is_refused():
         ("cafe", "\u0301 au lait", "cafe\u0301 au lait"),
         ("नमस्त", "े", "नमस्ते"),
         ("スーパー", "is", "スーパーis"),
+        ("Italy's capital,", "Rome", "Italy's capital, Rome"),
+        ('His position is that of a "superior"', "pope", 'His position is that of a "superior" pope'),
+        ('He said "', "Yes", 'He said "Yes'),
+        ("The capital:", "Rome", "The capital: Rome"),
+        ("It is far away.", "We walk", "It is far away. We walk"),
+        ("np.", "array", "np.array"),
+        ("It costs 1,", "000", "It costs 1,000"),
+        ("At 10:", "30", "At 10:30"),
+        ("In 1961,", "Rome", "In 1961, Rome"),
+        ("f(", "x", "f(x"),
+        ("法国的首都，", "巴黎", "法国的首都，巴黎"),
+        ("عاصمة فرنسا،", "باريس", "عاصمة فرنسا، باريس"),
     ],
 )
-def test_a_space_is_added_only_between_two_words_of_scripts_with_spaces(prompt, words, expected):
+def test_a_space_is_added_only_before_a_word_of_a_script_with_spaces(prompt, words, expected):
     assert joined(prompt, words) == expected
 
 
