@@ -4,9 +4,9 @@ python -m benchmarks.needs                        # the table of benchmarks/READ
 python -m benchmarks.needs --measure demo         # memory and time of each command, in a process of its own
 
 Memory is the sum of the libraries, the weights, and the largest set of values that is held at once: logits, keys and
-values, and for gradients the values inside the layers. Time is the larger of two: arithmetic, at the rate of large
-matrix products, and reading all weights once per pass, at the rate of memory. Opening the model is not included.
-Attention scores are left out: they are small for prompts of some ten tokens.
+values, and for gradients the values inside the layers. Time is the sum of a constant, of arithmetic at the rate of large
+matrix products, of reading all weights once per pass at the rate of memory, and of a constant for each neuron that is
+scored. Opening the model is not included. Attention scores are left out: they are small for prompts of some ten tokens.
 """
 
 import argparse
@@ -21,8 +21,12 @@ from time import perf_counter
 
 FLOAT32 = 4
 """Bytes per value."""
-LIBRARIES = 0.5e9
+LIBRARIES = 0.6e9
 """Bytes of Python with torch and transformers."""
+STARTING = 1.5
+"""Seconds that a command takes for what it imports once the model is opened, and for its files."""
+PER_NEURON = 0.12e-3
+"""Seconds for the p-values of a neuron, and for writing and reading its row of the table."""
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
@@ -80,7 +84,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Work:
-    """What one unit of a command (a prompt, a fact, a pair of texts) computes and holds."""
+    """What one unit of a command (a prompt, a fact, or 32 pairs of texts) computes and holds."""
 
     layer_tokens: float
     """Number of (token, layer) pairs that are computed; a backward pass counts like a forward pass."""
@@ -94,9 +98,11 @@ class Work:
     """Largest number of tokens whose keys and values are held."""
     graph_tokens: float = 0.0
     """Number of tokens whose values inside the layers are held for a backward pass."""
+    neurons: float = 0.0
+    """Number of neurons that are scored."""
 
 
-def works(shape: Shape, tokens: int = 10, noise: int = 10, new: int = 30, states: int = 64) -> dict[str, Work]:
+def works(shape: Shape, tokens: int = 10, noise: int = 10, new: int = 30, states: int = 54) -> dict[str, Work]:
     """Return the work of one unit of each command, with its default settings where none is named.
 
     Args:
@@ -108,16 +114,16 @@ def works(shape: Shape, tokens: int = 10, noise: int = 10, new: int = 30, states
     """
     whole = tokens * shape.layers
     return {
-        # Every state is decoded, and its text scored without the state.
+        # Every state is decoded, and its text scored without the state, and by the controls.
         "selfie": Work(
-            2 * states * new * shape.layers, 2 * states * new, 2 * new, states, held_tokens=2 * states * new
+            4 * states * new * shape.layers, 3 * states * new, 4 * new, states, held_tokens=2 * states * new
         ),
         # A cell at token t and layer l computes the tokens from t on in the layers after l, for every noise sample.
         "trace (hidden)": traced(shape, tokens, 1, noise),
         "locate": Work(3 * whole, 3, 3, 3, graph_tokens=tokens),  # the filter, then forward and backward
         "attribute (1 token)": Work(3 * whole, 3, 3, 3, graph_tokens=tokens),  # written, then forward and backward
         "probe lens": Work(whole, shape.layers + 1, 1, 2 * (shape.layers + 1)),
-        "probe neurons": Work(2 * whole, 0, 2, 2),  # a true and a false text
+        "probe neurons (32 pairs)": Work(64 * whole, 0, 8, 2, neurons=shape.layers * shape.inner),
     }
 
 
@@ -130,9 +136,10 @@ def traced(shape: Shape, tokens: int, first: int, noise: int) -> Work:
 
 
 def seconds(shape: Shape, work: Work, machine: Machine, bytes_per_weight: float = FLOAT32) -> float:
-    """Return the time of a unit: of its arithmetic, or of reading the weights, whichever takes longer."""
+    """Return the time of a command for one unit."""
     flops = 2 * (work.layer_tokens * shape.layer_weights + work.logits * shape.unembedding)
-    return max(flops / machine.flops, work.passes * shape.weights * bytes_per_weight / machine.bandwidth)
+    read = work.passes * shape.weights * bytes_per_weight
+    return STARTING + flops / machine.flops + read / machine.bandwidth + work.neurons * PER_NEURON
 
 
 def memory(shape: Shape, work: Work, bytes_per_weight: float = FLOAT32) -> float:
@@ -183,7 +190,7 @@ def commands(folder: Path) -> dict[str, list[object]]:
         "locate": ["locate", *facts],
         "attribute (1 token)": ["attribute", "--prompt", "The Eiffel Tower is in the city of", "--new-tokens", 1],
         "probe lens": ["probe", "lens", "--examples", one],
-        "probe neurons": ["probe", "neurons", "--pairs", EXAMPLES / "pairs.json"],
+        "probe neurons (32 pairs)": ["probe", "neurons", "--pairs", EXAMPLES / "pairs.json"],
     }
 
 

@@ -12,8 +12,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 DOCUMENT = (BENCHMARKS / "README.md").read_text()
-MEMORY, TIME = 0.25, 0.35
-"""Largest relative difference between computed and measured."""
+MEMORY, TIME = 0.25, 0.4
+"""Largest relative difference between measured and computed."""
+SECONDS = 8
+"""A difference between times that does not count: a command of a single pass is mostly its start."""
 
 
 @pytest.fixture(scope="module")
@@ -47,24 +49,27 @@ def test_weights_are_those_of_a_model_of_this_shape(number: int, needs: ModuleTy
     assert shape.weights == pytest.approx(total, rel=1e-3)
 
 
-def test_the_memory_that_was_measured_is_the_computed_one(needs: ModuleType) -> None:
+def test_what_was_measured_is_what_is_computed(needs: ModuleType) -> None:
     shapes = {shape.name: shape for shape in needs.SHAPES}
-    rows = re.findall(r"^\| (\S+) \| ([^|]+) \| ([\d.]+) \| ([\d.]+) \|$", DOCUMENT, re.MULTILINE)
-    rows = [row for row in rows if row[0] in shapes]
-    assert {row[0] for row in rows} >= {"SmolLM2-135M", "Qwen2.5-1.5B"}
-    for name, command, measured, shown in rows:
-        computed = needs.memory(shapes[name], needs.works(shapes[name])[command]) / 1e9
-        assert float(shown) == pytest.approx(computed, abs=0.005)
-        assert computed == pytest.approx(float(measured), rel=MEMORY), (name, command)
+    number = r" ([\d.]*) ?\|"
+    rows = re.findall(rf"^\| (\S+) \| ([^|]+) \|{number * 4}$", DOCUMENT, re.MULTILINE)
+    assert {(row[0], row[1]) for row in rows} == {
+        (shape.name, command) for shape in needs.SHAPES[:2] for command in needs.works(shape)
+    }
+    for name, command, size, shown_size, elapsed, shown_time in rows:
+        work = needs.works(shapes[name])[command]
+        memory, seconds = needs.memory(shapes[name], work) / 1e9, needs.seconds(shapes[name], work, needs.Machine())
+        assert float(shown_size) == pytest.approx(memory, abs=0.005)
+        assert float(shown_time) == pytest.approx(seconds, abs=0.05)
+        assert not size or memory == pytest.approx(float(size), rel=MEMORY), (name, command)
+        assert float(elapsed) == pytest.approx(seconds, rel=TIME, abs=SECONDS), (name, command)
 
 
-def test_the_times_of_the_other_benchmarks_are_the_computed_ones(needs: ModuleType) -> None:
+def test_the_times_of_traces_in_another_benchmark_are_the_computed_ones(needs: ModuleType) -> None:
     shape, machine = needs.SHAPES[0], needs.Machine()
     traces = re.findall(r"^\| hidden \| (\d+) \((\d+)\) \|[^|]*\|[^|]*\| ([\d.]+) s", DOCUMENT, re.MULTILINE)
     assert len(traces) == 3
     for tokens, first, measured in traces:
-        computed = needs.seconds(shape, needs.traced(shape, int(tokens), int(first), 10), machine)
+        traced = needs.traced(shape, int(tokens), int(first), 10)
+        computed = needs.seconds(shape, traced, machine) - needs.STARTING
         assert computed == pytest.approx(float(measured), rel=TIME)
-    ((states, measured),) = re.findall(r"fp32 \| (\d+) \| [\d.]+ s \| ([\d.]+) s", DOCUMENT)
-    selfie = needs.works(shape, states=int(states))["selfie"]
-    assert needs.seconds(shape, selfie, machine) == pytest.approx(float(measured), rel=TIME)
