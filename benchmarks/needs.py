@@ -4,9 +4,10 @@ python -m benchmarks.needs                        # the table of benchmarks/READ
 python -m benchmarks.needs --measure demo         # memory and time of each command, in a process of its own
 
 Memory is the sum of the libraries, the weights, and the largest set of values that is held at once: logits, keys and
-values, and for gradients the values inside the layers. Time is the sum of a constant, of arithmetic at the rate of large
-matrix products, of reading all weights once per pass at the rate of memory, and of a constant for each neuron that is
-scored. Opening the model is not included. Attention scores are left out: they are small for prompts of some ten tokens.
+values, and for gradients the values inside the layers. Time is the sum of a constant, of arithmetic at the rate of
+large matrix products, of reading all weights once per pass at the rate of memory, and of a constant for each neuron
+that is scored. Opening the model is not included. Attention scores are left out: they are small for prompts of some
+ten tokens.
 """
 
 import argparse
