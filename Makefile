@@ -81,6 +81,7 @@ bench: .venv/installed
 	$(BIN)/python -m benchmarks.bench_attribution
 	$(BIN)/python -m benchmarks.bench_probing
 	$(BIN)/python -m benchmarks.bench_growth
+	$(BIN)/python -m benchmarks.bench_fact
 
 # Everything that a GPU should show, in TO. Nothing is installed: PYTHON is one that has torch and transformers.
 gpu:

@@ -1,7 +1,6 @@
 // Readout and keyboard navigation in the heat maps of a result. The page shows every number without this script too.
-"use strict";
 
-const readout = document.getElementById("readout");
+const readout = byId("readout");
 const MOVES = {
   ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1],
   Home: [0, -Infinity], End: [0, Infinity], PageUp: [-Infinity, 0], PageDown: [Infinity, 0],

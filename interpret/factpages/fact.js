@@ -1,4 +1,3 @@
-"use strict";
 // Draws the maps of the fact in <script id="data"> and moves the selected cell, a (token, layer), in all views.
 
 const data = JSON.parse(byId("data").textContent);
@@ -13,17 +12,6 @@ const grids = []; // { table, frame, cells: [token][layer], tokens: headings, la
 const state = { token: data.start[0], layer: data.start[1] };
 
 // ---- Helpers
-
-function byId(id) { return document.getElementById(id); }
-
-function element(tag, properties = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(properties)) {
-    if (name in made) made[name] = value; else made.setAttribute(name, value);
-  }
-  made.append(...children.filter(child => child !== null));
-  return made;
-}
 
 function within(value, count) { return Math.max(0, Math.min(count - 1, value)); }
 

@@ -1,7 +1,6 @@
-"use strict";
 // Sorts the table of facts by the column of a button; a second press reverses the order.
 
-const table = document.getElementById("facts");
+const table = byId("facts");
 
 function valueOf(row, column) {
   const cell = row.cells[column];

@@ -47,6 +47,7 @@ def fact_page_pieces(
     fact, identity = details["fact"], manifest.get("identity", {})
     before, subject, after = _around(fact)
     steps = recipes(details, identity)
+    size = f"{len(grids.tokens)} token{'s'[: len(grids.tokens) != 1]} × {grids.n_layers} layers"
     yield from page_pieces(
         __package__,
         "fact",
@@ -57,9 +58,7 @@ def fact_page_pieces(
         after=after,
         fact=fact,
         model=model_name(manifest),
-        summary=" · ".join(
-            filter(None, [model_name(manifest), f"{len(grids.tokens)} tokens × {grids.n_layers} layers"])
-        ),
+        summary=" · ".join(filter(None, [model_name(manifest), size])),
         estimated=_estimated(cells),
         answer=details["answer"],
         answer_sentence=answer_sentence(details),

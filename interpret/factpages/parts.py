@@ -1,13 +1,14 @@
 """The parts of a fact page: what each method says of one fact, as JSON values that a run folder stores.
 
-Every part is a call of the package of its method, with the numbers of that call. The parts of a fact share its tokens
-and the states of its clean run (``FactRuns``); all facts share the size of the noise and the run of the interpretation
-prompt. Shapes: T tokens, L layers. All cells are about the outputs of layers.
+Every part is a call of the package of its method, with the numbers of that call. The parts of a fact share its tokens,
+the states of its clean run, and the clean and corrupted runs that sweeps patch (``FactRuns``); all facts share the size
+of the noise and the run of the interpretation prompt. Shapes: T tokens, L layers. All cells are about the outputs of
+layers.
 """
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -39,6 +40,7 @@ from interpret.records import EXACT, FactCell
 from interpret.selfie.rows import Interpreter, check_request
 from interpret.selfie.sources import Source
 from interpret.storage.parts import StoredParts
+from interpret.sweep.kept_runs import KeptRuns
 from interpret.tracing.calls import trace_mediators
 from interpret.tracing.inputs import TraceInputs, TraceSettings, trace_inputs
 from interpret.tracing.knockouts import knockout
@@ -72,6 +74,8 @@ class FactRuns:
     """Number of interpretations generated together."""
     stored: StoredParts
     """Stores each batch of interpretations."""
+    kept: KeptRuns = field(default_factory=KeptRuns)
+    """The clean and the corrupted runs, which tracing, knockouts, heads and neurons share."""
 
     @property
     def fact(self) -> Fact:
@@ -115,7 +119,7 @@ def answer_part(runs: FactRuns, earlier: Mapping[str, Json]) -> Json:
     inputs = runs.inputs
     answer, foil = inputs.answer_ids[0], _foil_id(runs)
     followed = [answer] if foil is None else [answer, foil]
-    frame = logit_lens(runs.model, runs.states, followed, top=1, positions=None)
+    frame = logit_lens(runs.model, runs.states, followed, top=NEXT_TOKENS, positions=None)
     own = frame[frame["token_id"] == answer].drop_duplicates(["position", "layer"])
     likeliest = frame.drop_duplicates(["position", "layer"])
     n_tokens = len(inputs.tokens.ids)
@@ -126,8 +130,7 @@ def answer_part(runs: FactRuns, earlier: Mapping[str, Json]) -> Json:
         "token_probability": likeliest["probability"],
     }
     lens = {name: column.to_numpy().reshape(n_tokens, -1)[:, 1:].tolist() for name, column in grids.items()}
-    said = logit_lens(runs.model, runs.states, followed, top=NEXT_TOKENS, positions=[-1])
-    said = said[said["layer"] == said["layer"].max()]
+    said = frame[(frame["layer"] == frame["layer"].max()) & (frame["position"] == n_tokens - 1)]
     return {
         "lens": lens | {"token": [[_piece(runs, one) for one in row] for row in lens["token_id"]]},
         "next": [
@@ -288,6 +291,7 @@ def _units(runs: FactRuns, site: UnitSite, top: int | None) -> Json:
 
 def interpretation_part(runs: FactRuns, earlier: Mapping[str, Json]) -> Json:
     """Return the interpretations of the states at the peaks of the other methods and at the chosen cells."""
+    runs.kept.clear()  # nothing after this is traced, and interpretations need the memory
     prompt = Prompt(runs.fact.name, runs.fact.prompt, raw=runs.settings.chat_template is None)
     # The output of layer l is the input of layer l + 1; that of the last layer is read after the final norm.
     pairs = [(layer + 1, token) for token, layer in interpreted_cells(runs, earlier)]
@@ -351,7 +355,7 @@ def found_part(part: Part, runs: FactRuns, earlier: Mapping[str, Json]) -> Json:
         UnsupportedModelError: likewise.
     """
     try:
-        with counted_once():
+        with counted_once(), runs.kept.shared():
             found = unless_too_large(partial(part.find, runs, earlier))
         if found is None:
             raise ModelError(f"the fact {TOO_LARGE}")

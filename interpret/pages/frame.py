@@ -1,8 +1,9 @@
 """Assemble self-contained HTML pages from templates, styles and scripts.
 
 ``base.html`` is the frame of every page, with a content security policy that allows only the page's own style and
-script; ``base.css`` holds the common style, light and dark; ``parts.html`` holds shared template macros. A page has
-three files in its package: a template that extends ``base.html``, a style appended to ``base.css``, and a script.
+script; ``base.css`` holds the common style, light and dark, ``base.js`` the common functions; ``parts.html`` holds
+shared template macros. A page has three files in its package: a template that extends ``base.html``, and a style and a
+script appended to ``base.css`` and ``base.js``.
 """
 
 import base64
@@ -35,7 +36,7 @@ def page_pieces(package: str, name: str, *, more_style: str = "", **values: Any)
         return _file(HERE if file in SHARED else package, file)
 
     style = _file(HERE, "base.css") + _file(package, f"{name}.css") + more_style
-    script = _file(package, f"{name}.js")
+    script = _file(HERE, "base.js") + _file(package, f"{name}.js")
     environment = Environment(
         loader=FunctionLoader(template),
         autoescape=True,

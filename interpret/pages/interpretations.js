@@ -1,4 +1,3 @@
-"use strict";
 // Draws the records in <script id="data">: one prompt and one interpretation prompt at a time, layers down, tokens
 // across. `state` holds every choice of the reader; each handler changes it and redraws the parts that depend on it.
 
@@ -40,17 +39,6 @@ const SILENT = "∅"; // marks texts without words, or of one word or phrase ove
 const state = { prompt: 0, template: 0, shade: "mean", hidden: new Set(), layer: null, token: null, open: false };
 
 // ---- Helpers
-
-function byId(id) { return document.getElementById(id); }
-
-function element(tag, properties = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(properties)) {
-    if (name in made) made[name] = value; else made.setAttribute(name, value);
-  }
-  made.append(...children.filter(child => child !== null));
-  return made;
-}
 
 function distinct(values) {
   return [...new Set(values)].sort((a, b) => (a ?? -1) - (b ?? -1));

@@ -26,7 +26,7 @@ def tokenised(
 
     Raises:
         InputError: if the prompt or the subject is not a string, the subject does not occur in the prompt, it occurs
-            more than once and ``occurrence`` is None, the prompt is a single token, or the template is invalid.
+            more than once and ``occurrence`` is None, or the template is invalid.
     """
     for what, text in (("prompt", prompt), ("subject", subject)):
         if not isinstance(text, str):
@@ -38,10 +38,7 @@ def tokenised(
     start += first - prompt.index(whole.text[first:end])
     # The content is only the chosen occurrence, so the subject is found in it exactly once.
     chosen = ChatText(whole.text, (start, start + len(subject)), whole.add_special_tokens)
-    tokens = tokenise(tokenizer, chosen, subject)
-    if len(tokens.ids) < 2:
-        raise InputError(f"prompt {prompt!r} is a single token; tracing needs at least 2 tokens")
-    return tokens
+    return tokenise(tokenizer, chosen, subject)
 
 
 def _choose(prompt: str, subject: str, occurrence: int | None) -> int:

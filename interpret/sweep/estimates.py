@@ -14,6 +14,7 @@ relevance propagation (``engine.relevance``). Letters are those of ``engine.laye
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import cast
 
 import torch
@@ -24,14 +25,15 @@ from interpret.anatomy import text_config, unwrapping
 from interpret.anatomy.passes import grad_mode
 from interpret.device import in_float64
 from interpret.engine.layers import Point
-from interpret.engine.recording import RecordedRun, record_run
+from interpret.engine.recording import RecordedRun
 from interpret.engine.relevance import with_rules
-from interpret.engine.trunk import Trunk, check_trunk, trunk_of
+from interpret.engine.trunk import Trunk, trunk_of
 from interpret.errors import InputError
 from interpret.records import APPROXIMATE, RELP, EstimateMethod
 from interpret.sweep.backward import Route, derivatives
 from interpret.sweep.base_and_donor import check_runs, embedded, first_difference, neurons_of, usable_memory
-from interpret.sweep.cells import UNITS, Cell, CellSite, check_cells
+from interpret.sweep.cells import UNITS, Cell, CellSite, Pin, check_cells
+from interpret.sweep.kept_runs import recorded
 from interpret.sweep.metrics import Metric, check_metrics, read, together
 
 
@@ -117,9 +119,8 @@ def first_order(
         base, donor = (embedded(model, name, run).clone() for name, run in (("base", base), ("donor", donor)))
         check_runs(model, base, donor)
         plan = _plan(model, tuple(cells), metric, base, method)
-        donor_run = record_run(plan.trunk.layers, plan.trunk.enter(donor), plan.points)
-        check_trunk(model, plan.trunk, donor[:1], donor_run.states[-1][:1])
-        parts = [_estimate(plan, base[rows], donor_run.of(rows)) for rows in _rows(plan, base, memory)]
+        donor_run = recorded(model, plan.trunk, donor, plan.points, check=True)
+        parts = [_estimate(model, plan, base[rows], donor_run.of(rows)) for rows in _rows(plan, base, memory)]
         effects, lows = (torch.cat(each, dim=-1) for each in zip(*parts, strict=True))
         high = together(metric, _read(plan, donor_run.states[-1][:, -plan.n_read :])).cpu()
     return FirstOrder(plan.cells, effects, lows, high)
@@ -155,17 +156,22 @@ def _check_estimable(cells: Iterable[Cell]) -> None:
 
 def _routes(cells: tuple[Cell, ...], n_layers: int) -> tuple[Route, ...]:
     """Return the route of each cell; cells that sever the same modules up to the same layer share one."""
-
-    def severs(cell: Cell) -> tuple[frozenset[Point], int]:
-        if cell.site == "resid_post":
-            # Before the restored layer the values are the base's anyway, so pins of all layers equal later pins.
-            return frozenset(pin.site for pin in cell.pins), n_layers
-        return frozenset([cast(Point, cell.site)]), cell.stop
-
-    bottoms: dict[tuple[frozenset[Point], int], int] = {}
+    severed, bottoms = [], dict[tuple[frozenset[Point], int], int]()
     for cell in cells:
-        bottoms[severs(cell)] = min(cell.start, bottoms.get(severs(cell), cell.start))
-    return tuple(Route(severed, bottoms[severed, top], top) for severed, top in map(severs, cells))
+        severed.append(_severs(cell.site, cell.pins, n_layers if cell.site == "resid_post" else cell.stop))
+        bottoms[severed[-1]] = min(cell.start, bottoms.get(severed[-1], cell.start))
+    routes = {(points, top): Route(points, bottom, top) for (points, top), bottom in bottoms.items()}
+    return tuple(routes[own] for own in severed)
+
+
+@cache
+def _severs(site: CellSite, pins: tuple[Pin, ...], top: int) -> tuple[frozenset[Point], int]:
+    """Return which modules the cells of a site sever, and up to which layer; for ``resid_post``, these are its pins.
+
+    Before the restored layer the values are the base's anyway, so pins of all layers equal those of later layers.
+    Computed once for many cells.
+    """
+    return frozenset([pin.site for pin in pins] if site == "resid_post" else [cast(Point, site)]), top
 
 
 def _rows(plan: _Plan, base: Tensor, memory: int | None) -> Iterator[slice]:
@@ -180,10 +186,9 @@ def _rows(plan: _Plan, base: Tensor, memory: int | None) -> Iterator[slice]:
         yield slice(start, start + count)
 
 
-def _estimate(plan: _Plan, embeddings: Tensor, donor: RecordedRun) -> tuple[Tensor, Tensor]:
+def _estimate(model: PreTrainedModel, plan: _Plan, embeddings: Tensor, donor: RecordedRun) -> tuple[Tensor, Tensor]:
     """Return the estimated effects, [cells, S], and the metric, [S], for some base runs, [S, T, width]."""
-    trunk = plan.trunk
-    base = record_run(trunk.layers, trunk.enter(embeddings), plan.points)
+    base = recorded(model, plan.trunk, embeddings, plan.points)
     parts, last = _from_the_end(plan, base)
     value = together(plan.metric, parts)
     # d p = p d log p
@@ -191,13 +196,24 @@ def _estimate(plan: _Plan, embeddings: Tensor, donor: RecordedRun) -> tuple[Tens
     terms = _terms(plan, base, donor, last)
     unlike = first_difference(base, donor)
     effects = torch.zeros(len(plan.cells), len(embeddings), dtype=torch.float64)
-    for effect, cell, route in zip(effects, plan.cells, plan.routes, strict=True):
+    # Many cells differ only by token and unit: those of neurons are too many to be added one by one.
+    for (route, site, start, stop), of_place in _by_place(plan).items():
         # Exactly 0 where the runs do not differ: a rounding error would take part in rankings.
-        if cell.token >= unlike:
-            for layer in range(cell.start, cell.stop):
-                term = terms[route, cell.site, layer][:, cell.token]
-                effect += term if cell.unit is None else term[:, cell.unit]
+        cells = [index for index in of_place if plan.cells[index].token >= unlike]
+        tokens = [plan.cells[index].token for index in cells]
+        units = [plan.cells[index].unit for index in cells]
+        for layer in range(start, stop):
+            term = terms[route, site, layer]
+            effects[cells] += (term[:, tokens, units] if site in UNITS else term[:, tokens]).T
     return effects * slope.cpu(), value.cpu()
+
+
+def _by_place(plan: _Plan) -> dict[tuple[Route, CellSite, int, int], list[int]]:
+    """Return the indices of the cells by what does not depend on token and unit: route, site and layers."""
+    groups: dict[tuple[Route, CellSite, int, int], list[int]] = {}
+    for index, (cell, route) in enumerate(zip(plan.cells, plan.routes, strict=True)):
+        groups.setdefault((route, cell.site, cell.start, cell.stop), []).append(index)
+    return groups
 
 
 def _from_the_end(plan: _Plan, run: RecordedRun) -> tuple[Tensor, Tensor]:

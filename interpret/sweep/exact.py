@@ -20,8 +20,8 @@ from transformers import PreTrainedModel
 from interpret.anatomy import anatomy_of, check_logits, has_neurons, text_config, unwrapping
 from interpret.device import index_on, is_out_of_memory
 from interpret.engine.layers import Point
-from interpret.engine.recording import RecordedRun, record_run
-from interpret.engine.trunk import Trunk, check_trunk, exit_of, trunk_of
+from interpret.engine.recording import RecordedRun
+from interpret.engine.trunk import Trunk, exit_of, trunk_of
 from interpret.sweep.base_and_donor import (
     check_mixers,
     check_runs,
@@ -32,6 +32,7 @@ from interpret.sweep.base_and_donor import (
 )
 from interpret.sweep.cells import ATTENTION, Cell, CellSite, Knockout, Pin, check_cells
 from interpret.sweep.columns import Column, run_column
+from interpret.sweep.kept_runs import recorded
 from interpret.sweep.metrics import Metric, check_metrics, read, together
 from interpret.sweep.whole_passes import whole_passes
 from interpret.work.progress import counted
@@ -142,15 +143,13 @@ def run_sweep(
         return _by_whole_passes(model, base, donor, tuple(cells), metrics)
     trunk = trunk_of(model, base.shape[1])
     n_read = check_metrics(metrics, trunk.n_logits, base.shape[1])
-    starts = [trunk.enter(run) for run in (base, donor)]
     n_neurons = neurons_of(trunk.anatomy, cells)
     check_cells(cells, base.shape[1], len(trunk.layers), text_config(model).num_attention_heads, n_neurons)
-    base_run, donor_run = (
-        record_run(trunk.layers, start, points) for start, points in zip(starts, _points(cells), strict=True)
-    )
-    check_trunk(model, trunk, donor[:1], donor_run.states[-1][:1])
+    of_base, of_donor = _points(cells)
+    base_run = recorded(model, trunk, base, of_base)
+    donor_run = recorded(model, trunk, donor, of_donor, check=True)
     plan = _Plan(trunk, metrics, n_read, base_run, donor_run)
-    return _result(plan, tuple(cells), _Limits.of(memory, starts[0], text_config(model).num_attention_heads))
+    return _result(plan, tuple(cells), _Limits.of(memory, base_run.states[0], text_config(model).num_attention_heads))
 
 
 def _by_whole_passes(

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -11,6 +12,8 @@ from selenium.webdriver import ActionChains, Chrome, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
 
+import interpret
+from interpret.factpages import FactSettings
 from interpret.factpages.files import write_pages
 from interpret.factpages.page import fact_page_html
 from interpret.factpages.stored import stored_facts
@@ -81,6 +84,33 @@ def test_a_click_in_a_view_selects_the_cell_in_all_views(page, view):
     assert one(page, "#announcement").get_property("textContent").startswith("Layer 2, token 3 “")
     x = page.execute_script("const line = byId('marker'); return [Number(line.getAttribute('x1')), line.x(2)]")
     assert x[0] == pytest.approx(x[1])
+
+
+def test_a_prompt_of_200_tokens_has_a_small_page_that_works(browser, model_folder_knowing, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder_knowing, folder)
+    config = json.loads((folder / "config.json").read_text()) | {"max_position_embeddings": 1024}
+    (folder / "config.json").write_text(json.dumps(config))
+    model, tokenizer = interpret.load(folder, device="cpu")
+    words = "tower in " * 400
+    start = next(n for n in range(len(words)) if len(tokenizer(f"{words[:n]}Rome is in").input_ids) == 200)
+    quick = FactSettings(method="approximate", samples=1, cells=("last,0",))
+    found = interpret.fact_page(
+        model, tokenizer, f"{words[:start]}Rome is in", "Rome", "Paris", settings=quick, progress=False
+    )
+    assert not [name for name, part in found.details.items() if "missing" in part]
+    rows = [found.cells[4 * token : 4 * token + 4] for token in range(200)]
+    # As many layers as models of 7B parameters have.
+    deep = [replace(of_token[layer % 4], layer_idx=layer) for of_token in rows for layer in range(32)]
+    assert len(fact_page_html(deep, found.details, found.manifest).encode()) < 3_000_000
+    path = tmp_path / "page.html"
+    path.write_text(found.to_html(), encoding="utf-8")
+    opened(browser, path)
+    browser.execute_script("select(0, 0, grids[0].cells[0][0])")
+    for keys, place in [(Keys.PAGE_DOWN, (199, 0)), (Keys.END, (199, 3)), (Keys.ARROW_UP, (198, 3))]:
+        ActionChains(browser).send_keys(keys).perform()
+        assert selected(browser) == place
+    assert_quiet(browser, path)
 
 
 def test_arrow_keys_move_the_selection_in_the_direction_of_each_view(page):

@@ -19,6 +19,7 @@ from interpret.records import LensReading, LocationCell, TokenScore, TraceCell, 
 from interpret.selfie import Settings
 from interpret.selfie.sources import source_of_pairs
 from interpret.storage.run_folder import read_table
+from interpret.sweep import kept_runs
 from interpret.tracing import TraceSettings, knockout, trace_mediators, trace_units
 from reference.commands import run
 from reference.fact_pages import FACTS, KNOWN, SETTINGS
@@ -112,6 +113,20 @@ def test_interpretations_are_those_of_the_outputs_of_layers(page, opened_knowing
     assert [row["interpretation_text"] for row in rows] == [row.interpretation_text for row in own]
     for name in [name for name in rows[-1] if name.startswith("gain_over_")]:
         assert [row[name] for row in rows[1:]] == close([getattr(row, name) for row in own[1:]])
+
+
+def test_the_runs_that_parts_have_in_common_are_recorded_once(opened_knowing, monkeypatch):
+    recorded, record = [], kept_runs.record_run
+
+    def record_run(layers, start, points):
+        recorded.append((len(start), "neurons" in points))
+        return record(layers, start, points)
+
+    monkeypatch.setattr(kept_runs, "record_run", record_run)
+    fact_page(*opened_knowing, *_texts(FACTS[1]), settings=SETTINGS, progress=False)
+    clean, corrupted = 1, SETTINGS.samples
+    # Neurons need so much memory that their runs are recorded apart: to estimate them, and the clean one to run them.
+    assert sorted(recorded) == [(clean, False), (clean, True), (clean, True), (corrupted, False), (corrupted, True)]
 
 
 def test_the_commands_on_the_page_give_its_numbers(finished, model_folder_knowing, tmp_path, monkeypatch):

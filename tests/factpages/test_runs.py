@@ -122,9 +122,8 @@ def test_a_part_that_the_model_does_not_have_is_said_on_the_page(opened_knowing,
         (Fact("a", PROMPT, "Berlin", "Paris"), "subject"),
         (Fact("a", PROMPT, SUBJECT, "Rome", foil="London"), "begin with the same token"),
         (Fact("a", "word " * 80, "word", "Paris", occurrence=0), "maximum length"),
-        (Fact("a", "t", "t", "Paris"), "tracing needs at least 2 tokens"),
     ],
-    ids=["no such subject", "foil like the answer", "too long", "one token"],
+    ids=["no such subject", "foil like the answer", "too long"],
 )
 def test_a_fact_that_cannot_be_explained_is_dropped_with_the_reason(opened_knowing, tmp_path, fact, reason):
     found = runs.run(*opened_knowing, [fact], tmp_path / "run", settings=QUICK, progress=False)
@@ -140,8 +139,9 @@ def test_a_fact_that_cannot_be_explained_is_dropped_with_the_reason(opened_knowi
         Fact("a", "東京 is in", "東京", "日本"),
         Fact("a", "של in", "של", "עם"),
         Fact("a", "in in in", "in", "Paris", occurrence=1),
+        Fact("a", "t", "t", "Paris"),
     ],
-    ids=["subject at the end", "CJK", "right to left", "second occurrence"],
+    ids=["subject at the end", "CJK", "right to left", "second occurrence", "one token"],
 )
 def test_odd_facts_have_pages(opened_knowing, fact):
     texts = (fact.prompt, fact.subject, fact.attribute)

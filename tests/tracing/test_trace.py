@@ -126,6 +126,20 @@ def test_a_trace_equals_romes_forward_passes(kind, mediator):
         np.testing.assert_allclose(result.scores[token, layer], expected.mean(), **close)
 
 
+@pytest.mark.parametrize("mediator", ["hidden", "attn_severed", "mlp_severed", "attn_out", "mlp_out"])
+def test_a_prompt_of_one_token_is_traced_like_any_other(mediator):
+    model, noise = MODELS["llama"], ready_noise(MODELS["llama"], 1)
+    result = trace(model, TOKENIZER, "T", "T", mediator=mediator, noise=noise)
+    assert len(result.tokens) == 1
+    clean, corrupted = corrupted_embeddings(model, result, noise)
+    for layer in range(L):
+        site, layers, pins = restored_by(mediator, layer, 1)
+        expected = probabilities(
+            patched(model, corrupted, clean, site=site, token=0, layers=layers, pins=pins), result.answer_id
+        )
+        np.testing.assert_allclose(result.sample_scores[:, 0, layer], expected, **CLOSE)
+
+
 def test_mediators_traced_together_equal_single_traces():
     settings = TraceSettings(samples=SAMPLES, window=2)
     names = [name for name in MEDIATORS if name != "mixer_out"]
@@ -525,7 +539,6 @@ def test_no_effects_have_no_average():
             {"occurrence": 2},
             "occurrence 2 of subject 'Paris' does not exist; there are 2",
         ),
-        ("T", "T", {}, "prompt 'T' is a single token; tracing needs at least 2 tokens"),
         (PROMPT, SUBJECT, {"answer": ""}, "answer '' has no tokens; leave it out to take the most likely next token"),
         (PROMPT, SUBJECT, {"noise": 0}, "noise 0 does not change the subject; give more than 0"),
         (PROMPT, SUBJECT, {"noise": "s0"}, "noise 's0' does not change the subject; give more than 0"),
