@@ -80,7 +80,7 @@ def hooked(model: PreTrainedModel, layer: int, site: str, edit: Edit, n_samples:
         names[site] = "mamba_decoder.mamba"
     elif site == "mixer_out" and getattr(block, names[site], None) is None:  # a layer with attention
         names[site] = names["attn_out"]
-    if site == "mlp_out" and not hasattr(block, "mlp") and hasattr(block, "block_sparse_moe"):  # before transformers 5
+    if names.get(site) == "mlp" and hasattr(block, "block_sparse_moe"):  # before transformers 5
         names[site] = "block_sparse_moe"
     module = block.get_submodule("" if site == "resid_post" else names[site])
 
