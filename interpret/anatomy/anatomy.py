@@ -8,7 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from interpret.anatomy.families import FAMILIES, Block, Family, Parts
-from interpret.anatomy.releases import check_release, text_settings
+from interpret.anatomy.releases import check_family_release, check_release, text_settings
 from interpret.errors import UnsupportedModelError
 
 _ATTENTION, _MLP = ("attn_in", "attn_out"), ("mlp_in", "mlp_out")
@@ -282,7 +282,7 @@ def _family_of(model: PreTrainedModel) -> Family:
     """Return the table row of a model's family.
 
     Raises:
-        UnsupportedModelError: if the family is not in the table.
+        UnsupportedModelError: if the family is not in the table, or needs a later release of transformers.
     """
     check_decoder_only(model)
     name = text_config(model).model_type if isinstance(model, PreTrainedModel) else None
@@ -294,7 +294,9 @@ def _family_of(model: PreTrainedModel) -> Family:
             "'Describing another family', shows how to write one in ten lines"
         )
     check_uncompiled(model)
-    return FAMILIES[name]
+    family = FAMILIES[name]
+    check_family_release(f"{type(model).__name__} (model_type {name!r})", family.since)
+    return family
 
 
 def _found_in(model: Any) -> str:

@@ -129,13 +129,34 @@ def _rotation_of_trunk(trunk: Any, layer: int, kind: Rotary, like: Tensor, n_tok
     """Return a layer's rotary cosines and sines for a model whose trunk computes them for all layers."""
     kinds = getattr(trunk.config, "layer_types", None)
     of_layer = kinds[layer] if kinds is not None else ""
-    # Gemma 3 uses other angles in layers with a window: from a separate module, or chosen by an argument.
-    local = of_layer == "sliding_attention" and hasattr(trunk, "rotary_emb_local")
-    module = trunk.rotary_emb_local if local else trunk.rotary_emb
-    asked = (of_layer,) if "layer_type" in signature(module.forward).parameters else ()
-    turns = module(like, torch.arange(n_tokens, device=like.device)[None], *asked)
-    cos, sin = (_for_each_feature(part[0].to(like), module, kind) for part in turns)
+    module = _rotary_module(trunk, of_layer)
+    known = signature(module.forward).parameters
+    if "position_ids" in known:
+        asked = (of_layer,) if "layer_type" in known else ()
+        turns = module(like, _positions(trunk.config, n_tokens).to(like.device), *asked)
+    else:  # Phi-3.5-MoE in transformers 4.57
+        turns = module(like, seq_len=n_tokens)
+    # [T, width], after axes for rows and positions of an image, which are all equal.
+    cos, sin = (_for_each_feature(part.reshape(-1, *part.shape[-2:])[0].to(like), module, kind) for part in turns)
     return cos, sin
+
+
+def _rotary_module(trunk: Any, of_layer: str) -> Any:
+    """Return the module that computes the angles of a type of layers.
+
+    Gemma 3 and OLMo 3 use other angles in layers with a window: from a separate module, or chosen by an argument.
+    """
+    if hasattr(trunk, "rotary_embs"):  # OLMo 3 in transformers 4.57
+        return trunk.rotary_embs[of_layer]
+    local = of_layer == "sliding_attention" and hasattr(trunk, "rotary_emb_local")
+    return trunk.rotary_emb_local if local else trunk.rotary_emb
+
+
+def _positions(config: Any, n_tokens: int) -> Tensor:
+    """Return the positions of a text, [1, T], or, in models with three for each token of an image, [3, 1, T]."""
+    positions = torch.arange(n_tokens)[None]
+    settings = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    return positions.expand(3, 1, -1) if "mrope_section" in settings else positions
 
 
 def _for_each_feature(turns: Tensor, module: Any, kind: Rotary) -> Tensor:

@@ -137,7 +137,7 @@ def past_length(past_key_values: Any) -> int | None:
     if layers and not any(hasattr(layer, "get_seq_length") for layer in layers):
         return None if past_key_values.has_previous_state() else 0
     if hasattr(past_key_values, "get_seq_length"):
-        return int(past_key_values.get_seq_length())
+        return 0 if _has_empty_keys(past_key_values) else int(past_key_values.get_seq_length())
     if past_key_values is None:
         return 0
     if not isinstance(past_key_values, tuple | list) or isinstance(past_key_values[0], Tensor):
@@ -146,6 +146,16 @@ def past_length(past_key_values: Any) -> int | None:
         return 0
     length: int = past_key_values[0][0].shape[-2]
     return length
+
+
+def _has_empty_keys(cache: Any) -> bool:
+    """Return whether a cache with a list of keys in place of layers has none yet.
+
+    Such caches of hybrid models in transformers 4.57 (Jamba, Bamba, Granite 4) then say that the number of rows of the
+    batch is their length.
+    """
+    keys = None if hasattr(cache, "layers") else getattr(cache, "key_cache", None)
+    return isinstance(keys, list) and all(part is None or part.numel() == 0 for part in keys)
 
 
 def cache_tensors(cache: Any) -> list[Tensor]:

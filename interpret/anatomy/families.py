@@ -137,6 +137,8 @@ class Family:
     """The configuration settings, any of which makes it necessary to run a model in whole forward passes."""
     overwrites_mlp: bool = False
     """Whether the layer adds the attention's output to the MLP's in place, which changes what the MLP returned."""
+    since: str = ""
+    """The first release of transformers that is supported for this family, if it is not the first with its models."""
     residual_scale: str = ""
     """The configuration setting by which the outputs of attention and MLP are multiplied before they are added to the
     residual stream, if there is one. Recorded and restored outputs include the factor. (Scales of the embeddings and of
@@ -435,6 +437,7 @@ FAMILIES: dict[str, Family] = {
         _mixing(
             "recurrent_gemma", "temporal_block.linear_out", "temporal_block", "mlp_block", "channel_pre_norm",
             final="final_norm", attention_last="temporal_block.o_proj", final_softcap="logits_soft_cap",
+            since="5.0",  # before, a pass without a cache begins with the states that the pass before it left behind
         ),
     )
 }  # fmt: skip

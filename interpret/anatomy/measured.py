@@ -32,8 +32,10 @@ _PADDING = 3
 """Columns of padding in the pass that is compared."""
 _NEW_TOKENS = 3
 """How many tokens are written by the cache that is compared."""
+_LONGEST = 4
+"""Texts of so many tokens or more are continued alike: the convolutions of recurrent layers are not wider."""
 _KNOWN: dict[str, WeakKeyDictionary[nn.Module, tuple[tuple[Any, ...], str | None]]] = {
-    what: WeakKeyDictionary() for what in ("padding", "cache", "cache of one token")
+    what: WeakKeyDictionary() for what in ("padding", *(f"cache of {n}" for n in range(1, _LONGEST + 1)))
 }
 """What was measured of each model, and what the model was made of at that time."""
 
@@ -56,7 +58,8 @@ def loses_its_cache(model: PreTrainedModel, n_tokens: int) -> str | None:
 def cache_difference(model: PreTrainedModel, n_tokens: int) -> str | None:
     """Return how logits of ``generate`` with a cache differ from those of passes over the whole text; None if equal.
 
-    A text of one token is measured by itself: RecurrentGemma takes it for the continuation of the text before it.
+    The shortest texts are measured by themselves: RecurrentGemma takes one token for the continuation of the text
+    before it, and Mamba in transformers 4.57 loses the state of its convolutions after one or two.
 
     Args:
         model: the model.
@@ -64,7 +67,8 @@ def cache_difference(model: PreTrainedModel, n_tokens: int) -> str | None:
     """
     if not model.can_generate():
         return None
-    return _remembered("cache of one token" if n_tokens == 1 else "cache", model, partial(_continued, min(n_tokens, 2)))
+    n_tokens = min(n_tokens, _LONGEST)
+    return _remembered(f"cache of {n_tokens}", model, partial(_continued, n_tokens))
 
 
 def check_padding(model: PreTrainedModel, attention_mask: Tensor) -> None:
@@ -139,7 +143,7 @@ def _padded(model: PreTrainedModel) -> str | None:
 
 def _continued(n_tokens: int, model: PreTrainedModel) -> str | None:
     """Compare the logits of tokens that are written by the cache with those of passes over the whole texts."""
-    texts = two_texts(model)
+    texts = two_texts(model).repeat(1, 2)
     config = GenerationConfig(
         max_new_tokens=_NEW_TOKENS,
         do_sample=False,

@@ -41,6 +41,23 @@ def check_release() -> None:
         )
 
 
+def check_family_release(models: str, since: str) -> None:
+    """Refuse models that the installed release of transformers computes wrongly.
+
+    Args:
+        models: the models, as the message names them.
+        since: the first release that computes them rightly; "" if all do.
+
+    Raises:
+        UnsupportedModelError: if an earlier release is installed.
+    """
+    if since and Version(transformers.__version__) < Version(since):
+        raise UnsupportedModelError(
+            f"{models} needs transformers {since} or newer, and {transformers.__version__} is installed "
+            "(pip install --upgrade transformers)"
+        )
+
+
 def can_be_patched() -> bool:
     """Return whether the installed transformers is the release that ``install_patch.py`` patches."""
     return bool(transformers.__version__ == PATCHED)

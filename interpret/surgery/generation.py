@@ -316,7 +316,7 @@ def _operate(model: PreTrainedModel, insert_info: InsertInfo, prompt: _Prompt, n
         width=anatomy.width,
         allow_negative_positions=not prompt.continues_cache,
     )
-    return applied(anatomy, plan, token_columns(mask))
+    return applied(anatomy, plan, token_columns(mask), model)
 
 
 def _check_lengths(model: PreTrainedModel, prompt: _Prompt, new_tokens: int = 0) -> None:

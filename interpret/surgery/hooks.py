@@ -44,7 +44,7 @@ class BoundEdit:
 
 
 @contextmanager
-def applied(anatomy: Anatomy, plan: SurgeryPlan, columns: Tensor) -> Iterator[None]:
+def applied(anatomy: Anatomy, plan: SurgeryPlan, columns: Tensor, model: nn.Module | None = None) -> Iterator[None]:
     """Apply ``plan`` to every pass the calling thread makes through the model, inside the ``with`` block.
 
     Args:
@@ -52,13 +52,15 @@ def applied(anatomy: Anatomy, plan: SurgeryPlan, columns: Tensor) -> Iterator[No
         plan: what to write where.
         columns: [B, T] int64, the column of each token of each sample (``batches.token_columns``). A pass may
             have any multiple of B rows, with the rows of a sample next to each other, as in beam search.
+        model: the model that is called, if its output is to show the edited states: Qwen3-VL of transformers 4.57
+            collects ``hidden_states`` again outside the trunk.
     """
     operation = _Operation(len(columns), {k: bind(edit, columns) for k, edit in plan.edits.items()}, anatomy)
     if not plan.edits:
         yield
         return
     with keeping_activations(anatomy.trunk), Changes() as change, change:
-        operation.hook_up(anatomy, change)
+        operation.hook_up(anatomy, change, model)
         yield
 
 
@@ -80,10 +82,14 @@ class _Operation:
         self.arguments: Mapping[str, Any] = {}  # of the trunk's call
         self.edited: dict[int, tuple[Tensor, Tensor]] = {}  # id of a layer's input -> (it, its edited copy)
 
-    def hook_up(self, anatomy: Anatomy, change: Changes) -> None:
+    def hook_up(self, anatomy: Anatomy, change: Changes, model: nn.Module | None) -> None:
         """Register all hooks."""
+        outermost = anatomy.trunk if model is None else model
         change.before(anatomy.trunk, self._enter_pass)
-        change.after(anatomy.trunk, self._leave_pass)
+        change.after(anatomy.trunk, self._show_edits)
+        if outermost is not anatomy.trunk:
+            change.after(outermost, self._show_edits)
+        change.after(outermost, self._leave_pass)
         for layer, bound in self.edits.items():
             # Before other hooks, so that hooks that read the layer's input read the edited one.
             change.before(anatomy.layers[layer], self._edit_input(bound), first=True)
@@ -118,10 +124,13 @@ class _Operation:
             )
         return copies
 
-    def _leave_pass(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    def _show_edits(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """Put the edited values into ``hidden_states``, which the model collects before our hooks run."""
-        edited, self.edited = self.edited, {}  # freed after the pass: these are whole hidden states
-        return _swap(output, edited) if edited else None
+        return _swap(output, self.edited) if self.edited else None
+
+    def _leave_pass(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Free what the pass has edited: these are whole hidden states."""
+        self.edited = {}
 
 
 def overlay(hidden: Tensor, bound: BoundEdit, start: int, copies: int = 1) -> Tensor:

@@ -209,7 +209,7 @@ def _texts(model: PreTrainedModel) -> str:
 
 
 def _by_own_cache(model: PreTrainedModel) -> str:
-    if cache_difference(model, 2) is not None:
+    if cache_difference(model, _inputs(model)["input_ids"].shape[1]) is not None:
         return "texts are continued by passes over the whole text, because generate with a cache gives others"
     return "texts that the model continues by its cache have the logits of whole passes"
 

@@ -20,6 +20,7 @@ from interpret.anatomy import (
     layer_input,
     neuron_numbers,
     residual_factor,
+    text_config,
     with_layer_input,
 )
 from interpret.anatomy.changes import Changes
@@ -119,12 +120,22 @@ def _recorded(
     anatomy = anatomy_of(model)
     names = {place: _name(anatomy, *place) for place in places}
     with record(model, sorted(set(names.values()))) as seen:
-        logits = model(inputs_embeds=run.clone(), use_cache=False).logits[:, -n_read:]
+        logits = _logits(model, run.clone(), n_read)
     # Hooks write module outputs, which the model multiplies by this factor before it adds them.
     factor = residual_factor(anatomy)
     unscaled = ("resid_post", "neurons")
     values = {place: seen[name] if place[1] in unscaled else seen[name] / factor for place, name in names.items()}
     return values, read(metrics, logits.float())
+
+
+def _logits(model: PreTrainedModel, embeddings: Tensor, n_read: int) -> Tensor:
+    """Return the logits at the last positions of a pass over embeddings, [R, T, width] -> [R, K, V]."""
+    given: dict[str, Any] = {}
+    if text_config(model) is not model.config:  # without ids, Qwen3-VL of transformers 4.57 counts tokens by the mask
+        given["attention_mask"] = torch.ones(embeddings.shape[:2], dtype=torch.int64, device=embeddings.device)
+    output: Any = model(inputs_embeds=embeddings, use_cache=False, **given)
+    logits: Tensor = output.logits[:, -n_read:]
+    return logits
 
 
 def _name(anatomy: Anatomy, layer: int, site: str) -> str:
@@ -161,7 +172,7 @@ def _patched(
             rows = [(row, cell) for row, cell in enumerate(cells) if cell.restores(ATTENTION, layer)]
             if rows:
                 change.before(block.get_submodule(anatomy.family.attention), _masker(rows, len(cells), base))
-        logits = model(inputs_embeds=base.repeat(len(cells), 1, 1), use_cache=False).logits[:, -n_read:]
+        logits = _logits(model, base.repeat(len(cells), 1, 1), n_read)
     return read(metrics, logits.float()).unflatten(1, (len(cells), n_samples))
 
 

@@ -105,6 +105,15 @@ def test_the_embedding_table_holds_what_tokens_are_given(family_model):
     torch.testing.assert_close(embedding_table(family_model), family_model.get_input_embeddings()(ids))
 
 
+def test_the_rows_of_an_empty_cache_are_not_its_columns():
+    """A stand-in for the caches of Jamba, Bamba and Granite 4 in transformers 4.57, whose first keys are [B, 0]."""
+    cache = SimpleNamespace(key_cache=[torch.empty(3, 0)] * 2, get_seq_length=lambda: cache.key_cache[0].shape[-2])
+    assert past_length(cache) == 0
+    cache.key_cache = [torch.empty(3, 0), torch.zeros(3, 2, 5, 4)]
+    cache.get_seq_length = lambda: cache.key_cache[1].shape[-2]
+    assert past_length(cache) == 5
+
+
 def test_past_length_counts_the_columns_of_a_cache(family_model):
     cache = family_model(torch.tensor([[5, 6, 7]]), use_cache=True).past_key_values
     assert past_length(cache) == 3

@@ -19,7 +19,7 @@ from interpret.engine.trunk import check_trunk, trunk_of
 from interpret.errors import InputError, UnsupportedModelError
 from interpret.surgery.generation import attach
 from interpret.sweep import Cell, Metric, Pin, run_sweep
-from reference.families import COLUMNS, DOCUMENT, RELEASES, with_tables
+from reference.families import COLUMNS, DOCUMENT, RELEASES, WITHOUT_CACHE, refused_by, with_tables
 from reference.overlay import reference_forward, reference_greedy
 from reference.tiny import (
     ALL_KINDS,
@@ -78,8 +78,9 @@ def test_the_documents_tables_are_those_of_these_tests():
 
 
 def test_kinds_are_skipped_where_the_release_lacks_them_and_nowhere_else():
+    refused = {name for name, kind in ALL_KINDS.items() if refused_by(kind, transformers.__version__)}
     assert {name for name, kind in ALL_KINDS.items() if hasattr(transformers, kind.model)} - {"llama3"} == (
-        BUILT.keys() - {"llama3"}
+        (BUILT.keys() | refused) - {"llama3"}
     )
     assert transformers.__version__ in RELEASES
 
@@ -105,12 +106,17 @@ def test_surgery_on_a_pass_is_the_reference_and_shown_in_hidden_states(kind, att
 @pytest.mark.parametrize("use_cache", [True, False])
 def test_surgery_on_generation_is_the_reference(kind, use_cache):
     model = attach(model_of(kind))
-    ids = torch.tensor([[0, 0, 5, 6, 7], [20, 30, 40, 50, 60]])
-    mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+    # Some caches of transformers 4.57 lose texts of fewer than four tokens, which is refused.
+    ids = torch.tensor([[0, 0, 5, 6, 7, 8], [20, 30, 40, 50, 60, 70]])
+    mask = torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]])
     if kind in READ_PADDING:
         with pytest.raises(InputError, match=r"^sample 0 is padded on the left, which changes what \w+ computes"):
-            model.generate_interpret(ids, attention_mask=mask, insert_info=INFO, max_new_tokens=1)
+            model.generate_interpret(ids, attention_mask=mask, insert_info=INFO, max_new_tokens=1, use_cache=False)
         ids, mask = ids[:, 2:], mask[:, 2:]
+    if use_cache and (kind, transformers.__version__) in WITHOUT_CACHE:
+        with pytest.raises(UnsupportedModelError, match=r"generate with a cache does not continue.* use_cache=False$"):
+            model.generate_interpret(ids, insert_info=INFO, max_new_tokens=1)
+        return
     ours = model.generate_interpret(
         ids, attention_mask=mask, insert_info=INFO, max_new_tokens=7, do_sample=False, use_cache=use_cache
     )
@@ -201,7 +207,9 @@ def test_sweeps_are_exact(kind, attention):
     cells = CELLS if kind in WHOLE else CELLS + UNITS
     metric = {"p": Metric("probability", (5,))}
     if kind in EXPERTS and not has_neurons(anatomy_of(model), 2):  # before transformers 5
-        with pytest.raises(UnsupportedModelError, match=r"is a mixture of experts whose weights are not held as"):
+        with pytest.raises(
+            UnsupportedModelError, match=r"(whose weights are not held as|has no linear layer 'down_proj')"
+        ):
             run_sweep(model, base, donor, cells, metric)
         cells = [cell for cell in cells if cell.site != "neurons"]
     with warnings.catch_warnings():
@@ -259,7 +267,7 @@ def mlp_of(model, layer, states):
     if not hasattr(block, "block_sparse_moe"):
         return 0.0
     normed = block.post_attention_layernorm(states)
-    return block.block_sparse_moe(normed) + block.shared_mlp(normed)
+    return first(block.block_sparse_moe(normed)) + block.shared_mlp(normed)
 
 
 def test_the_kinds_bend_scores_and_logits_and_see_windows():

@@ -1,11 +1,12 @@
 """Which releases of transformers are supported, refused, or allowed with a warning."""
 
 import warnings
+from dataclasses import replace
 
 import pytest
 
 import interpret
-from interpret.anatomy import check_release, releases
+from interpret.anatomy import FAMILIES, anatomy_of, check_release, releases
 from interpret.anatomy.releases import NEWEST_TESTED
 from interpret.errors import UnsupportedModelError
 from reference.commands import run
@@ -51,6 +52,19 @@ def test_a_supported_release_is_used_without_a_word(version, released):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_release()
+
+
+@pytest.mark.parametrize("version", ["4.57.6", "5.0.0"])
+def test_a_family_that_a_release_computes_wrongly_is_refused_by_name(version, released, llama, monkeypatch):
+    """As RecurrentGemma before transformers 5."""
+    monkeypatch.setitem(FAMILIES, "llama", replace(FAMILIES["llama"], since="5.0"))
+    released(version)
+    if version == "5.0.0":
+        assert anatomy_of(llama).family.name == "llama"
+        return
+    message = rf"^LlamaForCausalLM \(model_type 'llama'\) needs transformers 5.0 or newer, and {version} is installed"
+    with pytest.raises(UnsupportedModelError, match=message):
+        interpret.attach(llama)
 
 
 @pytest.mark.parametrize("version", ["5.23.1", "5.24.0", "6.0.0", "5.24.0.dev0"])

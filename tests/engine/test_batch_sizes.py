@@ -231,6 +231,7 @@ def of_tensors(alone: list[Tensor], beside: list[Tensor]) -> float:
     return max((one.float() - other.float()).abs().max().item() for one, other in zip(alone, beside, strict=True))
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("bits", [16, 8, 4])
 @pytest.mark.parametrize("dtype", LOW)
 def test_in_half_precision_rows_differ_no_more_than_those_of_the_stock_model(dtype: str, bits: int) -> None:

@@ -171,12 +171,16 @@ _MAMBA2 = {"num_heads": 4, "head_dim": 16, "n_groups": 2, "state_size": 8, "chun
 _LINEAR = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8}
 _INNER_MAMBA = {"mamba_d_state": 8, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_n_groups": 2, "mamba_chunk_size": 4}
 _HYBRID = {"layer_types": ["linear_attention", "full_attention"] * 2}
+_SINCE_5 = not transformers.__version__.startswith("4.")
+# Before transformers 5, some configurations call the same layers by other names.
+_MIXER = "linear_attention" if _SINCE_5 else "mamba"
+_MIXED = _HYBRID if _SINCE_5 else {"layer_types": ["mamba", "attention"] * 2}
 
 # Further families: the tests of the README's table, and those of each analysis in tests/anatomy/test_more_families.py.
 _MORE: dict[str, Kind] = {
     "gemma": Kind("GemmaForCausalLM", "GemmaConfig", _WIDE_HEADS, "4.38.0"),
     "vaultgemma": Kind("VaultGemmaForCausalLM", "VaultGemmaConfig", _GEMMA, "4.57.0"),
-    "ministral": Kind("MinistralForCausalLM", "MinistralConfig", _WIDE_HEADS | _WINDOWS, "5.0.0"),
+    "ministral": Kind("MinistralForCausalLM", "MinistralConfig", _WIDE_HEADS | _WINDOWS, "4.57.2"),
     "olmo": Kind("OlmoForCausalLM", "OlmoConfig", _LLAMA_LIKE, "4.40.0"),
     "olmo3": Kind("Olmo3ForCausalLM", "Olmo3Config", _LLAMA_LIKE | _WINDOWS, "4.57.0"),
     "smollm3": Kind("SmolLM3ForCausalLM", "SmolLM3Config", _LLAMA_LIKE | {"no_rope_layer_interval": 2}, "4.53.0"),
@@ -327,7 +331,7 @@ _MORE: dict[str, Kind] = {
         "Zamba2ForCausalLM",
         "Zamba2Config",
         _NEOX
-        | {"layers_block_type": ["linear_attention", "hybrid"] * 2, "num_key_value_heads": 4, "num_mem_blocks": 1}
+        | {"layers_block_type": [_MIXER, "hybrid"] * 2, "num_key_value_heads": 4, "num_mem_blocks": 1}
         | {"mamba_d_state": 8, "n_mamba_heads": 4, "mamba_headdim": 16, "chunk_size": 4, "adapter_rank": 4},
         "4.49.0",
     ),
@@ -335,7 +339,8 @@ _MORE: dict[str, Kind] = {
         "JambaForCausalLM",
         "JambaConfig",
         _EXPERTS
-        | {"num_experts": 4, "attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 8, "mamba_dt_rank": 4},
+        | {"num_experts": 4, "attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 8, "mamba_dt_rank": 4}
+        | ({} if _SINCE_5 else {"use_mamba_kernels": False}),  # which need a GPU
         "4.40.0",
     ),
     "bamba": Kind(
@@ -359,13 +364,13 @@ _MORE: dict[str, Kind] = {
     "granitemoehybrid": Kind(
         "GraniteMoeHybridForCausalLM",
         "GraniteMoeHybridConfig",
-        _LLAMA_LIKE | _GRANITE | _INNER_MAMBA | _HYBRID | {"shared_intermediate_size": 24, "num_local_experts": 0},
+        _LLAMA_LIKE | _GRANITE | _INNER_MAMBA | _MIXED | {"shared_intermediate_size": 24, "num_local_experts": 0},
         "4.52.0",
     ),
     "granitemoehybrid_experts": Kind(
         "GraniteMoeHybridForCausalLM",
         "GraniteMoeHybridConfig",
-        _EXPERTS | _LOCAL | _GRANITE | _INNER_MAMBA | _HYBRID | {"shared_intermediate_size": 24},
+        _EXPERTS | _LOCAL | _GRANITE | _INNER_MAMBA | _MIXED | {"shared_intermediate_size": 24},
         "4.52.0",
     ),
     "recurrent_gemma": Kind(
@@ -373,7 +378,7 @@ _MORE: dict[str, Kind] = {
         "RecurrentGemmaConfig",
         _LLAMA_LIKE
         | {"lru_width": D, "attention_window_size": 4, "head_dim": 8, "block_types": ["recurrent", "attention"]},
-        "4.40.0",
+        "5.0.0",  # included since 4.40, and refused before 5.0
     ),
 }
 ALL_KINDS = MOST_TESTED | _MORE
@@ -414,7 +419,7 @@ ATTENDING: dict[str, tuple[int, ...]] = {
 """Kinds with layers that mix tokens without attention, and the layers that have attention."""
 NO_MLP = ("mamba", "mamba2", "falcon_mamba", "zamba2", "granitemoehybrid_experts")
 """Kinds without MLPs, or whose MLPs no single module writes."""
-READ_PADDING = ("recurrent_gemma",)
+READ_PADDING = ("recurrent_gemma",) if _SINCE_5 else ("lfm2", "zamba2")
 """Kinds whose recurrent layers read padding on the left."""
 WHOLE += tuple(ATTENDING)
 """Kinds whose layers cannot be run part by part."""

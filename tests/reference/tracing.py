@@ -80,6 +80,8 @@ def hooked(model: PreTrainedModel, layer: int, site: str, edit: Edit, n_samples:
         names[site] = "mamba_decoder.mamba"
     elif site == "mixer_out" and getattr(block, names[site], None) is None:  # a layer with attention
         names[site] = names["attn_out"]
+    if names.get(site) == "mlp" and hasattr(block, "block_sparse_moe"):  # before transformers 5
+        names[site] = "block_sparse_moe"
     module = block.get_submodule("" if site == "resid_post" else names[site])
 
     def edited(value: Tensor) -> Tensor:
@@ -119,7 +121,8 @@ def run(model: PreTrainedModel, embeddings: Tensor, edits: Mapping[tuple[int, st
     with ExitStack() as stack, torch.no_grad():
         for (layer, site), edit in edits.items():
             stack.callback(hooked(model, layer, site, edit, len(embeddings)).remove)
-        return model(inputs_embeds=embeddings, use_cache=False).logits
+        mask = torch.ones(embeddings.shape[:2], dtype=torch.int64)  # Qwen3-VL of transformers 4.57 needs one
+        return model(inputs_embeds=embeddings, attention_mask=mask, use_cache=False).logits
 
 
 def recorded(model: PreTrainedModel, embeddings: Tensor, sites: Iterable[str]) -> dict[tuple[int, str], Tensor]:

@@ -26,6 +26,7 @@ from reference.tiny import FURTHER, FURTHER_WHOLE, KINDS, L, hooks_on
 from reference.toy_tokenizers import byte_level, sentence_piece
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("kind", [*KINDS, "mistral_short_sighted", *LONGROPE, *FURTHER, *FURTHER_WHOLE])
 @pytest.mark.parametrize(
     "settings",

@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+import transformers
 
 from interpret.activations.edits import editing
 from interpret.anatomy import batches, cache_difference, check_padding, reads_padding
 from interpret.engine.greedy import write_after
 from interpret.errors import InputError, SpecError, UnsupportedModelError
 from interpret.surgery.generation import forward_interpret, generate_interpret
+from reference.families import WITHOUT_CACHE
 from reference.overlay import edited_model, reference_greedy
 from reference.tiny import ATTENDING, MORE_KINDS, READ_PADDING, D, tiny_model
 
@@ -25,6 +27,10 @@ INFOS = [
 ]
 BUILT = [kind for kind in ATTENDING if kind in MORE_KINDS]
 SOME = [kind for kind in ("mamba", "mamba2", "jamba", "lfm2") if kind in MORE_KINDS]
+SHORT_TEXTS_LOST = {"recurrent_gemma": [True, False]}
+if transformers.__version__.startswith("4."):
+    SHORT_TEXTS_LOST = {"mamba": [True, True], "falcon_mamba": [True, True], "lfm2": [True, False]}
+"""Whether generating by a cache loses texts of one token, and of two; other kinds lose neither."""
 READING = [kind for kind in READ_PADDING if kind in MORE_KINDS]
 
 
@@ -80,9 +86,13 @@ def test_edits_of_neurons_know_the_columns_of_passes_after_the_first(kind):
 
 @pytest.mark.parametrize("kind", BUILT)
 def test_caches_continue_texts_as_whole_passes_do(kind):
-    assert cache_difference(tiny_model(kind), 2) is None
-    one_token = cache_difference(tiny_model(kind), 1)
-    assert (one_token is None) == (kind != "recurrent_gemma"), "it takes a text of one token for more of the last text"
+    model = tiny_model(kind)
+    if (kind, transformers.__version__) in WITHOUT_CACHE:
+        assert cache_difference(model, 4) is not None
+        return
+    assert cache_difference(model, 4) is None
+    lost = [cache_difference(model, n_tokens) is not None for n_tokens in (1, 2)]
+    assert lost == SHORT_TEXTS_LOST.get(kind, [False, False])
 
 
 @pytest.mark.parametrize("kind", BUILT)
@@ -101,7 +111,7 @@ def test_texts_of_unequal_length_are_apart_where_layers_read_padding(kind):
     assert list(batches(model, [3, 3, 5, 3], 8)) == [slice(0, 4)]  # padded on the right
     check_padding(model, torch.tensor([[1, 1, 0], [1, 1, 1]]))
     for mask in ([[1, 1, 1], [0, 1, 1]], [[1, 1, 1], [1, 0, 1]]):
-        with pytest.raises(InputError, match=r"^sample 1 is padded on the left, which changes what Recurrent"):
+        with pytest.raises(InputError, match=r"^sample 1 is padded on the left, which changes what \w+ computes"):
             check_padding(model, torch.tensor(mask))
 
 

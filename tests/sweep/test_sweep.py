@@ -43,7 +43,7 @@ def random_column(draw):
     ]
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     kind=st.sampled_from(list(KINDS)),
     random_columns=st.lists(random_column(), min_size=1, max_size=2),
