@@ -219,7 +219,7 @@ def _in_percent(grid: TraceGrid) -> bool:
 def _unit(traced: Sequence[TraceGrid]) -> str:
     """Return the unit of averages of some grids."""
     metric = "probability" if traced[0].metric == PROBABILITY else metric_of(traced[0].metric)
-    return f"AIE (share of the total effect on {metric})" if traced[0].share else f"AIE (change of {metric})"
+    return f"AIE (share of the total effect\non {metric})" if traced[0].share else f"AIE (change of {metric})"
 
 
 def _words(traced: Sequence[TraceGrid], window: int | None) -> PanelWords:

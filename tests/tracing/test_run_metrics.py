@@ -17,7 +17,7 @@ from interpret.sweep.metrics import KINDS
 from interpret.tracing import runs
 from interpret.tracing.inputs import TraceSettings
 from interpret.tracing.show import Traces, prompt_figure
-from interpret.tracing.tables import trace_averages, trace_grids, trace_peaks, unit_means
+from interpret.tracing.tables import normalised, trace_averages, trace_grids, trace_peaks, unit_means
 from interpret.tracing.units import UnitTraces
 from reference.commands import FACT_PROMPTS, fact_rows, run
 from reference.trace_rows import cells
@@ -164,15 +164,13 @@ def test_a_run_that_is_stopped_between_mediators_ends_with_the_same_files(model_
 
 def test_metrics_of_a_configuration_are_traced_and_drawn_each_by_itself(model_folder, tmp_path):
     facts, folder, drawn = file_of(tmp_path, fact_rows(2)), tmp_path / "run", tmp_path / "drawn"
-    (tmp_path / "trace.yaml").write_text("metric: [log_probability, logit]\nmediators: [hidden, attn_severed, heads]\n")
+    (tmp_path / "trace.yaml").write_text("metric: [log_probability, logit]\nmediators: [hidden, heads]\n")
     assert run(*arguments(model_folder, facts, folder, "--config", tmp_path / "trace.yaml")) == 0
-    names = ["average_heatmap", "average_lines", "severed_bars", "heads_heatmap", "fact_known_1"]
-    for options in ([], ["--normalise"]):
-        assert run("figures", folder, "--output", drawn, "--fact", "known_1", *options) == 0
-        assert sorted(file.stem for file in drawn.glob("*.png")) == sorted(
-            f"{name}-{metric}" for name in names for metric in ("log_probability", "logit")
-        )
-    assert run("figures", folder, "--output", drawn) == 0
+    assert run("figures", folder, "--output", drawn, "--fact", "known_1") == 0
+    names = ["average_heatmap", "average_lines", "heads_heatmap", "fact_known_1"]
+    assert sorted(file.stem for file in drawn.glob("*.png")) == sorted(
+        f"{name}-{metric}" for name in names for metric in ("log_probability", "logit")
+    )
     averages = from_csv(TraceAverage, (drawn / "averages.csv").read_bytes())
     rows = table_of(folder)
     for metric in ("log_probability", "logit"):
@@ -262,6 +260,8 @@ def test_figures_name_their_metric_and_are_of_one_metric_only():
         of_one = [grid for grid in grids if grid.metric == metric]
         for figure in (traces.average_figure(of_one), traces.severed_figure(of_one)):
             assert f"AIE (change of {words})" in [panel.get_ylabel() for panel in figure.axes]
+        shares = traces.average_figure(normalised(of_one))
+        assert f"AIE (share of the total effect\non {words})" in [panel.get_ylabel() for panel in shares.axes]
     for draw in (traces.average_figure, traces.line_figure, traces.severed_figure, prompt_figure):
         with pytest.raises(
             InputError, match="^a figure shows one metric, but these traces have several: probability, "
