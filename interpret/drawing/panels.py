@@ -19,6 +19,7 @@ from matplotlib.colorbar import Colorbar
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, fontManager, get_font
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from interpret.drawing.palette import LINES, OKABE_ITO, diverging
@@ -83,6 +84,10 @@ NO_TOKEN = {"facecolor": "white", "edgecolor": "#bbbbbb", "hatch": "////"}
 
 class Sheet(Figure):
     """A figure that a notebook displays as the last line of a cell; pyplot, which would keep it open, is not used."""
+
+    def suptitle(self, t: str, **kwargs: Any) -> Text:
+        """Set the title of the figure; a line that is wider than the figure is broken."""
+        return super().suptitle(t, **{"wrap": True, **kwargs})
 
     def _repr_png_(self) -> bytes:
         file = io.BytesIO()

@@ -357,6 +357,8 @@ def _attend(layer: Layer, queries: Tensor, keys: Tensor, values: Tensor, past: P
     scores = capped(scores * layer.scale, layer.softcap)
     sinks = None if layer.sinks is None else layer.sinks.view(G, 1, H // G, 1, 1)
     weights = layer.pattern(scores + mask, sinks).to(values.dtype)
+    if mask.dim() > 2:  # a token may have nothing to attend to: it gets nothing, where a softmax gives NaN
+        weights = weights.masked_fill(mask.isneginf().all(dim=-1, keepdim=True), 0.0)
     mixed = _product(weights[..., P:].reshape(S * G * C, -1, own), values)
     if P:
         shared = weights[..., :P].reshape(S * G, -1, P)

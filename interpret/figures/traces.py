@@ -9,6 +9,7 @@ metric.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import matplotlib
 import numpy as np
@@ -168,13 +169,14 @@ def knockout_figure(traced: Sequence[TraceGrid], *, window: int | None = None) -
         mediator_of(name).sources: average([_change(grid)[-1] for grid in of_one])
         for name, of_one in by_part(wanted, "mediator").items()
     }
+    drawn = [replace(grid, effects=grid.effects[-1:], exact=grid.exact[-1:]) for grid in wanted]
     measured = metric_of(wanted[0].metric)
     n = len({grid.name for grid in wanted})
     shaded = "; shaded: 95% intervals" if n > 1 else ""
     return layer_curves(
         {"attention of the last token to": curves},
         unit=f"change of {measured}" + " in %" * _in_percent(wanted[0]) + ", share of the total" * wanted[0].share,
-        headline=f"Knocked out in {window or 'some'} layers, n={n} fact{'s'[: n != 1]}{shaded}{warning(wanted)}",
+        headline=f"Knocked out in {window or 'some'} layers, n={n} fact{'s'[: n != 1]}{shaded}{warning(drawn)}",
     )
 
 

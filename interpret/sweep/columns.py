@@ -133,7 +133,7 @@ class _Step:
         )
         mask = self._knocked_out(cells, self.mask[:n_tokens, : self.token + n_tokens].to(x.device))
         context = Context(Past(keys, values), mask, slice(self.token, self.token + n_tokens))
-        output, _ = run_layer(self.layer, x, context, _Writer(cells, self, n_tokens, mask), first)
+        output, _ = run_layer(self.layer, x, context, _Writer(cells, self, n_tokens), first)
         rows = [row for row, cell in enumerate(cells) if cell.restores("resid_post", self.index)]
         if rows and not first:
             output[_index(rows, output), :, 0] = self.donor.states[self.index + 1][:, self.token]
@@ -164,8 +164,6 @@ class _Writer:
     cells: tuple[Cell, ...]
     step: _Step
     n_tokens: int
-    mask: Tensor
-    """The attention mask of the cells, see ``Context.mask``."""
 
     def given(self, point: Point) -> Tensor | None:
         restored, held = self._rows(point)
@@ -180,8 +178,6 @@ class _Writer:
 
     def at(self, point: Point, value: Tensor) -> Tensor:
         restored, held = self._rows(point)
-        if point == "heads" and self.mask.dim() > 2 and value.shape[2] == self.n_tokens:
-            self._silence(value)
         if value.shape[2] < self.n_tokens or len(self.cells) in (len(restored), len(held)) and point not in UNITS:
             return value
         if restored and point in UNITS:
@@ -202,14 +198,6 @@ class _Writer:
     def _value(self, run: RecordedRun, point: Point) -> Tensor:
         """Return the recorded value of a point at the column's token, [S, width]."""
         return run.points[point][self.step.index][:, self.step.token]
-
-    def _silence(self, heads: Tensor) -> None:
-        """Set the outputs of heads, [C, S, N, H * W], to 0 where the column's token has no token to attend to."""
-        if self.step.layer.sinks is not None:
-            return  # the sinks get all the attention, so that the outputs are 0 already
-        blind = self.mask[..., 0, :].isneginf().all(dim=-1).transpose(0, 1).flatten(1)  # [C, H or 1]
-        outputs = heads.unflatten(-1, (self.step.layer.n_heads, -1))[:, :, 0]  # [C, S, H, W]
-        outputs.masked_fill_(blind[:, None, :, None], 0.0)
 
     def _write_units(self, point: Point, value: Tensor, rows: list[int]) -> None:
         """Write the donor's value of one head or neuron into each row."""

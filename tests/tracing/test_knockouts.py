@@ -1,10 +1,12 @@
 """Attention knockout of prompts: the call, the mediator, tables and figures, against passes with edited weights."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from interpret.errors import InputError
 from interpret.facts.files import Fact
@@ -68,6 +70,24 @@ def test_a_trace_by_knockout_is_its_full_passes(kind):
             np.testing.assert_allclose(result.scores[token, layer], score, **CLOSE)
             np.testing.assert_allclose(result.indirect_effects[token, layer], score - result.high, rtol=1e-3, atol=1e-7)
         assert np.abs(result.indirect_effects[-1] / result.high).max() > 1e-4
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_gives_a_token_without_anything_to_attend_to_nothing(dtype):
+    """Some kernels of matrix products let the NaN of one row reach others, if the inner size is odd."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 450, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": L}
+    model = LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=2)).eval()
+    lengths = set()
+    for longer in range(5, 10):
+        given = {"mediator": "attn_knockout:itself", "window": WINDOW, "samples": 1, "progress": False}
+        exact, found = (
+            trace(model.to(number), TOKENIZER, "Paris" + "," * longer, "Paris", [5], **given)
+            for number in (torch.float32, dtype)
+        )
+        lengths.add(len(exact.tokens))
+        np.testing.assert_allclose(found.scores[0], exact.scores[0], rtol=0.1)
+    assert lengths == {7, 8, 9, 10, 11}
 
 
 def test_the_call_is_the_last_row_of_the_mediator():
@@ -142,6 +162,17 @@ def test_rows_peaks_and_figures_show_the_drops():
     for line, grid in zip(panel.get_lines(), grids, strict=False):
         np.testing.assert_allclose(line.get_ydata(), 100 * grid.effects[-1] / grid.clean)
     assert [text.get_text() for text in panel.figure.legends[0].get_texts()] == ["subject", "relation"]
+    unread = grids[0].effects.copy()
+    unread[0] = np.nan
+    figure = knockout_figure([replace(grids[0], effects=unread)], window=WINDOW)
+    assert "finite" not in figure._suptitle.get_text()  # the first token is not drawn
+    unread[-1, 0] = np.nan
+    figure = knockout_figure([replace(grids[0], effects=unread)], window=WINDOW)
+    assert f"1 of {L} cells" in figure._suptitle.get_text()
+    figure.draw_without_rendering()
+    title = figure._suptitle.get_window_extent()
+    assert title.x0 >= 0
+    assert title.x1 <= figure.bbox.width
     drawn = prompt_figure(grids, window=WINDOW)
     np.testing.assert_array_equal(drawn.axes[0].get_images()[0].get_array(), grids[0].effects)
     assert drawn.axes[0].get_title() == "attention to subject\nknocked out, 2 layers"
