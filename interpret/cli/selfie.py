@@ -106,8 +106,6 @@ def selfie_command(
     A run can be stopped at any time; the same command resumes it. Exit code 3: finished, but some prompts could not be
     interpreted.
     """
-    from transformers import set_seed
-
     from interpret.prompts.chat import has_template
     from interpret.selfie import runs
 
@@ -115,7 +113,6 @@ def selfie_command(
     found = prompts.read()
     options = asdict(reading) | {"interpretation_prompts": reading.interpretation_prompts or INTERPRETATION_PROMPTS}
     runs.check_options(found, **options)
-    set_seed(reading.seed)
     opened = loading.open(model, workers.asked(loading.imports))
     if opened.tokenizer is not None:
         tell_framing(found, prompts.chat_template, has_template(opened.tokenizer))
