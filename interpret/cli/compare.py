@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from interpret.cli.console import out, tell
 
@@ -22,8 +22,8 @@ def compare_command(
 
     interpret compare runs/trace runs/approximate
 
-    For each mediator, it prints the mean, the lowest and the highest rank correlation over facts, and for how many
-    facts both traces have the largest effect at the same token and layer.
+    For each mediator and metric, it prints the mean, the lowest and the highest rank correlation over facts, and for
+    how many facts both traces have the largest effect at the same token and layer.
     """
     import numpy as np
 
@@ -33,16 +33,17 @@ def compare_command(
     from interpret.tracing.mediators import mediator_of
 
     found = list(grid_pairs(run, other))
-    table = Table("mediator", "facts", "rank correlation, mean", "lowest", "highest", "same peak")
-    for mediator in dict.fromkeys(one.mediator for one, _ in found):
-        of_one = [(one, two) for one, two in found if one.mediator == mediator]
-        direction = mediator_of(mediator).direction(of_one[0][0].metric)
+    named = [Column(name, no_wrap=True) for name in ("mediator", "metric")]
+    table = Table(*named, "facts", "rank correlation, mean", "lowest", "highest", "same peak")
+    for mediator, metric in dict.fromkeys((one.mediator, one.metric) for one, _ in found):
+        of_one = [(one, two) for one, two in found if (one.mediator, one.metric) == (mediator, metric)]
+        direction = mediator_of(mediator).direction(metric)
         pairs = [(direction * one.effects, direction * two.effects) for one, two in of_one]
         ranks = np.array([rank_correlation(*pair) for pair in pairs])
         same = sum(peak_of(one) == peak_of(two) for one, two in pairs)
         ranks = ranks[np.isfinite(ranks)]
         numbers = [f"{value:+.2f}" for value in (ranks.mean(), ranks.min(), ranks.max())] if ranks.size else [""] * 3
-        table.add_row(mediator, str(len(pairs)), *numbers, f"{same} of {len(pairs)}")
+        table.add_row(mediator, metric, str(len(pairs)), *numbers, f"{same} of {len(pairs)}")
     out.print(table)
     if words := not_finite([grid for pair in found for grid in pair]):
         tell(words)

@@ -157,7 +157,7 @@ def _draw_traces(
     window: int | None,
 ) -> None:
     from interpret.facts.grids import bucket_averages, by_part
-    from interpret.tracing.tables import normalised, trace_averages, trace_grids
+    from interpret.tracing.tables import normalised, trace_averages, trace_grids, with_metric
 
     units = run / UNITS_TABLE
     if units.is_file():
@@ -166,18 +166,27 @@ def _draw_traces(
             return
     traced = trace_grids(run_folder.read_rows(run, TraceCell))
     traced = normalised(traced) if normalise else traced
-    _save(output, _figures(traced, _chosen(traced, fact, prompts), scheme, window))
-    _say_if_few([bucket_averages(of_one, scheme=scheme) for of_one in by_part(traced, "mediator").values()], scheme)
+    by_metric = by_part(traced, "metric")
+    chosen = _chosen(traced, fact, prompts)
+    for metric, of_one in by_metric.items():
+        drawn = _figures(of_one, chosen, scheme, window)
+        _save(output, ((with_metric(name, metric, by_metric), figure) for name, figure in drawn))
+    of_mediators = [grids for of_one in by_metric.values() for grids in by_part(of_one, "mediator").values()]
+    _say_if_few([bucket_averages(grids, scheme=scheme) for grids in of_mediators], scheme)
     averages = trace_averages(traced, scheme=scheme)
     disk.replace_whole(output / AVERAGES, csv_header(TraceAverage) + to_csv(averages))
 
 
 def _unit_figures(rows: Sequence[UnitCell]) -> "Iterator[tuple[str, Figure]]":
-    """Yield (name, figure) for the heads of a trace, if it has some."""
+    """Yield (name, figure) for the heads of a trace, if it has some: one figure per metric."""
     from interpret.figures.traces import heads_figure
+    from interpret.tracing.tables import with_metric
 
-    if any(row.mediator == "heads" for row in rows):
-        yield "heads_heatmap", heads_figure(rows)
+    heads = [row for row in rows if row.mediator == "heads"]
+    metrics = dict.fromkeys(row.metric for row in heads)
+    for metric in metrics:
+        of_one = [row for row in heads if row.metric == metric]
+        yield with_metric("heads_heatmap", metric, metrics), heads_figure(of_one)
 
 
 def _draw_locations(run: Path, output: Path, scheme: "Scheme", fact: Sequence[str] | None, prompts: int) -> None:
@@ -224,7 +233,7 @@ def _location_figures(
 def _figures(
     traced: "Sequence[TraceGrid]", chosen: Sequence[str], scheme: "Scheme", window: int | None
 ) -> "Iterator[tuple[str, Figure]]":
-    """Yield (name, figure) for a trace."""
+    """Yield (name, figure) for the traces of one metric."""
     from interpret.figures import traces
     from interpret.tracing.show import prompt_figure
 

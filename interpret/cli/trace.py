@@ -82,10 +82,10 @@ class TraceOptions:
         ),
     ] = None
     metric: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             help="What is measured of the answer: probability, log_probability, logit, logit_difference (answer minus "
-            "foil) or rank. [default: probability]"
+            "foil) or rank; may be given several times, and is read off the same runs. [default: probability]"
         ),
     ] = None
     method: Annotated[
@@ -107,7 +107,6 @@ class TraceOptions:
             "replace": self.replace_embeddings,
             "window": self.window,
             "answer_tokens": self.answer_tokens,
-            "metric": self.metric,
             "chat_template": framing.chat_template,
         }
         others = {
@@ -115,6 +114,7 @@ class TraceOptions:
             "name": self.model and Path(self.model).name,
             "mediators": tuple(self.mediator) if self.mediator else None,
             "method": self.method,
+            "metrics": tuple(self.metric) if self.metric else None,
             "rule": chosen.rule,
             "device": loading.device,
             "dtype": loading.dtype,
@@ -161,7 +161,7 @@ def trace_command(
     from interpret.tracing.knowledge_tracing import row_names, write_lists
 
     wanted = given.override(load_config(config) if config else TraceConfig(), fact, chosen, loading)
-    if fact.foil is not None and wanted.settings.metric != "logit_difference":
+    if fact.foil is not None and "logit_difference" not in (wanted.metrics or [wanted.settings.metric]):
         raise InputError("--foil is only read by --metric logit_difference; add it, or leave out --foil")
     folder = fact.folder(wanted.output or "runs/trace", output, wanted, chosen, loading)
     # Check everything that can be checked without the model first.
@@ -172,6 +172,7 @@ def trace_command(
         mediators=wanted.mediators,
         settings=wanted.settings,
         method=wanted.method,
+        metrics=wanted.metrics,
         only_known=chosen.only_known,
         rule=wanted.rule,
         module_names=wanted.hook_layer,
@@ -190,17 +191,34 @@ def trace_command(
 
 
 def _show(traced: "Sequence[TraceGrid]", peaks: "Sequence[TracePeak]", scheme: "Scheme") -> None:
-    """Print where the average effects peak, and where the effects of single facts peak; the two may differ."""
-    from interpret.facts.grids import bucket_averages, bucket_peaks, by_part, too_few
+    """Print where the average effects peak, and where the effects of single facts peak, metric by metric."""
+    from interpret.facts.grids import BucketMean, by_part, too_few
     from interpret.tracing import tables
 
     if words := tables.estimated(traced):
         tell(f"Warning: {words}; their sizes are unreliable, and the averages include them.")
+    shown: list[BucketMean] = []
+    for metric, of_metric in by_part(traced, "metric").items():
+        shown += _show_metric(metric, of_metric, [peak for peak in peaks if peak.metric == metric], scheme)
+    if words := too_few(shown):
+        tell(words)
+
+
+def _show_metric(
+    metric: str, traced: "Sequence[TraceGrid]", peaks: "Sequence[TracePeak]", scheme: "Scheme"
+) -> "list[BucketMean]":
+    """Print where the effects on one metric peak, and return the averages that were printed.
+
+    The peaks of the averages may differ from those of single facts.
+    """
+    from interpret.facts.grids import BucketMean, bucket_averages, bucket_peaks, by_part
+    from interpret.tracing import tables
+
     averages = Table(Column("mediator", overflow="fold"), "tokens", "layer", "AIE", "95% interval", "facts")
     single: list[Sequence[str]] = []
     shown: list[BucketMean] = []
     for mediator, of_one in by_part(traced, "mediator").items():
-        direction = mediator_of(mediator).direction(of_one[0].metric)
+        direction = mediator_of(mediator).direction(metric)
         found = bucket_peaks(bucket_averages(of_one, scheme=scheme), scheme=scheme, direction=direction)
         for peak in found:
             averages.add_row(mediator, *peak_cells(peak))
@@ -213,33 +231,34 @@ def _show(traced: "Sequence[TraceGrid]", peaks: "Sequence[TracePeak]", scheme: "
             average = max(there, key=lambda peak: direction * peak.mean)
             of_facts = [peak for peak in peaks if (peak.mediator, peak.among) == (mediator, among)]
             single.append((mediator, among, f"{average.mean:+.3f}", str(average.layer_idx), *_sum_up(of_facts)))
-    out.print("Average indirect effect (AIE) for each kind of token, at its peak layer:")
+    measured = tables.metric_of(metric)
+    out.print(f"Average indirect effect (AIE) on {measured} for each kind of token, at its peak layer:")
     out.print(averages)
-    if words := too_few(shown):
-        tell(words)
     show_table(
-        "Peaks of the average, and peaks of single facts from peaks.csv (mean effect; median and quartiles of layers):",
+        f"Peaks of the average on {measured}, and peaks of single facts from peaks.csv (mean effect; median and "
+        "quartiles of layers):",
         ("mediator", "among", "AIE", "layer", "IE of single facts", "layer of single facts"),
         single,
     )
+    return shown
 
 
 def _show_units(rows: "Sequence[UnitCell]") -> None:
     """Print the heads and neurons with the largest average effects."""
     from interpret.facts.grids import BucketMean, too_few
     from interpret.stats import average
-    from interpret.tracing.tables import unit_means
+    from interpret.tracing.tables import metric_of, unit_means
 
     means = unit_means(rows)
-    for mediator in dict.fromkeys(row.mediator for row in rows):
+    for mediator, metric in dict.fromkeys((row.mediator, row.metric) for row in rows):
         shown = []
-        for one in [one for one in means if one.mediator == mediator][:MOST_UNITS]:
+        for one in [one for one in means if (one.mediator, one.metric) == (mediator, metric)][:MOST_UNITS]:
             found, n_facts = average(one.effects), len(one.effects)
             interval = f"{found.low:+.3f} to {found.high:+.3f}" if n_facts > 1 else ""
             place = f"{one.layer_idx}.{one.unit}", one.bucket
             shown.append((*place, f"{one.mean:+.4f}", interval, f"{one.n} of {n_facts}"))
         show_table(
-            f"{mediator.capitalize()} with the largest average indirect effects:",
+            f"{mediator.capitalize()} with the largest average indirect effects on {metric_of(metric)}:",
             (f"layer.{mediator[:-1]}", "token", "AIE", "95% interval", "facts"),
             shown,
         )

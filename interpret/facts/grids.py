@@ -33,12 +33,12 @@ class Grid:
 G = TypeVar("G", bound=Grid)
 
 
-def tokens_by_layers(rows: Iterable[C], part: str) -> Iterator[tuple[list[C], tuple[int, int], tuple[int, int]]]:
+def tokens_by_layers(rows: Iterable[C], *parts: str) -> Iterator[tuple[list[C], tuple[int, int], tuple[int, int]]]:
     """Group rows into grids, in order of first appearance.
 
     Args:
         rows: rows of any facts, in any order.
-        part: column that identifies a grid, together with the fact's name.
+        parts: columns that identify a grid, together with the fact's name.
 
     Yields:
         The T * L rows of a grid, ordered by token and layer; (T, L); first and one past the last token of the subject.
@@ -46,13 +46,13 @@ def tokens_by_layers(rows: Iterable[C], part: str) -> Iterator[tuple[list[C], tu
     Raises:
         InputError: if there are no rows, or a grid has missing or repeated cells, or no token of the subject.
     """
-    cells: dict[tuple[str, str], list[C]] = {}
+    cells: dict[tuple[str, tuple[str, ...]], list[C]] = {}
     for row in rows:
-        cells.setdefault((row.name, getattr(row, part)), []).append(row)
+        cells.setdefault((row.name, tuple(getattr(row, part) for part in parts)), []).append(row)
     if not cells:
         raise InputError("no rows: no fact is finished yet, or all were dropped, see 'dropped' in manifest.json")
-    for (name, of_part), of_one in cells.items():
-        what = f"the grid of {name!r} by {of_part!r}"
+    for (name, of_parts), of_one in cells.items():
+        what = f"the grid of {name!r} by {', '.join(map(repr, of_parts))}"
         ordered = sorted(of_one, key=lambda cell: (cell.token_idx, cell.layer_idx))
         n_tokens, n_layers = ordered[-1].token_idx + 1, ordered[-1].layer_idx + 1
         places = [(cell.token_idx, cell.layer_idx) for cell in ordered]
@@ -79,7 +79,7 @@ def bucket_averages(grids: Sequence[Grid], *, scheme: Scheme = "rome") -> Averag
     """Average the effects of grids, bucket by bucket, [buckets, L]; for traces, this is the AIE.
 
     Args:
-        grids: grids of one mediator or of one site.
+        grids: grids of one mediator and metric, or of one site.
         scheme: bucket scheme, ``rome`` or ``kt``.
 
     Raises:
@@ -92,7 +92,7 @@ def bucket_averages(grids: Sequence[Grid], *, scheme: Scheme = "rome") -> Averag
 
 
 def by_part(grids: Iterable[G], part: str) -> dict[str, list[G]]:
-    """Group grids by an attribute, such as ``mediator`` or ``site``, in order of first appearance."""
+    """Group grids by an attribute, such as ``mediator``, ``metric`` or ``site``, in order of first appearance."""
     found: dict[str, list[G]] = {}
     for grid in grids:
         found.setdefault(getattr(grid, part), []).append(grid)

@@ -4,7 +4,8 @@ After ROME (Meng et al. 2022, figures 2 and 3): average indirect effects (AIE) a
 intervals; and bars that show how much of the effect remains when attention or MLPs are severed. After Geva et al. 2023
 (figure 2): curves of attention knockout. ``tracing.show`` draws one fact.
 ``locations`` draws attribution scores in the same layout. Each function returns a matplotlib figure;
-``interpret.drawing.save`` writes it as PNG and PDF, with the same bytes for the same numbers.
+``interpret.drawing.save`` writes it as PNG and PDF, with the same bytes for the same numbers. A figure shows one
+metric.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +33,7 @@ from interpret.records import UnitCell
 from interpret.stats import Average, Floats, average
 from interpret.tracing.mediators import HIDDEN, mediator_of
 from interpret.tracing.show import warning
-from interpret.tracing.tables import TraceGrid, metric_of, total_average, unit_means
+from interpret.tracing.tables import TraceGrid, check_same_metric, metric_of, total_average, unit_means
 
 PROBABILITY = "probability"
 
@@ -43,12 +44,12 @@ def average_figure(traced: Sequence[TraceGrid], *, scheme: Scheme = "rome", wind
     The scale is symmetric around 0 and covers all averages: white at 0, blue above, orange below.
 
     Args:
-        traced: grids of any facts and mediators.
+        traced: grids of any facts and mediators, of one metric.
         scheme: bucket scheme, ``rome`` or ``kt``.
         window: number of layers of a window, for the titles.
 
     Raises:
-        InputError: if there is no grid, or the grids differ in their number of layers.
+        InputError: if there is no grid, or the grids differ in their number of layers or their metric.
     """
     return bucket_heatmaps(
         _averages(traced, scheme),
@@ -62,12 +63,12 @@ def line_figure(traced: Sequence[TraceGrid], *, scheme: Scheme = "rome", window:
     """Draw average indirect effects over layers, one line per bucket with its 95% interval, one panel per mediator.
 
     Args:
-        traced: grids of any facts and mediators.
+        traced: grids of any facts and mediators, of one metric.
         scheme: bucket scheme, ``rome`` or ``kt``.
         window: number of layers of a window, for the titles.
 
     Raises:
-        InputError: if there is no grid, or the grids differ in their number of layers.
+        InputError: if there is no grid, or the grids differ in their number of layers or their metric.
     """
     return bucket_lines(
         _averages(traced, scheme),
@@ -81,7 +82,7 @@ def severed_grids(traced: Sequence[TraceGrid]) -> list[TraceGrid]:
     """Return the grids that ``severed_figure`` compares: those of ``hidden`` and of mediators that sever modules.
 
     Args:
-        traced: grids of any facts and mediators.
+        traced: grids of any facts and mediators, of one metric.
 
     Returns:
         The grids; empty unless there are grids of both kinds.
@@ -101,13 +102,14 @@ def severed_figure(traced: Sequence[TraceGrid]) -> Figure:
 
     Raises:
         InputError: if there are no grids of ``hidden`` or none of a severed mediator, or the grids differ in their
-            number of layers.
+            number of layers or their metric.
     """
     wanted = severed_grids(traced)
     if not wanted:
         raise InputError(
             "a figure of severed effects needs grids of the mediator hidden and of a severed mediator: trace both"
         )
+    check_same_metric(wanted)
     found = {name: average(_last_subject(of_one)) for name, of_one in by_part(wanted, "mediator").items()}
     n_layers = wanted[0].effects.shape[1]
     with matplotlib.rc_context(STYLE):
@@ -155,11 +157,12 @@ def knockout_figure(traced: Sequence[TraceGrid], *, window: int | None = None) -
         window: number of layers of a window, for the title.
 
     Raises:
-        InputError: if no mediator knocks out attention, or the grids differ in their number of layers.
+        InputError: if no mediator knocks out attention, or the grids differ in their number of layers or their metric.
     """
     wanted = knockout_grids(traced)
     if not wanted:
         raise InputError("a figure of attention knockout needs grids of attn_knockout: trace it")
+    check_same_metric(wanted)
     if len(depths := sorted({grid.effects.shape[1] for grid in wanted})) > 1:
         raise InputError(f"cannot average grids with different numbers of layers: {', '.join(map(str, depths))}")
     curves = {
@@ -184,11 +187,12 @@ def heads_figure(rows: Sequence[UnitCell]) -> Figure:
         rows: rows of single heads and neurons of one model; neurons are ignored.
 
     Raises:
-        InputError: if there is no row of a head.
+        InputError: if there is no row of a head, or rows of heads have several metrics.
     """
     heads = [row for row in rows if row.mediator == "heads"]
     if not heads:
         raise InputError("a figure of heads needs rows of the mediator heads: trace it")
+    check_same_metric(heads)
     shape = max(row.unit for row in heads) + 1, max(row.layer_idx for row in heads) + 1
     panels_of: dict[str, Floats] = {}
     for one in unit_means(heads):
@@ -216,10 +220,8 @@ def _in_percent(grid: TraceGrid) -> bool:
 
 def _unit(traced: Sequence[TraceGrid]) -> str:
     """Return the unit of averages of some grids."""
-    if traced[0].share:
-        return "AIE (share of the total effect)"
     metric = "probability" if traced[0].metric == PROBABILITY else metric_of(traced[0].metric)
-    return f"AIE (change of {metric})"
+    return f"AIE (share of the total effect\non {metric})" if traced[0].share else f"AIE (change of {metric})"
 
 
 def _words(traced: Sequence[TraceGrid], window: int | None) -> PanelWords:
@@ -231,6 +233,7 @@ def _averages(traced: Sequence[TraceGrid], scheme: Scheme) -> Mapping[str, Avera
     """Average each mediator's grids, [buckets, L]."""
     if not traced:
         raise InputError("no traces to average: traced is empty")
+    check_same_metric(traced)
     return {name: bucket_averages(of_one, scheme=scheme) for name, of_one in by_part(traced, "mediator").items()}
 
 

@@ -123,9 +123,11 @@ class UnitCell:
 
 @dataclass(frozen=True, kw_only=True)
 class TraceAverage:
-    """Average indirect effect (AIE) of one kind of token at one layer, for one mediator."""
+    """Average indirect effect (AIE) of one kind of token at one layer, for one mediator and metric."""
 
     mediator: str
+    """As in ``TraceCell``."""
+    metric: str
     """As in ``TraceCell``."""
     bucket: str
     """The kind of token: its bucket."""
@@ -143,15 +145,17 @@ class TraceAverage:
 
 @dataclass(frozen=True, kw_only=True)
 class TracePeak:
-    """The cell with the largest indirect effect of one fact, for one mediator; the average may peak elsewhere.
+    """The cell with the largest indirect effect of one fact, for one mediator and metric.
 
-    Restoring the last layers of the last token restores the answer trivially, so the subject's tokens have their own
-    peak.
+    The average may peak elsewhere. Restoring the last layers of the last token restores the answer trivially, so the
+    subject's tokens have their own peak.
     """
 
     name: str
     """The fact's name."""
     mediator: str
+    """As in ``TraceCell``."""
+    metric: str
     """As in ``TraceCell``."""
     among: str
     """The tokens that are searched: ``all`` or ``subject``."""

@@ -19,9 +19,9 @@ def join_runs(runs: Mapping[str, Path | str], *, how: Literal["inner", "outer"] 
 
     Runs of ``selfie``, ``trace``, ``locate`` and ``probe lens`` have rows about hidden states. Prompts are compared as
     the model read them, with the chat template; traced prompts have none, so set ``"raw": true`` in the prompt file of
-    ``selfie`` or ``probe lens`` to join them with a trace. A table with several mediators, interpretation prompts or
-    predicted tokens has several rows per state; the joined table has one row for each combination, so select the rows
-    you need by these columns.
+    ``selfie`` or ``probe lens`` to join them with a trace. A table with several mediators, metrics, interpretation
+    prompts or predicted tokens has several rows per state; the joined table has one row for each combination, so select
+    the rows you need by these columns.
 
     Args:
         runs: prefix -> run folder, such as ``{"selfie": "runs/mine", "trace": "runs/facts"}``. The prefix is put

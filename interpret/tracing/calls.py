@@ -6,6 +6,7 @@ probability of the answer, averaged over noise samples.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from numpy.typing import ArrayLike
@@ -17,8 +18,8 @@ from interpret.finite import warn
 from interpret.records import EXACT, SCREENED, TRACE_METHODS, TraceMethod
 from interpret.sweep.metrics import Kind
 from interpret.tracing.approximate import Screening, check_amount, estimate_traces, screen_traces
-from interpret.tracing.exact import trace_exactly, trace_metrics_exactly
-from interpret.tracing.inputs import AnswerTokens, TraceSettings, trace_inputs
+from interpret.tracing.exact import trace_exactly
+from interpret.tracing.inputs import AnswerTokens, TraceInputs, TraceSettings, trace_inputs
 from interpret.tracing.mediators import DEFAULT_MEDIATORS, check_estimable, check_mediators
 from interpret.tracing.metrics import check_trace_metrics
 from interpret.tracing.result import TracedMediators, TraceResult, cells_not_finite
@@ -155,32 +156,22 @@ def trace_mediators(
         UnsupportedModelError: as ``trace`` raises.
     """
     settings = settings or TraceSettings()
-    check_mediators(mediators)
-    if method not in TRACE_METHODS:
-        raise InputError(unknown("method", method, TRACE_METHODS))
-    if method != EXACT:
-        check_estimable(mediators, settings.metric)
-    inputs = trace_inputs(
+    found = trace_by_metric(
         model,
         tokenizer,
         prompt,
         subject,
         answer,
+        metrics=[settings.metric],
+        mediators=mediators,
         settings=settings,
         occurrence=occurrence,
         counterfactual=counterfactual,
         foil=foil,
+        method=method,
+        progress=progress,
     )
-    with showing("Tracing", shown=progress):
-        if method == EXACT:
-            results = trace_exactly(model, tokenizer, inputs, mediators, settings)
-        elif method == SCREENED:
-            screened = screen_traces(model, tokenizer, inputs, mediators, settings)
-            results = {name: screening.result for name, screening in screened.items()}
-        else:
-            results = estimate_traces(model, tokenizer, inputs, mediators, settings, method)
-    warn(cells_not_finite([result.indirect_effects for result in results.values()]))
-    return TracedMediators(results)
+    return found[settings.metric]
 
 
 @unwrapping
@@ -198,9 +189,10 @@ def trace_by_metric(
     occurrence: int | None = None,
     counterfactual: str | None = None,
     foil: str | Sequence[int] | None = None,
+    method: TraceMethod = "exact",
     progress: bool = True,
 ) -> dict[Kind, TracedMediators]:
-    """Trace one prompt exactly, and read several metrics off the same runs.
+    """Trace one prompt by several metrics; exact traces read all of them off the same runs.
 
     Args:
         model: as in ``trace``.
@@ -214,13 +206,14 @@ def trace_by_metric(
         occurrence: as in ``trace``.
         counterfactual: as in ``trace``.
         foil: as in ``trace``.
+        method: as in ``trace_mediators``; estimates are made metric by metric.
         progress: as in ``trace``.
 
     Returns:
         The traces of each metric, in the order of ``metrics``, as ``trace_mediators`` returns them.
 
     Raises:
-        InputError: as ``trace`` raises; also if no metric is given.
+        InputError: as ``trace_mediators`` raises; also if no metric is given, or one twice.
         UnsupportedModelError: as ``trace`` raises.
 
     Example:
@@ -230,6 +223,11 @@ def trace_by_metric(
     settings = settings or TraceSettings()
     check_mediators(mediators)
     check_trace_metrics(metrics)
+    if method not in TRACE_METHODS:
+        raise InputError(unknown("method", method, TRACE_METHODS))
+    if method != EXACT:
+        for metric in metrics:
+            check_estimable(mediators, metric)
     inputs = trace_inputs(
         model,
         tokenizer,
@@ -243,9 +241,27 @@ def trace_by_metric(
         metrics=metrics,
     )
     with showing("Tracing", shown=progress):
-        results = trace_metrics_exactly(model, tokenizer, inputs, mediators, settings)
+        results = _traces(model, tokenizer, inputs, mediators, settings, method)
     warn(cells_not_finite([one.indirect_effects for of_metric in results for one in of_metric.values()]))
     return {metric.kind: TracedMediators(one) for metric, one in zip(inputs.metrics, results, strict=True)}
+
+
+def _traces(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    inputs: TraceInputs,
+    mediators: Sequence[str],
+    settings: TraceSettings,
+    method: TraceMethod,
+) -> list[dict[str, TraceResult]]:
+    """Return the traces of each metric of the inputs."""
+    if method == EXACT:
+        return trace_exactly(model, tokenizer, inputs, mediators, settings)
+    each = [replace(inputs, metrics=(metric,)) for metric in inputs.metrics]  # a metric has its own derivatives
+    if method != SCREENED:
+        return [estimate_traces(model, tokenizer, one, mediators, settings, method) for one in each]
+    screened = [screen_traces(model, tokenizer, one, mediators, settings) for one in each]
+    return [{name: screening.result for name, screening in of_metric.items()} for of_metric in screened]
 
 
 @unwrapping

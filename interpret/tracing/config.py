@@ -10,7 +10,7 @@ top level. All keys are optional::
     noise: s3                               # see noise; also samples, seed, replace
     window: 10                              # number of layers of attn_window and mlp_window
     answer_tokens: first                    # or whole: which tokens of the answer are read
-    metric: probability                     # or log_probability, logit, logit_difference, rank
+    metric: probability                     # or log_probability, logit, logit_difference, rank; or a list of several
     method: exact                           # or approximate, relp or screened, see approximate
     chat_template: model                    # or a text with {prompt}; default: prompts are read as they are
     rule: words                             # or first_token: which facts count as known, see facts.filter
@@ -39,10 +39,11 @@ from interpret.facts.filter import RULES, Rule
 from interpret.models.arguments import DTYPES
 from interpret.reading import is_unicode, read_yaml
 from interpret.records import TRACE_METHODS, TraceMethod
-from interpret.sweep.metrics import KINDS
+from interpret.sweep.metrics import KINDS, Kind
 from interpret.tracing.inputs import ANSWER_TOKENS, TraceSettings
 from interpret.tracing.knowledge_tracing import HookNames
 from interpret.tracing.mediators import DEFAULT_MEDIATORS, UNIT_MEDIATORS, check_mediators
+from interpret.tracing.metrics import check_trace_metrics
 from interpret.tracing.noise import parse_noise
 
 SECTIONS: Mapping[str, tuple[str, ...]] = {
@@ -94,6 +95,8 @@ class TraceConfig:
     """How prompts are corrupted and what is read."""
     method: TraceMethod = "exact"
     """``exact``, ``approximate``, ``relp`` or ``screened``, see ``trace_mediators``."""
+    metrics: tuple[Kind, ...] | None = None
+    """What is read, if the file has a list of metrics; None for the metric of the settings."""
     rule: Rule = "words"
     """Which facts count as known, see ``known``."""
     buckets: Scheme = "rome"
@@ -132,6 +135,8 @@ def _config(document: object) -> TraceConfig:
     values: dict[str, Any] = {key: _value(key, top[key]) for key in top if key not in SECTIONS}
     if hooks is not None:
         values = {**KNOWLEDGE_TRACING, "mediators": _mediators_of(hooks)} | values
+    if isinstance(values.get("metric"), tuple):
+        values["metrics"] = values.pop("metric")
     settings = TraceSettings(**{key: values.pop(key) for key in SETTINGS if key in values})
     workers = {key: values.pop(key) for key in OF_WORKERS if key in values}
     model = {key: _text(f"model.{key}", value) for key, value in sections.get("model", {}).items()}
@@ -189,6 +194,10 @@ def _mediators_of(hooks: HookNames) -> tuple[str, ...]:
 
 def _value(key: str, value: Any) -> Any:
     """Check the value of one of our own keys, and return it in the form of ``TraceConfig``."""
+    if key == "metric" and isinstance(value, list):
+        metrics = _texts(key, value)
+        check_trace_metrics(metrics)
+        return metrics
     if key in CHOICES:
         return _choice(key, value, CHOICES[key])
     if key in NUMBERS:

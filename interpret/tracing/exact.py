@@ -21,26 +21,11 @@ def trace_exactly(
     inputs: TraceInputs,
     mediators: Sequence[str],
     settings: TraceSettings,
-) -> dict[str, TraceResult]:
-    """Run all cells of some mediators; return the traces of the first metric of the inputs.
-
-    Raises:
-        UnsupportedModelError: if the model is not of a supported family, or does not compute as its family does.
-    """
-    return trace_metrics_exactly(model, tokenizer, inputs, mediators, settings)[0]
-
-
-def trace_metrics_exactly(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    inputs: TraceInputs,
-    mediators: Sequence[str],
-    settings: TraceSettings,
 ) -> list[dict[str, TraceResult]]:
     """Run all cells of some mediators; return the traces of each metric of the inputs, all read off the same runs.
 
     Raises:
-        UnsupportedModelError: as ``trace_exactly`` raises.
+        UnsupportedModelError: if the model is not of a supported family, or does not compute as its family does.
     """
     cells = cells_of(model, mediators, inputs, settings.window)
     found = values_by_mediator(inputs, cells, partial(run_exactly, model, inputs, settings))

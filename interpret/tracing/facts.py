@@ -4,7 +4,7 @@ Each fact is traced separately (``calls``). The facts share the size of the nois
 subjects of all facts, as in ROME. ``runs`` writes the rows, ``TraceCell`` records, into a run folder.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -16,7 +16,8 @@ from interpret.errors import InputError
 from interpret.facts.files import Fact
 from interpret.finite import NOTHING_FINITE, counted_once, warn
 from interpret.records import EXACT, TraceCell, TraceMethod
-from interpret.tracing.calls import trace_mediators
+from interpret.sweep.metrics import Kind
+from interpret.tracing.calls import trace_by_metric
 from interpret.tracing.inputs import TraceSettings
 from interpret.tracing.mediators import DEFAULT_MEDIATORS
 from interpret.tracing.metrics import DIFFERENCE
@@ -35,9 +36,10 @@ def trace_facts(
     settings: TraceSettings | None = None,
     mediators: Sequence[str] = DEFAULT_MEDIATORS,
     method: TraceMethod = EXACT,
+    metrics: Sequence[Kind] | None = None,
     progress: bool = True,
 ) -> Iterator[TraceCell]:
-    """Trace facts, and yield one row per fact, mediator, token and layer, in that order.
+    """Trace facts, and yield one row per fact, mediator, metric, token and layer, in that order.
 
     Args:
         model: a causal LM of a supported family, in evaluation mode.
@@ -48,6 +50,7 @@ def trace_facts(
         mediators: names of mediators, as in ``trace_mediators``.
         method: ``exact``, ``approximate``, ``relp`` or ``screened``, as in ``trace_mediators``. The column ``method``
             tells exact cells from estimates.
+        metrics: what is read, see ``trace_by_metric``; None for the metric of the settings.
         progress: show a progress bar of the facts while rows are taken, in a terminal or a notebook.
 
     Yields:
@@ -63,11 +66,11 @@ def trace_facts(
     sized = sized_for(model, tokenizer, facts, settings or TraceSettings())
     for fact in streamed("Tracing", facts, len(facts), shown=progress):
         try:
-            results = trace_fact(model, tokenizer, fact, sized, mediators, method)
+            results = trace_fact(model, tokenizer, fact, sized, mediators, method, metrics)
         except InputError as error:
             raise InputError(f"fact {fact.name!r}: {error}") from None
-        warn(cells_not_finite([result.indirect_effects for result in results.values()]))
-        for result in results.values():
+        warn(cells_not_finite([result.indirect_effects for result in results]))
+        for result in results:
             yield from trace_cells(fact, result)
 
 
@@ -125,27 +128,31 @@ def trace_fact(
     settings: TraceSettings,
     mediators: Sequence[str],
     method: TraceMethod = EXACT,
-) -> Mapping[str, TraceResult]:
-    """Trace one fact, and return its trace by each mediator.
+    metrics: Sequence[Kind] | None = None,
+) -> list[TraceResult]:
+    """Trace one fact, and return its traces, ordered by mediator, then by metric.
 
     Raises:
         InputError: if it cannot be traced, or if no effect is finite.
         UnsupportedModelError: if the model is not of a supported family.
     """
+    read = [settings.metric] if metrics is None else metrics
     with counted_once():
-        results = trace_mediators(
+        found = trace_by_metric(
             model,
             tokenizer,
             fact.prompt,
             fact.subject,
             fact.attribute,
+            metrics=read,
             mediators=mediators,
             settings=settings,
             occurrence=fact.occurrence,
-            foil=fact.foil if settings.metric == DIFFERENCE else None,
+            foil=fact.foil if DIFFERENCE in read else None,
             method=method,
             progress=False,
         )
-    if not any(np.isfinite(result.indirect_effects).any() for result in results.values()):
+    results = [traces[name] for name in dict.fromkeys(mediators) for traces in found.values()]
+    if not any(np.isfinite(result.indirect_effects).any() for result in results):
         raise InputError(f"probabilities of the answer {NOTHING_FINITE}")
     return results

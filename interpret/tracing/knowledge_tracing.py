@@ -20,9 +20,10 @@ from transformers import PreTrainedModel
 from interpret.anatomy import Anatomy, anatomy_of, unwrapping
 from interpret.errors import InputError, brief
 from interpret.facts.files import FactFile
+from interpret.facts.grids import by_part
 from interpret.storage import disk
 from interpret.tracing.mediators import MEDIATORS
-from interpret.tracing.tables import TraceGrid
+from interpret.tracing.tables import TraceGrid, with_metric
 
 LAYER = "[LAYER_NUM]"
 """Placeholder for the index of each layer."""
@@ -115,8 +116,10 @@ def row_names(file: FactFile) -> list[str]:
 def write_lists(grids: Sequence[TraceGrid], rows: list[str], folder: Path, name: str) -> int:
     """Write the result files of traces, such as ``{name}-te.pt``, and return their number.
 
+    If there are several metrics, each has its own files, such as ``{name}-te-logit.pt``.
+
     Args:
-        grids: of each traced fact and mediator.
+        grids: of each traced fact, mediator and metric.
         rows: the name of each row's fact, see ``row_names``.
         folder: an existing folder.
         name: the name of the model.
@@ -124,7 +127,12 @@ def write_lists(grids: Sequence[TraceGrid], rows: list[str], folder: Path, name:
     Raises:
         RunError: if a file cannot be written.
     """
-    contents = result_lists({(grid.name, grid.mediator): grid for grid in grids}, rows)
+    by_metric = by_part(grids, "metric")
+    contents = {
+        with_metric(file, metric, by_metric): values
+        for metric, of_one in by_metric.items()
+        for file, values in result_lists({(grid.name, grid.mediator): grid for grid in of_one}, rows).items()
+    }
     for file, values in contents.items():
         written = io.BytesIO()
         torch.save(values, written)
@@ -133,7 +141,10 @@ def write_lists(grids: Sequence[TraceGrid], rows: list[str], folder: Path, name:
 
 
 def result_lists(grids: dict[tuple[str, str], TraceGrid], rows: list[str]) -> dict[str, list[Any]]:
-    """Return the content of each result file, one tensor per row; 0 or an empty one for a row that was not traced."""
+    """Return the content of each result file of one metric.
+
+    It is one tensor per row; 0 or an empty one for a row that was not traced.
+    """
     by_fact = {name: grid for (name, _), grid in grids.items()}
     contents: dict[str, list[Any]] = {
         "te": [torch.tensor(by_fact[name].total_effect if name in by_fact else 0.0) for name in rows],

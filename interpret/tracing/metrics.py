@@ -17,16 +17,18 @@ DIFFERENCE, RANK = "logit_difference", "rank"
 
 
 def check_trace_metrics(metrics: Sequence[str]) -> None:
-    """Check that metrics exist and that there is one.
+    """Check that metrics exist, that there is one, and that none is given twice.
 
     Raises:
         InputError: if not; the message names the metric.
     """
     if not metrics:
         raise InputError("no metric is given; give at least one, such as probability")
-    for metric in metrics:
+    for place, metric in enumerate(metrics):
         if metric not in KINDS:
             raise InputError(unknown("metric", metric, KINDS))
+        if metric in metrics[:place]:
+            raise InputError(f"the metric {metric} is given twice; give each metric once")
 
 
 def trace_metrics(

@@ -13,9 +13,9 @@ from interpret.tracing.tables import trace_peaks
 def peak_prompts(run: Path | str) -> list[dict[str, Any]]:
     """Return the prompts of a trace with the states at their peaks, as rows of a prompt file.
 
-    The peaks are those of ``trace_peaks``, of all mediators that restore a layer's output. The output of layer l is the
-    input of layer l + 1, so its number in ``states`` is l + 1. The output of the last layer is no layer's input, so a
-    peak there is left out.
+    The peaks are those of ``trace_peaks``, by all metrics, of all mediators that restore a layer's output. The output
+    of layer l is the input of layer l + 1, so its number in ``states`` is l + 1. The output of the last layer is no
+    layer's input, so a peak there is left out.
 
     Args:
         run: a run folder of ``interpret trace``.

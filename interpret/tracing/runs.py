@@ -1,4 +1,4 @@
-"""Trace a fact file into a run folder: the rows of a table, and one grid file per fact and mediator.
+"""Trace a fact file into a run folder: the rows of a table, and one grid file per fact, mediator and metric.
 
 The files in ``grids/`` have the keys of ROME's result files. They are complete before the fact's rows are written, so
 that every fact in the table has its grids. ``interpret.facts.runs`` chooses the facts.
@@ -38,12 +38,14 @@ from interpret.storage.parts import UnitParts
 from interpret.storage.provenance import objects_sha256
 from interpret.storage.run_folder import RunFolder, read_units
 from interpret.sweep.base_and_donor import usable_memory
+from interpret.sweep.metrics import Kind
 from interpret.tracing.facts import sized_for, trace_fact, trace_fact_units
 from interpret.tracing.inputs import TraceSettings, check_settings
 from interpret.tracing.knowledge_tracing import HookNames, check_module_names
 from interpret.tracing.mediators import DEFAULT_MEDIATORS, UNIT_MEDIATORS, check_run_mediators, mediator_of
+from interpret.tracing.metrics import check_trace_metrics
 from interpret.tracing.result import TraceResult, trace_cells
-from interpret.tracing.tables import TraceGrid, trace_grids, trace_peaks
+from interpret.tracing.tables import TraceGrid, trace_grids, trace_peaks, with_metric
 from interpret.tracing.units import unit_cells
 from interpret.work.loop import Work
 from interpret.workers.jobs import Say
@@ -66,6 +68,8 @@ class TracePlan(FactPlan):
     """How prompts are corrupted and which tokens are read."""
     method: TraceMethod = EXACT
     """``exact``, ``approximate``, ``relp`` or ``screened``."""
+    metrics: Sequence[Kind] | None = None
+    """What is read, instead of the metric of the settings; None for that metric."""
 
     module_names: HookNames | None = None
     """The names of a Knowledge-Tracing configuration, which are compared with those of the model."""
@@ -80,7 +84,14 @@ class TracePlan(FactPlan):
         check_settings(self.settings)
         if self.method not in TRACE_METHODS:
             raise InputError(unknown("method", self.method, TRACE_METHODS))
-        check_run_mediators(self.mediators, self.method, self.settings.metric)
+        check_trace_metrics(self.read)
+        for metric in self.read:
+            check_run_mediators(self.mediators, self.method, metric)
+
+    @property
+    def read(self) -> tuple[Kind, ...]:
+        """The metrics that are read, one or several."""
+        return (self.settings.metric,) if self.metrics is None else tuple(self.metrics)
 
     @property
     def chat_template(self) -> str | None:
@@ -133,7 +144,7 @@ class TracePlan(FactPlan):
             "replace": settings.replace,
             "window": settings.window,
             "answer_tokens": settings.answer_tokens,
-            "metric": settings.metric,
+            "metric": self.read[0] if len(self.read) == 1 else list(self.read),
             "filter": self.only_known,
             "rule": self.rule,
             **({} if self.chat_template is None else {"chat_template": self.chat_template}),
@@ -158,6 +169,7 @@ def run(
     settings: TraceSettings | None = None,
     mediators: Sequence[str] = DEFAULT_MEDIATORS,
     method: TraceMethod = EXACT,
+    metrics: Sequence[Kind] | None = None,
     limit: int | None = None,
     only_known: bool = True,
     rule: Rule = "words",
@@ -178,6 +190,9 @@ def run(
         mediators: names of mediators in ``MEDIATORS``; also ``heads`` and ``neurons``, whose rows, ``UnitCell``
             records, are in ``units.csv``.
         method: ``exact``, ``approximate``, ``relp`` or ``screened``, see ``trace_mediators``.
+        metrics: what is read: ``probability``, ``log_probability``, ``logit``, ``logit_difference`` or ``rank``, or
+            several of them, which exact traces read off the same runs; None for the metric of the settings. The rows of
+            each have its name in their column ``metric``.
         limit: trace only the first ``limit`` facts; a call with a higher limit resumes the run.
         only_known: filter out facts that the model does not know.
         rule: when a fact counts as known: ``words`` or ``first_token``, see ``known``.
@@ -200,7 +215,7 @@ def run(
         >>> interpret.tracing.run(model, tokenizer, "facts.json", "runs/trace").to_frame()  # doctest: +SKIP
     """
     settings = settings or TraceSettings()
-    plan = TracePlan(fact_file(facts), limit, only_known, rule, mediators, settings, method)
+    plan = TracePlan(fact_file(facts), limit, only_known, rule, mediators, settings, method, metrics)
     folder, _, _ = run_plan(
         model,
         tokenizer,
@@ -287,17 +302,22 @@ class TraceAnalysis(FactAnalysis):
         fact, window = answered.fact, settings.window
         if mediators[0] in UNIT_MEDIATORS:
             return self._traced_units(fact, settings, mediators[0])
-        results = trace_fact(self.model, self.tokenizer, fact, settings, mediators, self._plan.method)
+        metrics = self._plan.read
+        results = trace_fact(self.model, self.tokenizer, fact, settings, mediators, self._plan.method, metrics)
         grids = {
-            grid_name(fact.name, name): grid_file(result, window=window, correct=answered.correct)
-            for name, result in results.items()
+            grid_name(fact.name, with_metric(result.mediator, result.metric, metrics)): grid_file(
+                result, window=window, correct=answered.correct
+            )
+            for result in results
         }
-        cells = (cell for result in results.values() for cell in trace_cells(fact, result))
+        cells = (cell for result in results for cell in trace_cells(fact, result))
         return Kept.of(TraceCell, cells, files=grids)
 
     def _traced_units(self, fact: Fact, settings: TraceSettings, site: str) -> Kept:
         """Trace single heads or neurons of a fact; their rows have a file of their own."""
-        cells = unit_cells(fact, trace_fact_units(self.model, self.tokenizer, fact, settings, site))
+        of_metrics = [replace(settings, metric=metric) for metric in self._plan.read]
+        traces = [trace_fact_units(self.model, self.tokenizer, fact, one, site) for one in of_metrics]
+        cells = (cell for found in traces for cell in unit_cells(fact, found))
         return Kept(b"", 0, {units_name(fact.name, site): csv_header(UnitCell) + to_csv(cells)})
 
 
@@ -386,7 +406,7 @@ def grid_file(result: TraceResult, *, window: int, correct: bool) -> bytes:
 
 
 def write_peaks(folder: Path) -> tuple[list[TraceGrid], list[TracePeak]]:
-    """Write ``peaks.csv``, two rows per fact and mediator; return the grids of a run and these rows.
+    """Write ``peaks.csv``, two rows per fact, mediator and metric; return the grids of a run and these rows.
 
     The table is read fact by fact, and only the grids are kept, which need much less memory than the rows.
 

@@ -1,4 +1,4 @@
-"""What causal traces show: for each fact a heat map of every mediator, tokens by layers."""
+"""What causal traces show: for each fact and metric a heat map of every mediator, tokens by layers."""
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -10,10 +10,17 @@ from interpret.display.heatmaps import Band, Heatmap, Panel, headings, plain_hea
 from interpret.display.shown import Rows, check_input
 from interpret.display.view import View
 from interpret.drawing.panels import shown, token_heatmaps
-from interpret.facts.grids import not_finite, same_fact
+from interpret.facts.grids import by_part, not_finite, same_fact
 from interpret.records import TraceCell
 from interpret.tracing.mediators import mediator_of
-from interpret.tracing.tables import METRIC_WORDS, TraceGrid, estimated, metric_of, trace_grids
+from interpret.tracing.tables import (
+    METRIC_WORDS,
+    TraceGrid,
+    check_same_metric,
+    estimated,
+    metric_of,
+    trace_grids,
+)
 
 
 class Traces(Rows[TraceCell]):
@@ -22,21 +29,21 @@ class Traces(Rows[TraceCell]):
     record_type = TraceCell
 
     def view(self) -> View:
-        """Return what is shown: the indirect effects of each fact."""
+        """Return what is shown: the indirect effects of each fact, on each metric."""
         return trace_view(trace_grids(self), window_of(self))
 
     def figure(self, input: int = 0) -> Figure:
-        """Draw one fact's traces, see ``prompt_figure``.
+        """Draw one fact's traces by one metric, see ``prompt_figure``.
 
         Args:
-            input: number of the fact, from 0.
+            input: number of the fact, from 0; if there are several metrics, each fact is counted once per metric.
 
         Raises:
             InputError: if there is no such fact.
         """
-        facts = by_fact(trace_grids(self))
-        check_input(input, len(facts))
-        return prompt_figure(facts[input], window=window_of(self))
+        shown = by_fact_and_metric(trace_grids(self))
+        check_input(input, len(shown))
+        return prompt_figure(shown[input], window=window_of(self))
 
 
 RESTORED = "indirect effect: {0} with one state restored − {0} in the corrupted run"
@@ -48,43 +55,49 @@ def window_of(rows: Sequence[TraceCell]) -> int | None:
     return next((row.window for row in rows if row.window is not None), None)
 
 
-def by_fact(traced: Sequence[TraceGrid]) -> list[list[TraceGrid]]:
-    """Group neighbouring grids by fact."""
-    return [list(of_one) for _, of_one in groupby(traced, key=lambda grid: grid.name)]
+def by_fact_and_metric(traced: Sequence[TraceGrid]) -> list[list[TraceGrid]]:
+    """Group neighbouring grids by fact, and the grids of each fact by metric."""
+    facts = groupby(traced, key=lambda grid: grid.name)
+    return [of_one for _, of_fact in facts for of_one in by_part(of_fact, "metric").values()]
 
 
 def trace_view(traced: Sequence[TraceGrid], window: int | None = None) -> View:
     """Return what traces show.
 
     Args:
-        traced: grids of any facts and mediators; those of a fact are neighbours.
+        traced: grids of any facts, mediators and metrics; those of a fact are neighbours.
         window: number of layers of a window, for the titles.
     """
-    facts = by_fact(traced)
+    facts, metrics = (list(dict.fromkeys(getattr(grid, part) for grid in traced)) for part in ("name", "metric"))
+    measured = metric_of(metrics[0]) if len(metrics) == 1 else "the metric"
+    shown = by_fact_and_metric(traced)
     mediators = dict.fromkeys(mediator_of(grid.mediator).title(window).replace("\n", " ") for grid in traced)
     runs = {mediator_of(grid.mediator).acts_on for grid in traced}
     units = {"corrupted": RESTORED, "clean": CHANGED}
     return View(
-        title="Causal trace"
-        + (f" of {readable(facts[0][0].answer)}" if len(facts) == 1 else f"s of {len(facts)} facts"),
-        unit="; ".join(unit.format(metric_of(traced[0].metric)) for run, unit in units.items() if run in runs),
-        panels=lambda: _panels(facts, window),
-        n_panels=len(facts),
+        title="Causal trace" + (f" of {readable(traced[0].answer)}" if len(facts) == 1 else f"s of {len(facts)} facts"),
+        unit="; ".join(unit.format(measured) for run, unit in units.items() if run in runs),
+        panels=lambda: _panels(shown, window, named=len(facts) > 1, measured=len(metrics) > 1),
+        n_panels=len(shown),
         facts={"mediators": ", ".join(mediators)},
         warning="; ".join(filter(None, [estimated(traced), not_finite(traced)])),
     )
 
 
-def _panels(facts: Sequence[Sequence[TraceGrid]], window: int | None) -> Iterator[Panel]:
-    for grids in facts:
+def _panels(
+    shown: Sequence[Sequence[TraceGrid]], window: int | None, *, named: bool, measured: bool
+) -> Iterator[Panel]:
+    """Yield a panel per fact and metric, with the names of the fact and of the metric if there are several."""
+    for grids in shown:
         first = grids[0]
-        measured = METRIC_WORDS.get(first.metric, first.metric)
+        words = METRIC_WORDS.get(first.metric, first.metric)
         answer = (
-            f"{readable(first.answer)} ({measured} {small_probability(first.clean)}, "
+            f"{readable(first.answer)} ({words} {small_probability(first.clean)}, "
             f"{small_probability(first.corrupted)} with noise on the subject *)"
         )
         heatmaps = [_heatmap(grid, window) for grid in grids]
-        yield Panel(readable(first.prompt), heatmaps, answer, name=first.name if len(facts) > 1 else "")
+        name = ", ".join([first.name] * named + [words] * measured)
+        yield Panel(readable(first.prompt), heatmaps, answer, name=name)
 
 
 def _heatmap(grid: TraceGrid, window: int | None) -> Heatmap:
@@ -103,12 +116,13 @@ def prompt_figure(traced: Sequence[TraceGrid], *, window: int | None = None) -> 
     changes of the probability are drawn instead, and white is no change.
 
     Args:
-        traced: the grids of one fact, such as ``trace_grids`` makes from the rows of ``trace_facts``.
+        traced: the grids of one fact and metric, such as ``trace_grids`` makes from the rows of ``trace_facts``.
         window: number of layers of a window, for the titles.
 
     Raises:
-        InputError: if there is no grid, or the grids belong to several facts.
+        InputError: if there is no grid, or the grids belong to several facts or metrics.
     """
+    check_same_metric(traced)
     first, answer = same_fact(traced), shown(traced[0].answer).strip()
     clean, corrupted = small_probability(first.clean), small_probability(first.corrupted)
     measured = metric_of(first.metric, answer)

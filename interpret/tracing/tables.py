@@ -1,16 +1,17 @@
 """Convert the rows of causal traces to grids, averages and peaks for tables and figures; no model is needed.
 
-``trace_grids`` converts the rows of each fact and mediator to arrays. ``bucket_averages`` averages the grids, first
-within each prompt and then over prompts (AIE). ``trace_peaks`` finds the largest effect of each fact.
+``trace_grids`` converts the rows of each fact, mediator and metric to arrays. ``bucket_averages`` averages the grids,
+first within each prompt and then over prompts (AIE). ``trace_peaks`` finds the largest effect of each fact.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from interpret.errors import InputError
 from interpret.facts.buckets import Scheme
 from interpret.facts.grids import Grid, bucket_averages, bucket_means_of, by_part, tokens_by_layers
 from interpret.records import EXACT, TraceAverage, TraceCell, TracePeak, UnitCell
@@ -23,7 +24,7 @@ ALL, SUBJECT = "all", "subject"
 
 @dataclass(frozen=True, kw_only=True)
 class TraceGrid(Grid):
-    """The trace of one fact with one mediator; its effects are indirect effects."""
+    """The trace of one fact with one mediator, by one metric; its effects are indirect effects."""
 
     prompt: str
     """The prompt."""
@@ -52,16 +53,16 @@ class TraceGrid(Grid):
 
 
 def trace_grids(rows: Iterable[TraceCell]) -> list[TraceGrid]:
-    """Convert rows to one grid per fact and mediator, in order of first appearance.
+    """Convert rows to one grid per fact, mediator and metric, in order of first appearance.
 
     Raises:
         InputError: if there are no rows, or a grid has missing or repeated cells, or no token of the subject.
     """
-    return [_grid(*of_one) for of_one in tokens_by_layers(rows, "mediator")]
+    return [_grid(*of_one) for of_one in tokens_by_layers(rows, "mediator", "metric")]
 
 
 def _grid(ordered: Sequence[TraceCell], shape: tuple[int, int], subject_span: tuple[int, int]) -> TraceGrid:
-    """Convert the ordered cells of one fact and mediator to a grid."""
+    """Convert the ordered cells of one fact, mediator and metric to a grid."""
     first = ordered[0]
     stds = [np.nan if cell.effect_std is None else cell.effect_std for cell in ordered]
     return TraceGrid(
@@ -104,8 +105,30 @@ def metric_of(metric: str, answer: str = "answer") -> str:
     return f"{METRIC_WORDS.get(metric, metric)}({answer})"
 
 
+def with_metric(name: str, metric: str, metrics: Collection[str]) -> str:
+    """Return the name of a file about one of some metrics: with the metric, if there are several.
+
+    Names of metrics have no hyphen, so no two names become the same.
+
+    >>> with_metric("average_lines", "logit", ["rank", "logit"]), with_metric("average_lines", "logit", ["logit"])
+    ('average_lines-logit', 'average_lines')
+    """
+    return f"{name}-{metric}" if len(metrics) > 1 else name
+
+
+def check_same_metric(traced: Iterable[TraceGrid | UnitCell]) -> None:
+    """Check that grids or rows have one metric, because values of different metrics are not averaged or compared.
+
+    Raises:
+        InputError: if not; the message names the metrics.
+    """
+    metrics = list(dict.fromkeys(one.metric for one in traced))
+    if len(metrics) > 1:
+        raise InputError(f"a figure shows one metric, but these traces have several: {', '.join(metrics)}; choose one")
+
+
 def total_average(traced: Sequence[TraceGrid]) -> Average:
-    """Average the total effects of the grids of one mediator: the ATE, a scalar.
+    """Average the total effects of the grids of one mediator and metric: the ATE, a scalar.
 
     Raises:
         InputError: if there is no grid.
@@ -113,8 +136,8 @@ def total_average(traced: Sequence[TraceGrid]) -> Average:
     return average([grid.total_effect for grid in traced])
 
 
-def trace_averages(traced: Iterable[TraceGrid], *, scheme: Scheme = "rome") -> list[TraceAverage]:
-    """Return the averages of every mediator, bucket and layer, without buckets that no prompt has.
+def trace_averages(traced: Sequence[TraceGrid], *, scheme: Scheme = "rome") -> list[TraceAverage]:
+    """Return the averages of every metric, mediator, bucket and layer, without buckets that no prompt has.
 
     Raises:
         InputError: as ``bucket_averages`` raises.
@@ -122,6 +145,7 @@ def trace_averages(traced: Iterable[TraceGrid], *, scheme: Scheme = "rome") -> l
     return [
         TraceAverage(
             mediator=mediator,
+            metric=metric,
             bucket=one.bucket,
             layer_idx=one.layer_idx,
             average_indirect_effect=one.mean,
@@ -129,7 +153,8 @@ def trace_averages(traced: Iterable[TraceGrid], *, scheme: Scheme = "rome") -> l
             high=one.high,
             n=one.n,
         )
-        for mediator, of_one in by_part(traced, "mediator").items()
+        for metric, of_metric in by_part(traced, "metric").items()
+        for mediator, of_one in by_part(of_metric, "mediator").items()
         for one in bucket_means_of(bucket_averages(of_one, scheme=scheme), scheme=scheme)
     ]
 
@@ -140,28 +165,29 @@ def trace_peaks(rows: Iterable[TraceCell]) -> list[TracePeak]:
     For mediators that act on the clean run, it is the largest drop, that is, the lowest effect; for ranks, the reverse.
 
     Returns:
-        Two peaks per fact and mediator, in the order of the rows; of equal effects, the first. There is no peak where
-        no effect is finite.
+        Two peaks per fact, mediator and metric, in the order of the rows; of equal effects, the first. There is no peak
+        where no effect is finite.
 
     >>> trace_peaks([])
     []
     """
-    best: dict[tuple[str, str, str], TraceCell] = {}
+    best: dict[tuple[str, str, str, str], TraceCell] = {}
     for row in rows:
         if not math.isfinite(row.indirect_effect):
             continue
         for among in (ALL, SUBJECT) if row.in_subject else (ALL,):
-            key = (row.name, row.mediator, among)
+            key = (row.name, row.mediator, row.metric, among)
             direction = mediator_of(row.mediator).direction(row.metric)
             if key not in best or direction * row.indirect_effect > direction * best[key].indirect_effect:
                 best[key] = row
-    return [_peak(cell, among) for (_, _, among), cell in best.items()]
+    return [_peak(cell, among) for (*_, among), cell in best.items()]
 
 
 def _peak(cell: TraceCell, among: str) -> TracePeak:
     return TracePeak(
         name=cell.name,
         mediator=cell.mediator,
+        metric=cell.metric,
         among=among,
         method=cell.method,
         layer_idx=cell.layer_idx,
@@ -175,10 +201,12 @@ def _peak(cell: TraceCell, among: str) -> TracePeak:
 
 @dataclass(frozen=True)
 class UnitMean:
-    """The mean effect of one head or neuron over facts, at one kind of token."""
+    """The mean effect of one head or neuron on one metric over facts, at one kind of token."""
 
     mediator: str
     """``heads`` or ``neurons``."""
+    metric: str
+    """What is measured, see ``TraceSettings``."""
     bucket: str
     """``last_subject`` or ``last``."""
     layer_idx: int
@@ -196,15 +224,15 @@ class UnitMean:
 
 def unit_means(rows: Sequence[UnitCell]) -> list[UnitMean]:
     """Average the finite effects of heads and neurons over facts; those with the largest absolute means come first."""
-    facts: dict[str, dict[str, None]] = {}
-    found: dict[tuple[str, str, int, int], list[float]] = {}
+    facts: dict[tuple[str, str], dict[str, None]] = {}
+    found: dict[tuple[str, str, str, int, int], list[float]] = {}
     for row in rows:
-        facts.setdefault(row.mediator, {})[row.name] = None
+        facts.setdefault((row.mediator, row.metric), {})[row.name] = None
         if math.isfinite(row.indirect_effect):
-            key = (row.mediator, row.bucket_rome, row.layer_idx, row.unit)
+            key = (row.mediator, row.metric, row.bucket_rome, row.layer_idx, row.unit)
             found.setdefault(key, []).append(row.indirect_effect)
     means = [
-        UnitMean(*key, (*effects, *[0.0] * (len(facts[key[0]]) - len(effects))), len(effects))
+        UnitMean(*key, (*effects, *[0.0] * (len(facts[key[:2]]) - len(effects))), len(effects))
         for key, effects in found.items()
     ]
     return sorted(means, key=lambda one: -abs(one.mean))

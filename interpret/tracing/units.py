@@ -32,7 +32,7 @@ from interpret.tracing.exact import run_exactly
 from interpret.tracing.inputs import TraceInputs, TraceSettings, trace_inputs
 from interpret.tracing.mediators import check_estimable
 from interpret.tracing.result import cells_not_finite
-from interpret.tracing.tables import metric_of
+from interpret.tracing.tables import METRIC_WORDS, metric_of
 from interpret.work.progress import showing
 
 UnitSite = Literal["heads", "neurons"]
@@ -119,7 +119,7 @@ class UnitTrace(Shown):
         """Return what is shown: heads by layers, one heat map per token; or the neurons with the largest effects."""
         return View(
             title=f"Causal trace of single {self.site}",
-            unit=_unit(self.metric, [self.site]),
+            unit=_unit(metric_of(self.metric), [self.site]),
             panels=lambda: iter([self._panel()]),
             n_panels=1,
             facts={"exact": f"{self.exact[self.exist].mean():.1%} of the {self.site}"},
@@ -139,9 +139,8 @@ def _read(answer: str, metric: str, high: float, low: float) -> str:
     return f"{readable(answer)} ({metric_of(metric)} {values})"
 
 
-def _unit(metric: str, sites: Iterable[str]) -> str:
+def _unit(measured: str, sites: Iterable[str]) -> str:
     """Return what the effects of single heads or neurons are."""
-    measured = metric_of(metric)
     one = " or ".join(UNITS[site] for site in sites)
     return f"indirect effect: {measured} with one {one} restored − {measured} in the corrupted run"
 
@@ -189,23 +188,26 @@ class UnitTraces(Rows[UnitCell]):
     def view(self) -> View:
         """Return what is shown: for each fact, heads by layers at each token, and the neurons with the largest effects.
 
-        Heads and neurons that were not run are left blank.
+        Heads and neurons that were not run are left blank. If there are several metrics, each has its own panels.
         """
-        facts = grouped(self, lambda row: row.name)
-        sites = dict.fromkeys(row.mediator for row in self)
+        shown = grouped(self, lambda row: (row.name, row.metric))
+        facts, metrics, sites = (
+            list(dict.fromkeys(getattr(row, part) for row in self)) for part in ("name", "metric", "mediator")
+        )
         return View(
             title=f"Causal trace of single {' and '.join(sites)}" + (f", {len(facts)} facts" if len(facts) > 1 else ""),
-            unit=_unit(self[0].metric, sites),
-            panels=lambda: (self._panel(rows, named=len(facts) > 1) for rows in facts),
-            n_panels=len(facts),
+            unit=_unit(metric_of(metrics[0]) if len(metrics) == 1 else "the metric", sites),
+            panels=lambda: (self._panel(rows, named=len(facts) > 1, measured=len(metrics) > 1) for rows in shown),
+            n_panels=len(shown),
             warning=cells_not_finite([np.array([row.indirect_effect for row in self])]),
         )
 
-    def _panel(self, rows: Sequence[UnitCell], *, named: bool) -> Panel:
+    def _panel(self, rows: Sequence[UnitCell], *, named: bool, measured: bool) -> Panel:
         first = rows[0]
         grids = [grid for of_site in grouped(rows, lambda row: row.mediator) for grid in _maps_of_rows(of_site)]
         answer = _read(first.answer, first.metric, first.clean, first.corrupted)
-        return Panel(readable(first.prompt), grids, answer, name=first.name if named else "")
+        name = ", ".join([first.name] * named + [METRIC_WORDS.get(first.metric, first.metric)] * measured)
+        return Panel(readable(first.prompt), grids, answer, name=name)
 
 
 def _maps_of_rows(rows: Sequence[UnitCell]) -> list[Heatmap]:

@@ -71,10 +71,10 @@ def test_cells_that_are_not_finite_are_left_out_and_counted(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ({("g_0", "hidden"): effects_of(0)}, "{one} and {two} have no fact and mediator in common"),
+        ({("g_0", "hidden"): effects_of(0)}, "{one} and {two} have no fact, mediator and metric in common"),
         (
             {("f_0", "hidden"): effects_of(0)[:3]},
-            "fact 'f_0' differs between {one} and {two}; compare traces of the same facts and metric",
+            "fact 'f_0' differs between {one} and {two}; compare traces of the same facts",
         ),
     ],
 )

@@ -108,6 +108,11 @@ def test_every_key_of_our_own_is_read(tmp_path):
     assert config == TraceConfig(model="a/b", name="b", settings=TraceSettings(**settings), **expected)
 
 
+def test_a_list_of_metrics_is_read(tmp_path):
+    config = load_config(written(tmp_path, {"metric": ["probability", "rank"]}))
+    assert config == TraceConfig(metrics=("probability", "rank"))
+
+
 @pytest.mark.parametrize("document", ["{}", "model:\nnoise:\n", "model: {name: }"])
 def test_all_keys_may_be_left_out_or_empty(tmp_path, document):
     assert load_config(written(tmp_path, document)) == TraceConfig()
@@ -176,6 +181,13 @@ HOOK_KEYS = "clean_save, corrupt, corrupted_save, clean_replace, attn_sever, mlp
             f"{', '.join([*MEDIATORS, *UNIT_MEDIATORS])}",
         ),
         ({"answer_tokens": "frist"}, f"unknown answer_tokens 'frist'; did you mean 'first'? {CHOICE}first, whole"),
+        ({"metric": []}, "metric is []; expected a non-empty list of strings"),
+        ({"metric": ["rank", "rank"]}, "the metric rank is given twice; give each metric once"),
+        (
+            {"metric": ["rank", "logits"]},
+            f"unknown metric 'logits'; did you mean 'logit'? {CHOICE}probability, log_probability, logit, "
+            "logit_difference, rank",
+        ),
         ({"dtype": "flaot16"}, f"unknown dtype 'flaot16'; did you mean 'float16'? {CHOICE}float32, float16, bfloat16"),
         ({"buckets": ["kt"]}, f"unknown buckets ['kt']; {CHOICE}rome, kt"),
         ({"data": 3}, "data is 3; expected a non-empty string"),

@@ -35,12 +35,12 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_run(model_folder, tmp_
 def test_a_kill_costs_one_mediator_and_the_files_end_the_same(model_folder, tmp_path, capsys, monkeypatch):
     facts, real, traced = file_of(tmp_path, fact_rows(2)), runs.trace_fact, []
 
-    def interrupted(model, tokenizer, fact, settings, mediators, method):
+    def interrupted(model, tokenizer, fact, settings, mediators, *rest):
         if len(traced) in (1, 4):
             traced.append("interrupted")
             raise KeyboardInterrupt
         traced.append((fact.name, *mediators))
-        return real(model, tokenizer, fact, settings, mediators, method)
+        return real(model, tokenizer, fact, settings, mediators, *rest)
 
     assert run(*arguments(model_folder, facts, tmp_path / "whole")) == 0
     monkeypatch.setattr(runs, "trace_fact", interrupted)

@@ -78,7 +78,7 @@ def test_grid_files_have_romes_keys_and_need_no_pickle(model_folder, opened, tmp
     }
     (fact,) = load_facts(facts).facts
     settings = sized_for(*opened, [fact], TraceSettings(samples=2, window=3))
-    result = trace_fact(*opened, fact, settings, ["mlp_window"])["mlp_window"]
+    (result,) = trace_fact(*opened, fact, settings, ["mlp_window"])
     with np.load(tmp_path / "run" / "grids" / "known_0_mlp_window.npz", allow_pickle=False) as stored:
         np.testing.assert_array_equal(stored["scores"], result.scores)
         np.testing.assert_array_equal(stored["sample_scores"], result.sample_scores)
@@ -145,7 +145,7 @@ def test_heads_and_neurons_are_traced_into_a_table_of_their_own(model_folder, op
     given = ["--mediator", "heads", "--mediator", "hidden", "--mediator", "neurons"]
     assert run(*arguments(model_folder, facts, folder, *given)) == 0
     said = capsys.readouterr().out
-    assert "Heads with the largest average indirect effects:" in said
+    assert "Heads with the largest average indirect effects on P(answer):" in said
     assert {row.mediator for row in table_of(folder)} == {"hidden"}
     rows = run_folder.read_table(folder / "units.csv", UnitCell)
     settings = sized_for(*opened, load_facts(facts).facts, TraceSettings(samples=2))

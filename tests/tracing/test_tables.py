@@ -48,7 +48,10 @@ def test_estimated_cells_are_not_marked_exact():
 
 def test_missing_or_repeated_rows_are_refused():
     rows = cells(effects_with_peak(2, 1))
-    message = "the grid of 'known_1' by 'hidden': expected 5 x 4 rows, one per token and layer; found 19, with missing"
+    message = (
+        "the grid of 'known_1' by 'hidden', 'probability': expected 5 x 4 rows, one per token and layer; found 19, "
+        "with missing"
+    )
     with pytest.raises(InputError, match=message):
         trace_grids(rows[:6] + rows[7:])
     with pytest.raises(InputError, match="found 21, with missing or repeated cells"):
@@ -57,7 +60,7 @@ def test_missing_or_repeated_rows_are_refused():
         InputError, match="no rows: no fact is finished yet, or all were dropped, see 'dropped' in manifest.json"
     ):
         trace_grids([])
-    with pytest.raises(InputError, match="'known_1' by 'hidden': no row has in_subject set"):
+    with pytest.raises(InputError, match="'known_1' by 'hidden', 'probability': no row has in_subject set"):
         trace_grids(cells(effects_with_peak(2, 1), span=(9, 10)))
 
 

@@ -210,9 +210,17 @@ def test_several_metrics_are_read_off_the_same_runs(monkeypatch):
     assert asked == n_runs * len(METRICS)  # all metrics together take the runs of one
 
 
-def test_no_metric_is_refused():
-    with pytest.raises(InputError, match=r"^no metric is given"):
-        trace_by_metric(MODELS["llama"], TOKENIZER, PROMPT, SUBJECT, metrics=[])
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        ([], "no metric is given; give at least one, such as probability"),
+        (["logit", "rank", "logit"], "the metric logit is given twice; give each metric once"),
+        (["rank", "logits"], "unknown metric 'logits'; did you mean 'logit'?"),
+    ],
+)
+def test_metrics_that_cannot_be_read_are_refused(metrics, message):
+    with pytest.raises(InputError, match=f"^{re.escape(message)}"):
+        trace_by_metric(MODELS["llama"], TOKENIZER, PROMPT, SUBJECT, metrics=metrics)
 
 
 def test_estimates_are_those_of_the_metric():

@@ -31,6 +31,9 @@ RUNS = {
         *of, settings=TraceSettings(samples=2, window=3), mediators=["hidden", "mlp_window"], only_known=False, **to
     ),
     "trace known": lambda *of, **to: interpret.tracing.run(*of, settings=TraceSettings(samples=2), **to),
+    "trace metrics": lambda *of, **to: interpret.tracing.run(
+        *of, metrics=["logit", "rank"], mediators=["hidden", "heads"], only_known=False, **to
+    ),
     "trace screened": lambda *of, **to: interpret.tracing.run(*of, method="screened", only_known=False, **to),
     "locate": lambda *of, **to: interpret.locating.run(*of, only_known=False, **to),
     "fact": lambda *of, **to: interpret.factpages.run(*of, settings=FactSettings(samples=2, cells=("last,1",)), **to),
