@@ -17,6 +17,7 @@ from other_device.device import ELSEWHERE, elsewhere
 
 # They are part of other calls here, or read no tensor.
 WITHIN_OTHERS = {
+    "applied",
     "detach",
     "check_module_names",
     "model_circumstances",
