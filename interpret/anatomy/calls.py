@@ -199,9 +199,8 @@ def first_layer_input(anatomy: Anatomy, embeddings: Tensor, column: int) -> Tens
     if column:
         past = blank_past(len(anatomy.layers), len(embeddings), column, embeddings)
         given = with_cache(anatomy.trunk.forward, past)
-        if isinstance(past, tuple) and anatomy.trunk.config.model_type == "biogpt":
-            # It numbers the tokens of the mask, and its default mask in transformers 4.34.0 has none of the cache.
-            # Others would wait for the GPU to find out that the mask hides nothing.
+        if isinstance(past, tuple) and anatomy.family.counts_mask:
+            # Not for all families: others would wait for the GPU to find out that the mask hides nothing.
             mask = embeddings.new_ones(len(embeddings), column + embeddings.shape[1], dtype=torch.long)
             given = {**given, "attention_mask": mask}
     with Changes() as change, change, suppress(_StopError):

@@ -137,6 +137,8 @@ class Family:
     """The configuration settings, any of which makes it necessary to run a model in whole forward passes."""
     overwrites_mlp: bool = False
     """Whether the layer adds the attention's output to the MLP's in place, which changes what the MLP returned."""
+    counts_mask: bool = False
+    """Whether the model numbers tokens by the attention mask, and its default mask leaves out those of the cache."""
     since: str = ""
     """The first release of transformers that is supported for this family, if it is not the first with its models."""
     residual_scale: str = ""
@@ -378,6 +380,7 @@ FAMILIES: dict[str, Family] = {
         Family(
             "biogpt", "", "layers", "self_attn", "fc1", "fc2", "final_layer_norm", ("layer_norm",),
             _separate("self_attn", "out_proj", "self_attn_layer_norm", "fc1", "activation_fn", "fc2"),
+            counts_mask=True,  # in transformers 4.34.0
         ),
         Family(
             "persimmon", "", "layers", "self_attn", "mlp", "mlp", "post_attention_layernorm", ("final_layernorm",),
