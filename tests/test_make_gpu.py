@@ -55,6 +55,13 @@ def test_matrix_arithmetic_is_counted_with_every_kernel():
     assert timed(lambda: 7, CPU).result == 7
 
 
+def test_grouped_queries_count_as_many_products_as_separate_ones():
+    query, key = torch.empty(2, 4, 5, 8, device="meta"), torch.empty(2, 2, 5, 8, device="meta")
+    attention = torch.ops.aten._scaled_dot_product_efficient_attention  # of a GPU; a CPU's has no formula
+    grouped = flops_of(lambda: attention(query, key, key, None, False))
+    assert grouped == flops_of(lambda: attention(query, query, query, None, False)) == 2 * 2 * 4 * (5 * 5 * 8 * 2)
+
+
 def test_texts_are_compared_up_to_the_first_token_that_differs():
     ours = torch.tensor([[[5.0, 6, 7], [0.5, 0.4, 0.3], [0.1, 0.2, 0.3]]])  # ids, with the state, without
     plain = ours.clone()

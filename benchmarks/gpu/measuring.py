@@ -7,6 +7,7 @@ from time import perf_counter
 from typing import Any, Generic, TypeVar
 
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -67,8 +68,22 @@ class _Operations(TorchDispatchMode):
         if packet is getattr(torch.ops.mkldnn, "_linear_pointwise", None):  # torch has no formula for oneDNN's product
             self.total += 2 * args[0].numel() * result.shape[-1]
         elif packet in flop_registry:
-            self.total += flop_registry[packet](*args, **(kwargs or {}), out_val=result)
+            self.total += flop_registry[packet](*_of_as_many_heads(packet, args), **(kwargs or {}), out_val=result)
         return result
+
+
+def _of_as_many_heads(packet: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return an attention kernel's arguments with as many key and value heads as queries, which torch's formulas need.
+
+    Kernels with grouped queries multiply each key head by all queries of its group.
+    """
+    if "scaled_dot_product" not in str(packet):
+        return args
+    per_head = [one for one in args if isinstance(one, Tensor) and one.ndim == 4]  # [B, heads, T, width]
+    most = max(one.shape[1] for one in per_head)
+    return tuple(
+        one[:, :1].expand(-1, most, -1, -1) if any(one is other for other in per_head) else one for one in args
+    )
 
 
 def flops_of(work: Callable[[], object]) -> int:

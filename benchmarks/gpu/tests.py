@@ -10,9 +10,12 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+import torch
 
 from benchmarks.gpu.table import OutcomeRow
 
@@ -20,6 +23,8 @@ TOP = Path(__file__).parents[2]
 MARK = "pytest.mark.gpu"
 _FILE = "INTERPRET_GPU_OUTCOMES"
 """The environment variable with the file of the outcomes."""
+_PROCESSES = 8
+"""How many processes share a GPU at most; each needs half a GiB of its memory."""
 
 
 def marked_files() -> list[Path]:
@@ -32,6 +37,8 @@ def run_tests(files: Sequence[Path], seconds: float) -> list[OutcomeRow]:
     # Warnings are no errors there, because the packages may be other ones than those the tests were written with.
     options = ["-q", "-m", "gpu", "-p", "no:cacheprovider", "-p", __name__, "-W", "default"]
     options += ["--continue-on-collection-errors"]
+    if torch.cuda.is_available() and find_spec("xdist"):  # most of a test's time is the CPU's
+        options += ["-n", str(min(_PROCESSES, os.cpu_count() or 1))]
     command = [sys.executable, "-m", "pytest", *options, *map(str, files)]
     with TemporaryDirectory() as folder:
         lines = Path(folder) / "outcomes"
@@ -61,6 +68,8 @@ def pytest_collectreport(report: Any) -> None:
 
 
 def _note(report: Any, file: str, test: str) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:  # the process that distributes the tests hears of it, too
+        return
     reason = ""
     if report.skipped and isinstance(report.longrepr, tuple):
         reason = report.longrepr[2].removeprefix("Skipped: ")

@@ -14,9 +14,10 @@ have 1 row in place of B, or further rows after them, which take no part.
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from interpret.anatomy import Block, attention_weights, capped, packed, rotated, unfused
@@ -201,7 +202,7 @@ def _norm(module: Module, x: Tensor) -> tuple[Tensor, Pull]:
     if output is x:  # there is no such norm
         return x, _unchanged
 
-    if (rms := _rms(module, x, output)) is not None:
+    if (rms := _rms(module, x)) is not None:
         return output, rms
 
     def pull(at: Tensor) -> Tensor:
@@ -212,22 +213,39 @@ def _norm(module: Module, x: Tensor) -> tuple[Tensor, Pull]:
     return output, pull
 
 
-def _rms(module: Any, x: Tensor, output: Tensor) -> Pull | None:
-    """Return the pullback of an RMSNorm, w x / rms(x); None if the output is not that.
+_OFFSETS: WeakKeyDictionary[nn.Module, tuple[object, float | None]] = WeakKeyDictionary()
+"""The code of a norm and its offset, found once, because a GPU waits for a comparison."""
+
+
+def _offset(module: Any, like: Tensor) -> float | None:
+    """Return what an RMSNorm adds to its weight, as Gemma's adds 1; None if the module is no RMSNorm.
+
+    It is called on numbers of which the mean is not 0: on others, a LayerNorm without a bias gives the same.
+    """
+    code = getattr(module.forward, "__func__", module.forward)
+    if module not in _OFFSETS or _OFFSETS[module][0] is not code:
+        x = torch.linspace(0.5, 1.5, like.shape[-1]).to(like)
+        weight, unit = module.weight, x * torch.rsqrt(x.square().mean() + _eps(module))
+        found = [offset for offset in (0.0, 1.0) if torch.allclose(module(x), unit * (weight + offset), rtol=1e-4)]
+        _OFFSETS[module] = code, found[0] if found else None
+    return _OFFSETS[module][1]
+
+
+def _eps(module: Any) -> Any:
+    return getattr(module, "variance_epsilon", getattr(module, "eps", None))
+
+
+def _rms(module: Any, x: Tensor) -> Pull | None:
+    """Return the pullback of an RMSNorm, w x / rms(x); None if the module is none.
 
     The derivative is w / rms(x), without the part along x: Zhang and Sennrich 2019 (arXiv:1910.07467), section 4.
     Three products per number; autograd would compute the norm again for each derivative, and take a dozen.
     """
-    weight, eps = getattr(module, "weight", None), getattr(module, "variance_epsilon", getattr(module, "eps", None))
-    if weight is None or eps is None:
+    eps = _eps(module)
+    if getattr(module, "weight", None) is None or eps is None or (offset := _offset(module, x)) is None:
         return None
-    scale = torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+    scale, factor = torch.rsqrt(x.square().mean(-1, keepdim=True) + eps), module.weight.detach() + offset
     unit = x * scale
-    for factor in (weight.detach(), weight.detach() + 1):  # Gemma's is an offset from 1
-        if torch.allclose(output, unit * factor, rtol=1e-4, atol=1e-6):
-            break
-    else:
-        return None
 
     def pull(at: Tensor) -> Tensor:
         along, at = _kept(unit, at), at * factor

@@ -349,7 +349,15 @@ def lens_trained(model: PreTrainedModel) -> Any:
 def fact_page(model: PreTrainedModel) -> Any:
     settings = interpret.factpages.FactSettings(samples=2, cells=("last,1",))
     page = interpret.fact_page(model, TOKENIZER, PROMPT, SUBJECT, "Paris", settings=settings)
-    return page.to_frame(), page.details
+    return page.to_frame(), page.details | {site: largest(page.details[site]["rows"]) for site in ("heads", "neurons")}
+
+
+def largest(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the first three rows, which have the largest effects, in the order of their places.
+
+    The order of rows with smaller effects depends on rounding, in a model that knows nothing.
+    """
+    return sorted(rows[:3], key=lambda row: (row["layer_idx"], row["token_idx"], row["unit"]))
 
 
 # Control, and what a model says.
