@@ -45,7 +45,7 @@ class ComparisonPlan:
     """They differ in the method and its options."""
     baseline: Baseline
     """What masked tokens are in the curves."""
-    how: How
+    how: How | None
     """How the embedding dimension of scores is reduced before they are ranked."""
 
     @property
@@ -69,7 +69,7 @@ def compare_methods(
     groups: Groups | None = None,
     start: int | None = None,
     end: int | None = None,
-    how: How = "sum",
+    how: How | None = None,
     batch_size: int = 8,
     max_new_tokens: int = 20,
     progress: bool = True,
@@ -96,7 +96,8 @@ def compare_methods(
         groups: as in ``attribute``; a group has the sum of the scores of its tokens where a method does not mask.
         start: as in ``attribute``.
         end: as in ``attribute``.
-        how: how the embedding dimension of scores is reduced before they are ranked: ``sum``, ``mean`` or ``l2``.
+        how: how the embedding dimension of scores is reduced before they are ranked: ``sum``, ``mean`` or ``l2``; by
+            default as each method does, see ``Attribution.aggregate``.
         batch_size: as in ``attribute``.
         max_new_tokens: as in ``attribute``.
         progress: show a progress bar while it runs, in a terminal or a notebook.
@@ -144,7 +145,7 @@ def plan_comparison(
     plan_of: Callable[[str, Mapping[str, Any]], Plan],
     *,
     groups: Groups | None,
-    how: How,
+    how: How | None,
     options: Mapping[str, Any],
 ) -> ComparisonPlan:
     """Check all arguments that do not depend on an input, and return the plan.
@@ -163,7 +164,7 @@ def plan_comparison(
     check_methods(methods)
     if groups is not None:
         check_groups(groups)
-    if how not in HOWS:
+    if how is not None and how not in HOWS:
         raise InputError(unknown("how", how, HOWS))
     shared = shared_options(methods, options)
     plans = []
@@ -217,7 +218,7 @@ def _compared(plan: ComparisonPlan, text: Text) -> list[MethodComparison]:
     steps = steps_of(plan.first, text, TextParts())
     parts = [steps] if plan.first.whole else [[step] for step in steps]
     with grad_mode(True):
-        scores = {one.info.method: _scores(one, steps, plan.how) for one in plan.methods}
+        scores = {one.info.method: _scores(one, steps, plan.how or one.method.reduction) for one in plan.methods}
     rows = []
     for number, part in enumerate(parts):
         last = part[-1]

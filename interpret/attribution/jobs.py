@@ -35,7 +35,8 @@ ATTRIBUTING = Work("Attributing", "attributed", "prompts", failures=(NOT_ATTRIBU
 class Reduction:
     """How the scores of a prompt are aggregated; see ``Attribution.aggregate``."""
 
-    how: How = "sum"
+    how: How | None = None
+    """None: as the method does by default."""
     normalize: bool = False
     subwords: bool = False
 

@@ -42,8 +42,8 @@ class RunOptions:
     """Tokens that are masked together: a unit, a template, or parts of every prompt."""
     options: Sequence[str] | None = None
     """Options of the method and the functions, such as ``"n_steps=20"``."""
-    aggregate: str = "sum"
-    """How the embedding dimension is reduced."""
+    aggregate: str | None = None
+    """How the embedding dimension is reduced; None: as the method does by default."""
     normalize: bool = False
     """Whether the scores of a step are divided by the sum of their absolute values."""
     subwords: bool = False

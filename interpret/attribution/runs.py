@@ -14,6 +14,7 @@ from interpret.anatomy import unwrapping
 from interpret.attribution.comparison_jobs import ComparisonJob
 from interpret.attribution.groups import Groups
 from interpret.attribution.jobs import AttributionJob, Reduction
+from interpret.attribution.methods.registry import reduction_of
 from interpret.attribution.result.scores import How
 from interpret.attribution.run_options import (
     BATCH_SIZE,
@@ -57,7 +58,7 @@ def run(
     layers: str | int | Sequence[int | str] | None = RunOptions.layers,
     groups: Groups | None = RunOptions.groups,
     options: Mapping[str, Any] | Sequence[str] | None = RunOptions.options,
-    aggregate: str = RunOptions.aggregate,
+    aggregate: str | None = RunOptions.aggregate,
     normalize: bool = RunOptions.normalize,
     subwords: bool = RunOptions.subwords,
     raw: bool = False,
@@ -95,7 +96,8 @@ def run(
         layers: for layer methods and attention: numbers, or activation names; also as ``"3,7"`` or ``"0:20:5"``.
         groups: as in ``attribute``, the same for all prompts; of a chat, in the user's message.
         options: options of the method and the functions, by name; also as ``["n_steps=20"]``.
-        aggregate: how the embedding dimension is reduced: ``sum``, ``mean`` or ``l2``.
+        aggregate: how the embedding dimension is reduced: ``sum``, ``mean`` or ``l2``; by default as each method does,
+            see ``Attribution.aggregate``.
         normalize: divide the scores of each step by the sum of their absolute values.
         subwords: sum the scores over the tokens of each word.
         raw: read prompts that do not say ``raw`` themselves as they are.
@@ -137,7 +139,8 @@ def run(
         layers=layers_words(layers),
         groups=groups_words(groups),
         options=options_words(options),
-        aggregate=aggregate,
+        # Compared methods have one each.
+        aggregate=reduction_of(method) if aggregate is None and compare is None else aggregate,
         normalize=normalize,
         subwords=subwords,
         chat_template=RunOptions.chat_template if chat_template is None else chat_template,
@@ -153,7 +156,7 @@ def run(
         found,
         options if isinstance(options, Mapping) else read_options(options or ()),
         batch_size,
-        Reduction(cast(How, aggregate), normalize, subwords),
+        Reduction(cast(How | None, words.aggregate), normalize, subwords),
         single=isinstance(examples, Prompt),
         said=said,
     )

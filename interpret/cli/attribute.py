@@ -119,9 +119,10 @@ class AttributionOptions:
         ),
     ] = None
     aggregate: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="How the embedding dimension is reduced: sum (signed), mean (signed) or l2 (norm, unsigned)."
+            help="How the embedding dimension is reduced: sum (signed), mean (signed) or l2 (norm, unsigned); by "
+            "default l2 for saliency and sum for all other methods."
         ),
     ] = RunOptions.aggregate
     normalize: Annotated[

@@ -11,7 +11,7 @@ from reference.attributions import word_numbers
 from reference.plain_attribution import PROMPT, TOKENIZER, wide_model
 
 INFO = AttributionInfo(
-    method="saliency",
+    method="input_x_gradient",
     attributed_fn="probability",
     unit="probability",
     contrast=None,
@@ -55,6 +55,21 @@ def scores_of(found):
 @pytest.mark.parametrize(("how", "factor"), [("sum", -2), ("mean", -1)])
 def test_width_is_reduced_with_its_sign(how, factor):
     np.testing.assert_allclose(scores_of(attribution(one(WIDE)).aggregate(how)), factor * SCORES)
+
+
+def test_a_plain_gradient_is_reduced_to_its_norm_by_default():
+    gradients = Attribution([one(WIDE)], replace(INFO, method="saliency"))
+    np.testing.assert_allclose(scores_of(gradients.aggregate()), 10**0.5 * np.abs(SCORES))
+    assert gradients.aggregate().info.aggregation == ("l2",)
+    np.testing.assert_allclose(gradients.to_frame().score, gradients.aggregate().to_frame().score)
+    np.testing.assert_allclose(scores_of(gradients.aggregate("sum")), -2 * SCORES)
+
+
+def test_the_sum_of_a_gradient_says_nothing_about_a_model_that_begins_with_a_layer_norm():
+    found = attribute(wide_model("gpt2"), TOKENIZER, PROMPT, method="saliency", end=1, max_new_tokens=1)
+    norms = found.aggregate().to_frame().score
+    assert (np.abs(found.aggregate("sum").to_frame().score) < 1e-4 * norms.max()).all()
+    assert len(set(norms.round(9))) == len(norms)
 
 
 def test_the_signed_sum_is_the_default():

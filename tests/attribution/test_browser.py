@@ -146,7 +146,7 @@ def test_source_and_text_are_read_in_one_grid(page):
 
 
 def test_texts_are_shown_as_texts(page):
-    assert page.title == "Attribution of probability by saliency"
+    assert page.title == "Attribution of probability by occlusion"
     assert page.find_elements(By.TAG_NAME, "img") == []
     assert section(page, 3).find_element(By.CSS_SELECTOR, "h2").text.startswith(HOSTILE)
 

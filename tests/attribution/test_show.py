@@ -211,7 +211,7 @@ def test_showing_changes_nothing():
 def test_the_terminal_has_every_token_and_score():
     lines = [line.split() for line in terminal(small()).splitlines() if line.strip()]
     assert lines == [
-        ["Attribution", "of", "probability", "by", "saliency,", "in:", "effect", "on", "probability"],
+        ["Attribution", "of", "probability", "by", "occlusion,", "in:", "effect", "on", "probability"],
         ["The", "the", "→", "the", "end"],
         ["Score", "of", "each", "token", "for", "each", "attributed", "token"],
         ["token", "2", "·the", "3", "·end"],

@@ -43,7 +43,7 @@ def made_one(tokens: tuple[str, ...] = TOKENS, n_prompt: int = 5, **values: Any)
 
 def made_info(**values: Any) -> AttributionInfo:
     defaults: dict[str, Any] = {
-        "method": "saliency",
+        "method": "occlusion",
         "attributed_fn": "probability",
         "unit": "1",
         "contrast": None,

@@ -1,6 +1,6 @@
 """Gradient methods on word embeddings: derivatives of a step's value, [T, D], at one or several points.
 
-Signs are kept and D is not reduced: Inseq's saliency is the L2 norm of the scores here (``aggregate("l2")``). No
+Signs are kept and D is not reduced; ``Attribution.aggregate`` reduces it, by default to a norm for saliency. No
 gradient is left on the model. Shapes are those of ``steps``; N points or samples.
 """
 
@@ -28,7 +28,10 @@ _SAME = 1e-6
 
 
 def saliency(steps: Sequence[Step]) -> list[Tensor]:
-    """Return the gradients, [T, D] for each step; Simonyan et al. 2013 (arXiv:1312.6034), who take absolute values."""
+    """Return the gradients, [T, D] for each step; Simonyan et al. 2013 (arXiv:1312.6034), who take absolute values.
+
+    Li et al. 2016 (arXiv:1506.01066) do so for words of a text.
+    """
     x = steps[-1].embeddings
     return summed_gradients(steps, 1, lambda _: (x, torch.ones_like(x)))
 

@@ -12,6 +12,8 @@ from typing import Any, Literal
 from interpret.errors import InputError
 
 Part = Literal["step", "steps", "activation", "text"]
+How = Literal["sum", "l2", "mean"]
+"""How the embedding dimension of scores is reduced."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,10 @@ class AttributionMethod:
     """Whether it supports encoder-decoder models, such as those that translate."""
     groups: bool = False
     """Whether it can mask groups of tokens together."""
+    reduction: How = "sum"
+    """How the embedding dimension is reduced by default: the signed ``sum`` where a score is a share of the value.
+    A plain gradient is none, and its sum says nothing: a model that begins with a LayerNorm does not notice a number
+    that is added to all dimensions, so that the sum is 0. It has the norm ``l2``."""
     part: Part = "step"
     """The part of its work on a text that a run stores as a whole: a ``step``; some ``steps`` that share their
     forward passes; an ``activation`` at these steps; the whole ``text``, whose passes serve all steps."""
@@ -56,7 +62,11 @@ class AttributionMethod:
 
 METHODS: dict[str, AttributionMethod] = {
     "saliency": AttributionMethod(
-        "gradient with respect to each embedding", "gradients.saliency", together=True, part="steps"
+        "norm of the gradient with respect to each embedding",
+        "gradients.saliency",
+        together=True,
+        reduction="l2",
+        part="steps",
     ),
     "input_x_gradient": AttributionMethod(
         "gradient times embedding: first-order effects", "gradients.input_x_gradient", together=True, part="steps"
@@ -158,6 +168,11 @@ METHODS: dict[str, AttributionMethod] = {
 }
 """The methods by name, in order of registration."""
 BUILT_IN = frozenset(METHODS)
+
+
+def reduction_of(method: str) -> How:
+    """Return how the scores of a method are reduced by default; those of an unknown method are summed."""
+    return METHODS[method].reduction if method in METHODS else "sum"
 
 
 def list_methods() -> list[str]:

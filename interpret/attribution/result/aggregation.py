@@ -7,6 +7,7 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 
+from interpret.attribution.methods.registry import reduction_of
 from interpret.attribution.result.aligning import aligned
 from interpret.attribution.result.scores import Attributed, AttributionScores, How, ScoreArray, Spans
 from interpret.errors import InputError, unknown
@@ -25,7 +26,7 @@ A = TypeVar("A", bound=AttributionScores)
 
 def aggregate(
     attribution: A,
-    how: How,
+    how: How | None,
     normalize: bool,
     spans: Spans | None,
     subwords: bool,
@@ -33,6 +34,8 @@ def aggregate(
     align: bool = False,
 ) -> A:
     """Return an aggregated attribution; see ``Attribution.aggregate``."""
+    if how is None:
+        how = reduction_of(attribution.info.method)
     if how not in HOWS:
         raise InputError(unknown("how", how, HOWS))
     if spans is not None and subwords:
@@ -249,7 +252,8 @@ def _added(values: ScoreArray, ranges: Ranges, axis: int) -> ScoreArray:
 
 def to_frame(attribution: AttributionScores) -> pd.DataFrame:
     """Return a table in long format; see ``Attribution.to_frame``."""
-    rows = [row for number, one in enumerate(attribution.sequences) for row in _rows(number, _reduced(one, "sum"))]
+    how = reduction_of(attribution.info.method)
+    rows = [row for number, one in enumerate(attribution.sequences) for row in _rows(number, _reduced(one, how))]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 

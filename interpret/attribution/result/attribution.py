@@ -27,7 +27,7 @@ class Attribution(AttributionScores, Shown):
 
     def aggregate(
         self,
-        how: How = "sum",
+        how: How | None = None,
         *,
         normalize: bool = False,
         spans: Spans | None = None,
@@ -42,7 +42,8 @@ class Attribution(AttributionScores, Shown):
 
         Args:
             how: how the embedding dimension D is reduced: the signed ``sum``, the ``mean``, or the ``l2`` norm
-                (unsigned, Inseq's default). Scores without D are not changed.
+                (unsigned, Inseq's default). By default the method's own: ``l2`` for ``saliency``, whose sum says
+                nothing (0 for GPT-2), and ``sum`` for all others. Scores without D are not changed.
             normalize: divide the scores of each step by the sum of their absolute values, over source and target
                 together and for each activation separately. Signs are kept; a step of zeros is not changed. Scores
                 that are not finite are left out of the sum.
@@ -64,7 +65,9 @@ class Attribution(AttributionScores, Shown):
         return aggregation.aggregate(self, how, normalize, spans, subwords, minus, align)
 
     def to_frame(self) -> pd.DataFrame:
-        """Return a table in long format, one row per score; D is summed; tokens from the attributed one on have no row.
+        """Return a table in long format, one row per score; tokens from the attributed one on have no row.
+
+        D is reduced as by ``aggregate()``.
 
         Columns: ``input`` (number of the input), ``side`` (``source`` or ``target``), ``activation`` (such as
         ``mlp_out.3``; "" for the inputs), ``step`` (from 0), ``step_position`` and ``step_token`` (the attributed

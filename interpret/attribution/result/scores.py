@@ -6,7 +6,7 @@ of an encoder-decoder model.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +14,6 @@ from numpy.typing import NDArray
 from interpret.finite import Tally
 
 ScoreArray = NDArray[np.floating[Any]]
-
-
-How = Literal["sum", "l2", "mean"]
-
 
 Spans = Sequence[Sequence[tuple[int, int]]]
 

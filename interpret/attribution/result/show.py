@@ -83,7 +83,7 @@ def not_finite(attribution: AttributionScores) -> str:
 def panels(attribution: AttributionScores) -> Iterator[Panel]:
     """Yield the panel of each input, one at a time; the embedding dimension is summed."""
     for one in attribution.sequences:
-        summed = aggregate(replace(attribution, sequences=[one]), "sum", False, None, False, None)
+        summed = aggregate(replace(attribution, sequences=[one]), None, False, None, False, None)
         yield from map(_panel, summed.sequences)
 
 
