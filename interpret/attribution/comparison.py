@@ -16,12 +16,11 @@ from interpret.attribution._attribute import of_texts, steps_of
 from interpret.attribution.faithfulness import Curves, curves, mean_curves, ranking
 from interpret.attribution.groups import Groups, check_groups
 from interpret.attribution.methods.masking import free_features
-from interpret.attribution.methods.registry import METHODS
+from interpret.attribution.methods.registry import METHODS, How
 from interpret.attribution.parts import TextParts, reduced, scores_of
 from interpret.attribution.plan import Plan, plan_attribution
 from interpret.attribution.result.aggregation import HOWS
 from interpret.attribution.result.comparison import RANDOM, Comparison
-from interpret.attribution.result.scores import How
 from interpret.attribution.steps.functions import Contrast
 from interpret.attribution.steps.step import Baseline, Step
 from interpret.attribution.targets import Alignment, Inputs, Target, Text, one_for_each

@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.attribution._attribute import attributions
+from interpret.attribution.methods.registry import How
 from interpret.attribution.parts import TextParts
 from interpret.attribution.plan import Plan
 from interpret.attribution.questions import Question, inputs_of, of_one_prompt, questions
 from interpret.attribution.result.attribution import Attribution
 from interpret.attribution.result.files import compressed
-from interpret.attribution.result.scores import How
 from interpret.attribution.rows import token_scores
 from interpret.attribution.run_files import FILES, file_name
 from interpret.attribution.run_options import RunOptions

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from interpret.attribution.methods.registry import AttributionMethod
+from interpret.attribution.methods.registry import AttributionMethod, How
 from interpret.attribution.result.aggregation import HOWS
 from interpret.attribution.result.files import array_from_json, array_to_json
-from interpret.attribution.result.scores import How, ScoreArray
+from interpret.attribution.result.scores import ScoreArray
 from interpret.attribution.steps.step import Step, array
 from interpret.storage.parts import UnitParts
 from interpret.work.progress import counted

@@ -14,8 +14,7 @@ from interpret.anatomy import unwrapping
 from interpret.attribution.comparison_jobs import ComparisonJob
 from interpret.attribution.groups import Groups
 from interpret.attribution.jobs import AttributionJob, Reduction
-from interpret.attribution.methods.registry import reduction_of
-from interpret.attribution.result.scores import How
+from interpret.attribution.methods.registry import How, reduction_of
 from interpret.attribution.run_options import (
     BATCH_SIZE,
     RunOptions,

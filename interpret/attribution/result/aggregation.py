@@ -7,9 +7,9 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 
-from interpret.attribution.methods.registry import reduction_of
+from interpret.attribution.methods.registry import How, reduction_of
 from interpret.attribution.result.aligning import aligned
-from interpret.attribution.result.scores import Attributed, AttributionScores, How, ScoreArray, Spans
+from interpret.attribution.result.scores import Attributed, AttributionScores, ScoreArray, Spans
 from interpret.errors import InputError, unknown
 from interpret.prompts.spelling import join_pieces
 

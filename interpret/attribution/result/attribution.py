@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from interpret.attribution.methods.registry import How
 from interpret.attribution.result import aggregation, files
-from interpret.attribution.result.scores import AttributionScores, How, Spans
+from interpret.attribution.result.scores import AttributionScores, Spans
 from interpret.attribution.result.show import attribution_view
 from interpret.display.shown import Shown
 from interpret.display.view import View
