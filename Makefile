@@ -17,6 +17,9 @@ CURRENT_TESTS := $(addprefix tests/,activations anatomy control engine prompts s
   selfie/test_wrong_states tracing/test_approximate tracing/test_knowledge_tracing \
   tracing/test_trace test_current_install test_finite))
 
+# Of these, slow tests of what a release does not change, which run on the default one; `make test-all` runs them on both.
+CURRENT_LEFT_OUT := $(addprefix --ignore=tests/,other_device anatomy/test_interrupts.py selfie/test_batches.py)
+
 # What CI runs of the tests with real workers.
 CLUSTER_CI := trace or selfie or costs_nothing_but_time[2] or death_of_a_machine or killed_driver or other_weights or ctrl_c
 
@@ -34,7 +37,7 @@ test: lint browser
 	$(BIN)/python $(PYTEST)
 
 test-current: .venv-current/installed
-	$(CURRENT)/python $(PYTEST) $(CURRENT_TESTS)
+	$(CURRENT)/python $(PYTEST) $(CURRENT_LEFT_OUT) $(CURRENT_TESTS)
 
 test-packaging: .venv/installed-for-tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m packaging tests/installation

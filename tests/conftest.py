@@ -22,11 +22,18 @@ os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
 # A busy or slow machine is not a failure.
-settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("any machine")
+_ANY_MACHINE = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("the same examples", derandomize=True, **_ANY_MACHINE)
+settings.register_profile("other examples each time", max_examples=250, **_ANY_MACHINE)
 
 # pytest finds these hooks by their names.
-__all__ = ["pytest_addoption", "pytest_collection_modifyitems"]
+__all__ = ["pytest_addoption", "pytest_collection_modifyitems", "pytest_configure"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let hypothesis draw the same examples each time, or with ``--all-combinations`` others, and more."""
+    drawn = config.getoption("all_combinations")
+    settings.load_profile("other examples each time" if drawn else "the same examples")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -79,8 +79,17 @@ def show_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]])
 
 def peak_cells(peak: "BucketMean") -> tuple[str, str, str, str, str]:
     """Return the cells of an average: kind of token, layer, mean, interval (empty for a single fact), and facts."""
-    interval = f"{peak.low:+.3f} to {peak.high:+.3f}" if peak.n > 1 else ""
-    return peak.bucket, str(peak.layer_idx), f"{peak.mean:+.3f}", interval, str(peak.n)
+    interval = f"{signed(peak.low)} to {signed(peak.high)}" if peak.n > 1 else ""
+    return peak.bucket, str(peak.layer_idx), signed(peak.mean), interval, str(peak.n)
+
+
+def signed(value: float) -> str:
+    """Return an effect with its sign and three decimals; of a smaller one its first digit, in as few characters.
+
+    >>> signed(0.25), signed(-0.00002), signed(0.0)
+    ('+0.250', '-2e-05', '+0.000')
+    """
+    return f"{value:+.3f}" if value == 0 or abs(value) >= 0.0005 else f"{value:+.0e}"
 
 
 def choice(kind: str, name: str, allowed: Iterable[Name]) -> Name:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Column, Table
 
-from interpret.cli.console import out, peak_cells, say, show_table, tell
+from interpret.cli.console import out, peak_cells, say, show_table, signed, tell
 from interpret.cli.options import FactOptions, Loading, WorkerOptions, output_option
 from interpret.cli.sources import Framing, TracedFacts
 from interpret.cli.work import tell_counts
@@ -230,7 +230,7 @@ def _show_metric(
                 continue
             average = max(there, key=lambda peak: direction * peak.mean)
             of_facts = [peak for peak in peaks if (peak.mediator, peak.among) == (mediator, among)]
-            single.append((mediator, among, f"{average.mean:+.3f}", str(average.layer_idx), *_sum_up(of_facts)))
+            single.append((mediator, among, signed(average.mean), str(average.layer_idx), *_sum_up(of_facts)))
     measured = tables.metric_of(metric)
     out.print(f"Average indirect effect (AIE) on {measured} for each kind of token, at its peak layer:")
     out.print(averages)
@@ -254,7 +254,7 @@ def _show_units(rows: "Sequence[UnitCell]") -> None:
         shown = []
         for one in [one for one in means if (one.mediator, one.metric) == (mediator, metric)][:MOST_UNITS]:
             found, n_facts = average(one.effects), len(one.effects)
-            interval = f"{found.low:+.3f} to {found.high:+.3f}" if n_facts > 1 else ""
+            interval = f"{signed(found.low)} to {signed(found.high)}" if n_facts > 1 else ""
             place = f"{one.layer_idx}.{one.unit}", one.bucket
             shown.append((*place, f"{one.mean:+.4f}", interval, f"{one.n} of {n_facts}"))
         show_table(
@@ -274,4 +274,4 @@ def _sum_up(peaks: "Sequence[TracePeak]") -> tuple[str, str]:
         return "", ""
     low, median, high = np.percentile([peak.layer_idx for peak in peaks], [25, 50, 75])
     size = np.mean([peak.indirect_effect for peak in peaks])
-    return f"{size:+.3f}", f"{median:g} ({low:.0f} to {high:.0f})"
+    return signed(size), f"{median:g} ({low:.0f} to {high:.0f})"

@@ -132,11 +132,11 @@ def test_prompt_output_is_what_the_model_writes_after_the_prompt():
 
 def test_tokens_from_the_end_token_on_are_not_scored():
     model, tokenizer = speaking_model(), byte_level(chat=True)
-    endless = rows_of(model, tokenizer, layers="all", tokens="all")
+    endless = rows_of(model, tokenizer, prompts=PROMPTS[:1], layers="all", tokens="0,1,2")
     # Use as the end token one that some rows generate before their end.
     end = next(row.interpretation[2] for row in endless if len(row.interpretation) == 5)
     model.generation_config.eos_token_id = [end, 1]
-    ended = rows_of(model, tokenizer, layers="all", tokens="all")
+    ended = rows_of(model, tokenizer, prompts=PROMPTS[:1], layers="all", tokens="0,1,2")
     assert any(len(row.interpretation) == 2 for row in ended)
     for before, after in zip(endless, ended, strict=True):
         ids = before.interpretation

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -43,7 +43,6 @@ def random_column(draw):
     ]
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     kind=st.sampled_from(list(KINDS)),
     random_columns=st.lists(random_column(), min_size=1, max_size=2),
