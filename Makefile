@@ -5,7 +5,7 @@ PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell comma
 BIN := .venv/bin
 CURRENT := .venv-current/bin
 # The newest release of transformers that was tested, in an environment of its own.
-CURRENT_TRANSFORMERS ?= transformers==5.23.0
+CURRENT_TRANSFORMERS ?= transformers==5.24.0
 # The versions that all environments here have in common.
 PIP_INSTALL := -m pip install --quiet --constraint $(or $(CONSTRAINTS),constraints.txt)
 # The tests whose results depend on the version of transformers.

@@ -111,12 +111,20 @@ def rotation(anatomy: Anatomy, layer: int, like: Tensor, n_tokens: int) -> tuple
     if kind == "halves" and own is not None and "seq_len" in signature(own.forward).parameters:
         cos, sin = own(like, seq_len=n_tokens)
         return cos[0, 0, :n_tokens].to(like), sin[0, 0, :n_tokens].to(like)
-    if kind == "halves" or (kind and not hasattr(attention, "embed_positions")):
-        return _rotation_of_trunk(anatomy.trunk, layer, kind, like, n_tokens)
-    if kind == "pairs":
-        sin, cos = attention.embed_positions[:n_tokens].to(like).repeat_interleave(2, dim=-1).chunk(2, dim=-1)
+    angles = _angles_of_positions(anatomy.trunk, attention)
+    if kind == "pairs" and angles is not None:
+        sin, cos = angles[:n_tokens].to(like).repeat_interleave(2, dim=-1).chunk(2, dim=-1)
         return cos, sin
-    return None
+    return _rotation_of_trunk(anatomy.trunk, layer, kind, like, n_tokens) if kind else None
+
+
+def _angles_of_positions(trunk: Any, attention: Any) -> Tensor | None:
+    """Return the sines and cosines of GPT-J and CodeGen, [positions, width]; None for other models.
+
+    Each layer has them, or since transformers 5.24 the trunk.
+    """
+    holders = (attention, getattr(trunk, "rotary_emb", None))
+    return next((found for one in holders if (found := getattr(one, "embed_positions", None)) is not None), None)
 
 
 def _rotates(anatomy: Anatomy, attention: Any, layer: int) -> bool:

@@ -13,7 +13,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from interpret.errors import UnsupportedModelError
 
-PATCHED, FIRST_CURRENT, NEWEST_TESTED = "4.34.0", "4.57", "5.23.0"
+PATCHED, FIRST_CURRENT, NEWEST_TESTED = "4.34.0", "4.57", "5.24.0"
 """The release that can be patched, and the first and the last of the supported current releases."""
 
 _ERRORS_TELL_SHAPES = find_spec("transformers.core_model_loading") is None

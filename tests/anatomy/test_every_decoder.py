@@ -194,4 +194,4 @@ def check_attribution(model, layer):
 
 
 def test_the_list_is_that_of_the_release():
-    assert {*REFUSED, *NOT_BUILT, *NO_CACHE} <= set(every_decoder()) or transformers.__version__ != "5.23.0"
+    assert {*REFUSED, *NOT_BUILT, *NO_CACHE} <= set(every_decoder()) or transformers.__version__ != "5.24.0"

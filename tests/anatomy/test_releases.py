@@ -46,7 +46,7 @@ def test_a_command_refuses_it_in_one_line(released, model_folder, capsys):
     assert capsys.readouterr().err.startswith("error: transformers 4.46.3 is not supported: use 4.34.0, or 4.57 or")
 
 
-@pytest.mark.parametrize("version", ["4.34.0", "4.57.0", "4.57.6", "5.0.0", "5.23.0"])
+@pytest.mark.parametrize("version", ["4.34.0", "4.57.0", "4.57.6", "5.0.0", "5.23.0", "5.24.0"])
 def test_a_supported_release_is_used_without_a_word(version, released):
     released(version)
     with warnings.catch_warnings():
@@ -67,10 +67,10 @@ def test_a_family_that_a_release_computes_wrongly_is_refused_by_name(version, re
         interpret.attach(llama)
 
 
-@pytest.mark.parametrize("version", ["5.23.1", "5.24.0", "6.0.0", "5.24.0.dev0"])
+@pytest.mark.parametrize("version", ["5.24.1", "5.25.0", "6.0.0", "5.25.0.dev0"])
 def test_a_newer_release_is_allowed_and_said_once(version, released, llama):
     released(version)
-    with pytest.warns(UserWarning, match=f"^transformers {version} is newer than 5.23.0, the newest release that"):
+    with pytest.warns(UserWarning, match=f"^transformers {version} is newer than 5.24.0, the newest release that"):
         interpret.attach(llama)
     interpret.detach(llama)
     with warnings.catch_warnings():

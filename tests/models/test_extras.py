@@ -90,7 +90,7 @@ def test_another_error_of_a_tokenizer_stays_as_it_is(model_folder, without, monk
         load(model_folder, device="cpu")
 
 
-@pytest.mark.parametrize(("release", "extra"), [("4.34.0", "patch"), ("5.23.0", "accelerate")])
+@pytest.mark.parametrize(("release", "extra"), [("4.34.0", "patch"), ("5.24.0", "accelerate")])
 def test_beside_the_release_that_is_patched_its_own_extra_is_named(release, extra, monkeypatch):
     monkeypatch.setattr(releases.transformers, "__version__", release)  # transformers 5 replaces its own module
     assert extras.missing("accelerate", "this") == f'this needs accelerate: pip install "llm-interpret[{extra}]"'
