@@ -1,7 +1,9 @@
 """``interpret selfie``: interpretations of hidden states by the model itself (SelfIE)."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Annotated
 
 import typer
@@ -129,6 +131,26 @@ def selfie_command(
     _show(run)
 
 
+def _table(records: Sequence[Interpretation]) -> Table:
+    """Return a table of some rows; an interpretation has up to two lines."""
+    several = len({record.name for record in records}) > 1
+    headings = ["prompt"] * several + ["layer", "token"]
+    rest = 54 if several else 43
+    width = max(20, out.width - rest)
+    table = Table()
+    for heading in headings:
+        table.add_column(heading, max_width=10, no_wrap=True)
+    table.add_column("interpretation", width=width)
+    for heading in ("gain", "over text"):
+        table.add_column(heading, no_wrap=True, justify="right")
+    for record in records:
+        where = ["control", ""] if record.layer_idx is None else [str(record.layer_idx), record.current_token]
+        gains = ["" if one is None else f"{one:+.2f}" for one in (record.gain_over_nothing, record.gain_over_text)]
+        text = shorten(record.interpretation_text, 2 * width - 10, placeholder=" …")
+        table.add_row(*map(escape, [record.name] * several + [*where, text, *gains]))
+    return table
+
+
 def _show(run: RunFolder) -> None:
     """Print the first rows and the path of the table.
 
@@ -142,21 +164,11 @@ def _show(run: RunFolder) -> None:
         first += records[: MOST_SHOWN - len(first)]
         count += len(records)
         failed += sum(record.kind == "failed" for record in records)
-    table = Table()
-    for heading in ("prompt", "layer", "token"):
-        table.add_column(heading, min_width=8, no_wrap=True)
-    table.add_column("interpretation", width=max(20, out.width - 67), no_wrap=True)
-    for heading in ("gain", "over text"):
-        table.add_column(heading, no_wrap=True)
-    for record in first:
-        where = ["control", ""] if record.layer_idx is None else [str(record.layer_idx), record.current_token]
-        gains = ["" if one is None else f"{one:+.2f}" for one in (record.gain_over_nothing, record.gain_over_text)]
-        cells = [record.name, *where, " ".join(record.interpretation_text.split()), *gains]
-        table.add_row(*map(escape, cells))
-    out.print(table)
+    out.print(_table(first))
     tell_more(rows=count - len(first))
     out.print("gain: log-probability of the text with the state inserted minus without it, in nats per token")
     out.print("over text: minus that with the prompt's own text, up to the token, in place of the state")
+    out.print("says_more_than_controls in table.csv: whether the text gains over these two and over a wrong state")
     n_dropped = sum(map(len, run.dropped_parts.values()))
     if run.dropped or n_dropped:
         from interpret.selfie.runs import INTERPRETING

@@ -254,7 +254,7 @@ def _show_units(rows: "Sequence[UnitCell]") -> None:
         shown = []
         for one in [one for one in means if (one.mediator, one.metric) == (mediator, metric)][:MOST_UNITS]:
             found, n_facts = average(one.effects), len(one.effects)
-            interval = f"{signed(found.low)} to {signed(found.high)}" if n_facts > 1 else ""
+            interval = f"{signed(float(found.low))} to {signed(float(found.high))}" if n_facts > 1 else ""
             place = f"{one.layer_idx}.{one.unit}", one.bucket
             shown.append((*place, f"{one.mean:+.4f}", interval, f"{one.n} of {n_facts}"))
         show_table(
@@ -273,5 +273,5 @@ def _sum_up(peaks: "Sequence[TracePeak]") -> tuple[str, str]:
     if not peaks:
         return "", ""
     low, median, high = np.percentile([peak.layer_idx for peak in peaks], [25, 50, 75])
-    size = np.mean([peak.indirect_effect for peak in peaks])
+    size = float(np.mean([peak.indirect_effect for peak in peaks]))
     return signed(size), f"{median:g} ({low:.0f} to {high:.0f})"

@@ -33,6 +33,7 @@ from interpret.engine.greedy import Continuation, write_after
 from interpret.errors import InputError, ModelError, SpecError
 from interpret.finite import MODEL_GIVES_NAN
 from interpret.prompts.spelling import decoded, pieces
+from interpret.prompts.tokens import TokenisedPrompt
 from interpret.records import Interpretation
 from interpret.records.states import FINAL_NORM
 from interpret.selfie.readings import (
@@ -340,17 +341,24 @@ def _states(model: PreTrainedModel, source: Source, settings: Settings) -> list[
 def _wrong_tokens(source: Source, settings: Settings) -> list[int | None]:
     """Choose, for each state, another token of the same prompt; its state at the same layer is the wrong state.
 
-    The token is one of the requested tokens if there are several, so that most wrong states are in the batch anyway.
-    The random choice depends only on the seed, the prompt's name and the layer.
+    The token is one of the requested tokens if there are several, so that most wrong states are in the batch anyway;
+    otherwise one of the user's message, if it has another one: the chat template says nothing of its own. The random
+    choice depends only on the seed, the prompt's name and the layer.
     """
     chosen: list[int | None] = []
     for layer, token in source.pairs:
         asked = list(dict.fromkeys(other for of, other in source.pairs if of == layer))
-        others = asked if len(asked) > 1 else [token, *(t for t in range(len(source.tokenised.ids)) if t != token)]
+        others = asked if len(asked) > 1 else [token, *_others(source.tokenised, token)]
         chance = random.Random(f"{settings.seed} {source.prompt.name} {layer}")
         step = chance.randrange(1, len(others)) if len(others) > 1 else 0
         chosen.append(others[(others.index(token) + step) % len(others)] if step else None)
     return chosen
+
+
+def _others(prompt: TokenisedPrompt, token: int) -> list[int]:
+    """Return the other tokens of the user's message, or if there are none, of the whole prompt."""
+    in_message = [other for other in prompt.content if other != token]
+    return in_message or [other for other in range(len(prompt.ids)) if other != token]
 
 
 @dataclass(frozen=True)

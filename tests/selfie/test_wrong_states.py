@@ -5,7 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from interpret.prompts.chat import framed
 from interpret.prompts.prompts import Prompt
+from interpret.prompts.tokens import tokenise
 from reference.overlay import reference_forward
 from reference.self_interpretation import (
     PROMPTS,
@@ -61,6 +63,15 @@ def test_a_single_requested_token_is_compared_with_another_token():
     model, tokenizer = speaking_model(), byte_level(chat=True)
     rows = rows_of(model, tokenizer, PROMPTS[1:], SCORED, layers="1", tokens="last")
     assert rows[1].wrong_token_idx in range(rows[1].token_idx)
+
+
+def test_a_single_requested_token_is_not_compared_with_the_chat_template():
+    model, tokenizer = speaking_model(), byte_level(chat=True)
+    prompt = tokenise(tokenizer, framed(tokenizer, PROMPTS[0].text, "model"))
+    *others, last = prompt.content
+    assert len(prompt.content) < len(prompt.ids)
+    rows = rows_of(model, tokenizer, PROMPTS[:1], SCORED, layers="all", tokens=str(last))
+    assert {row.wrong_token_idx for row in rows if row.kind == "interpretation"} <= set(others)
 
 
 def test_a_prompt_of_one_token_has_no_wrong_state():
