@@ -9,16 +9,16 @@ CURRENT_TRANSFORMERS ?= transformers==5.24.0
 # The versions that all environments here have in common.
 PIP_INSTALL := -m pip install --quiet --constraint $(or $(CONSTRAINTS),constraints.txt)
 # The tests whose results depend on the version of transformers.
-CURRENT_TESTS := $(addprefix tests/,activations anatomy control engine prompts surgery sweep other_device \
+CURRENT_TESTS := $(addprefix tests/,activations anatomy control engine prompts surgery sweep \
   $(addsuffix .py,attribution/test_attention attribution/test_seq2seq facts/test_filter \
   integration/test_tokenizers models/test_extras models/test_opening models/test_gguf models/test_safety probing/test_composition probing/test_head_flow \
   probing/test_heads probing/test_knowledge_prober probing/test_layer_edits probing/test_logit_lens \
-  selfie/test_batches selfie/test_generated selfie/test_selfie selfie/test_sources selfie/test_templates \
+  selfie/test_generated selfie/test_selfie selfie/test_sources selfie/test_templates \
   selfie/test_wrong_states tracing/test_approximate tracing/test_knowledge_tracing \
   tracing/test_trace test_current_install test_finite))
 
-# Of these, slow tests of what a release does not change, which run on the default one; `make test-all` runs them on both.
-CURRENT_LEFT_OUT := $(addprefix --ignore=tests/,other_device anatomy/test_interrupts.py selfie/test_batches.py)
+# Slow tests of what a release does not change: they run on the default one, and by `make test-all` on both.
+CURRENT_FURTHER := $(addprefix tests/,other_device anatomy/test_interrupts.py selfie/test_batches.py)
 
 # What CI runs of the tests with real workers.
 CLUSTER_CI := trace or selfie or costs_nothing_but_time[2] or death_of_a_machine or killed_driver or other_weights or ctrl_c
@@ -37,7 +37,7 @@ test: lint browser
 	$(BIN)/python $(PYTEST)
 
 test-current: .venv-current/installed
-	$(CURRENT)/python $(PYTEST) $(CURRENT_LEFT_OUT) $(CURRENT_TESTS)
+	$(CURRENT)/python $(PYTEST) $(addprefix --ignore=,$(CURRENT_FURTHER)) $(CURRENT_TESTS)
 
 test-packaging: .venv/installed-for-tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m packaging tests/installation
@@ -54,7 +54,7 @@ docs: .venv/installed-for-tests
 # Both suites, with the combinations of families, tokenizers, data types and methods that the targets above leave out.
 test-all: lint browser .venv-current/installed
 	$(BIN)/python $(PYTEST) --all-combinations
-	$(CURRENT)/python $(PYTEST) --all-combinations $(CURRENT_TESTS)
+	$(CURRENT)/python $(PYTEST) --all-combinations $(CURRENT_TESTS) $(CURRENT_FURTHER)
 
 # Tests with real workers, a cluster of two machines on loopback. SOME=ci leaves out what CI does not run.
 test-cluster: .venv/installed-for-cluster

@@ -2,12 +2,12 @@
 
 python -m benchmarks.bench_fact
 
-The page is ``interpret fact --method screened``. The commands are those that the page shows: causal tracing with the
-page's mediators, attribution of layers, attribution of tokens, and the logit lens; and self-interpretation of the
-page's cells. These five make most of a page; two further ones make the rest: knockouts, and heads and neurons. No
-command line asks for the page's cells alone, nor for a tenth of the heads, so interpretations, heads and neurons are
-computed by the Python calls in a program of their own. Every command runs in a new process, which opens the model. Page
-and commands alternate; the numbers of both must be equal to 1e-6.
+The page is ``interpret fact --method screened``. Its five analyses are the logit lens, tracing (causal tracing with the
+page's mediators, and knockouts), attribution (of tokens and of layers), heads and neurons, and interpretations of the
+page's cells; the commands are those that the page shows for them. No command line asks for the page's cells alone, nor
+for a tenth of the heads, so interpretations, heads and neurons are computed by the Python calls in a program of their
+own. Every command runs in a new process, which opens the model. Page and commands alternate; the numbers of both must
+be equal to 1e-6.
 """
 
 import argparse
@@ -33,8 +33,15 @@ from interpret.storage.run_folder import read_run, read_table
 
 FACT = ["--prompt", "The Eiffel Tower is in the city of", "--subject", "The Eiffel Tower", "--target", "Paris"]
 FOIL = ["--foil", "Rome"]
-FIVE = ("Causal tracing", "Attribution of layers", "Attribution of tokens", "Logit lens", "Interpretations")
-REST = ("Knockout", "Heads and neurons")
+TRACING, LAYERS, TOKENS, LENS, KNOCKOUT = SHOWN = (
+    "Causal tracing",
+    "Attribution of layers",
+    "Attribution of tokens",
+    "Logit lens",
+    "Knockout",
+)
+"""Titles of the commands that a page shows whole."""
+INTERPRETATIONS, UNITS = "Interpretations", "Heads and neurons"
 TARGET, SECONDS, CLOSE = 2.0, 30.0, 1e-6
 
 INTERPRETING = """
@@ -94,19 +101,19 @@ def commands(folder: Path, stored: StoredFact, identity: dict[str, Any]) -> dict
     """Run all commands into folders, check their numbers against those of a page, and return the seconds of each."""
     details, seconds = stored.details, dict[str, float]()
     shown = {one.title: shlex.split(one.command)[1:] for one in recipes(details, identity)}
-    for title in (*FIVE[:4], REST[0]):
+    for title in SHOWN:
         seconds[title] = interpret(*shown[title], "--output", f"{folder / title}")
     fact = details["fact"]
     rows = details["interpretations"]["rows"]
     pairs = [(row["layer_idx"], row["token_idx"]) for row in rows if row["kind"] == "interpretation"]
     asked = {"name": fact["name"], "prompt": fact["prompt"], "pairs": pairs}
-    seconds[FIVE[4]], interpreted = printed(INTERPRETING, asked)
+    seconds[INTERPRETATIONS], interpreted = printed(INTERPRETING, asked)
     units = {
         "noise": details["trace"]["noise"],
         "fact": [fact["prompt"], fact["subject"], fact["attribute"]],
         "top": {site: details[site]["top"] for site in ("heads", "neurons")},
     }
-    seconds[REST[1]], restored = printed(RESTORING, units)
+    seconds[UNITS], restored = printed(RESTORING, units)
     check(stored, folder, interpreted, restored)
     return seconds
 
@@ -116,23 +123,23 @@ def check(
 ) -> None:
     """Check that the numbers of the commands are those of the page."""
     cells, details = stored.cells, stored.details
-    traced = read_table(folder / FIVE[0], TraceCell)
+    traced = read_table(folder / TRACING, TraceCell)
     for name in ("hidden", "attn_severed", "mlp_severed"):
         own = [row.indirect_effect for row in traced if row.mediator == name]
         same(name, [getattr(cell, name) for cell in cells], own)
-    located = [row.score for row in read_table(folder / FIVE[1], LocationCell) if row.site == "resid_post"]
+    located = [row.score for row in read_table(folder / LAYERS, LocationCell) if row.site == "resid_post"]
     same("layers", [cell.attribution for cell in cells], located)
-    same("tokens", details["attribution"]["tokens"], [row.score for row in read_table(folder / FIVE[2], TokenScore)])
+    same("tokens", details["attribution"]["tokens"], [row.score for row in read_table(folder / TOKENS, TokenScore)])
     lens = {
         # The output of a layer is the input of the next; that of the last layer has the site resid_post.
         (row.token_idx, row.layer_idx - (row.site == "resid_pre")): (row.rank, row.probability)
-        for row in read_table(folder / FIVE[3], LensReading)
+        for row in read_table(folder / LENS, LensReading)
         if row.continuation == "target"
     }
     own_lens = [(cell.lens_rank, cell.lens_probability) for cell in cells]
     same("lens", own_lens, [lens[cell.token_idx, cell.layer_idx] for cell in cells])
     last = cells[-1].token_idx
-    cut = [row.restored for row in read_table(folder / REST[0], TraceCell) if row.token_idx == last]
+    cut = [row.restored for row in read_table(folder / KNOCKOUT, TraceCell) if row.token_idx == last]
     same("knockout", details["knockout"]["probability"][0], cut)
     rows = details["interpretations"]["rows"]
     assert [row["interpretation_text"] for row in rows] == [row["interpretation_text"] for row in interpreted]
@@ -169,9 +176,8 @@ def main() -> None:
             print(f"page {pages[-1]:.1f} s, commands", {name: round(one, 1) for name, one in single[-1].items()})
     print(f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores")
     print(f"page: {median(pages):.1f} s; target: below {SECONDS:.0f} s")
-    for what, names in (("five commands", FIVE), ("all seven commands", FIVE + REST)):
-        whole = median(sum(one[name] for name in names) for one in single)
-        print(f"{what}: {whole:.1f} s, {whole / median(pages):.2f} times as long; target: {TARGET}")
+    whole = median(sum(one.values()) for one in single)
+    print(f"commands of its five analyses: {whole:.1f} s, {whole / median(pages):.2f} times as long; target: {TARGET}")
 
 
 if __name__ == "__main__":

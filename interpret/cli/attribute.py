@@ -240,11 +240,12 @@ def _show_comparison(found: "Comparison") -> None:
     for row in found.summary().itertuples():
         areas = [getattr(row, side) for side in ("insertion", "deletion")]
         ends = [(getattr(row, f"{side}_low"), getattr(row, f"{side}_high")) for side in ("insertion", "deletion")]
-        cells = [f"{area:.4g} ({low:.4g} to {high:.4g})" for area, (low, high) in zip(areas, ends, strict=True)]
-        rows.append((row.method, *cells))
+        # A single prompt has no interval.
+        words = [f" ({low:.4g} to {high:.4g})" if row.n > 1 else "" for low, high in ends]
+        rows.append((row.method, *(f"{area:.4g}{interval}" for area, interval in zip(areas, words, strict=True))))
     n = len({row.name for row in found})
     header = ("method", "insertion area, higher is better", "deletion area, lower is better")
-    show_table(f"Attribution methods on {counted(n, 'prompts')}; unit: {found[0].attributed_fn}", header, rows)
+    show_table(f"Attribution methods on {n} prompt{'s'[: n != 1]}; unit: {found[0].attributed_fn}", header, rows)
 
 
 def _show(run: RunFolder, found: "Attribution") -> None:

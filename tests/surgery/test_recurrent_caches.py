@@ -122,7 +122,9 @@ def test_a_cache_that_is_lost_is_found_and_refused(kind, monkeypatch):
     prepare = type(model).prepare_inputs_for_generation
 
     def without_cache(self, input_ids, attention_mask=None, **options):
-        return {**prepare(self, input_ids, attention_mask=attention_mask, **options), "cache_params": None}
+        prepared = prepare(self, input_ids, attention_mask=attention_mask, **options)
+        # Its name is `cache` since transformers 5.24.
+        return {name: None if name in ("cache", "cache_params") else value for name, value in prepared.items()}
 
     monkeypatch.setattr(type(model), "prepare_inputs_for_generation", without_cache)
     with pytest.raises(
