@@ -34,6 +34,7 @@ myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 # The tutorials are shown as they are stored; `make notebooks` runs them.
 nb_execution_mode = "off"
+smartquotes = False  # options and quotation marks can be copied
 suppress_warnings = ["ref.python", "misc.highlighting_failure"]
 
 html_theme = "furo"

@@ -155,6 +155,7 @@ def _help(name: str, command: Any) -> Iterator[str]:
     for option in command.get_params(context):
         record = option.get_help_record(context)
         words, meaning = record if record else (option.human_readable_name.upper(), getattr(option, "help", "") or "")
+        meaning = meaning.replace("*", r"\*")  # a product is no emphasis
         yield f"| {_cell(f'`{words}`')} | {_cell(meaning)} |"
 
 

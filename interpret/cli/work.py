@@ -1,6 +1,6 @@
 """Print the summary of a finished run: number of rows, and dropped units with their reasons."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path
 
@@ -8,6 +8,9 @@ from interpret.cli.console import MOST_SHOWN, say, tell
 from interpret.storage.layout import MANIFEST, TABLE
 from interpret.storage.run_folder import RunFolder
 from interpret.work.loop import Work, drop_counts
+
+MOST_REASONS = 3
+"""Maximum number of dropped units to print, if that is no failure."""
 
 
 class NotAllError(Exception):
@@ -44,10 +47,18 @@ def tell_counts(work: Work, run: RunFolder) -> None:
         where = "'dropped' and 'dropped_parts'" if parts else "'dropped'"
         more = f"and {left} more, see {where} in {run.folder / MANIFEST}" if left > 0 else ""
         raise NotAllError(dict(islice(failed.items(), MOST_SHOWN)), more)
-    if dropped and not counts["kept"]:  # so that nobody has to search for the reason why a table is empty
-        unit, reason = next(iter(dropped.items()))
-        hint = "; --no-filter keeps facts that the model does not know" if reason.startswith("not known") else ""
-        say(f"{unit}: {reason}{hint}")
+    # An empty table is told of with the errors, so that nobody has to search for the reason.
+    _tell_dropped(dropped, run, tell if counts["kept"] else say)
+
+
+def _tell_dropped(dropped: Mapping[str, str], run: RunFolder, show: Callable[[str], None]) -> None:
+    """Show the first units that were left out, each with its reason."""
+    for unit, reason in islice(dropped.items(), MOST_REASONS):
+        show(f"{unit}: {reason}")
+    if len(dropped) > MOST_REASONS:
+        show(f"and {len(dropped) - MOST_REASONS} more, see 'dropped' in {run.folder / MANIFEST}")
+    if any(reason.startswith("not known") for reason in dropped.values()):
+        show("--no-filter keeps facts that the model does not know")
 
 
 def _why(dropped: Mapping[str, str]) -> str:

@@ -133,8 +133,9 @@ def generate_interpret(
     padded on the left for decoding. In the returned sequences they are right-padded as before, but hidden states and
     attentions are those of the left-padded prompts.
 
-    Without edits, the result is that of ``generate``, also where it deviates from passes over the whole text: with a KV
-    cache, transformers 4.34.0 ignores the window of Mistral's attention. ``use_cache=False`` heeds it.
+    Without edits, the result is that of ``generate`` for prompts padded on the left, also where it deviates from passes
+    over the whole text: with a KV cache, transformers 4.34.0 ignores the window of Mistral's attention.
+    ``use_cache=False`` heeds it.
 
     Args:
         model: a causal LM of a supported family.

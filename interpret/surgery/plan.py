@@ -85,7 +85,8 @@ def plan_surgery(
     """Check ``insert_info`` and convert it to a plan.
 
     Args:
-        insert_info: one dict (or None) per sample; the format is described at the top of this module.
+        insert_info: one dict (or None) per sample, such as ``{3: ([5, -1], vectors), "overlay_strength": 0.5}``:
+            integer keys are layers, whose inputs are edited; docs/guide/surgery.md has the whole format.
         token_counts: number of tokens in each sample, without padding, B integers.
         n_layers: number of decoder layers; keys 0 to ``n_layers - 1`` exist.
         width: size D of a hidden state.
