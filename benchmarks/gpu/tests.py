@@ -23,6 +23,8 @@ TOP = Path(__file__).parents[2]
 MARK = "pytest.mark.gpu"
 _FILE = "INTERPRET_GPU_OUTCOMES"
 """The environment variable with the file of the outcomes."""
+_WORKER = "PYTEST_XDIST_WORKER"
+"""The environment variable that workers of pytest-xdist have."""
 _PROCESSES = 8
 """How many processes share a GPU at most; each needs half a GiB of its memory."""
 
@@ -43,7 +45,8 @@ def run_tests(files: Sequence[Path], seconds: float) -> list[OutcomeRow]:
     with TemporaryDirectory() as folder:
         lines = Path(folder) / "outcomes"
         lines.touch()
-        environment = os.environ | {_FILE: str(lines)}
+        # This may itself run in a test, in a worker of pytest-xdist.
+        environment = {name: value for name, value in os.environ.items() if name != _WORKER} | {_FILE: str(lines)}
         try:
             done = subprocess.run(command, cwd=TOP, env=environment, timeout=seconds, capture_output=True, text=True)
             # 5: no test has the marker.
@@ -68,7 +71,7 @@ def pytest_collectreport(report: Any) -> None:
 
 
 def _note(report: Any, file: str, test: str) -> None:
-    if "PYTEST_XDIST_WORKER" in os.environ:  # the process that distributes the tests hears of it, too
+    if _WORKER in os.environ:  # the process that distributes the tests hears of it, too
         return
     reason = ""
     if report.skipped and isinstance(report.longrepr, tuple):
