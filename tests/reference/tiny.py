@@ -441,7 +441,7 @@ One of them always takes part, because whole passes are code of their own."""
 
 def tiny_model(kind: str, seed: int = 0) -> PreTrainedModel:
     """Build the model of a kind; the seed determines its weights."""
-    return _built((KINDS | MORE_KINDS)[kind], seed, L)
+    return _built(ALL_KINDS[kind], seed, L)
 
 
 def shallow_model(kind: str, n_layers: int) -> PreTrainedModel:
