@@ -46,7 +46,7 @@ def check_options(words: RunOptions, prompts: Sequence[Prompt]) -> None:
     for kind, name, allowed in (
         ("contrast", words.contrast, CONTRASTS),
         ("method", words.method, METHODS),
-        ("aggregate", words.aggregate or "sum", HOWS),
+        ("aggregate", "sum" if words.aggregate is None else words.aggregate, HOWS),
     ):
         if name not in allowed:
             raise InputError(unknown(kind, name, allowed))

@@ -168,7 +168,7 @@ def _show(run: RunFolder) -> None:
     tell_more(rows=count - len(first))
     out.print("gain: log-probability of the text with the state inserted minus without it, in nats per token")
     out.print("over text: minus that with the prompt's own text, up to the token, in place of the state")
-    out.print("says_more_than_controls in table.csv: whether the text gains over these two and over a wrong state")
+    out.print("table.csv also has the gain over a wrong state, and whether all three are above 0")
     n_dropped = sum(map(len, run.dropped_parts.values()))
     if run.dropped or n_dropped:
         from interpret.selfie.runs import INTERPRETING

@@ -99,6 +99,16 @@ def test_groups_are_ranked_by_the_sum_of_their_scores_and_masked_together(fixed)
     np.testing.assert_allclose(rows[0, fixed].deletion[1:3], [first, second], rtol=1e-3)
 
 
+def test_gradients_are_ranked_by_their_norm_and_other_scores_by_their_sum():
+    model = wide_model("gpt2")
+    for method, own, other in (("saliency", "l2", "sum"), ("input_x_gradient", "sum", "l2")):
+        default, same, unlike = (
+            compared(model, [method], end=1, **({} if how is None else {"how": how}))[0, method].insertion
+            for how in (None, own, other)
+        )
+        assert default == same != unlike
+
+
 def test_the_random_row_does_not_depend_on_the_methods():
     model = wide_model("llama")
     one, other = (compared(model, [name], end=1)[0, "random"] for name in ("saliency", "attention"))
@@ -169,6 +179,8 @@ def test_the_command_prints_areas_and_has_page_and_figures(model_folder, tmp_pat
     printed = capsys.readouterr()
     assert "insertion area" in printed.out
     assert "random" in printed.out
+    assert "on 1 prompt;" in printed.out
+    assert " to " not in printed.out, "a single prompt has no interval"
     assert len(list(read_run(folder).records())) == 3
     assert run_command("report", folder, "-o", tmp_path / "page.html") == 0
     assert run_command("figures", folder, "-o", tmp_path / "figures") == 0

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 import interpret
 from interpret.attribution import _attribute, jobs, runs
@@ -340,6 +341,21 @@ def test_an_attribution_that_is_consistent_but_another_is_noticed(opened, tmp_pa
     assert second.read_bytes() == whole
 
 
+def test_the_table_of_saliency_has_the_norms_of_the_gradients(opened, tmp_path):
+    model, tokenizer = opened
+    found = runs.run(model, tokenizer, Prompt("a", "The Eiffel Tower", raw=True, target="is"), tmp_path / "run",
+                     method="saliency", steps="0:1")  # fmt: skip
+    ids = tokenizer("The Eiffel Tower").input_ids
+    target = tokenizer("The Eiffel Tower is").input_ids[len(ids)]
+    x = model.get_input_embeddings()(torch.tensor([ids])).detach().requires_grad_()
+    model(inputs_embeds=x).logits[0, -1].softmax(-1)[target].backward()
+    assert x.grad is not None
+    scores = [row.score for row in found.records()]
+    np.testing.assert_allclose(scores, x.grad[0].norm(dim=-1).numpy(), rtol=1e-4)
+    assert found.manifest["identity"]["aggregate"] == "l2"
+    model.zero_grad()
+
+
 @pytest.mark.parametrize("too_large", OUT_OF_MEMORY)
 def test_a_prompt_that_does_not_fit_in_memory_is_dropped_and_the_run_goes_on(
     model_folder, tmp_path, capsys, monkeypatch, too_large
@@ -391,6 +407,7 @@ FIRST = "or attribute only the first token, with --steps 0:1"
     ("change", "message"),
     [
         (["--method", "salience"], "unknown method 'salience'; did you mean 'saliency'?"),
+        (["--aggregate", ""], "unknown aggregate ''; Allowed: sum, l2, mean"),
         (["--attributed-fn", "prob"], "unknown step function 'prob'"),
         (["--step-score", "entrop"], "unknown step function 'entrop'; did you mean 'entropy'?"),
         (["--layers", "3"], "method 'input_x_gradient' takes no layers; leave layers out"),

@@ -5,16 +5,20 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas
 import pytest
 
 from interpret import cli
+from interpret.cli import console
+from interpret.cli.selfie import _table
 from interpret.records import Interpretation, columns
 from interpret.selfie import rows
 from interpret.storage import run_folder
 from reference.commands import run, run_killed, saved_model
+from reference.interpretation_records import made
 
 TOP = Path(__file__).parents[2]
 SCRIPT = TOP / "scripts" / "get_interpretations_from_examples.py"
@@ -97,6 +101,18 @@ def test_the_manifest_says_where_the_numbers_come_from(model_folder, examples, t
 
 def table_of(folder):
     return run_folder.read_table(folder, Interpretation)
+
+
+def test_the_printed_table_has_a_column_of_prompts_only_where_they_differ():
+    text = "a tower of iron in Paris that is visited by many people every year"
+    one = made(interpretation_text=text, layer_idx=3)
+    for records, heading in (([one], False), ([one, replace(one, name="b")], True)):
+        with console.out.capture() as printed:
+            console.out.print(_table(records))
+        shown = printed.get()
+        assert ("prompt" in shown) == heading
+        assert "visited" in shown, "two lines of the text"
+        assert max(map(len, shown.splitlines())) <= console.out.width
 
 
 def test_a_finished_run_is_shown_again_without_work(model_folder, examples, tmp_path, capsys, monkeypatch):

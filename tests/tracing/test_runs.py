@@ -306,6 +306,9 @@ def test_facts_the_model_does_not_know_are_never_traced(model_folder, opened, tm
     assert counts["in"] == counts["kept"] + counts["dropped"] == 4
     shown = capsys.readouterr().out
     assert f"4 facts: {len(knows)} traced, {len(dropped)} dropped ({len(dropped)} not known)" in shown
+    for n in dropped:
+        assert f"known_{n}: {manifest['dropped'][f'known_{n}']}\n" in shown, "each is named with its reason"
+    assert "--no-filter keeps facts that the model does not know" in shown
 
 
 def test_a_run_in_which_no_fact_is_known_finishes(model_folder, tmp_path, capsys):

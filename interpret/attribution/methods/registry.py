@@ -199,8 +199,9 @@ def register_method(
 
     Args:
         fn: ``fn(step, **options)`` -> scores of the tokens before the attributed one, [T], or of each dimension of
-            their embeddings, [T, D]. ``step.embeddings`` are the word embeddings of the text, [1, T, D], and
-            ``step.value(embeddings)`` is the attributed value, differentiable. Options are keyword-only, with defaults.
+            their embeddings, [T, D], which are summed by default. ``step.embeddings`` are the word embeddings of the
+            text, [1, T, D], and ``step.value(embeddings)`` is the attributed value, differentiable. Options are
+            keyword-only, with defaults.
         identifier: a new name.
         description: a short description of the scores, for ``--help``.
         together: ``fn(steps, **options)`` takes all steps of a text, and returns a list with the scores of each.
