@@ -54,7 +54,7 @@ TESTS = {  # files of a folder -> the tests that see their numbers, fast ones fi
     "probing/_logit_*.py": "probing/test_logit_lens.py test_finite.py",
     "probing/composition.py": "probing/test_composition.py",
     "probing/head_flow.py": "probing/test_head_flow.py",
-    "tracing/noise.py": "tracing/test_trace.py",
+    "tracing/noise.py": "tracing/test_noise.py",
     "tracing/result.py": "tracing/test_trace.py",
     "tracing/mediators.py": "tracing/test_mediators.py tracing/test_trace.py",
     "tracing/approximate.py": "tracing/test_approximate.py test_finite.py",
