@@ -14,7 +14,8 @@ from interpret.models.opening import load
 from interpret.storage import cache
 from reference.combinations import pytest_addoption, pytest_collection_modifyitems
 from reference.commands import saved_model
-from reference.tiny import KINDS, hooks_on, tiny_model
+from reference.kinds import KINDS
+from reference.tiny import hooks_on, tiny_model
 
 # The tensors are tiny, so threads would slow the tests down. The environment variable applies to processes started by
 # tests: with another number of threads, sums are computed in another order, which changes the last digits.

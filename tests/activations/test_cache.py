@@ -10,7 +10,8 @@ from interpret.activations.cache import ActivationCache, activation_cache
 from interpret.anatomy import anatomy_of, base_of, head_width
 from interpret.errors import InputError, RunError, UnsupportedModelError
 from interpret.probing.neurons import count_neurons
-from reference.tiny import D, L, V, hooks_on, residual_scale, tiny_model
+from reference.kinds import D, L, V
+from reference.tiny import hooks_on, residual_scale, tiny_model
 from reference.toy_tokenizers import byte_level
 
 ROWS = [[5, 6, 7, 8, 9], [20, 30], [40, 50, 60]]

@@ -9,8 +9,9 @@ from interpret.activations._record import record
 from interpret.anatomy import anatomy_of
 from interpret.errors import InputError, UnsupportedModelError
 from interpret.surgery.generation import forward_interpret
+from reference.kinds import D, L
 from reference.overlay import reference_forward
-from reference.tiny import D, L, hooks_on, residual_scale
+from reference.tiny import hooks_on, residual_scale
 
 IDS = torch.tensor([[5, 6, 7, 8, 9], [20, 30, 40, 50, 60]])
 # Sites whose tensors are part of the graph, not views; tests/activations/test_cache.py tests the others.

@@ -32,8 +32,9 @@ from reference.agreement import (
     shares,
     traced,
 )
+from reference.kinds import KINDS
 from reference.plain_attribution import PROMPT, TARGET, TOKENIZER
-from reference.tiny import KINDS, wide_model
+from reference.tiny import wide_model
 
 _WRONG_GRANITE = [
     {"logit_divisor": ""},

@@ -16,8 +16,9 @@ from interpret.anatomy.families import using_family
 from interpret.errors import UnsupportedModelError
 from interpret.probing import logit_attribution
 from reference.agreement import IDS, LOGITS, NUMBER, attributed, divided, interpreted, lens, shares, traced
+from reference.kinds import ALL_KINDS, KINDS
 from reference.plain_attribution import TARGET, TOKENIZER, prefixes
-from reference.tiny import ALL_KINDS, KINDS, hooks_on, tiny_model, wide_model
+from reference.tiny import hooks_on, tiny_model, wide_model
 from reference.unlisted import CAUSAL, adapt, bert, built
 
 

@@ -26,8 +26,9 @@ from interpret.anatomy import (
 from interpret.anatomy.calls import with_cache
 from interpret.anatomy.changes import only_in_this_thread
 from interpret.errors import UnsupportedModelError
+from reference.kinds import ALL_KINDS, KINDS, MORE_KINDS, D, L, V
 from reference.overlay import decoder_layers
-from reference.tiny import ALL_KINDS, KINDS, MORE_KINDS, D, L, V, tiny_model
+from reference.tiny import tiny_model
 
 
 def test_a_model_and_its_base_model_have_the_same_parts(family_model):

@@ -15,7 +15,8 @@ from interpret.anatomy import FAMILIES, Family, Parts, check_scores
 from interpret.engine.recording import record_run
 from interpret.engine.trunk import check_trunk, trunk_of
 from interpret.errors import UnsupportedModelError
-from reference.tiny import KINDS, MORE_KINDS, D, L, V, hooks_on, tiny_model
+from reference.kinds import KINDS, MORE_KINDS, D, L, V
+from reference.tiny import hooks_on, tiny_model
 
 IDS = torch.tensor([[5, 6, 7, 8, 9], [20, 30, 40, 50, 60]])
 REMOVED = (

@@ -19,9 +19,10 @@ from interpret.probing.neurons import count_neurons, neuron_values, reading_weig
 from interpret.sweep import Cell, Metric, first_order, run_sweep
 from interpret.tracing import TraceSettings, trace_units
 from interpret.tracing.units import unit_cells
+from reference.kinds import EXPERTS, KINDS, MORE_KINDS, L
 from reference.mixtures import input_weights, mlp_of
 from reference.overlay import decoder_layers
-from reference.tiny import EXPERTS, KINDS, MORE_KINDS, L, hooks_on, tiny_model, wide_model
+from reference.tiny import hooks_on, tiny_model, wide_model
 from reference.toy_tokenizers import byte_level
 from reference.tracing import hooked, patched, recorded, run
 

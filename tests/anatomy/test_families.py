@@ -1,6 +1,6 @@
 """Every family with the installed transformers: tests of each cell of the document's table of families.
 
-Each test here is parametrised over all kinds of ``reference.tiny``; those the installed transformers cannot build are
+Each test here is parametrised over all kinds of ``reference.kinds``; those the installed transformers cannot build are
 skipped by the parametrisation, which says so. ``reference/families.py`` makes the document's table from it.
 """
 
@@ -20,24 +20,9 @@ from interpret.errors import InputError, UnsupportedModelError
 from interpret.surgery.generation import attach
 from interpret.sweep import Cell, Metric, Pin, run_sweep
 from reference.families import COLUMNS, DOCUMENT, RELEASES, WITHOUT_CACHE, refused_by, with_tables
+from reference.kinds import ALL_KINDS, ATTENDING, EXPERTS, KINDS, MORE_KINDS, NO_MLP, READ_PADDING, WHOLE, D, L, V
 from reference.overlay import reference_forward, reference_greedy
-from reference.tiny import (
-    ALL_KINDS,
-    ATTENDING,
-    EXPERTS,
-    KINDS,
-    MORE_KINDS,
-    NO_MLP,
-    READ_PADDING,
-    WHOLE,
-    D,
-    L,
-    V,
-    eager,
-    first,
-    residual_scale,
-    tiny_model,
-)
+from reference.tiny import eager, first, residual_scale, tiny_model
 from reference.tracing import patched
 
 FAILING = [name for name, kind in ALL_KINDS.items() if transformers.__version__ in kind.fails_in]

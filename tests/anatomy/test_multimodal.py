@@ -28,7 +28,8 @@ from reference.agreement import (
     traced,
     units,
 )
-from reference.tiny import MORE_KINDS, hooks_on, tiny_model, wide_model
+from reference.kinds import MORE_KINDS
+from reference.tiny import hooks_on, tiny_model, wide_model
 from reference.toy_tokenizers import save_words
 
 KIND = "gemma3_multimodal"

@@ -18,7 +18,8 @@ from interpret.engine.recording import record_run
 from interpret.engine.trunk import check_trunk, trunk_of
 from interpret.errors import UnsupportedModelError
 from interpret.sweep import Cell, Metric, Pin, run_sweep
-from reference.tiny import D, L, V, first
+from reference.kinds import D, L, V
+from reference.tiny import first
 from reference.toy_tokenizers import byte_level
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "architecture.md"

@@ -12,8 +12,9 @@ from interpret.errors import InputError, UnsupportedModelError
 from interpret.prompts.prompts import Prompt
 from interpret.selfie import Settings
 from reference.agreement import LOGITS, attributed, controlled, interpreted, recorded, screened, traced
+from reference.kinds import ALL_KINDS, KINDS
 from reference.plain_attribution import TOKENIZER
-from reference.tiny import ALL_KINDS, KINDS, wide_model
+from reference.tiny import wide_model
 from reference.unlisted import built
 
 

@@ -13,8 +13,9 @@ from interpret.attribution.methods.attention import attention
 from interpret.attribution.steps.functions import probability
 from interpret.attribution.steps.step import Step
 from interpret.errors import InputError
+from reference.kinds import L
 from reference.plain_attribution import N_PROMPT, PROMPT, TARGET, TOKENIZER, ids_of, wide_model
-from reference.tiny import L, eager
+from reference.tiny import eager
 from reference.toy_tokenizers import sentence_piece
 
 IDS = (1, 5, 9, 5, 70, 33)

@@ -18,6 +18,7 @@ from interpret.attribution.methods import gradients
 from interpret.attribution.methods.gradients import _rescale
 from interpret.attribution.methods.registry import METHODS
 from interpret.attribution.steps.step import Room
+from reference.kinds import FURTHER, FURTHER_WHOLE
 from reference.plain_attribution import (
     KINDS,
     N_PROMPT,
@@ -30,7 +31,7 @@ from reference.plain_attribution import (
     probability_of,
     wide_model,
 )
-from reference.tiny import FURTHER, FURTHER_WHOLE, hooks_on
+from reference.tiny import hooks_on
 
 
 def scores(kind, method="input_x_gradient", **options):

@@ -16,6 +16,7 @@ from interpret.anatomy import check_logits
 from interpret.attribution import register_step_function
 from interpret.attribution.methods.layer_gradients import layer_names
 from interpret.attribution.steps.functions import FUNCTIONS
+from reference.kinds import ATTENDING, MORE_KINDS, NO_MLP, L
 from reference.plain_attribution import (
     FOIL,
     KINDS,
@@ -28,7 +29,7 @@ from reference.plain_attribution import (
     probability_of,
     wide_model,
 )
-from reference.tiny import ATTENDING, MORE_KINDS, NO_MLP, L, hooks_on
+from reference.tiny import hooks_on
 
 
 def site_module(model, name):

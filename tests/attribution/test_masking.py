@@ -16,9 +16,10 @@ from interpret.attribution.steps.functions import contrast_prob_diff, logit, pro
 from interpret.attribution.steps.step import Foil, Step
 from interpret.errors import InputError
 from interpret.prompts.spelling import piece
+from reference.kinds import FURTHER_WHOLE
 from reference.masking import BASELINES, IDS, lime, occluded, occlusion, step_of, steps_of, whole_pass
 from reference.plain_attribution import PROMPT, TARGET, TOKENIZER, ids_of, prefixes, wide_model
-from reference.tiny import FURTHER_WHOLE, tiny_model
+from reference.tiny import tiny_model
 from reference.toy_tokenizers import byte_level
 
 

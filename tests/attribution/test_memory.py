@@ -21,8 +21,8 @@ from interpret.attribution.steps.functions import mc_dropout_mean, probability
 from interpret.attribution.steps.step import Room, Step
 from interpret.errors import InputError
 from interpret.models.quantize import quantize_
+from reference.kinds import D, L
 from reference.plain_attribution import PROMPT, TARGET, TOKENIZER, ids_of, wide_model
-from reference.tiny import D, L
 from reference.toy_seq2seq import toy_seq2seq
 
 GRADIENTS = [name for name, method in METHODS.items() if method.gradients]

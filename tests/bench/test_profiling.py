@@ -14,7 +14,8 @@ from interpret.bench.experiment import Experiment
 from interpret.bench.profiling import profile, profiled
 from interpret.errors import InputError
 from reference.devices import DEVICES
-from reference.tiny import D, L, V, hooks_on
+from reference.kinds import D, L, V
+from reference.tiny import hooks_on
 
 ROWS = [[5, 6, 7, 8, 9], [20, 30]]
 B, T, F = 2, 5, 48

@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from reference.commands import fact_rows, json_file, run, saved_model
-from reference.tiny import MORE_KINDS
+from reference.kinds import MORE_KINDS
 
 COMMANDS = {
     "selfie": "--examples prompts.json --layers 1 --tokens last --new-tokens 3",

@@ -11,7 +11,7 @@ from interpret.control.training import read_answer, reinforcement_control, super
 from interpret.engine.greedy import answers
 from interpret.errors import InputError
 from interpret.records import Preservation, csv_header, from_csv, to_csv
-from reference.tiny import D
+from reference.kinds import D
 from reference.toy_tokenizers import word_tokenizer
 
 WORDS = ["<pad>", *"the tower is in paris rome france italy capital of a b c d e".split()]

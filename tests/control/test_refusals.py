@@ -15,7 +15,8 @@ from interpret.control.training import (
 )
 from interpret.errors import InputError, UnsupportedModelError
 from reference.controlled import BOTH, IDS, TARGET, assert_same, reinforced, snapshot, supervised
-from reference.tiny import MORE_KINDS, D, tiny_model
+from reference.kinds import MORE_KINDS, D
+from reference.tiny import tiny_model
 
 
 def refused(message):

@@ -6,7 +6,7 @@ import torch
 from interpret.anatomy import anatomy_of
 from reference.control import mlp_names
 from reference.controlled import BOTH, IDS, TARGET, assert_same, praise, reinforced, snapshot, supervised
-from reference.tiny import L
+from reference.kinds import L
 
 
 def unsettle(model):

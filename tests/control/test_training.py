@@ -15,7 +15,8 @@ from interpret.control.training import (
 )
 from reference.control import reference_control, state_before_final_norm
 from reference.controlled import IDS, TARGET, assert_same, praise, reinforced, snapshot, supervised
-from reference.tiny import D, L, tiny_model
+from reference.kinds import D, L
+from reference.tiny import tiny_model
 
 # --------------------------------------------------------------------------------------- the training is right
 

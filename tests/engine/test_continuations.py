@@ -7,8 +7,9 @@ from interpret.engine import continuations
 from interpret.engine.continuations import RowMemory, at_once, run_rows
 from interpret.engine.recording import record_run
 from interpret.engine.trunk import trunk_of
+from reference.kinds import KINDS
 from reference.overlay import reference_forward
-from reference.tiny import KINDS, hooks_on, tiny_model
+from reference.tiny import hooks_on, tiny_model
 
 CONTEXT, TEXTS = [5, 3, 9], [[7, 8, 9, 1], [2, 8, 4, 6], [7, 1, 1, 3]]
 

@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 
 from interpret.engine.greedy import write_after
 from interpret.prompts.batches import pad
-from reference.tiny import KINDS, LONGROPE_LIMIT, longrope_model, tiny_model
+from reference.kinds import KINDS
+from reference.tiny import LONGROPE_LIMIT, longrope_model, tiny_model
 
 NEW = 6
 ROWS = [[5, 6, 7, 8, 9, 10, 11, 12, 13], [14, 15, 16], [17]]

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from interpret.engine.prefix_tree import groves, read_tree
 from interpret.engine.recording import record_run
 from interpret.engine.trunk import trunk_of
+from reference.kinds import KINDS
 from reference.overlay import reference_forward
-from reference.tiny import KINDS, hooks_on, shallow_model, tiny_model
+from reference.tiny import hooks_on, shallow_model, tiny_model
 
 TEXTS = st.lists(st.lists(st.integers(0, 2), max_size=6), max_size=12)
 

@@ -13,7 +13,8 @@ from interpret.engine import pullback
 from interpret.engine.pullback import run_layers, takes_back
 from interpret.engine.trunk import trunk_of
 from interpret.models.quantize import quantize_
-from reference.tiny import KINDS, tiny_model
+from reference.kinds import KINDS
+from reference.tiny import tiny_model
 
 G, B, T, N = 3, 2, 9, 7
 """Derivatives, rows of the run, their tokens, and tokens the derivatives cover."""

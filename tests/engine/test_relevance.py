@@ -10,9 +10,10 @@ from interpret.engine.relevance import with_rules
 from interpret.engine.trunk import trunk_of
 from interpret.errors import UnsupportedModelError
 from interpret.sweep import Cell, Metric, Pin, first_order
+from reference.kinds import EXPERTS, FURTHER, KINDS, MORE_KINDS
 from reference.relevance import relevance_effect
 from reference.sweeps import runs
-from reference.tiny import EXPERTS, FURTHER, KINDS, MORE_KINDS, tiny_model
+from reference.tiny import tiny_model
 
 CELLS = [
     Cell("resid_post", 1, 0, 1),

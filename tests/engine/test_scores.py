@@ -6,7 +6,8 @@ import torch
 from interpret.anatomy.agreement import check_scores
 from interpret.engine.recording import record_run
 from interpret.engine.trunk import trunk_of
-from reference.tiny import KINDS, tiny_model
+from reference.kinds import KINDS
+from reference.tiny import tiny_model
 
 pytestmark = pytest.mark.skipif("qwen2" not in KINDS, reason="this release has no Qwen 2")
 HALF = [torch.bfloat16, torch.float16]

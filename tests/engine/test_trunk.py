@@ -7,7 +7,8 @@ from interpret.anatomy import anatomy_of, layer_input
 from interpret.engine.recording import record_run
 from interpret.engine.trunk import check_trunk, trunk_of
 from interpret.errors import UnsupportedModelError
-from reference.tiny import KINDS, hooks_on, tiny_model
+from reference.kinds import KINDS
+from reference.tiny import hooks_on, tiny_model
 
 IDS = torch.tensor([[5, 3, 9, 7, 2], [1, 1, 4, 6, 8]])
 

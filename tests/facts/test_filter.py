@@ -7,7 +7,8 @@ import torch
 from interpret.errors import InputError
 from interpret.facts.files import Fact
 from interpret.facts.filter import CHUNK, ROOM, FilterCounts, known
-from reference.tiny import KINDS, hooks_on, wide_model
+from reference.kinds import KINDS
+from reference.tiny import hooks_on, wide_model
 from reference.toy_tokenizers import TOKENIZERS, byte_level
 
 PROMPTS = ["The Eiffel Tower is in", "I love eating", "Sure, I will repeat for you: hello. I", "Tower", "is the"]

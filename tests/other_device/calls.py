@@ -17,7 +17,8 @@ import interpret
 from interpret.anatomy import anatomy_of, input_device
 from interpret.anatomy.passes import checkpointed
 from interpret.tracing.mediators import MEDIATORS
-from reference.tiny import D, resize_vocabulary, tiny_model
+from reference.kinds import D
+from reference.tiny import resize_vocabulary, tiny_model
 from reference.toy_seq2seq import toy_seq2seq
 from reference.toy_tokenizers import byte_level
 

@@ -29,7 +29,7 @@ from interpret.tracing.mediators import MEDIATORS
 from other_device.calls import TEMPLATE, TOKENIZER, model_of
 from other_device.device import ELSEWHERE, elsewhere
 from other_device.waiting import Waits
-from reference.tiny import D, L
+from reference.kinds import D, L
 
 S, T = 2, 6
 IDS = tuple(range(5, 5 + T))

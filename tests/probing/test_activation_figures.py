@@ -25,7 +25,8 @@ from interpret.probing import (
     trajectory_figure,
 )
 from interpret.probing.heads import induction_scores
-from reference.tiny import D, L, V, tiny_model
+from reference.kinds import D, L, V
+from reference.tiny import tiny_model
 from reference.toy_tokenizers import byte_level, word_tokenizer
 
 ROWS = [[5, 6, 7, 8, 9], [20, 30]]

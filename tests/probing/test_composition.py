@@ -9,7 +9,7 @@ from torch import nn
 from interpret.anatomy import anatomy_of, head_width
 from interpret.errors import InputError
 from interpret.probing.composition import composition_scores, head_weights, relational_subspaces, strongest_compositions
-from reference.tiny import D, L
+from reference.kinds import D, L
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 IDS = torch.tensor([[5, 6, 7, 8, 9], [20, 30, 40, 50, 60]])

@@ -12,7 +12,8 @@ from interpret.anatomy import anatomy_of, head_width, reporting_attention
 from interpret.errors import InputError
 from interpret.probing.composition import composition_scores, head_weights
 from interpret.probing.head_flow import information_flow, reading_heads, writing_heads
-from reference.tiny import D, L, hooks_on, residual_scale, tiny_model
+from reference.kinds import D, L
+from reference.tiny import hooks_on, residual_scale, tiny_model
 from reference.toy_tokenizers import word_tokenizer
 
 ROWS = [[5, 6, 7, 8, 9], [20, 30], [40, 50, 60]]

@@ -13,7 +13,8 @@ from interpret.errors import InputError, UnsupportedModelError
 from interpret.probing.head_edits import ablated_heads, merged_heads, patched_heads
 from interpret.probing.heads import Attended, attention_patterns, head_outputs, induction_scores, top_attended
 from interpret.prompts.batches import pad, token_columns
-from reference.tiny import D, L, V, eager, hooks_on
+from reference.kinds import D, L, V
+from reference.tiny import eager, hooks_on
 from reference.toy_tokenizers import word_tokenizer
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}

@@ -17,7 +17,8 @@ from interpret.probing.effects import effect_sizes, permutation_p_values, q_valu
 from interpret.probing.knowledge_prober import KnowledgeProber, NeuronEffect
 from interpret.probing.neurons import count_neurons, neuron_values, reading_weights, scaled_neuron
 from interpret.records import csv_header, from_csv, to_csv
-from reference.tiny import L, V, hooks_on
+from reference.kinds import L, V
+from reference.tiny import hooks_on
 from reference.toy_tokenizers import word_tokenizer
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}

@@ -13,7 +13,8 @@ from interpret.anatomy import anatomy_of
 from interpret.errors import InputError
 from interpret.probing.head_edits import ablated_heads
 from interpret.probing.layer_edits import deleted_layers, permuted_layers, replaced_layers
-from reference.tiny import KINDS, PAD, D, L, V, eager, hooks_on, tiny_model
+from reference.kinds import KINDS, PAD, D, L, V
+from reference.tiny import eager, hooks_on, tiny_model
 
 IDS = torch.tensor([[5, 6, 7, 8, 9], [20, 30, 40, 50, 60]])
 CONTEXTS = {

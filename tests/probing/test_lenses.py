@@ -18,9 +18,9 @@ from interpret.probing.prompt_runs import run_lens
 from interpret.records import LensAverage, LensReading
 from interpret.storage.run_folder import read_table
 from reference.commands import json_file, run
+from reference.kinds import FURTHER, FURTHER_WHOLE, KINDS, L
 from reference.overlay import reference_forward
 from reference.self_interpretation import speaking_model
-from reference.tiny import FURTHER, FURTHER_WHOLE, KINDS, L
 from reference.toy_tokenizers import byte_level
 
 TEXTS = ["The Eiffel Tower is in", "I love pizza"]

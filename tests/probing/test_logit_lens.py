@@ -11,7 +11,8 @@ from interpret.errors import InputError, UnsupportedModelError
 from interpret.probing._logit_attribution import _pulled_back, head_writes, logit_attribution
 from interpret.probing._logit_lens import logit_lens
 from interpret.probing.residual_stream import residual_decomposition, residual_movement
-from reference.tiny import ATTENDING, FURTHER, FURTHER_WHOLE, KINDS, MORE_KINDS, D, L, V, residual_scale, tiny_model
+from reference.kinds import ATTENDING, FURTHER, FURTHER_WHOLE, KINDS, MORE_KINDS, D, L, V
+from reference.tiny import residual_scale, tiny_model
 from reference.toy_tokenizers import byte_level
 
 ROWS = [[5, 6, 7, 8, 9], [20, 30], [40, 50, 60]]

@@ -21,8 +21,9 @@ from interpret.records import LensTraining
 from interpret.storage import provenance
 from interpret.storage.run_folder import read_table
 from reference.commands import run, saved_model
+from reference.kinds import FURTHER, FURTHER_WHOLE, KINDS, D, L
 from reference.overlay import reference_forward
-from reference.tiny import FURTHER, FURTHER_WHOLE, KINDS, D, L, hooks_on, tiny_model
+from reference.tiny import hooks_on, tiny_model
 from reference.toy_tokenizers import byte_level
 
 ROWS = [[5, 6, 7, 8, 9], [20, 30, 40, 50, 60]]

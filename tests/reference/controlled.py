@@ -8,7 +8,8 @@ from interpret.control.training import (
     supervised_control,
     word_scorer,
 )
-from reference.tiny import D, hooks_on
+from reference.kinds import D
+from reference.tiny import hooks_on
 
 IDS = [5, 6, 7, 8, 9]
 

@@ -14,7 +14,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "guide" / "models.md"
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from interpret.anatomy import ENCODER_DECODERS, FAMILIES  # noqa: E402
-from reference.tiny import ALL_KINDS, WHOLE, Kind, part_of  # noqa: E402
+from reference.kinds import ALL_KINDS, WHOLE, Kind, part_of  # noqa: E402
 
 RELEASES = ("4.34.0", "4.57.6", "5.24.0")
 """The default release, and the current releases on which the tests were run."""

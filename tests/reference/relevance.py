@@ -15,9 +15,10 @@ from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
 from interpret.sweep import Cell
+from reference.kinds import L
 from reference.knockouts import SOFTMAX
 from reference.overlay import decoder_layers
-from reference.tiny import L, eager
+from reference.tiny import eager
 from reference.tracing import hooked, recorded
 
 ACTIVATIONS = ("transformers.activations", "torch.nn.modules.activation")

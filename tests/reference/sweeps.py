@@ -8,7 +8,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from interpret.sweep import Cell, Metric, Pin
-from reference.tiny import KINDS, L, V, tiny_model
+from reference.kinds import KINDS, L, V
+from reference.tiny import tiny_model
 from reference.tracing import patched
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-9}

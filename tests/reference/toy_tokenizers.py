@@ -21,7 +21,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from reference.tiny import V
+from reference.kinds import V
 
 TEXTS = [
     "The Eiffel Tower is in the city of Paris. I love eating pizza with extra cheese.",

@@ -11,8 +11,9 @@ from transformers import PreTrainedModel
 
 from interpret.tracing.calls import trace
 from interpret.tracing.result import TraceResult
+from reference.kinds import KINDS, MORE_KINDS
 from reference.plain_attribution import embeddings_of
-from reference.tiny import KINDS, MORE_KINDS, wide_model
+from reference.tiny import wide_model
 from reference.toy_tokenizers import byte_level
 
 PROMPT, SUBJECT = "The Eiffel Tower is in", "Eiffel Tower"

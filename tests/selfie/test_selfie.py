@@ -11,6 +11,7 @@ from interpret.errors import InputError
 from interpret.prompts.prompts import Prompt
 from interpret.selfie.readings import log_gain
 from interpret.selfie.templates import InterpretationPrompt
+from reference.kinds import FURTHER, FURTHER_WHOLE, KINDS, L
 from reference.overlay import reference_greedy
 from reference.self_interpretation import (
     LONGROPE,
@@ -22,7 +23,7 @@ from reference.self_interpretation import (
     speaking_model,
     templates,
 )
-from reference.tiny import FURTHER, FURTHER_WHOLE, KINDS, L, hooks_on
+from reference.tiny import hooks_on
 from reference.toy_tokenizers import byte_level, sentence_piece
 
 

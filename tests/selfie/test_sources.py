@@ -9,6 +9,7 @@ import torch
 from interpret.errors import InputError
 from interpret.prompts.prompts import Prompt
 from interpret.selfie.sources import plan_sources
+from reference.kinds import L
 from reference.overlay import decoder_layers
 from reference.self_interpretation import (
     PROMPTS,
@@ -18,7 +19,6 @@ from reference.self_interpretation import (
     speaking_model,
     templates,
 )
-from reference.tiny import L
 from reference.toy_tokenizers import byte_level
 
 

@@ -13,8 +13,8 @@ from interpret.prompts.prompts import Prompt
 from interpret.selfie.sources import plan_sources, with_generated
 from interpret.selfie.templates import InterpretationPrompt, interpretation_prompt
 from interpret.slots.decoding import COLUMNS_APART
+from reference.kinds import FURTHER, FURTHER_WHOLE, KINDS
 from reference.self_interpretation import LONGROPE, PROMPTS, SCORED, rows_of, speaking_model
-from reference.tiny import FURTHER, FURTHER_WHOLE, KINDS
 from reference.toy_tokenizers import byte_level, sentence_piece
 
 TEMPLATES = {

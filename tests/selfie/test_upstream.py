@@ -8,8 +8,9 @@ import torch
 
 import interpret
 from interpret import InputError, InterpretationPrompt
+from reference.kinds import D, L
 from reference.overlay import reference_greedy
-from reference.tiny import D, L, tiny_model
+from reference.tiny import tiny_model
 from reference.toy_tokenizers import TOKENIZERS, byte_level
 
 TOKENIZER = byte_level()

@@ -8,8 +8,9 @@ import torch
 from interpret.errors import SpecError
 from interpret.slots.decoding import prime
 from interpret.slots.next_token import next_logits
+from reference.kinds import FURTHER, FURTHER_WHOLE, KINDS, D, L, V
 from reference.overlay import reference_forward
-from reference.tiny import FURTHER, FURTHER_WHOLE, KINDS, D, L, V, hooks_on, tiny_model
+from reference.tiny import hooks_on, tiny_model
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from interpret.errors import InputError
 from interpret.records import state_name
 from interpret.storage import join_runs, read_run
 from reference.commands import FACT_PROMPTS, json_file, run
-from reference.tiny import L
+from reference.kinds import L
 
 PROMPT, SUBJECT = FACT_PROMPTS[0]
 

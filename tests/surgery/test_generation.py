@@ -12,8 +12,9 @@ from interpret.anatomy import anatomy_of, base_of
 from interpret.errors import SpecError, UnsupportedModelError
 from interpret.prompts.batches import pad
 from interpret.surgery.generation import attach, detach, forward_interpret, generate_interpret, greedy_search_interpret
+from reference.kinds import D, L
 from reference.overlay import decoder_layers, reference_forward
-from reference.tiny import D, L, eager, hooks_on, parts_of_cache, residual_scale, tiny_model
+from reference.tiny import eager, hooks_on, parts_of_cache, residual_scale, tiny_model
 
 IDS = torch.tensor([[5, 6, 7, 8, 9], [20, 30, 40, 50, 60]])
 EVERYTHING = {"labels": IDS, "use_cache": True, "output_attentions": True, "output_hidden_states": True}

@@ -11,8 +11,9 @@ from transformers import GenerationConfig
 from interpret.errors import SpecError, UnsupportedModelError
 from interpret.prompts.batches import pad
 from interpret.surgery.generation import generate_interpret
+from reference.kinds import PAD, D, L
 from reference.overlay import edited_model, reference_greedy
-from reference.tiny import PAD, D, L, hooks_on, sibling
+from reference.tiny import hooks_on, sibling
 
 IDS = torch.tensor([[5, 6, 7, 8, 9], [20, 30, 40, 50, 60]])
 ROWS = [[5, 6, 7, 8, 9], [20, 30], [40]]

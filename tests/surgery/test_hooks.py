@@ -18,8 +18,9 @@ from interpret.surgery.generation import forward_interpret
 from interpret.surgery.hooks import applied, bind, overlay
 from interpret.surgery.plan import plan_surgery
 from reference.devices import DEVICES, needs_a_gpu
+from reference.kinds import KINDS, D, L, V
 from reference.overlay import reference_forward
-from reference.tiny import KINDS, D, L, V, hooks_on, tiny_model
+from reference.tiny import hooks_on, tiny_model
 
 IDS = torch.tensor([[5, 6, 7, 8, 9], [20, 30, 40, 50, 60]])
 CLOSE = {"rtol": 0, "atol": 1e-4}

@@ -13,7 +13,8 @@ from transformers import MaxLengthCriteria, PreTrainedModel, StoppingCriteriaLis
 from interpret.errors import InputError, SpecError
 from interpret.prompts.batches import Batch, pad, position_ids
 from interpret.surgery.generation import forward_interpret, generate_interpret, greedy_search_interpret
-from reference.tiny import KINDS, PAD, D, L, tiny_model
+from reference.kinds import KINDS, PAD, D, L
+from reference.tiny import tiny_model
 
 MODELS = {kind: tiny_model(kind) for kind in KINDS}
 ROWS = [[5, 6, 7, 8, 9, 10, 11], [12, 13, 14], [20]]

@@ -7,7 +7,7 @@ import torch
 
 from interpret.errors import SpecError
 from interpret.surgery.plan import plan_surgery
-from reference.tiny import D, L
+from reference.kinds import D, L
 
 COUNTS = [3, 5]  # tokens of the two samples of every plan here
 

@@ -10,8 +10,9 @@ from interpret.engine.greedy import write_after
 from interpret.errors import InputError, SpecError, UnsupportedModelError
 from interpret.surgery.generation import forward_interpret, generate_interpret
 from reference.families import WITHOUT_CACHE
+from reference.kinds import ATTENDING, MORE_KINDS, READ_PADDING, D
 from reference.overlay import edited_model, reference_greedy
-from reference.tiny import ATTENDING, MORE_KINDS, READ_PADDING, D, tiny_model
+from reference.tiny import tiny_model
 
 IDS = torch.tensor([[5, 6, 7, 8, 9], [20, 30, 40, 50, 60]])
 MODES = {

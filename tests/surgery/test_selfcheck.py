@@ -9,7 +9,8 @@ import transformers
 from interpret import cli
 from interpret.anatomy import FAMILIES, text_config
 from interpret.surgery.selfcheck import certificate, comparisons
-from reference.tiny import ATTENDING, FURTHER, KINDS, MORE_KINDS, READ_PADDING, WHOLE, tiny_model
+from reference.kinds import ATTENDING, FURTHER, KINDS, MORE_KINDS, READ_PADDING, WHOLE
+from reference.tiny import tiny_model
 
 NO = "not available"
 WITHOUT_PARTS = ["works"] * 4 + [NO] * 3

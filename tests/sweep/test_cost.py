@@ -7,9 +7,9 @@ import torch
 
 from interpret.anatomy import check_logits
 from interpret.sweep import Cell, Pin, exact, grid, run_sweep
+from reference.kinds import L
 from reference.overlay import decoder_layers
 from reference.sweeps import CLOSE, MODELS, P, S, T, runs
-from reference.tiny import L
 
 # ----------------------------------------------------------------------------------------------- what it costs
 

@@ -7,9 +7,10 @@ import torch
 
 from interpret.errors import InputError, UnsupportedModelError
 from interpret.sweep import Cell, Knockout, Metric, run_sweep
+from reference.kinds import ATTENDING, FURTHER, KINDS, MORE_KINDS, WHOLE, L
 from reference.knockouts import knocked_out
 from reference.sweeps import ANSWER, MODELS, P, T, probability, runs
-from reference.tiny import ATTENDING, FURTHER, KINDS, MORE_KINDS, WHOLE, L, tiny_model
+from reference.tiny import tiny_model
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-7}
 LAST = T - 1

@@ -11,9 +11,10 @@ from torch import nn
 from interpret.errors import InputError, UnsupportedModelError
 from interpret.sweep import Cell, Metric, Pin, columns, first_order, grid, run_sweep, window_around
 from reference.devices import DEVICES
+from reference.kinds import KINDS, D, L
 from reference.overlay import decoder_layers
 from reference.sweeps import ANSWER, CLOSE, MODELS, P, S, T, assert_exact, brute_force, probability, runs
-from reference.tiny import KINDS, D, L, hooks_on, shallow_model, tiny_model
+from reference.tiny import hooks_on, shallow_model, tiny_model
 from reference.tracing import run
 
 

@@ -16,7 +16,8 @@ from interpret.tracing import exact as exact_tracing
 from interpret.tracing.calls import screen, trace_mediators
 from interpret.tracing.inputs import TraceSettings
 from interpret.tracing.mediators import MEDIATORS, UNIT_MEDIATORS
-from reference.tiny import EXPERTS, FURTHER, KINDS, L, hooks_on, tiny_model, wide_model
+from reference.kinds import EXPERTS, FURTHER, KINDS, L
+from reference.tiny import hooks_on, tiny_model, wide_model
 from reference.toy_tokenizers import byte_level
 from reference.tracing import recorded, run
 

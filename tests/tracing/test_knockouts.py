@@ -22,8 +22,9 @@ from interpret.tracing import (
     trace_peaks,
 )
 from interpret.tracing.source_tokens import source_tokens
+from reference.kinds import L
 from reference.knockouts import knocked_out
-from reference.tiny import L, hooks_on, wide_model
+from reference.tiny import hooks_on, wide_model
 from reference.toy_tokenizers import byte_level
 
 TOKENIZER = byte_level()

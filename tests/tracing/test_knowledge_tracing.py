@@ -10,7 +10,8 @@ from interpret.records import TraceCell
 from interpret.storage import read_run
 from interpret.tracing.knowledge_tracing import HookNames, check_module_names
 from reference.commands import FACT_PROMPTS, answering, fact_rows, json_file, run, saved_model
-from reference.tiny import KINDS, tiny_model
+from reference.kinds import KINDS
+from reference.tiny import tiny_model
 
 LLAMA = HookNames(
     clean_replace="model.layers.[LAYER_NUM]",

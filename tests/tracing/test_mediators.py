@@ -24,7 +24,8 @@ from interpret.tracing import (
 )
 from interpret.tracing.inputs import trace_inputs
 from interpret.tracing.mediators import DEFAULT_MEDIATORS, GREY, mediator_of
-from reference.tiny import L, wide_model
+from reference.kinds import L
+from reference.tiny import wide_model
 from reference.toy_tokenizers import byte_level
 from reference.tracing import patched
 

@@ -8,7 +8,7 @@ import torch
 
 from interpret.errors import InputError
 from interpret.tracing.noise import corrupt, draw, embedding_rows, embedding_sigma, noise_of, parse_noise
-from reference.tiny import D, L
+from reference.kinds import D, L
 from reference.toy_tokenizers import sentence_piece
 from reference.traced import (
     CLOSE,

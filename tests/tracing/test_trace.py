@@ -17,7 +17,8 @@ from interpret.tracing.facts import trace_cells
 from interpret.tracing.inputs import TraceSettings
 from interpret.tracing.mediators import MEDIATORS, UNIT_MEDIATORS
 from interpret.tracing.tables import TraceGrid, normalised, trace_grids
-from reference.tiny import ATTENDING, FURTHER, FURTHER_WHOLE, KINDS, NO_MLP, L, hooks_on
+from reference.kinds import ATTENDING, FURTHER, FURTHER_WHOLE, KINDS, NO_MLP, L
+from reference.tiny import hooks_on
 from reference.toy_tokenizers import sentence_piece
 from reference.traced import (
     CLOSE,

@@ -11,9 +11,10 @@ from interpret.sweep import Cell, Metric, first_order
 from interpret.tracing import TraceSettings, trace_units
 from interpret.tracing.calls import trace
 from interpret.tracing.inputs import trace_inputs
+from reference.kinds import KINDS, L
 from reference.overlay import decoder_layers
 from reference.sweeps import MODELS, runs
-from reference.tiny import KINDS, L, hooks_on, wide_model
+from reference.tiny import hooks_on, wide_model
 from reference.toy_tokenizers import byte_level
 from reference.tracing import MODULES, patched
 
