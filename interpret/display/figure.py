@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from textwrap import wrap
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -14,7 +13,7 @@ from matplotlib.figure import Figure
 from interpret.display.heatmaps import Heading, Heatmap, Panel
 from interpret.display.view import View
 from interpret.drawing.palette import diverging, sequential
-from interpret.drawing.panels import NO_TOKEN, STYLE, Sheet, bar_ends, layers_below, shown
+from interpret.drawing.panels import NO_TOKEN, Sheet, bar_ends, layers_below, shown, styled
 from interpret.stats import Floats
 
 _ROW, _CHARACTER = 0.18, 0.066
@@ -42,7 +41,7 @@ def panel_figure(view: View, panel: Panel) -> Figure:
         view: the result, for title and unit.
         panel: the input.
     """
-    with matplotlib.rc_context(STYLE):
+    with styled():
         lines = _lines(panel)
         longest = max(map(len, lines))
         widths = [max(_width(line[n]) for line in lines if n < len(line)) for n in range(longest)]

@@ -4,11 +4,15 @@ from .canvases import layer_axis as layer_axis
 from .canvases import line_canvas as line_canvas
 from .canvases import thin_ticks as thin_ticks
 from .canvases import written as written
+from .palette import LINES as LINES
+from .palette import OKABE_ITO as OKABE_ITO
 from .panels import PanelWords as PanelWords
 from .panels import Sheet as Sheet
 from .panels import bucket_heatmaps as bucket_heatmaps
 from .panels import bucket_lines as bucket_lines
+from .panels import layer_curves as layer_curves
 from .panels import layers_below as layers_below
 from .panels import save as save
 from .panels import shown as shown
+from .panels import styled as styled
 from .panels import token_heatmaps as token_heatmaps

@@ -23,6 +23,7 @@ OKABE_ITO = {
     "grey": "#999999",
     "black": "#000000",
 }
+"""Colours by name, of Okabe and Ito's palette."""
 
 LINES = [
     (OKABE_ITO["blue"], "-"),

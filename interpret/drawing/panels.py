@@ -6,6 +6,7 @@ Each function returns a matplotlib figure; ``save`` writes it as PNG and PDF, wi
 import io
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -65,7 +66,7 @@ def _is_not_about_weight(record: logging.LogRecord) -> bool:
 logging.getLogger("matplotlib.font_manager").addFilter(_is_not_about_weight)
 
 
-STYLE: dict[Any, Any] = {  # Any: matplotlib types the keys as literals
+_STYLE: dict[Any, Any] = {  # Any: matplotlib types the keys as literals
     "font.family": _fonts(),
     "font.size": 8,
     "axes.titlesize": 9,
@@ -78,6 +79,13 @@ STYLE: dict[Any, Any] = {  # Any: matplotlib types the keys as literals
     "pdf.fonttype": 42,  # text that can be searched and edited
     "savefig.dpi": 200,
 }
+
+
+def styled() -> AbstractContextManager[None]:
+    """Return a context in which figures are drawn and saved in the style of all figures."""
+    return matplotlib.rc_context(_STYLE)
+
+
 NO_TOKEN = {"facecolor": "white", "edgecolor": "#bbbbbb", "hatch": "////"}
 """Style of cells without a value, such as a bucket without a token in any prompt, or one that is not finite."""
 
@@ -91,7 +99,7 @@ class Sheet(Figure):
 
     def _repr_png_(self) -> bytes:
         file = io.BytesIO()
-        with matplotlib.rc_context(STYLE):
+        with styled():
             self.savefig(file, format="png", dpi=120)
         return file.getvalue()
 
@@ -112,7 +120,7 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     written = []
     for ending, undated in (("png", {"Software": None}), ("pdf", {"CreationDate": None, "Creator": None})):
         file = io.BytesIO()
-        with matplotlib.rc_context(STYLE):
+        with styled():
             figure.savefig(file, format=ending, metadata=undated)
         path = stem.with_name(f"{stem.name}.{ending}")
         replace_whole(path, file.getvalue())
@@ -156,7 +164,7 @@ def token_heatmaps(
     # In inches: one line of text per row, and space for the longest token on the left.
     height, left = 0.17 * rows + 1.5, 0.45 + 0.066 * (longest + 1)
     widths = 2.15 * len(drawn)
-    with matplotlib.rc_context(STYLE):
+    with styled():
         figure = Sheet(figsize=(max(left + widths + 0.75, 5.0), height), layout="constrained")
         panels = figure.subplots(1, len(drawn), sharey=True, squeeze=False)[0]
         image = scale_around(centre, drawn)
@@ -180,7 +188,7 @@ def bucket_heatmaps(averages: Mapping[str, Average], names: Sequence[str], words
     present = np.any([found.n.any(axis=1) for found in averages.values()], axis=0)  # [buckets]
     present |= not present.any()
     names = [name for name, here in zip(names, present, strict=True) if here]
-    with matplotlib.rc_context(STYLE):
+    with styled():
         figure = Sheet(figsize=(max(1.9 + 2.15 * len(averages), 5.0), 0.24 * len(names) + 1.5), layout="constrained")
         panels = figure.subplots(1, len(averages), sharey=True, squeeze=False)[0]
         drawn = [found.mean[present] for found in averages.values()]
@@ -201,7 +209,7 @@ def bucket_heatmaps(averages: Mapping[str, Average], names: Sequence[str], words
 
 def bucket_lines(averages: Mapping[str, Average], names: Sequence[str], words: PanelWords, headline: str) -> Figure:
     """Draw averages, [buckets, L], as lines over layers with confidence intervals, one panel per average."""
-    with matplotlib.rc_context(STYLE):
+    with styled():
         figure = Sheet(figsize=(max(1.0 + 2.35 * len(averages), 4.6), 3.3), layout="constrained")
         panels = figure.subplots(1, len(averages), sharey=True, squeeze=False)[0]
         for panel, (part, found) in zip(panels, averages.items(), strict=True):
@@ -233,7 +241,7 @@ def layer_curves(panels_of: Mapping[str, Mapping[str, Average]], *, unit: str, h
         unit: unit of the numbers, shown at the y axis.
         headline: title of the figure.
     """
-    with matplotlib.rc_context(STYLE):
+    with styled():
         figure = Sheet(figsize=(max(1.0 + 2.6 * len(panels_of), 4.6), 3.3), layout="constrained")
         panels = figure.subplots(1, len(panels_of), squeeze=False)[0]
         for panel, (title, curves) in zip(panels, panels_of.items(), strict=True):
@@ -319,4 +327,4 @@ def shown(text: str) -> str:
 @cache
 def _characters() -> frozenset[int]:
     """Return the characters that the fonts of figures have."""
-    return frozenset(char for name in STYLE["font.family"] for char in get_font(findfont(name)).get_charmap())
+    return frozenset(char for name in _STYLE["font.family"] for char in get_font(findfont(name)).get_charmap())

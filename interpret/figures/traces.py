@@ -11,19 +11,18 @@ metric.
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
 from interpret.drawing.panels import (
     BUCKET_LABELS,
-    STYLE,
     PanelWords,
     Sheet,
     bucket_heatmaps,
     bucket_lines,
     layer_curves,
     layers_below,
+    styled,
     token_heatmaps,
 )
 from interpret.errors import InputError
@@ -112,7 +111,7 @@ def severed_figure(traced: Sequence[TraceGrid]) -> Figure:
     check_same_metric(wanted)
     found = {name: average(_last_subject(of_one)) for name, of_one in by_part(wanted, "mediator").items()}
     n_layers = wanted[0].effects.shape[1]
-    with matplotlib.rc_context(STYLE):
+    with styled():
         figure = Sheet(figsize=(max(5.0, 0.17 * n_layers + 1.2), 2.8), layout="constrained")
         panel = figure.subplots()
         width = 0.84 / len(found)

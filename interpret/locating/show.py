@@ -2,17 +2,19 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
-
+from interpret import drawing
 from interpret.display.heatmaps import Band, Heatmap, Panel, headings, plain_headings, readable, small_probability
 from interpret.display.shown import Rows, check_input
 from interpret.display.view import View
-from interpret.drawing.panels import PanelWords, shown, token_heatmaps
 from interpret.errors import InputError
 from interpret.facts.grids import not_finite, same_fact
 from interpret.locating.tables import LocationGrid, location_grids
 from interpret.records import LocationCell
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SITE_LABELS = {"resid_post": "layer output", "attn_out": "attention", "mixer_out": "mixer", "mlp_out": "MLP"}
 CONTRAST = "contrast_prob_diff"
@@ -37,7 +39,7 @@ class Locations(Rows[LocationCell]):
             warning=not_finite(located),
         )
 
-    def figure(self, input: int = 0) -> Figure:
+    def figure(self, input: int = 0) -> "Figure":
         """Draw one fact's scores, see ``located_fact_figure``.
 
         Args:
@@ -73,7 +75,7 @@ def _heatmap(grid: LocationGrid) -> Heatmap:
     return Heatmap(title, "token", layers, [Band("", tokens, grid.effects)], across="layer", compact=True)
 
 
-def located_fact_figure(located: Sequence[LocationGrid]) -> Figure:
+def located_fact_figure(located: Sequence[LocationGrid]) -> "Figure":
     """Draw one fact's scores as heatmaps, T tokens by L layers, one panel per site, with a shared colour scale.
 
     Tokens of the subject are marked with a star.
@@ -86,13 +88,15 @@ def located_fact_figure(located: Sequence[LocationGrid]) -> Figure:
     """
     first, (words, _) = same_fact(located), location_words(located)
     bad = not_finite(located)
-    title = f"{first.name}: attribution of {shown(first.answer).strip()}; (*) marks the subject"
+    title = f"{first.name}: attribution of {drawing.shown(first.answer).strip()}; (*) marks the subject"
     title += f"\n{bad}" if bad else ""
     panels = {words.titles[grid.site]: grid.effects for grid in located}
-    return token_heatmaps(first.tokens, range(*first.subject_span), panels, centre=0.0, unit=words.unit, title=title)
+    return drawing.token_heatmaps(
+        first.tokens, range(*first.subject_span), panels, centre=0.0, unit=words.unit, title=title
+    )
 
 
-def location_words(located: Sequence[LocationGrid]) -> tuple[PanelWords, str]:
+def location_words(located: Sequence[LocationGrid]) -> "tuple[drawing.PanelWords, str]":
     """Return the titles, unit and headline of a figure of attribution scores.
 
     Raises:
@@ -105,4 +109,4 @@ def location_words(located: Sequence[LocationGrid]) -> tuple[PanelWords, str]:
     n = len({grid.name for grid in located})
     words = not_finite(located)
     headline = f"Gradient x activation of {unit}\nmean over n={n} fact{'s'[: n != 1]}" + (f"; {words}" if words else "")
-    return PanelWords(SITE_LABELS, f"score ({unit})"), headline
+    return drawing.PanelWords(SITE_LABELS, f"score ({unit})"), headline

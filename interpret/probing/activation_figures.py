@@ -7,7 +7,6 @@ values run from white to blue. Shapes: B prompts, T tokens, L layers, H heads.
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib
 import numpy as np
 import torch
 from matplotlib.axes import Axes
@@ -21,7 +20,7 @@ from interpret.activations.lookup import check_holds, columns_of
 from interpret.anatomy import anatomy_of, unwrapping
 from interpret.drawing.canvases import To, canvas, heatmap, layer_axis, line_canvas, thin_ticks, written
 from interpret.drawing.palette import LINES
-from interpret.drawing.panels import STYLE, Sheet, shown
+from interpret.drawing.panels import Sheet, shown, styled
 from interpret.errors import InputError, UnsupportedModelError, unknown
 from interpret.finite import descending, top
 from interpret.prompts.spelling import piece
@@ -139,7 +138,7 @@ def neuron_figure(
     activations = cache.of(f"neurons.{layer}", prompt).double()  # [T, F]
     chosen = _chosen(activations, neurons, layer)
     rows, columns = _token_labels(cache.token_ids[prompt], tokenizer), [str(neuron) for neuron in chosen]
-    with matplotlib.rc_context(STYLE):
+    with styled():
         figure, panel = canvas(rows, columns)
         heatmap(figure, panel, activations[:, chosen].numpy(), "activation", rows, columns)
         panel.set_xlabel("neuron")
@@ -189,7 +188,7 @@ def trajectory_figure(
         )
     if not 0 < len(features) <= len(LINES):
         raise InputError(f"{len(features)} features: give 1 to {len(LINES)}, so that the lines can be distinguished")
-    with matplotlib.rc_context(STYLE):
+    with styled():
         figure, panel = line_canvas(layers)
         for feature, (colour, dashes) in zip(features, LINES, strict=False):
             check_index("feature", feature, states.shape[1], site)
@@ -225,7 +224,7 @@ def residual_figure(
     layers = _layers_of(cache, "resid_post")
     norms = torch.stack([cache.of(f"resid_post.{layer}", prompt).double().norm(dim=-1) for layer in layers], dim=1)
     rows, columns = _token_labels(cache.token_ids[prompt], tokenizer), list(map(str, layers))
-    with matplotlib.rc_context(STYLE):
+    with styled():
         figure, panel = canvas(rows, columns)
         heatmap(figure, panel, norms.numpy(), "L2 norm, logarithmic", rows, columns, logarithmic=True)
         thin_ticks(panel, columns)
@@ -280,7 +279,7 @@ def norm_figure(model: PreTrainedModel, cache: ActivationCache, *, prompt: int =
         of_layers = [sum(cache.of(f"{site}.{layer}", prompt).double() for site in sites) for layer in layers]
         return torch.stack([torch.as_tensor(states).norm(dim=-1) for states in of_layers]).numpy()  # [L, T]
 
-    with matplotlib.rc_context(STYLE):
+    with styled():
         figure = Sheet(figsize=(6.4, 3.0), layout="constrained")
         panels: Sequence[Axes] = figure.subplots(1, 2, sharey=True)
         for panel, (part, before, after) in zip(panels, norms, strict=True):
@@ -324,7 +323,7 @@ def induction_figure(scores: Tensor, *, marked: int = 5, to: To = None) -> Figur
         raise InputError(f"scores have the shape {tuple(scores.shape)}: give [layers, heads], as induction_scores does")
     values = scores.double().cpu().numpy()
     rows, columns = ([str(number) for number in range(size)] for size in values.shape)
-    with matplotlib.rc_context(STYLE):
+    with styled():
         figure, panel = canvas(rows, columns, cell=0.26)
         heatmap(figure, panel, values, "prefix matching score", rows, columns, reach=1.0)
         for flat in sorted(range(values.size), key=lambda flat: descending(float(values.flat[flat])))[:marked]:
@@ -373,7 +372,7 @@ def _token_labels(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase | None)
 
 def _token_square(values: Floats, labels: Sequence[str], unit: str, title: str, to: To) -> Figure:
     """Draw [T, T] as a heatmap, query tokens down and key tokens across."""
-    with matplotlib.rc_context(STYLE):
+    with styled():
         figure, panel = canvas(labels, labels)
         figure.set_figheight(figure.get_figheight() + 0.07 * max(map(len, labels)))
         heatmap(figure, panel, values, unit, labels, labels)

@@ -6,22 +6,22 @@ Rows of a run and results of Python calls show the same: ``LensReadings(run.reco
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
+from interpret import drawing
 from interpret.display.heatmaps import Band, Heading, Heatmap, Panel, plain_headings, readable, visible
 from interpret.display.shown import Rows, Shown, check_input, grouped
 from interpret.display.view import View
-from interpret.drawing.palette import LINES
-from interpret.drawing.panels import STYLE, Sheet
 from interpret.errors import InputError
 from interpret.finite import left_out, order
 from interpret.probing.registry import LOGIT
 from interpret.records import HeadView, LensReading, LensTraining, LogitShare, NeuronEffect
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FOLLOWED = "followed"
 """The ``continuation`` of a token that a Python call follows, which is neither target nor foil of a prompt."""
@@ -402,7 +402,7 @@ class NeuronEffects(Rows[NeuronEffect]):
             warning=left_out([effect.p_value for effect in self], "neurons", "the tests"),
         )
 
-    def figure(self, input: int = 0) -> Figure:
+    def figure(self, input: int = 0) -> "Figure":
         """Draw each neuron by its effect size and its p-value; those with q up to 0.05 stand out.
 
         Args:
@@ -415,10 +415,10 @@ class NeuronEffects(Rows[NeuronEffect]):
         check_input(input, 1)
         if not tested:
             raise InputError("no neuron was tested: there are none with finite activations")
-        with matplotlib.rc_context(STYLE):
-            figure = Sheet(figsize=(4.6, 3.2), layout="constrained")
+        with drawing.styled():
+            figure = drawing.Sheet(figsize=(4.6, 3.2), layout="constrained")
             place = figure.subplots()
-            for significant, (colour, size) in ((False, ("#999999", 4)), (True, (LINES[0][0], 9))):
+            for significant, (colour, size) in ((False, ("#999999", 4)), (True, (drawing.LINES[0][0], 9))):
                 some = [effect for effect in tested if (effect.q_value <= 0.05) == significant]
                 x, y = [one.hedges_g for one in some], [-np.log10(one.p_value) for one in some]
                 label = f"{len(some)} neurons with q {'≤' if significant else '>'} 0.05"

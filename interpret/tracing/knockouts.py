@@ -9,17 +9,17 @@ read. ``attn_knockout`` is the mediator that does the same in traces, for every 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from json import dumps
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from interpret import drawing
 from interpret.anatomy import check_decoder_only, check_length, text_config, unwrapping
 from interpret.display.heatmaps import Band, Heatmap, Panel, plain_headings, readable, small_probability
 from interpret.display.shown import Shown, check_input
 from interpret.display.view import View
-from interpret.drawing.panels import layer_curves
 from interpret.errors import InputError
 from interpret.finite import warn
 from interpret.prompts.chat import framed
@@ -35,6 +35,9 @@ from interpret.tracing.metrics import check_trace_metrics, trace_metrics
 from interpret.tracing.result import cells_not_finite
 from interpret.tracing.source_tokens import RELATION, SUBJECT, check_sources, source_tokens
 from interpret.work.progress import showing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 GEVAS_WINDOW = 9
 
@@ -121,14 +124,14 @@ class KnockoutResult(Shown):
         clean = f"{metric} {small_probability(self.clean[metric])}"
         return Panel(readable(self.prompt), [grid], f"{readable(self.answer)} ({clean})", name=metric)
 
-    def figure(self, input: int = 0) -> Figure:
+    def figure(self, input: int = 0) -> "Figure":
         """Return the effects as curves over layers, one per source, a panel per metric; ``input`` is always 0."""
         check_input(input, 1)
         curves = {
             metric: {source: average([row]) for source, row in zip(self.sources, effects, strict=True)}
             for metric, effects in self.effects.items()
         }
-        return layer_curves(curves, unit="change by the knockout", headline=self._title)
+        return drawing.layer_curves(curves, unit="change by the knockout", headline=self._title)
 
 
 @unwrapping

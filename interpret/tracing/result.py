@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
@@ -23,6 +23,9 @@ from interpret.tracing.inputs import TraceInputs
 from interpret.tracing.mediators import ActsOn, mediator_named
 from interpret.tracing.show import Traces, prompt_figure, trace_view
 from interpret.tracing.tables import TraceGrid
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,7 @@ class TraceResult(Shown):
         """Return what is shown: the indirect effect of each token and layer."""
         return trace_view([self.grid()], self.window)
 
-    def figure(self, input: int = 0) -> Figure:
+    def figure(self, input: int = 0) -> "Figure":
         """Return a heatmap of the scores, tokens by layers, as in figure 1 of ROME; ``input`` is always 0."""
         check_input(input, 1)
         return prompt_figure([self.grid()], window=self.window)
@@ -158,7 +161,7 @@ class TracedMediators(dict[str, TraceResult], Shown):
         """Return what is shown: a heat map of the indirect effects for each mediator."""
         return self.rows().view()
 
-    def figure(self, input: int = 0) -> Figure:
+    def figure(self, input: int = 0) -> "Figure":
         """Return heatmaps of the scores, tokens by layers, one per mediator, with one scale of colours."""
         return self.rows().figure(input)
 

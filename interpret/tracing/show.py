@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 
+from interpret import drawing
 from interpret.display.heatmaps import Band, Heatmap, Panel, headings, plain_headings, readable, small_probability
 from interpret.display.shown import Rows, check_input
 from interpret.display.view import View
-from interpret.drawing.panels import shown, token_heatmaps
 from interpret.facts.grids import by_part, not_finite, same_fact
 from interpret.records import TraceCell
 from interpret.tracing.mediators import mediator_of
@@ -22,6 +22,9 @@ from interpret.tracing.tables import (
     trace_grids,
 )
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 class Traces(Rows[TraceCell]):
     """Rows of causal traces, of one fact or many: those of ``trace_facts``, or of a run."""
@@ -32,7 +35,7 @@ class Traces(Rows[TraceCell]):
         """Return what is shown: the indirect effects of each fact, on each metric."""
         return trace_view(trace_grids(self), window_of(self))
 
-    def figure(self, input: int = 0) -> Figure:
+    def figure(self, input: int = 0) -> "Figure":
         """Draw one fact's traces by one metric, see ``prompt_figure``.
 
         Args:
@@ -108,7 +111,7 @@ def _heatmap(grid: TraceGrid, window: int | None) -> Heatmap:
     return Heatmap(title, "token", layers, [Band("", tokens, grid.effects)], across="layer", compact=True)
 
 
-def prompt_figure(traced: Sequence[TraceGrid], *, window: int | None = None) -> Figure:
+def prompt_figure(traced: Sequence[TraceGrid], *, window: int | None = None) -> "Figure":
     """Draw one fact's traces as heatmaps, T tokens by L layers, one panel per mediator, with a shared colour scale.
 
     The probability in the corrupted run is white, as in ROME; the scale is symmetric around it: higher probabilities
@@ -123,12 +126,12 @@ def prompt_figure(traced: Sequence[TraceGrid], *, window: int | None = None) -> 
         InputError: if there is no grid, or the grids belong to several facts or metrics.
     """
     check_same_metric(traced)
-    first, answer = same_fact(traced), shown(traced[0].answer).strip()
+    first, answer = same_fact(traced), drawing.shown(traced[0].answer).strip()
     clean, corrupted = small_probability(first.clean), small_probability(first.corrupted)
     measured = metric_of(first.metric, answer)
     title = f"{first.name}: {measured} is {clean}, {corrupted} with noise on the subject (*)"
     restored = all(mediator_of(grid.mediator).acts_on == "corrupted" for grid in traced)
-    return token_heatmaps(
+    return drawing.token_heatmaps(
         first.tokens,
         range(*first.subject_span),
         {mediator_of(grid.mediator).title(window): grid.scores if restored else grid.effects for grid in traced},

@@ -1,20 +1,21 @@
 """The result of a comparison of attribution methods: curves, areas, their table and figure."""
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
+from interpret import drawing
 from interpret.display.heatmaps import Band, Heatmap, Panel, plain_headings, readable
 from interpret.display.shown import Rows, grouped
 from interpret.display.view import View
-from interpret.drawing.palette import LINES, OKABE_ITO
-from interpret.drawing.panels import STYLE, Sheet
 from interpret.errors import InputError
 from interpret.records import MethodComparison
 from interpret.stats import Average, Floats, average
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 RANDOM = "random"
 """The method of rows that hold the mean of random orders."""
@@ -44,7 +45,7 @@ class Comparison(Rows[MethodComparison]):
             rows.append({"method": method, **columns, "n": int(found["insertion"].n)})
         return pd.DataFrame(rows).sort_values("insertion", ascending=False, ignore_index=True)
 
-    def average_figure(self) -> Figure:
+    def average_figure(self) -> "Figure":
         """Draw the mean curves of all methods with their 95% intervals over prompts, insertion beside deletion.
 
         Raises:
@@ -52,13 +53,13 @@ class Comparison(Rows[MethodComparison]):
         """
         if not self:
             raise InputError("no curves to draw: the comparison is empty")
-        with matplotlib.rc_context(STYLE):
-            figure = Sheet(figsize=(6.4, 3.0), layout="constrained")
-            panels = figure.subplots(1, 2, sharey=True)
+        with drawing.styled():
+            figure = drawing.Sheet(figsize=(6.4, 3.0), layout="constrained")
+            panels, lines = figure.subplots(1, 2, sharey=True), drawing.LINES
             for panel, (side, better) in zip(panels, (("insertion", "higher"), ("deletion", "lower")), strict=True):
                 for number, (method, own) in enumerate(self._by_method().items()):
                     grey = method == RANDOM
-                    colour, dashes = (OKABE_ITO["grey"], "-") if grey else LINES[number % len(LINES)]
+                    colour, dashes = (drawing.OKABE_ITO["grey"], "-") if grey else lines[number % len(lines)]
                     found = average_curve(own, side)
                     panel.plot(SHARES, found.mean, color=colour, linestyle=dashes, linewidth=1.3, label=method)
                     panel.fill_between(SHARES, found.low, found.high, color=colour, alpha=0.15, linewidth=0)
