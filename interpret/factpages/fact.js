@@ -213,8 +213,8 @@ function reveal({ frame, tokens, layers, turned }, cell) {
   const [left, top] = [box.left + side.offsetWidth, box.top + head.offsetHeight];
   if (place.left < left) frame.scrollLeft -= left - place.left;
   else if (place.right > box.right) frame.scrollLeft += place.right - box.right + 2;
-  if (place.top < top) frame.scrollTop -= top - place.top;
-  else if (place.bottom > box.bottom) frame.scrollTop += place.bottom - box.bottom + 2;
+  // In the middle, so that the tokens around it are seen too.
+  if (place.top < top || place.bottom > box.bottom) frame.scrollTop += (place.top + place.bottom - top - box.bottom) / 2;
 }
 
 function nameOf() { return `Layer ${state.layer}, token ${state.token} “${readable(data.tokens[state.token])}”`; }

@@ -22,6 +22,8 @@ from interpret.pages.interpretations import _script_safe
 from interpret.pages.provenance import leaves, model_name
 from interpret.records import EXACT, FactCell
 
+HEADING = 100
+"""Characters of the prompt that the heading shows on either side of the subject."""
 SHOWN_UNITS = 10
 """Number of heads and of neurons that are shown."""
 TITLES = {
@@ -45,7 +47,7 @@ def fact_page_pieces(
     """
     grids = FactGrids.of(cells)
     fact, identity = details["fact"], manifest.get("identity", {})
-    before, subject, after = _around(fact)
+    before, subject, after = _heading(fact)
     steps = recipes(details, identity)
     size = f"{len(grids.tokens)} token{'s'[: len(grids.tokens) != 1]} × {grids.n_layers} layers"
     yield from page_pieces(
@@ -87,16 +89,27 @@ def fact_page_pieces(
     )
 
 
-def _around(fact: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Split the prompt at its subject."""
+def _heading(fact: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return the prompt before its subject, the subject, and what follows it, without the far ends of a long prompt."""
     parts = fact["prompt"].split(fact["subject"])
     at = (fact["occurrence"] or 0) + 1
-    return fact["subject"].join(parts[:at]), fact["subject"], fact["subject"].join(parts[at:])
+    before, after = fact["subject"].join(parts[:at]), fact["subject"].join(parts[at:])
+    if len(before) > HEADING:
+        before = "… " + _from_a_word(before[-HEADING:])
+    if len(after) > HEADING:
+        after = _from_a_word(after[HEADING - 1 :: -1])[::-1] + " …"
+    return before, fact["subject"], after
+
+
+def _from_a_word(text: str) -> str:
+    """Return a text without the part of a word with which it begins; all of it if it has no space."""
+    return text.partition(" ")[2] or text
 
 
 def _estimated(cells: Sequence[FactCell]) -> str:
-    """Return the share of the cells of tracing that are estimates, in words; "" if there is none."""
-    share = float(np.mean([cell.hidden_method != EXACT for cell in cells]))
+    """Return the share of estimates among the cells of tracing from the subject on, in words; "" if there is none."""
+    start = next(cell.token_idx for cell in cells if cell.in_subject)
+    share = float(np.mean([cell.hidden_method != EXACT for cell in cells if cell.token_idx >= start]))
     return f"{share:.0%}" if share else ""
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interpret.activations.cache import ActivationCache, activation_cache
-from interpret.anatomy import anatomy_of, text_config, unembedding_size
+from interpret.anatomy import anatomy_of, unembedding_size
 from interpret.attribution._attribute import attributions
 from interpret.attribution.plan import Plan, plan_attribution
 from interpret.attribution.targets import one_for_each
@@ -49,8 +49,9 @@ from interpret.tracing.units import UnitSite, trace_units, unit_cells
 Json = dict[str, Any]
 NEXT_TOKENS = 5
 """Number of likeliest next tokens that are stored."""
-UNIT_SHARE = 0.1
-"""Share of the heads that is run by a method that estimates: those with the largest estimates."""
+UNITS = 20
+"""Number of heads and of neurons that a method with estimates runs, those with the largest ones. A page shows ten of
+each; on four facts, the ten with the largest effects were among the twelve with the largest estimates (demo model)."""
 RESID_POST = "resid_post"
 """The site of all cells: the output of a layer."""
 EXPLAINED_BY = "probability"
@@ -259,19 +260,16 @@ def _token_plan(runs: FactRuns, contrastive: bool) -> Plan:
 
 def heads_part(runs: FactRuns, earlier: Mapping[str, Json]) -> Json:
     """Return the effects of restoring single attention heads."""
-    if runs.settings.method == EXACT:
-        return _units(runs, "heads", None)
-    config = text_config(runs.model)
-    n_heads = 2 * config.num_hidden_layers * getattr(config, "num_attention_heads", 1)  # at two tokens
-    return _units(runs, "heads", max(1, round(UNIT_SHARE * n_heads)))
+    return _units(runs, "heads")
 
 
 def neurons_part(runs: FactRuns, earlier: Mapping[str, Json]) -> Json:
     """Return the effects of restoring single MLP neurons."""
-    return _units(runs, "neurons", None)
+    return _units(runs, "neurons")
 
 
-def _units(runs: FactRuns, site: UnitSite, top: int | None) -> Json:
+def _units(runs: FactRuns, site: UnitSite) -> Json:
+    top = None if runs.settings.method == EXACT else UNITS
     found = trace_units(
         runs.model,
         runs.tokenizer,

@@ -8,7 +8,8 @@ use its keys and values, and the derivative at the input of a layer has two part
 Holding the outputs of modules constant at the token changes only the first part, which is local to a token and computed
 for all tokens at once. To separate the parts, a layer is run with two copies of keys and values: each token takes its
 own from the current pass (the diagonal of the attention), and those of the earlier tokens from the recorded run.
-Letters are those of ``engine.layers``.
+Derivatives are wanted at the tokens from one on; the tokens before it only lend their recorded keys and values. Letters
+are those of ``engine.layers``: N is the number of the tokens from that one on.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -37,13 +38,15 @@ class Route:
 
 @dataclass(frozen=True)
 class Derivatives:
-    """The derivatives at one layer, for some routes: S samples, T tokens."""
+    """The derivatives at one layer, for some routes: S samples, the last N tokens."""
 
     layer: int
     outputs: dict[Route, Tensor]
-    """With respect to the layer's output, [S, T, D]."""
+    """With respect to the layer's output, [S, N, D]."""
     points: dict[tuple[Route, Point], Tensor]
-    """With respect to the outputs of the modules that a route severs, [S, T, D]."""
+    """With respect to the outputs of the modules that a route severs, [S, N, width]."""
+    values: dict[Point, Tensor]
+    """The outputs of the modules that a route severs, [S, N, width]."""
 
 
 def derivatives(
@@ -56,50 +59,60 @@ def derivatives(
 
     Args:
         layers: the model's layers.
-        run: a recorded run of S samples.
-        last: [S, T, D], the derivative with respect to the last layer's output.
+        run: a recorded run of S samples and T tokens.
+        last: [S, N, D], the derivative with respect to the last layer's output at the last N tokens; those at the
+            tokens before them are neither given nor computed.
         routes: the routes to follow.
 
     Yields:
         One layer's derivatives, for the routes that include this layer.
     """
     whole, followed = last, dict[Route, Tensor]()
+    first = run.states[-1].shape[1] - last.shape[1]
     for index in reversed(range(len(layers))):
-        layer, x = layers[index], run.states[index]
+        layer, x = layers[index], run.states[index][:, first:]
         whole = whole.to(layer.device)
         followed |= {route: whole for route in routes if route.top == index + 1}
         outputs = {route: value.to(layer.device) for route, value in followed.items() if route.bottom <= index}
-        step = _Step(layer, x.to(layer.device), run.past[index], mask_beside(x.shape[1], layer.window, x))
+        step = _Step(layer, x.to(layer.device), run.past[index], mask_beside(x.shape[1], first, layer.window, x))
         whole, read_later = step.whole(whole)
         followed, points = dict[Route, Tensor](), dict[tuple[Route, Point], Tensor]()
+        values = dict[Point, Tensor]()
         for severed in {route.severed for route in outputs}:
             some = {route: value for route, value in outputs.items() if route.severed == severed}
             if not severed:
                 followed |= dict.fromkeys(some, whole)
                 continue
-            for route, through_itself, at_points in step.severed(severed, some):
+            cut = _Cut(severed)
+            for route, through_itself, at_points in step.severed(cut, some):
                 followed[route] = through_itself + read_later
                 points |= {(route, point): value for point, value in at_points.items()}
-        yield Derivatives(index, outputs, points)
+            values |= {point: value[0].detach() for point, value in cut.outputs.items()}
+        yield Derivatives(index, outputs, points, values)
 
 
-def mask_beside(n_tokens: int, window: int | None, like: Tensor) -> Tensor:
-    """Return the mask, [T, 2 T]: a token attends to earlier tokens in the recorded run, and to itself in this pass."""
-    seen = mask_for(n_tokens, 0, window, like)
-    diagonal = torch.eye(n_tokens, dtype=torch.bool, device=like.device)
+def mask_beside(n_tokens: int, first: int, window: int | None, like: Tensor) -> Tensor:
+    """Return the mask of the N tokens from ``first`` on, [N, T + N].
+
+    A token attends to earlier tokens in the recorded run, and to itself in this pass.
+    """
+    seen = mask_for(n_tokens, first, window, like)  # [N, T]
+    itself = torch.eye(n_tokens, dtype=torch.bool, device=like.device)
     hidden = float("-inf")
-    return torch.cat([seen.masked_fill(diagonal, hidden), seen.masked_fill(~diagonal, hidden)], dim=1)
+    earlier, own = seen.clone(), seen[:, first:].masked_fill(~itself, hidden)
+    earlier[:, first:].masked_fill_(itself, hidden)
+    return torch.cat([earlier, own], dim=1)
 
 
 @dataclass(frozen=True)
 class _Step:
-    """One layer, run again on its recorded input."""
+    """One layer, run again on its recorded input at the last N tokens."""
 
     layer: Layer
     x: Tensor
-    """[S, T, D]."""
+    """[S, N, D]."""
     past: Past
-    """Its recorded keys and values."""
+    """Its recorded keys and values, of all T tokens."""
     mask: Tensor
 
     def whole(self, at_output: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,22 +124,28 @@ class _Step:
             through_itself, *read = torch.autograd.grad(
                 output, (x, keys, values), at_output, retain_graph=True, materialize_grads=True
             )
+            read = [part[:, :, self._first :] for part in read]
             (read_later,) = torch.autograd.grad((own.keys, own.values), x, read)
         return through_itself + read_later, read_later
 
     def severed(
-        self, points: frozenset[Point], at_output: dict[Route, Tensor]
+        self, cut: "_Cut", at_output: dict[Route, Tensor]
     ) -> Iterator[tuple[Route, Tensor, dict[Point, Tensor]]]:
         """Yield, for each route, the derivative through the token itself and those at the severed outputs."""
-        x, cut = _variable(self.x), _Cut(points)
+        x = _variable(self.x)
         with grad_mode(True):
             output, _ = self._run(x, self.past, cut)
         for route, value in at_output.items():
             own, *at_points = torch.autograd.grad(output, (x, *cut.outputs.values()), value, retain_graph=True)
             yield route, own, {point: part[0] for point, part in zip(cut.outputs, at_points, strict=True)}
 
+    @property
+    def _first(self) -> int:
+        """The first of the N tokens."""
+        return self.past.keys.shape[2] - self.x.shape[1]
+
     def _run(self, x: Tensor, past: Past, tap: Untapped) -> tuple[Tensor, Past]:
-        context = Context(past, self.mask.to(x.device), slice(0, x.shape[1]))
+        context = Context(past, self.mask.to(x.device), slice(self._first, self._first + x.shape[1]))
         output, own = run_layer(self.layer, x[None], context, tap)
         return output[0], own
 
@@ -141,7 +160,7 @@ class _Cut(Untapped):
 
     points: frozenset[Point]
     outputs: dict[Point, Tensor] = field(default_factory=dict)
-    """[1, S, T, D] each; derivatives can be taken with respect to them."""
+    """[1, S, N, D] each; derivatives can be taken with respect to them."""
 
     def taps(self, point: Point) -> bool:
         return point in self.points

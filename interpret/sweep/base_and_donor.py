@@ -16,7 +16,6 @@ from interpret.anatomy import (
     neuron_numbers,
     word_embeddings,
 )
-from interpret.engine.recording import RecordedRun
 from interpret.errors import InputError, UnsupportedModelError
 from interpret.sweep.cells import Cell
 
@@ -70,9 +69,9 @@ def check_runs(model: PreTrainedModel, base: Tensor, donor: Tensor) -> None:
         )
 
 
-def first_difference(base: RecordedRun, donor: RecordedRun) -> int:
-    """Return the first token at which the two runs differ in any sample; T if they do not differ."""
-    differs = (base.states[0] != donor.states[0]).any(dim=-1).any(dim=0)
+def first_difference(base: Tensor, donor: Tensor) -> int:
+    """Return the first token at which two runs, [S or 1, T, D], differ in any sample; T if they do not differ."""
+    differs = (base != donor).any(dim=-1).any(dim=0)
     return int(differs.nonzero()[0]) if differs.any() else len(differs)
 
 

@@ -64,9 +64,7 @@ class _Plan:
     n_read: int
     """Number of final positions that the metric reads."""
     points: frozenset[Point]
-    """The points recorded in both runs, besides the states."""
-    n_neurons: int
-    """The largest number of neurons of a layer; 0 if no cell is a neuron."""
+    """The points recorded in the donor's run, besides the states."""
 
 
 @unwrapping
@@ -84,7 +82,8 @@ def first_order(
 
     The cost is one forward pass of the donor, and two forward passes and one backward pass of the base runs. Each kind
     of severing adds a forward and a backward pass, and windows of w layers add a forward and w backward passes. These
-    additional backward passes skip the severed modules, and the keys and values of other tokens. No derivatives with
+    additional backward passes skip the severed modules, and the keys and values of other tokens. All but the first pass
+    of each run compute only the tokens from the first one on at which the runs differ. No derivatives with
     respect to weights are computed, and no ``.grad`` is written. Everything is computed in the model's dtype: with half
     precision or quantised weights, the derivatives are as inexact as the model. For a probability, its logarithm is
     differentiated, so that the derivatives of small probabilities do not vanish.
@@ -139,7 +138,7 @@ def _plan(
     check_cells(cells, n_tokens, len(trunk.layers), text_config(model).num_attention_heads, n_neurons)
     points = frozenset(cast(Point, cell.site) for cell in cells if cell.site != "resid_post")
     back = with_rules(trunk, trunk.enter(base[:1])) if method == RELP else trunk
-    return _Plan(trunk, back, cells, _routes(cells, len(trunk.layers)), metric, n_read, points, max(n_neurons))
+    return _Plan(trunk, back, cells, _routes(cells, len(trunk.layers)), metric, n_read, points)
 
 
 def _check_estimable(cells: Iterable[Cell]) -> None:
@@ -177,8 +176,7 @@ def _severs(site: CellSite, pins: tuple[Pin, ...], top: int) -> tuple[frozenset[
 def _rows(plan: _Plan, base: Tensor, memory: int | None) -> Iterator[slice]:
     """Yield slices of samples that fit into memory together."""
     layers, n_tokens, width = plan.trunk.layers, base.shape[1], plan.trunk.anatomy.width
-    recorded = width + sum(plan.n_neurons if point == "neurons" else width for point in plan.points)
-    kept = len(layers) * (recorded + 2 * layers[0].n_key_heads * layers[0].head_width)
+    kept = len(layers) * (width + 2 * layers[0].n_key_heads * layers[0].head_width)
     # A layer's graph holds about 40 states per token, mostly the MLP's neurons, and 8 copies of the attention scores.
     graph = (40 + len(set(plan.routes))) * width + 16 * layers[0].n_heads * n_tokens
     count = max(1, usable_memory(memory, base.device) // (n_tokens * (kept + graph) * base.element_size()))
@@ -188,19 +186,21 @@ def _rows(plan: _Plan, base: Tensor, memory: int | None) -> Iterator[slice]:
 
 def _estimate(model: PreTrainedModel, plan: _Plan, embeddings: Tensor, donor: RecordedRun) -> tuple[Tensor, Tensor]:
     """Return the estimated effects, [cells, S], and the metric, [S], for some base runs, [S, T, width]."""
-    base = recorded(model, plan.trunk, embeddings, plan.points)
+    base = recorded(model, plan.trunk, embeddings, ())
     parts, last = _from_the_end(plan, base)
     value = together(plan.metric, parts)
     # d p = p d log p
     slope = value if plan.metric.kind == "probability" else torch.ones_like(value)
-    terms = _terms(plan, base, donor, last)
-    unlike = first_difference(base, donor)
+    unlike = first_difference(base.states[0], donor.states[0])
+    # Restoring a token before it changes nothing, so nothing is computed there, and the effects are exactly 0.
+    terms = _terms(plan, base, donor, last[:, unlike:]) if unlike < last.shape[1] else {}
     effects = torch.zeros(len(plan.cells), len(embeddings), dtype=torch.float64)
     # Many cells differ only by token and unit: those of neurons are too many to be added one by one.
     for (route, site, start, stop), of_place in _by_place(plan).items():
-        # Exactly 0 where the runs do not differ: a rounding error would take part in rankings.
         cells = [index for index in of_place if plan.cells[index].token >= unlike]
-        tokens = [plan.cells[index].token for index in cells]
+        if not cells:
+            continue
+        tokens = [plan.cells[index].token - unlike for index in cells]
         units = [plan.cells[index].unit for index in cells]
         for layer in range(start, stop):
             term = terms[route, site, layer]
@@ -234,22 +234,23 @@ def _read(plan: _Plan, states: Tensor) -> Tensor:
 def _terms(
     plan: _Plan, base: RecordedRun, donor: RecordedRun, last: Tensor
 ) -> dict[tuple[Route, CellSite, int], Tensor]:
-    """Return the estimated effects of restoring a site, float64 on the CPU, by route, site and layer.
+    """Return the estimated effects of restoring a site at the last N tokens, by route, site and layer.
 
-    [S, T], or [S, T, units] for a site with units.
+    [S, N], or [S, N, units] for a site with units; float64 on the CPU. ``last`` is the derivative at the last states of
+    these tokens, [S, N, D].
     """
-    terms = {}
+    terms, of_tokens = {}, slice(base.states[-1].shape[1] - last.shape[1], None)
     wanted = {(route, cell.site) for route, cell in zip(plan.routes, plan.cells, strict=True)}
     for at in derivatives(plan.back.layers, base, last, set(plan.routes)):
         for route, site in wanted:
             if route not in at.outputs:
                 continue
             if site == "resid_post":
-                there, here = (run.states[at.layer + 1] for run in (donor, base))
+                there, here = (run.states[at.layer + 1][:, of_tokens] for run in (donor, base))
                 slope = at.outputs[route]
             else:
                 point = cast(Point, site)  # the estimable sites besides resid_post are points
-                there, here = (run.points[point][at.layer] for run in (donor, base))
+                there, here = donor.points[point][at.layer][:, of_tokens], at.values[point]
                 slope = at.points[route, point]
             units = {"heads": plan.trunk.layers[0].n_heads, "neurons": slope.shape[-1]}.get(site, 1)
             term = _along(there, here, slope, units)

@@ -225,7 +225,7 @@ def _result(plan: _Plan, cells: tuple[Cell, ...], limits: _Limits) -> SweepResul
     n_samples, n_tokens = plan.base.states[0].shape[:2]
     values = base[:, None].repeat(1, len(cells), 1, 1)  # [metrics, cells, S, K]
     count = sum(len(run.states[0]) for run in (plan.base, plan.donor)) * n_tokens * len(plan.trunk.layers)
-    unlike = first_difference(plan.base, plan.donor)
+    unlike = first_difference(plan.base.states[0], plan.donor.states[0])
     for column in counted(_columns(cells, unlike, n_tokens - plan.n_read, len(plan.trunk.layers))):
         count += n_samples * column.layer_tokens(len(plan.trunk.layers), n_tokens, plan.n_read)
         for job in limits.jobs(column, n_samples, n_tokens - column.token):

@@ -7,7 +7,7 @@ apart and the model is not linear, most of all for hidden states of early layers
 cells, and ``rank_correlation`` shows how reliable the order of the estimates is.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
@@ -21,6 +21,7 @@ from interpret.errors import InputError
 from interpret.records import APPROXIMATE, EstimateMethod
 from interpret.stats import Floats, rank_correlation
 from interpret.sweep import Cell, first_order
+from interpret.sweep.base_and_donor import first_difference
 from interpret.tracing.cell_values import values_by_mediator
 from interpret.tracing.exact import cells_of, run_exactly
 from interpret.tracing.inputs import TraceInputs, TraceSettings
@@ -34,12 +35,14 @@ class Screening:
     """A trace in which only the cells with the largest estimated effects are exact."""
 
     result: TraceResult
-    """Exact values in the cells marked by ``result.exact``, estimates elsewhere."""
+    """Exact values in the cells marked by ``result.exact``, estimates elsewhere. Cells before the first token
+    at which the runs differ are marked too: no state there has an effect."""
     approximate: TraceResult
     """The estimates of all cells, from which the exact cells were chosen."""
     rank_correlation: float
-    """Rank correlation of estimated and exact indirect effects, over the cells with finite values of both. These cells
-    have the largest estimates, so it is usually lower than over the whole grid. NaN for fewer than two cells."""
+    """Rank correlation of estimated and exact indirect effects, over the cells that were run, with finite values of
+    both. These cells have the largest estimates, so it is usually lower than over the whole grid. NaN for fewer than
+    two cells."""
 
 
 def estimate_traces(
@@ -87,10 +90,21 @@ def screen_traces(
     share: float = 0.1,
     top: int | None = None,
 ) -> dict[str, Screening]:
-    """Estimate all cells of some mediators, and run the cells with the largest estimated effects."""
+    """Estimate all cells of some mediators, and run those with the largest estimated effects.
+
+    Before the first token at which the clean and the corrupted runs differ, usually that of the subject, the effects
+    are 0. These cells are exact, and do not count.
+    """
     estimates = estimate_traces(model, tokenizer, inputs, mediators, settings, APPROXIMATE)
-    chosen = {name: _largest(result.indirect_effects, share, top) for name, result in estimates.items()}
-    return _traced(model, inputs, estimates, chosen, settings)
+    start = first_difference(inputs.corrupted, inputs.clean)
+    chosen = {name: _chosen(result.indirect_effects, start, share, top) for name, result in estimates.items()}
+    every = cells_of(model, list(chosen), inputs, settings.window)
+    cells = {
+        name: [cell for cell, wanted in zip(every[name], mask.flat, strict=True) if wanted]
+        for name, mask in chosen.items()
+    }
+    found = values_by_mediator(inputs, cells, partial(run_exactly, model, inputs, settings))
+    return {name: _screening(estimates[name], mask, found[name].values[0], start) for name, mask in chosen.items()}
 
 
 def check_amount(share: float, top: int | None) -> None:
@@ -105,39 +119,29 @@ def check_amount(share: float, top: int | None) -> None:
         raise InputError(f"share is {share}; give a share of the cells above 0 and at most 1")
 
 
-def _largest(effects: Floats, share: float, top: int | None) -> Bools:
+def _chosen(effects: Floats, start: int, share: float, top: int | None) -> Bools:
+    """Return a mask of the effects, [T, L], with the largest ones from the token ``start`` on."""
+    count = ceil(share * effects[start:].size) if top is None else top
+    return np.concatenate([np.zeros_like(effects[:start], dtype=bool), _largest(effects[start:], count)])
+
+
+def _largest(effects: Floats, count: int) -> Bools:
     """Return a mask of the effects, [T, L], with the largest absolute values; the first ones among equal effects.
 
     Effects that are not finite come last.
     """
-    count = ceil(share * effects.size) if top is None else min(top, effects.size)
     sizes = np.where(np.isfinite(effects), np.abs(effects), -1.0)
     mask = np.zeros(effects.size, dtype=bool)
     mask[np.argsort(-sizes, axis=None, kind="stable")[:count]] = True
     return mask.reshape(effects.shape)
 
 
-def _traced(
-    model: PreTrainedModel,
-    inputs: TraceInputs,
-    estimates: Mapping[str, TraceResult],
-    chosen: Mapping[str, Bools],
-    settings: TraceSettings,
-) -> dict[str, Screening]:
-    """Run the chosen cells, and replace their estimates."""
-    every = cells_of(model, list(chosen), inputs, settings.window)
-    cells = {
-        name: [cell for cell, wanted in zip(every[name], mask.flat, strict=True) if wanted]
-        for name, mask in chosen.items()
-    }
-    found = values_by_mediator(inputs, cells, partial(run_exactly, model, inputs, settings))
-    return {name: _screening(estimates[name], mask, found[name].values[0]) for name, mask in chosen.items()}
-
-
-def _screening(estimate: TraceResult, mask: Bools, values: Floats) -> Screening:
-    """Replace the estimates of the cells in a mask by exact values, [cells, S]."""
+def _screening(estimate: TraceResult, mask: Bools, values: Floats, start: int) -> Screening:
+    """Replace the estimates of the cells in a mask by exact values, [cells, S]; those before ``start`` are exact."""
     sample_scores = estimate.sample_scores.copy()
     sample_scores[:, mask] = values.T
-    result = replace(estimate, scores=sample_scores.mean(axis=0), sample_scores=sample_scores, exact=mask)
+    is_exact = mask.copy()
+    is_exact[:start] = True
+    result = replace(estimate, scores=sample_scores.mean(axis=0), sample_scores=sample_scores, exact=is_exact)
     estimated, exact = (of.indirect_effects[mask] for of in (estimate, result))
     return Screening(result, estimate, rank_correlation(estimated, exact))

@@ -290,7 +290,8 @@ def screen(
         subject: as in ``trace``.
         answer: as in ``trace``.
         share: share of each mediator's cells to run, above 0 and at most 1; the number of cells is rounded up. The
-            cells with the largest absolute estimated indirect effect are chosen.
+            cells with the largest absolute estimated indirect effect are chosen. Cells before the subject (with a
+            counterfactual, before the first other token) do not count: they have no effect, which is exact.
         top: number of cells of each mediator to run, instead of ``share``.
         mediators: names of mediators.
         settings: how the prompt is corrupted and what is read; None for the defaults.

@@ -239,9 +239,12 @@ def unit_means(rows: Sequence[UnitCell]) -> list[UnitMean]:
 
 
 def estimated(traced: Sequence[TraceGrid]) -> str:
-    """Return a phrase with the share of estimated cells, for a message; "" if all cells are exact."""
-    exact = [cell for grid in traced for cell in grid.exact.flat]
+    """Return a phrase with the share of estimated cells, for a message; "" if all cells are exact.
+
+    Cells before the subject are not counted: their effects are 0, which hides how much of the others is estimated.
+    """
+    exact = [cell for grid in traced for cell in grid.exact[grid.subject_span[0] :].flat]
     if all(exact):
         return ""
     share = 1 - sum(exact) / len(exact)
-    return "all cells are estimates" if share == 1 else f"{share:.0%} of the cells are estimates"
+    return "all cells are estimates" if share == 1 else f"{share:.0%} of the cells from the subject on are estimates"

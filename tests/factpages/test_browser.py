@@ -106,6 +106,14 @@ def test_a_prompt_of_200_tokens_has_a_small_page_that_works(browser, model_folde
     path = tmp_path / "page.html"
     path.write_text(found.to_html(), encoding="utf-8")
     opened(browser, path)
+    heading = browser.find_element(By.CSS_SELECTOR, "h1 .prompt").text
+    assert heading.startswith("… ")
+    assert heading.endswith("Rome is in")
+    assert len(heading) < 130
+    shown = "const [frame, cell] = [grids[0].frame, grids[0].cells[100][0]].map(one => one.getBoundingClientRect());"
+    shown += "return (cell.top - frame.top) / frame.height"
+    browser.execute_script("select(100, 0, grids[0].cells[0][0])")
+    assert browser.execute_script(shown) == pytest.approx(0.5, abs=0.1)
     browser.execute_script("select(0, 0, grids[0].cells[0][0])")
     for keys, place in [(Keys.PAGE_DOWN, (199, 0)), (Keys.END, (199, 3)), (Keys.ARROW_UP, (198, 3))]:
         ActionChains(browser).send_keys(keys).perform()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from interpret.anatomy import check_logits
-from interpret.sweep import Cell, Pin, exact, grid, run_sweep
+from interpret.sweep import Cell, Pin, exact, first_order, grid, run_sweep
 from reference.kinds import L
 from reference.overlay import decoder_layers
 from reference.sweeps import CLOSE, MODELS, P, S, T, runs
@@ -57,6 +57,17 @@ def test_what_differs_nowhere_is_not_run():
     assert layer_calls(MODELS["llama"], nothing, base, donor) == [0] * L
     found = run_sweep(MODELS["llama"], base, donor, nothing, P)
     assert all(torch.equal(row, found.base["p"]) for row in found.values["p"])
+
+
+def test_estimates_are_taken_back_to_the_first_difference_only():
+    base, donor = runs(MODELS["llama"], corrupted=slice(4, 5))
+    cells = [Cell("resid_post", token, 1, 2, None, pins) for token in range(T) for pins in ((), (Pin("mlp_out"),))]
+    with counted(MODELS["llama"].model.layers[2].mlp.gate_proj) as counts:
+        found = first_order(MODELS["llama"], base, donor, cells, P["p"])
+    # The donor, the check, the base; then two tokens each, with nothing severed and with the MLP severed.
+    assert counts == [T, T, S * T, S * 2, S * 2]
+    assert found.effects[:8].eq(0).all()
+    assert found.effects[8:].ne(0).all()
 
 
 def test_each_layer_is_called_once_for_a_column():

@@ -43,7 +43,7 @@ def screened(model=None, settings=SETTINGS, **options):
 
 
 def traced(model, settings=SETTINGS, **options):
-    return trace_mediators(model, TOKENIZER, PROMPT, SUBJECT, mediators=ALL, settings=settings, **options)
+    return trace_mediators(model, TOKENIZER, PROMPT, SUBJECT, **({"mediators": ALL, "settings": settings} | options))
 
 
 def assert_same_scores(found, expected, rtol=1e-4):
@@ -341,8 +341,9 @@ def test_estimates_work_with_quantised_weights():
 def test_exact_cells_of_a_screening_equal_those_of_a_full_trace(kind):
     found, exact, estimates = screened(MODELS[kind], share=0.12), traced(MODELS[kind]), approximated(MODELS[kind])
     for name, one in found.items():
-        mask = one.result.exact
-        assert mask.sum() == 3 > 0.12 * mask.size > 2
+        mask, start = one.result.exact, one.result.subject_span[0]
+        assert mask[:start].all()  # nothing is restored there, and nothing is run
+        assert mask[start:].sum() == 2 > 0.12 * mask[start:].size > 1
         assert one.result.method == "screened"
         np.testing.assert_allclose(one.result.sample_scores[:, mask], exact[name].sample_scores[:, mask], atol=1e-6)
         np.testing.assert_allclose(one.result.scores[mask], exact[name].scores[mask], atol=1e-6)
@@ -350,9 +351,10 @@ def test_exact_cells_of_a_screening_equal_those_of_a_full_trace(kind):
         np.testing.assert_allclose(one.approximate.scores, estimates[name].scores, rtol=1e-6)
         np.testing.assert_allclose(one.approximate.sample_scores, estimates[name].sample_scores, rtol=1e-6)
         assert not one.approximate.exact.any()
-        sizes = np.abs(one.approximate.indirect_effects)
-        assert sizes[mask].min() >= sizes[~mask].max()
-        expected = rank_correlation(one.approximate.indirect_effects[mask], exact[name].indirect_effects[mask])
+        sizes, run = np.abs(one.approximate.indirect_effects), mask & (np.arange(len(mask)) >= start)[:, None]
+        assert sizes[run].min() >= sizes[~run].max()
+        assert (one.result.indirect_effects[:start] == 0).all()
+        expected = rank_correlation(one.approximate.indirect_effects[run], exact[name].indirect_effects[run])
         np.testing.assert_allclose(one.rank_correlation, expected)
 
 
@@ -367,7 +369,18 @@ def test_screening_runs_the_chosen_cells_only(monkeypatch):
     found = screened(top=2, mediators=["hidden", "mlp_window"])
     assert len(asked) == 4
     places = [(cell.token, cell.start) for cell in asked if cell.site == "resid_post"]
-    assert places == [tuple(place) for place in np.argwhere(found["hidden"].result.exact)]
+    start = found["hidden"].result.subject_span[0]
+    assert places == [tuple(place) for place in np.argwhere(found["hidden"].result.exact) if place[0] >= start]
+
+
+@pytest.mark.parametrize(("counterfactual", "first"), [("in Eiffel Tower is in", 0), ("The Eiffel Tower of in", 3)])
+def test_cells_count_from_the_first_token_that_a_counterfactual_changes(counterfactual, first):
+    (found,) = screened(counterfactual=counterfactual, share=0.2, mediators=["hidden"]).values()
+    mask = found.result.exact
+    assert mask[:first].all()
+    assert mask[first:].sum() == np.ceil(0.2 * mask[first:].size)
+    (exact,) = traced(MODELS["llama"], counterfactual=counterfactual, mediators=["hidden"]).values()
+    np.testing.assert_allclose(found.result.sample_scores[:, mask], exact.sample_scores[:, mask], atol=1e-6)
 
 
 def test_screening_everything_is_the_exact_trace():

@@ -156,13 +156,14 @@ def test_grids_are_sorted_by_mediator_in_their_order():
 
 
 @pytest.mark.parametrize(
-    ("exact", "words"),
+    ("exact", "start", "words"),
     [
-        ([True] * 4, ""),
-        ([False] * 4, "all cells are estimates"),
-        ([True, False, False, False], "75% of the cells are estimates"),
+        ([True] * 4, 0, ""),
+        ([False] * 4, 0, "all cells are estimates"),
+        ([True, False, False, False], 0, "75% of the cells from the subject on are estimates"),
+        ([True, True, False, True], 1, "50% of the cells from the subject on are estimates"),
     ],
 )
-def test_the_share_of_estimated_cells_is_told(exact, words):
-    grids = [SimpleNamespace(exact=np.array(exact).reshape(2, 2)) for _ in range(2)]
+def test_the_share_of_estimated_cells_is_told(exact, start, words):
+    grids = [SimpleNamespace(exact=np.array(exact).reshape(2, 2), subject_span=(start, 2)) for _ in range(2)]
     assert estimated(grids) == words
