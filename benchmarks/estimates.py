@@ -126,8 +126,8 @@ def _time_ratio(one: Mapping[str, Floats], method: str) -> float:
 def _intervals(values: Sequence[Sequence[float]]) -> list[str]:
     means = average(values)
     return [
-        f"{mean:.2f} ({low:.2f} to {high:.2f})"
-        for mean, low, high in zip(means.mean, means.low, means.high, strict=True)
+        f"{mean:.2f} ({low:.2f} to {high:.2f})" if n > 1 else f"{mean:.2f}"
+        for mean, low, high, n in zip(means.mean, means.low, means.high, means.n, strict=True)
     ]
 
 

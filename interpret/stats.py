@@ -20,9 +20,9 @@ class Average:
 
     mean: Floats
     low: Floats
-    """Lower bound of the interval."""
+    """Lower bound of the interval; NaN for fewer than two prompts, whose mean has no interval."""
     high: Floats
-    """Upper bound of the interval."""
+    """Upper bound of the interval, likewise."""
     n: NDArray[np.int64]
     """Number of prompts in each mean: those whose effect is finite."""
 
@@ -58,8 +58,10 @@ def average(
     with np.errstate(invalid="ignore"):
         means = np.tensordot(times, filled, axes=1) / np.tensordot(times, known.astype(np.float64), axes=1)
         mean = filled.sum(axis=0) / known.sum(axis=0)
-    low, high = _percentiles(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Average(mean, low, high, known.sum(axis=0))
+    bounds = _percentiles(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    n = known.sum(axis=0)
+    low, high = np.where(n > 1, bounds, np.nan)
+    return Average(mean, low, high, n)
 
 
 def _percentiles(means: Floats, shares: Sequence[float]) -> Floats:

@@ -127,9 +127,9 @@ def test_buckets_average_the_finite_tokens(value):
 
 @bad
 def test_the_cells_that_are_run_exactly_have_finite_estimates(value):
-    mask = _largest(np.array([[value, -3.0], [1.0, 2.0]]), 0.5, None)
+    mask = _largest(np.array([[value, -3.0], [1.0, 2.0]]), 2)
     assert mask.tolist() == [[False, True], [False, True]]
-    assert _largest(np.array([[value, -3.0]]), 1.0, None).all()
+    assert _largest(np.array([[value, -3.0]]), 2).all()
 
 
 # -------------------------------------------------------------------------------------------------------- neurons

@@ -18,6 +18,14 @@ def test_an_average_ignores_prompts_without_the_effect():
     assert np.isnan(found.high[2])
 
 
+def test_the_mean_of_one_prompt_has_no_interval():
+    found = average([[0.1, 0.4], [np.nan, 0.6]])
+    np.testing.assert_array_equal(found.n, [1, 2])
+    np.testing.assert_allclose(found.mean, [0.1, 0.5])
+    assert np.isnan([found.low[0], found.high[0]]).all()
+    np.testing.assert_allclose([found.low[1], found.high[1]], [0.4, 0.6])
+
+
 def test_the_interval_covers_the_truth_as_often_as_it_says():
     chance = np.random.default_rng(0)
     covered = 0

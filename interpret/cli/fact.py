@@ -20,8 +20,10 @@ class PageOptions:
     method: Annotated[
         str,
         typer.Option(
-            help="How effects are traced. screened: they are estimated, and the tenth with the largest estimates is "
-            "run; exact: every restoration is run, and every head; approximate, relp: all are estimated."
+            help="How effects are traced. screened: those of layers are estimated, and the tenth of the cells from the "
+            "subject on with the largest estimates is run; exact: every restoration is run, and every head; "
+            "approximate, relp: those of layers are all estimated. Of heads and neurons, the 20 with the largest "
+            "estimates are run."
         ),
     ] = FactSettings.method
     cell: Annotated[

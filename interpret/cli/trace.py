@@ -93,7 +93,7 @@ class TraceOptions:
         typer.Option(
             help="exact: every restoration is run; approximate: effects are estimated from gradients (attribution "
             "patching), much faster; relp: from relevance in place of gradients (RelP); screened: effects are "
-            "estimated, and the tenth with the largest estimates is run. "
+            "estimated, and the tenth of the cells from the subject on with the largest estimates is run. "
             "[default: exact]"
         ),
     ] = None

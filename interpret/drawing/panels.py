@@ -229,7 +229,8 @@ def bucket_lines(averages: Mapping[str, Average], names: Sequence[str], words: P
         panels[0].set_ylabel(words.unit)
         columns = 2 if len(averages) == 1 else 3
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=columns, frameon=False)
-        figure.suptitle(f"{headline}; shaded: 95% intervals", fontsize=9)
+        shaded = "; shaded: 95% intervals" if any((found.n > 1).any() for found in averages.values()) else ""
+        figure.suptitle(headline + shaded, fontsize=9)
     return figure
 
 

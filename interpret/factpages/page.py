@@ -103,7 +103,7 @@ def _heading(fact: Mapping[str, Any]) -> tuple[str, str, str]:
 
 def _from_a_word(text: str) -> str:
     """Return a text without the part of a word with which it begins; all of it if it has no space."""
-    return text.partition(" ")[2] or text
+    return text.partition(" ")[2].lstrip() or text
 
 
 def _estimated(cells: Sequence[FactCell]) -> str:

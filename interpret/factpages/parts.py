@@ -50,8 +50,9 @@ Json = dict[str, Any]
 NEXT_TOKENS = 5
 """Number of likeliest next tokens that are stored."""
 UNITS = 20
-"""Number of heads and of neurons that a method with estimates runs, those with the largest ones. A page shows ten of
-each; on four facts, the ten with the largest effects were among the twelve with the largest estimates (demo model)."""
+"""Number of heads and of neurons that a method with estimates runs, those with the largest estimates. A page shows ten
+of each; on four facts, the ten with the largest effects were among the twelve with the largest estimates (demo model).
+"""
 RESID_POST = "resid_post"
 """The site of all cells: the output of a layer."""
 EXPLAINED_BY = "probability"

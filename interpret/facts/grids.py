@@ -112,7 +112,7 @@ class BucketMean:
     layer_idx: int
     mean: float
     low: float
-    """Lower bound of the confidence interval."""
+    """Lower bound of the confidence interval; NaN for one prompt."""
     high: float
     """Upper bound of the confidence interval."""
     n: int

@@ -133,10 +133,9 @@ def severed_figure(traced: Sequence[TraceGrid]) -> Figure:
         panel.spines[["top", "right"]].set_visible(False)
         figure.legend(loc="outside lower center", ncols=len(found), frameon=False)
         n = len({grid.name for grid in wanted})
-        figure.suptitle(
-            f"Restoring the last subject token, n={n} fact{'s'[: n != 1]}; lines: 95% intervals" + warning(wanted),
-            fontsize=9,
-        )
+        lines = "; lines: 95% intervals" if n > 1 else ""
+        title = f"Restoring the last subject token, n={n} fact{'s'[: n != 1]}{lines}{warning(wanted)}"
+        figure.suptitle(title, fontsize=9)
     return figure
 
 
@@ -245,9 +244,10 @@ def _headline(traced: Sequence[TraceGrid]) -> str:
     """Return the title of averages: the number of facts, and the average total effect for comparison."""
     of_one = next(iter(by_part(traced, "mediator").values()))
     total = total_average(of_one)
+    interval = f" ({total.low:.3f} to {total.high:.3f})" if total.n > 1 else ""
     return (
         f"Average indirect effect of n={len(of_one)} fact{'s'[: len(of_one) != 1]}\n"
-        f"average total effect {total.mean:.3f} ({total.low:.3f} to {total.high:.3f}){warning(traced)}"
+        f"average total effect {total.mean:.3f}{interval}{warning(traced)}"
     )
 
 

@@ -64,7 +64,7 @@ class LocationAverage:
     mean_score: float
     """Mean over prompts; for each prompt, the mean over its tokens of this kind."""
     low: float
-    """Lower end of the 95% bootstrap interval of the mean."""
+    """Lower end of the 95% bootstrap interval of the mean; NaN for one prompt."""
     high: float
     """Upper end of the interval."""
     n: int

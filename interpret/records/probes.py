@@ -54,7 +54,7 @@ class LensAverage:
     agreement: float
     """Share of prompts, 0 to 1, in which ``agrees`` holds; of a prompt that is read at several tokens, their share."""
     agreement_low: float
-    """Lower end of the 95% bootstrap interval of the agreement, over prompts."""
+    """Lower end of the 95% bootstrap interval of the agreement, over prompts; NaN for one prompt."""
     agreement_high: float
     """Upper end of the interval."""
     kl: float

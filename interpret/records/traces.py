@@ -136,7 +136,7 @@ class TraceAverage:
     average_indirect_effect: float
     """Mean over prompts; for each prompt, the mean over its tokens of this kind. A difference of values."""
     low: float
-    """Lower end of the 95% bootstrap interval of the mean."""
+    """Lower end of the 95% bootstrap interval of the mean; NaN for one prompt."""
     high: float
     """Upper end of the interval."""
     n: int

@@ -79,7 +79,7 @@ def save(manifest: dict[str, Any], run: Run) -> None:
     """Update the status and counts of a manifest, and replace the file atomically if its contents change."""
     pending = bool(run.pending)
     manifest["finished"] = None if pending else manifest["finished"] or _now()
-    manifest |= {"status": "running" if pending else "complete", "counts": run.counts, "dropped": run.dropped}
+    manifest |= {"status": "incomplete" if pending else "complete", "counts": run.counts, "dropped": run.dropped}
     manifest["dropped_parts"] = run.dropped_parts
     path, text = run.folder / MANIFEST, to_json(manifest)
     if path.exists() and path.read_bytes() == text:

@@ -65,6 +65,13 @@ class _Plan:
     """Number of final positions that the metric reads."""
     points: frozenset[Point]
     """The points recorded in the donor's run, besides the states."""
+    n_neurons: int
+    """The largest number of neurons of a layer; 0 if no cell is a neuron."""
+
+    @property
+    def has_rules(self) -> bool:
+        """Whether derivatives are taken through RelP's rules, which round values otherwise than the model does."""
+        return self.back is not self.trunk
 
 
 @unwrapping
@@ -83,7 +90,7 @@ def first_order(
     The cost is one forward pass of the donor, and two forward passes and one backward pass of the base runs. Each kind
     of severing adds a forward and a backward pass, and windows of w layers add a forward and w backward passes. These
     additional backward passes skip the severed modules, and the keys and values of other tokens. All but the first pass
-    of each run compute only the tokens from the first one on at which the runs differ. No derivatives with
+    of each run compute only the tokens from the first difference of the runs on. No derivatives with
     respect to weights are computed, and no ``.grad`` is written. Everything is computed in the model's dtype: with half
     precision or quantised weights, the derivatives are as inexact as the model. For a probability, its logarithm is
     differentiated, so that the derivatives of small probabilities do not vanish.
@@ -138,7 +145,7 @@ def _plan(
     check_cells(cells, n_tokens, len(trunk.layers), text_config(model).num_attention_heads, n_neurons)
     points = frozenset(cast(Point, cell.site) for cell in cells if cell.site != "resid_post")
     back = with_rules(trunk, trunk.enter(base[:1])) if method == RELP else trunk
-    return _Plan(trunk, back, cells, _routes(cells, len(trunk.layers)), metric, n_read, points)
+    return _Plan(trunk, back, cells, _routes(cells, len(trunk.layers)), metric, n_read, points, max(n_neurons))
 
 
 def _check_estimable(cells: Iterable[Cell]) -> None:
@@ -176,7 +183,10 @@ def _severs(site: CellSite, pins: tuple[Pin, ...], top: int) -> tuple[frozenset[
 def _rows(plan: _Plan, base: Tensor, memory: int | None) -> Iterator[slice]:
     """Yield slices of samples that fit into memory together."""
     layers, n_tokens, width = plan.trunk.layers, base.shape[1], plan.trunk.anatomy.width
-    kept = len(layers) * (width + 2 * layers[0].n_key_heads * layers[0].head_width)
+    points = sum(plan.n_neurons if point == "neurons" else width for point in plan.points) if plan.has_rules else 0
+    # The effects of neurons are kept in float64.
+    effects = plan.n_neurons * 8 // base.element_size()
+    kept = len(layers) * (width + points + effects + 2 * layers[0].n_key_heads * layers[0].head_width)
     # A layer's graph holds about 40 states per token, mostly the MLP's neurons, and 8 copies of the attention scores.
     graph = (40 + len(set(plan.routes))) * width + 16 * layers[0].n_heads * n_tokens
     count = max(1, usable_memory(memory, base.device) // (n_tokens * (kept + graph) * base.element_size()))
@@ -186,7 +196,7 @@ def _rows(plan: _Plan, base: Tensor, memory: int | None) -> Iterator[slice]:
 
 def _estimate(model: PreTrainedModel, plan: _Plan, embeddings: Tensor, donor: RecordedRun) -> tuple[Tensor, Tensor]:
     """Return the estimated effects, [cells, S], and the metric, [S], for some base runs, [S, T, width]."""
-    base = recorded(model, plan.trunk, embeddings, ())
+    base = recorded(model, plan.trunk, embeddings, plan.points if plan.has_rules else ())
     parts, last = _from_the_end(plan, base)
     value = together(plan.metric, parts)
     # d p = p d log p
@@ -250,7 +260,8 @@ def _terms(
                 slope = at.outputs[route]
             else:
                 point = cast(Point, site)  # the estimable sites besides resid_post are points
-                there, here = donor.points[point][at.layer][:, of_tokens], at.values[point]
+                there = donor.points[point][at.layer][:, of_tokens]
+                here = base.points[point][at.layer][:, of_tokens] if plan.has_rules else at.values[point]
                 slope = at.points[route, point]
             units = {"heads": plan.trunk.layers[0].n_heads, "neurons": slope.shape[-1]}.get(site, 1)
             term = _along(there, here, slope, units)

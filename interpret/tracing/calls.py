@@ -143,8 +143,8 @@ def trace_mediators(
         foil: as in ``trace``.
         method: ``exact``: every cell is run. ``approximate``: every cell is estimated to first order from derivatives
             at the corrupted runs (attribution patching); ``low`` and ``high`` are exact. ``relp``: the same, with
-            relevance in place of derivatives (RelP). ``screened``: the 10% of the cells with the largest estimates are
-            run, see ``screen``. ``TraceResult.exact`` marks the exact cells.
+            relevance in place of derivatives (RelP). ``screened``: of the cells from the subject on, the 10% with the
+            largest estimates are run, see ``screen``. ``TraceResult.exact`` marks the exact cells.
         progress: show a progress bar while it runs, in a terminal or a notebook.
 
     Returns:

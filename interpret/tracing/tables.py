@@ -241,10 +241,18 @@ def unit_means(rows: Sequence[UnitCell]) -> list[UnitMean]:
 def estimated(traced: Sequence[TraceGrid]) -> str:
     """Return a phrase with the share of estimated cells, for a message; "" if all cells are exact.
 
-    Cells before the subject are not counted: their effects are 0, which hides how much of the others is estimated.
+    Cells at tokens before the runs differ, usually at the subject, are not counted: their effects are 0.
     """
-    exact = [cell for grid in traced for cell in grid.exact[grid.subject_span[0] :].flat]
+    exact = [cell for grid in traced for cell in grid.exact[_first_difference(grid) :].flat]
     if all(exact):
         return ""
     share = 1 - sum(exact) / len(exact)
-    return "all cells are estimates" if share == 1 else f"{share:.0%} of the cells from the subject on are estimates"
+    if share == 1:
+        return "all cells are estimates"
+    return f"{share:.0%} of the cells that can have an effect are estimates"
+
+
+def _first_difference(grid: TraceGrid) -> int:
+    """Return a token before which all cells are exact, and their effects 0: with a counterfactual not the subject's."""
+    estimates = np.flatnonzero(~grid.exact.all(axis=1))
+    return min([grid.subject_span[0], *estimates[:1].tolist()])

@@ -35,6 +35,8 @@ CASES = {
     "kernel_shap": {"options": {"n_samples": 40}, "steps": ":2"},
 }
 """Each built-in method, with options that give several parts."""
+OFTEN = ("input_x_gradient", "layer_integrated_gradients", "occlusion", "kernel_shap")
+"""The methods that are always killed, whose parts are of different kinds; of the others, a few are drawn."""
 
 
 @pytest.fixture(autouse=True)
@@ -144,7 +146,9 @@ def check_every_kill(model, tokenizer, prompt, tmp_path, monkeypatch, **options)
         passes.append(rest["passes"])
 
 
-@pytest.mark.parametrize("method", CASES)
+@pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=[] if name in OFTEN else pytest.mark.further) for name in CASES]
+)
 def test_a_kill_costs_one_part_and_the_files_end_the_same(method, opened, tmp_path, monkeypatch):
     n_stored, passes, _ = check_every_kill(*opened, PROMPT, tmp_path, monkeypatch, method=method, **CASES[method])
     assert n_stored >= 1

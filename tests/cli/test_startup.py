@@ -3,20 +3,18 @@
 import subprocess
 import sys
 
-import pytest
-
 ANALYSES = ("attribution", "factpages", "locating", "selfie", "tracing")
-CODE = """
+CODE = f"""
 import importlib, sys
-importlib.import_module("interpret.{}.runs")
-print("matplotlib" in sys.modules)
+for analysis in {ANALYSES!r}:
+    importlib.import_module(f"interpret.{{analysis}}.runs")
+    assert "matplotlib" not in sys.modules, analysis
 import interpret.drawing
 interpret.drawing.styled()
-print("matplotlib" in sys.modules)
+assert "matplotlib" in sys.modules
 """
 
 
-@pytest.mark.parametrize("analysis", ANALYSES)
-def test_an_analysis_imports_matplotlib_only_to_draw(analysis):
-    done = subprocess.run([sys.executable, "-c", CODE.format(analysis)], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "True"]
+def test_analyses_import_matplotlib_only_to_draw():
+    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -287,7 +287,10 @@ def test_a_run_without_rows_is_one_message(tmp_path, capsys):
     [
         (["exact"], ""),
         (["approximate"], "all cells are estimates"),
-        (["approximate", "approximate", "approximate", "exact"], "75% of the cells from the subject on are estimates"),
+        (
+            ["approximate", "approximate", "approximate", "exact"],
+            "75% of the cells that can have an effect are estimates",
+        ),
     ],
 )
 def test_titles_say_how_much_is_estimated(methods, words):

@@ -205,7 +205,7 @@ def test_the_whole_manifest_is_shown_as_provenance():
 
 
 def test_a_run_still_going_on_is_said_to_be():
-    texts = Outline(interpretation_page(grid_of(), MANIFEST | {"status": "running"})).texts
+    texts = Outline(interpretation_page(grid_of(), MANIFEST | {"status": "incomplete"})).texts
     assert "8 interpretations · 1 prompt · 2 layers · the run was unfinished when this page was created" in texts
 
 

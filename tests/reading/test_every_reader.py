@@ -116,7 +116,7 @@ def manifest() -> dict[str, Any]:
     counts = {"in": 3, "kept": 1, "dropped": 1, "rows": 1}
     return {
         "format": "llm-interpret run, format 1", "identity": {"command": "trace"}, "circumstances": {},
-        "counts": counts, "dropped": {"b": "bad row: row 1"}, "continuations": [], "status": "running",
+        "counts": counts, "dropped": {"b": "bad row: row 1"}, "continuations": [], "status": "incomplete",
         "started": "x", "finished": None,
     }  # fmt: skip
 

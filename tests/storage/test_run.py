@@ -50,12 +50,12 @@ def test_manifest_is_strict_readable_json_with_sorted_keys(unbroken: dict[str, b
     assert text == json.dumps(json.loads(text), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
-def test_manifest_says_running_until_all_units_are_done(tmp_path: Path) -> None:
+def test_manifest_says_incomplete_until_all_units_are_done(tmp_path: Path) -> None:
     with opened(tmp_path) as run:
-        assert manifest_of(tmp_path)["status"] == "running"
+        assert manifest_of(tmp_path)["status"] == "incomplete"
         work(run, until=2)
     manifest = manifest_of(tmp_path)
-    assert (manifest["status"], manifest["finished"]) == ("running", None)
+    assert (manifest["status"], manifest["finished"]) == ("incomplete", None)
     assert manifest["counts"] == {"in": 4, "kept": 2, "dropped": 0, "rows": 3}
 
 

@@ -260,7 +260,7 @@ def test_screened_cells_are_exact_and_the_others_are_marked(model_folder, tmp_pa
     assert 0.1 <= share < 0.2
     said = capsys.readouterr().out
     assert "Warning: all cells are estimates; their sizes are unreliable" in said
-    assert f"Warning: {1 - share:.0%} of the cells from the subject on are estimates" in said
+    assert f"Warning: {1 - share:.0%} of the cells that can have an effect are estimates" in said
 
 
 # ------------------------------------------------------------------------------------------------ size of the noise

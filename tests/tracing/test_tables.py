@@ -160,8 +160,9 @@ def test_grids_are_sorted_by_mediator_in_their_order():
     [
         ([True] * 4, 0, ""),
         ([False] * 4, 0, "all cells are estimates"),
-        ([True, False, False, False], 0, "75% of the cells from the subject on are estimates"),
-        ([True, True, False, True], 1, "50% of the cells from the subject on are estimates"),
+        ([True, False, False, False], 0, "75% of the cells that can have an effect are estimates"),
+        ([True, True, False, True], 1, "50% of the cells that can have an effect are estimates"),
+        ([True, False, True, True], 1, "25% of the cells that can have an effect are estimates"),  # a counterfactual
     ],
 )
 def test_the_share_of_estimated_cells_is_told(exact, start, words):

@@ -52,7 +52,7 @@ def test_interrupted_it_says_what_is_safe_and_lets_the_interrupt_go_on(progress,
     said = capsys.readouterr().err
     assert said.count("stopped after 2 of 3 numbers; the same command resumes the run") == 1
     assert read_run(tmp_path / "run").units == ["a", "b"]
-    assert read_run(tmp_path / "run").manifest["status"] == "running"
+    assert read_run(tmp_path / "run").manifest["status"] == "incomplete"
     assert fill(tmp_path / "run", counting(), progress=progress).manifest["status"] == "complete"
 
 

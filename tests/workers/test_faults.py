@@ -116,7 +116,7 @@ def test_an_error_stops_the_run_after_the_units_before_it(gates, two_machines):
     gates.go()
     assert "KeyError: 'on cue' (gate.py, line" in gates.ended(2)
     assert read_run(gates.run).units == ["wait_1", "plain_1"]
-    assert read_run(gates.run).manifest["status"] == "running"
+    assert read_run(gates.run).manifest["status"] == "incomplete"
 
 
 def test_fewer_places_than_workers_are_told_and_used(gates, two_machines):

@@ -71,7 +71,8 @@ class Comparison(Rows[MethodComparison]):
             handles = panels[0].get_legend_handles_labels()
             figure.legend(*handles, loc="outside lower center", ncols=4, frameon=False)
             n = len({row.name for row in self})
-            figure.suptitle(f"Attribution methods, mean over n={n} prompt{'s'[: n != 1]}; shaded: 95% intervals")
+            shaded = "; shaded: 95% intervals" if n > 1 else ""
+            figure.suptitle(f"Attribution methods, mean over n={n} prompt{'s'[: n != 1]}{shaded}")
         return figure
 
     def view(self) -> View:
