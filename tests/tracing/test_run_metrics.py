@@ -175,7 +175,8 @@ def test_metrics_of_a_configuration_are_traced_and_drawn_each_by_itself(model_fo
     rows = table_of(folder)
     for metric in ("log_probability", "logit"):
         alone = trace_averages(trace_grids(row for row in rows if row.metric == metric))
-        assert [one for one in averages if one.metric == metric] == alone
+        stored = [one for one in averages if one.metric == metric]
+        assert [repr(one) for one in stored] == [repr(one) for one in alone]  # the intervals of one fact are NaN
 
 
 @pytest.mark.parametrize(
