@@ -5,9 +5,9 @@ python -m benchmarks.bench_fact
 The page is ``interpret fact --method screened``. Its five analyses are the logit lens, tracing (causal tracing with the
 page's mediators, and knockouts), attribution (of tokens and of layers), heads and neurons, and interpretations of the
 page's cells; the commands are those that the page shows for them. No command line asks for the page's cells alone, nor
-for twenty heads, so interpretations, heads and neurons are computed by the Python calls in a program of their
-own. Every command runs in a new process, which opens the model. Page and commands alternate; the numbers of both must
-be equal to 1e-6.
+for twenty heads, so interpretations, heads and neurons are computed by the Python calls in a program of their own.
+Every command runs in a new process, which opens the model. Page and commands alternate; the numbers of both must be
+equal to 1e-6.
 """
 
 import argparse

@@ -21,9 +21,9 @@ class PageOptions:
         str,
         typer.Option(
             help="How effects are traced. screened: those of layers are estimated, and the tenth of the cells from the "
-            "subject on with the largest estimates is run; exact: every restoration is run, and every head; "
-            "approximate, relp: those of layers are all estimated. Of heads and neurons, the 20 with the largest "
-            "estimates are run."
+            "subject on with the largest estimates is run; approximate, relp: all of them are estimated; with these "
+            "three, 20 heads and 20 neurons are run, those with the largest estimates. exact: every restoration is "
+            "run, every head, and 100 neurons."
         ),
     ] = FactSettings.method
     cell: Annotated[

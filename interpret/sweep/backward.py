@@ -8,8 +8,8 @@ use its keys and values, and the derivative at the input of a layer has two part
 Holding the outputs of modules constant at the token changes only the first part, which is local to a token and computed
 for all tokens at once. To separate the parts, a layer is run with two copies of keys and values: each token takes its
 own from the current pass (the diagonal of the attention), and those of the earlier tokens from the recorded run.
-Derivatives are wanted at the tokens from one on; the tokens before it only lend their recorded keys and values. Letters
-are those of ``engine.layers``: N is the number of the tokens from that one on.
+Derivatives are taken at the last N tokens; the tokens before them only lend their recorded keys and values. Other
+letters are those of ``engine.layers``.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

@@ -75,6 +75,11 @@ def first_difference(base: Tensor, donor: Tensor) -> int:
     return int(differs.nonzero()[0]) if differs.any() else len(differs)
 
 
+def has_effect(cell: Cell, unlike: int) -> bool:
+    """Return whether a cell can change the base's run, which is like the donor's before the token ``unlike``."""
+    return cell.token >= unlike if cell.knockout is None else bool(cell.knockout.sources)
+
+
 def usable_memory(memory: int | None, device: torch.device) -> int:
     """Return how many bytes may be used: ``memory``, or else half of a GPU's free memory, or 1 GiB on a CPU."""
     if memory is not None:

@@ -90,10 +90,10 @@ def first_order(
     The cost is one forward pass of the donor, and two forward passes and one backward pass of the base runs. Each kind
     of severing adds a forward and a backward pass, and windows of w layers add a forward and w backward passes. These
     additional backward passes skip the severed modules, and the keys and values of other tokens. All but the first pass
-    of each run compute only the tokens from the first difference of the runs on. No derivatives with
-    respect to weights are computed, and no ``.grad`` is written. Everything is computed in the model's dtype: with half
-    precision or quantised weights, the derivatives are as inexact as the model. For a probability, its logarithm is
-    differentiated, so that the derivatives of small probabilities do not vanish.
+    of each run compute only the tokens from the first difference of the runs on. No derivatives with respect to weights
+    are computed, and no ``.grad`` is written. Everything is computed in the model's dtype: with half precision or
+    quantised weights, the derivatives are as inexact as the model. For a probability, its logarithm is differentiated,
+    so that the derivatives of small probabilities do not vanish.
 
     Args:
         model: a causal LM of a supported family, in evaluation mode.

@@ -27,6 +27,7 @@ from interpret.sweep.base_and_donor import (
     check_runs,
     embedded,
     first_difference,
+    has_effect,
     neurons_of,
     usable_memory,
 )
@@ -169,8 +170,8 @@ def _by_whole_passes(
     known = all(has_neurons(anatomy, layer) for layer in range(len(anatomy.layers)))
     n_neurons = neurons_of(anatomy, cells) if known else [sys.maxsize] * len(anatomy.layers)
     check_cells(cells, n_tokens, len(anatomy.layers), sys.maxsize, n_neurons)
-    own, given, values = whole_passes(model, base, donor, cells, tuple(metrics.values()), n_read)
-    count = (n_samples * (len(cells) + 1) + len(donor)) * n_tokens * len(anatomy.layers)
+    own, given, values, n_run = whole_passes(model, base, donor, cells, tuple(metrics.values()), n_read)
+    count = (n_samples * (n_run + 1) + len(donor)) * n_tokens * len(anatomy.layers)
     return SweepResult(cells, _named(metrics, values), _named(metrics, own), _named(metrics, given), count)
 
 
@@ -241,16 +242,14 @@ def _named(metrics: Mapping[str, Metric], parts: Tensor) -> dict[str, Tensor]:
     return {name: together(metric, part).cpu() for (name, metric), part in zip(metrics.items(), parts, strict=True)}
 
 
-def _columns(cells: tuple[Cell, ...], first_difference: int, first_read: int, n_layers: int) -> list[Column]:
+def _columns(cells: tuple[Cell, ...], unlike: int, first_read: int, n_layers: int) -> list[Column]:
     """Group the cells that must be run into columns.
 
-    Left out are cells that restore a token before the first difference or knock out nothing, and cells that change the
-    last layer's output at a token that no metric reads.
+    Left out are cells without an effect, and cells that change the last layer's output at a token that no metric reads.
     """
     groups: dict[tuple[int, CellSite, tuple[Pin, ...], Knockout | None], list[int]] = {}
     for index, cell in enumerate(cells):
-        unlike = cell.token >= first_difference if cell.knockout is None else bool(cell.knockout.sources)
-        if unlike and (cell.start < n_layers - 1 or cell.token >= first_read):
+        if has_effect(cell, unlike) and (cell.start < n_layers - 1 or cell.token >= first_read):
             groups.setdefault((cell.token, cell.site, cell.pins, cell.knockout), []).append(index)
     ordered = (sorted(group, key=lambda index: cells[index].start) for group in groups.values())
     return [Column(tuple(cells[index] for index in group), tuple(group)) for group in ordered]

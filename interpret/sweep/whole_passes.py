@@ -1,7 +1,7 @@
 """Sweeps by whole forward passes, for families that are described without their parts.
 
 The results equal those of ``exact``, but no computation is shared: each cell and sample is one batch row, in which
-hooks write what is restored and held, or change the attention mask. Letters: C cells, S samples, T tokens, L layers,
+hooks write what is restored and held, or change the attention mask. Cells without an effect are not run. Letters: C cells, S samples, T tokens, L layers,
 K positions that are read.
 """
 
@@ -27,6 +27,7 @@ from interpret.anatomy.changes import Changes
 from interpret.anatomy.neurons import hook_neurons
 from interpret.device import is_out_of_memory
 from interpret.errors import UnsupportedModelError
+from interpret.sweep.base_and_donor import first_difference, has_effect
 from interpret.sweep.cells import ATTENTION, Cell
 from interpret.sweep.metrics import Metric, read
 
@@ -40,8 +41,8 @@ Place = tuple[int, str]
 
 def whole_passes(
     model: PreTrainedModel, base: Tensor, donor: Tensor, cells: Sequence[Cell], metrics: Sequence[Metric], n_read: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Run every cell as a whole forward pass.
+) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Run every cell that can have an effect as a whole forward pass.
 
     Args:
         model: a causal LM of a supported family.
@@ -53,7 +54,8 @@ def whole_passes(
 
     Returns:
         Each position's contribution to the metrics, float64: of the base runs, [metrics, S, K], of the donor runs,
-        [metrics, S or 1, K], and of the cells, [metrics, C, S, K].
+        [metrics, S or 1, K], and of the cells, [metrics, C, S, K]; and the number of cells that were run. The others
+        have the values of the base runs.
 
     Raises:
         UnsupportedModelError: if a cell is a head, which can be found only with the parts of a layer, or a neuron that
@@ -67,19 +69,21 @@ def whole_passes(
     pinned: set[Place] = {(layer, site) for cell in cells for layer, site in _held(cell, layers)}
     held, of_base = _recorded(model, base, pinned, metrics, n_read)
     given, of_donor = _recorded(model, donor, wanted, metrics, n_read)
+    unlike = first_difference(base, donor)
+    run = [index for index, cell in enumerate(cells) if has_effect(cell, unlike)]
+    values = of_base[:, None].repeat(1, len(cells), 1, 1)
     size = max(1, TOKENS // (len(base) * base.shape[1]))
-    parts: list[Tensor] = []
     first = 0
-    while first < len(cells):
+    while first < len(run):
+        some = run[first : first + size]
         try:
-            parts.append(_patched(model, base, cells[first : first + size], given, held, metrics, n_read))
+            values[:, some] = _patched(model, base, [cells[index] for index in some], given, held, metrics, n_read)
             first += size
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) or size == 1:
                 raise
             size = (size + 1) // 2
-    values = torch.cat(parts, dim=1) if parts else of_base.new_empty(len(metrics), 0, *of_base.shape[1:])
-    return of_base, of_donor, values
+    return of_base, of_donor, values, len(run)
 
 
 def _check_places(anatomy: Anatomy, cells: Sequence[Cell]) -> None:

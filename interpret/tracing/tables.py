@@ -243,7 +243,7 @@ def estimated(traced: Sequence[TraceGrid]) -> str:
 
     Cells at tokens before the runs differ, usually at the subject, are not counted: their effects are 0.
     """
-    exact = [cell for grid in traced for cell in grid.exact[_first_difference(grid) :].flat]
+    exact = [cell for grid in traced for cell in grid.exact[_first_counted(grid) :].flat]
     if all(exact):
         return ""
     share = 1 - sum(exact) / len(exact)
@@ -252,7 +252,7 @@ def estimated(traced: Sequence[TraceGrid]) -> str:
     return f"{share:.0%} of the cells that can have an effect are estimates"
 
 
-def _first_difference(grid: TraceGrid) -> int:
-    """Return a token before which all cells are exact, and their effects 0: with a counterfactual not the subject's."""
+def _first_counted(grid: TraceGrid) -> int:
+    """Return the subject's first token, or an earlier one with an estimate, which a counterfactual can have."""
     estimates = np.flatnonzero(~grid.exact.all(axis=1))
     return min([grid.subject_span[0], *estimates[:1].tolist()])

@@ -302,9 +302,9 @@ def test_averages_over_too_few_facts_say_so(n_facts, model_folder, capsys):
         said = " ".join(capsys.readouterr().out.split())
         assert words_of_few[n_facts] in said
         assert (" to +" in said or " to -" in said) == (n_facts > 1), "a single fact has no interval"
-    drawn = {1: "runs/trace", 2: "runs/locations"}[n_facts]
-    assert run("figures", drawn, "-o", "figures") == 0
-    assert words_of_few[n_facts] in " ".join(capsys.readouterr().err.split())
+    for folder in ("runs/trace", "runs/locations"):
+        assert run("figures", folder, "-o", "figures") == 0
+        assert words_of_few[n_facts] in " ".join(capsys.readouterr().err.split())
     assert run("compare", "runs/trace", "runs/trace") == 0
     assert f"fewer than 10 facts are too few for a mean; here are {n_facts}" in capsys.readouterr().out
 

@@ -60,6 +60,16 @@ def test_all_tokens_of_an_answer_are_read(double):
     assert_relevance(tiny_model("llama").double(), CELLS, (5, 9))
 
 
+@pytest.mark.parametrize("kind", ["gptj", "falcon"])
+def test_where_the_models_own_values_do_not_differ_there_is_no_relevance(kind):
+    """An MLP beside the attention does not depend on earlier tokens; in half precision the rules round otherwise."""
+    model = tiny_model(kind).bfloat16()
+    base, donor = (run.bfloat16() for run in runs(model, n_samples=1))
+    cells = [Cell("mlp_out", token, 0, 1) for token in range(3, 6)]  # after the noise
+    found = first_order(model, base, donor, cells, Metric("logit", ANSWER), method="relp")
+    assert found.effects.eq(0).all()
+
+
 def test_relevance_is_not_the_gradient():
     base, donor = runs(tiny_model("llama"))
     by_method = [

@@ -185,6 +185,16 @@ def test_lines_hold_the_average_and_its_interval(traced):
     assert len(figure.axes[0].collections) == 5  # one interval per line
 
 
+def test_a_single_fact_has_no_interval(traced):
+    one = [grid for grid in traced if grid.name == "known_1"]
+    for figure in (traces.average_figure(one), traces.line_figure(one), traces.severed_figure(one)):
+        title = figure.get_suptitle()
+        assert "n=1 fact" in title
+        assert not [words for words in ("interval", "nan", " to ") if words in title], title
+    assert "95% intervals" in traces.line_figure(traced).get_suptitle()
+    assert "95% intervals" in traces.severed_figure(traced).get_suptitle()
+
+
 def test_bars_compare_the_last_subject_token_severed_and_not(traced):
     figure = traces.severed_figure(traced)
     bars = {

@@ -9,7 +9,8 @@ from interpret.anatomy import check_logits
 from interpret.sweep import Cell, Pin, exact, first_order, grid, run_sweep
 from reference.kinds import L
 from reference.overlay import decoder_layers
-from reference.sweeps import CLOSE, MODELS, P, S, T, runs
+from reference.sweeps import CLOSE, MODELS, P, S, T, assert_exact, runs
+from reference.tiny import tiny_model
 
 # ----------------------------------------------------------------------------------------------- what it costs
 
@@ -68,6 +69,21 @@ def test_estimates_are_taken_back_to_the_first_difference_only():
     assert counts == [T, T, S * T, S * 2, S * 2]
     assert found.effects[:8].eq(0).all()
     assert found.effects[8:].ne(0).all()
+
+
+@pytest.mark.filterwarnings("ignore:the family 'bloom' is described without its parts")
+def test_whole_passes_are_run_only_for_cells_with_an_effect():
+    model = tiny_model("bloom")
+    check_logits(model)
+    base, donor = runs(model, corrupted=slice(4, 5))
+    cells = [Cell("mlp_out", token, 0, 2, None, pins) for token in range(T) for pins in ((), (Pin("attn_out"),))]
+    with counted(decoder_layers(model)[0].mlp.dense_4h_to_h) as counts:
+        found = run_sweep(model, base, donor, cells, P)
+    n_run = 4  # two cells at each of the last two tokens
+    assert sum(counts) == (S + 1 + n_run * S) * T
+    assert found.layer_tokens == sum(counts) * L
+    assert all(torch.equal(row, found.base["p"]) for row in found.values["p"][:-n_run])
+    assert_exact(model, base, donor, cells, found)
 
 
 def test_each_layer_is_called_once_for_a_column():
