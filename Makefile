@@ -14,7 +14,7 @@ CURRENT_TESTS := $(addprefix tests/,activations anatomy control engine prompts s
   integration/test_tokenizers models/test_extras models/test_opening models/test_gguf models/test_safety probing/test_composition probing/test_head_flow \
   probing/test_heads probing/test_knowledge_prober probing/test_layer_edits probing/test_logit_lens \
   selfie/test_generated selfie/test_selfie selfie/test_sources selfie/test_templates \
-  selfie/test_wrong_states tracing/test_approximate tracing/test_knowledge_tracing \
+  selfie/test_wrong_states tracing/test_approximate tracing/test_screening tracing/test_knowledge_tracing \
   tracing/test_noise tracing/test_trace test_current_install test_finite))
 
 # Slow tests of what a release does not change: they run on the default one, and by `make test-all` on both.

@@ -1,10 +1,11 @@
-"""Averages of effects with bootstrap intervals, compared with closed forms and with how often they cover the truth."""
+"""Averages with bootstrap intervals, compared with closed forms and with how often they cover the truth; and ranks."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from interpret.errors import InputError
-from interpret.stats import Average, average
+from interpret.stats import Average, average, rank_correlation
 
 
 def test_an_average_ignores_prompts_without_the_effect():
@@ -47,3 +48,30 @@ def test_a_wider_confidence_gives_a_wider_interval_and_the_seed_decides():
 def test_no_effects_have_no_average():
     with pytest.raises(InputError, match=r"^there are no effects to average$"):
         average([])
+
+
+# ---------------------------------------------------------------------------------------------- rank correlation
+
+
+def test_ranks_are_correlated_as_elsewhere_ties_included():
+    chance = np.random.default_rng(0)
+    for _ in range(20):
+        first, second = chance.integers(0, 5, (4, 6)), chance.normal(size=(4, 6)).round(1)
+        table = pd.DataFrame({"first": first.ravel(), "second": second.ravel()})
+        assert rank_correlation(first, second) == pytest.approx(table.corr(method="spearman").iloc[0, 1])
+
+
+def test_only_the_order_counts():
+    values = np.random.default_rng(0).normal(size=(3, 4))
+    assert rank_correlation(values, np.exp(values)) == pytest.approx(1)
+    assert rank_correlation(values, -(values**3)) == pytest.approx(-1)
+
+
+@pytest.mark.parametrize("grid", [[], [1.0], [2.0, 2.0]])
+def test_there_is_no_rank_correlation_without_an_order(grid):
+    assert np.isnan(rank_correlation(grid, grid))
+
+
+def test_ranks_need_the_same_cells():
+    with pytest.raises(InputError, match=r"^the arrays have shapes \(2,\) and \(3,\); expected equal shapes$"):
+        rank_correlation([1, 2], [1, 2, 3])

@@ -1,8 +1,8 @@
 """Sweeps by whole forward passes, for families that are described without their parts.
 
 The results equal those of ``exact``, but no computation is shared: each cell and sample is one batch row, in which
-hooks write what is restored and held, or change the attention mask. Cells without an effect are not run. Letters: C cells, S samples, T tokens, L layers,
-K positions that are read.
+hooks write what is restored and held, or change the attention mask. Cells without an effect are not run. Letters: C
+cells, S samples, T tokens, L layers, K positions that are read.
 """
 
 from collections.abc import Callable, Mapping, Sequence

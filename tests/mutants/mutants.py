@@ -57,7 +57,7 @@ TESTS = {  # files of a folder -> the tests that see their numbers, fast ones fi
     "tracing/noise.py": "tracing/test_noise.py",
     "tracing/result.py": "tracing/test_trace.py",
     "tracing/mediators.py": "tracing/test_mediators.py tracing/test_trace.py",
-    "tracing/approximate.py": "tracing/test_approximate.py test_finite.py",
+    "tracing/approximate.py": "tracing/test_screening.py tracing/test_approximate.py test_finite.py",
     "tracing/tables.py": "tracing/test_tables.py test_finite.py",
     "slots/decoding.py": "selfie/test_selfie.py selfie/test_batches.py selfie/test_sources.py",
     "selfie/readings.py": "selfie/test_selfie.py selfie/test_batches.py selfie/test_wrong_states.py",

@@ -1,9 +1,7 @@
-import re
 from contextlib import nullcontext
 from functools import cache
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -12,44 +10,21 @@ from interpret.errors import InputError, UnsupportedModelError
 from interpret.models.quantize import quantize_
 from interpret.stats import rank_correlation
 from interpret.sweep import Cell, Knockout, Metric, Pin, estimates, first_order, run_sweep
-from interpret.tracing import exact as exact_tracing
-from interpret.tracing.calls import screen, trace_mediators
 from interpret.tracing.inputs import TraceSettings
-from interpret.tracing.mediators import MEDIATORS, UNIT_MEDIATORS
+from interpret.tracing.mediators import MEDIATORS
+from reference.estimates import (
+    ALL,
+    MODELS,
+    approximated,
+    assert_same_scores,
+    screened,
+    traced,
+)
 from reference.kinds import EXPERTS, FURTHER, KINDS, L
 from reference.tiny import hooks_on, tiny_model, wide_model
-from reference.toy_tokenizers import byte_level
 from reference.tracing import recorded, run
 
-PROMPT, SUBJECT = "The Eiffel Tower is in", "Eiffel Tower"
-ALL = [name for name, row in MEDIATORS.items() if row.site not in ("attention", "mixer_out")]
-SETTINGS = TraceSettings(samples=2, window=3, seed=3)
-TOKENIZER = byte_level()
 LOGIT = Metric("logit", (5,))
-
-
-MODELS = {kind: wide_model(kind) for kind in ("llama", "gptj")}
-
-
-def approximated(model=None, settings=SETTINGS, **options):
-    model = MODELS["llama"] if model is None else model
-    asked = {"mediators": ALL, "settings": settings, "method": "approximate"} | options
-    return trace_mediators(model, TOKENIZER, PROMPT, SUBJECT, **asked)
-
-
-def screened(model=None, settings=SETTINGS, **options):
-    model = MODELS["llama"] if model is None else model
-    return screen(model, TOKENIZER, PROMPT, SUBJECT, **({"mediators": ALL, "settings": settings} | options))
-
-
-def traced(model, settings=SETTINGS, **options):
-    return trace_mediators(model, TOKENIZER, PROMPT, SUBJECT, **({"mediators": ALL, "settings": settings} | options))
-
-
-def assert_same_scores(found, expected, rtol=1e-4):
-    for name, result in expected.items():
-        scale = np.abs(result.indirect_effects).max()
-        np.testing.assert_allclose(found[name].sample_scores, result.sample_scores, rtol=0, atol=rtol * scale)
 
 
 # ------------------------------------------------------------------------------------ estimates against exact runs
@@ -334,106 +309,7 @@ def test_estimates_work_with_quantised_weights():
         assert rank_correlation(found[name].indirect_effects, result.indirect_effects) > 0.8
 
 
-# ----------------------------------------------------------------------------------------------------- screening
-
-
-@pytest.mark.parametrize("kind", list(MODELS))
-def test_exact_cells_of_a_screening_equal_those_of_a_full_trace(kind):
-    found, exact, estimates = screened(MODELS[kind], share=0.12), traced(MODELS[kind]), approximated(MODELS[kind])
-    for name, one in found.items():
-        mask, start = one.result.exact, one.result.subject_span[0]
-        assert mask[:start].all()  # nothing is restored there, and nothing is run
-        assert mask[start:].sum() == 2 > 0.12 * mask[start:].size > 1
-        assert one.result.method == "screened"
-        np.testing.assert_allclose(one.result.sample_scores[:, mask], exact[name].sample_scores[:, mask], atol=1e-6)
-        np.testing.assert_allclose(one.result.scores[mask], exact[name].scores[mask], atol=1e-6)
-        np.testing.assert_array_equal(one.result.scores[~mask], one.approximate.scores[~mask])
-        np.testing.assert_allclose(one.approximate.scores, estimates[name].scores, rtol=1e-6)
-        np.testing.assert_allclose(one.approximate.sample_scores, estimates[name].sample_scores, rtol=1e-6)
-        assert not one.approximate.exact.any()
-        sizes, run = np.abs(one.approximate.indirect_effects), mask & (np.arange(len(mask)) >= start)[:, None]
-        assert sizes[run].min() >= sizes[~run].max()
-        assert (one.result.indirect_effects[:start] == 0).all()
-        expected = rank_correlation(one.approximate.indirect_effects[run], exact[name].indirect_effects[run])
-        np.testing.assert_allclose(one.rank_correlation, expected)
-
-
-def test_screening_runs_the_chosen_cells_only(monkeypatch):
-    asked = []
-
-    def counting(model, base, donor, cells, metrics, **options):
-        asked.extend(cells)
-        return run_sweep(model, base, donor, cells, metrics, **options)
-
-    monkeypatch.setattr(exact_tracing, "run_sweep", counting)
-    found = screened(top=2, mediators=["hidden", "mlp_window"])
-    assert len(asked) == 4
-    places = [(cell.token, cell.start) for cell in asked if cell.site == "resid_post"]
-    start = found["hidden"].result.subject_span[0]
-    assert places == [tuple(place) for place in np.argwhere(found["hidden"].result.exact) if place[0] >= start]
-
-
-@pytest.mark.parametrize(("counterfactual", "first"), [("in Eiffel Tower is in", 0), ("The Eiffel Tower of in", 3)])
-def test_cells_count_from_the_first_token_that_a_counterfactual_changes(counterfactual, first):
-    (found,) = screened(counterfactual=counterfactual, share=0.2, mediators=["hidden"]).values()
-    mask = found.result.exact
-    assert mask[:first].all()
-    assert mask[first:].sum() == np.ceil(0.2 * mask[first:].size)
-    (exact,) = traced(MODELS["llama"], counterfactual=counterfactual, mediators=["hidden"]).values()
-    np.testing.assert_allclose(found.result.sample_scores[:, mask], exact.sample_scores[:, mask], atol=1e-6)
-
-
-def test_screening_everything_is_the_exact_trace():
-    for one in (screened(share=1.0), screened(top=10_000)):
-        for name, result in traced(MODELS["llama"]).items():
-            assert one[name].result.method == "exact"
-            np.testing.assert_allclose(one[name].result.scores, result.scores, atol=1e-6)
-
-
-def test_one_exact_cell_has_no_rank_correlation():
-    assert np.isnan(screened(top=1, mediators=["hidden"])["hidden"].rank_correlation)
-
-
-# ---------------------------------------------------------------------------------------------- rank correlation
-
-
-def test_ranks_are_correlated_as_elsewhere_ties_included():
-    chance = np.random.default_rng(0)
-    for _ in range(20):
-        first, second = chance.integers(0, 5, (4, 6)), chance.normal(size=(4, 6)).round(1)
-        table = pd.DataFrame({"first": first.ravel(), "second": second.ravel()})
-        assert rank_correlation(first, second) == pytest.approx(table.corr(method="spearman").iloc[0, 1])
-
-
-def test_only_the_order_counts():
-    values = np.random.default_rng(0).normal(size=(3, 4))
-    assert rank_correlation(values, np.exp(values)) == pytest.approx(1)
-    assert rank_correlation(values, -(values**3)) == pytest.approx(-1)
-
-
-@pytest.mark.parametrize("grid", [[], [1.0], [2.0, 2.0]])
-def test_there_is_no_rank_correlation_without_an_order(grid):
-    assert np.isnan(rank_correlation(grid, grid))
-
-
 # ----------------------------------------------------------------------------------------------------- bad input
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"share": 0}, "share is 0; give a share of the cells above 0 and at most 1"),
-        ({"share": 1.5}, "share is 1.5; give a share of the cells above 0 and at most 1"),
-        ({"top": 0}, "top is 0; give at least 1 cell to run"),
-        (
-            {"mediators": ["hiden"]},
-            f"unknown mediator 'hiden'; did you mean 'hidden'? Allowed: {', '.join([*MEDIATORS, *UNIT_MEDIATORS])}",
-        ),
-    ],
-)
-def test_invalid_screenings_are_refused_with_a_reason(options, message):
-    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
-        screened(**options)
 
 
 def test_an_approximation_refuses_what_a_trace_refuses():
@@ -443,11 +319,6 @@ def test_an_approximation_refuses_what_a_trace_refuses():
         approximated(settings=TraceSettings(samples=0))
     with pytest.raises(InputError, match=r"^the model is in training mode"):
         approximated(wide_model("llama").train())
-
-
-def test_ranks_need_the_same_cells():
-    with pytest.raises(InputError, match=r"^the arrays have shapes \(2,\) and \(3,\); expected equal shapes$"):
-        rank_correlation([1, 2], [1, 2, 3])
 
 
 @pytest.mark.parametrize(
