@@ -7,7 +7,8 @@ and one row per noise sample (Meng et al. 2022, ``causal_trace.py``). Both run a
 noise, and their results must agree within the rounding error of float32 over thirty layers. The script prints the
 medians of the paired ratios; the ratio of the numbers of tokens that pass through a decoder layer; and the rate of
 matrix arithmetic, as a share of the rate of one large matrix product in the same run. For the three mediators it also
-times a second plain implementation: ``generate`` with one prompt and one noise sample for each cell.
+times a second plain implementation: ``generate`` with one prompt and one noise sample for each cell. Estimates are
+compared with a backward pass of the stock model through all layers, of the fact alone and behind a long text.
 """
 
 import argparse
@@ -29,7 +30,7 @@ import interpret
 from interpret.engine.linear import quick
 from interpret.prompts.chat import as_it_is
 from interpret.prompts.tokens import tokenise
-from interpret.sweep import Cell, Metric, SweepResult, grid, run_sweep
+from interpret.sweep import Cell, Metric, SweepResult, first_order, grid, run_sweep
 from interpret.tracing.mediators import DEFAULT_MEDIATORS, MEDIATORS
 from interpret.tracing.noise import corrupt, noise_of
 
@@ -38,6 +39,9 @@ FACTS = [
     ("The headquarters of the company Microsoft is located in the city of", "Microsoft"),
     ("Beats Music is owned by the company", "Beats Music"),
 ]
+TEXT = "Many towns have a tower, and every tower has a story that the people of the town like to tell. "
+TIMES = (0, 4, 8)
+"""How often the text stands before a fact when estimates are timed."""
 ALL = DEFAULT_MEDIATORS
 TARGETS = {"hidden": 6.0, "three": 5.5}
 GENERATE_TARGET = 12.0
@@ -275,6 +279,51 @@ def report_growth(model: PreTrainedModel, facts: Sequence[Fact]) -> None:
         print(f"growth   {n_facts} facts: {sum(seconds(fact, fact.n_tokens) for fact in facts[:n_facts]):6.2f} s")
 
 
+def estimated_plainly(model: PreTrainedModel, fact: Fact) -> Tensor:
+    """Estimate the effect of each hidden state, [T, L, S], from one backward pass of the stock model."""
+    seen: list[Tensor] = []
+    hooks = [layer.register_forward_hook(lambda *call: seen.append(call[-1][0])) for layer in model.model.layers]
+    try:
+        with torch.enable_grad():
+            logits = model(inputs_embeds=fact.corrupted.detach().requires_grad_()).logits[:, -1]
+            log_p = logits.double().log_softmax(-1)[:, fact.answer]
+            here = seen.copy()
+            slopes = torch.autograd.grad(log_p.sum(), here)
+        seen.clear()
+        model(inputs_embeds=fact.clean)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    effects = [((there - own) * slope).double().sum(-1) for there, own, slope in zip(seen, here, slopes, strict=True)]
+    return torch.stack(effects, dim=-1).permute(1, 2, 0) * log_p.detach().exp()
+
+
+def report_estimates(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fact: tuple[str, str], asked: argparse.Namespace
+) -> None:
+    """Time the estimates of a fact's hidden states behind a text of growing length, and those of the stock model."""
+    for times in TIMES:
+        own = prepare(model, tokenizer, TEXT * times + fact[0], fact[1], asked.samples)
+        cells = cells_of(own, len(model.model.layers), ("hidden",))
+        plain, ours = list[float](), list[float]()
+        for _ in range(asked.runs):
+            start = perf_counter()
+            expected = estimated_plainly(model, own).flatten(0, 1)
+            plain.append(perf_counter() - start)
+            start = perf_counter()
+            found = first_order(model, own.corrupted, own.clean, cells, Metric("probability", (own.answer,))).effects
+            ours.append(perf_counter() - start)
+            worst = float((found - expected).abs().max() / expected.abs().max())
+            assert worst < AGREEMENT, f"estimates differ by {worst:.0e} of the largest"
+        ratios = [one / other for one, other in zip(plain, ours, strict=True)]
+        print(
+            f"estimate T={own.n_tokens:3} from {own.first:3}  plain {median(plain):6.2f} s  "
+            f"ours {median(ours):6.2f} s  ratio {median(ratios):5.2f} ({min(ratios):.2f} to {max(ratios):.2f})  "
+            f"differ by {worst:.0e}",
+            flush=True,
+        )
+
+
 @torch.no_grad()
 def main() -> None:
     """Print one line per fact and set of mediators."""
@@ -302,6 +351,7 @@ def main() -> None:
     ratios = [report_generate(model, tokenizer, fact, cells_of(fact, n_layers, ALL), asked) for fact in facts]
     print(f"generate median ratio {median(ratio for some in ratios for ratio in some):.2f}, target {GENERATE_TARGET}")
     report_growth(model, facts)
+    report_estimates(model, tokenizer, FACTS[0], asked)
 
 
 if __name__ == "__main__":
